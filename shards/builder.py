@@ -1,0 +1,206 @@
+"""Building a folder of shards from a source: parallel, resumable, the same bytes however it was run.
+
+Each unit of work ends as one small tar in `<out>.partial/units/`, so that an interrupted build goes on where
+it stopped; when all are there, they are packed into shards, and only then does anything appear under `<out>`.
+"""
+
+import fcntl
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Protocol
+
+from tqdm import tqdm
+
+from shards.errors import InputError
+from shards.manifest import Manifest, write_json
+from shards.packing import pack
+from shards.schema import SCHEMA_VERSION, Sample, encode
+from shards.writer import MAX_SHARD_BYTES, SampleTar
+
+log = logging.getLogger(__name__)
+
+Unit = Any  # whatever a source calls a piece of work; it must pickle
+
+
+class Source(Protocol):
+    """Where frames come from. It must pickle, and everything it yields must follow from its settings."""
+
+    name: str
+    settings: dict[str, Any]
+
+    def units(self) -> Sequence[Unit]:
+        """Independent pieces of work in a fixed order; the frames of a unit belong to one split."""
+
+    def frames(self, unit: Unit) -> int:
+        """How many frames a unit is expected to yield, for the progress bar."""
+
+    def capture(self, unit: Unit) -> list[Sample]:
+        """The frames of a unit, the same at every call. Called in a worker process."""
+
+
+def build(
+    source: Source, out: Path, processes: int | None = None, max_shard_bytes: int = MAX_SHARD_BYTES
+) -> Manifest:
+    """Capture every unit of `source` and pack the frames into shards and a manifest in the new folder `out`.
+
+    `processes` workers (all cores by default; 0 captures in this process). An interrupted build is resumed by
+    the same call; the finished folder appears at once. Raises InputError where `out` exists, where the
+    interrupted build had other settings or is still running, and where the source breaks the rules of the
+    schema."""
+    out = Path(out)
+    if out.exists() or out.is_symlink():
+        raise InputError(f"{out} exists already: choose another --out, or remove it to build again")
+    if processes is not None and processes < 0:
+        raise InputError(f"--processes {processes}: give 0 or more")
+    staging = out.with_name(f"{out.name}.partial")
+    units = source.units()
+    with _staged(staging, _recipe(source)):
+        _capture_all(
+            _Job(source, units, staging / "units"), os.cpu_count() or 1 if processes is None else processes
+        )
+        packed = staging / "packed"
+        shutil.rmtree(packed, ignore_errors=True)
+        packed.mkdir()
+        paths = [unit_path(staging / "units", index) for index in range(len(units))]
+        manifest = pack(paths, packed, source.name, source.settings, max_shard_bytes)
+        os.rename(packed, out)
+        shutil.rmtree(staging)
+    return manifest
+
+
+def _recipe(source: Source) -> dict[str, Any]:
+    values = {"source": source.name, "settings": source.settings, "schema_version": SCHEMA_VERSION}
+    return json.loads(json.dumps(values))
+
+
+@contextmanager
+def _staged(staging: Path, recipe: dict[str, Any]) -> Iterator[None]:
+    """Hold the staging folder of one recipe, alone."""
+    try:
+        (staging / "units").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{staging}: cannot be made ({error.strerror}); choose another --out") from error
+    with (staging / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"{staging}: another build is at work there; wait for it or choose another --out"
+            ) from None
+        record = staging / "recipe.json"
+        if not record.exists():
+            write_json(record, recipe)
+        elif json.loads(record.read_text(encoding="utf-8")) != recipe:
+            raise InputError(
+                f"{staging}: an interrupted build with other settings; use those again or remove the folder"
+            )
+        yield
+
+
+def unit_path(folder: Path, index: int) -> Path:
+    """The tar of one captured unit."""
+    return folder / f"{index:06d}.tar"
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What a process needs to capture units; the same object for all of them, so that a source may keep its
+    assets."""
+
+    source: Source
+    units: Sequence[Unit]
+    folder: Path
+
+    def capture(self, index: int) -> int:
+        """Capture one unit into its tar and return its index."""
+        samples = self.source.capture(self.units[index])
+        if len({sample.meta.split for sample in samples}) > 1:
+            raise InputError(f"{self.source.name}: unit {index} yields frames of several splits")
+        with SampleTar(unit_path(self.folder, index)) as tar:
+            for sample in samples:
+                tar.add(sample.key, encode(sample))
+        return index
+
+
+def _capture_all(job: _Job, processes: int) -> None:
+    """Capture the units that are not there yet, with a progress bar in frames."""
+    frames = [job.source.frames(unit) for unit in job.units]
+    if not frames:
+        raise InputError(f"{job.source.name} has nothing to capture: check its settings")
+    pending = [index for index in range(len(frames)) if not unit_path(job.folder, index).exists()]
+    done = sum(frames) - sum(frames[index] for index in pending)
+    if done:
+        log.info("resuming: %d of %d frames were captured before", done, sum(frames))
+    with tqdm(total=sum(frames), initial=done, unit="frame", desc=f"capture {job.source.name}") as bar:
+        for index in _work(job, pending, min(processes, len(pending))):
+            bar.update(frames[index])
+
+
+def _work(job: _Job, pending: list[int], processes: int) -> Iterator[int]:
+    """Capture units and yield the index of each when it is done."""
+    if processes == 0:
+        yield from map(job.capture, pending)
+        return
+    with _single_threads():
+        pool = ProcessPoolExecutor(processes, get_context("spawn"), initializer=_begin, initargs=(job,))
+        try:
+            yield from _drain(pool, pending, 2 * processes)
+        except BrokenProcessPool as error:
+            raise InputError(
+                "a capture process died (out of memory?): the same command goes on, perhaps with fewer --processes"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _drain(pool: ProcessPoolExecutor, pending: list[int], ahead: int) -> Iterator[int]:
+    """Keep at most `ahead` units submitted, so that an error or ctrl-c ends the build soon."""
+    waiting = iter(pending)
+    running: set[Future[int]] = set()
+    while True:
+        while len(running) < ahead and (index := next(waiting, None)) is not None:
+            running.add(pool.submit(_capture, index))
+        if not running:
+            return
+        finished, running = wait(running, return_when=FIRST_COMPLETED)
+        for future in finished:
+            yield future.result()
+
+
+@contextmanager
+def _single_threads() -> Iterator[None]:
+    """Worker processes started within use one thread each for linear algebra: there is one for every core
+    already."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+# A worker process's own, set when it starts: the source and its assets travel once, not with every unit.
+_job: _Job
+
+
+def _begin(job: _Job) -> None:
+    global _job
+    _job = job
+
+
+def _capture(index: int) -> int:
+    return _job.capture(index)

@@ -1,0 +1,108 @@
+"""Where every member of every sample lies in a shard, from the tar's headers alone."""
+
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shards.errors import InputError
+from shards.writer import BLOCK
+
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """The samples of one shard: a sample is a run of members `<key>.<name>` with one key, as in WebDataset.
+
+    Sample i has the names `layouts[layout[i]]`; their byte offsets and sizes stand in `spans` (M, 2) from row
+    `start[i]` on. Arrays, not objects: a million members cost 16 MB and nothing to share with worker
+    processes."""
+
+    keys: list[str]
+    layouts: list[tuple[str, ...]]
+    layout: NDArray[np.int32]
+    start: NDArray[np.int64]
+    spans: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def members(self, sample: int) -> dict[str, Span]:
+        """Byte offset and size of each member of a sample, by name."""
+        names = self.layouts[self.layout[sample]]
+        start = self.start[sample]
+        rows = self.spans[start : start + len(names)].tolist()
+        return {name: (offset, size) for name, (offset, size) in zip(names, rows, strict=True)}
+
+    @classmethod
+    def scan(cls, path: Path) -> Self:
+        """Index a local shard. Raises InputError where it is not a complete, plain tar of samples."""
+        try:
+            with tarfile.open(path, "r:") as tar:
+                return _index(cls, _members(tar, path), path)
+        except (tarfile.TarError, EOFError) as error:
+            raise InputError(
+                f"{path}: not a complete plain tar ({error}); fetch or build it again"
+            ) from error
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+Entry = tuple[str, str, int, int]
+
+
+def _members(tar: tarfile.TarFile, path: Path) -> list[Entry]:
+    """(key, name, offset, size) of every regular file whose name has a key and an extension."""
+    found: list[Entry] = []
+    end = 0
+    while (member := tar.next()) is not None:
+        tar.members.clear()
+        if member.size < 0:
+            raise tarfile.ReadError("a member has a negative size")
+        end = member.offset_data + (-(-member.size // BLOCK) * BLOCK if member.isfile() else 0)
+        folder, _, base = member.name.rpartition("/")
+        stem, dot, name = base.partition(".")
+        if member.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and stem and dot:
+            found.append(
+                (f"{folder}/{stem}" if folder else stem, name.lower(), member.offset_data, member.size)
+            )
+    with path.open("rb") as file:
+        file.seek(end)
+        if file.read(BLOCK) != bytes(BLOCK):
+            raise tarfile.ReadError("it breaks off before its end")
+    return found
+
+
+def _index(cls: type[ShardIndex], entries: list[Entry], path: Path) -> ShardIndex:
+    keys: list[str] = []
+    names: list[list[str]] = []
+    for key, name, _, _ in entries:
+        if not keys or keys[-1] != key:
+            keys.append(key)
+            names.append([])
+        names[-1].append(name)
+    _unique(keys, names, path)
+    layouts: dict[tuple[str, ...], int] = {}
+    layout = [layouts.setdefault(tuple(group), len(layouts)) for group in names]
+    counts = np.array([len(group) for group in names], dtype=np.int64)
+    return cls(
+        keys=keys,
+        layouts=list(layouts),
+        layout=np.array(layout, dtype=np.int32),
+        start=np.cumsum(counts) - counts,
+        spans=np.array([entry[2:] for entry in entries], dtype=np.int64).reshape(-1, 2),
+    )
+
+
+def _unique(keys: list[str], names: list[list[str]], path: Path) -> None:
+    if len(set(keys)) != len(keys):
+        seen: set[str] = set()
+        twice = next(key for key in keys if key in seen or seen.add(key))
+        raise InputError(f"{path}: the sample {twice} stands in it twice or in pieces")
+    for key, group in zip(keys, names, strict=True):
+        if len(set(group)) != len(group):
+            raise InputError(f"{path}: the sample {key} has a member twice")

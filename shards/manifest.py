@@ -1,0 +1,110 @@
+"""manifest.json: what lies in a built folder and how it was made."""
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self
+
+from shards.errors import InputError
+from shards.schema import SCHEMA_VERSION, SPLITS
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class ShardRecord:
+    """One shard: its file name, split, number of samples, bytes and SHA-256."""
+
+    name: str
+    split: str
+    samples: int
+    bytes: int
+    sha256: str
+
+    def __post_init__(self) -> None:
+        if Path(self.name).name != self.name or not self.name.endswith(".tar"):
+            raise ValueError(f"{self.name!r} is not a shard's file name")
+        if self.split not in SPLITS or self.samples < 0 or self.bytes < 0:
+            raise ValueError(f"the entry of {self.name} is damaged")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The contents of a built folder.
+
+    `views` is the smallest and the largest number of views of a frame; `identities` names them by split;
+    `settings` is what the build depended on."""
+
+    source: str
+    image_size: int
+    views: tuple[int, int]
+    identities: dict[str, list[str]]
+    shards: list[ShardRecord]
+    settings: dict[str, Any] = field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+
+    def of_split(self, split: str) -> list[ShardRecord]:
+        """The shards of one split, in order."""
+        return [shard for shard in self.shards if shard.split == split]
+
+    def samples(self, split: str) -> int:
+        """How many samples a split has."""
+        return sum(shard.samples for shard in self.of_split(split))
+
+    def save(self, folder: Path) -> None:
+        """Write manifest.json into `folder`."""
+        write_json(folder / MANIFEST, asdict(self))
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read manifest.json of `folder`. Raises InputError where it is missing, damaged or of another
+        version."""
+        path = folder / MANIFEST
+        try:
+            return cls.parse(path.read_bytes(), str(path))
+        except OSError as error:
+            raise InputError(
+                f"{path}: {error.strerror}; point at a folder made by `python -m shards.build`"
+            ) from error
+
+    @classmethod
+    def parse(cls, data: bytes, where: str) -> Self:
+        """A manifest from the bytes of its file; `where` names it in errors. Raises InputError."""
+        try:
+            values = json.loads(data)
+            version = values["schema_version"]
+            if version != SCHEMA_VERSION:
+                raise InputError(
+                    f"{where}: schema version {version!r}, but this code reads version {SCHEMA_VERSION}; rebuild it"
+                )
+            known = {f.name: values[f.name] for f in fields(cls)}
+            known["shards"] = [ShardRecord(**record) for record in values["shards"]]
+            known["views"] = tuple(map(int, values["views"]))
+            known["identities"] = {split: list(names) for split, names in values["identities"].items()}
+            return cls(**known)
+        except InputError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(
+                f"{where}: not a manifest of this project ({error}); rebuild the folder"
+            ) from error
+
+
+def disjoint(identities: dict[str, Iterable[str]], where: str) -> None:
+    """Raise InputError if an identity stands in two splits."""
+    owner: dict[str, str] = {}
+    for split, names in identities.items():
+        for name in names:
+            if owner.setdefault(name, split) != split:
+                raise InputError(f"{where}: identity {name} is in both {owner[name]} and {split}")
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write JSON under a temporary name, then give it its own."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(
+        json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+    os.replace(partial, path)

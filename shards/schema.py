@@ -1,0 +1,271 @@
+"""What a sample is: one frame, its views and conditions, and the tar members that hold it.
+
+A frame is K calibrated views of one person at one instant. Beside each view stands a condition image:
+somebody else seen by the same camera. K views, S image side."""
+
+import io
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from shards.cameras import LABEL_SIZE, check_labels
+from shards.errors import InputError
+
+SCHEMA_VERSION = 1
+SPLITS = ("train", "val", "test")
+CAMERAS = "cameras.npy"
+META = "meta.json"
+LATENTS = "latents.npz"
+JPEG_QUALITY = 95
+MAX_KEY = 80  # with the longest member name it still fits a plain (USTAR) tar header
+MAX_META_BYTES = 1 << 20
+
+Images = NDArray[np.uint8]
+
+_VIEW = re.compile(r"view_(\d{2,3})\.jpg")
+_KEY_PART = re.compile(r"[A-Za-z0-9_+=@]+(-[A-Za-z0-9_+=@]+)*")
+
+
+class SampleError(ValueError):
+    """One sample is damaged. A stream skips and counts it; the message says what is wrong with it."""
+
+
+@dataclass(frozen=True)
+class SampleMeta:
+    """Who and what a frame shows.
+
+    `alignment` names how the images were cropped (`"eg3d"`); `licence` under which terms they may be used;
+    `attributes` is free JSON of the source's own. Raises InputError where the names cannot make a key.
+    """
+
+    source: str
+    identity: str
+    split: str
+    sequence: str
+    instant: str
+    alignment: str
+    licence: str
+    schema_version: int = SCHEMA_VERSION
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("source", "identity", "sequence", "instant"):
+            value = getattr(self, name)
+            if not isinstance(value, str) or not _KEY_PART.fullmatch(value):
+                raise InputError(
+                    f"{name} {value!r}: use letters, digits, '_', '+', '=', '@' and inner '-' only"
+                )
+        if self.split not in SPLITS:
+            raise InputError(f"split {self.split!r} of {self.key} is none of {', '.join(SPLITS)}")
+        if len(self.key) > MAX_KEY:
+            raise InputError(f"the key {self.key} is longer than {MAX_KEY} characters: shorten its parts")
+
+    @property
+    def key(self) -> str:
+        """The sample's unique name in its source."""
+        return f"{self.source}-{self.identity}-{self.sequence}-{self.instant}"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One frame: views and conditions (K, S, S, 3) uint8 RGB, cameras (K, 25) float32 EG3D labels, optional
+    foreground masks (K, S, S) uint8 (255 is foreground), and an optional latents file carried through
+    undecoded.
+
+    Raises InputError where the shapes, types or cameras disagree.
+    """
+
+    meta: SampleMeta
+    views: Images
+    conditions: Images
+    cameras: NDArray[np.float32]
+    masks: Images | None = None
+    latents: bytes | None = None
+
+    def __post_init__(self) -> None:
+        count, size = self.views.shape[:2]
+        expected = {"views": (count, size, size, 3), "conditions": (count, size, size, 3)}
+        if self.masks is not None:
+            expected["masks"] = (count, size, size)
+        for name, shape in expected.items():
+            array = getattr(self, name)
+            if array.shape != shape or array.dtype != np.uint8:
+                raise InputError(f"{self.key}: {name} are {array.dtype} {array.shape}, not uint8 {shape}")
+        check_labels(self.cameras, self.key)
+        if count == 0 or len(self.cameras) != count:
+            raise InputError(f"{self.key}: {len(self.cameras)} cameras for {count} views")
+
+    @property
+    def key(self) -> str:
+        """The sample's unique name in its source."""
+        return self.meta.key
+
+
+def view_name(index: int) -> str:
+    """The member that holds view `index`."""
+    return f"view_{index:02d}.jpg"
+
+
+def condition_name(index: int) -> str:
+    """The member that holds the condition of view `index`."""
+    return f"condition_{index:02d}.jpg"
+
+
+def mask_name(index: int) -> str:
+    """The member that holds the foreground mask of view `index`."""
+    return f"mask_{index:02d}.png"
+
+
+def count_views(members: Iterable[str]) -> int:
+    """How many views a sample with these member names has. Raises SampleError naming what is missing for a
+    sample of this schema: views from 00 without gaps, a condition for each, the cameras and the meta data."""
+    names = set(members)
+    count = sum(1 for name in names if _VIEW.fullmatch(name))
+    wanted = {META, CAMERAS, *map(view_name, range(count)), *map(condition_name, range(count))}
+    missing = sorted(wanted - names) or ([view_name(0)] if count == 0 else [])
+    if missing:
+        raise SampleError(f"it has no {', '.join(missing[:4])}")
+    return count
+
+
+def encode(sample: Sample) -> dict[str, bytes]:
+    """A sample's tar members by name, in the order they are written; the same bytes for the same sample."""
+    members = {META: _json(asdict(sample.meta)), CAMERAS: _npy(sample.cameras)}
+    for index, (view, condition) in enumerate(zip(sample.views, sample.conditions, strict=True)):
+        members[view_name(index)] = _image(view, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+        members[condition_name(index)] = _image(condition, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+    for index, mask in enumerate(() if sample.masks is None else sample.masks):
+        members[mask_name(index)] = _image(mask, "PNG")
+    if sample.latents is not None:
+        members[LATENTS] = sample.latents
+    return members
+
+
+def decode(
+    members: Mapping[str, bytes], views: Sequence[int] | None = None, size: int | None = None
+) -> Sample:
+    """The sample in these members, with all its views or the chosen ones only, in the order chosen.
+
+    Nothing but the schema's members is looked at. Images must be square and all of one size (`size` where
+    given). Raises SampleError where the sample is damaged, InputError for a schema version this code does not
+    know."""
+    count = count_views(members)
+    chosen = range(count) if views is None else views
+    meta = decode_meta(members[META])
+    cameras = decode_cameras(members[CAMERAS], count)[list(chosen)]
+    size = size or image_side(members[view_name(chosen[0])])
+    masked = mask_name(0) in members
+    if masked and not all(mask_name(i) in members for i in chosen):
+        raise SampleError("it has masks for some views only")
+    return Sample(
+        meta=meta,
+        views=np.stack([decode_image(members[view_name(i)], size) for i in chosen]),
+        conditions=np.stack([decode_image(members[condition_name(i)], size) for i in chosen]),
+        cameras=cameras,
+        masks=np.stack([decode_mask(members[mask_name(i)], size) for i in chosen]) if masked else None,
+        latents=members.get(LATENTS),
+    )
+
+
+def decode_meta(data: bytes) -> SampleMeta:
+    """The meta data of a sample. Raises SampleError where it is damaged, InputError for an unknown schema
+    version."""
+    if len(data) > MAX_META_BYTES:
+        raise SampleError(f"{META} has {len(data)} bytes")
+    try:
+        values = json.loads(data)
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise SampleError(f"{META} is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise SampleError(f"{META} is not an object")
+    version = values.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise InputError(f"schema version {version!r} is not the one this code reads ({SCHEMA_VERSION})")
+    names = {f.name for f in fields(SampleMeta)}
+    if set(values) != names:
+        raise SampleError(f"{META} has other fields than expected: {', '.join(sorted(set(values) ^ names))}")
+    try:
+        return SampleMeta(**values)
+    except InputError as error:
+        raise SampleError(f"{META}: {error}") from error
+
+
+def decode_cameras(data: bytes, count: int) -> NDArray[np.float32]:
+    """The cameras (count, 25) of a sample, nothing else accepted: not pickles, other types, other shapes."""
+    file = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(file)
+        if version != (1, 0):
+            raise SampleError(f"{CAMERAS} has npy version {version}")
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file, max_header_size=1000)
+    except ValueError as error:
+        raise SampleError(f"{CAMERAS}: {error}") from error
+    if fortran or dtype != np.dtype("<f4") or shape != (count, LABEL_SIZE):
+        raise SampleError(f"{CAMERAS} holds {dtype} {shape}, not float32 {(count, LABEL_SIZE)}")
+    body = data[file.tell() :]
+    if len(body) != 4 * count * LABEL_SIZE:
+        raise SampleError(f"{CAMERAS} is cut off")
+    try:
+        return check_labels(np.frombuffer(body, "<f4").reshape(shape), CAMERAS)
+    except InputError as error:
+        raise SampleError(str(error)) from error
+
+
+def image_side(data: bytes) -> int:
+    """The side of a square JPEG, from its header alone. Raises SampleError."""
+    width, height = _open(data, "JPEG").size
+    if width != height:
+        raise SampleError(f"an image is {width}x{height}, not square")
+    return width
+
+
+def decode_image(data: bytes, size: int) -> Images:
+    """A JPEG of exactly `size`×`size` as (S, S, 3) uint8 RGB; the header is checked before anything is
+    decoded."""
+    return _pixels(data, "JPEG", "RGB", size)
+
+
+def decode_mask(data: bytes, size: int) -> Images:
+    """A grey PNG of exactly `size`×`size` as (S, S) uint8; the header is checked before anything is
+    decoded."""
+    return _pixels(data, "PNG", "L", size)
+
+
+def _pixels(data: bytes, kind: str, mode: str, size: int) -> Images:
+    image = _open(data, kind)
+    if image.size != (size, size) or image.mode != mode:
+        width, height = image.size
+        raise SampleError(f"an image is {width}x{height} {image.mode}, not {size}x{size} {mode}")
+    try:
+        return np.array(image)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise SampleError(f"an image does not decode: {error}") from error
+
+
+def _open(data: bytes, kind: str) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data), formats=[kind])
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise SampleError(f"an image is not a {kind}") from error
+
+
+def _image(array: Images, kind: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, kind, **options)
+    return file.getvalue()
+
+
+def _npy(array: NDArray[np.float32]) -> bytes:
+    file = io.BytesIO()
+    np.lib.format.write_array(file, np.ascontiguousarray(array, "<f4"), version=(1, 0), allow_pickle=False)
+    return file.getvalue()
+
+
+def _json(values: Mapping[str, Any]) -> bytes:
+    return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()

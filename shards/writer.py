@@ -1,0 +1,100 @@
+"""Tar shards in WebDataset's layout, byte for byte the same whenever the same samples are written."""
+
+import hashlib
+import io
+import os
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from shards.manifest import ShardRecord
+
+Members = Mapping[str, bytes]
+
+BLOCK = 512
+MAX_SHARD_BYTES = 256 << 20
+
+
+class SampleTar:
+    """A tar that takes samples one after the other: members `<key>.<name>`, no times, no owners.
+
+    It is written under a temporary name and gets its own when the `with` block ends well.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._partial = path.with_name(f".{path.name}.partial")
+        self._tar = tarfile.open(self._partial, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115 (closed by __exit__)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, _error: BaseException | None, _tb: TracebackType | None
+    ) -> None:
+        self._tar.close()
+        if kind is None:
+            os.replace(self._partial, self._path)
+        else:
+            self._partial.unlink(missing_ok=True)
+
+    def add(self, key: str, members: Members) -> None:
+        """Append one sample."""
+        for name, data in members.items():
+            header = tarfile.TarInfo(f"{key}.{name}")
+            header.size = len(data)
+            header.mode = 0o444
+            self._tar.addfile(header, io.BytesIO(data))
+
+
+class ShardPacker:
+    """Packs the samples of one split into `<split>-000000.tar`, `<split>-000001.tar` … of at most `max_bytes`
+    each (a single larger sample gets a shard to itself)."""
+
+    def __init__(self, folder: Path, split: str, max_bytes: int = MAX_SHARD_BYTES) -> None:
+        self._folder, self._split, self._max_bytes = folder, split, max_bytes
+        self._tar: SampleTar | None = None
+        self._bytes = 0
+        self._samples = 0
+        self.records: list[ShardRecord] = []
+
+    def add(self, key: str, members: Members) -> None:
+        """Append one sample, opening the next shard where this one is full."""
+        size = sum(tar_size(len(data)) for data in members.values())
+        if self._tar is not None and self._bytes + size > self._max_bytes:
+            self.close()
+        if self._tar is None:
+            self._tar = SampleTar(self._folder / self._name)
+            self._bytes, self._samples = 2 * BLOCK, 0
+        self._tar.add(key, members)
+        self._bytes += size
+        self._samples += 1
+
+    def close(self) -> None:
+        """Finish the open shard, if any, and record it."""
+        if self._tar is None:
+            return
+        name = self._name
+        self._tar.__exit__(None, None, None)
+        self._tar = None
+        path = self._folder / name
+        self.records.append(
+            ShardRecord(name, self._split, self._samples, path.stat().st_size, checksum(path))
+        )
+
+    @property
+    def _name(self) -> str:
+        return f"{self._split}-{len(self.records):06d}.tar"
+
+
+def tar_size(data_bytes: int) -> int:
+    """The bytes a member of this many data bytes takes in a tar: its header and its data, in blocks."""
+    return BLOCK + -(-data_bytes // BLOCK) * BLOCK
+
+
+def checksum(path: Path) -> str:
+    """The SHA-256 of a file, as hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,131 @@
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from shards import build as command
+from shards.builder import build
+from shards.errors import InputError
+from shards.manifest import Manifest
+from shards.schema import Sample
+from tests.shards.fake_source import FakeSource, make_sample
+
+FAKE = {"fake": "tests.shards.fake_source.FakeSource"}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_bytes_do_not_depend_on_processes(tmp_path: Path) -> None:
+    for processes in (0, 1, 2):
+        build(FakeSource(), tmp_path / str(processes), processes, max_shard_bytes=100_000)
+    assert contents(tmp_path / "0") == contents(tmp_path / "1") == contents(tmp_path / "2")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1", "2"]
+
+
+def test_manifest_tells_what_is_there(tmp_path: Path) -> None:
+    built = build(FakeSource(), tmp_path / "out", 0, max_shard_bytes=100_000)
+    manifest = Manifest.load(tmp_path / "out")
+    assert manifest == built
+    assert manifest.image_size == 16
+    assert manifest.views == (12, 12)
+    assert {split: manifest.samples(split) for split in ("train", "val", "test")} == dict.fromkeys(
+        ("train", "val", "test"), 6
+    )
+    assert manifest.identities["val"] == ["val000", "val001", "val002"]
+    assert all(0 < shard.bytes <= 110_000 for shard in manifest.shards)
+    assert len(manifest.of_split("train")) == 3
+
+
+def test_shards_are_webdataset(tmp_path: Path) -> None:
+    import webdataset
+
+    build(FakeSource(), tmp_path / "out", 0)
+    urls = [str(tmp_path / "out" / "train-000000.tar")]
+    samples = list(webdataset.WebDataset(urls, shardshuffle=False))
+    assert len({sample["__key__"] for sample in samples}) == 6
+    assert {"meta.json", "cameras.npy", "view_11.jpg", "condition_11.jpg"} <= set(samples[0])
+    with tarfile.open(urls[0]) as tar:
+        assert {(m.mtime, m.uid, m.gid, m.uname) for m in tar} == {(0, 0, 0, "")}
+
+
+def test_refuses_to_overwrite(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with pytest.raises(InputError, match="exists already"):
+        build(FakeSource(), tmp_path / "out", 0)
+
+
+@pytest.mark.parametrize("processes", [0, 2])
+def test_resumes_after_an_interruption(tmp_path: Path, processes: int) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(InputError, match="fell over"):
+        build(FakeSource(fail_at=6), out, processes)
+    assert not out.exists()
+    captured = list((tmp_path / "out.partial" / "units").glob("*.tar"))
+    assert captured
+    stamps = {path: path.stat().st_mtime_ns for path in captured}
+    with pytest.raises(InputError, match="fell over"):
+        build(FakeSource(fail_at=6), out, 0)
+    assert {path: path.stat().st_mtime_ns for path in captured} == stamps
+    build(FakeSource(), out, processes)
+    build(FakeSource(), tmp_path / "straight", 0)
+    assert contents(out) == contents(tmp_path / "straight")
+    assert not (tmp_path / "out.partial").exists()
+
+
+def test_resuming_with_other_settings_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="fell over"):
+        build(FakeSource(fail_at=3), tmp_path / "out", 0)
+    with pytest.raises(InputError, match="other settings"):
+        build(FakeSource(identities=4), tmp_path / "out", 0)
+
+
+class Meddler(FakeSource):
+    """Changes every sample before it is handed over."""
+
+    def __init__(self, **change: object) -> None:
+        super().__init__()
+        self.change = change
+
+    def capture(self, unit: tuple[str, int]) -> list[Sample]:
+        """One frame, changed."""
+        return [make_sample(**{"identity": f"{unit[0]}{unit[1]}", "split": unit[0], **self.change})]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (Meddler(identity="same"), "captured twice|in both"),
+        (Meddler(identity="same", split="train"), "captured twice"),
+        (FakeSource(identities=0), "nothing to capture"),
+        (FakeSource(instants=0), "no frame was captured"),
+    ],
+)
+def test_rules_of_a_built_folder(tmp_path: Path, source: FakeSource, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        build(source, tmp_path / "out", 0)
+    assert not (tmp_path / "out").exists()
+
+
+class Wanderer(FakeSource):
+    """One identity in every split, under keys of their own."""
+
+    def capture(self, unit: tuple[str, int]) -> list[Sample]:
+        """One frame."""
+        return [make_sample("same", f"{unit[0]}{unit[1]}", unit[0])]
+
+
+def test_identities_never_cross_splits(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="identity same is in both"):
+        build(Wanderer(), tmp_path / "out", 0)
+
+
+def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / "out")
+    command.main(["fake", "--identities", "2", "--out", out, "--processes", "0"], FAKE)
+    assert "train: 4 frames of 2 identities, 1 shards" in capsys.readouterr().out
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["settings"]["identities"] == 2
+    with pytest.raises(InputError, match="exists already"):
+        command.main(["fake", "--identities", "2", "--out", out], FAKE)
