@@ -1,0 +1,136 @@
+"""F with everything that the paper attaches to it: Eqs. 1-5.
+
+Shape letters: B portraits, V views of a portrait, N = B*V, C channels, H W latent size, S image side.
+"""
+
+import torch
+from diffusers.models.controlnets.controlnet import ControlNetModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import Tensor, nn
+
+from lightning_modules.networks.cross_view import CrossView
+from lightning_modules.networks.layers import (
+    Context,
+    Layer,
+    check_latents,
+    down_layers,
+    embed_time,
+    maybe_checkpoint,
+    mid_layers,
+    run_layer,
+    self_attentions,
+    up_layers,
+)
+from lightning_modules.networks.reference import Bank, ProjectedBank, ReferenceBank
+from lightning_modules.networks.view_control import Residuals, control_residuals, embed_condition
+from shards.errors import InputError
+
+
+class Denoiser(nn.Module):
+    """ε_θ of the paper: F, reading a reference bank (3.2), with F_cam (3.3) and V (3.4) where given.
+
+    `empty_prompt` is the text embedding (1, T, D) of "". Nothing here is frozen or trained by itself: callers
+    set `requires_grad` on the parts.
+    """
+
+    def __init__(
+        self,
+        unet: UNet2DConditionModel,
+        empty_prompt: Tensor,
+        control: ControlNetModel | None = None,
+        cross_view: CrossView | None = None,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        self.unet = unet
+        self.control = control
+        self.cross_view = cross_view
+        self.gradient_checkpointing = gradient_checkpointing
+        self.register_buffer("empty_prompt", empty_prompt, persistent=False)
+
+    def forward(
+        self,
+        latents: Tensor,
+        timesteps: Tensor,
+        bank: Bank | None = None,
+        condition: Tensor | None = None,
+        hint: Tensor | None = None,
+        views: int = 1,
+    ) -> Tensor:
+        """The noise ε (N, 4, H, W) in noised latents (N, 4, H, W) at timesteps (N,).
+
+        `bank` is of B portraits, whose V = `views` consecutive items each read it; V attends over the same V
+        items. `condition` are the images (N, 3, S, S) in [-1, 1] that F_cam sees, or `hint` what
+        `embed_condition` made of them. Without either F_cam does not run; without a bank F reads nobody,
+        which is the unconditional pass. Raises InputError on shapes that do not fit.
+        """
+        self._check(latents, views)
+        if condition is not None:
+            hint = self.embed_condition(condition)
+        residuals = None if hint is None else self._residuals(latents, timesteps, hint)
+        time = embed_time(self.unet, timesteps, latents.dtype)
+        context = Context(time, self.empty_prompt, None if bank is None else bank.keys_values)
+        skips = self._encode(latents, context, views)
+        hidden = self._middle(skips[-1], context, views)
+        if residuals is not None:
+            hidden = hidden + residuals.middle
+            skips = [skip + residual for skip, residual in zip(skips, residuals.skips, strict=True)]
+        hidden = self._decode(hidden, skips, context, views)
+        return self.unet.conv_out(self.unet.conv_act(self.unet.conv_norm_out(hidden)))
+
+    def embed_condition(self, condition: Tensor) -> Tensor:
+        """Condition images (N, 3, S, S) in [-1, 1] to F_cam's hint (N, C, H, W) of every timestep."""
+        if self.control is None:
+            raise InputError("condition images were given, but no view control (F_cam) is loaded to see them")
+        return embed_condition(self.control, condition)
+
+    def project(self, bank: ReferenceBank) -> ProjectedBank:
+        """The keys and values that F makes of a bank, for a bank that serves several calls."""
+        layers = down_layers(self.unet) + mid_layers(self.unet) + up_layers(self.unet)
+        return bank.project(self_attentions(layers))
+
+    def _check(self, latents: Tensor, views: int) -> None:
+        check_latents(self.unet, latents)
+        if views < 1 or latents.shape[0] % views:
+            raise InputError(f"{latents.shape[0]} latents do not make portraits of {views} views")
+        if self.cross_view is not None:
+            self.cross_view.check_views(views)
+
+    def _residuals(self, latents: Tensor, timesteps: Tensor, hint: Tensor) -> Residuals:
+        return control_residuals(
+            self.control, latents, timesteps, self.empty_prompt, hint, self.gradient_checkpointing
+        )
+
+    def _encode(self, latents: Tensor, context: Context, views: int) -> list[Tensor]:
+        skips = [self.unet.conv_in(latents)]
+        for index, layer in enumerate(down_layers(self.unet)):
+            hidden = self._run(layer, skips[-1], context)
+            if self.cross_view is not None:
+                hidden = self._mix(self.cross_view.down[index], hidden, views)
+            skips.append(hidden)
+        return skips
+
+    def _middle(self, hidden: Tensor, context: Context, views: int) -> Tensor:
+        for layer in mid_layers(self.unet):
+            hidden = self._run(layer, hidden, context)
+        if self.cross_view is not None and self.cross_view.runs_middle(conditional=context.read is not None):
+            hidden = self._mix(self.cross_view.middle, hidden, views)
+        return hidden
+
+    def _decode(self, hidden: Tensor, skips: list[Tensor], context: Context, views: int) -> Tensor:
+        layers = up_layers(self.unet)
+        for index, (layer, skip) in enumerate(zip(layers, reversed(skips), strict=True)):
+            hidden = self._run(layer, torch.cat([hidden, skip], dim=1), context)
+            for mix in self.cross_view.up[index] if self.cross_view is not None else ():
+                hidden = self._mix(mix, hidden, views)
+        return hidden
+
+    def _run(self, layer: Layer, hidden: Tensor, context: Context) -> Tensor:
+        return maybe_checkpoint(self.gradient_checkpointing, _hidden, layer, hidden, context)
+
+    def _mix(self, module: nn.Module, hidden: Tensor, views: int) -> Tensor:
+        return maybe_checkpoint(self.gradient_checkpointing, module, hidden, views)
+
+
+def _hidden(layer: Layer, hidden: Tensor, context: Context) -> Tensor:
+    return run_layer(layer, hidden, context)[0]

@@ -1,0 +1,222 @@
+"""The walk over a Stable Diffusion UNet's own modules that F (3.1), F_ref (3.2) and F_cam (3.3) share.
+
+Diffusers' UNet runs whole; the paper needs to stop between its blocks: V follows each of them, F_ref ends
+before its last self-attention, F's self-attentions read another network's tokens. So the UNet is laid out
+here as a list of `Layer`s, one for each skip it makes or takes, and run one by one. The weights stay in
+diffusers' modules.
+
+Shape letters: N items of a batch, C channels, H W latent size, L tokens (H*W), T prompt tokens, M bank
+tokens.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, TypeVar
+
+import torch
+from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.attention_processor import Attention
+from diffusers.models.downsampling import Downsample2D
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
+from diffusers.models.upsampling import Upsample2D
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from shards.errors import InputError
+
+Result = TypeVar("Result")
+KeysValues = tuple[Tensor, Tensor]
+ReadBank = Callable[[str, Attention], KeysValues | None]
+
+
+class UNetParts(Protocol):
+    """What the walk needs of a network: diffusers' UNet and ControlNet have it, and so has F_ref."""
+
+    conv_in: nn.Module
+    time_proj: nn.Module
+    time_embedding: nn.Module
+    down_blocks: nn.ModuleList
+    mid_block: nn.Module
+
+
+class Context(NamedTuple):
+    """What every layer of one pass is given.
+
+    `time` is the time embedding (N, D), `prompt` the empty prompt (1, T, D'), and `read` gives a
+    self-attention the keys and values that it reads beside its own.
+    """
+
+    time: Tensor
+    prompt: Tensor
+    read: ReadBank | None = None
+
+
+class Layer(NamedTuple):
+    """One step of the walk: a residual block, its transformer and a resampler, in this order, each optional.
+
+    `name` is the transformer's place in the UNet, or the residual block's where there is no transformer.
+    """
+
+    name: str
+    resnet: ResnetBlock2D | None = None
+    transformer: Transformer2DModel | None = None
+    resample: Downsample2D | Upsample2D | None = None
+
+
+def down_layers(unet: UNetParts) -> list[Layer]:
+    """The layers of the encoder, one for each skip but the first (which is `conv_in`'s)."""
+    layers = []
+    for i, block in enumerate(unet.down_blocks):
+        layers += _blocks(f"down_blocks.{i}", block)
+        for j, downsampler in enumerate(block.downsamplers or ()):
+            layers.append(Layer(f"down_blocks.{i}.downsamplers.{j}", resample=downsampler))
+    return layers
+
+
+def mid_layers(unet: UNetParts) -> list[Layer]:
+    """The layers of the middle block: a transformer follows each residual block but the last."""
+    return _blocks("mid_block", unet.mid_block)
+
+
+def up_layers(unet: UNetParts) -> list[Layer]:
+    """The layers of the decoder, one for each skip, the last of a block with its upsampler."""
+    layers = []
+    for i, block in enumerate(unet.up_blocks):
+        layers += _blocks(f"up_blocks.{i}", block)
+        for upsampler in block.upsamplers or ():
+            layers[-1] = layers[-1]._replace(resample=upsampler)
+    return layers
+
+
+def _blocks(name: str, block: nn.Module) -> list[Layer]:
+    transformers = list(getattr(block, "attentions", ()))
+    layers = []
+    for j, resnet in enumerate(block.resnets):
+        if j < len(transformers):
+            layers.append(Layer(f"{name}.attentions.{j}", resnet, transformers[j]))
+        else:
+            layers.append(Layer(f"{name}.resnets.{j}", resnet))
+    return layers
+
+
+def attention_name(layer: Layer, index: int) -> str:
+    """The name under which a bank keeps the self-attention of a layer's transformer block."""
+    return f"{layer.name}.transformer_blocks.{index}.attn1"
+
+
+def self_attentions(layers: list[Layer]) -> dict[str, Attention]:
+    """Every self-attention by name, in the order in which it runs."""
+    return {
+        attention_name(layer, index): block.attn1
+        for layer in layers
+        if layer.transformer is not None
+        for index, block in enumerate(layer.transformer.transformer_blocks)
+    }
+
+
+def embed_time(unet: UNetParts, timesteps: Tensor, dtype: torch.dtype) -> Tensor:
+    """Timesteps (N,) to the embedding (N, D) that every residual block adds."""
+    return unet.time_embedding(unet.time_proj(timesteps).to(dtype))
+
+
+def check_latents(unet: UNetParts, latents: Tensor) -> None:
+    """InputError unless latents (N, C, H, W) have the UNet's channels and halve as often as it does."""
+    factor = 2 ** sum(1 for block in unet.down_blocks if block.downsamplers)
+    channels = unet.conv_in.in_channels
+    if latents.ndim != 4 or latents.shape[1] != channels:
+        raise InputError(f"latents of shape {tuple(latents.shape)}: the network takes (N, {channels}, H, W)")
+    if latents.shape[2] % factor or latents.shape[3] % factor:
+        raise InputError(
+            f"a latent of {latents.shape[2]}x{latents.shape[3]} does not divide by {factor}, which this UNet "
+            f"needs: use images whose side is a multiple of {factor} times the VAE's down-sampling"
+        )
+
+
+def run_layer(layer: Layer, hidden: Tensor, context: Context) -> tuple[Tensor, dict[str, Tensor]]:
+    """One layer: hidden states (N, C, H, W) to its output.
+
+    Also returns the normalised input (N, L, C) of each self-attention by name: what a bank is made of.
+    """
+    features: dict[str, Tensor] = {}
+    if layer.resnet is not None:
+        hidden = layer.resnet(hidden, context.time)
+    if layer.transformer is not None:
+        tokens = to_tokens(layer.transformer, hidden)
+        for index, block in enumerate(layer.transformer.transformer_blocks):
+            name = attention_name(layer, index)
+            tokens, features[name] = run_block(name, block, tokens, context)
+        hidden = from_tokens(layer.transformer, tokens, hidden)
+    if layer.resample is not None:
+        hidden = layer.resample(hidden)
+    return hidden, features
+
+
+def to_tokens(transformer: Transformer2DModel, hidden: Tensor) -> Tensor:
+    """(N, C, H, W) to (N, L, C): a transformer's way in."""
+    return transformer.proj_in(transformer.norm(hidden)).flatten(2).transpose(1, 2)
+
+
+def from_tokens(transformer: Transformer2DModel, tokens: Tensor, residual: Tensor) -> Tensor:
+    """(N, L, C) to (N, C, H, W): a transformer's way out, onto its residual."""
+    hidden = tokens.transpose(1, 2).unflatten(2, residual.shape[2:])
+    return transformer.proj_out(hidden) + residual
+
+
+def run_block(
+    name: str, block: BasicTransformerBlock, tokens: Tensor, context: Context
+) -> tuple[Tensor, Tensor]:
+    """Self-attention (the bank beside it), attention to the prompt, feed-forward over tokens (N, L, C).
+
+    Returns the new tokens and the self-attention's normalised input, both (N, L, C).
+    """
+    normed = block.norm1(tokens)
+    beside = None if context.read is None else context.read(name, block.attn1)
+    tokens = tokens + attend_beside(block.attn1, normed, beside)
+    tokens = tokens + attend(block.attn2, block.norm2(tokens), *project(block.attn2, context.prompt))
+    return tokens + block.ff(block.norm3(tokens)), normed
+
+
+def project(attention: Attention, tokens: Tensor) -> KeysValues:
+    """The keys and values that an attention makes of tokens, (N, M, C) each."""
+    return attention.to_k(tokens), attention.to_v(tokens)
+
+
+def attend_beside(attention: Attention, tokens: Tensor, extra: KeysValues | None) -> Tensor:
+    """Self-attention over tokens (N, L, C) ⊕ extra keys and values (B, M, C), N a multiple of B (Eq. 4).
+
+    Each extra row serves the N / B consecutive items of its portrait; it is projected once and repeated as it
+    is concatenated.
+    """
+    own = project(attention, tokens)
+    if extra is None:
+        return attend(attention, tokens, *own)
+    keys, values = (_concatenate(mine, other) for mine, other in zip(own, extra, strict=True))
+    return attend(attention, tokens, keys, values)
+
+
+def _concatenate(own: Tensor, extra: Tensor) -> Tensor:
+    portraits = extra.shape[0]
+    own = own.unflatten(0, (portraits, -1))  # (B, V, L, C)
+    extra = extra.unsqueeze(1).expand(-1, own.shape[1], -1, -1)  # (B, V, M, C), a view
+    return torch.cat([own, extra], dim=2).flatten(0, 1)
+
+
+def attend(attention: Attention, tokens: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Multi-head attention of tokens (N, L, C) over keys and values (N, M, C), or (1, M, C) for all items."""
+    queries = attention.to_q(tokens)
+    if keys.shape[0] == 1:
+        # Keys that all items share make one long item of their queries: the same sum, and nothing
+        # is repeated.
+        queries = queries.flatten(0, 1).unsqueeze(0)
+    split = [x.unflatten(2, (attention.heads, -1)).transpose(1, 2) for x in (queries, keys, values)]
+    mixed = F.scaled_dot_product_attention(*split)  # (N, heads, L, C / heads)
+    mixed = mixed.transpose(1, 2).flatten(2).reshape(*tokens.shape[:2], -1)
+    return attention.to_out[1](attention.to_out[0](mixed))
+
+
+def maybe_checkpoint(enabled: bool, function: Callable[..., Result], *args: object) -> Result:
+    """`function(*args)`, its inner activations recomputed in the backward pass where `enabled`."""
+    if enabled and torch.is_grad_enabled():
+        return checkpoint(function, *args, use_reentrant=False)
+    return function(*args)

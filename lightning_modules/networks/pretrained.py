@@ -1,0 +1,224 @@
+"""F, its VAE, its noise schedule and the embedding of the empty prompt: Stable Diffusion 1.5, at any width.
+
+Shape letters: T prompt tokens, D prompt channels.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lightning_modules.networks.weights import (
+    WEIGHTS,
+    empty_model,
+    load_model,
+    load_strict,
+    read_json,
+    read_tensors,
+    read_weights,
+    save_model,
+    whole_folder,
+)
+from shards.errors import InputError
+
+EMPTY_PROMPT = "empty_prompt"
+FILES = [
+    *(f"{part}/{name}" for part in ("unet", "vae") for name in ("config.json", f"{WEIGHTS}.safetensors")),
+    *("scheduler/scheduler_config.json", "text_encoder/config.json", "text_encoder/model.safetensors"),
+    f"{EMPTY_PROMPT}.safetensors",
+]
+# What Stable Diffusion 1.5's UNet has, at any width; SD 2, SDXL, inpainting and video models differ in one
+# of them.
+SHAPE: dict[str, Any] = {
+    "in_channels": 4,
+    "out_channels": 4,
+    "mid_block_type": "UNetMidBlock2DCrossAttn",
+    "use_linear_projection": False,
+    "only_cross_attention": False,
+    "dual_cross_attention": False,
+    "class_embed_type": None,
+    "addition_embed_type": None,
+    "encoder_hid_dim": None,
+    "time_cond_proj_dim": None,
+    "resnet_time_scale_shift": "default",
+    "attention_type": "default",
+    "center_input_sample": False,
+}
+BLOCKS = {"DownBlock2D", "CrossAttnDownBlock2D", "UpBlock2D", "CrossAttnUpBlock2D"}
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A latent diffusion model with an empty prompt: what the paper freezes (3.1)."""
+
+    vae: AutoencoderKL
+    unet: UNet2DConditionModel
+    scheduler: DDPMScheduler
+    empty_prompt: Tensor
+    """The text embedding (1, T, D) of "", the only prompt there is."""
+
+    @property
+    def downsampling(self) -> int:
+        """Image pixels for each latent pixel: 8 for Stable Diffusion 1.5."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+
+def load_backbone(path_or_hub_id: str, dtype: torch.dtype = torch.float32) -> Backbone:
+    """The backbone in a diffusers folder or a hub repository, its networks in `dtype` and `eval`.
+
+    The empty prompt is taken from `empty_prompt.safetensors`; where there is none it is computed from the
+    text encoder once, which takes the transformers package, and kept in the folder if that can be written to.
+    Raises InputError on anything that is not a Stable Diffusion 1.5 folder of some width, and on damaged
+    files.
+    """
+    folder = _folder(path_or_hub_id)
+    unet_config = read_json(folder / "unet" / "config.json")
+    check_unet(unet_config, folder)
+    unet = load_model(UNet2DConditionModel, folder / "unet", dtype)
+    vae = _load_vae(folder / "vae", dtype)
+    if vae.config.latent_channels != unet.config.in_channels:
+        raise InputError(f"{folder}: the VAE has {vae.config.latent_channels} latent channels, the UNet 4")
+    scheduler = load_schedule(folder / "scheduler")
+    return Backbone(vae, unet, scheduler, _empty_prompt(folder, unet.config.cross_attention_dim).to(dtype))
+
+
+def save_backbone(backbone: Backbone, path: str, dtype: torch.dtype | None = None) -> None:
+    """The folder that `load_backbone` reads, its networks in `dtype` or as they are.
+
+    Raises InputError where `path` exists; nothing half-written is left under that name.
+    """
+    with whole_folder(Path(path)) as folder:
+        write_backbone(backbone, folder, dtype)
+
+
+def write_backbone(backbone: Backbone, folder: Path, dtype: torch.dtype | None = None) -> None:
+    """`save_backbone` into a folder that exists, beside whatever is in it."""
+    save_model(backbone.unet, folder / "unet", dtype)
+    save_model(backbone.vae, folder / "vae", dtype)
+    backbone.scheduler.save_config(folder / "scheduler")
+    write_empty_prompt(backbone.empty_prompt, folder)
+
+
+def write_empty_prompt(empty_prompt: Tensor, folder: Path) -> None:
+    """`empty_prompt.safetensors` of a folder: float32 (1, T, D)."""
+    partial = folder / f"{EMPTY_PROMPT}.{os.getpid()}.partial"
+    save_file({EMPTY_PROMPT: empty_prompt.detach().float().cpu().contiguous()}, partial)
+    partial.rename(folder / f"{EMPTY_PROMPT}.safetensors")
+
+
+def load_schedule(folder: Path) -> DDPMScheduler:
+    """The noise schedule of a scheduler folder of any class, whose ε prediction is required."""
+    config = read_json(folder / "scheduler_config.json")
+    prediction = config.get("prediction_type", "epsilon")
+    if prediction != "epsilon":
+        raise InputError(
+            f"{folder} predicts {prediction!r}, as Stable Diffusion 2 does: the paper's F predicts epsilon"
+        )
+    kept = set(DDPMScheduler._get_init_keys(DDPMScheduler))
+    return DDPMScheduler.from_config({k: v for k, v in config.items() if k in kept}, clip_sample=False)
+
+
+def check_unet(config: dict[str, Any], folder: Path) -> None:
+    """InputError unless a UNet's config is Stable Diffusion 1.5's at some width."""
+    for name, value in SHAPE.items():
+        if config.get(name, value) != value:
+            raise InputError(
+                f"{folder} is not Stable Diffusion 1.5: its UNet has {name}={config[name]!r}, not {value!r} "
+                "(SD 2, SDXL and inpainting models do not fit)"
+            )
+    if not isinstance(config.get("cross_attention_dim"), int):
+        raise InputError(f"{folder} is not Stable Diffusion 1.5: its UNet has no single cross_attention_dim")
+    unknown = {*config.get("down_block_types", ()), *config.get("up_block_types", ())} - BLOCKS
+    if unknown:
+        raise InputError(
+            f"{folder} is not Stable Diffusion 1.5: its UNet has blocks {', '.join(sorted(unknown))}"
+        )
+
+
+def _folder(path_or_hub_id: str) -> Path:
+    folder = Path(path_or_hub_id).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise InputError(
+            f"{folder} is a file: give the diffusers folder with unet/, vae/ and scheduler/ in it"
+        )
+    try:
+        return Path(snapshot_download(path_or_hub_id, allow_patterns=FILES))
+    except HFValidationError:
+        raise InputError(f"{path_or_hub_id}: no such folder, and not a hub id (owner/name)") from None
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().split("\n", 1)[0]
+        raise InputError(
+            f"{path_or_hub_id}: no such folder, and the hub did not give it: {reason}"
+        ) from error
+
+
+def _load_vae(folder: Path, dtype: torch.dtype) -> AutoencoderKL:
+    tensors = {_current_name(name): x for name, x in read_weights(folder).items()}
+    vae = empty_model(AutoencoderKL, read_json(folder / "config.json"), folder)
+    load_strict(vae, tensors, str(folder))
+    return vae.to(dtype).eval()
+
+
+def _current_name(name: str) -> str:
+    """VAEs saved before diffusers 0.15 call their middle attention's parts otherwise."""
+    renamed = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+    parts = name.split(".")
+    if "attentions" in parts:
+        parts = [renamed.get(part, part) for part in parts]
+    return ".".join(parts)
+
+
+def _empty_prompt(folder: Path, channels: int) -> Tensor:
+    stored = folder / f"{EMPTY_PROMPT}.safetensors"
+    if stored.is_file():
+        embedding = read_tensors(stored).get(EMPTY_PROMPT, torch.empty(0))
+    else:
+        embedding = _encode_empty_prompt(folder)
+        if os.access(folder, os.W_OK):
+            write_empty_prompt(embedding, folder)
+    if embedding.ndim != 3 or embedding.shape[0] != 1 or embedding.shape[2] != channels:
+        raise InputError(
+            f"{folder}: the empty prompt has shape {tuple(embedding.shape)}, "
+            f"and this UNet reads (1, T, {channels})"
+        )
+    return embedding
+
+
+def _encode_empty_prompt(folder: Path) -> Tensor:
+    if not (folder / "text_encoder" / "config.json").is_file():
+        raise InputError(f"{folder} has neither {EMPTY_PROMPT}.safetensors nor text_encoder/ to make it from")
+    try:
+        from transformers import CLIPTextModel
+    except ImportError:
+        raise InputError(
+            f"{folder} has no {EMPTY_PROMPT}.safetensors yet, and making it takes transformers: "
+            "pip install transformers, for this once"
+        ) from None
+    try:
+        encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", local_files_only=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"{folder / 'text_encoder'} cannot be read: {error}") from error
+    return encode_nothing(encoder.float().eval())
+
+
+@torch.no_grad()
+def encode_nothing(encoder: torch.nn.Module) -> Tensor:
+    """The embedding (1, T, D) of "" by a CLIP text encoder of Stable Diffusion 1.5's kind.
+
+    Its tokens are the start and, to the end, the padding, which is the end of the text: CLIP's last two.
+    """
+    config = encoder.config
+    tokens = torch.full((1, config.max_position_embeddings), config.vocab_size - 1)
+    tokens[0, 0] = config.vocab_size - 2
+    return encoder(tokens).last_hidden_state

@@ -1,0 +1,159 @@
+"""Model folders: a `config.json` and a safetensors file, read strictly and written whole or not at all."""
+
+import json
+import pickle
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from diffusers.models.modeling_utils import ModelMixin
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from shards.errors import InputError
+
+Model = TypeVar("Model", bound=ModelMixin)
+
+WEIGHTS = "diffusion_pytorch_model"
+SHOWN = 8  # names listed in an error; a wrong file misses thousands
+
+
+def load_model(cls: type[Model], folder: Path, dtype: torch.dtype | None = None) -> Model:
+    """A diffusers-style model from its folder, in `dtype` or as stored, ready for inference (`eval`).
+
+    The weights are mapped from the file rather than read, so that only one copy ever exists.
+    Raises InputError where something is missing, unreadable, unexpected or misshapen, with its names.
+    """
+    config = read_json(folder / "config.json")
+    stored = config.get("_class_name", cls.__name__)
+    if stored != cls.__name__:
+        raise InputError(f"{folder} holds a {stored} where a {cls.__name__} is wanted")
+    model = empty_model(cls, config, folder)
+    load_strict(model, read_weights(folder), str(folder))
+    return model.to(dtype).eval() if dtype else model.eval()
+
+
+def empty_model(cls: type[Model], config: Mapping[str, Any], folder: Path) -> Model:
+    """The model of a config on the meta device: shapes without memory. InputError where it makes none."""
+    try:
+        with torch.device("meta"):
+            return cls.from_config(config)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{folder / 'config.json'} makes no {cls.__name__}: {error}") from error
+
+
+def save_model(model: ModelMixin, folder: Path, dtype: torch.dtype | None = None) -> None:
+    """The folder that `load_model` and diffusers' `from_pretrained` read, in `dtype` or as it is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_config(folder)
+    tensors = {
+        name: x.detach().to("cpu", dtype or x.dtype).contiguous() for name, x in model.state_dict().items()
+    }
+    save_file(tensors, folder / f"{WEIGHTS}.safetensors", metadata={"format": "pt"})
+
+
+def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
+    """Put tensors in the place of a module's own; `where` names their origin in the error.
+
+    Raises InputError listing missing, unexpected and misshapen names.
+    """
+    wanted = module.state_dict()
+    compare_names(wanted, tensors, where)
+    misshapen = [
+        f"{name} {tuple(x.shape)}, not {tuple(wanted[name].shape)}"
+        for name, x in tensors.items()
+        if x.shape != wanted[name].shape
+    ]
+    if misshapen:
+        raise InputError(f"{where}: misshapen {listed(misshapen)}")
+    module.load_state_dict(dict(tensors), assign=True)
+
+
+def compare_names(wanted: Iterable[str], given: Iterable[str], where: str) -> None:
+    """InputError listing what is missing and what is unexpected among the given names."""
+    missing, unexpected = sorted(set(wanted) - set(given)), sorted(set(given) - set(wanted))
+    faults = [
+        f"{what} {listed(names)}"
+        for what, names in (("missing", missing), ("unexpected", unexpected))
+        if names
+    ]
+    if faults:
+        raise InputError(f"{where}: {'; '.join(faults)}")
+
+
+def listed(names: list[str]) -> str:
+    """Names for one line: the first few, and how many more."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object, or an InputError that names the file."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path} is not a JSON object")
+    return value
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The tensors of a model folder, from safetensors (also of the fp16 variant) or a pickled state dict."""
+    for name in (f"{WEIGHTS}.safetensors", f"{WEIGHTS}.fp16.safetensors", f"{WEIGHTS}.bin"):
+        if (folder / name).is_file():
+            return read_tensors(folder / name)
+    raise InputError(f"{folder} has no {WEIGHTS}.safetensors")
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file or of a pickled state dict, mapped into memory, never executing code.
+
+    Raises InputError on a missing, truncated or malformed file, and on a pickle with anything but tensors in
+    it.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist") from None
+    except SafetensorError as error:
+        raise InputError(f"{path} is truncated or no safetensors file: {error}") from error
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path} holds more than tensors, and is not loaded: {_first_line(error)}"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        raise InputError(f"{path} is truncated or no PyTorch file: {_first_line(error)}") from error
+    if not isinstance(loaded, dict):
+        raise InputError(f"{path} holds a {type(loaded).__name__}, not a state dict")
+    return loaded
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0]
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder to write into that takes the name `path` once the block has ended well.
+
+    Raises InputError where `path` exists already. What an interrupted earlier run left beside it is removed.
+    """
+    if path.exists():
+        raise InputError(f"{path} exists already: remove it or choose another folder")
+    partial = path.with_name(f"{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        partial.rename(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,173 @@
+import pytest
+import torch
+
+from lightning_modules.networks.denoiser import Denoiser
+from lightning_modules.networks.layers import down_layers, mid_layers, self_attentions, up_layers
+from lightning_modules.networks.reference import AppearanceReference, ReferenceBank
+from lightning_modules.networks.weights import load_model, save_model
+from shards.errors import InputError
+from tests.networks.toy import noise, prompt, sd15_unet, shake, toy_unet
+
+# Float32 on tiny networks: sums taken in another order differ by about 1e-6 of outputs near 1.
+CLOSE = {"rtol": 1e-4, "atol": 2e-6}
+
+
+@pytest.fixture(params=[toy_unet, sd15_unet], ids=["toy", "sd15"])
+def unet(request):
+    return request.param()
+
+
+def test_without_anything_attached_f_is_diffusers_unet(unet):
+    latents, timesteps = noise(3, 4, 8, 8), torch.tensor([1, 500, 999])
+    ours = Denoiser(unet, prompt(5))(latents, timesteps)
+    theirs = unet(latents, timesteps, prompt(5).expand(3, -1, -1)).sample
+    torch.testing.assert_close(ours, theirs, **CLOSE)
+
+
+def test_a_copy_given_the_same_input_leaves_f_unchanged(unet):
+    latents, timesteps = noise(3, 4, 8, 8), torch.tensor([1, 500, 999])
+    denoiser = Denoiser(unet, prompt())
+    bank = AppearanceReference.from_unet(unet)(latents.unsqueeze(1), timesteps, prompt())
+    torch.testing.assert_close(denoiser(latents, timesteps, bank), denoiser(latents, timesteps), **CLOSE)
+
+
+def test_another_reference_changes_the_output(unet):
+    latents, timesteps = noise(2, 4, 8, 8), torch.tensor([500, 500])
+    denoiser, reference = Denoiser(unet, prompt()), AppearanceReference.from_unet(unet)
+    outputs = [
+        denoiser(latents, timesteps, reference(noise(2, 1, 4, 8, 8, seed=seed), timesteps, prompt()))
+        for seed in (1, 2)
+    ]
+    # The first item's difference, well above rounding, everywhere in the picture.
+    assert (outputs[0] - outputs[1]).abs().mean() > 1e-3 * outputs[0].abs().mean()
+
+
+def test_the_bank_has_every_self_attention_of_f(unet):
+    bank = AppearanceReference.from_unet(unet)(noise(2, 3, 4, 8, 8), torch.tensor([5, 6]), prompt())
+    attentions = self_attentions(down_layers(unet) + mid_layers(unet) + up_layers(unet))
+    assert list(bank) == list(attentions)
+    assert set(bank) == {name for name, _ in unet.named_modules() if name.endswith("attn1")}
+    for name, attention in attentions.items():
+        assert bank[name].shape[0] == 2
+        assert bank[name].shape[1] % 3 == 0
+        assert bank[name].shape[2] == attention.query_dim
+
+
+def test_stable_diffusion_has_sixteen_self_attentions():
+    assert (
+        len(AppearanceReference.from_unet(sd15_unet())(noise(1, 1, 4, 8, 8), torch.tensor([5]), prompt()))
+        == 16
+    )
+
+
+def test_references_are_concatenated_in_order():
+    reference = AppearanceReference.from_unet(toy_unet())
+    latents, timesteps = noise(2, 2, 4, 8, 8), torch.tensor([3, 700])
+    together = reference(latents, timesteps, prompt())
+    for r in (0, 1):
+        alone = reference(latents[:, r : r + 1], timesteps, prompt())
+        for name in together:
+            torch.testing.assert_close(together[name].chunk(2, dim=1)[r], alone[name], **CLOSE)
+
+
+def test_copies_of_the_target_itself_weigh_as_one(unet):
+    """Eq. 5: attention over own tokens and n copies of them is attention over own tokens."""
+    latents, timesteps = noise(2, 4, 8, 8), torch.tensor([500, 20])
+    denoiser, reference = Denoiser(unet, prompt()), AppearanceReference.from_unet(unet)
+    bank = reference(latents.unsqueeze(1).expand(-1, 3, -1, -1, -1), timesteps, prompt())
+    torch.testing.assert_close(denoiser(latents, timesteps, bank), denoiser(latents, timesteps), **CLOSE)
+
+
+def test_views_of_a_portrait_share_its_bank():
+    unet = toy_unet()
+    denoiser, reference = Denoiser(unet, prompt()), AppearanceReference.from_unet(unet)
+    latents, timesteps = noise(6, 4, 8, 8), torch.full((6,), 400)
+    portraits = noise(2, 1, 4, 8, 8, seed=1)
+    shared = reference(portraits, timesteps[:2], prompt())
+    copies = reference(portraits.repeat_interleave(3, dim=0), timesteps, prompt())
+    together = denoiser(latents, timesteps, shared, views=3)
+    torch.testing.assert_close(together, denoiser(latents, timesteps, copies), **CLOSE)
+
+
+def test_a_projected_bank_is_the_bank():
+    unet = toy_unet()
+    denoiser, reference = Denoiser(unet, prompt()), AppearanceReference.from_unet(unet)
+    latents, timesteps = noise(4, 4, 8, 8), torch.full((4,), 400)
+    bank = reference(noise(2, 2, 4, 8, 8, seed=1), timesteps[:2], prompt())
+    projected = denoiser.project(bank)
+    ours = denoiser(latents, timesteps, projected, views=2)
+    torch.testing.assert_close(ours, denoiser(latents, timesteps, bank, views=2), **CLOSE)
+
+
+def gradients(checkpointing: bool) -> dict[str, torch.Tensor]:
+    unet = sd15_unet()
+    reference = shake(AppearanceReference.from_unet(unet)).train()
+    denoiser = Denoiser(unet.requires_grad_(False), prompt(5), gradient_checkpointing=checkpointing)
+    reference.gradient_checkpointing = checkpointing
+    timesteps = torch.tensor([40, 800])
+    bank = reference(noise(2, 1, 4, 8, 8, seed=1), timesteps, prompt(5))
+    denoiser(noise(4, 4, 8, 8), timesteps.repeat_interleave(2), bank, views=2).square().mean().backward()
+    assert all(parameter.grad is None for parameter in unet.parameters())
+    return {name: parameter.grad for name, parameter in reference.named_parameters()}
+
+
+def test_gradients_flow_through_the_bank_into_every_weight_of_f_ref():
+    for name, gradient in gradients(checkpointing=False).items():
+        assert gradient is not None, name
+        assert gradient.abs().max() > 0, name
+
+
+def test_gradient_checkpointing_changes_no_gradient():
+    kept, recomputed = gradients(checkpointing=False), gradients(checkpointing=True)
+    for name, gradient in kept.items():
+        torch.testing.assert_close(recomputed[name], gradient, rtol=1e-5, atol=1e-9)
+
+
+def test_nothing_unread_is_stored():
+    unet = sd15_unet()
+    names = set(AppearanceReference.from_unet(unet).state_dict())
+    unread = {name for name in unet.state_dict() if name not in names}
+    last = "up_blocks.3.attentions.2"
+    assert names < set(unet.state_dict())
+    assert {name.split(".")[0] for name in unread} == {"conv_norm_out", "conv_out", "up_blocks"}
+    assert f"{last}.transformer_blocks.0.norm1.weight" in names
+    assert not any(name.startswith(f"{last}.transformer_blocks.0.attn1") for name in names)
+    assert not any(name.startswith(f"{last}.proj_out") for name in names)
+
+
+def test_f_ref_round_trips_through_its_folder(tmp_path):
+    reference = shake(AppearanceReference.from_unet(toy_unet()))
+    save_model(reference, tmp_path / "appearance_reference")
+    latents, timesteps = noise(1, 1, 4, 8, 8), torch.tensor([9])
+    bank = reference(latents, timesteps, prompt())
+    for loaded in (
+        load_model(AppearanceReference, tmp_path / "appearance_reference"),
+        AppearanceReference.from_pretrained(tmp_path / "appearance_reference"),
+    ):
+        again = loaded(latents, timesteps, prompt())
+        assert all(torch.equal(again[name], bank[name]) for name in bank)
+
+
+def test_a_bank_is_read_by_name():
+    denoiser = Denoiser(toy_unet(), prompt())
+    with pytest.raises(KeyError, match="attn1"):
+        denoiser(noise(1, 4, 8, 8), torch.tensor([5]), ReferenceBank({}))
+
+
+@pytest.mark.parametrize(
+    ("latents", "views", "message"),
+    [
+        (noise(1, 4, 6, 8), 1, "6x8 does not divide by 4"),
+        (noise(1, 3, 8, 8), 1, "takes .N, 4, H, W."),
+        (noise(3, 4, 8, 8), 2, "3 latents do not make portraits of 2 views"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_one_line(latents, views, message):
+    with pytest.raises(InputError, match=message):
+        Denoiser(toy_unet(), prompt())(latents, torch.full((len(latents),), 5), views=views)
+
+
+def test_f_ref_needs_attention_in_the_decoder():
+    unet = toy_unet(up_block_types=("UpBlock2D",) * 3)
+    with pytest.raises(InputError, match="no attention in the UNet's decoder"):
+        AppearanceReference.from_unet(unet)

@@ -1,0 +1,70 @@
+"""Real networks at toy width, for tests: three levels, one of them without attention."""
+
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from torch import Tensor, nn
+
+from lightning_modules.networks.pretrained import Backbone
+
+PROMPT_CHANNELS = 32
+
+
+def toy_unet(**changes: object) -> UNet2DConditionModel:
+    settings = {
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "block_out_channels": (16, 24, 32),
+        "layers_per_block": 1,
+        "norm_num_groups": 8,
+        "attention_head_dim": 4,
+        "cross_attention_dim": PROMPT_CHANNELS,
+    }
+    torch.manual_seed(0)
+    return UNet2DConditionModel(**(settings | changes)).eval()
+
+
+def sd15_unet() -> UNet2DConditionModel:
+    """Stable Diffusion 1.5's sixteen self-attentions, narrow."""
+    return toy_unet(
+        down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+        block_out_channels=(8, 8, 16, 16),
+        layers_per_block=2,
+        norm_num_groups=4,
+    )
+
+
+def toy_vae() -> AutoencoderKL:
+    torch.manual_seed(1)
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(8, 8, 8),
+        norm_num_groups=4,
+        latent_channels=4,
+    ).eval()
+
+
+def toy_scheduler() -> DDPMScheduler:
+    return DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False)
+
+
+def toy_backbone() -> Backbone:
+    return Backbone(toy_vae(), toy_unet(), toy_scheduler(), prompt())
+
+
+def prompt(tokens: int = 1) -> Tensor:
+    return noise(1, tokens, PROMPT_CHANNELS, seed=7)
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def shake(module: nn.Module, scale: float = 0.05) -> nn.Module:
+    """Moves every weight a little, so that zero-initialised parts take part."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter += scale * torch.randn(parameter.shape, generator=generator)
+    return module
