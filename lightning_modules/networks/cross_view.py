@@ -15,6 +15,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
 from lightning_modules.networks.layers import Layer, attend, down_layers, project, up_layers
+from lightning_modules.networks.weights import place_like
 from shards.errors import InputError
 
 Middle = Literal["always", "unconditional", "never"]
@@ -119,7 +120,7 @@ class CrossView(ModelMixin, ConfigMixin):
             return ViewTransformer(channels, heads, norm_num_groups, positions, layers, attentions)
 
         self.down = nn.ModuleList(module(channels) for channels in down_channels)
-        self.middle = module(middle_channels) if middle != "never" else None
+        self.mid = module(middle_channels) if middle != "never" else None
         rows = zip(up_channels, up_modules, strict=True)
         self.up = nn.ModuleList(nn.ModuleList(module(channels) for _ in range(n)) for channels, n in rows)
 
@@ -139,7 +140,7 @@ class CrossView(ModelMixin, ConfigMixin):
             heads=heads,
             norm_num_groups=unet.config.norm_num_groups,
         )
-        return cross_view.to(device=unet.device, dtype=unet.dtype)
+        return place_like(cross_view, unet)
 
     def check_views(self, views: int) -> None:
         """InputError where there are more views than places to encode."""

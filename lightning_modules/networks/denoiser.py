@@ -64,7 +64,7 @@ class Denoiser(nn.Module):
         `embed_condition` made of them. Without either F_cam does not run; without a bank F reads nobody,
         which is the unconditional pass. Raises InputError on shapes that do not fit.
         """
-        self._check(latents, views)
+        self._check(latents, bank, views)
         if condition is not None:
             hint = self.embed_condition(condition)
         residuals = None if hint is None else self._residuals(latents, timesteps, hint)
@@ -89,10 +89,14 @@ class Denoiser(nn.Module):
         layers = down_layers(self.unet) + mid_layers(self.unet) + up_layers(self.unet)
         return bank.project(self_attentions(layers))
 
-    def _check(self, latents: Tensor, views: int) -> None:
+    def _check(self, latents: Tensor, bank: Bank | None, views: int) -> None:
         check_latents(self.unet, latents)
         if views < 1 or latents.shape[0] % views:
             raise InputError(f"{latents.shape[0]} latents do not make portraits of {views} views")
+        if bank is not None and bank.portraits != latents.shape[0] // views:
+            raise InputError(
+                f"a bank of {bank.portraits} portraits for {latents.shape[0]} latents of {views} views each"
+            )
         if self.cross_view is not None:
             self.cross_view.check_views(views)
 
@@ -114,7 +118,7 @@ class Denoiser(nn.Module):
         for layer in mid_layers(self.unet):
             hidden = self._run(layer, hidden, context)
         if self.cross_view is not None and self.cross_view.runs_middle(conditional=context.read is not None):
-            hidden = self._mix(self.cross_view.middle, hidden, views)
+            hidden = self._mix(self.cross_view.mid, hidden, views)
         return hidden
 
     def _decode(self, hidden: Tensor, skips: list[Tensor], context: Context, views: int) -> Tensor:

@@ -121,9 +121,11 @@ def embed_time(unet: UNetParts, timesteps: Tensor, dtype: torch.dtype) -> Tensor
 
 
 def check_latents(unet: UNetParts, latents: Tensor) -> None:
-    """InputError unless latents (N, C, H, W) have the UNet's channels and halve as often as it does."""
+    """InputError unless the UNet can take latents (N, C, H, W): channels, size, precision."""
     factor = 2 ** sum(1 for block in unet.down_blocks if block.downsamplers)
     channels = unet.conv_in.in_channels
+    if unet.conv_in.weight.dtype == torch.float16 and latents.device.type == "cpu":
+        raise InputError("float16 weights on a CPU: load them in float32 or bfloat16, or use a GPU")
     if latents.ndim != 4 or latents.shape[1] != channels:
         raise InputError(f"latents of shape {tuple(latents.shape)}: the network takes (N, {channels}, H, W)")
     if latents.shape[2] % factor or latents.shape[3] % factor:

@@ -164,10 +164,10 @@ def _folder(path_or_hub_id: str) -> Path:
 
 
 def _load_vae(folder: Path, dtype: torch.dtype) -> AutoencoderKL:
-    tensors = {_current_name(name): x for name, x in read_weights(folder).items()}
+    tensors = {_current_name(name): x.to(dtype) for name, x in read_weights(folder).items()}
     vae = empty_model(AutoencoderKL, read_json(folder / "config.json"), folder)
     load_strict(vae, tensors, str(folder))
-    return vae.to(dtype).eval()
+    return vae.eval()
 
 
 def _current_name(name: str) -> str:

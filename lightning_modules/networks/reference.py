@@ -52,6 +52,11 @@ class ReferenceBank(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self.features)
 
+    @property
+    def portraits(self) -> int:
+        """B."""
+        return next(iter(self.features.values())).shape[0]
+
     def keys_values(self, name: str, attention: Attention) -> KeysValues:
         """What F's attention of this name makes of the features: keys and values, (B, R*L, C) each."""
         return project(attention, self.features[name])
@@ -75,6 +80,11 @@ class ProjectedBank(Mapping[str, KeysValues]):
 
     def __len__(self) -> int:
         return len(self.projections)
+
+    @property
+    def portraits(self) -> int:
+        """B."""
+        return next(iter(self.projections.values()))[0].shape[0]
 
     def keys_values(self, name: str, attention: Attention) -> KeysValues:  # noqa: ARG002
         """The keys and values of F's attention of this name."""
@@ -106,10 +116,13 @@ class AppearanceReference(ModelMixin, ConfigMixin):
     @classmethod
     def from_unet(cls, unet: UNet2DConditionModel) -> Self:
         """A copy of F, its weights included, on F's device and in F's dtype."""
-        reference = cls({name: value for name, value in unet.config.items() if not name.startswith("_")})
+        with torch.device("meta"):
+            reference = cls({name: value for name, value in unet.config.items() if not name.startswith("_")})
         weights = unet.state_dict()
-        reference.load_state_dict({name: weights[name] for name in reference.state_dict()})
-        return reference.to(device=unet.device, dtype=unet.dtype)
+        reference.load_state_dict(
+            {name: weights[name].clone() for name in reference.state_dict()}, assign=True
+        )
+        return reference
 
     def forward(self, latents: Tensor, timesteps: Tensor, empty_prompt: Tensor) -> ReferenceBank:
         """Clean scaled latents (B, R, 4, H, W), timesteps (B,), empty prompt (1, T, D) to the bank.

@@ -19,6 +19,7 @@ from lightning_modules.networks.layers import (
     mid_layers,
     run_layer,
 )
+from lightning_modules.networks.weights import place_like
 from shards.errors import InputError
 
 HINT_CHANNELS = (16, 32, 96, 256, 256, 256)  # the first is full size, each next one half of it
@@ -43,8 +44,7 @@ def view_control(unet: UNet2DConditionModel, downsampling: int) -> ControlNetMod
             f"a VAE that down-samples by {downsampling}: view control takes 1, 2, 4, 8, 16 or 32"
         )
     channels = HINT_CHANNELS[: int(halvings) + 1]
-    control = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=channels)
-    return control.to(device=unet.device, dtype=unet.dtype)
+    return place_like(ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=channels), unet)
 
 
 def embed_condition(control: ControlNetModel, condition: Tensor) -> Tensor:

@@ -33,8 +33,9 @@ def load_model(cls: type[Model], folder: Path, dtype: torch.dtype | None = None)
     if stored != cls.__name__:
         raise InputError(f"{folder} holds a {stored} where a {cls.__name__} is wanted")
     model = empty_model(cls, config, folder)
-    load_strict(model, read_weights(folder), str(folder))
-    return model.to(dtype).eval() if dtype else model.eval()
+    tensors = read_weights(folder)
+    load_strict(model, {name: x.to(dtype or x.dtype) for name, x in tensors.items()}, str(folder))
+    return model.eval()
 
 
 def empty_model(cls: type[Model], config: Mapping[str, Any], folder: Path) -> Model:
@@ -71,6 +72,16 @@ def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], where: str) ->
     if misshapen:
         raise InputError(f"{where}: misshapen {listed(misshapen)}")
     module.load_state_dict(dict(tensors), assign=True)
+
+
+def place_like(model: Model, other: nn.Module) -> Model:
+    """The model, on the device and in the dtype of another's first parameter, in place.
+
+    `ModelMixin.to` warns of parts that must stay float32 whenever it is given a dtype, there being none.
+    """
+    like = next(other.parameters())
+    model.load_state_dict({name: x.to(like) for name, x in model.state_dict().items()}, assign=True)
+    return model
 
 
 def compare_names(wanted: Iterable[str], given: Iterable[str], where: str) -> None:

@@ -151,7 +151,7 @@ def test_f_ref_round_trips_through_its_folder(tmp_path):
 def test_a_bank_is_read_by_name():
     denoiser = Denoiser(toy_unet(), prompt())
     with pytest.raises(KeyError, match="attn1"):
-        denoiser(noise(1, 4, 8, 8), torch.tensor([5]), ReferenceBank({}))
+        denoiser(noise(1, 4, 8, 8), torch.tensor([5]), ReferenceBank({"another": noise(1, 4, 8)}))
 
 
 @pytest.mark.parametrize(
