@@ -1,0 +1,44 @@
+"""The trained part, with averaged weights, as a folder of its own when training has ended."""
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Protocol
+
+import pytorch_lightning as pl
+
+from callbacks.weight_average import WeightAverage
+from shards.errors import InputError
+
+
+class Exportable(Protocol):
+    """A module whose trained part makes a folder that others load."""
+
+    def export(self, folder: Path) -> None:
+        """Write the folder whole or not at all. Raises InputError where it exists."""
+        ...
+
+
+class Export(pl.Callback):
+    """Calls the module's `export` at the end of training: to `folder`, by default `export/` in the run's folder.
+
+    Raises InputError before training where `folder` exists already.
+    """
+
+    def __init__(self, folder: str | None = None) -> None:
+        self.folder = None if folder is None else Path(folder)
+        self.written: Path | None = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:  # noqa: ARG002
+        """Refuses to train towards a folder that could not be written."""
+        if self.folder is not None and self.folder.exists():
+            raise InputError(f"{self.folder} exists already: remove it, or set Export's folder to another")
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Writes the folder on rank zero."""
+        folder = self.folder or Path(trainer.log_dir or trainer.default_root_dir) / "export"
+        if not trainer.is_global_zero:
+            return
+        average = next((c for c in trainer.callbacks if isinstance(c, WeightAverage)), None)
+        with average.averaged(pl_module) if average else nullcontext():
+            pl_module.export(folder)
+        self.written = folder

@@ -1,0 +1,56 @@
+"""How fast training is, and how much of it is waiting for data."""
+
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+WARMUP_BATCHES = 2
+
+
+class Throughput(pl.Callback):
+    """Logs `train/images_per_second` of this rank and `train/data_wait`, the share of time spent waiting for batches.
+
+    Both are over the batches since they were last logged. Images are counted in the batch's tensor named `count`:
+    all its dimensions but the last three.
+    """
+
+    def __init__(self, count: str = "target") -> None:
+        self.count = count
+        self._start()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Starts the clock."""
+        self._start()
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:  # noqa: ARG002
+        """What has passed since the last batch was waiting."""
+        self._waited += time.perf_counter() - self._idle_since
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: dict[str, Any],
+        batch_idx: int,
+    ) -> None:
+        """Counts; logs at the trainer's interval."""
+        self._images += torch.Size(batch[self.count].shape[:-3]).numel()
+        now = time.perf_counter()
+        if (batch_idx + 1) % trainer.log_every_n_steps == 0:
+            elapsed = now - self._since
+            pl_module.log("train/images_per_second", self._images / elapsed, prog_bar=True)
+            pl_module.log("train/data_wait", self._waited / elapsed)
+            self._start()
+        self._idle_since = time.perf_counter()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Validation is neither training nor waiting."""
+        self._start()
+
+    def _start(self) -> None:
+        self._since = self._idle_since = time.perf_counter()
+        self._waited = 0.0
+        self._images = 0

@@ -1,0 +1,102 @@
+"""The exponential moving average of what is trained, and of nothing else."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from shards.errors import InputError
+
+
+class WeightAverage(pl.Callback):
+    """Keeps an average of the trainable parameters, validates with it, and stores it in the checkpoint.
+
+    After n optimiser steps the decay is min(`decay`, (1 + n) / (10 + n)), so that the random start is soon forgotten.
+    The module's own weights in a checkpoint are always those being trained.
+    """
+
+    def __init__(self, decay: float = 0.999) -> None:
+        if not 0 <= decay < 1:
+            raise InputError(f"WeightAverage: decay is {decay}, not in [0, 1)")
+        self.decay = decay
+        self.updates = 0
+        self.average: dict[str, Tensor] = {}
+        self._trained: dict[str, Tensor] | None = None
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Starts at the weights as they are, or goes on from a checkpoint's average."""
+        parameters = trainable(pl_module)
+        if not self.average:
+            self.average = {name: p.detach().clone() for name, p in parameters.items()}
+        if self.average.keys() != parameters.keys():
+            odd = sorted(self.average.keys() ^ parameters.keys())
+            raise InputError(f"the checkpoint's average is of other parameters: {', '.join(odd[:8])}")
+        self.average = {name: value.to(parameters[name].device) for name, value in self.average.items()}
+
+    @torch.no_grad()
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        """One update for each optimiser step, however many micro-batches it took."""
+        if trainer.global_step <= self.updates:
+            return
+        self.updates = trainer.global_step
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        parameters = trainable(pl_module)
+        torch._foreach_lerp_(
+            list(self.average.values()), [parameters[name] for name in self.average], 1 - decay
+        )
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Puts the average in."""
+        if self.average:
+            self._swap_in(pl_module)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Puts the weights being trained back, before any checkpoint is written."""
+        self._swap_out(pl_module)
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:  # noqa: ARG002
+        """As `on_validation_end`: the checkpoint of an interrupted validation holds the weights being trained."""
+        self._swap_out(pl_module)
+
+    @contextmanager
+    def averaged(self, pl_module: pl.LightningModule) -> Iterator[None]:
+        """The module with the average in place of the weights being trained."""
+        self._swap_in(pl_module)
+        try:
+            yield
+        finally:
+            self._swap_out(pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The average and the number of updates."""
+        return {"average": self.average, "updates": self.updates}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint's average."""
+        self.average, self.updates = dict(state_dict["average"]), state_dict["updates"]
+
+    @torch.no_grad()
+    def _swap_in(self, pl_module: pl.LightningModule) -> None:
+        parameters = trainable(pl_module)
+        self._trained = {name: p.detach().clone() for name, p in parameters.items()}
+        _assign(parameters, self.average)
+
+    @torch.no_grad()
+    def _swap_out(self, pl_module: pl.LightningModule) -> None:
+        if self._trained is not None:
+            _assign(trainable(pl_module), self._trained)
+            self._trained = None
+
+
+def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters of a module that are trained, by name."""
+    return {name: p for name, p in module.named_parameters() if p.requires_grad}
+
+
+def _assign(parameters: dict[str, nn.Parameter], values: dict[str, Tensor]) -> None:
+    torch._foreach_copy_([parameters[name] for name in values], list(values.values()))

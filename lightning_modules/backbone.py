@@ -1,0 +1,251 @@
+"""The small stand-in for Stable Diffusion, of its own classes: first the VAE, then the UNet, unconditionally.
+
+Shape letters: B images, S image side, C latent channels, H W latent size.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from torch import Tensor
+from torch.nn import functional as F
+
+from lightning_modules.draws import generator, normal
+from lightning_modules.networks.denoiser import Denoiser
+from lightning_modules.networks.pretrained import Backbone, save_backbone
+from lightning_modules.networks.weights import load_model, save_model, whole_folder
+from lightning_modules.optimization import Learning, Optimization, step_generator
+from lightning_modules.perceptual import PerceptualLoss, PerceptualWeights
+from lightning_modules.pool import to_unit
+from lightning_modules.sampling.ddim import sample
+
+# Stable Diffusion 1.5's
+SCHEDULE = {
+    "num_train_timesteps": 1000,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "prediction_type": "epsilon",
+    "clip_sample": False,
+}
+
+VAE_LEARNING = Learning(rate=1e-3, decay="cosine", warmup_steps=500, weight_decay=0.0)
+UNET_LEARNING = Learning(rate=5e-4, decay="cosine", warmup_steps=500)
+
+
+class AutoencoderModule(pl.LightningModule):
+    """Trains diffusers' AutoencoderKL on {"images": (B, 3, S, S) uint8}: L1 + perceptual + KL.
+
+    Each entry of `block_out_channels` after the first halves the image once. Half of the images are mirrored.
+    """
+
+    def __init__(
+        self,
+        block_out_channels: list[int],
+        layers_per_block: int = 1,
+        latent_channels: int = 4,
+        norm_num_groups: int = 16,
+        image_size: int = 64,
+        perceptual: PerceptualWeights = "efficientnet-lite0",
+        perceptual_weight: float = 0.1,
+        kl_weight: float = 1e-6,
+        learning: Learning = VAE_LEARNING,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["learning"])
+        self.learning = learning
+        levels = len(block_out_channels)
+        self.vae = AutoencoderKL(
+            block_out_channels=tuple(block_out_channels),
+            down_block_types=("DownEncoderBlock2D",) * levels,
+            up_block_types=("UpDecoderBlock2D",) * levels,
+            layers_per_block=layers_per_block,
+            latent_channels=latent_channels,
+            norm_num_groups=norm_num_groups,
+            sample_size=image_size,
+        )
+        self.perceptual = PerceptualLoss(perceptual)
+
+    def forward(self, images: Tensor, draw: torch.Generator) -> tuple[Tensor, DiagonalGaussianDistribution]:
+        """Images (B, 3, S, S) in [-1, 1] to their reconstruction and the posterior it was drawn from."""
+        posterior = self.vae.encode(images).latent_dist
+        latents = posterior.mean + posterior.std * normal(posterior.mean.shape, draw, posterior.mean)
+        return self.vae.decode(latents).sample, posterior
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """The weighted sum of the three losses; each is logged."""
+        draw = step_generator(self, self.hparams.seed, batch_idx)
+        images = to_unit(batch["images"])
+        mirrored = torch.rand(len(images), generator=draw).lt(0.5).to(images.device)
+        images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(-1), images)
+        reconstruction, posterior = self(images, draw)
+        losses = {
+            "l1": F.l1_loss(reconstruction.float(), images),
+            f"perceptual[{self.perceptual.weights}]": self.perceptual(reconstruction.float(), images),
+            "kl": posterior.kl().float().mean() / images[0].numel(),
+        }
+        weights = (1.0, self.hparams.perceptual_weight, self.hparams.kl_weight)
+        loss = sum(weight * value for weight, value in zip(weights, losses.values(), strict=True))
+        self.log_dict({f"train/{name}": value for name, value in losses.items()})
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:  # noqa: ARG002
+        """`val/PSNR` in dB, the mean over images of reconstructions from the posterior's mean."""
+        images = to_unit(batch["images"])
+        reconstruction = self.reconstruct(images)
+        mse = (reconstruction - images).div(2).square().mean((1, 2, 3))
+        self.log(
+            "val/PSNR", (-10 * mse.log10()).mean(), batch_size=len(images), prog_bar=True, sync_dist=True
+        )
+        self.log("val/loss", F.l1_loss(reconstruction, images), batch_size=len(images), sync_dist=True)
+
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """Images (B, 3, S, S) in [-1, 1] through the latent's mean and back, clamped to the same range."""
+        return self.vae.decode(self.vae.encode(images).latent_dist.mode()).sample.float().clamp(-1, 1)
+
+    def pictures(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """{"reconstructions": (B, 2, 3, S, S)} in [-1, 1]: image and reconstruction."""
+        images = to_unit(batch["images"])
+        return {"reconstructions": torch.stack([images, self.reconstruct(images)], 1)}
+
+    def configure_optimizers(self) -> Optimization:
+        """AdamW on the trainable part."""
+        return self.learning.configure(self.vae.parameters(), self.trainer.max_steps)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leaves out the perceptual network, which is fixed and comes from its own file."""
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith("perceptual.")}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Puts back what `on_save_checkpoint` left out, so that loading stays strict."""
+        fixed = {f"perceptual.{name}": value for name, value in self.perceptual.state_dict().items()}
+        checkpoint["state_dict"] = {**fixed, **checkpoint["state_dict"]}
+
+    def export(self, folder: Path) -> None:
+        """The VAE as a diffusers folder, `scaling_factor` being 1 / std of the latents of training images.
+
+        Raises InputError where `folder` exists.
+        """
+        scale = 1 / self.latent_std()
+        self.vae.register_to_config(scaling_factor=round(scale, 5))
+        with whole_folder(folder) as partial:
+            save_model(self.vae, partial)
+
+    @torch.no_grad()
+    def latent_std(self, batches: int = 16) -> float:
+        """Standard deviation of the latents of the first training batches of epoch 0."""
+        loader = self.trainer.datamodule.train_dataloader()
+        latents = []
+        for batch, _ in zip(loader, range(batches), strict=False):
+            images = to_unit(batch["images"].to(self.device))
+            latents.append(
+                self.vae.encode(images).latent_dist.sample(generator(self.hparams.seed, "std")).cpu()
+            )
+        return float(torch.cat(latents).std())
+
+
+class BackboneModule(pl.LightningModule):
+    """Trains F itself, `L = E‖ε − ε_θ(z_t, ∅, t)‖²` (Eq. 1), on {"moments": (B, 2C, H, W)} of `vae`, a model folder.
+
+    The empty prompt is one token of normal noise, fixed by the seed: nothing else is ever said to this model.
+    """
+
+    def __init__(
+        self,
+        vae: str,
+        block_out_channels: list[int],
+        layers_per_block: int = 1,
+        attention_heads: int = 4,
+        cross_attention_dim: int = 64,
+        norm_num_groups: int = 16,
+        learning: Learning = UNET_LEARNING,
+        sample_steps: int = 50,
+        half_precision: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["learning"])
+        self.learning = learning
+        self.vae = load_model(AutoencoderKL, Path(vae), torch.float32).requires_grad_(False)
+        levels = len(block_out_channels)
+        unet = UNet2DConditionModel(
+            sample_size=self.vae.config.sample_size // 2 ** (len(self.vae.config.block_out_channels) - 1),
+            block_out_channels=tuple(block_out_channels),
+            down_block_types=("CrossAttnDownBlock2D",) * levels,
+            up_block_types=("CrossAttnUpBlock2D",) * levels,
+            layers_per_block=layers_per_block,
+            attention_head_dim=attention_heads,
+            cross_attention_dim=cross_attention_dim,
+            norm_num_groups=norm_num_groups,
+        )
+        empty_prompt = torch.randn(1, 1, cross_attention_dim, generator=generator(seed, "empty prompt"))
+        self.denoiser = Denoiser(unet, empty_prompt)
+        self.scheduler = DDPMScheduler(**SCHEDULE)
+
+    def train(self, mode: bool = True) -> "BackboneModule":
+        """Keeps the frozen VAE in eval mode."""
+        super().train(mode)
+        self.vae.eval()
+        return self
+
+    def loss(self, moments: Tensor, draw: torch.Generator) -> Tensor:
+        """Eq. 1 for posteriors (B, 2C, H, W), with latents, noise and timesteps from `draw`; (B,)."""
+        posterior = DiagonalGaussianDistribution(moments.float())
+        latents = posterior.mean + posterior.std * normal(posterior.mean.shape, draw, posterior.mean)
+        latents = latents * self.vae.config.scaling_factor
+        noise = normal(latents.shape, draw, latents)
+        # one timestep from each of B equal parts of the schedule: less variance than B independent ones
+        count = self.scheduler.config.num_train_timesteps
+        parts = torch.randperm(len(latents), generator=draw) + torch.rand(len(latents), generator=draw)
+        timesteps = (parts * count / len(latents)).long().clamp(max=count - 1).to(latents.device)
+        predicted = self.denoiser(self.scheduler.add_noise(latents, noise, timesteps), timesteps)
+        return F.mse_loss(predicted.float(), noise, reduction="none").mean((1, 2, 3))
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Eq. 1 at drawn timesteps."""
+        loss = self.loss(batch["moments"], step_generator(self, self.hparams.seed, batch_idx)).mean()
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """`val/loss`: Eq. 1 at the same timesteps and noise every time."""
+        loss = self.loss(batch["moments"], generator("validation", batch_idx)).mean()
+        self.log("val/loss", loss, batch_size=len(batch["moments"]), prog_bar=True, sync_dist=True)
+
+    @torch.no_grad()
+    def pictures(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """{"samples": (B, 1, 3, S, S)} in [-1, 1]: as many unconditional samples as the batch has images."""
+        noise = normal(
+            batch["moments"].chunk(2, 1)[0].shape, generator("pictures"), self.denoiser.empty_prompt
+        )
+        latents = sample(self.denoiser, self.scheduler, noise, guidance=1.0, steps=self.hparams.sample_steps)
+        images = self.vae.decode(latents / self.vae.config.scaling_factor).sample
+        return {"samples": images.float().clamp(-1, 1).unsqueeze(1)}
+
+    def configure_optimizers(self) -> Optimization:
+        """AdamW on the trainable part."""
+        return self.learning.configure(self.denoiser.unet.parameters(), self.trainer.max_steps)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leaves out the frozen VAE."""
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith("vae.")}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Puts back what `on_save_checkpoint` left out, so that loading stays strict."""
+        fixed = {f"vae.{name}": value for name, value in self.vae.state_dict().items()}
+        checkpoint["state_dict"] = {**fixed, **checkpoint["state_dict"]}
+
+    def export(self, folder: Path) -> None:
+        """The whole backbone as a Stable Diffusion folder. Raises InputError where `folder` exists."""
+        denoiser = self.denoiser
+        backbone = Backbone(self.vae, denoiser.unet, self.scheduler, denoiser.empty_prompt)
+        save_backbone(backbone, str(folder), torch.float16 if self.hparams.half_precision else None)

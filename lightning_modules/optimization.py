@@ -1,0 +1,75 @@
+"""AdamW with warm-up, and the random draws of a training step, for every module."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, TypedDict
+
+import pytorch_lightning as pl
+import torch
+from torch import nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+from lightning_modules.draws import generator
+from shards.errors import InputError
+
+FINAL_FRACTION = 0.02
+
+
+class StepSchedule(TypedDict):
+    """A learning-rate schedule that moves at every step, as Lightning takes it."""
+
+    scheduler: LambdaLR
+    interval: Literal["step"]
+
+
+class Optimization(TypedDict):
+    """What `configure_optimizers` returns."""
+
+    optimizer: AdamW
+    lr_scheduler: StepSchedule
+
+
+@dataclass(frozen=True)
+class Learning:
+    """How fast: linear warm-up to `rate`, then constant or a cosine down to 2 % of it at the trainer's max_steps.
+
+    Matrices and kernels decay by `weight_decay`; biases and norms never do.
+    """
+
+    rate: float = 1e-5
+    decay: Literal["constant", "cosine"] = "constant"
+    warmup_steps: int = 0
+    weight_decay: float = 0.01
+
+    def configure(self, parameters: Iterable[nn.Parameter], max_steps: int) -> Optimization:
+        """The optimiser of these parameters. Raises InputError where a cosine has no last step to end at."""
+        if self.decay == "cosine" and max_steps < 1:
+            raise InputError(
+                "a cosine learning rate ends at trainer.max_steps: set it, or learning.decay to constant"
+            )
+        parameters = list(parameters)
+        groups = [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.weight_decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        optimizer = AdamW([group for group in groups if group["params"]], lr=self.rate)
+        scheduler = LambdaLR(optimizer, lambda step: self.factor(step, max_steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def factor(self, step: int, max_steps: int) -> float:
+        """The rate at `step`, as a fraction of `rate`."""
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        if self.decay == "constant":
+            return 1.0
+        done = min(1.0, (step - self.warmup_steps) / max(1, max_steps - self.warmup_steps))
+        return FINAL_FRACTION + (1 - FINAL_FRACTION) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def step_generator(module: pl.LightningModule, seed: int, batch_idx: int) -> torch.Generator:
+    """The draws of this micro-batch: a function of seed, optimiser step, place in the accumulation, and rank."""
+    trainer = module.trainer
+    micro = batch_idx % trainer.accumulate_grad_batches
+    return generator(seed, "train", trainer.global_step, micro, trainer.global_rank)
