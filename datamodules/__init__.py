@@ -1,0 +1,6 @@
+"""Streams of samples → batches of reference, targets, conditions and cameras."""
+
+from datamodules.portrait_views import PortraitViewsDataModule
+from datamodules.sources import SourceConfig
+
+__all__ = ["PortraitViewsDataModule", "SourceConfig"]

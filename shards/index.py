@@ -1,9 +1,10 @@
 """Where every member of every sample lies in a shard, from the tar's headers alone."""
 
 import tarfile
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +44,7 @@ class ShardIndex:
         """Index a local shard. Raises InputError where it is not a complete, plain tar of samples."""
         try:
             with tarfile.open(path, "r:") as tar:
-                return _index(cls, _members(tar, path), path)
+                return cls(**_arrays(_members(tar, path), path))
         except (tarfile.TarError, EOFError) as error:
             raise InputError(
                 f"{path}: not a complete plain tar ({error}); fetch or build it again"
@@ -60,7 +61,7 @@ def _members(tar: tarfile.TarFile, path: Path) -> list[Entry]:
     found: list[Entry] = []
     end = 0
     while (member := tar.next()) is not None:
-        tar.members.clear()
+        tar.members.clear()  # type: ignore[attr-defined]  # the known way to keep tarfile from hoarding headers
         if member.size < 0:
             raise tarfile.ReadError("a member has a negative size")
         end = member.offset_data + (-(-member.size // BLOCK) * BLOCK if member.isfile() else 0)
@@ -77,7 +78,8 @@ def _members(tar: tarfile.TarFile, path: Path) -> list[Entry]:
     return found
 
 
-def _index(cls: type[ShardIndex], entries: list[Entry], path: Path) -> ShardIndex:
+def _arrays(entries: list[Entry], path: Path) -> dict[str, Any]:
+    """The fields of a ShardIndex over these members."""
     keys: list[str] = []
     names: list[list[str]] = []
     for key, name, _, _ in entries:
@@ -89,19 +91,18 @@ def _index(cls: type[ShardIndex], entries: list[Entry], path: Path) -> ShardInde
     layouts: dict[tuple[str, ...], int] = {}
     layout = [layouts.setdefault(tuple(group), len(layouts)) for group in names]
     counts = np.array([len(group) for group in names], dtype=np.int64)
-    return cls(
-        keys=keys,
-        layouts=list(layouts),
-        layout=np.array(layout, dtype=np.int32),
-        start=np.cumsum(counts) - counts,
-        spans=np.array([entry[2:] for entry in entries], dtype=np.int64).reshape(-1, 2),
-    )
+    return {
+        "keys": keys,
+        "layouts": list(layouts),
+        "layout": np.array(layout, dtype=np.int32),
+        "start": np.cumsum(counts) - counts,
+        "spans": np.array([entry[2:] for entry in entries], dtype=np.int64).reshape(-1, 2),
+    }
 
 
 def _unique(keys: list[str], names: list[list[str]], path: Path) -> None:
     if len(set(keys)) != len(keys):
-        seen: set[str] = set()
-        twice = next(key for key in keys if key in seen or seen.add(key))
+        twice = Counter(keys).most_common(1)[0][0]
         raise InputError(f"{path}: the sample {twice} stands in it twice or in pieces")
     for key, group in zip(keys, names, strict=True):
         if len(set(group)) != len(group):

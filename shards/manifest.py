@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
@@ -77,7 +77,7 @@ class Manifest:
             version = values["schema_version"]
             if version != SCHEMA_VERSION:
                 raise InputError(
-                    f"{where}: schema version {version!r}, but this code reads version {SCHEMA_VERSION}; rebuild it"
+                    f"{where}: schema version {version!r}, this code reads {SCHEMA_VERSION}; build it again"
                 )
             known = {f.name: values[f.name] for f in fields(cls)}
             known["shards"] = [ShardRecord(**record) for record in values["shards"]]
@@ -92,7 +92,7 @@ class Manifest:
             ) from error
 
 
-def disjoint(identities: dict[str, Iterable[str]], where: str) -> None:
+def disjoint(identities: Mapping[str, Iterable[str]], where: str) -> None:
     """Raise InputError if an identity stands in two splits."""
     owner: dict[str, str] = {}
     for split, names in identities.items():

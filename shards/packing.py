@@ -19,7 +19,7 @@ from shards.writer import Members, ShardPacker
 class _Place(NamedTuple):
     key: str
     unit: Path
-    index: ShardIndex
+    contents: ShardIndex
     sample: int
 
 
@@ -37,7 +37,7 @@ def pack(
     packers = {split: ShardPacker(folder, split, max_shard_bytes) for split in SPLITS}
     survey = _Survey()
     for place in tqdm(places, desc="pack", unit="frame", leave=False):
-        members = read_members(place.unit, place.index.members(place.sample))
+        members = read_members(place.unit, place.contents.members(place.sample))
         packers[survey.note(members)].add(place.key, members)
     for packer in packers.values():
         packer.close()

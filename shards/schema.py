@@ -90,7 +90,10 @@ class Sample:
 
     def __post_init__(self) -> None:
         count, size = self.views.shape[:2]
-        expected = {"views": (count, size, size, 3), "conditions": (count, size, size, 3)}
+        expected: dict[str, tuple[int, ...]] = {
+            "views": (count, size, size, 3),
+            "conditions": (count, size, size, 3),
+        }
         if self.masks is not None:
             expected["masks"] = (count, size, size)
         for name, shape in expected.items():

@@ -1,0 +1,129 @@
+"""Which frame stands where in the stream: pure functions of (seed, epoch, position), nothing remembered.
+
+Positions are cut into blocks; a block holds every source as often as its weight asks, shuffled. The n-th time
+a source comes up is its turn n; its turns run through epoch after epoch, each a permutation of its frames.
+"""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from itertools import accumulate
+
+import numpy as np
+from numpy.typing import NDArray
+
+BLOCK = 1000
+
+IntArray = NDArray[np.int64]
+
+
+def generator(seed: int, *parts: int | str) -> np.random.Generator:
+    """Random numbers that follow from `seed` and what they are for, on every machine and in every process."""
+    numbers = [zlib.crc32(part.encode()) if isinstance(part, str) else part for part in parts]
+    return np.random.default_rng([seed, *numbers])
+
+
+def apportion(total: int, weights: Sequence[float]) -> list[int]:
+    """`total` places dealt by weight, in whole numbers that never shrink as `total` grows (Webster's
+    method)."""
+    exact = [Fraction(weight) for weight in weights]
+    shares = [weight / sum(exact) for weight in exact]
+    counts = [int(total * share + Fraction(1, 2)) for share in shares]
+    everyone = range(len(shares))
+    while sum(counts) < total:
+        counts[max(everyone, key=lambda i: shares[i] / (2 * counts[i] + 1))] += 1
+    while sum(counts) > total:
+        counts[min((i for i in everyone if counts[i]), key=lambda i: shares[i] / (2 * counts[i] - 1))] -= 1
+    return counts
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Which source comes up at a position, and for which time."""
+
+    weights: tuple[float, ...]
+    seed: int
+
+    def turn(self, position: int) -> tuple[int, int]:
+        """(source, turn) at a position: the source, and how often it came up before."""
+        block, place = divmod(position, BLOCK)
+        sources, turns = _block(self.weights, self.seed, block)
+        return int(sources[place]), int(turns[place])
+
+
+@lru_cache(maxsize=8)
+def _block(weights: tuple[float, ...], seed: int, block: int) -> tuple[IntArray, IntArray]:
+    before = apportion(block * BLOCK, weights)
+    after = apportion((block + 1) * BLOCK, weights)
+    sources = np.repeat(np.arange(len(weights)), np.subtract(after, before))
+    generator(seed, "mixture", block).shuffle(sources)
+    turns = np.empty(BLOCK, dtype=np.int64)
+    for source, first in enumerate(before):
+        places = sources == source
+        turns[places] = first + np.arange(places.sum())
+    return sources, turns
+
+
+@dataclass(frozen=True)
+class EpochOrder:
+    """The order of one source's frames, epoch by epoch.
+
+    `counts` are the frames of each of its shards, numbered on from shard to shard. In each epoch the shards
+    are permuted and taken `shuffle_shards` at a time; the frames of those are permuted together. So a large
+    set reads few shards at once, and a small one is shuffled perfectly."""
+
+    name: str
+    counts: tuple[int, ...]
+    seed: int
+    shuffle_shards: int
+
+    def frame(self, turn: int) -> int:
+        """The number of the frame at a turn."""
+        epoch, place = divmod(turn, sum(self.counts))
+        ends = _group_ends(self, epoch)
+        group = int(np.searchsorted(ends, place, side="right"))
+        start = int(ends[group - 1]) if group else 0
+        return int(_group(self, epoch, group)[place - start])
+
+
+@lru_cache(maxsize=16)
+def _shards(order: EpochOrder, epoch: int) -> IntArray:
+    return generator(order.seed, "shards", order.name, epoch).permutation(len(order.counts))
+
+
+@lru_cache(maxsize=16)
+def _group_ends(order: EpochOrder, epoch: int) -> IntArray:
+    counts = np.asarray(order.counts, dtype=np.int64)[_shards(order, epoch)]
+    starts = np.arange(0, len(counts), order.shuffle_shards)
+    return np.cumsum(np.add.reduceat(counts, starts))
+
+
+@lru_cache(maxsize=16)
+def _group(order: EpochOrder, epoch: int, group: int) -> IntArray:
+    first = [0, *accumulate(order.counts)]
+    shards = _shards(order, epoch)[group * order.shuffle_shards :][: order.shuffle_shards]
+    frames = np.concatenate([np.arange(first[shard], first[shard + 1]) for shard in shards])
+    return generator(order.seed, "frames", order.name, epoch, group).permutation(frames)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Which views of a frame are its references and which its targets, the targets in shuffled order (Sec.
+    3.4)."""
+
+    references: tuple[int, ...]
+    targets: tuple[int, ...]
+
+
+def draw_views(random: np.random.Generator, views: int, references: int, targets: int) -> Draw:
+    """Draw different views of a frame that has `views` of them; at least `references + targets`."""
+    chosen = random.permutation(views)[: references + targets].tolist()
+    return Draw(tuple(chosen[:references]), tuple(chosen[references:]))
+
+
+def spread(total: int, count: int) -> list[int]:
+    """`count` numbers of 0 … total-1, evenly spaced, all of them where there are fewer."""
+    count = min(count, total)
+    return [i * total // count for i in range(count)] if count else []

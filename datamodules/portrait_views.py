@@ -1,0 +1,180 @@
+"""`PortraitViewsDataModule`: reference, targets, conditions and cameras of many people, from mixed
+sources."""
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.utilities.rank_zero import rank_zero_warn
+from torch.utils.data import DistributedSampler
+
+from datamodules.loader import SkipLedger, StreamLoader, StreamProgress
+from datamodules.order import spread
+from datamodules.reading import Batch, ViewReader
+from datamodules.sources import SourceBook, SourceConfig, Sources
+from datamodules.stream import EvaluationBatches, Stream, TrainBatches
+from shards.errors import InputError
+from shards.fetch import ShardCache
+
+GIGABYTE = 10**9
+
+
+class PortraitViewsDataModule(pl.LightningDataModule):
+    """Streams batches as `datamodules.reading.collate` describes them.
+
+    Training is endless (drive it with `max_steps` and an integer `val_check_interval`) and a function of
+    (`seed`, position): neither workers nor ranks change what is streamed, and a resumed run goes on with the
+    very next position, also with another batch size or number of ranks. Every frame of a source comes up once
+    in each of its epochs. Validation and test are finite, in fixed order and with fixed views; honour `valid`
+    there.
+
+    Args:
+        sources: the sources by name, mixed by weight
+        image_size: the side of the images in pixels; shards of another size are refused
+        batch_size: frames in a batch of one rank
+        references: R, portraits drawn of each frame (Eq. 5 takes several)
+        targets: V, views to be generated of each frame
+        conditions: whether to read the targets' condition images
+        num_workers: processes that decode, for each rank; 0 decodes in the training process
+        seed: of the order and the draws
+        shuffle_shards: how many shards are mixed at a time
+        val_frames: how many validation frames are used, evenly spaced; 0 for no validation
+        test_frames: how many test frames are used; all by default
+        max_skipped_share: the share of damaged samples that ends the run
+        cache_dir: where remote shards are kept
+        cache_gb: how much of them is kept
+
+    Raises InputError in `setup` for whatever does not fit, before anything expensive starts.
+    """
+
+    def __init__(
+        self,
+        sources: dict[str, SourceConfig],
+        image_size: int,
+        batch_size: int,
+        references: int = 1,
+        targets: int = 8,
+        conditions: bool = True,
+        num_workers: int = 1,
+        seed: int = 0,
+        shuffle_shards: int = 64,
+        val_frames: int = 64,
+        test_frames: int | None = None,
+        max_skipped_share: float = 0.02,
+        cache_dir: str = "shards/cache",
+        cache_gb: float = 200.0,
+    ) -> None:
+        super().__init__()
+        _at_least(1, image_size=image_size, batch_size=batch_size, shuffle_shards=shuffle_shards)
+        _at_least(1, references=references, targets=targets)
+        _at_least(0, num_workers=num_workers, seed=seed, val_frames=val_frames, cache_gb=cache_gb)
+        _at_least(0, max_skipped_share=max_skipped_share, test_frames=test_frames or 0)
+        self.batch_size = batch_size
+        self._configs = sources
+        self._reader = ViewReader(image_size, references, targets, conditions)
+        self._num_workers = num_workers
+        self._seed = seed
+        self._shuffle_shards = shuffle_shards
+        self._budgets = {"val": val_frames, "test": test_frames}
+        self._max_skipped_share = max_skipped_share
+        self._cache = ShardCache(Path(cache_dir), int(cache_gb * GIGABYTE))
+        self._book: SourceBook | None = None
+        self._splits: dict[str, Sources] = {}
+        self._progress = StreamProgress()
+
+    def setup(self, stage: str) -> None:
+        """Open and check the shards of the stage's splits."""
+        self._book = self._book or SourceBook(self._configs, self._cache)
+        if stage == "fit":
+            self._splits["train"] = self._book.require("train", self._reader, self._max_skipped_share)
+            if self._global_step() == 0:
+                self._progress = StreamProgress()
+        if stage in ("fit", "validate") and self._budgets["val"] != 0:
+            self._splits["val"] = self._evaluated("val")
+        if stage == "test":
+            self._splits["test"] = self._evaluated("test")
+
+    def train_dataloader(self) -> StreamLoader:
+        """This rank's batches of the stream, from where training stands whenever it is iterated."""
+        rank, world_size = self._ranks()
+        batches = TrainBatches(self._stream(), self.batch_size, rank, world_size)
+        return self._loader(batches, begin=lambda: self._progress.taken)
+
+    def val_dataloader(self) -> StreamLoader | list[StreamLoader]:
+        """This rank's share of the validation frames; none if `val_frames` is 0."""
+        return self._evaluation_loader("val") if "val" in self._splits else []
+
+    def test_dataloader(self) -> StreamLoader:
+        """This rank's share of the test frames."""
+        return self._evaluation_loader("test")
+
+    def samples(self, frames: int, split: str = "val") -> Batch:
+        """One batch of `frames` frames of an evaluated split, evenly spaced and always the same: for
+        pictures."""
+        everything = self._splits[split].spread(self._budgets[split])
+        chosen = [everything[i] for i in spread(len(everything), frames)]
+        batch = EvaluationBatches(chosen, self._reader, len(chosen))[0]
+        if isinstance(batch, InputError):
+            raise batch
+        return batch
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ARG002
+        """Keeps account of the stream position that training reached."""
+        if self.trainer is not None and self.trainer.training:
+            rank, world_size = self._ranks()
+            start = int(batch["position"][0]) - rank * self.batch_size
+            self._progress.take(start + world_size * self.batch_size, self._global_step())
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream goes on after the last finished optimiser step; the same on every rank."""
+        self._progress.settle(self._global_step())
+        return {"samples_seen": self._progress.done, "stream": self._description()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where a checkpoint says. Warns where the stream is not the one it was made on."""
+        self._progress = StreamProgress(int(state_dict["samples_seen"]))
+        if state_dict["stream"] != self._description():
+            was, now = state_dict["stream"], self._description()
+            rank_zero_warn(f"resuming on another data stream: it was {was}, now it is {now}")
+
+    def _stream(self) -> Stream:
+        train = self._splits["train"]
+        return Stream(train.frames, train.weights, self._seed, self._shuffle_shards, self._reader)
+
+    def _description(self) -> dict[str, Any]:
+        """What the order of the stream depends on."""
+        train = self._splits.get("train", Sources((), ()))
+        sources = {f.name: [len(f), weight] for f, weight in zip(train.frames, train.weights, strict=True)}
+        return {"sources": sources, "seed": self._seed, "shuffle_shards": self._shuffle_shards}
+
+    def _evaluated(self, split: str) -> Sources:
+        assert self._book is not None
+        sources = self._book.open(split, self._reader, self._max_skipped_share)
+        if not sources.frames:
+            remedy = "; set val_frames to 0 to do without" if split == "val" else ""
+            raise InputError(f"none of the sources {', '.join(self._configs)} has {split} shards{remedy}")
+        return sources
+
+    def _evaluation_loader(self, split: str) -> StreamLoader:
+        rank, world_size = self._ranks()
+        frames = self._splits[split].spread(self._budgets[split])
+        batches = EvaluationBatches(frames, self._reader, self.batch_size, world_size)
+        return self._loader(batches, sampler=DistributedSampler(batches, world_size, rank, shuffle=False))
+
+    def _loader(self, batches: TrainBatches | EvaluationBatches, **options: Any) -> StreamLoader:
+        return StreamLoader(
+            batches, SkipLedger(self._max_skipped_share), num_workers=self._num_workers, **options
+        )
+
+    def _ranks(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+
+    def _global_step(self) -> int:
+        return self.trainer.global_step if self.trainer is not None else 0
+
+
+def _at_least(bound: int, **values: float) -> None:
+    for name, value in values.items():
+        if value < bound:
+            raise InputError(f"data.{name} is {value}: give {bound} or more")

@@ -1,0 +1,111 @@
+"""Batches as a function of where they stand: of the stream in training, of a fixed list of frames in
+evaluation."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
+
+from datamodules.order import EpochOrder, Mixture, generator
+from datamodules.reading import Batch, Item, ViewReader, collate, first_readable
+from shards.errors import InputError
+from shards.frames import FrameSet
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The endless training stream over several sources: position → item, and nothing else matters.
+
+    A damaged frame is replaced by the next readable one of its source's order.
+    """
+
+    sources: tuple[FrameSet, ...]
+    weights: tuple[float, ...]
+    seed: int
+    shuffle_shards: int
+    reader: ViewReader
+
+    def item(self, position: int) -> Item:
+        """The item at a position. Raises InputError where its source is beyond use."""
+        source, turn = Mixture(self.weights, self.seed).turn(position)
+        frames = self.sources[source]
+        order = EpochOrder(frames.name, frames.counts, self.seed, self.shuffle_shards)
+        item = first_readable(
+            frames,
+            lambda attempt: order.frame(turn + attempt),
+            self.reader,
+            lambda _: generator(self.seed, "views", position),
+        )
+        return replace(item, position=position)
+
+
+class TrainBatches(IterableDataset[Batch | InputError]):
+    """This rank's batches of a stream from position `start` on, without end.
+
+    The g-th batch of all ranks together covers `batch_size * world_size` positions, each rank its own slice
+    in order; worker w of n makes the batches w, w + n, …, which the loader puts back in order. An InputError
+    is handed over as an item, for the loader to raise where it is one line."""
+
+    def __init__(self, stream: Stream, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+        self.start = 0
+        self._stream = stream
+        self._batch_size = batch_size
+        self._rank = rank
+        self._world_size = world_size
+
+    def __iter__(self) -> Iterator[Batch | InputError]:
+        worker = get_worker_info()
+        first, step = (worker.id, worker.num_workers) if worker else (0, 1)
+        return map(self.batch, count(first, step))
+
+    def batch(self, number: int) -> Batch | InputError:
+        """This rank's part of the global batch `number`."""
+        first = self.start + (number * self._world_size + self._rank) * self._batch_size
+        try:
+            return collate(
+                [self._stream.item(position) for position in range(first, first + self._batch_size)]
+            )
+        except InputError as error:
+            return error
+
+
+class EvaluationBatches(Dataset[Batch | InputError]):
+    """A fixed list of frames in batches of one size, the same for every seed and number of ranks.
+
+    The views drawn of a frame follow from its key. What is missing to whole batches on every rank is filled
+    up with frames whose `valid` is False; so is the place of a damaged frame."""
+
+    def __init__(
+        self, frames: Sequence[tuple[FrameSet, int]], reader: ViewReader, batch_size: int, world_size: int = 1
+    ) -> None:
+        self._frames = list(frames)
+        self._reader = reader
+        self._batch_size = batch_size
+        batches = -(-len(self._frames) // batch_size)
+        self._batches = -(-batches // world_size) * world_size
+
+    def __len__(self) -> int:
+        return self._batches
+
+    def __getitem__(self, number: int) -> Batch | InputError:
+        if not 0 <= number < self._batches:
+            raise IndexError(number)
+        first = number * self._batch_size
+        try:
+            return collate([self._item(place) for place in range(first, first + self._batch_size)])
+        except InputError as error:
+            return error
+
+    def _item(self, place: int) -> Item:
+        frames, number = self._frames[place % len(self._frames)]
+        item = first_readable(
+            frames,
+            lambda attempt: (number + attempt) % len(frames),
+            self._reader,
+            lambda key: generator(0, "views", key),
+        )
+        fills = place >= len(self._frames)
+        return replace(
+            item, position=place, valid=not (fills or item.skipped), skipped=[] if fills else item.skipped
+        )

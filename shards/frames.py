@@ -1,0 +1,74 @@
+"""The frames of one split of one source, numbered, each readable by itself."""
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+
+from shards.catalog import Shard, views_of
+from shards.errors import InputError
+from shards.fetch import ShardCache
+from shards.index import ShardIndex, Span
+from shards.reader import ShardReader
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame in its shard: nothing of it is read yet."""
+
+    key: str
+    members: dict[str, Span]
+    path: Path
+    reader: ShardReader
+
+    def read(self, names: Iterable[str]) -> dict[str, bytes]:
+        """The named members. Raises SampleError for one that is missing or cut off."""
+        return self.reader.read(self.path, self.members, names)
+
+
+class FrameSet:
+    """Frames 0 … len-1 of one split of one source, shard after shard.
+
+    It goes to worker processes as it is; each opens its own files, and indexes remote shards when it first
+    needs them."""
+
+    def __init__(self, name: str, split: str, shards: Sequence[Shard], cache: ShardCache) -> None:
+        self.name = name
+        self.split = split
+        self.shards = tuple(shards)
+        self.counts = tuple(shard.samples for shard in shards)
+        self._ends = list(accumulate(self.counts))
+        self._cache = cache
+        self._reader = ShardReader()
+        self._indices: dict[str, ShardIndex] = {s.url: s.index for s in shards if s.index is not None}
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def frame(self, number: int) -> Frame:
+        """Frame `number`. Raises InputError where its shard cannot be had."""
+        place = bisect_right(self._ends, number)
+        shard = self.shards[place]
+        record = shard.record
+        path = self._cache.local(shard.url, *((record.bytes, record.sha256) if record else ()))
+        index = self._indices.get(shard.url) or self._scan(shard, path)
+        sample = number - (self._ends[place] - shard.samples)
+        return Frame(index.keys[sample], index.members(sample), path, self._reader)
+
+    def unusable(self, views: int) -> list[str]:
+        """The keys of indexed frames that are incomplete or have fewer than `views` views."""
+        keys: list[str] = []
+        for index in self._indices.values():
+            enough = [views_of(layout) >= views for layout in index.layouts]
+            keys += [key for key, layout in zip(index.keys, index.layout, strict=True) if not enough[layout]]
+        return keys
+
+    def _scan(self, shard: Shard, path: Path) -> ShardIndex:
+        index = ShardIndex.scan(path)
+        if len(index) != shard.samples:
+            raise InputError(
+                f"{shard.url}: {len(index)} samples, its manifest says {shard.samples}: fetch it again"
+            )
+        self._indices[shard.url] = index
+        return index

@@ -1,0 +1,37 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from datamodules import PortraitViewsDataModule, SourceConfig
+from shards.builder import build
+from tests.shards.fake_source import FakeSource
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two built folders of 12-view frames of 16 pixels: `small` has 7 people, `large` 20; two frames each,
+    shards of two frames."""
+    folder = tmp_path_factory.mktemp("built")
+    for name, people in (("small", 7), ("large", 20)):
+        build(FakeSource(people, name=name), folder / name, 0, max_shard_bytes=100_000)
+    return folder
+
+
+@pytest.fixture
+def make(built: Path, tmp_path: Path) -> Callable[..., PortraitViewsDataModule]:
+    """Makes a data module over both folders, changed as asked."""
+
+    def make(**change: Any) -> PortraitViewsDataModule:
+        options: dict[str, Any] = {
+            "sources": {name: SourceConfig(str(built / name)) for name in ("small", "large")},
+            "image_size": 16,
+            "batch_size": 2,
+            "num_workers": 0,
+            "shuffle_shards": 3,
+            "cache_dir": str(tmp_path / "cache"),
+        }
+        return PortraitViewsDataModule(**{**options, **change})
+
+    return make

@@ -1,0 +1,110 @@
+"""Remote shards: fetched whole into a bounded cache, checked, and streamed as local ones are."""
+
+import functools
+import itertools
+import os
+import threading
+from collections.abc import Callable, Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from datamodules import PortraitViewsDataModule, SourceConfig
+from shards.errors import InputError
+from shards.fetch import ShardCache
+
+Make = Callable[..., PortraitViewsDataModule]
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """Serves files and says nothing."""
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture(scope="module")
+def server(built: Path) -> Iterator[str]:
+    """The address that serves the built folders."""
+    http = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(built)))
+    threading.Thread(target=http.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{http.server_address[1]}"
+    http.shutdown()
+    http.server_close()
+
+
+def keys(data: PortraitViewsDataModule) -> list[list[str]]:
+    data.setup("fit")
+    return [batch["key"] for batch in itertools.islice(data.train_dataloader(), 8)]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_remote_folder_streams_as_a_local_one(make: Make, built: Path, server: str, workers: int) -> None:
+    local = make(sources={"it": SourceConfig(str(built / "small"))})
+    remote = make(sources={"it": SourceConfig(f"{server}/small/")}, num_workers=workers)
+    assert keys(remote) == keys(local)
+
+
+def test_every_way_to_name_shards(make: Make, built: Path, server: str) -> None:
+    folder = built / "small"
+    expected = keys(make(sources={"it": SourceConfig(str(folder))}, val_frames=0))
+    ways: list[str | list[str]] = [
+        str(folder / "{train,val}-*.tar"),
+        [str(folder / "train-00000{0..6}.tar"), str(folder / "val-000000.tar")],
+        f"{folder}/train-00000{{0..3}}.tar::{folder}/train-00000{{4..6}}.tar",
+        f"file://{folder}/train-00000{{0..6}}.tar",
+        [f"pipe:cat {folder}/train-00000{i}.tar" for i in range(7)],
+        f"{server}/small/train-00000{{0..6}}.tar",
+    ]
+    for urls in ways:
+        assert keys(make(sources={"it": SourceConfig(urls)}, val_frames=0)) == expected
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "{server}/nowhere.tar",
+        "{server}/nowhere/",
+        "pipe:exit 3",
+        "s3://bucket/a.tar",
+        "http://127.0.0.1:9/a.tar",
+    ],
+)
+def test_what_cannot_be_fetched_is_one_line(make: Make, server: str, url: str, tmp_path: Path) -> None:
+    url = url.format(server=server)
+    with pytest.raises(InputError) as error:
+        make(sources={"it": SourceConfig(url)}).setup("fit")
+    assert url.rstrip("/") in str(error.value)
+    assert not [path for path in (tmp_path / "cache").glob("*") if path.suffix != ".lock"]
+
+
+def test_what_comes_is_checked_before_it_is_kept(server: str, built: Path, tmp_path: Path) -> None:
+    cache = ShardCache(tmp_path, 10**9)
+    url = f"{server}/small/train-000000.tar"
+    size = (built / "small/train-000000.tar").stat().st_size
+    for promised, message in (
+        ((size + 1, None), "promises"),
+        ((size - 1, None), "larger"),
+        ((size, "0" * 64), "checksum"),
+    ):
+        with pytest.raises(InputError, match=message):
+            cache.local(url, *promised)
+        assert not list(tmp_path.glob("*.tar"))
+        assert not list(tmp_path.glob("*.partial"))
+    assert cache.local(url, size).read_bytes() == (built / "small/train-000000.tar").read_bytes()
+
+
+def test_the_cache_is_bounded(server: str, built: Path, tmp_path: Path) -> None:
+    size = (built / "small/train-000000.tar").stat().st_size
+    urls = [f"{server}/small/train-00000{i}.tar" for i in range(3)]
+    cache = ShardCache(tmp_path, 2 * size)
+    first, second = (cache.local(url, size) for url in urls[:2])
+    with pytest.raises(InputError, match="full of shards in use"):
+        cache.local(urls[2], size)
+    os.utime(first, (0, 0))
+    third = cache.local(urls[2], size)
+    assert sorted(tmp_path.glob("*.tar")) == sorted([second, third])
+    with pytest.raises(InputError, match="larger than"):
+        ShardCache(tmp_path / "tiny", size - 1).local(urls[0])
