@@ -19,7 +19,8 @@ class Exportable(Protocol):
 
 
 class Export(pl.Callback):
-    """Calls the module's `export` at the end of training: to `folder`, by default `export/` in the run's folder.
+    """Calls the module's `export` at the end of training: to `folder`, by default `export/` in the run's
+    folder.
 
     Raises InputError before training where `folder` exists already.
     """
@@ -28,7 +29,7 @@ class Export(pl.Callback):
         self.folder = None if folder is None else Path(folder)
         self.written: Path | None = None
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:  # noqa: ARG002
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuses to train towards a folder that could not be written."""
         if self.folder is not None and self.folder.exists():
             raise InputError(f"{self.folder} exists already: remove it, or set Export's folder to another")

@@ -22,7 +22,8 @@ class Pictured(Protocol):
 class Pictures(pl.Callback):
     """Draws the first `items` items of the first validation batch, every `every_n_validations`-th validation.
 
-    PNGs lie in `pictures/` of the run's folder as `<name>-<step>.png`; `rows` items stand side by side in a line.
+    PNGs lie in `pictures/` of the run's folder as `<name>-<step>.png`; `columns` items stand side by side in a
+    line.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class Pictures(pl.Callback):
         self,
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
-        outputs: Any,  # noqa: ARG002
+        outputs: Any,
         batch: dict[str, Any],
         batch_idx: int,
         dataloader_idx: int = 0,
@@ -72,7 +73,8 @@ class Pictures(pl.Callback):
 
 
 def grid(pictures: Tensor, columns: int, upscale: int) -> Image.Image:
-    """Pictures (B, P, 3, S, S) in [-1, 1] as one image: `columns` items in a line, each P pictures side by side."""
+    """Pictures (B, P, 3, S, S) in [-1, 1] as one image: `columns` items in a line, each P pictures side by
+    side."""
     items, count, _, height, width = pictures.shape
     lines = -(-items // columns)
     canvas = torch.full((lines * columns, count, 3, height, width), 255, dtype=torch.uint8)

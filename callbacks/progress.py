@@ -11,7 +11,8 @@ LOG_INTERVAL = 30.0  # seconds between lines where the output is a file
 
 
 class StepProgress(ProgressBar):
-    """Steps done of `max_steps`, rate, time left, and the metrics logged with `prog_bar`; a second bar validates."""
+    """Steps done of `max_steps`, rate, time left, and the metrics logged with `prog_bar`; a second bar
+    validates."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -10,21 +10,22 @@ WARMUP_BATCHES = 2
 
 
 class Throughput(pl.Callback):
-    """Logs `train/images_per_second` of this rank and `train/data_wait`, the share of time spent waiting for batches.
+    """Logs `train/images_per_second` of this rank and `train/data_wait`, the share of time spent waiting
+    for batches.
 
-    Both are over the batches since they were last logged. Images are counted in the batch's tensor named `count`:
-    all its dimensions but the last three.
+    Both are over the batches since they were last logged. Images are counted in the batch's tensor named
+    `count`: all its dimensions but the last three.
     """
 
     def __init__(self, count: str = "target") -> None:
         self.count = count
         self._start()
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts the clock."""
         self._start()
 
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:  # noqa: ARG002
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         """What has passed since the last batch was waiting."""
         self._waited += time.perf_counter() - self._idle_since
 
@@ -46,7 +47,7 @@ class Throughput(pl.Callback):
             self._start()
         self._idle_since = time.perf_counter()
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Validation is neither training nor waiting."""
         self._start()
 

@@ -14,8 +14,8 @@ from shards.errors import InputError
 class WeightAverage(pl.Callback):
     """Keeps an average of the trainable parameters, validates with it, and stores it in the checkpoint.
 
-    After n optimiser steps the decay is min(`decay`, (1 + n) / (10 + n)), so that the random start is soon forgotten.
-    The module's own weights in a checkpoint are always those being trained.
+    After n optimiser steps the decay is min(`decay`, (1 + n) / (10 + n)), so that the random start is soon
+    forgotten. The module's own weights in a checkpoint are always those being trained.
     """
 
     def __init__(self, decay: float = 0.999) -> None:
@@ -26,7 +26,7 @@ class WeightAverage(pl.Callback):
         self.average: dict[str, Tensor] = {}
         self._trained: dict[str, Tensor] | None = None
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts at the weights as they are, or goes on from a checkpoint's average."""
         parameters = trainable(pl_module)
         if not self.average:
@@ -48,19 +48,20 @@ class WeightAverage(pl.Callback):
             list(self.average.values()), [parameters[name] for name in self.average], 1 - decay
         )
 
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Puts the average in."""
         if self.average:
             self._swap_in(pl_module)
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Puts the weights being trained back, before any checkpoint is written."""
         self._swap_out(pl_module)
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:  # noqa: ARG002
-        """As `on_validation_end`: the checkpoint of an interrupted validation holds the weights being trained."""
+    ) -> None:
+        """As `on_validation_end`: the checkpoint of an interrupted validation holds the weights being
+        trained."""
         self._swap_out(pl_module)
 
     @contextmanager

@@ -12,7 +12,7 @@ from callbacks.pictures import Pictures
 class Whereabouts(pl.Callback):
     """Prints where checkpoint, export, logs and pictures are when training has ended."""
 
-    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Prints one line for each thing there is."""
         if trainer.is_global_zero:
             places = whereabouts(trainer)

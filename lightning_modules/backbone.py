@@ -15,7 +15,7 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_modules.draws import generator, normal
+from lightning_modules.draws import generator, normal, spread_timesteps
 from lightning_modules.networks.denoiser import Denoiser
 from lightning_modules.networks.pretrained import Backbone, save_backbone
 from lightning_modules.networks.weights import load_model, save_model, whole_folder
@@ -96,7 +96,7 @@ class AutoencoderModule(pl.LightningModule):
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:  # noqa: ARG002
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """`val/PSNR` in dB, the mean over images of reconstructions from the posterior's mean."""
         images = to_unit(batch["images"])
         reconstruction = self.reconstruct(images)
@@ -153,7 +153,8 @@ class AutoencoderModule(pl.LightningModule):
 
 
 class BackboneModule(pl.LightningModule):
-    """Trains F itself, `L = E‖ε − ε_θ(z_t, ∅, t)‖²` (Eq. 1), on {"moments": (B, 2C, H, W)} of `vae`, a model folder.
+    """Trains F itself, `L = E‖ε − ε_θ(z_t, ∅, t)‖²` (Eq. 1), on {"moments": (B, 2C, H, W)} of `vae`, a
+    model folder.
 
     The empty prompt is one token of normal noise, fixed by the seed: nothing else is ever said to this model.
     """
@@ -202,10 +203,8 @@ class BackboneModule(pl.LightningModule):
         latents = posterior.mean + posterior.std * normal(posterior.mean.shape, draw, posterior.mean)
         latents = latents * self.vae.config.scaling_factor
         noise = normal(latents.shape, draw, latents)
-        # one timestep from each of B equal parts of the schedule: less variance than B independent ones
         count = self.scheduler.config.num_train_timesteps
-        parts = torch.randperm(len(latents), generator=draw) + torch.rand(len(latents), generator=draw)
-        timesteps = (parts * count / len(latents)).long().clamp(max=count - 1).to(latents.device)
+        timesteps = spread_timesteps(len(latents), count, draw).to(latents.device)
         predicted = self.denoiser(self.scheduler.add_noise(latents, noise, timesteps), timesteps)
         return F.mse_loss(predicted.float(), noise, reduction="none").mean((1, 2, 3))
 

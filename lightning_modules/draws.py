@@ -13,5 +13,18 @@ def generator(*key: int | str) -> torch.Generator:
 
 
 def normal(shape: torch.Size | tuple[int, ...], draw: torch.Generator, like: Tensor) -> Tensor:
-    """Standard normal noise of `shape`, drawn on the CPU so that every device sees the same; dtype and device as `like`."""
+    """Standard normal noise of `shape`, in dtype and on the device of `like`.
+
+    It is drawn on the CPU, so that every device sees the same.
+    """
     return torch.randn(tuple(shape), generator=draw).to(like.device, like.dtype)
+
+
+def spread_timesteps(count: int, total: int, draw: torch.Generator) -> Tensor:
+    """`count` timesteps (count,) below `total`, uniform, one from each of `count` equal parts in random
+    order.
+
+    The mean of a loss over them varies less than over independent ones.
+    """
+    parts = torch.randperm(count, generator=draw) + torch.rand(count, generator=draw)
+    return (parts * (total / count)).long().clamp(max=total - 1)

@@ -1,4 +1,5 @@
-"""Training: `python -m lightning_modules.fit --config configs/stage1.yaml [--config more.yaml] [--ckpt_path last.ckpt]`.
+"""Training: `python -m lightning_modules.fit --config configs/stage1.yaml [--config more.yaml] [--ckpt_path
+last.ckpt]`.
 
 A YAML names the module, the data and the trainer; later files and flags win over earlier ones.
 """
@@ -17,14 +18,13 @@ from torch import nn
 
 from shards.errors import InputError, one_line
 
-
 TERMINATED = 128 + 15  # what a shell reports of a process that SIGTERM ended
 
 
 class LoggedConfig(SaveConfigCallback):
     """Saves the configuration beside the metrics and gives it to the loggers."""
 
-    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:  # noqa: ARG002
+    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Every setting of the run as hyperparameters."""
         values = yaml.safe_load(self.parser.dump(self.config))
         for logger in trainer.loggers:
@@ -103,7 +103,8 @@ def last_checkpoint(trainer: pl.Trainer) -> str:
 
 
 def main(args: Sequence[str] | None = None) -> pl.Trainer:
-    """Parse, build, fit. A user's mistake ends in one line; interrupted runs leave a checkpoint to go on from."""
+    """Parse, build, fit. A user's mistake ends in one line; interrupted runs leave a checkpoint to go on
+    from."""
     with one_line():
         cli = read_config(args)
         print(report_parameters(cli.model))

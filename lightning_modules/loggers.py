@@ -19,7 +19,8 @@ def wandb_logger(
     id: str | None = None,
     offline: bool | None = None,
 ) -> WandbLogger:
-    """A W&B logger that never asks: offline unless this machine is logged in, or as `offline` or WANDB_MODE says.
+    """A W&B logger that never asks: offline unless this machine is logged in, or as `offline` or WANDB_MODE
+    says.
 
     `id` goes on with an earlier run. Raises InputError where wandb is not installed.
     """

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 import pytorch_lightning as pl
 import torch
@@ -33,7 +33,8 @@ class Optimization(TypedDict):
 
 @dataclass(frozen=True)
 class Learning:
-    """How fast: linear warm-up to `rate`, then constant or a cosine down to 2 % of it at the trainer's max_steps.
+    """How fast: linear warm-up to `rate`, then constant or a cosine down to 2 % of it at the trainer's
+    max_steps.
 
     Matrices and kernels decay by `weight_decay`; biases and norms never do.
     """
@@ -69,7 +70,21 @@ class Learning:
 
 
 def step_generator(module: pl.LightningModule, seed: int, batch_idx: int) -> torch.Generator:
-    """The draws of this micro-batch: a function of seed, optimiser step, place in the accumulation, and rank."""
+    """The draws of this micro-batch: a function of seed, optimiser step, place in the accumulation, and
+    rank."""
     trainer = module.trainer
     micro = batch_idx % trainer.accumulate_grad_batches
     return generator(seed, "train", trainer.global_step, micro, trainer.global_rank)
+
+
+def rewind(checkpoint: dict[str, Any], accumulate: int) -> None:
+    """Let a checkpoint taken amid a gradient accumulation resume at its first micro-batch.
+
+    The gradients of a half-done accumulation are in no checkpoint; counted as done, its micro-batches would
+    be missing from the step. The data stream's state, too, goes back to the last finished step.
+    """
+    progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    odd = progress["current"]["processed"] % accumulate
+    for counts in (progress["current"], progress["total"]):
+        for name, count in counts.items():
+            counts[name] = count - odd

@@ -23,7 +23,8 @@ from shards.schema import decode
 
 
 class PoolLoader:
-    """Batches of rows of one tensor in an order that is a function of (seed, epoch), resumable at any batch."""
+    """Batches of rows of one tensor in an order that is a function of (seed, epoch), resumable at any
+    batch."""
 
     def __init__(
         self, rows: Tensor, name: str, batch_size: int, seed: int, rank: int = 0, ranks: int = 1
@@ -80,11 +81,11 @@ class OrderedLoader:
 class ImagePool(pl.LightningDataModule):
     """All views and conditions of the built folders `folders`, shuffled one by one, each once an epoch.
 
-    Batches are {"images": (B, 3, S, S) uint8}; with `vae`, a model folder, the images are encoded once at the start
-    and batches are {"moments": (B, 2C, H, W) float16}: mean and log-variance of the posterior, before scaling.
-    The pool is held in memory on every rank: it is for captures of small images. `val_images` of the val split, evenly
-    spread, are kept for validation. Raises InputError on folders that cannot be read, are of several image sizes, or
-    have too few images for one batch.
+    Batches are {"images": (B, 3, S, S) uint8}; with `vae`, a model folder, the images are encoded once at
+    the start and batches are {"moments": (B, 2C, H, W) float16}: mean and log-variance of the posterior,
+    before scaling. The pool is held in memory on every rank: it is for captures of small images.
+    `val_images` of the val split, evenly spread, are kept for validation. Raises InputError on folders that
+    cannot be read, are of several image sizes, or have too few images for one batch.
     """
 
     def __init__(
@@ -106,7 +107,7 @@ class ImagePool(pl.LightningDataModule):
         self.train_rows: Tensor | None = None
         self.val_rows: Tensor | None = None
 
-    def setup(self, stage: str) -> None:  # noqa: ARG002 (training and validation need the same)
+    def setup(self, stage: str) -> None:
         """Reads, and encodes, both splits; with progress bars."""
         if self.train_rows is not None:
             return
@@ -174,7 +175,8 @@ def to_unit(images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def encode_moments(vae: AutoencoderKL, images: Tensor, batch: int, description: str) -> Tensor:
-    """Posterior mean and log-variance (N, 2C, H, W) float16 of images (N, 3, S, S) uint8, in bfloat16 arithmetic."""
+    """Posterior mean and log-variance (N, 2C, H, W) float16 of images (N, 3, S, S) uint8, in bfloat16
+    arithmetic."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     vae = vae.to(device)
     moments: list[Tensor] = []
@@ -189,4 +191,4 @@ def encode_moments(vae: AutoencoderKL, images: Tensor, batch: int, description: 
 
 
 def _listed(sizes: Mapping[Path, int]) -> str:
-    return ", ".join(f"{folder} ({size}×{size})" for folder, size in sizes.items())
+    return ", ".join(f"{folder} ({size} pixels)" for folder, size in sizes.items())

@@ -1,0 +1,266 @@
+"""What the stages of training share: the frozen backbone, Eq. 1, fixed validation losses, pictures,
+checkpoints.
+
+Shape letters: B frames, V views, R references, C channels, H W latent size, S image side.
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import pytorch_lightning as pl
+import torch
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor
+
+from lightning_modules.draws import generator, normal, spread_timesteps
+from lightning_modules.networks.denoiser import Denoiser
+from lightning_modules.networks.pretrained import load_backbone
+from lightning_modules.networks.reference import AppearanceReference
+from lightning_modules.networks.weights import compare_names
+from lightning_modules.optimization import Learning, Optimization, rewind, step_generator
+from lightning_modules.parts import IN_CHECKPOINT, StageCard, fingerprint, save_part
+from lightning_modules.sampling.ddim import portrait_bank, sample
+
+ReferenceTimestep = Literal["zero", "current"]
+Batch = dict[str, Any]
+LEARNING = Learning()
+DTYPES = {"float16": torch.float16, "float32": torch.float32}
+
+
+class Stage(pl.LightningModule):
+    """Trains one part of the model on batches of `PortraitViewsDataModule`, everything else frozen.
+
+    A subclass builds its part in `build`, names where it is in `part`, and says in `settings` what using it
+    takes.
+
+    `backbone`: a Stable Diffusion 1.5 folder of any width, or a hub id.
+    `reference_timestep`: what F_ref sees: "zero" (its features are then computed once a portrait), or the
+    "current".
+    `encode_batch`: how many images the VAE takes at a time. `compile`: the networks through torch.compile.
+    `sample_steps`, `guidance`: of the pictures.
+    """
+
+    stage: ClassVar[str]
+    part: ClassVar[str]
+
+    def __init__(
+        self,
+        backbone: str,
+        learning: Learning = LEARNING,
+        reference_timestep: ReferenceTimestep = "zero",
+        gradient_checkpointing: bool = False,
+        compile: bool = False,
+        encode_batch: int = 64,
+        sample_steps: int = 50,
+        guidance: float = 3.0,
+        export_dtype: Literal["float16", "float32"] = "float16",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["learning"])
+        self.learning = learning
+        loaded = load_backbone(backbone)
+        self.vae = loaded.vae
+        self.scheduler = loaded.scheduler
+        self.reference = AppearanceReference.from_unet(loaded.unet)
+        self.reference.gradient_checkpointing = gradient_checkpointing
+        self.denoiser = Denoiser(
+            loaded.unet, loaded.empty_prompt, gradient_checkpointing=gradient_checkpointing
+        )
+        self.fingerprint = fingerprint(loaded.unet)
+        self.build()
+        self.requires_grad_(False)
+        self.trained.requires_grad_(True)
+
+    @abstractmethod
+    def build(self) -> None:
+        """Adds to `denoiser` what this stage needs, and loads what earlier stages trained."""
+
+    @property
+    def trained(self) -> ModelMixin:
+        """The one module that is trained."""
+        return self.get_submodule(self.part)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What using the trained part takes beside its weights."""
+        return {"reference_timestep": self.hparams.reference_timestep}
+
+    @property
+    def card(self) -> StageCard:
+        """Says of the trained part what it is."""
+        return StageCard(self.stage, self.part, self.fingerprint, self.settings)
+
+    def train(self, mode: bool = True) -> "Stage":
+        """Everything frozen stays in eval mode."""
+        super().train(False)
+        self.trained.train(mode)
+        return self
+
+    def on_fit_start(self) -> None:
+        """Compiles, if asked to, once the networks are on their device."""
+        if self.hparams.compile:
+            self.denoiser.compile()
+            self.reference.compile()
+
+    # The loss
+
+    @torch.no_grad()
+    def encode(self, images: Tensor, draw: torch.Generator | None = None) -> Tensor:
+        """Images (…, 3, S, S) in [-1, 1] to latents (…, 4, H, W) in F's scale: the mean, or a draw of the
+        posterior."""
+        latents = []
+        for some in images.flatten(0, -4).split(self.hparams.encode_batch):
+            posterior = self.vae.encode(some).latent_dist
+            drawn = 0.0 if draw is None else posterior.std.float() * normal(posterior.mean.shape, draw, some)
+            latents.append(posterior.mean.float() + drawn)
+        return torch.cat(latents).unflatten(0, images.shape[:-3]) * self.vae.config.scaling_factor
+
+    def bank_of(self, references: Tensor, timesteps: Tensor) -> Any:
+        """F_ref's bank of clean latents (B, R, 4, H, W); `timesteps` (B,) are those of the targets."""
+        seen = timesteps if self.hparams.reference_timestep == "current" else torch.zeros_like(timesteps)
+        with nullcontext() if self.reference is self.trained else torch.no_grad():
+            return self.reference(references, seen, self.denoiser.empty_prompt)
+
+    def denoise(
+        self, batch: Batch, references: Tensor, latents: Tensor, noise: Tensor, timesteps: Tensor
+    ) -> Tensor:
+        """Eq. 1 of each view: squared error (B, V) of the noise predicted in latents (B, V, 4, H, W) noised
+        with `noise` of their shape to `timesteps` (B, V), reading references (B, R, 4, H, W)."""
+        views = latents.shape[1]
+        flat = timesteps.flatten()
+        noised = self.scheduler.add_noise(latents.flatten(0, 1), noise.flatten(0, 1), flat)
+        condition = batch["condition"].flatten(0, 1) if self.denoiser.control is not None else None
+        bank = self.bank_of(references, timesteps[:, 0])
+        predicted = self.denoiser(noised, flat, bank, condition=condition, views=views)
+        return (predicted.float() - noise.flatten(0, 1)).square().mean((1, 2, 3)).unflatten(0, (-1, views))
+
+    @property
+    def one_timestep(self) -> bool:
+        """Whether the views of a frame share a timestep: where they attend to each other, or F_ref sees
+        it."""
+        return self.denoiser.cross_view is not None or self.hparams.reference_timestep == "current"
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Eq. 1 at drawn timesteps."""
+        draw = step_generator(self, self.hparams.seed, batch_idx)
+        latents = self.encode(batch["target"], draw)
+        frames, views = latents.shape[:2]
+        count = frames if self.one_timestep else frames * views
+        timesteps = spread_timesteps(count, self.scheduler.config.num_train_timesteps, draw)
+        timesteps = timesteps.view(frames, -1).expand(frames, views).to(latents.device)
+        noise = normal(latents.shape, draw, latents)
+        loss = self.denoise(batch, self.encode(batch["reference"]), latents, noise, timesteps).mean()
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    # Validation
+
+    def fixed_draws(self, keys: Sequence[str], latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Noise like latents (B, V, 4, H, W) and timesteps (B, V) that depend on the frames' keys alone.
+
+        The timesteps of a frame's views are spread evenly over the schedule, where they may differ.
+        """
+        views, total = latents.shape[1], self.scheduler.config.num_train_timesteps
+        draws = [generator("validation", key) for key in keys]
+        noise = torch.stack([normal(latents.shape[1:], draw, latents) for draw in draws])
+        place = torch.stack([torch.rand(1, generator=draw) for draw in draws])
+        steps = torch.zeros(views) if self.one_timestep else torch.arange(views) / views
+        return noise, ((place + steps).remainder(1) * total).long().to(latents.device)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """`val/loss`, and what the reference is worth.
+
+        `val/loss_swapped` is the same with another person's reference, everything else equal, and
+        `val/reference_gain` how much more that is, both over the frames of batches that have another person.
+        """
+        latents, references = self.encode(batch["target"]), self.encode(batch["reference"])
+        noise, timesteps = self.fixed_draws(batch["key"], latents)
+        valid = batch["valid"].float()
+        right = self.denoise(batch, references, latents, noise, timesteps).mean(1)
+        self._log_mean("val/loss", right, valid, prog_bar=True)
+        partner = others(batch["identity"]).to(latents.device)
+        swapped = self.denoise(batch, references[partner], latents, noise, timesteps).mean(1)
+        valid = valid * (partner != torch.arange(len(partner), device=partner.device))
+        self._log_mean("val/loss_swapped", swapped, valid)
+        self._log_mean("val/reference_gain", swapped - right, valid, prog_bar=True)
+
+    def _log_mean(self, name: str, values: Tensor, weights: Tensor, prog_bar: bool = False) -> None:
+        count = int(weights.sum())
+        mean = (values * weights).sum() / max(count, 1)
+        self.log(
+            name, mean, batch_size=count, prog_bar=prog_bar, sync_dist=True, on_step=False, on_epoch=True
+        )
+
+    @torch.no_grad()
+    def pictures(self, batch: Batch) -> dict[str, Tensor]:
+        """{"samples": (B, P, 3, S, S)} in [-1, 1]: reference, condition where it is used, target, sample."""
+        references = self.encode(batch["reference"])
+        shape = references[:, 0].shape
+        noise = torch.stack(
+            [normal(shape[1:], generator("pictures", key), references) for key in batch["key"]]
+        )
+        timestep = 0 if self.hparams.reference_timestep == "zero" else None
+        condition = batch["condition"][:, 0] if self.denoiser.control is not None else None
+        latents = sample(
+            self.denoiser,
+            self.scheduler,
+            noise,
+            bank=portrait_bank(self.denoiser, self.reference, references, timestep),
+            condition=condition,
+            steps=self.hparams.sample_steps,
+            guidance=self.hparams.guidance,
+        )
+        shown = [batch["reference"][:, 0], batch["target"][:, 0], self.decode(latents)]
+        if condition is not None:
+            shown.insert(1, condition)
+        return {"samples": torch.stack(shown, 1)}
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents (N, 4, H, W) in F's scale to images (N, 3, S, S) in [-1, 1]."""
+        some = latents.split(self.hparams.encode_batch)
+        images = torch.cat([self.vae.decode(x / self.vae.config.scaling_factor).sample for x in some])
+        return images.float().clamp(-1, 1)
+
+    # Optimiser, checkpoint, export
+
+    def configure_optimizers(self) -> Optimization:
+        """AdamW on the trained part."""
+        return self.learning.configure(self.trained.parameters(), self.trainer.max_steps)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps the trained part only, and says what it is."""
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {k: v for k, v in state.items() if k.startswith(f"{self.part}.")}
+        checkpoint[IN_CHECKPOINT] = asdict(self.card)
+        rewind(checkpoint, self.trainer.accumulate_grad_batches)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Checks that the checkpoint is this stage's, on this backbone, and adds the frozen parts as they
+        are.
+
+        Raises InputError otherwise.
+        """
+        where = "the checkpoint"
+        StageCard.parse(checkpoint.get(IN_CHECKPOINT, {}), where).check(self.stage, self.fingerprint, where)
+        own, prefix = self.state_dict(), f"{self.part}."
+        compare_names([name for name in own if name.startswith(prefix)], checkpoint["state_dict"], where)
+        checkpoint["state_dict"] = own | checkpoint["state_dict"]
+
+    def export(self, folder: Path) -> None:
+        """The trained part as a folder for the next stages and for sampling. Raises InputError where it
+        exists."""
+        save_part(self.trained, self.card, folder, DTYPES[self.hparams.export_dtype])
+
+
+def others(identities: Sequence[str]) -> Tensor:
+    """For each frame the next one of another person (B,), and itself where all are of one."""
+    count = len(identities)
+    rows = [[(i + k) % count for k in range(1, count)] for i in range(count)]
+    chosen = [next((j for j in row if identities[j] != identities[i]), i) for i, row in enumerate(rows)]
+    return torch.tensor(chosen)
