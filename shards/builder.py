@@ -156,7 +156,7 @@ def _work(job: _Job, pending: list[int], processes: int) -> Iterator[int]:
             yield from _drain(pool, pending, 2 * processes)
         except BrokenProcessPool as error:
             raise InputError(
-                "a capture process died (out of memory?): the same command goes on, perhaps with fewer --processes"
+                "a capture process died (out of memory?): the same command goes on; try fewer --processes"
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)

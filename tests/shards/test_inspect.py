@@ -1,0 +1,66 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from shards.builder import build
+from shards.errors import InputError
+from shards.inspect import main
+from shards.sheet import contact_sheet
+from tests.shards.fake_source import FakeSource, make_sample
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    build(FakeSource(), tmp_path / "out", 0, max_shard_bytes=100_000)
+    return tmp_path / "out"
+
+
+def test_counts_and_sheet(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sheet = tmp_path / "sheet.png"
+    main([str(folder), "--sheet", str(sheet), "--sheet_frames", "3"])
+    told = capsys.readouterr().out
+    assert "fake, 16x16 pixels, 12 views, schema 1" in told
+    assert "identities=3" in told
+    for split in ("train", "val", "test"):
+        assert f"{split:5}  fake: 6 frames, 3 identities, 72 views; 3 shards" in told
+    with Image.open(sheet) as image:
+        assert image.width > 8 * 128
+
+
+def test_shards_without_a_manifest(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "manifest.json").unlink()
+    main([str(folder / "val-*.tar")])
+    assert capsys.readouterr().out.splitlines() == [
+        "val    fake: 6 frames, 3 identities, 72 views; 3 shards, 0.2 MB"
+    ]
+
+
+def test_checksums(folder: Path) -> None:
+    with (folder / "val-000001.tar").open("r+b") as file:
+        file.seek(5000)
+        file.write(b"\0\1\2")
+    (folder / "test-000000.tar").unlink()
+    with pytest.raises(InputError, match="2 of 9 shards") as error:
+        main([str(folder)])
+    assert "val-000001.tar has another checksum" in str(error.value)
+    assert "test-000000.tar is missing" in str(error.value)
+
+
+def test_sheet_shows_views_by_yaw() -> None:
+    sample = make_sample(views=12)
+    sheet = np.asarray(contact_sheet([sample], columns=3, side=16))
+    seen = [sheet[22, 4 + column * 20 + 8] for column in range(3)]
+    for colour, view in zip(seen, (0, 6, 11), strict=True):
+        np.testing.assert_array_equal(colour, sample.views[view, 0, 0])
+
+
+def test_commands_end_in_one_line(tmp_path: Path) -> None:
+    arguments = [sys.executable, "-m", "shards.inspect", str(tmp_path / "nothing")]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.splitlines()) == 1
