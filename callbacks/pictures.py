@@ -22,8 +22,8 @@ class Pictured(Protocol):
 class Pictures(pl.Callback):
     """Draws the first `items` items of the first validation batch, every `every_n_validations`-th validation.
 
-    PNGs lie in `pictures/` of the run's folder as `<name>-<step>.png`; `columns` items stand side by side in a
-    line.
+    PNGs lie in `pictures/` of the run's folder as `<name>-<step>.png`; `columns` items stand side by side
+    in a line.
     """
 
     def __init__(

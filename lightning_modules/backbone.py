@@ -53,7 +53,7 @@ class AutoencoderModule(pl.LightningModule):
         image_size: int = 64,
         perceptual: PerceptualWeights = "efficientnet-lite0",
         perceptual_weight: float = 0.1,
-        kl_weight: float = 1e-6,
+        kl_weight: float = 1e-3,
         learning: Learning = VAE_LEARNING,
         seed: int = 0,
     ) -> None:

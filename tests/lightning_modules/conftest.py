@@ -1,0 +1,86 @@
+"""Tiny captures, a tiny backbone folder and a trainer that leaves nothing behind, for all tests of training."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+
+from datamodules import PortraitViewsDataModule, SourceConfig
+from lightning_modules.appearance import AppearanceStage
+from lightning_modules.networks.pretrained import save_backbone
+from lightning_modules.optimization import Learning
+from shards.builder import build
+from tests.networks.toy import toy_backbone
+from tests.shards.fake_source import FakeSource
+
+SIZE = 16
+
+
+@pytest.fixture(scope="session")
+def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A built folder: 4 people in each split, 2 frames each of 4 views of 16 pixels."""
+    folder = tmp_path_factory.mktemp("capture") / "fake"
+    build(FakeSource(4, 2, views=4, size=SIZE), folder, 0)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a toy backbone, 4× down."""
+    folder = tmp_path_factory.mktemp("backbone") / "toy"
+    save_backbone(toy_backbone(), str(folder))
+    return folder
+
+
+@pytest.fixture
+def make_data(capture: Path, tmp_path: Path) -> Callable[..., PortraitViewsDataModule]:
+    """Makes a data module over the capture."""
+
+    def make(**change: Any) -> PortraitViewsDataModule:
+        options: dict[str, Any] = {
+            "sources": {"fake": SourceConfig(str(capture))},
+            "image_size": SIZE,
+            "batch_size": 2,
+            "targets": 3,
+            "conditions": False,
+            "num_workers": 0,
+            "val_frames": 4,
+            "cache_dir": str(tmp_path / "cache"),
+        }
+        return PortraitViewsDataModule(**{**options, **change})
+
+    return make
+
+
+@pytest.fixture
+def make_stage(backbone: Path) -> Callable[..., AppearanceStage]:
+    """Makes stage 1 on the toy backbone."""
+
+    def make(**change: Any) -> AppearanceStage:
+        options: dict[str, Any] = {"backbone": str(backbone), "learning": Learning(1e-3), "sample_steps": 2}
+        return AppearanceStage(**{**options, **change})
+
+    return make
+
+
+@pytest.fixture
+def make_trainer(tmp_path: Path) -> Callable[..., pl.Trainer]:
+    """Makes a CPU trainer without logs, bars or checkpoints."""
+
+    def make(**change: Any) -> pl.Trainer:
+        options: dict[str, Any] = {
+            "accelerator": "cpu",
+            "max_steps": 4,
+            "logger": False,
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "num_sanity_val_steps": 0,
+            "limit_val_batches": 0,
+            "default_root_dir": tmp_path,
+        }
+        return pl.Trainer(**{**options, **change})
+
+    return make

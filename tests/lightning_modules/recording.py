@@ -1,0 +1,42 @@
+"""Losses by step, and interruptions at a chosen step, for tests of resuming."""
+
+import os
+import signal
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+
+class Losses(pl.Callback):
+    """The training loss of every micro-batch by (optimiser step, place in the accumulation)."""
+
+    def __init__(self) -> None:
+        self.by_step: dict[tuple[int, int], float] = {}
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        self.step = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        loss = outputs["loss"].item() * trainer.accumulate_grad_batches
+        self.by_step[self.step, batch_idx % trainer.accumulate_grad_batches] = loss
+
+
+class Terminate(pl.Callback):
+    """Sends this process SIGTERM in the midst of a micro-batch, as a scheduler would."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.fit_loop.epoch_loop.total_batch_idx == self.at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    """Whether two state dicts hold the same names and values."""
+    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())

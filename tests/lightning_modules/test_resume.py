@@ -1,0 +1,92 @@
+"""A run that was stopped and resumed equals one that never was: loss by loss and weight by weight."""
+
+import pytest
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+
+from callbacks.weight_average import WeightAverage
+from lightning_modules.backbone import AutoencoderModule, BackboneModule
+from lightning_modules.networks.weights import save_model
+from lightning_modules.optimization import Learning
+from lightning_modules.pool import ImagePool
+from tests.lightning_modules.recording import Losses, Terminate, equal
+from tests.networks.toy import toy_vae
+
+STEPS = 5
+LEARNING = Learning(1e-3, decay="cosine", warmup_steps=2)
+
+
+def run(trainer_of, module, data, callbacks, ckpt_path=None, **options):
+    losses, average = Losses(), WeightAverage(0.9)
+    trainer = trainer_of(
+        max_steps=STEPS, callbacks=[losses, average, *callbacks], enable_checkpointing=True, **options
+    )
+    trainer.fit(module, data, ckpt_path=ckpt_path)
+    return losses.by_step, average.average
+
+
+def interrupted(trainer_of, make_module, make_data, folder, at, **options):
+    """Losses, weights and average of a run that SIGTERM stopped during micro-batch `at`, and that was resumed."""
+    keep = ModelCheckpoint(dirpath=folder, save_last=True, save_on_exception=True)
+    losses = Losses()
+    trainer = trainer_of(
+        max_steps=STEPS,
+        callbacks=[losses, WeightAverage(0.9), Terminate(at), keep],
+        enable_checkpointing=True,
+        **options,
+    )
+    with pytest.raises(SIGTERMException):
+        trainer.fit(make_module(), make_data())
+    module = make_module()
+    after, average = run(trainer_of, module, make_data(), [], str(folder / "last.ckpt"), **options)
+    return losses.by_step | after, module.state_dict(), average
+
+
+@pytest.mark.parametrize(("accumulate", "at"), [(1, 2), (2, 3), (2, 4)])
+def test_stage_resumes_exactly(make_trainer, make_stage, make_data, tmp_path, accumulate, at):
+    options = {"accumulate_grad_batches": accumulate}
+    module = make_stage(learning=LEARNING)
+    losses, average = run(make_trainer, module, make_data(), [], **options)
+    resumed = interrupted(
+        make_trainer, lambda: make_stage(learning=LEARNING), make_data, tmp_path / "kept", at, **options
+    )
+    assert len(losses) == STEPS * accumulate
+    assert resumed[0] == losses
+    assert equal(resumed[1], module.state_dict())
+    assert equal(resumed[2], average)
+
+
+# an epoch has 4 batches: within one, on its last batch, after it
+@pytest.mark.parametrize("at", [1, 3, 4])
+def test_autoencoder_resumes_exactly(make_trainer, capture, tmp_path, at):
+    def make_module():
+        torch.manual_seed(0)
+        return AutoencoderModule([8, 8], norm_num_groups=4, image_size=16, learning=LEARNING)
+
+    def make_data():
+        return ImagePool([str(capture)], batch_size=16)
+
+    module = make_module()
+    losses, average = run(make_trainer, module, make_data(), [])
+    resumed = interrupted(make_trainer, make_module, make_data, tmp_path / "kept", at)
+    assert resumed[0] == losses
+    assert equal(resumed[2], average)
+
+
+def test_backbone_resumes_exactly(make_trainer, capture, tmp_path):
+    vae = tmp_path / "vae"
+    save_model(toy_vae(), vae)
+
+    def make_module():
+        torch.manual_seed(0)
+        return BackboneModule(str(vae), [8, 8], norm_num_groups=4, cross_attention_dim=8, learning=LEARNING)
+
+    def make_data():
+        return ImagePool([str(capture)], batch_size=16, vae=str(vae))
+
+    module = make_module()
+    losses, average = run(make_trainer, module, make_data(), [])
+    resumed = interrupted(make_trainer, make_module, make_data, tmp_path / "kept", 2)
+    assert resumed[0] == losses
+    assert equal(resumed[2], average)
