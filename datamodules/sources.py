@@ -117,8 +117,8 @@ def _check_views(frames: FrameSet, reader: ViewReader, max_skipped_share: float)
     unusable = frames.unusable(reader.views)
     if len(unusable) > max_skipped_share * len(frames):
         raise InputError(
-            f"source {frames.name}: {len(unusable)} of {len(frames)} {frames.split} frames are incomplete or have"
-            f" fewer than {reader.views} views, e.g. {unusable[0]}: over max_skipped_share {max_skipped_share}"
+            f"source {frames.name}: {len(unusable)} of {len(frames)} {frames.split} frames are damaged or"
+            f" have fewer than {reader.views} views, e.g. {unusable[0]} (allowed: {max_skipped_share:.1%})"
         )
     if unusable:
         log.warning("source %s: %d frames are unusable, e.g. %s", frames.name, len(unusable), unusable[0])

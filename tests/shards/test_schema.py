@@ -83,7 +83,7 @@ def test_damage_is_named(change: dict[str, bytes | None], message: str) -> None:
 
 def test_a_camera_file_that_claims_to_be_huge_allocates_nothing() -> None:
     header = npy(np.zeros((12, 25), np.float32))[:128].replace(b"(12, 25), }        ", b"(900000000000, 25)}")
-    with pytest.raises(SampleError, match="cameras.npy"):
+    with pytest.raises(SampleError, match="npy"):
         decode(damaged({"cameras.npy": header}))
 
 
