@@ -62,8 +62,6 @@ class FitCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Checks what can be checked before anything is built."""
         config: Namespace = self.config
-        if config.get("model") is None:
-            raise InputError("nothing to train: the configuration names no model")
         if config.ckpt_path is not None and not Path(config.ckpt_path).is_file():
             raise InputError(f"--ckpt_path {config.ckpt_path}: no such file")
         if config.threads is not None:
@@ -81,6 +79,11 @@ def read_config(args: Sequence[str] | None = None) -> FitCLI:
         return FitCLI(args)
     except ArgumentError as error:
         raise InputError(_reason(error)) from error
+    except ValueError as error:
+        # the parser wraps what a module's own constructor raises
+        if isinstance(error.__cause__, InputError):
+            raise error.__cause__ from None
+        raise
 
 
 def _reason(error: ArgumentError) -> str:

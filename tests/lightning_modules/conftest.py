@@ -1,4 +1,5 @@
-"""Tiny captures, a tiny backbone folder and a trainer that leaves nothing behind, for all tests of training."""
+"""Tiny captures, a tiny backbone folder and a trainer that leaves nothing behind, for all tests of
+training."""
 
 from collections.abc import Callable
 from pathlib import Path

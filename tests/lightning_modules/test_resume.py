@@ -19,15 +19,14 @@ LEARNING = Learning(1e-3, decay="cosine", warmup_steps=2)
 
 def run(trainer_of, module, data, callbacks, ckpt_path=None, **options):
     losses, average = Losses(), WeightAverage(0.9)
-    trainer = trainer_of(
-        max_steps=STEPS, callbacks=[losses, average, *callbacks], enable_checkpointing=True, **options
-    )
+    trainer = trainer_of(max_steps=STEPS, callbacks=[losses, average, *callbacks], **options)
     trainer.fit(module, data, ckpt_path=ckpt_path)
     return losses.by_step, average.average
 
 
 def interrupted(trainer_of, make_module, make_data, folder, at, **options):
-    """Losses, weights and average of a run that SIGTERM stopped during micro-batch `at`, and that was resumed."""
+    """Losses, weights and average of a run that SIGTERM stopped during micro-batch `at`, and that was
+    resumed."""
     keep = ModelCheckpoint(dirpath=folder, save_last=True, save_on_exception=True)
     losses = Losses()
     trainer = trainer_of(

@@ -1,0 +1,118 @@
+"""The command: what it takes, what it refuses in one line, where it says its results are."""
+
+import csv
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lightning_modules.fit import main, read_config
+from lightning_modules.loggers import logged_in, wandb_logger
+from shards.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+@pytest.fixture
+def config(tmp_path, backbone, capture):
+    """A small stage 1 in a file, as `configs/stage1.yaml`."""
+    values = yaml.safe_load((ROOT / "configs" / "stage1.yaml").read_text())
+    values["model"]["init_args"] |= {"backbone": str(backbone), "sample_steps": 2}
+    values["data"]["init_args"] |= {
+        "sources": {"fake": {"urls": str(capture)}},
+        "image_size": 16,
+        "batch_size": 2,
+        "targets": 2,
+        "num_workers": 0,
+        "val_frames": 4,
+    }
+    values["trainer"] |= {
+        "accelerator": "cpu",
+        "max_steps": 4,
+        "val_check_interval": 2,
+        "log_every_n_steps": 1,
+    }
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def test_a_whole_run_and_where_its_results_are(config, capfd):
+    trainer = main(["--config", str(config)])
+    assert trainer.global_step == 4
+    said = capfd.readouterr().out
+    places = dict(line.rsplit("  ", 1) for line in said.splitlines() if "runs/" in line and "  " in line)
+    places = {what.strip(): Path(where.strip()) for what, where in places.items()}
+    assert set(places) == {"checkpoint", "export", "picture (samples)", "metrics", "W&B run"}
+    assert all(path.exists() for path in places.values()), places
+    rows = list(csv.DictReader((places["metrics"] / "metrics.csv").open()))
+    names = {name for row in rows for name, value in row.items() if value}
+    wanted = {"train/loss", "val/loss", "val/loss_swapped", "val/reference_gain"}
+    assert wanted | {"train/images_per_second", "train/data_wait"} <= names
+    saved = yaml.safe_load((places["metrics"] / "fit.yaml").read_text())
+    assert saved["trainer"]["max_steps"] == 4
+
+
+def test_going_on_from_a_checkpoint(config):
+    main(["--config", str(config), "--trainer.max_steps=2"])
+    trainer = main(["--config", str(config), "--ckpt_path=runs/stage1/version_0/checkpoints/last.ckpt"])
+    assert trainer.global_step == 4
+    assert Path("runs/stage1/version_1/checkpoints/last.ckpt").is_file()
+
+
+def test_sigterm_leaves_a_checkpoint_and_says_so(config, capfd):
+    terminate = "--trainer.callbacks+=tests.lightning_modules.recording.Terminate"
+    with pytest.raises(SystemExit) as ended:
+        main(["--config", str(config), terminate, "--trainer.callbacks.at=1"])
+    assert ended.value.code == 143
+    last = Path("runs/stage1/version_0/checkpoints/last.ckpt")
+    assert last.is_file()
+    assert f"go on with --ckpt_path {last}" in capfd.readouterr().err
+    assert main(["--config", str(config), f"--ckpt_path={last}"]).global_step == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (["--ckpt_path=nowhere.ckpt"], "--ckpt_path nowhere.ckpt: no such file"),
+        (["--trainer.max_stepz=3"], "max_stepz"),
+        (["--trainer.max_steps=many"], "trainer.max_steps"),
+        (["--model.backbone=nowhere"], "nowhere"),
+        (["--model.reference_timestep=later"], "reference_timestep"),
+        (["--model.class_path=lightning_modules.nothing.Nothing"], "lightning_modules.nothing"),
+        (["--data.image_size=32"], "32"),
+        (["--config=nowhere.yaml"], "nowhere.yaml"),
+    ],
+)
+def test_mistakes_end_in_one_line(config, capfd, change, said):
+    with pytest.raises(SystemExit) as ended:
+        main(["--config", str(config), *change])
+    assert ended.value.code == 2
+    errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert said in errors[0]
+
+
+def test_no_configuration_is_one_line():
+    with pytest.raises(InputError, match="nothing to train"):
+        read_config([])
+    with pytest.raises(InputError, match="required: model"):
+        read_config(["--trainer.max_steps=1"])
+
+
+def test_wandb_is_offline_unless_logged_in(tmp_path):
+    assert not logged_in()
+    assert wandb_logger("runs/x")._offline
+    assert not wandb_logger("runs/x", offline=False)._offline
+    (tmp_path / ".netrc").write_text("machine api.wandb.ai login user password 0\n")
+    (tmp_path / ".netrc").chmod(0o600)
+    assert logged_in()
+    assert not wandb_logger("runs/x")._offline

@@ -1,0 +1,51 @@
+import pytest
+import torch
+from torch import nn
+
+from lightning_modules.draws import generator, normal, spread_timesteps
+from lightning_modules.optimization import FINAL_FRACTION, Learning
+from shards.errors import InputError
+
+
+def test_warm_up_then_cosine():
+    learning = Learning(1e-3, decay="cosine", warmup_steps=4)
+    factors = [learning.factor(step, 14) for step in range(15)]
+    assert factors[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert factors[4] == 1
+    assert factors[9] == pytest.approx((1 + FINAL_FRACTION) / 2)
+    assert factors[14] == pytest.approx(FINAL_FRACTION)
+    assert learning.factor(99, 14) == factors[14]
+
+
+def test_the_paper_s_rate_is_constant():
+    assert Learning().rate == 1e-5
+    assert {Learning().factor(step, -1) for step in range(9)} == {1.0}
+
+
+def test_biases_and_norms_do_not_decay():
+    optimizer = Learning(weight_decay=0.1).configure(nn.Linear(2, 3).parameters(), 10)["optimizer"]
+    decays = {p.ndim: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert decays == {2: 0.1, 1: 0.0}
+
+
+def test_a_cosine_needs_an_end():
+    with pytest.raises(InputError, match="max_steps"):
+        Learning(decay="cosine").configure(nn.Linear(2, 3).parameters(), -1)
+
+
+def test_draws_follow_from_the_key_alone():
+    like = torch.zeros(1)
+    torch.manual_seed(1)
+    one = normal((3,), generator(0, "train", 5), like)
+    torch.manual_seed(2)
+    assert torch.equal(one, normal((3,), generator(0, "train", 5), like))
+    # the parts are kept apart: (1, 23) is not (12, 3)
+    assert not torch.equal(normal((3,), generator(1, 23), like), normal((3,), generator(12, 3), like))
+
+
+def test_timesteps_cover_the_schedule_evenly():
+    timesteps = spread_timesteps(10, 1000, generator(0))
+    assert sorted((timesteps // 100).tolist()) == list(range(10))
+    many = torch.cat([spread_timesteps(2, 1000, generator(seed)) for seed in range(2000)])
+    assert many.float().mean() == pytest.approx(499.5, abs=10)
+    assert (many.min(), many.max()) == (0, 999)

@@ -1,0 +1,40 @@
+import pytest
+import torch
+
+from lightning_modules.perceptual import PerceptualLoss
+from shards.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def loss():
+    return PerceptualLoss("efficientnet-lite0")
+
+
+@pytest.fixture
+def images():
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(2, 3, 8, 8, generator=generator) * 2 - 1
+    return torch.nn.functional.interpolate(coarse, size=64, mode="bicubic").clamp(-1, 1)
+
+
+def test_nothing_is_nothing_and_more_noise_is_more(loss, images):
+    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
+    distances = [float(loss(images + scale * noise, images)) for scale in (0.0, 0.05, 0.1, 0.2)]
+    assert distances[0] == 0
+    assert distances == sorted(distances)
+    assert len(set(distances)) == 4
+
+
+def test_the_ruler_is_fixed(loss, images):
+    before = {name: x.clone() for name, x in loss.state_dict().items()}
+    moved = (images * 0.9).requires_grad_()
+    loss.train()(moved, images).backward()
+    assert moved.grad.abs().sum() > 0
+    assert not any(p.requires_grad for p in loss.parameters())
+    assert all(torch.equal(x, before[name]) for name, x in loss.state_dict().items())
+
+
+def test_missing_weights_are_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    with pytest.raises(InputError, match="efficientnet-lite0"):
+        PerceptualLoss("vgg16")

@@ -1,0 +1,100 @@
+"""Every YAML in configs/ builds its module, data and trainer, and says what it is meant to say."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import CSVLogger, WandbLogger
+
+from callbacks.weight_average import WeightAverage
+from lightning_modules.fit import read_config
+from lightning_modules.networks.pretrained import save_backbone
+from lightning_modules.networks.weights import save_model
+from tests.networks.toy import toy_backbone, toy_vae
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+STAGES = sorted(CONFIGS.glob("stage*.yaml"))
+BACKBONES = sorted(CONFIGS.glob("backbone_*.yaml"))
+LAYERS = sorted([*CONFIGS.glob("scale/*.yaml"), *CONFIGS.glob("data/*.yaml")])
+ON_THIS_MACHINE = ["--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.strategy=auto"]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Loggers may write; nothing is to appear beside the sources."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def backbone(tmp_path):
+    save_backbone(toy_backbone(), str(tmp_path / "toy"))
+    return f"--model.init_args.backbone={tmp_path / 'toy'}"
+
+
+@pytest.fixture
+def vae(tmp_path):
+    save_model(toy_vae(), tmp_path / "vae")
+    return f"--model.init_args.vae={tmp_path / 'vae'}"
+
+
+def read(*paths, more=()):
+    layers = [f"--config={path}" for path in paths]
+    return read_config([*layers, *ON_THIS_MACHINE, *more])
+
+
+def test_nothing_in_configs_is_left_out():
+    known = {*STAGES, *BACKBONES, *LAYERS}
+    assert set(CONFIGS.rglob("*.yaml")) == known
+
+
+def check_run(cli):
+    """What every run has: an exact resume, an average, logs without an account."""
+    (keep,) = [c for c in cli.trainer.callbacks if isinstance(c, ModelCheckpoint)]
+    assert keep.save_last
+    assert keep.save_on_exception
+    assert any(isinstance(c, WeightAverage) for c in cli.trainer.callbacks)
+    assert [type(logger) for logger in cli.trainer.loggers] == [CSVLogger, WandbLogger]
+    assert cli.trainer.max_steps > 0
+
+
+@pytest.mark.parametrize("path", STAGES, ids=lambda path: path.name)
+def test_stages(path, backbone):
+    check_run(read(path, more=[backbone]))
+
+
+@pytest.mark.parametrize("path", BACKBONES, ids=lambda path: path.name)
+def test_backbones(path, vae):
+    check_run(read(path, more=[vae] if "unet" in path.name else []))
+
+
+@pytest.mark.parametrize("layer", LAYERS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", STAGES, ids=lambda path: path.name)
+def test_layers_go_on_top_of_stages(path, layer, backbone):
+    check_run(read(path, layer, more=[backbone]))
+
+
+def test_sd15_has_the_paper_s_numbers(backbone):
+    cli = read(CONFIGS / "stage1.yaml", CONFIGS / "scale" / "sd15.yaml", more=[backbone])
+    config = cli.config
+    assert cli.model.learning.rate == 1e-5
+    assert config.data.init_args.image_size == 512
+    images = config.data.init_args.batch_size * config.data.init_args.targets
+    assert images * 8 == 16
+    assert config.trainer.precision == "bf16-mixed"
+    assert cli.model.denoiser.gradient_checkpointing
+
+
+def test_the_paper_s_data_mix_replaces_the_built_in_source(backbone):
+    mix = CONFIGS / "data" / "nersemble_panohead.yaml"
+    cli = read(CONFIGS / "stage1.yaml", CONFIGS / "scale" / "sd15.yaml", mix, more=[backbone])
+    sources = cli.config.data.init_args.sources
+    assert {name: source.weight for name, source in sources.items()} == {"nersemble": 0.5, "panohead": 0.5}
+
+
+def test_mini_backbone_fits_its_budget(vae):
+    autoencoder = read(CONFIGS / "backbone_vae.yaml").model.vae
+    unet = read(CONFIGS / "backbone_unet.yaml", more=[vae]).model.denoiser.unet
+    parameters = sum(p.numel() for module in (autoencoder, unet) for p in module.parameters())
+    # in half precision, at most 20 MB
+    assert parameters * torch.finfo(torch.float16).bits // 8 <= 20e6
