@@ -1,9 +1,10 @@
 """The one camera convention: EG3D's 25-number labels.
 
-A label is a cam2world matrix (4x4, row-major, OpenCV axes: x right, y down, z forward) followed by a 3x3 intrinsic
-matrix divided by the image side. World y is up, the face looks to +z, and the camera sits on a sphere of radius 2.7
-about the origin, looking at (0, 0, 0.2). Positive yaw moves the camera to +x (the face then points to the image's
-left); positive pitch moves it above the face. Angles are radians; people are told degrees.
+A label is a cam2world matrix (4x4, row-major, OpenCV axes: x right, y down, z forward) followed by a 3x3
+intrinsic matrix divided by the image side. World y is up, the face looks to +z, and the camera sits on a
+sphere of radius 2.7 about the origin, looking at (0, 0, 0.2). Positive yaw moves the camera to +x (the face
+then points to the image's left); positive pitch moves it above the face. Angles are radians; people are told
+degrees.
 """
 
 import numpy as np
@@ -21,8 +22,8 @@ FloatArray = NDArray[np.floating]
 
 
 def look_at(origin: ArrayLike, pivot: ArrayLike = PIVOT, roll: float = 0.0) -> FloatArray:
-    """The cam2world matrix (4, 4) of a camera at `origin` whose optical axis meets `pivot`, turned by `roll` radians
-    about that axis (positive: the image content turns anticlockwise)."""
+    """The cam2world matrix (4, 4) of a camera at `origin` whose optical axis meets `pivot`, turned by `roll`
+    radians about that axis (positive: the image content turns anticlockwise)."""
     origin = np.asarray(origin, dtype=np.float64)
     forward = np.asarray(pivot, dtype=np.float64) - origin
     forward /= np.linalg.norm(forward)
@@ -46,7 +47,8 @@ def label(pose: ArrayLike, intrinsics: ArrayLike = INTRINSICS) -> NDArray[np.flo
 def label_from_angles(
     yaw: float, pitch: float, roll: float = 0.0, radius: float = RADIUS, pivot: ArrayLike = PIVOT
 ) -> NDArray[np.float32]:
-    """The label (25,) of a camera on the sphere about the origin at the given yaw, pitch and roll (radians)."""
+    """The label (25,) of a camera on the sphere about the origin at the given yaw, pitch and roll
+    (radians)."""
     origin = radius * np.array(
         [np.cos(pitch) * np.sin(yaw), np.sin(pitch), np.cos(pitch) * np.cos(yaw)], dtype=np.float64
     )
@@ -61,15 +63,16 @@ def split_label(labels: ArrayLike) -> tuple[FloatArray, FloatArray]:
 
 
 def angles(labels: ArrayLike) -> FloatArray:
-    """Yaw and pitch (..., 2), radians, of the camera's position about the origin; the inverse of `label_from_angles`."""
+    """Yaw and pitch (..., 2), radians, of the camera's position about the origin; the inverse of
+    `label_from_angles`."""
     position = split_label(labels)[0][..., :3, 3].astype(np.float64)
     x, y, z = np.moveaxis(position, -1, 0)
     return np.stack([np.arctan2(x, z), np.arcsin(y / np.linalg.norm(position, axis=-1))], axis=-1)
 
 
 def project(points: ArrayLike, labels: ArrayLike) -> FloatArray:
-    """World points (N, 3) to normalised image coordinates (N, 2) under one label: (0, 0) is the image's top left
-    corner, (1, 1) its bottom right."""
+    """World points (N, 3) to normalised image coordinates (N, 2) under one label: (0, 0) is the image's top
+    left corner, (1, 1) its bottom right."""
     pose, intrinsics = split_label(labels)
     in_camera = (np.asarray(points, dtype=np.float64) - pose[:3, 3]) @ pose[:3, :3]
     in_image = in_camera @ intrinsics.T
@@ -77,8 +80,8 @@ def project(points: ArrayLike, labels: ArrayLike) -> FloatArray:
 
 
 def check_labels(labels: ArrayLike, where: str) -> NDArray[np.float32]:
-    """Labels as float32 (K, 25), refused with an InputError naming `where` unless each is a finite rigid camera with
-    positive focal lengths."""
+    """Labels as float32 (K, 25), refused with an InputError naming `where` unless each is a finite rigid
+    camera with positive focal lengths."""
     array = np.asarray(labels, dtype=np.float32)
     if array.ndim != 2 or array.shape[1] != LABEL_SIZE:
         raise InputError(f"{where}: cameras have shape {array.shape}; EG3D labels are (K, {LABEL_SIZE})")
@@ -90,5 +93,7 @@ def check_labels(labels: ArrayLike, where: str) -> NDArray[np.float32]:
     valid = np.isfinite(array).all(axis=1) & rigid & (intrinsics[:, 0, 0] > 0) & (intrinsics[:, 1, 1] > 0)
     if not valid.all():
         bad = int(np.flatnonzero(~valid)[0])
-        raise InputError(f"{where}: camera {bad} is not a rigid cam2world with normalised intrinsics (EG3D's 25 numbers)")
+        raise InputError(
+            f"{where}: camera {bad} is not a rigid cam2world with normalised intrinsics (EG3D's 25 numbers)"
+        )
     return array

@@ -21,5 +21,5 @@ class Renderer(Protocol):
     name: str
 
     def render(self, identity: int, labels: ArrayLike, size: int) -> Renders:
-        """The person numbered `identity` from EG3D labels (K, 25), as squares of side `size`. The same number is the
-        same person, expression and place; nothing else is random."""
+        """The person numbered `identity` from EG3D labels (K, 25), as squares of side `size`. The same number
+        is the same person, expression and place; nothing else is random."""

@@ -39,5 +39,6 @@ def capture_instant(
 
 
 def render_on_threads(count: int) -> None:
-    """How many threads Mitsuba renders on in this process (all cores unless told); images do not depend on it."""
+    """How many threads Mitsuba renders on in this process (all cores unless told); images do not depend on
+    it."""
     drjit.set_thread_count(count)

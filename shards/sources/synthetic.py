@@ -1,4 +1,5 @@
-"""The built-in capture: multi-view portraits of people who do not exist, with exact cameras and no licence to sign."""
+"""The built-in capture: multi-view portraits of people who do not exist, with exact cameras and no licence to
+sign."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,8 +37,8 @@ class Block:
 class SyntheticCapture:
     """`identities` people in `frames` expressions and places each, seen by `views` cameras.
 
-    Cameras lie within ±75° of yaw and ±25° of pitch, most of them near the front. For every view there is a condition:
-    another person, in another place and with another expression, at exactly the same camera.
+    Cameras lie within ±75° of yaw and ±25° of pitch, most of them near the front. For every view there is a
+    condition: another person, in another place and with another expression, at exactly the same camera.
     """
 
     name = "synthetic"
@@ -69,7 +70,12 @@ class SyntheticCapture:
                 f"--identities {identities}: give more than the {val_identities} + {test_identities} people that "
                 "--val_identities and --test_identities set apart"
             )
-        for option, value, least in (("views", views, 2), ("size", size, 16), ("frames", frames, 1), ("samples", samples, 1)):
+        for option, value, least in (
+            ("views", views, 2),
+            ("size", size, 16),
+            ("frames", frames, 1),
+            ("samples", samples, 1),
+        ):
             if value < least:
                 raise InputError(f"--{option} {value}: give {least} or more")
         if min(val_identities, test_identities, seed) < 0:
@@ -77,8 +83,14 @@ class SyntheticCapture:
         self.views, self.size, self.seed, self.samples, self.frames_each = views, size, seed, samples, frames
         self.counts = (identities - val_identities - test_identities, val_identities, test_identities)
         self.settings: dict[str, Any] = {
-            "identities": identities, "views": views, "size": size, "seed": seed, "frames": frames,
-            "val_identities": val_identities, "test_identities": test_identities, "samples": samples,
+            "identities": identities,
+            "views": views,
+            "size": size,
+            "seed": seed,
+            "frames": frames,
+            "val_identities": val_identities,
+            "test_identities": test_identities,
+            "samples": samples,
         }
 
     def units(self) -> Sequence[Block]:
@@ -107,7 +119,8 @@ class SyntheticCapture:
         cameras = np.stack([self._cameras(*instant) for instant in instants])
         conditions = self._conditions(unit, cameras)
         return [
-            self._sample(unit, *instant, cameras[index], conditions[index]) for index, instant in enumerate(instants)
+            self._sample(unit, *instant, cameras[index], conditions[index])
+            for index, instant in enumerate(instants)
         ]
 
     def _stream(self, *key: int) -> np.random.Generator:
@@ -127,10 +140,17 @@ class SyntheticCapture:
         return np.stack(columns, axis=1)
 
     def _sample(
-        self, unit: Block, identity: int, frame: int, cameras: NDArray[np.float32], conditions: NDArray[np.uint8]
+        self,
+        unit: Block,
+        identity: int,
+        frame: int,
+        cameras: NDArray[np.float32],
+        conditions: NDArray[np.uint8],
     ) -> Sample:
         person = sample_person(self._stream(PERSON, identity))
-        expression, scene = capture_instant(person, self._stream(INSTANT, identity, frame), self.size, self.samples)
+        expression, scene = capture_instant(
+            person, self._stream(INSTANT, identity, frame), self.size, self.samples
+        )
         renders = scene.render(cameras)
         meta = SampleMeta(
             source=self.name,
@@ -142,7 +162,9 @@ class SyntheticCapture:
             licence=LICENCE,
             attributes=person.attributes(),
         )
-        return Sample(meta=meta, views=renders.images, conditions=conditions, cameras=cameras, masks=renders.masks)
+        return Sample(
+            meta=meta, views=renders.images, conditions=conditions, cameras=cameras, masks=renders.masks
+        )
 
 
 def _sample_angles(rng: np.random.Generator) -> tuple[float, float]:

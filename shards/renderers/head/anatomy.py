@@ -1,8 +1,10 @@
-"""Shape: Anny's parametric human, cut at the chest and brought into the canonical head frame of EG3D's cameras.
+"""Shape: Anny's parametric human, cut at the chest and brought into the canonical head frame of EG3D's
+cameras.
 
-Anny's own frame is metres with z up and the face looking to -y. The canonical frame is the one EG3D's labels live in
-(`shards.cameras`): y up, the face looking to +z, about 2.7 units a metre. "Template" below means the mean person in
-Anny's frame: features are painted and hair is rooted by position on it, whatever the identity's own shape.
+Anny's own frame is metres with z up and the face looking to -y. The canonical frame is the one EG3D's labels
+live in (`shards.cameras`): y up, the face looking to +z, about 2.7 units a metre. "Template" below means the
+mean person in Anny's frame: features are painted and hair is rooted by position on it, whatever the
+identity's own shape.
 """
 
 from dataclasses import dataclass
@@ -17,8 +19,9 @@ from scipy.spatial import cKDTree
 Array = NDArray[np.floating]
 Indices = NDArray[np.integer]
 
-# EG3D's five 3D landmarks (image-left eye, image-right eye, nose tip, mouth corners) in the canonical frame: the
-# constants of Deep3DFaceRecon, scaled by 0.27 and shifted by (0, 0.006, 0.161) as EG3D's label conversion does.
+# EG3D's five 3D landmarks (image-left eye, image-right eye, nose tip, mouth corners) in the canonical frame:
+# the constants of Deep3DFaceRecon, scaled by 0.27 and shifted by (0, 0.006, 0.161) as EG3D's label conversion
+# does.
 STANDARD_LANDMARKS = 0.27 * np.array(
     [
         [-0.31149, 0.29036, 0.13378],
@@ -40,7 +43,8 @@ NOT_HEAD = ("forearm", "lowerarm", "upperarm", "measure-")
 
 @dataclass(frozen=True)
 class Shape:
-    """A person's shape: phenotypes in [0, 1] (all of Anny's) and local changes of the head in [-1, 1], by name."""
+    """A person's shape: phenotypes in [0, 1] (all of Anny's) and local changes of the head in [-1, 1], by
+    name."""
 
     phenotypes: dict[str, float]
     changes: dict[str, float]
@@ -66,8 +70,8 @@ def vertex_normals(vertices: Array, faces: Indices) -> Array:
 
 
 def similarity(source: Array, target: Array) -> tuple[float, Array, Array]:
-    """The least-squares scale, rotation (3, 3) and translation (3,) that bring `source` (N, 3) onto `target` (N, 3)
-    (Umeyama 1991)."""
+    """The least-squares scale, rotation (3, 3) and translation (3,) that bring `source` (N, 3) onto `target`
+    (N, 3) (Umeyama 1991)."""
     mean_source, mean_target = source.mean(0), target.mean(0)
     centred, wanted = source - mean_source, target - mean_target
     u, spectrum, vt = np.linalg.svd(wanted.T @ centred)
@@ -78,7 +82,8 @@ def similarity(source: Array, target: Array) -> tuple[float, Array, Array]:
 
 
 class Anatomy:
-    """Anny's model with its fixed topology worked out once: parts, UVs, template positions, landmark vertices."""
+    """Anny's model with its fixed topology worked out once: parts, UVs, template positions, landmark
+    vertices."""
 
     def __init__(self) -> None:
         self.model = anny.Anny(local_changes="default", facial_actions="all", phenotypes="all")
@@ -111,7 +116,8 @@ class Anatomy:
         ]
 
     def vertices(self, shape: Shape, actions: dict[str, float]) -> Array:
-        """All of Anny's vertices (13718, 3) in metres, in Anny's frame, under 52-action coefficients in [0, 1]."""
+        """All of Anny's vertices (13718, 3) in metres, in Anny's frame, under 52-action coefficients in [0,
+        1]."""
         with torch.no_grad():
             out = self.model(
                 phenotype_kwargs={k: torch.tensor([v]) for k, v in shape.phenotypes.items()},
@@ -125,7 +131,8 @@ class Anatomy:
 
     @cached_property
     def landmark_vertices(self) -> list[Indices]:
-        """Vertices whose means are the five landmarks: both eyeballs' fronts, the nose tip, the mouth's corners."""
+        """Vertices whose means are the five landmarks: both eyeballs' fronts, the nose tip, the mouth's
+        corners."""
         skin = np.unique(self.skin)
         at = self.template[skin]
         eyes = []
@@ -150,8 +157,9 @@ class Anatomy:
         return float(near[:, 1].min()), float(height)
 
     def canonical(self, shape: Shape) -> tuple[float, Array, Array]:
-        """The similarity from Anny's frame to the canonical one for a shape: its neutral face's five landmarks on
-        EG3D's, with no yaw or roll (faces are symmetric up to what their shape changes make of them)."""
+        """The similarity from Anny's frame to the canonical one for a shape: its neutral face's five
+        landmarks on EG3D's, with no yaw or roll (faces are symmetric up to what their shape changes make of
+        them)."""
         vertices = self.vertices(shape, {})
         points = np.stack([vertices[index].mean(0) for index in self.landmark_vertices])
         mirrored = points[[1, 0, 2, 4, 3]] * (-1, 1, 1)
@@ -162,5 +170,6 @@ class Anatomy:
 
 @cache
 def anatomy() -> Anatomy:
-    """The process's one Anatomy: building it takes a second, and a minute the first time on a machine (Anny caches)."""
+    """The process's one Anatomy: building it takes a second, and a minute the first time on a machine (Anny
+    caches)."""
     return Anatomy()

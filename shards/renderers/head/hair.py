@@ -36,16 +36,21 @@ class HairStyle:
 
 
 def cover(positions: Array, style: HairStyle) -> Array:
-    """How much of the scalp's paint is hair, in [0, 1]; positions (..., 3) about the point between the eyes."""
+    """How much of the scalp's paint is hair, in [0, 1]; positions (..., 3) about the point between the
+    eyes."""
     if style.bald:
         return np.zeros(positions.shape[:-1])
     front = np.clip(-positions[..., 1] / 0.06, 0, 1)
-    return np.clip((hairline(positions) - style.receding * front) / 0.006, 0, 1) * min(1.0, 0.5 + style.density)
+    return np.clip((hairline(positions) - style.receding * front) / 0.006, 0, 1) * min(
+        1.0, 0.5 + style.density
+    )
 
 
-def grow(style: HairStyle, vertices: Array, canonical: tuple[float, Array, Array], rng: np.random.Generator) -> Mesh | None:
-    """Ribbons on a person's own head. `vertices` are all of Anny's (metres); the mesh is in the canonical frame.
-    None where the style grows nothing."""
+def grow(
+    style: HairStyle, vertices: Array, canonical: tuple[float, Array, Array], rng: np.random.Generator
+) -> Mesh | None:
+    """Ribbons on a person's own head. `vertices` are all of Anny's (metres); the mesh is in the canonical
+    frame. None where the style grows nothing."""
     body = anatomy()
     skin = body.skin
     normals = vertex_normals(vertices, skin)
@@ -74,8 +79,13 @@ def _widths(style: HairStyle) -> list[float]:
 
 
 def _clumps(
-    style: HairStyle, count: int, weight: Array, vertices: Array, normals: Array,
-    rng: np.random.Generator, falling: bool = False,
+    style: HairStyle,
+    count: int,
+    weight: Array,
+    vertices: Array,
+    normals: Array,
+    rng: np.random.Generator,
+    falling: bool = False,
 ) -> tuple[Array, Array]:
     """Centre lines (count, STEPS, 3) and outward normals (count, STEPS, 3), in Anny's frame and metres."""
     body = anatomy()
@@ -102,7 +112,9 @@ def _clumps(
         gravity = np.array([0.0, 0.0, -1.0]) * (0.2 + 1.6 * share) * min(2.0, style.length / 0.06)
         side = np.cross(direction, outward[-1])
         wave = style.curl * np.sin(phase + i * 1.9) * side
-        direction = _unit(0.9 * direction + 0.35 * comb * (1 - share) + gravity * 0.5 + 0.4 * wave + wild * 0.25)
+        direction = _unit(
+            0.9 * direction + 0.35 * comb * (1 - share) + gravity * 0.5 + 0.4 * wave + wild * 0.25
+        )
         point = path[-1] + step * direction
         near = scalp[tree.query(point)[1]]
         depth = ((point - vertices[near]) * normals[near]).sum(1, keepdims=True)
@@ -116,10 +128,12 @@ def _clumps(
 
 
 def _off_the_face(points: Array, eyes: Array, style: HairStyle) -> Array:
-    """Points (N, 3) drawn aside from in front of the face, as hair is worn: behind the temples' line, the more so the
-    lower they hang. `eyes` is the point between the person's eyes."""
+    """Points (N, 3) drawn aside from in front of the face, as hair is worn: behind the temples' line, the
+    more so the lower they hang. `eyes` is the point between the person's eyes."""
     x, y, z = (points - eyes).T
-    half = np.interp(z, [-0.12, -0.06, 0.0, 0.035, 0.06], [0.060, 0.060, 0.056, 0.040 * (1 - style.fringe), 0.0])
+    half = np.interp(
+        z, [-0.12, -0.06, 0.0, 0.035, 0.06], [0.060, 0.060, 0.056, 0.040 * (1 - style.fringe), 0.0]
+    )
     before = np.clip((0.012 - y) / 0.02, 0, 1)
     side = np.where(x >= style.parting, 1.0, -1.0)
     aside = np.maximum(np.abs(x), half) * np.where(np.abs(x) < half, side, np.sign(x))
@@ -131,8 +145,8 @@ def _off_the_face(points: Array, eyes: Array, style: HairStyle) -> Array:
 
 
 def _lengths(style: HairStyle, place: Array, rng: np.random.Generator) -> Array:
-    """How long a clump grows from `place` (N, 3): the crown's length above, a share of it at the sides, less where it
-    would fall over the face."""
+    """How long a clump grows from `place` (N, 3): the crown's length above, a share of it at the sides, less
+    where it would fall over the face."""
     upper = np.clip((place[:, 2] - 0.02) / 0.05, 0, 1)
     length = style.length * (style.sides + (1 - style.sides) * upper)
     frontal = np.clip((-place[:, 1] - 0.002) / 0.02, 0, 1) * (np.abs(place[:, 0]) < 0.05)

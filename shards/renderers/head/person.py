@@ -71,7 +71,11 @@ def _hair_tone(rng: np.random.Generator, ancestry: np.ndarray, grey: bool) -> tu
 
 
 def _appearance(
-    rng: np.random.Generator, ancestry: np.ndarray, gender: float, age: float, hair: tuple[float, float, float]
+    rng: np.random.Generator,
+    ancestry: np.ndarray,
+    gender: float,
+    age: float,
+    hair: tuple[float, float, float],
 ) -> Appearance:
     melanin = float(np.clip(ancestry @ (4.1, 1.3, 0.5) + rng.normal(0, 0.45), 0, 5))
     skin = np.array([np.interp(melanin, np.arange(6), SKIN_TONES[:, i]) for i in range(3)])
@@ -80,7 +84,9 @@ def _appearance(
     natural_lips = skin * np.array([0.92, 0.62, 0.66])
     painted = np.array([rng.uniform(0.3, 0.55), rng.uniform(0.04, 0.14), rng.uniform(0.06, 0.16)])
     dark_eyes = rng.random() > ancestry[2] * 0.75
-    iris = rng.choice(["brown", "dark brown"]) if dark_eyes else rng.choice(["hazel", "green", "blue", "grey"])
+    iris = (
+        rng.choice(["brown", "dark brown"]) if dark_eyes else rng.choice(["hazel", "green", "blue", "grey"])
+    )
     return Appearance(
         skin=tuple(skin),
         lips=tuple(natural_lips + (painted - natural_lips) * 0.7 * makeup),

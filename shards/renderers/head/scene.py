@@ -21,10 +21,17 @@ LARGE_TEXTURE = 1024
 
 
 class HeadScene:
-    """One instant: a person with an expression in an environment. Building it costs as much as a few renders."""
+    """One instant: a person with an expression in an environment. Building it costs as much as a few
+    renders."""
 
     def __init__(
-        self, person: Person, actions: dict[str, float], environment: Environment, hair_seed: int, size: int, samples: int
+        self,
+        person: Person,
+        actions: dict[str, float],
+        environment: Environment,
+        hair_seed: int,
+        size: int,
+        samples: int,
     ) -> None:
         """`size` is the images' side, `samples` the light paths a pixel."""
         self.environment = environment
@@ -42,7 +49,9 @@ class HeadScene:
             shapes[f"{side}_eye"] = _eye(placed, side, person)
         hair = grow(person.hair, vertices, canonical, np.random.default_rng(hair_seed))
         if hair is not None:
-            shapes["hair"] = _hair_shape(hair, np.asarray(person.look.hair), np.random.default_rng(hair_seed + 1))
+            shapes["hair"] = _hair_shape(
+                hair, np.asarray(person.look.hair), np.random.default_rng(hair_seed + 1)
+            )
         self.scene = mi.load_dict({"type": "scene", **shapes, **_lights(environment)})
         self.integrator = mi.load_dict({"type": "path", "max_depth": 3, "rr_depth": 2, "hide_emitters": True})
 
@@ -51,7 +60,11 @@ class HeadScene:
         images, masks = [], []
         for index, label in enumerate(np.atleast_2d(labels)):
             sensor = _sensor(label, self.size, self.samples)
-            film = np.asarray(mi.render(self.scene, sensor=sensor, integrator=self.integrator, seed=seed + index, spp=self.samples))
+            film = np.asarray(
+                mi.render(
+                    self.scene, sensor=sensor, integrator=self.integrator, seed=seed + index, spp=self.samples
+                )
+            )
             alpha = np.clip(film[..., 3:4], 0, 1)
             linear = film[..., :3] + (1 - alpha) * background(self.environment, label, self.size)
             images.append(_develop(linear * self.environment.exposure))
@@ -62,7 +75,9 @@ class HeadScene:
 def _develop(linear: Array) -> NDArray[np.uint8]:
     """Linear light to sRGB through a soft shoulder, so that highlights roll off as a camera's do."""
     shouldered = linear * (1 + linear / 9.0) / (1 + linear * 0.8)
-    encoded = np.where(shouldered <= 0.0031308, 12.92 * shouldered, 1.055 * np.maximum(shouldered, 1e-8) ** (1 / 2.4) - 0.055)
+    encoded = np.where(
+        shouldered <= 0.0031308, 12.92 * shouldered, 1.055 * np.maximum(shouldered, 1e-8) ** (1 / 2.4) - 0.055
+    )
     return np.round(np.clip(encoded, 0, 1) * 255).astype(np.uint8)
 
 
@@ -79,8 +94,12 @@ def _sensor(label: Array, size: int, samples: int) -> mi.Sensor:
             "principal_point_offset_y": float(intrinsics[1, 2] - 0.5),
             "near_clip": 0.05,
             "film": {
-                "type": "hdrfilm", "width": size, "height": size, "pixel_format": "rgba",
-                "component_format": "float32", "rfilter": {"type": "box"},
+                "type": "hdrfilm",
+                "width": size,
+                "height": size,
+                "pixel_format": "rgba",
+                "component_format": "float32",
+                "rfilter": {"type": "box"},
             },
             "sampler": {"type": "multijitter", "sample_count": samples},
         }
@@ -105,7 +124,12 @@ def _plastic(colour: object, roughness: float, specular: float = 0.45) -> dict[s
     reflectance = colour if isinstance(colour, dict) else {"type": "rgb", "value": [float(c) for c in colour]}
     return {
         "type": "twosided",
-        "bsdf": {"type": "principled", "base_color": reflectance, "roughness": roughness, "specular": specular},
+        "bsdf": {
+            "type": "principled",
+            "base_color": reflectance,
+            "roughness": roughness,
+            "specular": specular,
+        },
     }
 
 
@@ -113,11 +137,18 @@ def _texture(image: NDArray[np.float32]) -> dict[str, object]:
     return {"type": "bitmap", "bitmap": mi.Bitmap(image), "raw": True, "wrap_mode": "clamp"}
 
 
-def _shape(mesh: Mesh, bsdf: dict[str, object], uv: Array | None = None, colours: Array | None = None) -> mi.Mesh:
+def _shape(
+    mesh: Mesh, bsdf: dict[str, object], uv: Array | None = None, colours: Array | None = None
+) -> mi.Mesh:
     properties = mi.Properties()
     properties["bsdf"] = mi.load_dict(bsdf)
     shape = mi.Mesh(
-        "mesh", len(mesh.vertices), len(mesh.faces), has_vertex_normals=True, has_vertex_texcoords=uv is not None, props=properties
+        "mesh",
+        len(mesh.vertices),
+        len(mesh.faces),
+        has_vertex_normals=True,
+        has_vertex_texcoords=uv is not None,
+        props=properties,
     )
     if colours is not None:
         shape.add_attribute("vertex_color", 3, colours.astype(np.float32).ravel())
@@ -133,11 +164,14 @@ def _shape(mesh: Mesh, bsdf: dict[str, object], uv: Array | None = None, colours
 
 @cache
 def _skin_topology() -> tuple[Indices, Indices, Array, Indices]:
-    """The head's faces renumbered by UV corner, their vertices, their canvas UVs, and the faces below the island."""
+    """The head's faces renumbered by UV corner, their vertices, their canvas UVs, and the faces below the
+    island."""
     body = anatomy()
     low, high = canvas(64).low, canvas(64).high
     corner_uv = body.uv[body.skin_uv]
-    on_island = ((corner_uv > low) & (corner_uv < high)).all(axis=(1, 2)) & (corner_uv[..., 0].min(1) > HEAD_ISLAND[0])
+    on_island = ((corner_uv > low) & (corner_uv < high)).all(axis=(1, 2)) & (
+        corner_uv[..., 0].min(1) > HEAD_ISLAND[0]
+    )
     corners, first, renumbered = np.unique(body.skin_uv[on_island], return_index=True, return_inverse=True)
     vertices = body.skin[on_island].ravel()[first]
     uv = (body.uv[corners] - low) / (high - low)
@@ -184,6 +218,10 @@ def _eye(placed: Array, side: str, person: Person) -> mi.Mesh:
 
 def _hair_shape(hair: Mesh, tone: Array, rng: np.random.Generator) -> mi.Mesh:
     clumps = len(hair.vertices) // 18
-    shade = np.repeat(rng.uniform(0.55, 1.45, clumps), 18) * np.tile(np.repeat(np.linspace(0.7, 1.15, 9), 2), clumps)
+    shade = np.repeat(rng.uniform(0.55, 1.45, clumps), 18) * np.tile(
+        np.repeat(np.linspace(0.7, 1.15, 9), 2), clumps
+    )
     colours = np.clip(tone * shade[:, None], 0, 0.9)
-    return _shape(hair, _plastic({"type": "mesh_attribute", "name": "vertex_color"}, 0.5, 0.25), colours=colours)
+    return _shape(
+        hair, _plastic({"type": "mesh_attribute", "name": "vertex_color"}, 0.5, 0.25), colours=colours
+    )

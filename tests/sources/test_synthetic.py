@@ -1,0 +1,72 @@
+import hashlib
+
+import numpy as np
+import pytest
+
+from shards.builder import build
+from shards.cameras import angles
+from shards.errors import InputError
+from shards.sources.synthetic import SyntheticCapture
+
+TINY = {"identities": 4, "val_identities": 1, "test_identities": 1, "views": 2, "size": 24, "samples": 1}
+
+
+def test_units_split_identities_without_overlap():
+    source = SyntheticCapture(identities=40, val_identities=9, test_identities=3)
+    by_split = {"train": set(), "val": set(), "test": set()}
+    for unit in source.units():
+        by_split[unit.split] |= set(unit.identities)
+    assert [len(people) for people in by_split.values()] == [28, 9, 3]
+    assert set.union(*by_split.values()) == set(range(40))
+
+
+def test_a_block_is_deterministic_and_its_conditions_are_other_people():
+    source = SyntheticCapture(**TINY)
+    unit = source.units()[0]
+    first, again = source.capture(unit), SyntheticCapture(**TINY).capture(unit)
+    assert source.frames(unit) == len(first) == 2
+    for sample, twin in zip(first, again, strict=True):
+        np.testing.assert_array_equal(sample.views, twin.views)
+        np.testing.assert_array_equal(sample.conditions, twin.conditions)
+    sample = first[0]
+    assert sample.views.shape == sample.conditions.shape == (2, 24, 24, 3)
+    assert sample.meta.split == "train"
+    different = np.abs(sample.views.astype(int) - sample.conditions).mean((1, 2, 3))
+    assert different.min() > 5
+    other_seed = SyntheticCapture(**TINY, seed=1).capture(unit)[0]
+    assert np.abs(other_seed.views.astype(int) - sample.views).mean() > 5
+
+
+def test_cameras_are_wide_and_frontal_heavy():
+    source = SyntheticCapture(views=200)
+    yaw, pitch = np.degrees(angles(source._cameras(0, 0))).T
+    assert np.abs(yaw).max() <= 75.01
+    assert np.abs(pitch).max() <= 25.01
+    assert np.abs(yaw).max() > 60
+    assert np.median(np.abs(yaw)) < 30
+
+
+def test_shards_are_the_same_bytes_whatever_the_number_of_processes(tmp_path):
+    digests = []
+    for processes in (0, 2):
+        out = tmp_path / f"built{processes}"
+        build(SyntheticCapture(**TINY), out, processes=processes)
+        digests.append(
+            {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in out.glob("*.tar")}
+        )
+    assert digests[0] == digests[1]
+    assert len(digests[0]) == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"identities": 48}, "--identities 48: give more than"),
+        ({"views": 1}, "--views 1: give 2 or more"),
+        ({"size": 4}, "--size 4: give 16 or more"),
+        ({"seed": -1}, "cannot be negative"),
+    ],
+)
+def test_wrong_settings_are_refused_in_one_line(settings, said):
+    with pytest.raises(InputError, match=said):
+        SyntheticCapture(**settings)
