@@ -13,7 +13,7 @@ SHARDS := shards/built/synthetic
 CAPTURE := --identities 128 --val_identities 16 --test_identities 16 --views 10 --size 64 --seed 1
 # The larger one that the shipped backbone was trained on.
 BACKBONE_SHARDS := shards/built/backbone
-BACKBONE_CAPTURE := --identities 520 --val_identities 16 --test_identities 32 --views 10 --size 64 --seed 0
+BACKBONE_CAPTURE := --identities 336 --val_identities 16 --test_identities 32 --views 10 --size 64 --seed 0
 # More settings for fit: make train-stage1 ARGS="--trainer.max_steps 1000"
 ARGS ?=
 

@@ -11,7 +11,7 @@ class InputError(ValueError):
 
 @contextmanager
 def one_line() -> Iterator[None]:
-    """End the command with `error: …` on stderr and exit code 2 when an InputError comes up; let bugs through."""
+    """End the command with `error: …` on stderr and exit code 2 on an InputError; let bugs through."""
     try:
         yield
     except InputError as error:
