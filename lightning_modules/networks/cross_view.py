@@ -93,9 +93,10 @@ class CrossView(ModelMixin, ConfigMixin):
 
     `down_channels` and `up_channels` are the widths after F's encoder and decoder layers (the first skip has
     none), `up_modules` how many modules in a row follow each decoder layer, after its upsampler. `middle`
-    says in which passes of guided sampling the middle module runs: the released sampler runs it only in the
-    unconditional one, and where it never runs it does not exist. `positions` is the longest row of views that
-    has positional encoding, 0 for none and any number of views.
+    says in which passes of guided sampling the middle module runs, between the middle's attention and its
+    last residual block: the released sampler runs it only in the unconditional one, which no training step
+    is, and where it never runs it does not exist. `positions` is the longest row of views that has positional
+    encoding, 0 for none and any number of views.
     """
 
     @register_to_config
@@ -105,7 +106,7 @@ class CrossView(ModelMixin, ConfigMixin):
         middle_channels: int,
         up_channels: tuple[int, ...],
         up_modules: tuple[int, ...],
-        middle: Middle = "always",
+        middle: Middle = "never",
         positions: int = 32,
         heads: int = 8,
         norm_num_groups: int = 32,
@@ -126,7 +127,13 @@ class CrossView(ModelMixin, ConfigMixin):
 
     @classmethod
     def from_unet(
-        cls, unet: UNet2DConditionModel, middle: Middle = "always", positions: int = 32, heads: int = 8
+        cls,
+        unet: UNet2DConditionModel,
+        middle: Middle = "never",
+        positions: int = 32,
+        heads: int = 8,
+        layers: int = 1,
+        attentions: int = 2,
     ) -> Self:
         """V for this UNet, adding nothing until it is trained; on F's device and in F's dtype."""
         up = up_layers(unet)
@@ -139,6 +146,8 @@ class CrossView(ModelMixin, ConfigMixin):
             positions=positions,
             heads=heads,
             norm_num_groups=unet.config.norm_num_groups,
+            layers=layers,
+            attentions=attentions,
         )
         return place_like(cross_view, unet)
 

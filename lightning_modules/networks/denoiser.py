@@ -115,11 +115,12 @@ class Denoiser(nn.Module):
         return skips
 
     def _middle(self, hidden: Tensor, context: Context, views: int) -> Tensor:
-        for layer in mid_layers(self.unet):
+        *attending, last = mid_layers(self.unet)
+        for layer in attending:
             hidden = self._run(layer, hidden, context)
         if self.cross_view is not None and self.cross_view.runs_middle(conditional=context.read is not None):
             hidden = self._mix(self.cross_view.mid, hidden, views)
-        return hidden
+        return self._run(last, hidden, context)
 
     def _decode(self, hidden: Tensor, skips: list[Tensor], context: Context, views: int) -> Tensor:
         layers = up_layers(self.unet)

@@ -212,9 +212,21 @@ def attend(attention: Attention, tokens: Tensor, keys: Tensor, values: Tensor) -
         # is repeated.
         queries = queries.flatten(0, 1).unsqueeze(0)
     split = [x.unflatten(2, (attention.heads, -1)).transpose(1, 2) for x in (queries, keys, values)]
-    mixed = F.scaled_dot_product_attention(*split)  # (N, heads, L, C / heads)
+    mixed = mix(*split)  # (N, heads, L, C / heads)
     mixed = mixed.transpose(1, 2).flatten(2).reshape(*tokens.shape[:2], -1)
     return attention.to_out[1](attention.to_out[0](mixed))
+
+
+def mix(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Scaled dot-product attention of (N, heads, L, D) over (N, heads, M, D).
+
+    In float32 on a CPU: the backward pass of its bfloat16 kernel takes half of a training step there.
+    """
+    if queries.device.type != "cpu" or queries.dtype == torch.float32:
+        return F.scaled_dot_product_attention(queries, keys, values)
+    with torch.autocast("cpu", enabled=False):
+        mixed = F.scaled_dot_product_attention(queries.float(), keys.float(), values.float())
+    return mixed.to(queries.dtype)
 
 
 def maybe_checkpoint(enabled: bool, function: Callable[..., Result], *args: object) -> Result:

@@ -80,15 +80,17 @@ def load_backbone(path_or_hub_id: str, dtype: torch.dtype = torch.float32) -> Ba
     Raises InputError on anything that is not a Stable Diffusion 1.5 folder of some width, and on damaged
     files.
     """
-    folder = _folder(path_or_hub_id)
+    folder = find_folder(path_or_hub_id)
     unet_config = read_json(folder / "unet" / "config.json")
     check_unet(unet_config, folder)
     unet = load_model(UNet2DConditionModel, folder / "unet", dtype)
-    vae = _load_vae(folder / "vae", dtype)
+    vae = load_vae(folder / "vae", dtype)
     if vae.config.latent_channels != unet.config.in_channels:
         raise InputError(f"{folder}: the VAE has {vae.config.latent_channels} latent channels, the UNet 4")
     scheduler = load_schedule(folder / "scheduler")
-    return Backbone(vae, unet, scheduler, _empty_prompt(folder, unet.config.cross_attention_dim).to(dtype))
+    return Backbone(
+        vae, unet, scheduler, load_empty_prompt(folder, unet.config.cross_attention_dim).to(dtype)
+    )
 
 
 def save_backbone(backbone: Backbone, path: str, dtype: torch.dtype | None = None) -> None:
@@ -144,7 +146,8 @@ def check_unet(config: dict[str, Any], folder: Path) -> None:
         )
 
 
-def _folder(path_or_hub_id: str) -> Path:
+def find_folder(path_or_hub_id: str) -> Path:
+    """The folder of a backbone, fetched from the hub if not a local one. InputError where there is none."""
     folder = Path(path_or_hub_id).expanduser()
     if folder.is_dir():
         return folder
@@ -163,7 +166,8 @@ def _folder(path_or_hub_id: str) -> Path:
         ) from error
 
 
-def _load_vae(folder: Path, dtype: torch.dtype) -> AutoencoderKL:
+def load_vae(folder: Path, dtype: torch.dtype = torch.float32) -> AutoencoderKL:
+    """The VAE in a `vae/` folder of any diffusers version, in `dtype`. InputError as `load_model`."""
     tensors = {_current_name(name): x.to(dtype) for name, x in read_weights(folder).items()}
     vae = empty_model(AutoencoderKL, read_json(folder / "config.json"), folder)
     load_strict(vae, tensors, str(folder))
@@ -179,12 +183,16 @@ def _current_name(name: str) -> str:
     return ".".join(parts)
 
 
-def _empty_prompt(folder: Path, channels: int) -> Tensor:
+def load_empty_prompt(folder: Path, channels: int) -> Tensor:
+    """The embedding (1, T, D = `channels`) of "" in a backbone's folder, made and kept there if missing.
+
+    Raises InputError where it cannot be made, or is of another shape.
+    """
     stored = folder / f"{EMPTY_PROMPT}.safetensors"
     if stored.is_file():
         embedding = read_tensors(stored).get(EMPTY_PROMPT, torch.empty(0))
     else:
-        embedding = _encode_empty_prompt(folder)
+        embedding = encode_empty_prompt(folder)
         if os.access(folder, os.W_OK):
             write_empty_prompt(embedding, folder)
     if embedding.ndim != 3 or embedding.shape[0] != 1 or embedding.shape[2] != channels:
@@ -195,7 +203,11 @@ def _empty_prompt(folder: Path, channels: int) -> Tensor:
     return embedding
 
 
-def _encode_empty_prompt(folder: Path) -> Tensor:
+def encode_empty_prompt(folder: Path) -> Tensor:
+    """The embedding (1, T, D) of "" by the text encoder in a backbone's folder, which takes transformers.
+
+    Raises InputError where there is no text encoder, or no transformers.
+    """
     if not (folder / "text_encoder" / "config.json").is_file():
         raise InputError(f"{folder} has neither {EMPTY_PROMPT}.safetensors nor text_encoder/ to make it from")
     try:

@@ -3,7 +3,7 @@
 import json
 import pickle
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -62,15 +62,7 @@ def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], where: str) ->
 
     Raises InputError listing missing, unexpected and misshapen names.
     """
-    wanted = module.state_dict()
-    compare_names(wanted, tensors, where)
-    misshapen = [
-        f"{name} {tuple(x.shape)}, not {tuple(wanted[name].shape)}"
-        for name, x in tensors.items()
-        if x.shape != wanted[name].shape
-    ]
-    if misshapen:
-        raise InputError(f"{where}: misshapen {listed(misshapen)}")
+    compare({name: tuple(x.shape) for name, x in module.state_dict().items()}, tensors, where)
     module.load_state_dict(dict(tensors), assign=True)
 
 
@@ -84,16 +76,26 @@ def place_like(model: Model, other: nn.Module) -> Model:
     return model
 
 
-def compare_names(wanted: Iterable[str], given: Iterable[str], where: str) -> None:
-    """InputError listing what is missing and what is unexpected among the given names."""
-    missing, unexpected = sorted(set(wanted) - set(given)), sorted(set(given) - set(wanted))
-    faults = [
-        f"{what} {listed(names)}"
-        for what, names in (("missing", missing), ("unexpected", unexpected))
-        if names
-    ]
+def compare(wanted: Mapping[str, tuple[int, ...]], given: Mapping[str, Tensor], where: str) -> None:
+    """InputError listing what is missing, unexpected and misshapen among given tensors."""
+    faults = shape_faults(wanted, {name: tuple(x.shape) for name, x in given.items()})
     if faults:
-        raise InputError(f"{where}: {'; '.join(faults)}")
+        raise InputError(f"{where}: {faults}")
+
+
+def shape_faults(wanted: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[int, ...]]) -> str:
+    """What is missing, unexpected and misshapen among given shapes by name, in words; empty if nothing is."""
+    misshapen = [
+        f"{name} {given[name]}, not {shape}"
+        for name, shape in wanted.items()
+        if name in given and given[name] != shape
+    ]
+    found = {
+        "missing": sorted(wanted.keys() - given.keys()),
+        "unexpected": sorted(given.keys() - wanted.keys()),
+        "misshapen": misshapen,
+    }
+    return "; ".join(f"{fault} {listed(names)}" for fault, names in found.items() if names)
 
 
 def listed(names: list[str]) -> str:

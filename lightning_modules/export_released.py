@@ -1,0 +1,180 @@
+"""A model folder to the authors' layout: `python -m lightning_modules.export_released DIR --out model.th`."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.controlnets.controlnet import ControlNetModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from jsonargparse import ArgumentParser
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from lightning_modules.import_released import HOLDINGS, UNREAD
+from lightning_modules.networks import portrait
+from lightning_modules.networks.cross_view import CrossView
+from lightning_modules.networks.weights import (
+    compare,
+    empty_model,
+    read_json,
+    read_tensors,
+    read_weights,
+)
+from lightning_modules.released import names
+from lightning_modules.released.checkpoint import (
+    TEXT_ENCODER,
+    Layout,
+    Part,
+    layout_of,
+    released_part,
+    text_part,
+)
+from lightning_modules.released.structure import NORM_GROUPS
+from shards.errors import InputError, one_line
+
+NETWORKS = ("unet", portrait.REFERENCE, portrait.CONTROL, portrait.CROSS_VIEW)
+
+
+def export_released(folder: str, out: str | None = None, parts: list[str] | None = None) -> None:
+    """Write a model folder as a checkpoint that the authors' code loads.
+
+    Args: folder: A model folder, of import_released or of training. out: The file to make: safetensors if it
+            is called so, else a PyTorch state dict. It must not exist yet. parts: What to put in beside the
+            four networks: vae, text_encoder. By default what the folder was imported with, and nothing for a
+            model trained here.
+    """
+    if out is None:
+        raise InputError("--out FILE says where the checkpoint goes")
+    path = Path(out)
+    if path.exists():
+        raise InputError(f"{path} exists already: remove it or choose another name")
+    write_whole(released_tensors(Path(folder), parts), path)
+    print(f"{path}: written")
+
+
+def released_tensors(folder: Path, extra: Sequence[str] | None = None) -> dict[str, Tensor]:
+    """The released state dict of a model folder; `extra` as `parts` of `export_released`.
+
+    Raises InputError on a folder without one of the networks, or with one that the authors' code cannot hold.
+    """
+    layout = folder_layout(folder, _holdings(folder) if extra is None else extra)
+    tensors: dict[str, Tensor] = {}
+    for part in tqdm(layout.parts, desc="collecting", unit="part"):
+        ours = _read_part(folder, part)
+        compare(part.own_shapes, ours, str(folder / part.folder))
+        tensors |= part.to_released(ours)
+    unread = read_tensors(folder / UNREAD) if (folder / UNREAD).is_file() else {}
+    return tensors | unread | invented(layout, tensors, unread)
+
+
+def folder_layout(folder: Path, extra: Sequence[str]) -> Layout:
+    """The released layout for the networks in a model folder, from their configs."""
+    unknown = set(extra) - {*NETWORKS, "vae", TEXT_ENCODER}
+    if unknown:
+        raise InputError(f"no part is called {', '.join(sorted(unknown))}: take vae, text_encoder")
+    classes = {
+        "unet": UNet2DConditionModel,
+        portrait.CONTROL: ControlNetModel,
+        portrait.CROSS_VIEW: CrossView,
+    }
+    models = {}
+    for name, cls in classes.items():
+        if not (folder / name).is_dir():
+            raise InputError(
+                f"{folder} has no {name}/, and the authors' code takes all of {', '.join(NETWORKS)}"
+            )
+        models[name] = empty_model(cls, read_json(folder / name / "config.json"), folder / name)
+    check_released(models["unet"], models[portrait.CONTROL], models[portrait.CROSS_VIEW], folder)
+    layout = layout_of(models["unet"], models[portrait.CONTROL], models[portrait.CROSS_VIEW])
+    layout.unread.update(absent_from(models[portrait.CROSS_VIEW]))
+    if "vae" in extra:
+        vae = empty_model(AutoencoderKL, read_json(folder / "vae" / "config.json"), folder / "vae")
+        layout.parts.append(released_part("vae", vae, names.vae_names(vae)))
+    if TEXT_ENCODER in extra:
+        layout.parts.append(text_part(read_json(folder / TEXT_ENCODER / "config.json")))
+    return layout
+
+
+def check_released(
+    unet: UNet2DConditionModel, control: ControlNetModel, cross_view: CrossView, folder: Path
+) -> None:
+    """InputError where the authors' code has a number or a behaviour fixed that these networks differ in."""
+    if unet.config.norm_num_groups != NORM_GROUPS or cross_view.config.norm_num_groups != NORM_GROUPS:
+        raise InputError(
+            f"{folder}: the authors' code normalises in {NORM_GROUPS} groups, this model otherwise"
+        )
+    if len(control.config.conditioning_embedding_out_channels) != 4:
+        raise InputError(
+            f"{folder}: the authors' hint encoder halves images three times, this model's otherwise"
+        )
+    if cross_view.config.middle == "always":
+        raise InputError(
+            f"{folder}: V's middle module runs in every pass here, and in the authors' code in the "
+            "unconditional pass only: train V with middle=unconditional or middle=never"
+        )
+
+
+def absent_from(cross_view: CrossView) -> dict[str, tuple[int, ...]]:
+    """What the released V has that this one goes without: the middle module, the positional encoding."""
+    config = dict(cross_view.config) | {
+        "middle": "unconditional",
+        "positions": cross_view.config.positions or 32,
+    }
+    with torch.device("meta"):
+        whole = CrossView.from_config(config)
+    released = released_part(portrait.CROSS_VIEW, whole, names.cross_view_names(whole)).shapes
+    own = set(names.cross_view_names(cross_view).values())
+    return {name: shape for name, shape in released.items() if name not in own}
+
+
+def invented(layout: Layout, tensors: dict[str, Tensor], unread: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors that the authors' code wants to load and that a model trained here does not have.
+
+    What F_ref does not keep of F is F's own; F_ref's unused hint encoder is zero; so is a middle module of V
+    that was not trained, which then adds nothing, and a positional encoding that V goes without.
+    """
+    made: dict[str, Tensor] = {}
+    for name, shape in layout.unread.items():
+        if name not in unread:
+            made[name] = tensors.get(name.replace(names.REFERENCE, names.UNET, 1), torch.zeros(shape)).clone()
+    return made
+
+
+def write_whole(tensors: dict[str, Tensor], path: Path) -> None:
+    """A state dict under its name once it is complete: safetensors by suffix, or a PyTorch zip file."""
+    partial = path.with_name(f"{path.name}.partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        if path.suffix == ".safetensors":
+            save_file({name: x.contiguous() for name, x in tensors.items()}, partial)
+        else:
+            torch.save(tensors, partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _holdings(folder: Path) -> list[str]:
+    return read_json(folder / HOLDINGS)["parts"] if (folder / HOLDINGS).is_file() else []
+
+
+def _read_part(folder: Path, part: Part) -> dict[str, Tensor]:
+    if part.folder == TEXT_ENCODER:
+        return read_tensors(folder / TEXT_ENCODER / "model.safetensors")
+    return read_weights(folder / part.folder)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """The command. A user's mistake ends in one line."""
+    parser = ArgumentParser(description=export_released.__doc__.split("\n", 1)[0])
+    parser.add_function_arguments(export_released, as_positional=True)
+    settings = parser.parse_args(args).as_dict()
+    with one_line():
+        export_released(**settings)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,174 @@
+"""The authors' checkpoint to our folder: `python -m lightning_modules.import_released model.th --out DIR`."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from diffusers.configuration_utils import ConfigMixin
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from jsonargparse import ArgumentParser
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from lightning_modules.networks.pretrained import (
+    encode_empty_prompt,
+    find_folder,
+    load_empty_prompt,
+    load_schedule,
+    load_vae,
+    write_empty_prompt,
+)
+from lightning_modules.networks.weights import WEIGHTS, save_model, whole_folder
+from lightning_modules.released.checkpoint import (
+    TEXT_ENCODER,
+    Layout,
+    Part,
+    part_sizes,
+    read_checkpoint,
+    released_layout,
+    shapes_of,
+)
+from lightning_modules.released.structure import text_config
+from shards.errors import InputError, one_line
+
+Precision = Literal["float32", "float16", "bfloat16"]
+UNREAD = "released_unread.safetensors"
+HOLDINGS = "released.json"
+
+
+def import_released(
+    checkpoint: str,
+    out: str | None = None,
+    backbone: str | None = None,
+    dtype: Precision | None = None,
+    heads: int = 8,
+) -> None:
+    """Convert a released DiffPortrait3D checkpoint into a model folder.
+
+    Args: checkpoint: The released file: a PyTorch pickle (.th, .ckpt, …) or safetensors. out: The model
+        folder to make; it must not exist yet. backbone: A Stable Diffusion 1.5 folder or hub id, for the VAE
+        and the empty prompt if the file has none. dtype: The precision to store in; the file's own by
+        default. heads: Attention heads of every layer, which no shape tells; 8 in Stable Diffusion 1.5.
+    """
+    tensors = read_checkpoint(Path(checkpoint))
+    shapes = shapes_of(tensors)
+    layout = released_layout(shapes, heads)
+    faults = layout.faults(shapes)
+    if faults:
+        raise InputError(f"{checkpoint}: {faults}")
+    if out is None:
+        raise InputError("--out DIR says where the model goes (or --inspect to look only)")
+    check_schedule(tensors, checkpoint)
+    precision = getattr(torch, dtype) if dtype else None
+    with whole_folder(Path(out)) as folder:
+        for part in tqdm(layout.parts, desc="converting", unit="part"):
+            write_part(part, tensors, folder, precision)
+        unread = {name: tensors[name].contiguous() for name in layout.unread_in(shapes)}
+        save_file(unread, folder / UNREAD)
+        complete_backbone(layout, folder, backbone, precision)
+        holdings = {"from": Path(checkpoint).name, "parts": [part.folder for part in layout.parts]}
+        (folder / HOLDINGS).write_text(json.dumps(holdings, indent=2) + "\n", encoding="utf-8")
+    print(f"{out}: {', '.join(part.folder for part in layout.parts)}")
+    print(f"{len(unread)} tensors that no network reads are kept aside in {UNREAD} for export_released:")
+    print("\n".join(f"  {name}" for name in unread))
+
+
+def report(tensors: dict[str, Tensor], heads: int) -> str:
+    """What a checkpoint contains, as Markdown: its parts, what nothing reads, and what does not fit."""
+    lines = ["| part | tensors | parameters | dtype |", "|---|---:|---:|---|"]
+    lines += [f"| {name} | {n:,} | {size:,} | {dtype} |" for name, n, size, dtype in part_sizes(tensors)]
+    shapes = shapes_of(tensors)
+    try:
+        layout = released_layout(shapes, heads)
+    except InputError as error:
+        return "\n".join([*lines, "", f"Not a released DiffPortrait3D: {error}"])
+    unet = layout.part("unet").model.config
+    cross_view = layout.part("cross_view").model.config
+    unread = layout.unread_in(shapes)
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"F: widths {list(unet.block_out_channels)}, {unet.layers_per_block} residual blocks a level, "
+            f"prompt of {unet.cross_attention_dim} channels, {heads} heads (given, not read)",
+            f"V: {len(cross_view.down_channels)} modules in the encoder, {sum(cross_view.up_modules)} in the "
+            f"decoder, middle {cross_view.middle}; {cross_view.positions} places encoded",
+            f"Read by nothing: {len(unread)} tensors",
+            *(f"  {name}" for name in unread),
+            f"Does not fit: {layout.faults(shapes) or 'nothing'}",
+        ]
+    )
+
+
+def write_part(part: Part, tensors: dict[str, Tensor], folder: Path, dtype: torch.dtype | None) -> None:
+    """One part's folder: its config, and its tensors in `dtype` or as they are."""
+    place = folder / part.folder
+    place.mkdir()
+    ours = {name: x.to(dtype or x.dtype).contiguous() for name, x in part.to_ours(tensors).items()}
+    if part.model is not None:
+        part.model.save_config(place)
+        save_file(ours, place / f"{WEIGHTS}.safetensors", metadata={"format": "pt"})
+        return
+    config = text_config(shapes_of(part.to_released(ours)))
+    (place / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    save_file(ours, place / "model.safetensors", metadata={"format": "pt"})
+
+
+def complete_backbone(layout: Layout, folder: Path, backbone: str | None, dtype: torch.dtype | None) -> None:
+    """What makes a backbone of the folder: VAE, schedule and empty prompt, from the file or from `backbone`.
+
+    Raises InputError where neither has them.
+    """
+    have = {part.folder for part in layout.parts}
+    lacking = [name for name in ("vae", TEXT_ENCODER) if name not in have]
+    if lacking and backbone is None:
+        raise InputError(
+            f"the file holds no {' and no '.join(lacking)}: name a Stable Diffusion 1.5 folder or hub id "
+            "with --backbone"
+        )
+    given = None if backbone is None else find_folder(backbone)
+    if "vae" not in have:
+        save_model(load_vae(given / "vae"), folder / "vae", dtype)
+    schedule = released_schedule() if given is None else load_schedule(given / "scheduler")
+    schedule.save_config(folder / "scheduler")
+    if TEXT_ENCODER in have:
+        write_empty_prompt(encode_empty_prompt(folder), folder)
+    else:
+        channels = layout.part("unet").model.config.cross_attention_dim
+        write_empty_prompt(load_empty_prompt(given, channels), folder)
+
+
+def released_schedule() -> ConfigMixin:
+    """Stable Diffusion 1.5's noise schedule, under which the released networks were trained."""
+    return DDPMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1
+    )
+
+
+def check_schedule(tensors: dict[str, Tensor], where: str) -> None:
+    """InputError where a checkpoint brings a noise schedule other than Stable Diffusion 1.5's."""
+    betas, ours = tensors.get("betas"), released_schedule().betas
+    if betas is not None and not (
+        betas.shape == ours.shape and torch.allclose(betas.float(), ours, rtol=1e-3)
+    ):
+        raise InputError(f"{where}: its betas are not Stable Diffusion 1.5's noise schedule")
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """The command. A user's mistake ends in one line."""
+    parser = ArgumentParser(description=import_released.__doc__.split("\n", 1)[0])
+    parser.add_function_arguments(import_released, as_positional=True)
+    parser.add_argument("--inspect", action="store_true", help="Only print what the file contains.")
+    settings = parser.parse_args(args).as_dict()
+    with one_line():
+        if settings.pop("inspect"):
+            print(report(read_checkpoint(Path(settings["checkpoint"])), settings["heads"]))
+        else:
+            import_released(**settings)
+
+
+if __name__ == "__main__":
+    main()
