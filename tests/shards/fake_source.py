@@ -1,7 +1,10 @@
 """Frames of random colours with valid cameras: everything a source is, nothing to render."""
 
+import os
+import time
 import zlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -82,3 +85,17 @@ class FakeSource:
             make_sample(f"{split}{person:03d}", str(instant), split, views, size, self.name)
             for instant in range(self.settings["instants"])
         ]
+
+
+class StuckSource(FakeSource):
+    """A source whose workers say who they are in `folder`, and then never finish."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def capture(self, unit: tuple[str, int]) -> list[Sample]:
+        """Leaves a file named by the process, and waits."""
+        (self.folder / str(os.getpid())).touch()
+        time.sleep(600)
+        return super().capture(unit)

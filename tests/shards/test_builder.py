@@ -1,5 +1,10 @@
 import json
+import os
+import subprocess
+import sys
 import tarfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -129,3 +134,32 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["settings"]["identities"] == 2
     with pytest.raises(InputError, match="exists already"):
         command.main(["fake", "--identities", "2", "--out", out], FAKE)
+
+
+def test_workers_end_with_a_build_that_is_killed(tmp_path: Path) -> None:
+    script = (
+        "from pathlib import Path; from shards.builder import build; "
+        "from tests.shards.fake_source import StuckSource; "
+        f"here = Path({str(tmp_path)!r}); build(StuckSource(here), here / 'out', 1)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script]) as parent:
+        wait_until(lambda: any(path.name.isdigit() for path in tmp_path.iterdir()))
+        parent.kill()
+    worker = next(int(path.name) for path in tmp_path.iterdir() if path.name.isdigit())
+    wait_until(lambda: not runs(worker))
+
+
+def runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    status = Path(f"/proc/{pid}/stat")
+    return not status.exists() or status.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
