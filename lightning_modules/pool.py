@@ -83,9 +83,10 @@ class ImagePool(pl.LightningDataModule):
 
     Batches are {"images": (B, 3, S, S) uint8}; with `vae`, a model folder, the images are encoded once at
     the start and batches are {"moments": (B, 2C, H, W) float16}: mean and log-variance of the posterior,
-    before scaling. The pool is held in memory on every rank: it is for captures of small images.
-    `val_images` of the val split, evenly spread, are kept for validation. Raises InputError on folders that
-    cannot be read, are of several image sizes, or have too few images for one batch.
+    before scaling. With `mirror` the training images are there a second time, mirrored. The pool is held in
+    memory on every rank: it is for captures of small images. `val_images` of the val split, evenly spread,
+    are kept for validation. Raises InputError on folders that cannot be read, are of several image sizes,
+    or have too few images for one batch.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class ImagePool(pl.LightningDataModule):
         folders: list[str],
         batch_size: int = 64,
         vae: str | None = None,
+        mirror: bool = False,
         val_images: int = 512,
         encode_batch: int = 64,
         seed: int = 0,
@@ -101,6 +103,7 @@ class ImagePool(pl.LightningDataModule):
         self.folders = [Path(folder) for folder in folders]
         self.batch_size = batch_size
         self.vae = vae
+        self.mirror = mirror
         self.val_images = val_images
         self.encode_batch = encode_batch
         self.seed = seed
@@ -121,6 +124,8 @@ class ImagePool(pl.LightningDataModule):
                 f"{_listed(sizes)}: {len(train)} training and {len(val)} validation images; "
                 f"needed are one batch of {self.batch_size} and at least one"
             )
+        if self.mirror:
+            train = torch.cat([train, train.flip(-1)])
         if self.vae is not None:
             vae = load_model(AutoencoderKL, Path(self.vae), torch.float32)
             train = encode_moments(vae, train, self.encode_batch, "encode train")

@@ -25,6 +25,15 @@ def test_the_pool_has_every_view_and_condition(capture):
     assert len(pool.train_dataloader()) == 8
 
 
+def test_mirrored_images_come_on_top(capture):
+    pools = [ImagePool([str(capture)], batch_size=8, mirror=mirror) for mirror in (False, True)]
+    for pool in pools:
+        pool.setup("fit")
+    plain, mirrored = (pool.train_rows for pool in pools)
+    assert torch.equal(mirrored, torch.cat([plain, plain.flip(-1)]))
+    assert torch.equal(pools[0].val_rows, pools[1].val_rows)
+
+
 def test_encoded_batches_are_what_the_vae_says(capture, tmp_path):
     save_model(toy_vae(), tmp_path / "vae")
     images = ImagePool([str(capture)], batch_size=8)
