@@ -20,7 +20,7 @@ from lightning_modules.draws import generator, normal, spread_timesteps
 from lightning_modules.networks.denoiser import Denoiser
 from lightning_modules.networks.pretrained import load_backbone
 from lightning_modules.networks.reference import AppearanceReference
-from lightning_modules.networks.weights import compare_names
+from lightning_modules.networks.weights import compare
 from lightning_modules.optimization import Learning, Optimization, rewind, step_generator
 from lightning_modules.parts import IN_CHECKPOINT, StageCard, fingerprint, save_part
 from lightning_modules.sampling.ddim import portrait_bank, sample
@@ -249,7 +249,8 @@ class Stage(pl.LightningModule):
         where = "the checkpoint"
         StageCard.parse(checkpoint.get(IN_CHECKPOINT, {}), where).check(self.stage, self.fingerprint, where)
         own, prefix = self.state_dict(), f"{self.part}."
-        compare_names([name for name in own if name.startswith(prefix)], checkpoint["state_dict"], where)
+        wanted = {name: tuple(x.shape) for name, x in own.items() if name.startswith(prefix)}
+        compare(wanted, checkpoint["state_dict"], where)
         checkpoint["state_dict"] = own | checkpoint["state_dict"]
 
     def export(self, folder: Path) -> None:
