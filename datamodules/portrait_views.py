@@ -15,6 +15,7 @@ from datamodules.sources import SourceBook, SourceConfig, Sources
 from datamodules.stream import EvaluationBatches, Stream, TrainBatches
 from shards.errors import InputError
 from shards.fetch import ShardCache
+from shards.frames import FrameSet
 
 GIGABYTE = 10**9
 
@@ -117,6 +118,10 @@ class PortraitViewsDataModule(pl.LightningDataModule):
         if isinstance(batch, InputError):
             raise batch
         return batch
+
+    def frame_sets(self, split: str) -> tuple[FrameSet, ...]:
+        """The frames of each source that has any of the split, once that is set up."""
+        return self._splits[split].frames
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ARG002
         """Keeps account of the stream position that training reached."""

@@ -11,6 +11,7 @@ from shards.index import Span
 from shards.schema import SampleError
 
 MAX_OPEN_FILES = 64
+MAX_MEMBER_BYTES = 64 << 20  # far above any member of the schema: what a tar claims is not believed blindly
 
 
 class ShardReader:
@@ -41,6 +42,8 @@ class ShardReader:
         if span is None:
             raise SampleError(f"it has no {name}")
         offset, size = span
+        if size > MAX_MEMBER_BYTES:
+            raise SampleError(f"{name} has {size} bytes")
         try:
             data = os.pread(self._open(path), size, offset)
         except OSError as error:

@@ -1,0 +1,255 @@
+"""`python -m benchmarks.streaming`: how fast frames stream from shards, and whether training waits for them.
+
+Against the same draws of the same images read as loose files, against WebDataset's own sequential pipeline,
+and against the floor: decoding as many JPEGs and nothing else. Everything is read from the page cache: what
+is compared is work, not disks.
+"""
+
+import itertools
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import webdataset
+from jsonargparse import ArgumentParser
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from callbacks.throughput import Throughput
+from datamodules import PortraitViewsDataModule, SourceConfig
+from datamodules.order import draw_views, generator
+from datamodules.reading import Item, ViewReader, collate
+from lightning_modules.fit import read_config
+from shards.builder import build
+from shards.cameras import label_from_angles
+from shards.errors import one_line
+from shards.reader import ShardReader
+from shards.schema import CAMERAS, Sample, SampleMeta, condition_name, decode_image, view_name
+
+VIEWS = 16
+BATCH = 2
+
+
+class NoiseSource:
+    """Frames of smooth noise whose JPEGs weigh about what photographs do."""
+
+    name = "noise"
+
+    def __init__(self, frames: int, size: int) -> None:
+        self.settings: dict[str, Any] = {"frames": frames, "size": size}
+
+    def units(self) -> list[int]:
+        """A unit is a frame."""
+        return list(range(self.settings["frames"]))
+
+    def frames(self, _unit: int) -> int:
+        """One."""
+        return 1
+
+    def capture(self, unit: int) -> list[Sample]:
+        """One frame of `VIEWS` views."""
+        size = self.settings["size"]
+        meta = SampleMeta(self.name, f"{unit:04d}", "train", "still", "0", "eg3d", "CC0-1.0")
+        random = generator(0, unit)
+        images = np.stack([_photograph(random, size) for _ in range(2 * VIEWS)])
+        cameras = np.stack([label_from_angles(yaw, 0.0) for yaw in np.linspace(-1, 1, VIEWS)])
+        return [Sample(meta, images[:VIEWS], images[VIEWS:], cameras)]
+
+
+def _photograph(random: np.random.Generator, size: int) -> np.ndarray:
+    coarse = Image.fromarray(random.integers(0, 256, (9, 9, 3), dtype=np.uint8))
+    smooth = np.asarray(coarse.resize((size, size), Image.Resampling.BICUBIC), dtype=np.float32)
+    return np.clip(smooth + random.normal(0, 4, (size, size, 1)), 0, 255).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class LooseFiles(Dataset[Item]):
+    """The straightforward way: a folder for each frame, a file for each image, views drawn at random."""
+
+    folders: Sequence[Path]
+    reader: ViewReader
+
+    def __len__(self) -> int:
+        return len(self.folders)
+
+    def __getitem__(self, number: int) -> Item:
+        folder = self.folders[number]
+        views = len(list(folder.glob("view_*.jpg")))
+        draw = draw_views(generator(0, number), views, self.reader.references, self.reader.targets)
+        cameras = np.load(folder / CAMERAS)
+        return Item(
+            key=folder.name,
+            identity=folder.name,
+            reference=np.stack([_load(folder / view_name(i)) for i in draw.references]),
+            target=np.stack([_load(folder / view_name(i)) for i in draw.targets]),
+            condition=np.stack([_load(folder / condition_name(i)) for i in draw.targets]),
+            reference_camera=cameras[list(draw.references)],
+            camera=cameras[list(draw.targets)],
+        )
+
+
+def _load(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.array(image.convert("RGB"))
+
+
+def unpack(data: PortraitViewsDataModule, out: Path) -> list[Path]:
+    """Every training frame of a data module as a folder of loose files."""
+    folders = []
+    for frames in data.frame_sets("train"):
+        for number in range(len(frames)):
+            frame = frames.frame(number)
+            folder = out / frame.key
+            folder.mkdir(parents=True)
+            for name, content in frame.read(frame.members).items():
+                (folder / name).write_bytes(content)
+            folders.append(folder)
+    return folders
+
+
+def sequential(urls: list[str], reader: ViewReader) -> Iterator[dict[str, Any]]:
+    """Batches through WebDataset's own pipeline: whole shards one after the other, the same draws decoded."""
+
+    def item(sample: dict[str, Any]) -> Item:
+        draw = draw_views(generator(0, sample["__key__"]), VIEWS, reader.references, reader.targets)
+        cameras = np.frombuffer(sample[CAMERAS][-100 * VIEWS :], np.float32).reshape(VIEWS, 25)
+
+        def images(names: Iterable[str]) -> np.ndarray:
+            return np.stack([decode_image(sample[name], reader.image_size) for name in names])
+
+        return Item(
+            key=sample["__key__"],
+            identity=sample["__key__"],
+            reference=images(map(view_name, draw.references)),
+            target=images(map(view_name, draw.targets)),
+            condition=images(map(condition_name, draw.targets)),
+            reference_camera=cameras[list(draw.references)],
+            camera=cameras[list(draw.targets)],
+        )
+
+    samples = webdataset.WebDataset(urls, shardshuffle=False).repeat().map(item)
+    return map(collate, iter(lambda: list(itertools.islice(samples, BATCH)), []))
+
+
+def rate(batches: Iterable[Any], seconds: float) -> float:
+    """Frames a second, after the first two batches."""
+    stream = iter(batches)
+    next(stream), next(stream)
+    start, count = time.perf_counter(), 0
+    while (elapsed := time.perf_counter() - start) < seconds:
+        next(stream)
+        count += BATCH
+    return count / elapsed
+
+
+def forever(make: Callable[[], Iterable[Any]]) -> Iterator[Any]:
+    """One epoch after the other."""
+    while True:
+        yield from make()
+
+
+def decoding(data: PortraitViewsDataModule, reader: ViewReader) -> Iterator[None]:
+    """The floor: as many JPEGs decoded as a batch has, already in memory."""
+    frames = data.frame_sets("train")[0]
+    frame = frames.frame(0)
+    images = [
+        ShardReader().read(frame.path, frame.members, [view_name(i)])[view_name(i)] for i in range(VIEWS)
+    ]
+    needed = BATCH * (reader.references + 2 * reader.targets)
+    while True:
+        for i in range(needed):
+            decode_image(images[i % VIEWS], reader.image_size)
+        yield
+
+
+def compare(size: int, frames: int, workers: int, seconds: float) -> None:
+    """Print the rates at one image size."""
+    reader = ViewReader(size, references=1, targets=8, conditions=True)
+    with tempfile.TemporaryDirectory() as folder:
+        built = Path(folder) / "built"
+        manifest = build(NoiseSource(frames, size), built, processes=0)
+        datas = [
+            PortraitViewsDataModule(
+                {"noise": SourceConfig(str(built))},
+                size,
+                BATCH,
+                val_frames=0,
+                num_workers=n,
+                cache_dir=folder,
+            )
+            for n in (0, workers)
+        ]
+        for data in datas:
+            data.setup("fit")
+        loose = LooseFiles(unpack(datas[0], Path(folder) / "loose"), reader)
+        urls = [str(built / record.name) for record in manifest.shards]
+
+        def files(count: int) -> Iterator[Any]:
+            options: dict[str, Any] = {"batch_size": BATCH, "shuffle": True, "collate_fn": collate}
+            return forever(lambda: DataLoader(loose, num_workers=count, drop_last=True, **options))
+
+        rows = {
+            "decoding only (the floor)": decoding(datas[0], reader),
+            "shards, by offset": datas[0].train_dataloader(),
+            "loose files": files(0),
+            "WebDataset pipeline": sequential(urls, reader),
+            f"shards, by offset, {workers} workers": datas[1].train_dataloader(),
+            f"loose files, {workers} workers": files(workers),
+        }
+        weight = sum(record.bytes for record in manifest.shards) / frames / 1e6
+        print(
+            f"\n{size}x{size}, {frames} frames of {VIEWS} views ({weight:.2f} MB), 17 images of each decoded"
+        )
+        for name, batches in rows.items():
+            found = rate(batches, seconds)
+            print(f"  {name:32} {found:8.1f} frames/s {17 * found:9.0f} images/s", flush=True)
+
+
+def waiting(config: str, steps: int) -> None:
+    """Train by a configuration and print the share of time it waited for data."""
+    cli = read_config(["--config", config, "--trainer.logger", "false"])
+    trainer = pl.Trainer(
+        max_steps=steps,
+        callbacks=[Throughput()],
+        precision=cli.trainer.precision,
+        log_every_n_steps=steps // 2,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+    )
+    trainer.fit(cli.model, cli.datamodule)
+    found = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    print(
+        f"\n{config}, {steps} steps: {found['train/images_per_second']:.1f} images/s,"
+        f" {found['train/data_wait']:.2%} of the time waiting for data"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    parser = ArgumentParser(prog="python -m benchmarks.streaming")
+    parser.add_argument("--sizes", type=list[int], default=[64, 512], help="image sides to compare at")
+    parser.add_argument("--frames", type=int, default=48, help="frames streamed")
+    parser.add_argument("--workers", type=int, default=2, help="worker processes, where there are any")
+    parser.add_argument("--seconds", type=float, default=4.0, help="how long each rate is measured")
+    parser.add_argument(
+        "--config", type=str | None, help="a training configuration whose waiting is measured"
+    )
+    parser.add_argument("--steps", type=int, default=20, help="training steps of that")
+    chosen = parser.parse_args(arguments)
+    for size in chosen.sizes:
+        compare(size, chosen.frames, chosen.workers, chosen.seconds)
+    if chosen.config is not None:
+        waiting(chosen.config, chosen.steps)
+
+
+if __name__ == "__main__":
+    with one_line():
+        main()
