@@ -67,7 +67,7 @@ class Denoiser(nn.Module):
         self._check(latents, bank, views)
         if condition is not None:
             hint = self.embed_condition(condition)
-        residuals = None if hint is None else self._residuals(latents, timesteps, hint)
+        residuals = None if hint is None else self.control_residuals(latents, timesteps, hint)
         time = embed_time(self.unet, timesteps, latents.dtype)
         context = Context(time, self.empty_prompt, None if bank is None else bank.keys_values)
         skips = self._encode(latents, context, views)
@@ -84,6 +84,12 @@ class Denoiser(nn.Module):
             raise InputError("condition images were given, but no view control (F_cam) is loaded to see them")
         return embed_condition(self.control, condition)
 
+    def control_residuals(self, latents: Tensor, timesteps: Tensor, hint: Tensor) -> Residuals:
+        """What F_cam adds to F for noised latents (N, 4, H, W) at timesteps (N,) and a hint (N, C, H, W)."""
+        return control_residuals(
+            self.control, latents, timesteps, self.empty_prompt, hint, self.gradient_checkpointing
+        )
+
     def project(self, bank: ReferenceBank) -> ProjectedBank:
         """The keys and values that F makes of a bank, for a bank that serves several calls."""
         layers = down_layers(self.unet) + mid_layers(self.unet) + up_layers(self.unet)
@@ -99,11 +105,6 @@ class Denoiser(nn.Module):
             )
         if self.cross_view is not None:
             self.cross_view.check_views(views)
-
-    def _residuals(self, latents: Tensor, timesteps: Tensor, hint: Tensor) -> Residuals:
-        return control_residuals(
-            self.control, latents, timesteps, self.empty_prompt, hint, self.gradient_checkpointing
-        )
 
     def _encode(self, latents: Tensor, context: Context, views: int) -> list[Tensor]:
         skips = [self.unet.conv_in(latents)]

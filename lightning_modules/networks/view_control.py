@@ -48,7 +48,13 @@ def view_control(unet: UNet2DConditionModel, downsampling: int) -> ControlNetMod
 
 
 def embed_condition(control: ControlNetModel, condition: Tensor) -> Tensor:
-    """Condition images (N, 3, S, S) in [-1, 1] to the hint (N, C, H, W) added to F_cam's first features."""
+    """Condition images (N, 3, S, S) in [-1, 1] to the hint (N, C, H, W) added to F_cam's first features.
+
+    Raises InputError on images of another number of channels.
+    """
+    channels = control.controlnet_cond_embedding.conv_in.in_channels
+    if condition.ndim != 4 or condition.shape[1] != channels:
+        raise InputError(f"condition of shape {tuple(condition.shape)}: F_cam takes (N, {channels}, S, S)")
     return control.controlnet_cond_embedding(condition)
 
 

@@ -67,13 +67,10 @@ def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], where: str) ->
 
 
 def place_like(model: Model, other: nn.Module) -> Model:
-    """The model, on the device and in the dtype of another's first parameter, in place.
-
-    `ModelMixin.to` warns of parts that must stay float32 whenever it is given a dtype, there being none.
-    """
+    """The model, on the device and in the dtype of another's first parameter, in place."""
     like = next(other.parameters())
-    model.load_state_dict({name: x.to(like) for name, x in model.state_dict().items()}, assign=True)
-    return model
+    # ModelMixin's own `to` warns, whenever it is given a dtype, of parts to keep in float32: there are none.
+    return nn.Module.to(model, device=like.device, dtype=like.dtype)
 
 
 def compare(wanted: Mapping[str, tuple[int, ...]], given: Mapping[str, Tensor], where: str) -> None:

@@ -21,18 +21,24 @@ from shards.errors import InputError
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
 TEXT_ENCODER = "text_encoder"
-DIFFUSION = (  # buffers of CompVis' diffusion class, which the schedule's four numbers say again
-    *(
-        "betas",
-        "alphas_cumprod",
-        "alphas_cumprod_prev",
-        "sqrt_alphas_cumprod",
-        "sqrt_one_minus_alphas_cumprod",
-    ),
-    *("log_one_minus_alphas_cumprod", "sqrt_recip_alphas_cumprod", "sqrt_recipm1_alphas_cumprod"),
-    *("posterior_variance", "posterior_log_variance_clipped", "posterior_mean_coef1", "posterior_mean_coef2"),
-    *("lvlb_weights", "logvar", "scale_factor"),
-)
+# Buffers of CompVis' diffusion class, which say again what the schedule's four numbers say.
+DIFFUSION = [
+    "betas",
+    "alphas_cumprod",
+    "alphas_cumprod_prev",
+    "sqrt_alphas_cumprod",
+    "sqrt_one_minus_alphas_cumprod",
+    "log_one_minus_alphas_cumprod",
+    "sqrt_recip_alphas_cumprod",
+    "sqrt_recipm1_alphas_cumprod",
+    "posterior_variance",
+    "posterior_log_variance_clipped",
+    "posterior_mean_coef1",
+    "posterior_mean_coef2",
+    "lvlb_weights",
+    "logvar",
+    "scale_factor",
+]
 UNREAD_IF_PRESENT = {*DIFFUSION, f"{names.TEXT}.text_model.embeddings.position_ids"}
 
 

@@ -5,7 +5,7 @@ The released networks are written in CompVis' style (`input_blocks.4.1…`), our
 depth.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.controlnets.controlnet import ControlNetModel
@@ -30,7 +30,6 @@ RESNET = {
     "conv2": "out_layers.3",
     "conv_shortcut": "skip_connection",
 }
-MOST_VAE_LAYERS = 8
 VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
 
 
@@ -90,13 +89,14 @@ def cross_view_names(cross_view: CrossView) -> dict[str, str]:
 def vae_names(vae: AutoencoderKL) -> dict[str, str]:
     """Our tensor names to the released ones for the VAE, whose attention has convolutions there."""
     places = {"quant_conv": "quant_conv", "post_quant_conv": "post_quant_conv"}
-    places |= _vae_coder("encoder", [f"down.{i}" for i in range(len(vae.encoder.down_blocks))])
-    places |= _vae_coder("decoder", [f"up.{i}" for i in reversed(range(len(vae.decoder.up_blocks)))])
+    levels, layers = len(vae.config.block_out_channels), vae.config.layers_per_block
+    places |= _vae_coder("encoder", "down", range(levels), layers)
+    places |= _vae_coder("decoder", "up", reversed(range(levels)), layers + 1)
     return _tensors(vae, places, VAE)
 
 
-def _vae_coder(side: str, levels: list[str]) -> dict[str, str]:
-    direction = levels[0].split(".")[0]
+def _vae_coder(side: str, direction: str, levels: Iterable[int], layers: int) -> dict[str, str]:
+    """`levels` numbers the released levels in the order of our blocks: the released decoder counts back."""
     places = {f"{side}.{name}": f"{side}.{name}" for name in ("conv_in", "conv_out")}
     places[f"{side}.conv_norm_out"] = f"{side}.norm_out"
     places |= _vae_resnet(f"{side}.mid_block.resnets.0", f"{side}.mid.block_1")
@@ -104,10 +104,10 @@ def _vae_coder(side: str, levels: list[str]) -> dict[str, str]:
     attention = f"{side}.mid_block.attentions.0"
     places |= {f"{attention}.{ours}": f"{side}.mid.attn_1.{theirs}" for ours, theirs in VAE_ATTENTION.items()}
     for i, level in enumerate(levels):
-        block = f"{side}.{direction}_blocks.{i}"
-        for j in range(MOST_VAE_LAYERS):
-            places |= _vae_resnet(f"{block}.resnets.{j}", f"{side}.{level}.block.{j}")
-        places[f"{block}.{direction}samplers.0"] = f"{side}.{level}.{direction}sample"
+        block, other = f"{side}.{direction}_blocks.{i}", f"{side}.{direction}.{level}"
+        for j in range(layers):
+            places |= _vae_resnet(f"{block}.resnets.{j}", f"{other}.block.{j}")
+        places[f"{block}.{direction}samplers.0"] = f"{other}.{direction}sample"
     return places
 
 

@@ -34,15 +34,16 @@ def sd15_unet() -> UNet2DConditionModel:
     )
 
 
-def toy_vae() -> AutoencoderKL:
+def toy_vae(**changes: object) -> AutoencoderKL:
+    settings = {
+        "down_block_types": ("DownEncoderBlock2D",) * 3,
+        "up_block_types": ("UpDecoderBlock2D",) * 3,
+        "block_out_channels": (8, 8, 8),
+        "norm_num_groups": 4,
+        "latent_channels": 4,
+    }
     torch.manual_seed(1)
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(8, 8, 8),
-        norm_num_groups=4,
-        latent_channels=4,
-    ).eval()
+    return AutoencoderKL(**(settings | changes)).eval()
 
 
 def toy_scheduler() -> DDPMScheduler:

@@ -1,0 +1,88 @@
+import pytest
+import torch
+
+from lightning_modules.networks.denoiser import Denoiser
+from lightning_modules.networks.view_control import control_residuals, view_control
+from lightning_modules.networks.weights import load_model, save_model
+from shards.errors import InputError
+from tests.networks.toy import noise, prompt, sd15_unet, shake, toy_unet
+
+CLOSE = {"rtol": 1e-4, "atol": 2e-6}
+
+
+def test_adds_nothing_before_training():
+    unet = toy_unet()
+    latents, timesteps = noise(2, 4, 8, 8), torch.tensor([5, 900])
+    plain = Denoiser(unet, prompt())(latents, timesteps)
+    controlled = Denoiser(unet, prompt(), view_control(unet, 4))
+    assert torch.equal(controlled(latents, timesteps, condition=noise(2, 3, 32, 32)), plain)
+
+
+@pytest.mark.parametrize(("unet", "factor"), [(toy_unet(), 4), (sd15_unet(), 8)], ids=["toy", "sd15"])
+def test_is_diffusers_controlnet(unet, factor):
+    control = shake(view_control(unet, factor)).eval()
+    latents, timesteps, images = (
+        noise(2, 4, 8, 8),
+        torch.tensor([5, 900]),
+        noise(2, 3, 8 * factor, 8 * factor),
+    )
+    context = prompt(5).expand(2, -1, -1)
+    skips, middle = control(latents, timesteps, context, images, return_dict=False)
+    hint = Denoiser(unet, prompt(5), control).embed_condition(images)
+    ours = control_residuals(control, latents, timesteps, prompt(5), hint)
+    for mine, theirs in zip([*ours.skips, ours.middle], [*skips, middle], strict=True):
+        torch.testing.assert_close(mine, theirs, **CLOSE)
+    theirs = unet(
+        latents,
+        timesteps,
+        context,
+        down_block_additional_residuals=skips,
+        mid_block_additional_residual=middle,
+    ).sample
+    denoiser = Denoiser(unet, prompt(5), control)
+    torch.testing.assert_close(denoiser(latents, timesteps, condition=images), theirs, **CLOSE)
+    torch.testing.assert_close(denoiser(latents, timesteps, hint=hint), theirs, **CLOSE)
+
+
+@pytest.mark.parametrize("factor", [1, 2, 4, 8, 16, 32])
+def test_the_hint_has_the_latents_size_at_any_down_sampling(factor):
+    unet = toy_unet()
+    denoiser = Denoiser(unet, prompt(), view_control(unet, factor))
+    assert denoiser.embed_condition(noise(1, 3, 4 * factor, 4 * factor)).shape == (1, 16, 4, 4)
+
+
+def test_gradients_reach_f_cam_alone_and_checkpointing_changes_none():
+    gradients = []
+    for checkpointing in (False, True):
+        unet = toy_unet().requires_grad_(False)
+        control = shake(view_control(unet, 4))
+        denoiser = Denoiser(unet, prompt(5), control.requires_grad_(), gradient_checkpointing=checkpointing)
+        out = denoiser(noise(2, 4, 8, 8), torch.tensor([5, 900]), condition=noise(2, 3, 32, 32))
+        out.square().mean().backward()
+        assert all(parameter.grad is None for parameter in unet.parameters())
+        gradients.append({name: parameter.grad for name, parameter in control.named_parameters()})
+    assert all(gradient.abs().max() > 0 for gradient in gradients[0].values())
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-5, atol=1e-9)
+
+
+def test_round_trips_through_its_folder(tmp_path):
+    control = shake(view_control(toy_unet(), 4))
+    save_model(control, tmp_path)
+    loaded = load_model(type(control), tmp_path)
+    assert all(torch.equal(x, loaded.state_dict()[name]) for name, x in control.state_dict().items())
+    assert loaded.config.conditioning_embedding_out_channels == [16, 32, 96]
+
+
+def test_what_does_not_fit_is_one_line():
+    unet = toy_unet()
+    for factor in (3, 64):
+        with pytest.raises(InputError, match=f"down-samples by {factor}"):
+            view_control(unet, factor)
+    denoiser = Denoiser(unet, prompt(), view_control(unet, 4))
+    with pytest.raises(InputError, match="of the targets' size"):
+        denoiser(noise(1, 4, 8, 8), torch.tensor([5]), condition=noise(1, 3, 64, 64))
+    with pytest.raises(InputError, match=r"condition of shape \(1, 1, 32, 32\)"):
+        denoiser(noise(1, 4, 8, 8), torch.tensor([5]), condition=noise(1, 1, 32, 32))
+    with pytest.raises(InputError, match="condition images were given"):
+        Denoiser(unet, prompt())(noise(1, 4, 8, 8), torch.tensor([5]), condition=noise(1, 3, 32, 32))

@@ -1,0 +1,42 @@
+"""Weights for a checkpoint in the released layout, from its names and shapes, as the goldens have them."""
+
+import json
+import math
+import zlib
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from lightning_modules.networks.cross_view import sinusoids
+
+FOLDER = Path(__file__).parent
+
+
+def key_list(which: str) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the released networks: `full`, as published, or `small`, narrow."""
+    return {
+        name: tuple(shape) for name, shape in json.loads((FOLDER / f"keys_{which}.json").read_text()).items()
+    }
+
+
+def golden() -> dict[str, Tensor]:
+    """Inputs and outputs of the released code with `weights(key_list("small"))`."""
+    return load_file(FOLDER / "golden_small.safetensors")
+
+
+def weights(shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """A tensor for each name: noise seeded by the name, of a scale that keeps activations near 1."""
+    return {name: _tensor(name, shape) for name, shape in shapes.items()}
+
+
+def _tensor(name: str, shape: tuple[int, ...]) -> Tensor:
+    if name.endswith(".pe"):
+        return sinusoids(shape[1], shape[2])
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(zlib.crc32(name.encode())))
+    if len(shape) > 1:
+        return noise / math.sqrt(math.prod(shape[1:]))
+    if name.endswith(".weight"):  # a normalisation's gain
+        return 1 + 0.1 * noise
+    return 0.02 * noise

@@ -1,0 +1,263 @@
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from lightning_modules.export_released import main as export_main
+from lightning_modules.export_released import released_tensors
+from lightning_modules.import_released import HOLDINGS, UNREAD, released_schedule
+from lightning_modules.import_released import main as import_main
+from lightning_modules.networks.cross_view import CrossView
+from lightning_modules.networks.portrait import PortraitModel, load_portrait_model, save_portrait_model
+from lightning_modules.networks.pretrained import Backbone, load_backbone, save_backbone
+from lightning_modules.networks.reference import AppearanceReference
+from lightning_modules.networks.view_control import view_control
+from lightning_modules.released import names
+from lightning_modules.released.checkpoint import layout_of, released_part
+from tests.networks.toy import noise, shake, toy_backbone, toy_unet, toy_vae
+from tests.parity.recipe import weights
+
+TOKENS, CHANNELS = 7, 32
+NARROW = {
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    "block_out_channels": (32, 64),
+    "norm_num_groups": 32,
+    "attention_head_dim": 8,
+}
+
+
+@pytest.fixture(scope="module")
+def released():
+    """A released checkpoint of two levels: the three networks alone."""
+    with torch.device("meta"):
+        unet = toy_unet(**NARROW)
+        layout = layout_of(unet, view_control(unet, 8), CrossView.from_unet(unet, middle="unconditional"))
+    shapes = dict(layout.unread)
+    for part in layout.parts:
+        shapes |= part.shapes
+    return weights(shapes)
+
+
+@pytest.fixture
+def backbone(tmp_path):
+    made = toy_backbone()
+    made = Backbone(made.vae, made.unet, made.scheduler, noise(1, TOKENS, CHANNELS))
+    save_backbone(made, str(tmp_path / "sd15"))
+    return tmp_path / "sd15"
+
+
+def fails(command, *arguments):
+    with pytest.raises(SystemExit) as end:
+        command([str(argument) for argument in arguments])
+    assert end.value.code == 2
+
+
+def converted(released, backbone, tmp_path, **changes):
+    torch.save(released | changes, tmp_path / "model.th")
+    arguments = ["--out", tmp_path / "model", "--backbone", backbone]
+    import_main([str(tmp_path / "model.th"), *map(str, arguments)])
+    return tmp_path / "model"
+
+
+def same(left, right):
+    return left.keys() == right.keys() and all(
+        left[name].dtype == x.dtype and torch.equal(left[name], x) for name, x in right.items()
+    )
+
+
+def test_networks_load_and_the_round_trip_is_exact(released, backbone, tmp_path, capsys):
+    folder = converted(released, backbone, tmp_path)
+    said = capsys.readouterr().out
+    assert all(name in said for name in load_file(folder / UNREAD))
+    model = load_portrait_model(str(folder))
+    unet = model.backbone.unet
+    assert unet.config.block_out_channels == [32, 64]
+    assert torch.equal(unet.conv_in.weight, released["model.diffusion_model.input_blocks.0.0.weight"])
+    assert torch.equal(model.backbone.empty_prompt, noise(1, TOKENS, CHANNELS))
+    latents = noise(2, 4, 8, 8)
+    bank = model.reference(latents.unsqueeze(1)[:1], torch.tensor([5]), model.backbone.empty_prompt)
+    out = model.denoiser()(latents, torch.tensor([5, 5]), bank, noise(2, 3, 64, 64), views=2)
+    assert out.isfinite().all()
+
+    export_main([str(folder), "--out", str(tmp_path / "again.th")])
+    assert same(torch.load(tmp_path / "again.th", weights_only=True), released)
+    export_main([str(folder), "--out", str(tmp_path / "again.safetensors")])
+    assert same(load_file(tmp_path / "again.safetensors"), released)
+
+
+def complete(released):
+    """The three networks, VAE, text encoder and what else a trainer leaves in the file; half precision."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.CLIPTextConfig(
+        vocab_size=99,
+        hidden_size=CHANNELS,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=1,
+        max_position_embeddings=TOKENS,
+        projection_dim=CHANNELS,
+        bos_token_id=97,
+        eos_token_id=98,
+    )
+    encoder = transformers.CLIPTextModel(config).eval()
+    text = {f"text_model.{name.removeprefix('text_model.')}": x for name, x in encoder.state_dict().items()}
+    with torch.device("meta"):
+        vae = toy_vae(block_out_channels=(32, 32, 32), norm_num_groups=32)
+    vae_shapes = released_part("vae", vae, names.vae_names(vae)).shapes
+    more = {
+        **weights(vae_shapes),
+        **{f"cond_stage_model.transformer.{name}": x for name, x in text.items()},
+        "cond_stage_model.transformer.text_model.embeddings.position_ids": torch.arange(TOKENS).unsqueeze(0),
+        "betas": released_schedule().betas,
+        "logvar": torch.zeros(1000),
+    }
+    everything = {name: x.half() if x.is_floating_point() else x for name, x in (released | more).items()}
+    return everything, encoder
+
+
+def test_vae_and_text_encoder_in_the_file_are_taken(released, tmp_path):
+    everything, encoder = complete(released)
+    torch.save({"state_dict": everything, "global_step": 540000}, tmp_path / "model.th")
+    import_main([str(tmp_path / "model.th"), "--out", str(tmp_path / "model")])
+    backbone = load_backbone(str(tmp_path / "model"))
+    assert backbone.vae.config.scaling_factor == 0.18215
+    assert backbone.downsampling == 4
+    tokens = torch.tensor([[97] + [98] * (TOKENS - 1)])
+    expected = encoder.half().float()(tokens).last_hidden_state
+    torch.testing.assert_close(backbone.empty_prompt, expected, rtol=1e-5, atol=1e-5)
+    assert torch.equal(backbone.scheduler.alphas_cumprod, released_schedule().alphas_cumprod)
+    assert same(released_tensors(tmp_path / "model"), everything)
+
+
+def test_dtype_is_a_choice(released, backbone, tmp_path):
+    torch.save(released, tmp_path / "model.th")
+    arguments = ["--out", tmp_path / "model", "--backbone", backbone, "--dtype", "bfloat16"]
+    import_main([str(tmp_path / "model.th"), *map(str, arguments)])
+    for part in ("unet", "appearance_reference", "view_control", "cross_view", "vae"):
+        stored = load_file(tmp_path / "model" / part / "diffusion_pytorch_model.safetensors")
+        assert {x.dtype for x in stored.values()} == {torch.bfloat16}
+
+
+def test_a_model_trained_here_goes_to_the_authors_code(tmp_path):
+    unet = toy_unet(**NARROW)
+    backbone = Backbone(toy_vae(), unet, released_schedule(), noise(1, TOKENS, CHANNELS))
+    reference = shake(AppearanceReference.from_unet(unet))
+    control, cross_view = shake(view_control(unet, 8)), shake(CrossView.from_unet(unet, positions=0))
+    model = PortraitModel(backbone, reference, control, cross_view)
+    save_portrait_model(model, str(tmp_path / "trained"))
+    export_main([str(tmp_path / "trained"), "--out", str(tmp_path / "model.th")])
+    tensors = torch.load(tmp_path / "model.th", weights_only=True)
+    # What F_ref ends before is F's, and what V goes without adds nothing.
+    tail = "output_blocks.3.1.transformer_blocks.0.attn1.to_q.weight"
+    assert torch.equal(tensors[f"control_model.{tail}"], tensors[f"model.diffusion_model.{tail}"])
+    absent = [name for name in tensors if name.endswith(".pe") or "middle_block_motion_module" in name]
+    assert len(absent) == 2 * (3 + 4 + 1 + 1) + 26
+    assert all(not tensors[name].any() for name in absent)
+
+    save_backbone(backbone, str(tmp_path / "sd15"))
+    arguments = ["--out", tmp_path / "back", "--backbone", tmp_path / "sd15"]
+    import_main([str(tmp_path / "model.th"), *map(str, arguments)])
+    back = load_portrait_model(str(tmp_path / "back"))
+    latents, timesteps = noise(4, 4, 8, 8), torch.full((4,), 300)
+    outputs = []
+    for each in (model, back):
+        bank = each.reference(noise(2, 1, 4, 8, 8), timesteps[:2], backbone.empty_prompt)
+        denoiser = each.denoiser().eval()
+        outputs.append(denoiser(latents, timesteps, bank, noise(4, 3, 64, 64), views=2))
+        outputs.append(denoiser(latents, timesteps, views=2))
+    torch.testing.assert_close(outputs[:2], outputs[2:])
+
+
+def test_what_the_authors_code_cannot_hold_is_one_line(tmp_path, capsys):
+    unet = toy_unet(**NARROW)
+    backbone = Backbone(toy_vae(), unet, released_schedule(), noise(1, TOKENS, CHANNELS))
+    parts = AppearanceReference.from_unet(unet), view_control(unet, 8)
+    always = PortraitModel(backbone, *parts, CrossView.from_unet(unet, middle="always"))
+    save_portrait_model(always, str(tmp_path / "always"))
+    fails(export_main, tmp_path / "always", "--out", tmp_path / "model.th")
+    assert "middle=unconditional or middle=never" in capsys.readouterr().err
+    save_portrait_model(PortraitModel(backbone, *parts), str(tmp_path / "early"))
+    fails(export_main, tmp_path / "early", "--out", tmp_path / "model.th")
+    assert "has no cross_view/" in capsys.readouterr().err
+    assert not (tmp_path / "model.th").exists()
+
+
+def test_inspect_prints_and_writes_nothing(released, tmp_path, capsys):
+    torch.save(released, tmp_path / "model.th")
+    import_main([str(tmp_path / "model.th"), "--inspect"])
+    said = capsys.readouterr().out
+    assert "| control_model |" in said
+    assert "F: widths [32, 64], 1 residual blocks a level" in said
+    assert "Does not fit: nothing" in said
+    save_file({"weight": noise(2, 2)}, tmp_path / "other.safetensors")
+    import_main([str(tmp_path / "other.safetensors"), "--inspect"])
+    assert "Not a released DiffPortrait3D" in capsys.readouterr().out
+    assert {path.name for path in tmp_path.iterdir()} == {"model.th", "other.safetensors"}
+
+
+class Payload:
+    def __reduce__(self):
+        return (print, ("code ran",))
+
+
+def test_bad_files_are_one_line_and_leave_nothing(released, backbone, tmp_path, capsys):
+    name = next(iter(released))
+    bad = {
+        "unexpected": (released | {"extra": noise(1)}, "unexpected extra"),
+        "missing": ({k: x for k, x in released.items() if k != name}, f"missing {name}"),
+        "misshapen": (released | {name: noise(3, 3)}, f"misshapen {name}"),
+        "code": (released | {name: Payload()}, "holds more than tensors"),
+        "number": (released | {"step": 5}, "no state dict: step"),
+        "list": ([1, 2], "holds a list"),
+        "schedule": (released | {"betas": torch.linspace(1e-4, 0.02, 1000)}, "betas are not"),
+    }
+    for case, (contents, message) in bad.items():
+        torch.save(contents, tmp_path / f"{case}.th")
+        fails(import_main, tmp_path / f"{case}.th", "--out", tmp_path / "model", "--backbone", backbone)
+        said = capsys.readouterr().err.strip()
+        assert message in said
+        assert said.startswith("error: ")
+        assert said.count("\n") == 0
+    torch.save(released, tmp_path / "cut.th")
+    (tmp_path / "cut.th").write_bytes((tmp_path / "cut.th").read_bytes()[:100_000])
+    for arguments, message in (
+        ([tmp_path / "cut.th", "--out", tmp_path / "model"], "truncated"),
+        ([tmp_path / "none.th", "--out", tmp_path / "model"], "does not exist"),
+        ([tmp_path / "unexpected.th", "--out", backbone], "unexpected"),
+    ):
+        fails(import_main, *arguments)
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()
+    assert not (tmp_path / "model.partial").exists()
+
+
+def test_what_the_command_line_lacks_is_asked_for(released, backbone, tmp_path, capsys):
+    torch.save(released, tmp_path / "model.th")
+    for arguments, message in (
+        ([], "--out DIR"),
+        (["--out", tmp_path / "model"], "no vae and no text_encoder: name a Stable Diffusion 1.5 folder"),
+        (["--out", backbone], "exists already"),
+    ):
+        fails(import_main, tmp_path / "model.th", *arguments)
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()
+
+
+def test_provenance_is_written(released, backbone, tmp_path):
+    folder = converted(released, backbone, tmp_path)
+    holdings = json.loads((folder / HOLDINGS).read_text())
+    assert holdings["from"] == "model.th"
+    assert holdings["parts"] == ["unet", "appearance_reference", "view_control", "cross_view"]
+
+
+def test_transformers_is_not_needed_at_run_time():
+    code = (
+        "import sys; import lightning_modules.networks.portrait, lightning_modules.sampling.ddim, "
+        "lightning_modules.import_released; sys.exit('transformers.models.clip' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
