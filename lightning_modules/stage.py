@@ -5,7 +5,7 @@ Shape letters: B frames, V views, R references, C channels, H W latent size, S i
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +13,9 @@ from typing import Any, ClassVar, Literal
 
 import pytorch_lightning as pl
 import torch
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.models.modeling_utils import ModelMixin
+from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
 from lightning_modules.draws import generator, normal, spread_timesteps
@@ -24,6 +26,7 @@ from lightning_modules.networks.weights import compare
 from lightning_modules.optimization import Learning, Optimization, rewind, step_generator
 from lightning_modules.parts import IN_CHECKPOINT, StageCard, fingerprint, save_part
 from lightning_modules.sampling.ddim import portrait_bank, sample
+from shards.latents import vae_fingerprint
 
 ReferenceTimestep = Literal["zero", "current"]
 Batch = dict[str, Any]
@@ -40,6 +43,7 @@ class Stage(pl.LightningModule):
     `backbone`: a Stable Diffusion 1.5 folder of any width, or a hub id.
     `reference_timestep`: what F_ref sees: "zero" (its features are then computed once a portrait), or the
     "current".
+    `mirror`: whether half of the training frames, picked at random, come mirrored, all their images alike.
     `encode_batch`: how many images the VAE takes at a time. `compile`: the networks through torch.compile.
     `sample_steps`, `guidance`: of the pictures.
     """
@@ -52,6 +56,7 @@ class Stage(pl.LightningModule):
         backbone: str,
         learning: Learning = LEARNING,
         reference_timestep: ReferenceTimestep = "zero",
+        mirror: bool = False,
         gradient_checkpointing: bool = False,
         compile: bool = False,
         encode_batch: int = 64,
@@ -72,6 +77,8 @@ class Stage(pl.LightningModule):
             loaded.unet, loaded.empty_prompt, gradient_checkpointing=gradient_checkpointing
         )
         self.fingerprint = fingerprint(loaded.unet)
+        self.vae_fingerprint = vae_fingerprint(loaded.vae)
+        self._caches_met: set[str] = set()
         self.build()
         self.requires_grad_(False)
         self.trained.requires_grad_(True)
@@ -113,12 +120,38 @@ class Stage(pl.LightningModule):
     def encode(self, images: Tensor, draw: torch.Generator | None = None) -> Tensor:
         """Images (…, 3, S, S) in [-1, 1] to latents (…, 4, H, W) in F's scale: the mean, or a draw of the
         posterior."""
+        some = images.flatten(0, -4).split(self.hparams.encode_batch)
+        posteriors = (self.vae.encode(x).latent_dist for x in some)
+        return self._drawn(posteriors, draw).unflatten(0, images.shape[:-3])
+
+    def latents(self, batch: Batch, name: str, draw: torch.Generator | None = None) -> Tensor:
+        """The latents (B, N, 4, H, W) of a batch's `name`, "reference" or "target", as `encode` gives them:
+        from the moments that the shards hold, where this VAE made them."""
+        moments = batch.get(f"{name}_moments")
+        if moments is None or not self._made(batch["vae"]):
+            return self.encode(batch[name], draw)
+        some = moments.flatten(0, 1).split(self.hparams.encode_batch)
+        return self._drawn(map(DiagonalGaussianDistribution, some), draw).unflatten(0, moments.shape[:2])
+
+    def _drawn(
+        self, posteriors: Iterable[DiagonalGaussianDistribution], draw: torch.Generator | None
+    ) -> Tensor:
         latents = []
-        for some in images.flatten(0, -4).split(self.hparams.encode_batch):
-            posterior = self.vae.encode(some).latent_dist
-            drawn = 0.0 if draw is None else posterior.std.float() * normal(posterior.mean.shape, draw, some)
-            latents.append(posterior.mean.float() + drawn)
-        return torch.cat(latents).unflatten(0, images.shape[:-3]) * self.vae.config.scaling_factor
+        for posterior in posteriors:
+            mean = posterior.mean.float()
+            latents.append(
+                mean if draw is None else mean + posterior.std.float() * normal(mean.shape, draw, mean)
+            )
+        return torch.cat(latents) * self.vae.config.scaling_factor
+
+    def _made(self, vae: str) -> bool:
+        """Whether the VAE of this fingerprint is ours; says once whether cached latents are used."""
+        fits = vae == self.vae_fingerprint
+        if vae not in self._caches_met:
+            self._caches_met.add(vae)
+            use = "they are used" if fits else f"this VAE is {self.vae_fingerprint}, images are encoded"
+            rank_zero_info(f"latents of the VAE {vae} are in the shards: {use}")
+        return fits
 
     def bank_of(self, references: Tensor, timesteps: Tensor) -> Any:
         """F_ref's bank of clean latents (B, R, 4, H, W); `timesteps` (B,) are those of the targets."""
@@ -148,13 +181,15 @@ class Stage(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Eq. 1 at drawn timesteps."""
         draw = step_generator(self, self.hparams.seed, batch_idx)
-        latents = self.encode(batch["target"], draw)
+        if self.hparams.mirror:
+            batch = mirrored(batch, draw)
+        latents = self.latents(batch, "target", draw)
         frames, views = latents.shape[:2]
         count = frames if self.one_timestep else frames * views
         timesteps = spread_timesteps(count, self.scheduler.config.num_train_timesteps, draw)
         timesteps = timesteps.view(frames, -1).expand(frames, views).to(latents.device)
         noise = normal(latents.shape, draw, latents)
-        loss = self.denoise(batch, self.encode(batch["reference"]), latents, noise, timesteps).mean()
+        loss = self.denoise(batch, self.latents(batch, "reference"), latents, noise, timesteps).mean()
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
@@ -178,7 +213,7 @@ class Stage(pl.LightningModule):
         `val/loss_swapped` is the same with another person's reference, everything else equal, and
         `val/reference_gain` how much more that is, both over the frames of batches that have another person.
         """
-        latents, references = self.encode(batch["target"]), self.encode(batch["reference"])
+        latents, references = self.latents(batch, "target"), self.latents(batch, "reference")
         noise, timesteps = self.fixed_draws(batch["key"], latents)
         valid = batch["valid"].float()
         right = self.denoise(batch, references, latents, noise, timesteps).mean(1)
@@ -257,6 +292,16 @@ class Stage(pl.LightningModule):
         """The trained part as a folder for the next stages and for sampling. Raises InputError where it
         exists."""
         save_part(self.trained, self.card, folder, DTYPES[self.hparams.export_dtype])
+
+
+def mirrored(batch: Batch, draw: torch.Generator) -> Batch:
+    """The batch with all images of about half of its frames mirrored; its cameras, which no stage reads,
+    are not. Latents that the shards hold are left out: they are of the images as they were."""
+    chosen = torch.rand(len(batch["key"]), generator=draw) < 0.5
+    images = {name: batch[name] for name in ("reference", "target", "condition") if name in batch}
+    picks = chosen.view(-1, 1, 1, 1, 1).to(batch["target"].device)
+    rest = {name: value for name, value in batch.items() if not name.endswith("_moments")}
+    return rest | {name: torch.where(picks, some.flip(-1), some) for name, some in images.items()}
 
 
 def others(identities: Sequence[str]) -> Tensor:

@@ -5,11 +5,12 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from callbacks.weight_average import WeightAverage
+from lightning_modules.draws import generator
 from lightning_modules.networks.pretrained import save_backbone
 from lightning_modules.networks.reference import AppearanceReference
 from lightning_modules.optimization import Learning
 from lightning_modules.parts import load_part, read_checkpoint
-from lightning_modules.stage import others
+from lightning_modules.stage import mirrored, others
 from shards.errors import InputError
 from tests.lightning_modules.recording import Losses, equal
 from tests.networks.toy import shake, toy_backbone
@@ -100,6 +101,17 @@ def test_validation_says_what_the_reference_is_worth(make_stage, make_data, make
     gain = first["val/loss_swapped"] - first["val/loss"]
     assert first["val/reference_gain"] == pytest.approx(gain, abs=1e-6)
     assert gain != 0
+
+
+def test_mirrored_frames_are_mirrored_whole(make_data):
+    data = make_data(conditions=True)
+    data.setup("validate")
+    batch = data.samples(4)
+    flipped = mirrored(batch, generator("mirror"))
+    kinds = ("reference", "target", "condition")
+    whole = [[torch.equal(flipped[k][i], batch[k][i].flip(-1)) for k in kinds] for i in range(4)]
+    same = [[torch.equal(flipped[k][i], batch[k][i]) for k in kinds] for i in range(4)]
+    assert all(all(w) or all(s) for w, s in zip(whole, same, strict=True))
 
 
 def test_a_partner_is_another_person():
