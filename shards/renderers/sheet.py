@@ -33,7 +33,7 @@ def main() -> None:
         "--yaws", type=float, nargs="+", default=[-75, -45, -20, 0, 20, 45, 75], help="degrees"
     )
     parser.add_argument("--size", type=int, default=128, help="side of a tile in pixels")
-    parser.add_argument("--samples", type=int, default=96, help="light paths a pixel")
+    parser.add_argument("--samples", type=int, default=64, help="light paths a pixel")
     arguments = parser.parse_args()
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     sheet = contact_sheet(arguments.identities, arguments.yaws, arguments.size, arguments.samples)
