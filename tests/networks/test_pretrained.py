@@ -1,5 +1,6 @@
 import json
 import pickle
+import sys
 
 import pytest
 import torch
@@ -113,6 +114,15 @@ def test_empty_prompt_is_computed_once_and_kept(folder):
     assert torch.equal(load_backbone(str(folder)).empty_prompt, expected)
     (folder / "text_encoder" / "model.safetensors").unlink()
     assert torch.equal(load_backbone(str(folder)).empty_prompt, expected)
+
+
+def test_transformers_is_needed_for_a_missing_empty_prompt_alone(folder, monkeypatch):
+    tiny_text_encoder(folder / "text_encoder")
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    load_backbone(str(folder))
+    (folder / "empty_prompt.safetensors").unlink()
+    with pytest.raises(InputError, match="pip install transformers, for this once"):
+        load_backbone(str(folder))
 
 
 def test_nothing_half_written_and_nothing_overwritten(tmp_path, folder):
