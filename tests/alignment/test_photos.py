@@ -1,0 +1,105 @@
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from shards.alignment.photos import open_photo, photo_files
+from shards.errors import InputError
+
+
+@pytest.fixture
+def picture() -> Image.Image:
+    """Red above, blue below, wider than high."""
+    values = np.zeros((40, 60, 3), np.uint8)
+    values[:20, :, 0] = values[20:, :, 2] = 230
+    return Image.fromarray(values)
+
+
+def png_that_claims(width: int, height: int) -> bytes:
+    """A tiny PNG whose header says it is large."""
+    file = io.BytesIO()
+    Image.new("L", (8, 8)).save(file, "PNG")
+    data = file.getvalue()
+    header = b"IHDR" + struct.pack(">II", width, height) + data[24:29]
+    return data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
+
+
+def assert_upright(image: Image.Image) -> None:
+    assert (image.size, image.mode) == ((60, 40), "RGB")
+    assert np.abs(np.array(image)[5, 30].astype(int) - (230, 0, 0)).max() < 25
+    assert np.abs(np.array(image)[35, 30].astype(int) - (0, 0, 230)).max() < 25
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_exif_rotation_is_undone(tmp_path, picture, orientation):
+    turned = picture.rotate({1: 0, 3: 180, 6: 90, 8: -90}[orientation], expand=True)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    turned.save(tmp_path / "a.jpg", exif=exif, quality=98)
+    assert_upright(open_photo(tmp_path / "a.jpg"))
+
+
+@pytest.mark.parametrize("name", ["a.webp", "a.png", "a.bmp", "a.tif"])
+def test_formats(tmp_path, picture, name):
+    picture.save(tmp_path / name)
+    assert_upright(open_photo(tmp_path / name))
+
+
+def test_cmyk_and_palettes(tmp_path, picture):
+    picture.convert("CMYK").save(tmp_path / "a.jpg", quality=98)
+    picture.quantize(8).save(tmp_path / "b.png")
+    assert_upright(open_photo(tmp_path / "a.jpg"))
+    assert_upright(open_photo(tmp_path / "b.png"))
+
+
+def test_transparency_is_white(tmp_path, picture):
+    picture.putalpha(Image.fromarray(np.full((40, 60), 0, np.uint8)))
+    picture.save(tmp_path / "a.png")
+    assert (np.array(open_photo(tmp_path / "a.png")) == 255).all()
+
+
+def test_sixteen_bits_are_scaled_not_cut(tmp_path):
+    values = np.linspace(0, 65535, 40 * 60).reshape(40, 60).astype(np.uint16)
+    Image.fromarray(values).save(tmp_path / "a.png")
+    shown = np.array(open_photo(tmp_path / "a.png"))[..., 0]
+    np.testing.assert_allclose(shown, values / 257, atol=1)
+
+
+def test_size_is_checked_before_anything_is_decoded(tmp_path):
+    for name, side in (("a.png", 13_100), ("b.png", 60_000)):
+        (tmp_path / name).write_bytes(png_that_claims(side, side))
+        with pytest.raises(InputError, match="too many"):
+            open_photo(tmp_path / name)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a photo", b"\xff\xd8\xff\xe0 cut off", b"P6 9 9 255\n"])
+def test_what_is_no_photo_is_refused_in_one_line(tmp_path, content):
+    (tmp_path / "a.jpg").write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.jpg: cannot be read as a photo"):
+        open_photo(tmp_path / "a.jpg")
+    with pytest.raises(InputError, match="there is no such file"):
+        open_photo(tmp_path / "b.jpg")
+
+
+def test_a_cut_off_photo_is_refused(tmp_path, picture):
+    picture.resize((600, 400)).save(tmp_path / "a.jpg")
+    data = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "a.jpg").write_bytes(data[: len(data) // 2])
+    with pytest.raises(InputError, match="cannot be read as a photo"):
+        open_photo(tmp_path / "a.jpg")
+
+
+def test_photos_are_found_below_a_folder(tmp_path, picture):
+    (tmp_path / "more").mkdir()
+    for name in ("b.jpg", "a.PNG", "more/c.webp"):
+        picture.save(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no")
+    assert [path.name for path in photo_files(tmp_path)] == ["a.PNG", "b.jpg", "c.webp"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="no photos"):
+        photo_files(tmp_path / "empty")
+    with pytest.raises(InputError, match="no such folder"):
+        photo_files(tmp_path / "none")
