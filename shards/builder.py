@@ -25,9 +25,12 @@ from shards.errors import InputError
 from shards.manifest import Manifest, write_json
 from shards.packing import pack
 from shards.schema import SCHEMA_VERSION, Sample, encode
+from shards.skips import SKIPPED, Skip, check_share, load_skips, save_skips, summary
 from shards.writer import MAX_SHARD_BYTES, SampleTar
 
 log = logging.getLogger(__name__)
+
+MAX_SKIPPED_SHARE = 0.1
 
 Unit = Any  # whatever a source calls a piece of work; it must pickle
 
@@ -44,19 +47,25 @@ class Source(Protocol):
     def frames(self, unit: Unit) -> int:
         """How many frames a unit is expected to yield, for the progress bar."""
 
-    def capture(self, unit: Unit) -> list[Sample]:
-        """The frames of a unit, the same at every call. Called in a worker process."""
+    def capture(self, unit: Unit) -> Sequence[Sample | Skip]:
+        """The frames of a unit and what of it could not be used, the same at every call. Called in a worker
+        process."""
 
 
 def build(
-    source: Source, out: Path, processes: int | None = None, max_shard_bytes: int = MAX_SHARD_BYTES
+    source: Source,
+    out: Path,
+    processes: int | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    max_skipped_share: float = MAX_SKIPPED_SHARE,
 ) -> Manifest:
     """Capture every unit of `source` and pack the frames into shards and a manifest in the new folder `out`.
 
     `processes` workers (all cores by default; 0 captures in this process). An interrupted build is resumed by
-    the same call; the finished folder appears at once. Raises InputError where `out` exists, where the
-    interrupted build had other settings or is still running, and where the source breaks the rules of the
-    schema."""
+    the same call; the finished folder appears at once. What the source skips is summed up in the log and
+    listed in skipped.json. Raises InputError where `out` exists, where the interrupted build had other
+    settings or is still running, where the source breaks the rules of the schema, and where it skipped more
+    than `max_skipped_share` of its frames."""
     out = Path(out)
     if out.exists() or out.is_symlink():
         raise InputError(f"{out} exists already: choose another --out, or remove it to build again")
@@ -72,10 +81,23 @@ def build(
         shutil.rmtree(packed, ignore_errors=True)
         packed.mkdir()
         paths = [unit_path(staging / "units", index) for index in range(len(units))]
+        _account(source, units, paths, packed, max_skipped_share)
         manifest = pack(paths, packed, source.name, source.settings, max_shard_bytes)
         os.rename(packed, out)
         shutil.rmtree(staging)
     return manifest
+
+
+def _account(
+    source: Source, units: Sequence[Unit], paths: Sequence[Path], packed: Path, max_skipped_share: float
+) -> None:
+    """Sum up what was skipped; too much of it raises InputError."""
+    skips = [skip for path in paths for skip in load_skips(skips_path(path))]
+    if skips:
+        frames = sum(source.frames(unit) for unit in units)
+        log.warning("%s", summary(skips, frames))
+        check_share(skips, frames, max_skipped_share, source.name)
+        save_skips(packed / SKIPPED, skips)
 
 
 def _recipe(source: Source) -> dict[str, Any]:
@@ -112,6 +134,11 @@ def unit_path(folder: Path, index: int) -> Path:
     return folder / f"{index:06d}.tar"
 
 
+def skips_path(unit: Path) -> Path:
+    """What was skipped of a unit, beside its tar; none where nothing was."""
+    return unit.with_suffix(".skipped.json")
+
+
 @dataclass(frozen=True)
 class _Job:
     """What a process needs to capture units; the same object for all of them, so that a source may keep its
@@ -123,10 +150,15 @@ class _Job:
 
     def capture(self, index: int) -> int:
         """Capture one unit into its tar and return its index."""
-        samples = self.source.capture(self.units[index])
+        results = self.source.capture(self.units[index])
+        samples = [result for result in results if isinstance(result, Sample)]
+        skips = [result for result in results if isinstance(result, Skip)]
         if len({sample.meta.split for sample in samples}) > 1:
             raise InputError(f"{self.source.name}: unit {index} yields frames of several splits")
-        with SampleTar(unit_path(self.folder, index)) as tar:
+        path = unit_path(self.folder, index)
+        if skips:
+            save_skips(skips_path(path), skips)
+        with SampleTar(path) as tar:
             for sample in samples:
                 tar.add(sample.key, encode(sample))
         return index
