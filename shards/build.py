@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ActionConfigFile, ArgumentParser
 
-from shards.builder import Source, build
+from shards.builder import MAX_SKIPPED_SHARE, Source, build
 from shards.errors import InputError, one_line
 from shards.manifest import Manifest
 from shards.schema import SPLITS
@@ -19,6 +19,9 @@ from shards.writer import MAX_SHARD_BYTES
 
 SOURCES = {
     "synthetic": "shards.sources.synthetic.SyntheticCapture",
+    "nersemble": "shards.sources.nersemble.source.NersembleCapture",
+    "panohead": "shards.sources.panohead.PanoHeadFolder",
+    "wild": "shards.sources.wild.WildPortraits",
 }
 
 
@@ -35,6 +38,13 @@ def make_parser(sources: Mapping[str, str]) -> ArgumentParser:
         command.add_argument(
             "--max_shard_mb", type=int, default=MAX_SHARD_BYTES >> 20, help="size bound of a shard"
         )
+        command.add_argument(
+            "--max_skipped_share",
+            type=float,
+            default=MAX_SKIPPED_SHARE,
+            help="the share of skipped frames that fails the build",
+        )
+        command.add_argument("--config", action=ActionConfigFile, help="a YAML file of these options")
         commands.add_subcommand(name, command)
     return parser
 
@@ -61,11 +71,12 @@ def main(arguments: Sequence[str] | None = None, sources: Mapping[str, str] = SO
     chosen = make_parser(sources).parse_args(arguments)
     settings = chosen[chosen.source].as_dict()
     out, processes = Path(settings.pop("out")), settings.pop("processes")
-    max_shard_mb = settings.pop("max_shard_mb")
+    max_shard_mb, max_skipped_share = settings.pop("max_shard_mb"), settings.pop("max_skipped_share")
+    settings.pop("config")
     if max_shard_mb < 1:
         raise InputError(f"--max_shard_mb {max_shard_mb}: give 1 or more")
     source = source_class(sources[chosen.source])(**settings)
-    manifest = build(source, out, processes, max_shard_mb << 20)
+    manifest = build(source, out, processes, max_shard_mb << 20, max_skipped_share)
     print(f"{out}:\n{describe(manifest)}")
 
 

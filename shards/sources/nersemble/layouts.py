@@ -1,0 +1,147 @@
+"""Which of NeRSemble's layouts a folder has, and the takes in it: one participant's one sequence each.
+
+The releases and the tools around them lay the same recordings out differently; a `Take` says where things
+are, whatever the layout. Nothing here opens a video or lists the frames of a take.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from shards.errors import InputError
+
+PARTICIPANT = re.compile(r"\d{1,4}")
+SEQUENCE = re.compile(r"[A-Za-z0-9_+=@]+(-[A-Za-z0-9_+=@]+)*")
+PART = re.compile(r"sequence_.+_part-\d+")
+VIDEO = re.compile(r"cam_(\d+)\.mp4")
+STILL = re.compile(r"cam_(\d+)\.(?:png|jpg)")
+NUMBERED = re.compile(r"cam_(\d+)_(\d+)\.(?:png|jpg)")
+MOMENT = re.compile(r"frame_(\d+)")
+EXTRACTED = ("images", "images_2", "images_4")
+BENCHMARKS = ("nvs", "mono_flame_avatar")
+PAPER_IMAGES, PAPER_MATTES = "images-2x-73fps", "alpha_map-73fps"
+NOT_A_PERFORMANCE = "BACKGROUND"
+
+
+@dataclass(frozen=True)
+class Take:
+    """One sequence of one participant. `kind` says how its frames are stored: "videos" (`folder` holds an MP4
+    a camera), "moments" (a folder a frame) or "numbered" (all frames' images in `folder`); `mattes` is the
+    folder of foreground masks beside them, `colour` the file or folder of colour corrections."""
+
+    participant: str
+    sequence: str
+    kind: str
+    folder: Path
+    calibration: Path | None = None
+    colour: Path | None = None
+    mattes: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """What people are told."""
+        return f"{self.participant}/{self.sequence}"
+
+
+def find_takes(root: Path, layout: str | None = None) -> tuple[str, list[Take]]:
+    """The layout of `root` (recognised, or the one named) and its takes in order. Raises InputError."""
+    if not root.is_dir():
+        raise InputError(f"--root {root}: there is no such folder")
+    if layout is not None and layout not in LAYOUTS:
+        raise InputError(f"--layout {layout}: choose of {', '.join(LAYOUTS)}")
+    for name in LAYOUTS if layout is None else [layout]:
+        takes = sorted(LAYOUTS[name](root), key=lambda take: (take.participant, take.sequence))
+        if takes:
+            return name, takes
+    raise InputError(
+        f"--root {root}: no NeRSemble recordings in any known layout ({', '.join(LAYOUTS)}); the root is the"
+        " folder that holds the participants' folders, or sequence_*_part-* and camera_params"
+    )
+
+
+def _benchmark(root: Path) -> Iterator[Take]:
+    for name in BENCHMARKS:
+        if (root / name).is_dir():
+            yield from _v2(root / name)
+
+
+def _v2(root: Path) -> Iterator[Take]:
+    for person in _participants(root):
+        for sequence in _sequences(person / "sequences"):
+            if _holds(sequence / "images", VIDEO):
+                mattes = sequence / "alpha_maps" if _holds(sequence / "alpha_maps", VIDEO) else None
+                yield _take(root, person, sequence, "videos", sequence / "images", mattes)
+
+
+def _v1(root: Path) -> Iterator[Take]:
+    for part in _folders(root, PART):
+        for person in _participants(part):
+            for sequence in _sequences(person):
+                if _holds(sequence, VIDEO):
+                    yield _take(root, person, sequence, "videos", sequence)
+
+
+def _paper(root: Path) -> Iterator[Take]:
+    for person in _participants(root):
+        for sequence in _sequences(person / "sequences"):
+            if any((moment / PAPER_IMAGES).is_dir() for moment in _folders(sequence, MOMENT)):
+                yield _take(root, person, sequence, "moments", sequence)
+
+
+def _vhap(root: Path) -> Iterator[Take]:
+    for person in _participants(root):
+        parent = person / "sequences" if (person / "sequences").is_dir() else person
+        for sequence in _sequences(parent):
+            images = next((sequence / n for n in EXTRACTED if _holds(sequence / n, NUMBERED)), None)
+            if images is not None:
+                yield _take(root, person, sequence, "numbered", images, _folder(sequence / "alpha_maps"))
+
+
+LAYOUTS: dict[str, Callable[[Path], Iterator[Take]]] = {
+    "benchmark": _benchmark,
+    "v2": _v2,
+    "v1": _v1,
+    "paper": _paper,
+    "vhap": _vhap,
+}
+
+
+def _take(
+    root: Path, person: Path, sequence: Path, kind: str, folder: Path, mattes: Path | None = None
+) -> Take:
+    calibrations = [
+        person / "calibration" / "camera_params.json",
+        person / "camera_params.json",
+        root / "camera_params" / person.name / "camera_params.json",
+    ]
+    colours = [
+        person / "calibration" / "color_calibration.json",
+        person / "annotations" / sequence.name / "color_correction",
+        root / "color_correction" / person.name,
+    ]
+    calibration = next((path for path in calibrations if path.is_file()), None)
+    colour = next((path for path in colours if path.exists()), None)
+    return Take(f"{int(person.name):03d}", sequence.name, kind, folder, calibration, colour, mattes)
+
+
+def _participants(root: Path) -> list[Path]:
+    return _folders(root, PARTICIPANT)
+
+
+def _sequences(folder: Path) -> list[Path]:
+    return [path for path in _folders(folder, SEQUENCE) if path.name != NOT_A_PERFORMANCE]
+
+
+def _folders(parent: Path, pattern: re.Pattern[str]) -> list[Path]:
+    if not parent.is_dir():
+        return []
+    return sorted(path for path in parent.iterdir() if pattern.fullmatch(path.name) and path.is_dir())
+
+
+def _folder(path: Path) -> Path | None:
+    return path if path.is_dir() else None
+
+
+def _holds(folder: Path, pattern: re.Pattern[str]) -> bool:
+    return folder.is_dir() and any(pattern.fullmatch(path.name) for path in folder.iterdir())

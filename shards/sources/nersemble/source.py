@@ -1,0 +1,227 @@
+"""`python -m shards.build nersemble`: NeRSemble in any of its layouts → frames of calibrated portraits."""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from shards.alignment.detection import FaceDetector, choose
+from shards.alignment.head import HeadFrame, NoHeadError, locate_head
+from shards.alignment.virtual import virtual_view
+from shards.conditions import render_conditions
+from shards.errors import InputError
+from shards.renderers.base import Renderer
+from shards.renderers.registry import check_renderer, open_renderer
+from shards.schema import Sample, SampleMeta
+from shards.skips import Skip
+from shards.sources.nersemble.calibration import CalibrationError, PinholeCamera, load_cameras
+from shards.sources.nersemble.colour import ColourError, corrected, load_correction
+from shards.sources.nersemble.footage import Picture, open_footage
+from shards.sources.nersemble.layouts import Take, find_takes
+from shards.sources.nersemble.picking import Pick, Shares, instants_at, pick_frames
+
+log = logging.getLogger(__name__)
+
+LICENCE = "NeRSemble-terms-of-use"
+BACKGROUNDS = {"white": 255, "black": 0}
+
+
+class NersembleCapture:
+    """Frames of NeRSemble, each seen by up to sixteen cameras, cut out by virtual cameras that look at the
+    head."""
+
+    name = "nersemble"
+
+    def __init__(
+        self,
+        root: str,
+        frames: int = 2000,
+        size: int = 512,
+        val_frames: int = 64,
+        test_frames: int = 200,
+        val_share: float = 0.05,
+        test_share: float = 0.05,
+        seed: int = 0,
+        layout: str | None = None,
+        colour: bool = True,
+        background: Literal["keep", "white", "black"] = "keep",
+        conditions: str = "synthetic",
+        min_views: int = 9,
+    ) -> None:
+        """
+        Args:
+            root: the download's folder
+            frames: how many frames for training
+            size: image side in pixels
+            val_frames: how many for validation
+            test_frames: how many for testing
+            val_share: the share of participants kept for validation
+            test_share: the share kept for testing, beside the participants of the public benchmarks
+            seed: of the choice of frames
+            layout: benchmark, v2, v1, paper or vhap; recognised if not given
+            colour: whether to correct colours where corrections are there
+            background: keep it, or replace it where there are mattes; frames without one are then skipped
+            conditions: the renderer of the condition images
+            min_views: frames with fewer views are skipped
+        """
+        for option, value, least in (("frames", frames, 1), ("size", size, 16), ("min_views", min_views, 2)):
+            if value < least:
+                raise InputError(f"--{option} {value}: give {least} or more")
+        if min(val_frames, test_frames, seed, val_share, test_share) < 0 or val_share + test_share >= 1:
+            raise InputError("--val_* and --test_* cannot be negative, and the shares leave some to train on")
+        check_renderer(conditions)
+        self.size, self.colour, self.background = size, colour, background
+        self.conditions, self.min_views = conditions, min_views
+        self.layout, takes = find_takes(Path(root), layout)
+        wanted = {"train": frames, "val": val_frames, "test": test_frames}
+        self._picks = pick_frames(takes, wanted, Shares(val_share, test_share), seed)
+        people = {take.participant for take in takes}
+        log.info(
+            "%s: NeRSemble, layout %s: %d participants, %d sequences; %d frames of %d sequences are taken",
+            *(root, self.layout, len(people), len(takes), self._count(), len(self._picks)),
+        )
+        self.settings: dict[str, Any] = {
+            "root": root,
+            "layout": self.layout,
+            "frames": frames,
+            "val_frames": val_frames,
+            "test_frames": test_frames,
+            "val_share": val_share,
+            "test_share": test_share,
+            "size": size,
+            "seed": seed,
+            "colour": colour,
+            "background": background,
+            "conditions": conditions,
+            "min_views": min_views,
+            "picked": _digest(self._picks),
+        }
+
+    def units(self) -> Sequence[Pick]:
+        """The takes that frames are picked from."""
+        return self._picks
+
+    def frames(self, unit: Pick) -> int:
+        """How many frames are picked of a take."""
+        return len(unit.places)
+
+    def capture(self, unit: Pick) -> list[Sample | Skip]:
+        """Read a take once and cut out its frames; what cannot be used is named."""
+        take = unit.take
+        try:
+            cameras = _calibrated(take)
+        except CalibrationError as error:
+            return [Skip(take.name, str(error), len(unit.places))]
+        footage = open_footage(take)
+        instants = instants_at(unit.places, footage.instants)
+        results: list[Sample | Skip] = []
+        for instant, pictures in footage.read(instants):
+            try:
+                results.append(self._sample(unit, instant, pictures, cameras))
+            except (NoHeadError, _UnusableError, CalibrationError, ColourError) as error:
+                results.append(Skip(f"{take.name} frame {instant}", str(error)))
+        if missing := len(unit.places) - len(results):
+            results.append(Skip(take.name, "the sequence is too short", missing))
+        results += [Skip(f"{take.name} camera {name}", trouble, 0) for name, trouble in footage.troubles]
+        absent = sorted(set(cameras) - _recorded(results) - {name for name, _ in footage.troubles})
+        if absent and any(isinstance(result, Sample) for result in results):
+            results += [Skip(f"{take.name} camera {name}", "it did not record", 0) for name in absent]
+        return results
+
+    def _sample(
+        self, unit: Pick, instant: int, pictures: Mapping[str, Picture], cameras: Mapping[str, PinholeCamera]
+    ) -> Sample:
+        names = [name for name in cameras if name in pictures]
+        if len(names) < self.min_views:
+            raise _UnusableError(f"fewer than {self.min_views} cameras recorded it")
+        scaled = {name: cameras[name].at(*pictures[name].image.shape[1::-1]) for name in names}
+        head = self._head({name: pictures[name] for name in names}, scaled)
+        cuts = [self._cut(unit.take, name, pictures[name], scaled[name], head) for name in names]
+        mattes = [cut.matte for cut in cuts if cut.matte is not None]
+        cameras_seen = np.stack([cut.camera for cut in cuts])
+        meta = SampleMeta(
+            source=self.name,
+            identity=unit.take.participant,
+            split=unit.split,
+            sequence=unit.take.sequence,
+            instant=f"{instant:05d}",
+            alignment="eg3d",
+            licence=LICENCE,
+            attributes={"cameras": names, "views_of_head": head.views, "head_misfit": round(head.misfit, 4)},
+        )
+        return Sample(
+            meta=meta,
+            views=np.stack([cut.image for cut in cuts]),
+            conditions=render_conditions(self._renderer, meta.key, cameras_seen, self.size),
+            cameras=cameras_seen,
+            masks=np.stack(mattes) if len(mattes) == len(cuts) else None,
+        )
+
+    def _head(self, pictures: Mapping[str, Picture], cameras: Mapping[str, PinholeCamera]) -> HeadFrame:
+        faces = {
+            name: choose(self._detector.faces(Image.fromarray(picture.image)))
+            for name, picture in pictures.items()
+        }
+        landmarks = {name: face.landmarks for name, face in faces.items() if face is not None}
+        return locate_head({name: cameras[name].projection for name in landmarks}, landmarks)
+
+    def _cut(self, take: Take, name: str, picture: Picture, camera: PinholeCamera, head: HeadFrame) -> "_Cut":
+        view = virtual_view(camera.pose, camera.intrinsics, head)
+        image = view.cut(picture.image, self.size)
+        matte = None if picture.matte is None else view.cut(picture.matte, self.size)
+        if self.colour and take.colour is not None:
+            image = corrected(image, load_correction(take.colour, name))
+        if self.background != "keep":
+            if matte is None:
+                raise _UnusableError("there is no matte to remove the background by")
+            alpha = matte[..., None] / 255.0
+            blended = image * alpha + BACKGROUNDS[self.background] * (1 - alpha)
+            image = np.round(blended).astype(np.uint8)
+        return _Cut(image, matte, view.camera)
+
+    @cached_property
+    def _detector(self) -> FaceDetector:
+        return FaceDetector()
+
+    @cached_property
+    def _renderer(self) -> Renderer:
+        return open_renderer(self.conditions)
+
+    def _count(self) -> int:
+        return sum(len(pick.places) for pick in self._picks)
+
+
+class _Cut(NamedTuple):
+    """A crop (S, S, 3), its matte (S, S) and label (25,)."""
+
+    image: NDArray[np.uint8]
+    matte: NDArray[np.uint8] | None
+    camera: NDArray[np.float32]
+
+
+class _UnusableError(ValueError):
+    """A frame cannot be used."""
+
+
+def _calibrated(take: Take) -> dict[str, PinholeCamera]:
+    if take.calibration is None:
+        raise CalibrationError("the participant has no camera_params.json")
+    return load_cameras(take.calibration)
+
+
+def _recorded(results: Sequence[Sample | Skip]) -> set[str]:
+    samples = [result for result in results if isinstance(result, Sample)]
+    return {name for sample in samples for name in sample.meta.attributes["cameras"]}
+
+
+def _digest(picks: Sequence[Pick]) -> str:
+    """Changes when other frames are picked: what is on disk is part of what a build depends on."""
+    values = [[pick.take.name, pick.split, pick.places] for pick in picks]
+    return sha256(json.dumps(values).encode()).hexdigest()[:16]

@@ -1,0 +1,307 @@
+"""`python -m shards.build panohead`: folders of labelled images of generated heads (PanoHead's, EG3D's) →
+frames.
+
+A folder has images with their labels in `dataset.json` or `label.json` (EG3D's format; PanoHead writes the
+numbers as strings), or one `<image>.npy` or `<image>.json` each. Images of one identity are one frame.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from shards.alignment.detection import FaceDetector, choose
+from shards.alignment.head import HeadFrame, NoHeadError, locate_head
+from shards.alignment.photos import SUFFIXES, open_photo
+from shards.alignment.virtual import virtual_view
+from shards.cameras import LABEL_SIZE, check_labels, split_label
+from shards.conditions import render_conditions
+from shards.errors import InputError
+from shards.renderers.base import Renderer
+from shards.renderers.registry import check_renderer, open_renderer
+from shards.schema import Sample, SampleMeta
+from shards.skips import Skip
+
+LABEL_FILES = ("dataset.json", "label.json")
+MAX_LABEL_BYTES = 1 << 30
+MAX_LABEL_FILE_BYTES = 1 << 16
+MASK_FOLDERS = ("masks", "mask")
+NOT_A_KEY = re.compile(r"[^A-Za-z0-9_+=@]+")
+VIEW_NUMBER = re.compile(r"(.+?)[_-]([^_-]+)")
+
+
+@dataclass(frozen=True)
+class Head:
+    """One unit of work: the labelled images of one identity, (relative path, label or None) by name."""
+
+    identity: str
+    split: str
+    images: tuple[tuple[str, tuple[float, ...] | None], ...]
+
+
+class _Picture(NamedTuple):
+    """A square image (S, S, 3), its mask (S, S) and label (25,)."""
+
+    image: NDArray[np.uint8]
+    mask: NDArray[np.uint8] | None
+    label: NDArray[np.float32]
+
+    @property
+    def intrinsics(self) -> NDArray[np.float64]:
+        """(3, 3), in pixels whose centres are whole numbers."""
+        side = len(self.image)
+        to_pixels = np.array([[side, 0, -0.5], [0, side, -0.5], [0, 0, 1]])
+        return to_pixels @ split_label(self.label.astype(np.float64))[1]
+
+
+class PanoHeadFolder:
+    """One frame for each identity of a folder, of all its images.
+
+    An image belongs to the identity that its folder is named after, or, where all lie in one folder, to what
+    its name says before the last `_` or `-`.
+    """
+
+    name = "panohead"
+
+    def __init__(
+        self,
+        root: str,
+        size: int = 512,
+        convention: Literal["eg3d", "panohead"] = "panohead",
+        val_share: float = 0.03,
+        test_share: float = 0.03,
+        conditions: str = "synthetic",
+        min_views: int = 9,
+        max_views: int = 64,
+        min_inside: float = 0.6,
+        licence: str = "PanoHead-generated",
+    ) -> None:
+        """
+        Args:
+            root: the folder of images and labels
+            size: image side in pixels
+            convention: eg3d takes images and labels as they are; panohead finds the head's frame by landmarks
+            and
+                turns its cameras, which look at the head's middle, to EG3D's pivot
+            val_share: the share of identities kept for validation
+            test_share: the share kept for testing
+            conditions: the renderer of the condition images
+            min_views: identities with fewer usable images are skipped
+            max_views: of identities with more images, this many are taken, evenly spaced by name
+            min_inside: turned views of which less than this share lies in the image are left out
+            licence: under which terms the images may be used
+        """
+        if size < 16 or min_views < 2 or max_views < min_views:
+            raise InputError("give --size of 16 or more, and --max_views not below --min_views, 2 or more")
+        if min(val_share, test_share) < 0 or val_share + test_share >= 1:
+            raise InputError("--val_share and --test_share leave some to train on, and are not negative")
+        check_renderer(conditions)
+        self.root, self.size, self.convention = Path(root), size, convention
+        self.conditions, self.licence = conditions, licence
+        self.min_views, self.max_views, self.min_inside = min_views, max_views, min_inside
+        self.shares = (val_share, test_share)
+        self._heads = self._group(find_images(self.root))
+        self.settings: dict[str, Any] = {
+            "root": root,
+            "size": size,
+            "convention": convention,
+            "val_share": val_share,
+            "test_share": test_share,
+            "conditions": conditions,
+            "min_views": min_views,
+            "max_views": max_views,
+            "min_inside": min_inside,
+            "licence": licence,
+            "found": sha256(repr(self._heads).encode()).hexdigest()[:16],
+        }
+
+    def units(self) -> Sequence[Head]:
+        """The identities."""
+        return self._heads
+
+    def frames(self, unit: Head) -> int:  # noqa: ARG002
+        """One."""
+        return 1
+
+    def capture(self, unit: Head) -> list[Sample | Skip]:
+        """The frame of an identity; images that cannot be used are named."""
+        pictures, skips = self._open(unit)
+        try:
+            if len(pictures) < self.min_views:
+                raise NoHeadError(f"fewer than {self.min_views} usable images")
+            head = self._head(pictures) if self.convention == "panohead" else None
+            crops = [self._cut(picture, head) for picture in pictures]
+            kept = [crop for crop in crops if crop is not None]
+            if len(kept) < self.min_views:
+                raise NoHeadError(f"fewer than {self.min_views} images hold most of the turned view")
+        except NoHeadError as error:
+            return [*skips, Skip(unit.identity, str(error))]
+        meta = SampleMeta(
+            self.name, unit.identity, unit.split, "still", "0", "eg3d", self.licence, attributes={}
+        )
+        cameras = np.stack([crop.label for crop in kept])
+        masks = [crop.mask for crop in kept if crop.mask is not None]
+        sample = Sample(
+            meta=meta,
+            views=np.stack([crop.image for crop in kept]),
+            conditions=render_conditions(self._renderer, meta.key, cameras, self.size),
+            cameras=cameras,
+            masks=np.stack(masks) if len(masks) == len(kept) else None,
+        )
+        return [sample, *skips]
+
+    def _group(self, images: dict[str, tuple[float, ...] | None]) -> list[Head]:
+        nested = any("/" in name for name in images)
+        groups: dict[str, list[tuple[str, tuple[float, ...] | None]]] = {}
+        for name in sorted(images):
+            groups.setdefault(_identity(name, nested), []).append((name, images[name]))
+        heads = []
+        for identity, members in sorted(groups.items()):
+            places = np.linspace(0, len(members) - 1, min(len(members), self.max_views)).round().astype(int)
+            chosen = tuple(members[place] for place in places)
+            heads.append(Head(identity, self._split(identity), chosen))
+        return heads
+
+    def _split(self, identity: str) -> str:
+        place = int.from_bytes(sha256(f"panohead {identity}".encode()).digest()[:8], "big") / 2**64
+        val, test = self.shares
+        return "val" if place < val else "test" if place < val + test else "train"
+
+    def _open(self, unit: Head) -> tuple[list[_Picture], list[Skip]]:
+        pictures: list[_Picture] = []
+        skips: list[Skip] = []
+        for name, values in unit.images:
+            path = self.root / name
+            try:
+                label = check_labels([_own_label(path) if values is None else values], name)[0]
+                image = open_photo(path)
+                if image.width != image.height:
+                    raise InputError(f"{name}: {image.width}x{image.height} is not square")
+                pictures.append(_Picture(np.asarray(image), _mask(self.root, path, image.width), label))
+            except InputError as error:
+                skips.append(Skip(name, str(error).removeprefix(f"{name}: "), 0))
+        return pictures, skips
+
+    def _head(self, pictures: Sequence[_Picture]) -> HeadFrame:
+        """The head's frame among the labels' cameras. Raises NoHeadError."""
+        projections, landmarks = {}, {}
+        for index, picture in enumerate(pictures):
+            face = choose(self._detector.faces(Image.fromarray(picture.image)))
+            if face is not None:
+                pose = split_label(picture.label.astype(np.float64))[0]
+                projections[f"{index:04d}"] = picture.intrinsics @ np.linalg.inv(pose)[:3]
+                landmarks[f"{index:04d}"] = face.landmarks
+        return locate_head(projections, landmarks)
+
+    def _cut(self, picture: _Picture, head: HeadFrame | None) -> _Picture | None:
+        """A picture at the frame's size, turned to look at the `head` if there is one; None for a view that
+        then lies mostly outside."""
+        image, mask, label = picture
+        if head is None:
+            side = (self.size, self.size)
+            small = (
+                None if mask is None else np.array(Image.fromarray(mask).resize(side, Image.Resampling.BOX))
+            )
+            return _Picture(
+                np.array(Image.fromarray(image).resize(side, Image.Resampling.LANCZOS)), small, label
+            )
+        pose = split_label(label.astype(np.float64))[0]
+        view = virtual_view(pose, picture.intrinsics, head)
+        if view.inside(image.shape[1], image.shape[0]) < self.min_inside:
+            return None
+        turned = None if mask is None else view.cut(mask, self.size)
+        return _Picture(view.cut(image, self.size), turned, view.camera)
+
+    @cached_property
+    def _detector(self) -> FaceDetector:
+        return FaceDetector()
+
+    @cached_property
+    def _renderer(self) -> Renderer:
+        return open_renderer(self.conditions)
+
+
+def find_images(root: Path) -> dict[str, tuple[float, ...] | None]:
+    """The labelled images below `root` by relative path, with their label, or None where it lies in a file
+    beside the image. Raises InputError where there are none, or a label file is damaged or points
+    elsewhere."""
+    if not root.is_dir():
+        raise InputError(f"--root {root}: there is no such folder")
+    for name in LABEL_FILES:
+        if (root / name).is_file():
+            return _listed(root, root / name)
+    images = [path for path in sorted(root.rglob("*")) if path.suffix.lower() in SUFFIXES]
+    labelled = [path for path in images if _label_file(path) is not None]
+    if not labelled:
+        raise InputError(f"--root {root}: neither dataset.json nor an image with its .npy or .json beside it")
+    return {path.relative_to(root).as_posix(): None for path in labelled}
+
+
+def _listed(root: Path, path: Path) -> dict[str, tuple[float, ...] | None]:
+    if path.stat().st_size > MAX_LABEL_BYTES:
+        raise InputError(f"{path}: larger than a list of labels can be")
+    try:
+        entries = json.loads(path.read_bytes())["labels"]
+        found = {str(name): tuple(float(value) for value in values) for name, values in entries}
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f'{path}: not {{"labels": [["image.png", [25 numbers]], …]}} ({error!r})') from error
+    for name in found:
+        parts = PurePosixPath(name)
+        if parts.is_absolute() or ".." in parts.parts or "\\" in name:
+            raise InputError(f"{path}: {name!r} points out of the folder")
+    if not any((root / name).is_file() for name in found):
+        raise InputError(f"{path}: none of its images is there")
+    return found
+
+
+def _label_file(image: Path) -> Path | None:
+    return next((p for p in (image.with_suffix(s) for s in (".npy", ".json")) if p.is_file()), None)
+
+
+def _own_label(image: Path) -> tuple[float, ...]:
+    path = _label_file(image)
+    if path is None:
+        raise InputError(f"{image.name}: it has no label")
+    if path.stat().st_size > MAX_LABEL_FILE_BYTES:
+        raise InputError(f"{path.name}: larger than a label can be")
+    try:
+        if path.suffix == ".npy":
+            values = np.load(path, allow_pickle=False)
+        else:
+            values = json.loads(path.read_bytes())
+            values = values.get("label", values.get("labels")) if isinstance(values, dict) else values
+        numbers = np.asarray(values, dtype=np.float64).ravel()
+    except (ValueError, TypeError, EOFError, RecursionError) as error:
+        raise InputError(f"{path.name}: its label is not {LABEL_SIZE} numbers") from error
+    return tuple(numbers.tolist())
+
+
+def _mask(root: Path, image: Path, side: int) -> NDArray[np.uint8] | None:
+    """The foreground mask of an image: a file of the same place in `masks/`, `<image>_mask.png`, or the alpha
+    channel."""
+    relative = image.relative_to(root)
+    candidates = [root / folder / relative.with_suffix(".png") for folder in MASK_FOLDERS]
+    candidates.append(image.with_name(f"{image.stem}_mask.png"))
+    for path in candidates:
+        if path.is_file():
+            return np.array(open_photo(path).convert("L").resize((side, side), Image.Resampling.BOX))
+    with Image.open(image) as opened:
+        return np.array(opened.getchannel("A")) if opened.mode in ("RGBA", "LA") else None
+
+
+def _identity(name: str, nested: bool) -> str:
+    path = PurePosixPath(name)
+    if nested:
+        text = "-".join(path.parent.parts)
+    else:
+        match = VIEW_NUMBER.fullmatch(path.stem)
+        text = match[1] if match else path.stem
+    return NOT_A_KEY.sub("_", text).strip("_") or "unnamed"

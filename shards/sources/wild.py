@@ -1,0 +1,121 @@
+"""`python -m shards.build wild`: a folder of any photos → test shards of portraits with estimated cameras."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from shards.alignment.align import align
+from shards.alignment.camera import see_through
+from shards.alignment.crop import Square, cut
+from shards.alignment.detection import FaceDetector
+from shards.alignment.photos import open_photo, photo_files
+from shards.conditions import render_conditions
+from shards.errors import InputError
+from shards.renderers.base import Renderer
+from shards.renderers.registry import check_renderer, open_renderer
+from shards.schema import Sample, SampleMeta
+from shards.skips import Skip
+
+NOT_A_KEY = re.compile(r"[^A-Za-z0-9_+=@]+")
+LONGEST_NAME = 40
+
+
+class WildPortraits:
+    """One test frame of one view for each photo below a folder, with a condition at its estimated camera."""
+
+    name = "wild"
+
+    def __init__(
+        self,
+        root: str,
+        size: int = 512,
+        align: bool = True,
+        conditions: str = "synthetic",
+        licence: str = "unknown",
+    ) -> None:
+        """
+        Args:
+            root: the folder of photos
+            size: image side in pixels
+            align: crop as EG3D does; otherwise the largest middle square is taken as it is
+            conditions: the renderer of the condition images
+            licence: under which terms the photos may be used
+        """
+        if size < 16:
+            raise InputError(f"--size {size}: give 16 or more")
+        check_renderer(conditions)
+        self.root, self.size, self.align = Path(root), size, align
+        self.conditions, self.licence = conditions, licence
+        self._photos = [path.relative_to(self.root).as_posix() for path in photo_files(self.root)]
+        self._shared = Counter(photo.rpartition(".")[0] for photo in self._photos)
+        self.settings: dict[str, Any] = {
+            "root": root,
+            "size": size,
+            "align": align,
+            "conditions": conditions,
+            "licence": licence,
+            "found": sha256("\n".join(self._photos).encode()).hexdigest()[:16],
+        }
+
+    def units(self) -> Sequence[str]:
+        """The photos, relative to the folder."""
+        return self._photos
+
+    def frames(self, unit: str) -> int:  # noqa: ARG002
+        """One."""
+        return 1
+
+    def capture(self, unit: str) -> list[Sample | Skip]:
+        """The frame of a photo, or why there is none."""
+        try:
+            image, camera = self._portrait(open_photo(self.root / unit))
+        except InputError as error:
+            return [Skip(unit, str(error).removeprefix(f"{self.root / unit}: "))]
+        meta = SampleMeta(
+            source=self.name,
+            identity=identity_of(unit, self._shared[unit.rpartition(".")[0]] > 1),
+            split="test",
+            sequence="photo",
+            instant="0",
+            alignment="eg3d" if self.align else "none",
+            licence=self.licence,
+            attributes={"photo": unit},
+        )
+        cameras = camera[None]
+        conditions = render_conditions(self._renderer, meta.key, cameras, self.size)
+        return [Sample(meta=meta, views=image[None], conditions=conditions, cameras=cameras)]
+
+    def _portrait(self, photo: Image.Image) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """The square (S, S, 3) and its camera (25,)."""
+        found = align(photo, self.size, detector=self._detector)
+        if self.align:
+            return np.array(found.image), found.camera
+        side = min(photo.size)
+        middle = Square((photo.width - side) / 2, (photo.height - side) / 2, side)
+        return np.array(cut(photo, middle, self.size)), see_through(found.camera, found.square, middle)
+
+    @cached_property
+    def _detector(self) -> FaceDetector:
+        return FaceDetector()
+
+    @cached_property
+    def _renderer(self) -> Renderer:
+        return open_renderer(self.conditions)
+
+
+def identity_of(photo: str, shared: bool = False) -> str:
+    """A name for the person on a photo, from its path: what a key may hold of it, and a hash where that is
+    not all, or where the name is `shared` with a photo of another format."""
+    stem = photo.rpartition(".")[0]
+    name = NOT_A_KEY.sub("_", stem).strip("_")
+    if name == stem and len(name) <= LONGEST_NAME and not shared:
+        return name
+    return f"{name[:LONGEST_NAME].strip('_')}_{sha256(photo.encode()).hexdigest()[:8]}".lstrip("_")

@@ -1,0 +1,334 @@
+"""NeRSemble from every layout, in a studio whose head and cameras are known."""
+
+import logging
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from shards.builder import build
+from shards.cameras import angles, project
+from shards.errors import InputError
+from shards.geometry import STANDARD_LANDMARKS
+from shards.schema import Sample
+from shards.skips import SKIPPED, Skip, load_skips
+from shards.sources.nersemble.layouts import find_takes
+from shards.sources.nersemble.picking import HELD_OUT, Shares, pick_frames, split_of
+from shards.sources.nersemble.source import NersembleCapture
+from tests.faces import DotDetector, FlatRenderer, find_dots
+from tests.sources import studio as stage
+from tests.sources.studio import LAYOUTS, SERIALS, Studio, paint_dots
+
+SIZE = 96
+SEQUENCE = "EXP-3-cheeks+nose"
+PEOPLE = ("007", "018")  # 018 is held out
+ALL_TRAIN = {"val_share": 0.0, "test_share": 0.0}
+
+
+class DotCapture(NersembleCapture):
+    """NeRSemble with dots for faces."""
+
+    _detector = DotDetector()
+    _renderer = FlatRenderer()
+
+
+def capture(root: Path, **change: Any) -> DotCapture:
+    """A small capture of everything below `root`."""
+    options = {
+        "frames": 1,
+        "val_frames": 0,
+        "test_frames": 1,
+        "size": SIZE,
+        "background": "keep",
+        **ALL_TRAIN,
+    }
+    return DotCapture(str(root), **{**options, **change})
+
+
+def everything(source: NersembleCapture) -> tuple[list[Sample], list[Skip]]:
+    """All that a capture yields."""
+    results = [result for unit in source.units() for result in source.capture(unit)]
+    return [r for r in results if isinstance(r, Sample)], [r for r in results if isinstance(r, Skip)]
+
+
+@pytest.fixture(scope="session")
+def studio() -> Studio:
+    return Studio()
+
+
+@pytest.fixture(scope="session")
+def pictures(studio: Studio) -> stage.Pictures:
+    return studio.pictures(paint_dots)
+
+
+@pytest.fixture(scope="session")
+def roots(
+    studio: Studio, pictures: stage.Pictures, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """A root of each layout, with two participants."""
+    found = {}
+    for name, write in LAYOUTS.items():
+        found[name] = tmp_path_factory.mktemp(name)
+        for person in PEOPLE:
+            write(found[name], person, SEQUENCE, studio, pictures)
+    return found
+
+
+@pytest.fixture(scope="session")
+def captured(roots: dict[str, Path]) -> dict[str, tuple[list[Sample], list[Skip]]]:
+    """What each layout yields."""
+    return {layout: everything(capture(root)) for layout, root in roots.items()}
+
+
+@pytest.fixture
+def fresh(tmp_path: Path, studio: Studio, pictures: stage.Pictures) -> Callable[..., Path]:
+    """Writes the v2 layout of a participant into a folder of the test's own."""
+
+    def write(person: str = "007", sequence: str = SEQUENCE) -> Path:
+        stage.write_v2(tmp_path / "data", person, sequence, studio, pictures)
+        return tmp_path / "data"
+
+    return write
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_is_recognised(roots: dict[str, Path], layout: str, caplog: pytest.LogCaptureFixture):
+    with caplog.at_level(logging.INFO):
+        source = capture(roots[layout])
+    assert source.layout == layout
+    assert f"layout {layout}: 2 participants, 2 sequences" in caplog.text
+    name, takes = find_takes(roots[layout])
+    assert (name, [take.name for take in takes]) == (layout, [f"{p}/{SEQUENCE}" for p in PEOPLE])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_head_points_are_where_the_labels_say_in_every_crop(captured: dict, layout: str):
+    samples, skips = captured[layout]
+    assert skips == []
+    assert len(samples) == 2
+    for sample in samples:
+        assert sample.meta.attributes["cameras"] == list(SERIALS)
+        wanted = [project(STANDARD_LANDMARKS, camera) for camera in sample.cameras]
+        for image, expected in zip(sample.views[:14], wanted, strict=False):
+            found = (find_dots(image) + 0.5) / SIZE
+            assert np.abs(found - expected).max() < 0.01
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_cameras_behind_the_head_are_kept(captured: dict, studio: Studio, layout: str):
+    sample = captured[layout][0][0]
+    truth = np.stack([studio.head.camera(camera.pose)[:3, 3] for camera in studio.cameras.values()])
+    yaw = np.degrees(np.arctan2(truth[:, 0], truth[:, 2]))
+    assert np.abs(yaw[-2:]).min() > 90
+    recovered = np.degrees(angles(sample.cameras)[:, 0])
+    assert np.abs((recovered - yaw + 180) % 360 - 180).max() < 1.0
+    positions = sample.cameras[:, [3, 7, 11]]
+    assert np.linalg.norm(positions - truth, axis=1).max() < 0.05
+
+
+def test_the_same_frame_is_the_same_sample_in_every_layout(captured: dict):
+    by_layout = [{s.key: s for s in samples} for samples, _ in captured.values()]
+    assert len({tuple(sorted(samples)) for samples in by_layout}) == 1
+    for key, first in by_layout[0].items():
+        for samples in by_layout[1:]:
+            assert np.abs(samples[key].cameras - first.cameras).max() < 0.02
+            difference = np.abs(samples[key].views.astype(int) - first.views)
+            assert difference.mean() < 3
+
+
+def test_videos_are_read_at_the_very_frame(roots: dict[str, Path]):
+    from shards.sources.nersemble.footage import open_footage
+
+    take = find_takes(roots["v2"])[1][0]
+    footage = open_footage(take)
+    assert list(footage.instants) == list(range(stage.FRAMES))
+    for instant, shown in footage.read([1, 3, 4]):
+        assert set(shown) == set(SERIALS)
+        for picture in shown.values():
+            assert abs(picture.image[-8:].mean() - (30 * instant + 20)) < 4
+
+
+def test_mattes_become_masks_and_remove_the_background(roots: dict[str, Path], captured: dict):
+    kept = captured["paper"][0][0]
+    white = everything(capture(roots["paper"], background="white"))[0][0]
+    assert kept.masks is not None
+    outside = kept.masks == 0
+    assert outside.any()
+    assert (white.views[outside] == 255).all()
+    samples, skips = everything(capture(roots["v2"], background="white"))
+    assert samples == []
+    assert {skip.reason for skip in skips} == {"there is no matte to remove the background by"}
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_colours_are_corrected_back(
+    tmp_path: Path, studio: Studio, pictures: stage.Pictures, captured: dict, version: str
+):
+    from shards.sources.nersemble.colour import to_linear, to_srgb
+
+    def spoil(picture: np.ndarray) -> np.ndarray:
+        colours = picture / 255
+        if version == "v1":
+            spoilt = (colours - stage.AFFINE[:, 3]) @ np.linalg.inv(stage.AFFINE[:, :3])
+        else:
+            spoilt = to_srgb(to_linear(colours) @ np.linalg.inv(stage.POLYNOMIAL).T)
+        return np.round(np.clip(spoilt, 0, 1) * 255).astype(np.uint8)
+
+    LAYOUTS["paper"](tmp_path, "007", SEQUENCE, studio, {s: spoil(p) for s, p in pictures.items()})
+    if version == "v1":
+        folder = tmp_path / "007" / "annotations" / SEQUENCE / "color_correction"
+        folder.mkdir(parents=True)
+        for serial in SERIALS:
+            np.save(folder / f"{serial}.npy", stage.AFFINE)
+    else:
+        values = {serial: stage.POLYNOMIAL.tolist() for serial in SERIALS}
+        stage.write_json(tmp_path / "007" / "calibration" / "color_calibration.json", values)
+    plain = next(sample for sample in captured["paper"][0] if sample.meta.identity == "007")
+    corrected = {s.key: s for s in everything(capture(tmp_path, test_frames=0))[0]}[plain.key]
+    untouched = everything(capture(tmp_path, test_frames=0, colour=False))[0][0]
+    ground = (plain.views.max(-1) < 110) & (
+        plain.views.max(-1) > 0
+    )  # the dots' pure colours cannot come back
+    off = [np.abs(sample.views.astype(int) - plain.views)[ground].mean() for sample in (corrected, untouched)]
+    assert off[0] < 2.5
+    assert off[1] > 5
+
+
+def test_benchmark_participants_are_never_trained_on():
+    assert {"388", "477", "017", "372", "240", "018"} <= HELD_OUT
+    splits = {f"{number:03d}": split_of(f"{number:03d}", Shares(0.1, 0.2)) for number in range(500)}
+    assert {splits[person] for person in HELD_OUT} == {"test"}
+    others = [split for person, split in splits.items() if person not in HELD_OUT]
+    assert 0.06 < others.count("val") / len(others) < 0.14
+    assert 0.15 < others.count("test") / len(others) < 0.25
+
+
+def test_frames_are_spread_over_participants_sequences_and_time():
+    from shards.sources.nersemble.layouts import Take
+
+    takes = [Take(f"{p:03d}", f"EXP-{s}", "videos", Path("x")) for p in range(40, 50) for s in range(4)]
+    picks = pick_frames(takes, {"train": 80}, Shares(0, 0), seed=3)
+    assert sum(len(pick.places) for pick in picks) == 80
+    assert {len(pick.places) for pick in picks} == {2}
+    assert all(pick.places[0] < 0.5 <= pick.places[1] for pick in picks)
+    few = pick_frames(takes, {"train": 10}, Shares(0, 0), seed=3)
+    assert len({pick.take.participant for pick in few}) == 10
+    assert few == pick_frames(takes, {"train": 10}, Shares(0, 0), seed=3)
+    assert few != pick_frames(takes, {"train": 10}, Shares(0, 0), seed=4)
+
+
+def test_a_participant_without_calibration_is_skipped_and_named(fresh: Callable[..., Path]):
+    root = fresh("007")
+    fresh("009")
+    (root / "007" / "calibration" / "camera_params.json").unlink()
+    samples, skips = everything(capture(root, frames=2, test_frames=0))
+    assert {sample.meta.identity for sample in samples} == {"009"}
+    assert [(s.what, s.reason) for s in skips] == [
+        (f"007/{SEQUENCE}", "the participant has no camera_params.json")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda values: values["world_2_cam"].__setitem__(SERIALS[3], np.zeros((4, 4)).tolist()), "no rigid"),
+        (lambda values: values.__setitem__("intrinsics", [[1, 2], [3, 4]]), "not a 4x4 pose"),
+        (lambda values: values.pop("intrinsics"), "no calibration of NeRSemble"),
+        (lambda values: values["intrinsics"][0].__setitem__(2, 9999.0), "principal point"),
+    ],
+)
+def test_a_calibration_that_is_none_is_skipped_and_named(
+    fresh: Callable[..., Path], studio: Studio, damage: Callable[[dict], None], said: str
+):
+    root = fresh()
+    values = studio.calibration()
+    damage(values)
+    stage.write_json(root / "007" / "calibration" / "camera_params.json", values)
+    samples, skips = everything(capture(root, test_frames=0))
+    assert samples == []
+    assert all(said in skip.reason for skip in skips)
+
+
+def test_missing_short_and_broken_videos_cost_a_view_only(fresh: Callable[..., Path]):
+    root = fresh()
+    folder = root / "007" / "sequences" / SEQUENCE / "images"
+    (folder / f"cam_{SERIALS[0]}.mp4").unlink()
+    broken = folder / f"cam_{SERIALS[5]}.mp4"
+    broken.write_bytes(broken.read_bytes()[: broken.stat().st_size // 2])
+    stage.write_video(folder / f"cam_{SERIALS[9]}.mp4", [np.zeros((320, 220, 3), np.uint8)] * 2)
+    samples, skips = everything(capture(root, test_frames=0))
+    said = {skip.what.rpartition(" ")[2]: skip.reason for skip in skips}
+    assert said[SERIALS[0]] == "it did not record"
+    assert said[SERIALS[5]] == "the video cannot be opened"
+    assert said[SERIALS[9]] == "the video is shorter than the other cameras'"
+    assert all(skip.frames == 0 for skip in skips)
+    assert {len(sample.views) for sample in samples} <= {13, 14}
+    few, refused = everything(capture(root, test_frames=0, min_views=16))
+    assert few == []
+    assert sum(skip.frames for skip in refused) == 1
+
+
+def test_frames_without_a_face_are_skipped_and_too_many_fail_the_build(
+    fresh: Callable[..., Path], tmp_path: Path, studio: Studio, pictures: stage.Pictures
+):
+    root = fresh("007")
+    faceless = {serial: np.zeros_like(picture) for serial, picture in pictures.items()}
+    stage.write_v2(root, "009", "HAIR", studio, faceless)
+    source = capture(root, frames=2, test_frames=0)
+    with pytest.raises(InputError, match=r"1 of 2 frames were skipped.*too few views see the face"):
+        build(source, tmp_path / "out", processes=0)
+    assert not (tmp_path / "out").exists()
+    build(source, tmp_path / "out", processes=0, max_skipped_share=0.6)
+    (skip,) = load_skips(tmp_path / "out" / SKIPPED)
+    assert skip.what.startswith("009/HAIR frame")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"root": "nowhere"}, "there is no such folder"),
+        ({"layout": "v3"}, "--layout v3: choose of benchmark, v2"),
+        ({"frames": 0}, "--frames 0: give 1 or more"),
+        ({"val_share": 0.7, "test_share": 0.3}, "leave some to train on"),
+        ({"conditions": "blender"}, "no such renderer; choose of synthetic"),
+    ],
+)
+def test_wrong_settings_are_refused_in_one_line(roots: dict[str, Path], change: dict[str, Any], said: str):
+    with pytest.raises(InputError, match=said):
+        NersembleCapture(**{"root": str(roots["v2"]), **change})
+
+
+def test_a_folder_that_is_no_nersemble_is_refused(tmp_path: Path):
+    (tmp_path / "007").mkdir()
+    with pytest.raises(InputError, match="no NeRSemble recordings in any known layout"):
+        NersembleCapture(str(tmp_path))
+
+
+def test_an_interrupted_build_goes_on_and_gives_the_same_shards(roots: dict[str, Path], tmp_path: Path):
+    class Stops(DotCapture):
+        def capture(self, unit: Any) -> list[Sample | Skip]:
+            if unit is self.units()[-1]:
+                raise KeyboardInterrupt
+            return super().capture(unit)
+
+    settings = {"frames": 1, "val_frames": 0, "test_frames": 1, "size": SIZE, **ALL_TRAIN}
+    whole = build(DotCapture(str(roots["paper"]), **settings), tmp_path / "whole", 0)
+    with pytest.raises(KeyboardInterrupt):
+        build(Stops(str(roots["paper"]), **settings), tmp_path / "parts", 0)
+    assert build(DotCapture(str(roots["paper"]), **settings), tmp_path / "parts", 0) == whole
+
+
+def test_a_source_travels_to_worker_processes(roots: dict[str, Path]):
+    source = NersembleCapture(str(roots["v2"]), size=32)
+    assert pickle.loads(pickle.dumps(source)).settings == source.settings
+
+
+def test_links_and_odd_names_are_no_participants(roots: dict[str, Path], tmp_path: Path):
+    os.symlink(roots["v2"] / "007", tmp_path / "..odd")
+    (tmp_path / "007x").mkdir()
+    with pytest.raises(InputError, match="no NeRSemble recordings"):
+        find_takes(tmp_path)

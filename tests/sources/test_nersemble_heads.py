@@ -1,0 +1,81 @@
+"""NeRSemble end to end with rendered heads and the real face detector."""
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from shards.alignment.detection import FaceDetector, choose
+from shards.alignment.head import HeadFrame, locate_head
+from shards.cameras import label
+from shards.sources.nersemble.footage import Picture
+from shards.sources.nersemble.source import NersembleCapture
+from tests.faces import FlatRenderer
+from tests.sources.studio import HEIGHT, WIDTH, Studio, write_v2
+
+SAMPLES = 4
+
+
+@pytest.fixture(scope="module")
+def studio() -> Studio:
+    return Studio()
+
+
+@pytest.fixture(scope="module")
+def pictures(studio: Studio) -> dict[str, np.ndarray]:
+    """One head as the studio's cameras see it, rendered square and cut to portrait format."""
+    from shards.renderers.head.person import sample_person
+    from shards.renderers.synthetic_head import capture_instant
+
+    rng = np.random.default_rng(5)
+    _, scene = capture_instant(sample_person(rng), rng, HEIGHT, SAMPLES)
+    margin = (HEIGHT - WIDTH) // 2
+    shown = {}
+    for serial in studio.cameras:
+        camera = studio.scaled(serial)
+        square = camera.intrinsics.copy()
+        square[:2, 2] += (margin + 0.5, 0.5)
+        square[:2] /= HEIGHT
+        image = scene.render(label(studio.head.camera(camera.pose), square)).images[0]
+        shown[serial] = image[:, margin : margin + WIDTH]
+    return shown
+
+
+def turn_between(first: HeadFrame, second: HeadFrame) -> float:
+    """Degrees between two heads' rotations."""
+    return float(np.degrees(Rotation.from_matrix(first.rotation @ second.rotation.T).magnitude()))
+
+
+def test_the_head_s_pose_is_found(studio: Studio, pictures: dict[str, np.ndarray]):
+    source = object.__new__(NersembleCapture)
+    cameras = {serial: studio.scaled(serial) for serial in pictures}
+    head = source._head({serial: Picture(image) for serial, image in pictures.items()}, cameras)
+    assert turn_between(head, studio.head) < 3
+    assert abs(head.scale / studio.head.scale - 1) < 0.06
+
+
+def test_some_wrong_faces_do_no_harm(studio: Studio, pictures: dict[str, np.ndarray]):
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    faces = {s: choose(FaceDetector().faces(Image.fromarray(image))) for s, image in pictures.items()}
+    landmarks = {s: face.landmarks for s, face in faces.items() if face is not None}
+    projections = {s: studio.scaled(s).projection for s in landmarks}
+    for serial in list(landmarks)[:3]:
+        landmarks[serial] = landmarks[serial] + rng.uniform(20, 60, 2)
+    assert turn_between(locate_head(projections, landmarks), studio.head) < 4
+
+
+def test_a_rendered_capture_from_videos(
+    studio: Studio, pictures: dict[str, np.ndarray], tmp_path, monkeypatch: pytest.MonkeyPatch
+):
+    write_v2(tmp_path, "007", "EMO-1-shout+laugh", studio, pictures)
+    monkeypatch.setattr(NersembleCapture, "_renderer", FlatRenderer())
+    source = NersembleCapture(
+        str(tmp_path), 1, 96, val_frames=0, test_frames=0, val_share=0.0, test_share=0.0
+    )
+    (sample,) = source.capture(source.units()[0])
+    assert sample.views.shape == (16, 96, 96, 3)
+    true = np.stack([studio.head.camera(camera.pose)[:3, 3] for camera in studio.cameras.values()])
+    found = sample.cameras[:, [3, 7, 11]]
+    cosine = (true * found).sum(1) / np.linalg.norm(true, axis=1) / np.linalg.norm(found, axis=1)
+    assert np.degrees(np.arccos(np.clip(cosine, -1, 1))).max() < 4

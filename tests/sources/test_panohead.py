@@ -1,0 +1,155 @@
+"""Folders of labelled images: EG3D's as they are, PanoHead's turned to EG3D's pivot."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from shards.cameras import PIVOT, label_from_angles, project
+from shards.errors import InputError
+from shards.geometry import STANDARD_LANDMARKS
+from shards.schema import Sample
+from shards.skips import Skip
+from shards.sources.panohead import PanoHeadFolder
+from tests.faces import DOTS, DotDetector, FlatRenderer, find_dots
+
+SIDE, SIZE, VIEWS = 192, 96, 10
+SHIFT = np.array([0.02, -0.03, -0.18])  # PanoHead's head stands about the origin: its frame is another
+
+
+class DotFolder(PanoHeadFolder):
+    """PanoHead's folder with dots for faces."""
+
+    _detector = DotDetector()
+    _renderer = FlatRenderer()
+
+
+def paint(label: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Dots at world points."""
+    image = np.full((SIDE, SIDE, 3), 60, np.uint8)
+    for (x, y), colour in zip(project(points, label) * SIDE - 0.5, DOTS, strict=True):
+        cv2.circle(image, (round(x * 16), round(y * 16)), 3 * 16, colour, -1, cv2.LINE_AA, shift=4)
+    return image
+
+
+def panohead_labels() -> list[np.ndarray]:
+    """Cameras on PanoHead's sphere, which look at the origin."""
+    yaws = np.linspace(-0.9, 0.9, VIEWS)
+    return [label_from_angles(yaw, 0.1 * np.cos(5 * yaw), pivot=(0.0, 0.0, 0.0)) for yaw in yaws]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two identities, labels as strings in dataset.json, a mask folder."""
+    labels = []
+    for seed in ("seed0001", "seed0002"):
+        for view, label in enumerate(panohead_labels()):
+            name = f"{seed}_{view:02d}.png"
+            Image.fromarray(paint(label, STANDARD_LANDMARKS + SHIFT)).save(tmp_path / name)
+            mask = np.zeros((SIDE, SIDE), np.uint8)
+            mask[:, 40:150] = 255
+            (tmp_path / "masks").mkdir(exist_ok=True)
+            Image.fromarray(mask).save(tmp_path / "masks" / name)
+            labels.append([name, [str(value) for value in label]])
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": labels}))
+    return tmp_path
+
+
+def capture(root: Path, **change: Any) -> tuple[list[Sample], list[Skip]]:
+    """All that a folder yields."""
+    options = {"size": SIZE, "val_share": 0.0, "test_share": 0.0, "min_views": 6}
+    source = DotFolder(str(root), **{**options, **change})
+    results = [result for unit in source.units() for result in source.capture(unit)]
+    return [r for r in results if isinstance(r, Sample)], [r for r in results if isinstance(r, Skip)]
+
+
+def test_panohead_cameras_are_turned_to_the_shared_pivot(folder: Path):
+    samples, skips = capture(folder)
+    assert skips == []
+    assert [sample.meta.identity for sample in samples] == ["seed0001", "seed0002"]
+    for sample in samples:
+        assert len(sample.views) == VIEWS
+        for image, camera in zip(sample.views, sample.cameras, strict=True):
+            np.testing.assert_allclose(project([PIVOT], camera), [[0.5, 0.5]], atol=1e-4)
+            found = (find_dots(image) + 0.5) / SIZE
+            assert np.abs(found - project(STANDARD_LANDMARKS, camera)).max() < 0.01
+        assert sample.masks is not None
+        assert 0.3 < (sample.masks > 127).mean() < 0.8
+
+
+def test_eg3d_folders_are_taken_as_they_are(folder: Path):
+    samples, _ = capture(folder, convention="eg3d")
+    np.testing.assert_allclose(samples[0].cameras, np.stack(panohead_labels()), atol=1e-6)
+    small = Image.open(folder / "seed0001_00.png").resize((SIZE, SIZE), Image.Resampling.LANCZOS)
+    np.testing.assert_array_equal(samples[0].views[0], np.asarray(small))
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".json"])
+def test_labels_beside_the_images_and_identities_by_folder(tmp_path: Path, suffix: str):
+    for person in ("ada", "björk 2"):
+        (tmp_path / person).mkdir()
+        for view, label in enumerate(panohead_labels()):
+            path = tmp_path / person / f"{view}.png"
+            Image.fromarray(paint(label, STANDARD_LANDMARKS)).save(path)
+            if suffix == ".npy":
+                np.save(path.with_suffix(suffix), label)
+            else:
+                path.with_suffix(suffix).write_text(json.dumps({"label": label.tolist()}))
+    samples, skips = capture(tmp_path, convention="eg3d")
+    assert [sample.meta.identity for sample in samples] == ["ada", "bj_rk_2"]
+    assert {len(sample.views) for sample in samples} == {VIEWS}
+    assert skips == []
+    few, _ = capture(tmp_path, convention="eg3d", max_views=6)
+    assert {len(sample.views) for sample in few} == {6}
+
+
+def test_what_cannot_be_used_is_named(folder: Path):
+    values = json.loads((folder / "dataset.json").read_text())
+    values["labels"][0][1] = ["1"] * 25
+    values["labels"][1][1] = values["labels"][1][1][:16]
+    (folder / "dataset.json").write_text(json.dumps(values))
+    (folder / "seed0001_02.png").write_bytes(b"broken")
+    samples, skips = capture(folder, min_views=8)
+    assert [sample.meta.identity for sample in samples] == ["seed0002"]
+    reasons = {skip.what: skip.reason for skip in skips}
+    assert "is not a rigid cam2world" in reasons["seed0001_00.png"]
+    assert "EG3D labels are (K, 25)" in reasons["seed0001_01.png"]
+    assert "cannot be read as a photo" in reasons["seed0001_02.png"]
+    assert reasons["seed0001"] == "fewer than 8 usable images"
+    assert sum(skip.frames for skip in skips) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"labels": [["../../etc/passwd.png", [1]]]}', "points out of the folder"),
+        ('{"labels": [["/etc/a.png", [1]]]}', "points out of the folder"),
+        ('{"labels": [["gone.png", [1]]]}', "none of its images is there"),
+        ('{"labels": {"a": 1}}', r"not \{"),
+        ("[", r"not \{"),
+    ],
+)
+def test_label_files_are_data_only(tmp_path: Path, text: str, said: str):
+    (tmp_path / "dataset.json").write_text(text)
+    with pytest.raises(InputError, match=said):
+        PanoHeadFolder(str(tmp_path))
+
+
+def test_pickled_labels_are_not_read(tmp_path: Path):
+    Image.new("RGB", (SIDE, SIDE)).save(tmp_path / "a_0.png")
+    np.save(tmp_path / "a_0.npy", np.array([{"evil": 1}], dtype=object), allow_pickle=True)
+    samples, skips = capture(tmp_path)
+    assert samples == []
+    assert "not 25 numbers" in skips[0].reason
+
+
+def test_a_folder_without_labels_is_refused(tmp_path: Path):
+    Image.new("RGB", (SIDE, SIDE)).save(tmp_path / "a.png")
+    with pytest.raises(InputError, match=r"neither dataset\.json nor an image with its"):
+        PanoHeadFolder(str(tmp_path))
+    with pytest.raises(InputError, match="no such folder"):
+        PanoHeadFolder(str(tmp_path / "none"))
