@@ -5,18 +5,20 @@ B frames, R references, V targets, S image side.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from datamodules.order import draw_views
+from datamodules.order import Draw, draw_views
 from shards.errors import InputError
 from shards.frames import Frame, FrameSet
+from shards.latents import decode_latents
 from shards.schema import (
     CAMERAS,
+    LATENTS,
     META,
     Images,
     SampleError,
@@ -33,10 +35,20 @@ Batch = dict[str, Any]
 MAX_IN_A_ROW = 50
 
 
+class Moments(NamedTuple):
+    """Cached posterior moments of references (R, 2C, H, W) and targets (V, 2C, H, W), float16: mean, then log
+    variance; `vae` is the fingerprint of the VAE that made them."""
+
+    vae: str
+    reference: NDArray[np.float16]
+    target: NDArray[np.float16]
+
+
 @dataclass(frozen=True)
 class Item:
     """The drawn views of one frame: references (R, S, S, 3), targets and conditions (V, S, S, 3) uint8, and
-    their cameras (R, 25) and (V, 25). `skipped` names damaged frames this one stands in for."""
+    their cameras (R, 25) and (V, 25); cached latents' `moments` where the frame has them. `skipped` names
+    damaged frames this one stands in for."""
 
     key: str
     identity: str
@@ -45,6 +57,7 @@ class Item:
     condition: Images | None
     reference_camera: NDArray[np.float32]
     camera: NDArray[np.float32]
+    moments: Moments | None = None
     position: int = -1
     valid: bool = True
     skipped: list[str] = field(default_factory=list)
@@ -74,7 +87,8 @@ class ViewReader:
         draw = draw_views(random, count, self.references, self.targets)
         conditions = [condition_name(i) for i in draw.targets] if self.conditions else []
         references, targets = ([view_name(i) for i in chosen] for chosen in (draw.references, draw.targets))
-        data = frame.read([META, CAMERAS, *references, *targets, *conditions])
+        cached = [LATENTS] if LATENTS in frame.members else []
+        data = frame.read([META, CAMERAS, *references, *targets, *conditions, *cached])
         meta = decode_meta(data[META])
         if meta.split != split:
             raise InputError(
@@ -89,6 +103,7 @@ class ViewReader:
             condition=self._images(data, conditions) if self.conditions else None,
             reference_camera=cameras[list(draw.references)],
             camera=cameras[list(draw.targets)],
+            moments=_moments(data[LATENTS], count, draw) if cached else None,
         )
 
     def _images(self, data: dict[str, bytes], names: Sequence[str]) -> Images:
@@ -96,6 +111,12 @@ class ViewReader:
         for image, name in zip(images, names, strict=True):
             image[:] = decode_image(data[name], self.image_size)
         return images
+
+
+def _moments(data: bytes, count: int, draw: Draw) -> Moments:
+    latents = decode_latents(data, count)
+    views = latents.views
+    return Moments(latents.fingerprint, views[list(draw.references)], views[list(draw.targets)])
 
 
 def first_readable(
@@ -125,6 +146,8 @@ def collate(items: Sequence[Item]) -> Batch:
     reference (B, R, 3, S, S), target and condition (B, V, 3, S, S) float32 in [-1, 1]; reference_camera (B,
     R, 25) and camera (B, V, 25) float32 EG3D labels; position (B,) int64 in the stream; valid (B,) bool,
     False for what only fills up the last batch of an evaluation; key, identity and skipped are lists of str.
+    Where all frames have latents of one VAE: reference_moments (B, R, 2C, H, W) and target_moments (B, V, 2C,
+    H, W) float32, mean and log variance, and `vae`, that VAE's fingerprint.
     """
     batch: Batch = {
         "reference": _to_tensor([item.reference for item in items]),
@@ -140,6 +163,12 @@ def collate(items: Sequence[Item]) -> Batch:
     conditions = [item.condition for item in items if item.condition is not None]
     if conditions:
         batch["condition"] = _to_tensor(conditions)
+    moments = [item.moments for item in items if item.moments is not None]
+    if len(moments) == len(items) and len({cached.vae for cached in moments}) == 1:
+        for name in ("reference", "target"):
+            arrays = np.stack([getattr(cached, name) for cached in moments])
+            batch[f"{name}_moments"] = torch.from_numpy(arrays.astype(np.float32))
+        batch["vae"] = moments[0].vae
     return batch
 
 

@@ -1,0 +1,165 @@
+"""Latents in shards: what a cached sample holds, and whose it is."""
+
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL
+
+from datamodules import PortraitViewsDataModule, SourceConfig
+from shards import cache_latents as command
+from shards.builder import build
+from shards.cache_latents import cache, load_vae, moments
+from shards.errors import InputError
+from shards.index import ShardIndex
+from shards.latents import Latents, decode_latents, encode_latents, vae_fingerprint
+from shards.manifest import Manifest
+from shards.reader import read_members
+from shards.schema import SampleError, decode
+from tests.shards.fake_source import FakeSource
+
+
+def toy_vae(seed: int = 0) -> AutoencoderKL:
+    """A VAE that scales by two."""
+    torch.manual_seed(seed)
+    blocks = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
+    return AutoencoderKL(block_out_channels=[8, 8], norm_num_groups=4, **blocks).eval()
+
+
+@pytest.fixture(scope="module")
+def vae() -> AutoencoderKL:
+    return toy_vae()
+
+
+@pytest.fixture(scope="module")
+def folders(vae: AutoencoderKL, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A built folder, and the same with latents."""
+    root = tmp_path_factory.mktemp("latents")
+    build(FakeSource(2, 1, views=4, size=16), root / "plain", 0)
+    cache(root / "plain", root / "cached", vae)
+    return root / "plain", root / "cached"
+
+
+@pytest.fixture
+def latents() -> Latents:
+    rng = np.random.default_rng(0)
+    views, conditions = rng.standard_normal((2, 3, 8, 4, 4)).astype(np.float16)
+    return Latents("0123456789abcdef", views, conditions)
+
+
+def test_latents_survive_and_are_the_same_bytes(latents: Latents):
+    data = encode_latents(latents)
+    assert data == encode_latents(latents)
+    found = decode_latents(data, 3)
+    assert found.fingerprint == latents.fingerprint
+    np.testing.assert_array_equal(found.views, latents.views)
+    np.testing.assert_array_equal(found.conditions, latents.conditions)
+
+
+def zipped(compression: int = zipfile.ZIP_STORED, **arrays: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", compression) as archive:
+        for name, array in arrays.items():
+            data = io.BytesIO()
+            np.save(data, array, allow_pickle=True)
+            archive.writestr(f"{name}.npy", data.getvalue())
+    return file.getvalue()
+
+
+def test_anything_else_is_a_damaged_sample(latents: Latents):
+    good = encode_latents(latents)
+    name = np.frombuffer(b"0123456789abcdef", np.uint8)
+    bomb = np.zeros((3, 8, 512, 512), np.float16)
+    pickled = np.array([{"evil": 1}] * 3, dtype=object)
+    bad = [
+        b"",
+        good[:-40],
+        good[: len(good) // 2],
+        zipped(fingerprint=name, views=latents.views),
+        zipped(fingerprint=name, views=latents.views, conditions=latents.conditions, more=name),
+        zipped(zipfile.ZIP_DEFLATED, fingerprint=name, views=bomb, conditions=bomb),
+        zipped(fingerprint=name, views=pickled, conditions=pickled),
+        zipped(fingerprint=name, views=latents.views.astype(float), conditions=latents.conditions),
+        zipped(fingerprint=name[:4], views=latents.views, conditions=latents.conditions),
+        zipped(fingerprint=name, views=latents.views, conditions=latents.conditions[:, :, :2]),
+    ]
+    for data in bad:
+        with pytest.raises(SampleError, match="its latents"):
+            decode_latents(data, 3)
+    with pytest.raises(SampleError, match="its latents"):
+        decode_latents(good, 4)
+
+
+def test_the_fingerprint_tells_encoders_apart_and_not_precisions(vae: AutoencoderKL):
+    name = vae_fingerprint(vae)
+    assert name == vae_fingerprint(toy_vae().half())
+    assert name != vae_fingerprint(toy_vae(1))
+    other = toy_vae()
+    with torch.no_grad():
+        other.decoder.conv_in.weight.add_(1)
+    assert name == vae_fingerprint(other)
+
+
+def test_cached_shards_hold_the_vae_s_moments(vae: AutoencoderKL, folders: tuple[Path, Path]):
+    plain, cached = folders
+    assert Manifest.load(cached).settings["latents"] == vae_fingerprint(vae)
+    for before, after in zip(Manifest.load(plain).shards, Manifest.load(cached).shards, strict=True):
+        index = ShardIndex.scan(cached / after.name)
+        assert index.keys == ShardIndex.scan(plain / before.name).keys
+        for number in range(len(index)):
+            sample = decode(read_members(cached / after.name, index.members(number)))
+            found = decode_latents(sample.latents, 4)
+            np.testing.assert_allclose(found.views, moments(vae, sample.views), atol=2e-3)
+            np.testing.assert_allclose(found.conditions, moments(vae, sample.conditions), atol=2e-3)
+            assert found.views.shape == (4, 8, 8, 8)
+
+
+def test_the_stream_hands_over_the_drawn_views_moments(vae: AutoencoderKL, folders: tuple[Path, Path]):
+    batches = []
+    for folder in folders:
+        data = PortraitViewsDataModule(
+            {"fake": SourceConfig(str(folder))},
+            16,
+            2,
+            targets=3,
+            conditions=False,
+            num_workers=0,
+            val_frames=0,
+        )
+        data.setup("fit")
+        batches.append(next(iter(data.train_dataloader())))
+    plain, cached = batches
+    assert plain["key"] == cached["key"]
+    assert not {"vae", "target_moments", "reference_moments"} & set(plain)
+    assert cached["vae"] == vae_fingerprint(vae)
+    with torch.no_grad():
+        posterior = vae.encode(cached["target"].flatten(0, 1)).latent_dist
+    expected = torch.cat([posterior.mean, posterior.logvar], 1).unflatten(0, (2, 3))
+    torch.testing.assert_close(cached["target_moments"], expected, atol=5e-3, rtol=0)
+    assert cached["reference_moments"].shape == (2, 1, 8, 8, 8)
+
+
+def test_an_interrupted_run_goes_on(vae: AutoencoderKL, folders: tuple[Path, Path], tmp_path: Path):
+    plain, cached = folders
+    staging = tmp_path / f"again.{vae_fingerprint(vae)}.partial"
+    staging.mkdir()
+    first = Manifest.load(cached).shards[0].name
+    (staging / first).write_bytes((cached / first).read_bytes())
+    assert cache(plain, tmp_path / "again", vae) == Manifest.load(cached)
+
+
+def test_mistakes_end_in_one_line(folders: tuple[Path, Path], vae: AutoencoderKL, tmp_path: Path):
+    plain, cached = folders
+    with pytest.raises(InputError, match="exists already"):
+        cache(plain, cached, vae)
+    with pytest.raises(InputError, match=r"no vae/config\.json in it"):
+        load_vae(str(tmp_path), "cpu")
+    vae.save_pretrained(tmp_path / "backbone" / "vae")
+    arguments = ["--vae", str(tmp_path / "backbone"), "--out", str(tmp_path / "new")]
+    with pytest.raises(InputError, match="--batch 0"):
+        command.main([str(plain), *arguments, "--batch", "0"])
+    command.main([str(plain), *arguments, "--device", "cpu"])
+    assert Manifest.load(tmp_path / "new").settings["latents"] == vae_fingerprint(vae)
