@@ -28,12 +28,14 @@ def contact_sheet(identities: list[int], yaws: list[float], size: int, samples: 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--identities", type=int, nargs="+", default=list(range(7)), help="numbers of people")
+    parser.add_argument(
+        "--identities", type=int, nargs="+", default=list(range(1, 7)), help="numbers of people"
+    )
     parser.add_argument(
         "--yaws", type=float, nargs="+", default=[-75, -45, -20, 0, 20, 45, 75], help="degrees"
     )
-    parser.add_argument("--size", type=int, default=128, help="side of a tile in pixels")
-    parser.add_argument("--samples", type=int, default=64, help="light paths a pixel")
+    parser.add_argument("--size", type=int, default=120, help="side of a tile in pixels")
+    parser.add_argument("--samples", type=int, default=48, help="light paths a pixel")
     arguments = parser.parse_args()
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     sheet = contact_sheet(arguments.identities, arguments.yaws, arguments.size, arguments.samples)
