@@ -52,7 +52,10 @@ class Pictures(pl.Callback):
         self._validations += 1
         if (self._validations - 1) % self.every_n_validations or not trainer.is_global_zero:
             return
-        few = {key: value[: self.items] for key, value in batch.items()}
+        few = {
+            name: value[: self.items] if isinstance(value, Tensor | list) else value
+            for name, value in batch.items()
+        }
         with torch.no_grad():
             drawn = pl_module.pictures(few)
         for name, pictures in drawn.items():
