@@ -67,8 +67,8 @@ class SyntheticCapture:
         """
         if identities <= val_identities + test_identities:
             raise InputError(
-                f"--identities {identities}: give more than the {val_identities} + {test_identities} people that "
-                "--val_identities and --test_identities set apart"
+                f"--identities {identities}: give more than the {val_identities} + {test_identities} people "
+                "that --val_identities and --test_identities set apart"
             )
         for option, value, least in (
             ("views", views, 2),
