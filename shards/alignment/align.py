@@ -12,6 +12,8 @@ from shards.alignment.crop import Square, cut, square_around
 from shards.alignment.detection import Face, FaceDetector, choose
 from shards.errors import InputError
 
+REFINED_SIDE = 320
+
 
 class NoFaceError(InputError):
     """No face is found in a photo, or none where it was asked for."""
@@ -37,12 +39,25 @@ def align(
     photo: Image.Image, size: int, box: Sequence[float] | None = None, detector: FaceDetector | None = None
 ) -> Aligned:
     """EG3D's crop of the largest face of an RGB photo, or of the one that overlaps `box` (left, top, right,
-    bottom in pixels) most, at `size`×`size`. Raises NoFaceError."""
-    faces = (detector or FaceDetector()).faces(photo)
-    face = choose(faces, box)
+    bottom in pixels) most, at `size`×`size`. The landmarks are found again in a first crop: there every face
+    is equally large, so that the crop of a crop is itself. Raises NoFaceError."""
+    detector = detector or FaceDetector()
+    face = choose(detector.faces(photo), box)
     if face is None:
         where = "" if box is None else f" at the box {' '.join(f'{edge:g}' for edge in box)}"
         raise NoFaceError(f"no face is found{where} in a photo of {photo.width}x{photo.height} pixels")
+    face = _refined(photo, face, detector)
     square = square_around(face.landmarks, photo.height)
     camera = camera_from_landmarks(square.normalised(face.landmarks))
     return Aligned(cut(photo, square, size), camera, face, square)
+
+
+def _refined(photo: Image.Image, face: Face, detector: FaceDetector) -> Face:
+    """The face with the landmarks found in its crop, or as it is where none is found there."""
+    square = square_around(face.landmarks, photo.height)
+    corner, scale = np.array([square.left, square.top]), square.side / REFINED_SIDE
+    box = (face.box - np.tile(corner, 2)) / scale
+    found = choose(detector.faces(cut(photo, square, REFINED_SIDE)), box.tolist())
+    if found is None:
+        return face
+    return Face(found.box * scale + np.tile(corner, 2), found.landmarks * scale + corner, found.score)

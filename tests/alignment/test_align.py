@@ -1,0 +1,117 @@
+"""Photos end to end: the real portrait that comes with scikit-image, and rendered heads whose cameras are
+known."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from skimage.data import astronaut
+
+from shards import align as command
+from shards.alignment.align import Aligned, NoFaceError, align
+from shards.alignment.detection import FaceDetector, choose
+from shards.cameras import angles, split_label
+from shards.errors import InputError
+from tests.faces import rendered_heads
+
+SIZE = 256
+
+
+@pytest.fixture(scope="module")
+def photo() -> Image.Image:
+    return Image.fromarray(astronaut())
+
+
+@pytest.fixture(scope="module")
+def aligned(photo: Image.Image) -> Aligned:
+    return align(photo, SIZE)
+
+
+def roll(camera: np.ndarray) -> float:
+    """Degrees that the camera is turned about its axis."""
+    pose = split_label(camera)[0]
+    return float(np.degrees(np.arctan2(-pose[1, 0], -pose[1, 1])))
+
+
+def test_an_aligned_image_is_its_own_crop(aligned: Aligned):
+    again = align(aligned.image, SIZE)
+    assert np.abs([again.square.left, again.square.top]).max() < 2.5
+    assert abs(again.square.side - SIZE) < 4
+    assert np.abs(np.degrees(angles(again.camera) - angles(aligned.camera))).max() < 2
+
+
+def test_a_photo_shifted_and_scaled_gives_the_same_crop(photo: Image.Image, aligned: Aligned):
+    moved = photo.crop((90, -40, 90 + 400, -40 + 400)).resize((600, 600), Image.Resampling.BICUBIC)
+    found = align(moved, SIZE)
+    square = np.array([found.square.left, found.square.top, found.square.side]) / 1.5 + (90, -40, 0)
+    expected = np.array([aligned.square.left, aligned.square.top, aligned.square.side])
+    assert np.abs(square - expected).max() < 0.02 * aligned.square.side
+    assert np.abs(np.asarray(found.image).astype(float) - np.asarray(aligned.image)).mean() < 12
+
+
+@pytest.mark.parametrize("tilt", [-15.0, 15.0])
+def test_a_tilted_photo_gives_the_same_crop_but_for_its_roll(
+    photo: Image.Image, aligned: Aligned, tilt: float
+):
+    centre = (aligned.square.left + aligned.square.side / 2, aligned.square.top + aligned.square.side / 2)
+    found = align(photo.rotate(tilt, Image.Resampling.BICUBIC, center=centre), SIZE)
+    moved = np.array([found.square.left, found.square.top]) + found.square.side / 2 - centre
+    assert np.abs(moved).max() < 0.04 * aligned.square.side
+    assert abs(found.square.side / aligned.square.side - 1) < 0.04
+    assert abs(abs(roll(found.camera) - roll(aligned.camera)) - abs(tilt)) < 3
+    assert np.abs(np.degrees(angles(found.camera) - angles(aligned.camera))).max() < 6
+
+
+def test_cameras_of_rendered_heads_are_found():
+    errors = []
+    for portrait in rendered_heads():
+        found = align(portrait.image, 128).camera
+        errors.append(np.degrees(angles(found) - angles(portrait.label)))
+    yaw, pitch = np.median(np.abs(errors), axis=0)
+    assert yaw < 6
+    assert pitch < 8
+
+
+def test_the_largest_face_or_the_one_asked_for(photo: Image.Image):
+    small = photo.crop((150, 20, 330, 200)).resize((120, 120), Image.Resampling.BICUBIC)
+    both = Image.new("RGB", (512 + 120, 512))
+    both.paste(photo)
+    both.paste(small, (512, 60))
+    faces = FaceDetector().faces(both)
+    assert len(faces) >= 2
+    assert choose(faces).box[0] < 400
+    assert choose(faces, (520, 70, 620, 170)).box[0] > 500
+    assert choose(faces, (5, 450, 40, 500)) is None
+
+
+def test_a_photo_without_a_face_says_so():
+    with pytest.raises(NoFaceError, match="no face is found in a photo of 200x100"):
+        align(Image.new("RGB", (200, 100), "grey"), 64)
+
+
+def test_the_command_writes_crops_labels_and_pictures(tmp_path, photo, capsys):
+    photo.save(tmp_path / "astronaut.png")
+    Image.new("RGB", (200, 100)).save(tmp_path / "nobody.png")
+    photos = [str(tmp_path / f"{name}.png") for name in ("astronaut", "nobody")]
+    out = tmp_path / "out"
+    with pytest.raises(InputError, match=r"1 of 2 photos were not aligned: .*nobody\.png: no face"):
+        command.main([*photos, "--out", str(out), "--size", "128"])
+    assert "yaw" in capsys.readouterr().out
+    assert Image.open(out / "astronaut.png").size == (128, 128)
+    assert max(Image.open(out / "astronaut.overlay.jpg").size) == 512
+    ((name, label),) = json.loads((out / "dataset.json").read_text())["labels"]
+    assert (name, len(label)) == ("astronaut.png", 25)
+    with pytest.raises(InputError, match="exists already"):
+        command.main([photos[0], "--out", str(out)])
+    with pytest.raises(InputError, match="two photos of this name"):
+        command.main([photos[0], photos[0], "--out", str(tmp_path / "other")])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(["--size", "4"], "--size 4: give 16 or more"), (["--box", "[1,2]"], "give four numbers")],
+)
+def test_wrong_arguments_are_refused(tmp_path, arguments, said):
+    with pytest.raises(InputError, match=said):
+        command.main(["x.png", "--out", str(tmp_path), *arguments])
