@@ -14,6 +14,7 @@ import yaml
 from jsonargparse import ArgumentError, Namespace
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.utilities.exceptions import SIGTERMException
+from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch import nn
 
 from shards.errors import InputError, one_line
@@ -110,7 +111,7 @@ def main(args: Sequence[str] | None = None) -> pl.Trainer:
     from."""
     with one_line():
         cli = read_config(args)
-        print(report_parameters(cli.model))
+        rank_zero_info(report_parameters(cli.model))
         try:
             cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=cli.config.ckpt_path)
         except SIGTERMException:
