@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from shards.geometry import STANDARD_LANDMARKS, reproject, similarity, triangulate
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating]
 
 FACE_ERROR = 0.35  # of the landmarks' spread in an image: where a view no longer agrees with the others
 MAX_MISFIT = 0.04  # canonical units: a face whose landmarks are further from the standard ones is none

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from shards.alignment.head import HeadFrame
 from shards.cameras import FOCAL, PIVOT, RADIUS, label, look_at
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating]
 
 MAX_OVERSAMPLING = 12
 

@@ -250,7 +250,9 @@ def _listed(root: Path, path: Path) -> dict[str, tuple[float, ...] | None]:
         raise InputError(f"{path}: larger than a list of labels can be")
     try:
         entries = json.loads(path.read_bytes())["labels"]
-        found = {str(name): tuple(float(value) for value in values) for name, values in entries}
+        found: dict[str, tuple[float, ...] | None] = {
+            str(name): tuple(float(value) for value in values) for name, values in entries
+        }
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f'{path}: not {{"labels": [["image.png", [25 numbers]], …]}} ({error!r})') from error
     for name in found:

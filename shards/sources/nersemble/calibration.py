@@ -28,7 +28,7 @@ class PinholeCamera:
     @property
     def pose(self) -> NDArray[np.float64]:
         """cam2world (4, 4)."""
-        return np.linalg.inv(self.world_to_camera)
+        return np.asarray(np.linalg.inv(self.world_to_camera), dtype=np.float64)
 
     @property
     def projection(self) -> NDArray[np.float64]:
