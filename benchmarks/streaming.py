@@ -136,15 +136,15 @@ def sequential(urls: list[str], reader: ViewReader) -> Iterator[dict[str, Any]]:
     return map(collate, iter(lambda: list(itertools.islice(samples, BATCH)), []))
 
 
-def rate(batches: Iterable[Any], seconds: float) -> float:
-    """Frames a second, after the first two batches."""
+def rate(batches: Iterable[Any], seconds: float) -> tuple[float, float]:
+    """Frames a second, and frames a second of this process's CPU time, after the first two batches."""
     stream = iter(batches)
     next(stream), next(stream)
-    start, count = time.perf_counter(), 0
+    start, work, count = time.perf_counter(), time.process_time(), 0
     while (elapsed := time.perf_counter() - start) < seconds:
         next(stream)
         count += BATCH
-    return count / elapsed
+    return count / elapsed, count / (time.process_time() - work)
 
 
 def forever(make: Callable[[], Iterable[Any]]) -> Iterator[Any]:
@@ -206,13 +206,14 @@ def compare(size: int, frames: int, workers: int, seconds: float) -> None:
             f"\n{size}x{size}, {frames} frames of {VIEWS} views ({weight:.2f} MB), 17 images of each decoded"
         )
         for name, batches in rows.items():
-            found = rate(batches, seconds)
-            print(f"  {name:32} {found:8.1f} frames/s {17 * found:9.0f} images/s", flush=True)
+            wall, cpu = rate(batches, seconds)
+            alone = "" if "workers" in name else f"{cpu:9.1f} frames/CPU s"
+            print(f"  {name:32}{wall:8.1f} frames/s{17 * wall:8.0f} images/s{alone}", flush=True)
 
 
-def waiting(config: str, steps: int) -> None:
-    """Train by a configuration and print the share of time it waited for data."""
-    cli = read_config(["--config", config, "--trainer.logger", "false"])
+def waiting(configs: Sequence[str], steps: int) -> None:
+    """Train by a configuration (later files win) and print the share of time it waited for data."""
+    cli = read_config([*(f"--config={config}" for config in configs), "--trainer.logger=false"])
     trainer = pl.Trainer(
         max_steps=steps,
         callbacks=[Throughput()],
@@ -227,7 +228,7 @@ def waiting(config: str, steps: int) -> None:
     trainer.fit(cli.model, cli.datamodule)
     found = {name: float(value) for name, value in trainer.callback_metrics.items()}
     print(
-        f"\n{config}, {steps} steps: {found['train/images_per_second']:.1f} images/s,"
+        f"\n{' + '.join(configs)}, {steps} steps: {found['train/images_per_second']:.1f} images/s,"
         f" {found['train/data_wait']:.2%} of the time waiting for data"
     )
 
@@ -239,15 +240,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--frames", type=int, default=48, help="frames streamed")
     parser.add_argument("--workers", type=int, default=2, help="worker processes, where there are any")
     parser.add_argument("--seconds", type=float, default=4.0, help="how long each rate is measured")
-    parser.add_argument(
-        "--config", type=str | None, help="a training configuration whose waiting is measured"
-    )
+    parser.add_argument("--configs", type=list[str], default=[], help="a training whose waiting is measured")
     parser.add_argument("--steps", type=int, default=20, help="training steps of that")
     chosen = parser.parse_args(arguments)
     for size in chosen.sizes:
         compare(size, chosen.frames, chosen.workers, chosen.seconds)
-    if chosen.config is not None:
-        waiting(chosen.config, chosen.steps)
+    if chosen.configs:
+        waiting(chosen.configs, chosen.steps)
 
 
 if __name__ == "__main__":

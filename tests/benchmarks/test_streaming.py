@@ -1,0 +1,37 @@
+from pathlib import Path
+
+import pytest
+
+from benchmarks.streaming import main
+from lightning_modules.networks.pretrained import save_backbone
+from shards.builder import build
+from tests.networks.toy import toy_backbone
+from tests.shards.fake_source import FakeSource
+
+STAGE = Path(__file__).parents[2] / "configs" / "stage1.yaml"
+
+
+def test_rates_are_told_for_every_way(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--sizes=[16]", "--frames=4", "--workers=1", "--seconds=0.05"])
+    told = capsys.readouterr().out
+    for way in (
+        "the floor",
+        "by offset",
+        "loose files",
+        "WebDataset",
+        "by offset, 1 workers",
+        "files, 1 workers",
+    ):
+        assert way in told
+
+
+def test_waiting_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    build(FakeSource(name="synthetic"), tmp_path / "built", 0)
+    save_backbone(toy_backbone(), str(tmp_path / "toy"))
+    (tmp_path / "toy.yaml").write_text(
+        f"model: {{init_args: {{backbone: {tmp_path / 'toy'}}}}}\n"
+        f"data: {{init_args: {{sources: {{synthetic: {{urls: {tmp_path / 'built'}}}}}, image_size: 16}}}}\n"
+        "trainer: {precision: 32-true, accelerator: cpu}\n"
+    )
+    main(["--sizes=[]", f"--configs=[{STAGE},{tmp_path / 'toy.yaml'}]", "--steps=4"])
+    assert "of the time waiting for data" in capsys.readouterr().out
