@@ -238,8 +238,9 @@ def _begin(job: _Job) -> None:
 
 def _end_with_parent() -> None:
     """A worker would wait for work forever where the build was killed outright: end it with the build."""
-    parent_process().join()
-    os._exit(1)
+    if (parent := parent_process()) is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _capture(index: int) -> int:

@@ -29,7 +29,7 @@ class Environment:
 
 def sample_environment(rng: np.random.Generator) -> Environment:
     """A random room, street or landscape, or studio, with a soft key light that no camera looks at."""
-    kind = rng.choice([_indoor, _outdoor, _studio], p=[0.45, 0.4, 0.15])
+    kind = (_indoor, _outdoor, _studio)[rng.choice(3, p=[0.45, 0.4, 0.15])]
     image = gaussian_filter(kind(rng), (*[rng.uniform(0.3, 2.2)] * 2, 0), mode=("nearest", "wrap", "nearest"))
     image = np.clip(image, 0.004, 12)
     image = image / max(_luminance(image).mean(), 1e-3) * rng.uniform(0.35, 0.9)

@@ -1,5 +1,6 @@
 """A posed person in an environment as a Mitsuba scene, and its renders from EG3D cameras."""
 
+from collections.abc import Iterable, Mapping
 from functools import cache
 
 import mitsuba as mi
@@ -62,7 +63,11 @@ class HeadScene:
             sensor = _sensor(label, self.size, self.samples)
             film = np.asarray(
                 mi.render(
-                    self.scene, sensor=sensor, integrator=self.integrator, seed=seed + index, spp=self.samples
+                    self.scene,
+                    sensor=sensor,
+                    integrator=self.integrator,
+                    seed=mi.UInt32(seed + index),
+                    spp=self.samples,
                 )
             )
             alpha = np.clip(film[..., 3:4], 0, 1)
@@ -84,7 +89,7 @@ def _develop(linear: Array) -> NDArray[np.uint8]:
 def _sensor(label: Array, size: int, samples: int) -> mi.Sensor:
     pose, intrinsics = split_label(label)
     # Mitsuba's camera has x to the left and y up; ours x to the right and y down.
-    to_world = mi.ScalarTransform4f(pose.astype(np.float64) @ np.diag([-1.0, -1.0, 1.0, 1.0]))
+    to_world = mi.ScalarTransform4f((pose @ np.diag([-1.0, -1.0, 1.0, 1.0])).tolist())
     return mi.load_dict(
         {
             "type": "perspective",
@@ -120,8 +125,12 @@ def _mesh(vertices: Array, faces: Indices) -> Mesh:
     return Mesh(vertices[used], vertex_normals(vertices[used], renumbered), renumbered)
 
 
-def _plastic(colour: object, roughness: float, specular: float = 0.45) -> dict[str, object]:
-    reflectance = colour if isinstance(colour, dict) else {"type": "rgb", "value": [float(c) for c in colour]}
+def _plastic(
+    colour: Mapping[str, object] | Iterable[float], roughness: float, specular: float = 0.45
+) -> dict[str, object]:
+    reflectance = (
+        colour if isinstance(colour, Mapping) else {"type": "rgb", "value": [float(c) for c in colour]}
+    )
     return {
         "type": "twosided",
         "bsdf": {
@@ -151,7 +160,7 @@ def _shape(
         props=properties,
     )
     if colours is not None:
-        shape.add_attribute("vertex_color", 3, colours.astype(np.float32).ravel())
+        shape.add_attribute("vertex_color", 3, colours.astype(np.float32).ravel().tolist())
     parameters = mi.traverse(shape)
     parameters["vertex_positions"] = mesh.vertices.astype(np.float32).ravel()
     parameters["vertex_normals"] = mesh.normals.astype(np.float32).ravel()
