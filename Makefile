@@ -51,8 +51,17 @@ $(SHARDS)/manifest.json: | $(VENV)/.run
 $(BACKBONE_SHARDS)/manifest.json: | $(VENV)/.run
 	$(RUN) -m shards.build synthetic $(BACKBONE_CAPTURE) --processes $(PROCESSES) --out $(BACKBONE_SHARDS)
 
+# make shards SOURCE=nersemble ROOT=/data/nersemble builds shards from a download (more settings in ARGS).
+SOURCE ?=
+ROOT ?=
+
 .PHONY: shards inspect
-shards: $(SHARDS)/manifest.json ## Capture the default portraits and pack them into shards
+ifeq ($(SOURCE),)
+shards: $(SHARDS)/manifest.json ## Capture the default portraits; or read a download: SOURCE=nersemble ROOT=…
+else
+shards: | $(VENV)/.run
+	$(RUN) -m shards.build $(SOURCE) --root $(ROOT) --processes $(PROCESSES) --out shards/built/$(SOURCE) $(ARGS)
+endif
 inspect: $(SHARDS)/manifest.json ## Count and verify the default shards, and draw a contact sheet
 	$(RUN) -m shards.inspect $(SHARDS) --sheet runs/shards.png
 
@@ -62,7 +71,7 @@ inspect: $(SHARDS)/manifest.json ## Count and verify the default shards, and dra
 train-stage1: $(SHARDS)/manifest.json ## Train the appearance reference F_ref (stage 1) on the default shards
 	$(RUN) -m lightning_modules.fit --config configs/stage1.yaml $(ARGS)
 
-train-backbone: $(BACKBONE_SHARDS)/manifest.json ## Train the small stand-in for Stable Diffusion anew (hours)
+train-backbone: $(BACKBONE_SHARDS)/manifest.json ## Train the small stand-in for Stable Diffusion anew (an hour or two)
 	$(RUN) -m lightning_modules.fit --config configs/backbone_vae.yaml $(ARGS)
 	$(RUN) -m lightning_modules.fit --config configs/backbone_unet.yaml $(ARGS)
 
@@ -86,7 +95,7 @@ format: $(VENV)/.dev ## Rewrite to style
 types: $(VENV)/.dev ## Check types where they pay
 	$(RUN) -m mypy
 
-check: lint types test ## All of the above
+check: lint types test ## Check style and types, and run the fast tests
 
 benchmark: $(SHARDS)/manifest.json ## Measure speed and memory, as ratios taken side by side
 	$(RUN) -m benchmarks.streaming --shards $(SHARDS)
