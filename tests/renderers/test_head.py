@@ -100,7 +100,7 @@ def test_expressions_use_anny_s_actions_within_range():
 
 
 def test_people_vary_and_hair_stays_off_the_face():
-    people = [sample_person(np.random.default_rng(seed)) for seed in range(60)]
+    people = [sample_person(np.random.default_rng(seed)) for seed in range(200)]
     ages = [person.shape.phenotypes["age"] for person in people]
     assert min(ages) < 0.68
     assert max(ages) > 0.9
