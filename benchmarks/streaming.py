@@ -193,7 +193,7 @@ def compare(size: int, frames: int, workers: int, seconds: float) -> None:
             options: dict[str, Any] = {"batch_size": BATCH, "shuffle": True, "collate_fn": collate}
             return forever(lambda: DataLoader(loose, num_workers=count, drop_last=True, **options))
 
-        rows = {
+        rows: dict[str, Iterable[Any]] = {
             "decoding only (the floor)": decoding(datas[0], reader),
             "shards, by offset": datas[0].train_dataloader(),
             "loose files": files(0),
