@@ -98,7 +98,7 @@ types: $(VENV)/.dev ## Check types where they pay
 check: lint types test ## Check style and types, and run the fast tests
 
 benchmark: $(SHARDS)/manifest.json ## Measure speed and memory, as ratios taken side by side
-	$(RUN) -m benchmarks.streaming --shards $(SHARDS)
+	$(RUN) -m benchmarks.streaming --configs '[configs/stage1.yaml]'
 	$(RUN) -m benchmarks.denoising
 
 ##  Pictures of the README
