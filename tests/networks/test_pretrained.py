@@ -191,12 +191,17 @@ def test_a_truncated_file_is_one_line(tmp_path, suffix):
         read_tensors(path)
 
 
+def test_pickles_of_older_pytorch_are_read(tmp_path):
+    torch.save({"weight": noise(3, 3)}, tmp_path / "old.bin", _use_new_zipfile_serialization=False)
+    assert torch.equal(read_tensors(tmp_path / "old.bin")["weight"], noise(3, 3))
+
+
 class Payload:
     def __reduce__(self):
         return (print, ("code ran",))
 
 
-@pytest.mark.parametrize("write", [torch.save, lambda x, path: path.write_bytes(pickle.dumps(x))])
+@pytest.mark.parametrize("write", [torch.save, lambda x, path: path.write_bytes(pickle.dumps(x, protocol=2))])
 def test_a_pickle_with_code_is_not_run(tmp_path, capsys, write):
     path = tmp_path / "weights.bin"
     write({"weight": Payload()}, path)
