@@ -31,9 +31,18 @@ from lightning_modules.networks.view_control import view_control
 from shards.errors import InputError, one_line
 
 Scale = Literal["reduced", "sd15"]
+
+
+@dataclass(frozen=True)
+class Size:
+    """F's widths, level by level, and the side of its latents."""
+
+    widths: tuple[int, ...]
+    latent: int
+
+
 # Stable Diffusion 1.5's UNet at 512x512, and one of its shape that two CPU cores run in seconds.
-WIDTHS = {"reduced": (64, 128, 256, 256), "sd15": (320, 640, 1280, 1280)}
-LATENT = {"reduced": 16, "sd15": 64}
+SIZES = {"reduced": Size((64, 128, 256, 256), 16), "sd15": Size((320, 640, 1280, 1280), 64)}
 TOKENS, DOWNSAMPLING = 77, 8
 FLOOR = "The floor is the last way's operations at the rate of matrix products."
 
@@ -65,16 +74,16 @@ class Parts:
 
 
 def build(
-    scale: Scale, views: int, device: str, dtype: torch.dtype, channels_last: bool, compile: bool
+    size: Size, views: int, device: str, dtype: torch.dtype, channels_last: bool, compile: bool
 ) -> Parts:
     """Networks of random weights and a batch to run them on."""
     torch.manual_seed(0)
     with torch.device(device):
-        unet = UNet2DConditionModel(block_out_channels=WIDTHS[scale], cross_attention_dim=768)
+        unet = UNet2DConditionModel(block_out_channels=size.widths, cross_attention_dim=768)
         cross_view = CrossView.from_unet(unet, middle="unconditional")
         denoiser = Denoiser(unet, torch.randn(1, TOKENS, 768), view_control(unet, DOWNSAMPLING), cross_view)
         reference = AppearanceReference.from_unet(unet)
-        side = LATENT[scale]
+        side = size.latent
         latents, portrait = torch.randn(views, 4, side, side), torch.randn(1, 1, 4, side, side)
         condition = torch.randn(views, 3, side * DOWNSAMPLING, side * DOWNSAMPLING)
     for network in (denoiser, reference):
@@ -255,7 +264,7 @@ def benchmark(
     rate = matrix_rate(device, precision)
     print(f"{scale}, {device}, {precision}, matrices at {rate / 1e9:.0f} GFLOP/s\n")
 
-    parts = build(scale, views, device, precision, channels_last, compile)
+    parts = build(SIZES[scale], views, device, precision, channels_last, compile)
     with torch.no_grad():
         ways = steps(parts)
         work = {name: operations(run) for name, run in ways.items()}
@@ -263,7 +272,7 @@ def benchmark(
     print(f"\nOne guided step, {views} views. {FLOOR}")
     print(table(times, work, min(work.values()) / rate, None))
 
-    parts = build(scale, batch, device, precision, channels_last, compile)
+    parts = build(SIZES[scale], batch, device, precision, channels_last, compile)
     ways = training(parts)
     work = {name: operations(run) for name, run in ways.items()}
     memory = {name: kept_bytes(run, parts, device) for name, run in ways.items()}

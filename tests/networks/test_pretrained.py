@@ -1,11 +1,14 @@
 import json
 import pickle
 import sys
+from unittest.mock import Mock
 
 import pytest
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 
+from lightning_modules.networks import pretrained
 from lightning_modules.networks.pretrained import encode_nothing, load_backbone, save_backbone
 from lightning_modules.networks.weights import load_strict, read_tensors
 from shards.errors import InputError
@@ -179,6 +182,16 @@ def test_missing_files_are_one_line(folder, tmp_path):
         load_backbone(str(tmp_path / "nowhere"))
     with pytest.raises(InputError, match="is a file"):
         load_backbone(str(folder / "unet" / "config.json"))
+
+
+def test_a_hub_id_is_fetched_or_one_line(folder, monkeypatch):
+    hub = Mock(return_value=str(folder))
+    monkeypatch.setattr(pretrained, "snapshot_download", hub)
+    assert load_backbone("owner/name").downsampling == 4
+    assert hub.call_args.args == ("owner/name",)
+    hub.side_effect = LocalEntryNotFoundError("no connection")
+    with pytest.raises(InputError, match="owner/name: no such folder, and the hub did not give it"):
+        load_backbone("owner/name")
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "bin"])

@@ -1,5 +1,7 @@
 """Our networks against the released code's own outputs, on the weights of `tests.parity.recipe`."""
 
+import copy
+
 import pytest
 import torch
 
@@ -47,24 +49,18 @@ def test_conditional_prediction(networks):
 
 
 def test_sample(networks):
-    """Four guided steps end where the released sampler's do, as near as float32 can tell.
+    """Four guided steps in float64 end where the released sampler's do, as near as float32 can have told.
 
     This golden is ill-conditioned: at 8x8 latents the innermost features are 1x1, V normalises them in groups
     of two numbers, and the sign of a difference near zero decides. Measured: perturbing the starting noise by
-    1e-6 moves the end by 3e-3 (in float64 as well), summing in another order by 2e-3 to 4e-3, and float64 is
-    3.0e-3 from the golden. What a wrong sampler would do is larger: 7e-3 for another last step, 2.5e-2 for
-    guidance 2.9 or for a bank of another timestep. The sampler's own arithmetic is tested to 1e-4 against a
-    slow twin.
+    1e-6 moves the end by 1e-3 to 6e-3 (in float64 as well), summing in another order by 2e-3 to 4e-3, and
+    float64 is 3.0e-3 from the golden. What a wrong sampler would do is larger: 7e-3 for another last step,
+    2.5e-2 for guidance 2.9 or for a bank of another timestep. The sampler's own arithmetic is tested to 1e-4
+    against a slow twin in `tests.sampling`.
     """
-    denoiser, reference = networks
+    denoiser, reference = (copy.deepcopy(network).double() for network in networks)
     inputs = golden()
     bank = portrait_bank(denoiser, reference, inputs["reference_latent"].unsqueeze(0))
-    settings = {
-        "views": VIEWS,
-        "bank": bank,
-        "condition": inputs["condition_images"],
-        "steps": 4,
-        "guidance": 3.0,
-    }
+    settings = {"views": VIEWS, "bank": bank, "condition": inputs["condition_images"], "steps": 4}
     ours = sample(denoiser, released_schedule(), inputs["latents"], **settings)
-    assert error(ours, inputs["ddim_4_steps_guidance_3"]) < 6e-3
+    assert error(ours, inputs["ddim_4_steps_guidance_3"]) < 5e-3
