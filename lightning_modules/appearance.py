@@ -1,8 +1,8 @@
 """Stage 1, the appearance reference (3.2): F_ref learns what F reads to denoise other views of a portrait."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from lightning_modules.stage import Stage
+from lightning_modules.stage import LEARNING, Learning, ReferenceTimestep, Stage
 
 
 class AppearanceStage(Stage):
@@ -10,10 +10,23 @@ class AppearanceStage(Stage):
     guidance.
 
     F is frozen. Its unconditional pass, for guidance, is F alone: nothing needs to be dropped in training.
+
+    `reference_timestep`: what F_ref sees: "zero" (its features are then computed once a portrait), or the
+    "current", as released.
     """
 
     stage: ClassVar[str] = "appearance"
     part: ClassVar[str] = "reference"
 
+    def __init__(
+        self,
+        backbone: str,
+        reference_timestep: ReferenceTimestep = "zero",
+        learning: Learning = LEARNING,
+        **common: Any,
+    ) -> None:
+        super().__init__(backbone, learning, **common)
+
     def build(self) -> None:
         """F_ref is there already, with F's weights."""
+        self.reference_timestep = self.hparams.reference_timestep

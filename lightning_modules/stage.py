@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import pytorch_lightning as pl
 import torch
@@ -24,7 +24,7 @@ from lightning_modules.networks.pretrained import load_backbone
 from lightning_modules.networks.reference import AppearanceReference
 from lightning_modules.networks.weights import compare
 from lightning_modules.optimization import Learning, Optimization, rewind, step_generator
-from lightning_modules.parts import IN_CHECKPOINT, StageCard, fingerprint, save_part
+from lightning_modules.parts import IN_CHECKPOINT, StageCard, fingerprint, load_part, save_part
 from lightning_modules.sampling.ddim import portrait_bank, sample
 from shards.latents import vae_fingerprint
 
@@ -34,15 +34,23 @@ LEARNING = Learning()
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
 
 
+class Drawn(NamedTuple):
+    """What Eq. 1 takes beside a batch: clean latents of references (B, R, 4, H, W) and of targets
+    (B, V, 4, H, W), the noise added to the targets, of their shape, and timesteps (B, V)."""
+
+    references: Tensor
+    latents: Tensor
+    noise: Tensor
+    timesteps: Tensor
+
+
 class Stage(pl.LightningModule):
     """Trains one part of the model on batches of `PortraitViewsDataModule`, everything else frozen.
 
-    A subclass builds its part in `build`, names where it is in `part`, and says in `settings` what using it
-    takes.
+    A subclass builds its part in `build`, names where it is in `part`, and compares in `probes` what the part
+    is worth.
 
     `backbone`: a Stable Diffusion 1.5 folder of any width, or a hub id.
-    `reference_timestep`: what F_ref sees: "zero" (its features are then computed once a portrait), or the
-    "current".
     `mirror`: whether half of the training frames, picked at random, come mirrored, all their images alike.
     `encode_batch`: how many images the VAE takes at a time. `compile`: the networks through torch.compile.
     `sample_steps`, `guidance`: of the pictures.
@@ -50,12 +58,14 @@ class Stage(pl.LightningModule):
 
     stage: ClassVar[str]
     part: ClassVar[str]
+    shown_views: ClassVar[int] = 1
+    reference_timestep: ReferenceTimestep
+    """What F_ref sees: "zero" (its features are then computed once a portrait), or the "current" timestep."""
 
     def __init__(
         self,
         backbone: str,
         learning: Learning = LEARNING,
-        reference_timestep: ReferenceTimestep = "zero",
         mirror: bool = False,
         gradient_checkpointing: bool = False,
         compile: bool = False,
@@ -70,6 +80,7 @@ class Stage(pl.LightningModule):
         self.learning = learning
         loaded = load_backbone(backbone)
         self.vae = loaded.vae
+        self.downsampling = loaded.downsampling
         self.scheduler = loaded.scheduler
         self.reference = AppearanceReference.from_unet(loaded.unet)
         self.reference.gradient_checkpointing = gradient_checkpointing
@@ -85,7 +96,21 @@ class Stage(pl.LightningModule):
 
     @abstractmethod
     def build(self) -> None:
-        """Adds to `denoiser` what this stage needs, and loads what earlier stages trained."""
+        """Adds to `denoiser` what this stage needs, loads what earlier stages trained, and sets
+        `reference_timestep`. Raises InputError where what it loads does not fit."""
+
+    def load(self, module: ModelMixin, path: str, stage: str) -> StageCard:
+        """Fills a frozen part from the folder or checkpoint that `stage` left at `path`. Raises InputError
+        where it is of another stage or backbone, or of another `reference_timestep` than parts before it."""
+        card = load_part(module, path, stage, self.fingerprint)
+        timestep = card.settings["reference_timestep"]
+        if timestep != getattr(self, "reference_timestep", timestep):
+            raise InputError(
+                f"{path} was trained with F_ref at the {timestep} timestep, what comes before it at the "
+                f"{self.reference_timestep}: give the parts of one run of the stages"
+            )
+        self.reference_timestep = timestep
+        return card
 
     @property
     def trained(self) -> ModelMixin:
@@ -95,7 +120,7 @@ class Stage(pl.LightningModule):
     @property
     def settings(self) -> dict[str, Any]:
         """What using the trained part takes beside its weights."""
-        return {"reference_timestep": self.hparams.reference_timestep}
+        return {"reference_timestep": self.reference_timestep}
 
     @property
     def card(self) -> StageCard:
@@ -155,7 +180,7 @@ class Stage(pl.LightningModule):
 
     def bank_of(self, references: Tensor, timesteps: Tensor) -> Any:
         """F_ref's bank of clean latents (B, R, 4, H, W); `timesteps` (B,) are those of the targets."""
-        seen = timesteps if self.hparams.reference_timestep == "current" else torch.zeros_like(timesteps)
+        seen = timesteps if self.reference_timestep == "current" else torch.zeros_like(timesteps)
         with nullcontext() if self.reference is self.trained else torch.no_grad():
             return self.reference(references, seen, self.denoiser.empty_prompt)
 
@@ -176,7 +201,7 @@ class Stage(pl.LightningModule):
     def one_timestep(self) -> bool:
         """Whether the views of a frame share a timestep: where they attend to each other, or F_ref sees
         it."""
-        return self.denoiser.cross_view is not None or self.hparams.reference_timestep == "current"
+        return self.denoiser.cross_view is not None or self.reference_timestep == "current"
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Eq. 1 at drawn timesteps."""
@@ -208,21 +233,29 @@ class Stage(pl.LightningModule):
         return noise, ((place + steps).remainder(1) * total).long().to(latents.device)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """`val/loss`, and what the reference is worth.
+        """`val/loss`, and what each of `probes` takes away is worth.
 
-        `val/loss_swapped` is the same with another person's reference, everything else equal, and
-        `val/reference_gain` how much more that is, both over the frames of batches that have another person.
+        For a probe called x, `val/loss_without_x` is the loss then, everything else equal, and `val/x_gain` how
+        much more that is, both over the frames that the probe says something of.
         """
-        latents, references = self.latents(batch, "target"), self.latents(batch, "reference")
-        noise, timesteps = self.fixed_draws(batch["key"], latents)
+        references, latents = self.latents(batch, "reference"), self.latents(batch, "target")
+        drawn = Drawn(references, latents, *self.fixed_draws(batch["key"], latents))
         valid = batch["valid"].float()
-        right = self.denoise(batch, references, latents, noise, timesteps).mean(1)
+        right = self.denoise(batch, *drawn).mean(1)
         self._log_mean("val/loss", right, valid, prog_bar=True)
-        partner = others(batch["identity"]).to(latents.device)
-        swapped = self.denoise(batch, references[partner], latents, noise, timesteps).mean(1)
-        valid = valid * (partner != torch.arange(len(partner), device=partner.device))
-        self._log_mean("val/loss_swapped", swapped, valid)
-        self._log_mean("val/reference_gain", swapped - right, valid, prog_bar=True)
+        for name, (without, counted) in self.probes(batch, drawn).items():
+            self._log_mean(f"val/loss_without_{name}", without, valid * counted)
+            self._log_mean(f"val/{name}_gain", without - right, valid * counted, prog_bar=True)
+
+    def probes(self, batch: Batch, drawn: Drawn) -> dict[str, tuple[Tensor, Tensor]]:
+        """By name, the losses (B,) without something, and which of them count (B,).
+
+        `reference`: with another person's reference, where the batch has another person.
+        """
+        partner = others(batch["identity"]).to(drawn.latents.device)
+        swapped = drawn._replace(references=drawn.references[partner])
+        differs = partner != torch.arange(len(partner), device=partner.device)
+        return {"reference": (self.denoise(batch, *swapped).mean(1), differs)}
 
     def _log_mean(self, name: str, values: Tensor, weights: Tensor, prog_bar: bool = False) -> None:
         count = int(weights.sum())
@@ -233,27 +266,27 @@ class Stage(pl.LightningModule):
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
-        """{"samples": (B, P, 3, S, S)} in [-1, 1]: reference, condition where it is used, target, sample."""
-        references = self.encode(batch["reference"])
-        shape = references[:, 0].shape
-        noise = torch.stack(
-            [normal(shape[1:], generator("pictures", key), references) for key in batch["key"]]
-        )
-        timestep = 0 if self.hparams.reference_timestep == "zero" else None
-        condition = batch["condition"][:, 0] if self.denoiser.control is not None else None
+        """{"samples": (B, P, 3, S, S)} in [-1, 1]: the reference, then of each of `shown_views` views the
+        condition where it is used, the target, and the sample."""
+        references, views = self.encode(batch["reference"]), min(self.shown_views, batch["target"].shape[1])
+        shape = (views, *references.shape[2:])
+        noise = [normal(shape, generator("pictures", key), references) for key in batch["key"]]
+        timestep = 0 if self.reference_timestep == "zero" else None
+        condition = batch["condition"][:, :views] if self.denoiser.control is not None else None
         latents = sample(
             self.denoiser,
             self.scheduler,
-            noise,
+            torch.cat(noise),
+            views=views,
             bank=portrait_bank(self.denoiser, self.reference, references, timestep),
-            condition=condition,
+            condition=None if condition is None else condition.flatten(0, 1),
             steps=self.hparams.sample_steps,
             guidance=self.hparams.guidance,
         )
-        shown = [batch["reference"][:, 0], batch["target"][:, 0], self.decode(latents)]
-        if condition is not None:
-            shown.insert(1, condition)
-        return {"samples": torch.stack(shown, 1)}
+        columns = [batch["target"][:, :views], self.decode(latents).unflatten(0, (-1, views))]
+        columns = columns if condition is None else [condition, *columns]
+        shown = torch.stack(columns, 2).flatten(1, 2)
+        return {"samples": torch.cat([batch["reference"][:, :1], shown], 1)}
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:

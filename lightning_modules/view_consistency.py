@@ -1,0 +1,59 @@
+"""Stage 3, view consistency (3.4): V learns to make the views of one portrait agree."""
+
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from lightning_modules.appearance import AppearanceStage
+from lightning_modules.networks.cross_view import CrossView, Middle
+from lightning_modules.networks.view_control import view_control
+from lightning_modules.stage import LEARNING, Batch, Drawn, Learning, Stage
+from lightning_modules.view_control import ViewControlStage
+
+
+class ViewConsistencyStage(Stage):
+    """Trains V, attention among the views of a portrait, by Eq. 1 on shuffled views that share a timestep.
+
+    F, F_ref and F_cam are frozen.
+
+    `appearance` and `control`: F_ref and F_cam, as stages 1 and 2 left them: exported folders or checkpoints.
+    `middle`, `positions`, `attentions`: of V, see `networks.cross_view.CrossView`.
+    """
+
+    stage: ClassVar[str] = "view_consistency"
+    part: ClassVar[str] = "denoiser.cross_view"
+    shown_views: ClassVar[int] = 4
+
+    def __init__(
+        self,
+        backbone: str,
+        appearance: str,
+        control: str,
+        middle: Middle = "never",
+        positions: int = 32,
+        attentions: int = 2,
+        learning: Learning = LEARNING,
+        **common: Any,
+    ) -> None:
+        super().__init__(backbone, learning, **common)
+
+    def build(self) -> None:
+        """F_ref and F_cam from stages 1 and 2, and V, adding nothing yet."""
+        given = self.hparams
+        self.load(self.reference, given.appearance, AppearanceStage.stage)
+        self.denoiser.control = view_control(self.denoiser.unet, self.downsampling)
+        self.load(self.denoiser.control, given.control, ViewControlStage.stage)
+        self.denoiser.cross_view = CrossView.from_unet(
+            self.denoiser.unet, given.middle, given.positions, attentions=given.attentions
+        )
+
+    def probes(self, batch: Batch, drawn: Drawn) -> dict[str, tuple[Tensor, Tensor]]:
+        """Also `views`: with each view on its own, so that V has nothing to compare."""
+        views = drawn.latents.shape[1]
+        alone = Drawn(
+            drawn.references.repeat_interleave(views, 0),
+            *(x.flatten(0, 1).unsqueeze(1) for x in drawn[1:]),
+        )
+        single = batch | {"condition": batch["condition"].flatten(0, 1).unsqueeze(1)}
+        lost = self.denoise(single, *alone).unflatten(0, (-1, views)).mean((1, 2))
+        return super().probes(batch, drawn) | {"views": (lost, lost.new_ones(len(lost)))}

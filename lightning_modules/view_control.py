@@ -1,0 +1,35 @@
+"""Stage 2, view control (3.3): F_cam learns to turn the portrait as the person in the condition is seen."""
+
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from lightning_modules.appearance import AppearanceStage
+from lightning_modules.networks.view_control import view_control
+from lightning_modules.stage import LEARNING, Batch, Drawn, Learning, Stage
+
+
+class ViewControlStage(Stage):
+    """Trains F_cam, a ControlNet copy of F, by Eq. 1 on conditions of other people at the targets' cameras.
+
+    F and F_ref are frozen.
+
+    `appearance`: F_ref, as stage 1 left it: its exported folder or its checkpoint.
+    """
+
+    stage: ClassVar[str] = "view_control"
+    part: ClassVar[str] = "denoiser.control"
+
+    def __init__(self, backbone: str, appearance: str, learning: Learning = LEARNING, **common: Any) -> None:
+        super().__init__(backbone, learning, **common)
+
+    def build(self) -> None:
+        """F_ref from stage 1, and F_cam with F's weights and zero convolutions."""
+        self.load(self.reference, self.hparams.appearance, AppearanceStage.stage)
+        self.denoiser.control = view_control(self.denoiser.unet, self.downsampling)
+
+    def probes(self, batch: Batch, drawn: Drawn) -> dict[str, tuple[Tensor, Tensor]]:
+        """Also `condition`: with the condition of the next view, at another camera."""
+        turned = batch | {"condition": batch["condition"].roll(1, 1)}
+        lost = self.denoise(turned, *drawn).mean(1)
+        return super().probes(batch, drawn) | {"condition": (lost, lost.new_ones(len(lost)))}
