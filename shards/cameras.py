@@ -80,20 +80,26 @@ def project(points: ArrayLike, labels: ArrayLike) -> FloatArray:
 
 
 def check_labels(labels: ArrayLike, where: str) -> NDArray[np.float32]:
-    """Labels as float32 (K, 25), refused with an InputError naming `where` unless each is a finite rigid
-    camera with positive focal lengths."""
+    """Labels as float32 (K, 25). Raises an InputError naming `where`, and the first camera that is none,
+    unless each is finite, its cam2world rigid and its focal lengths positive."""
     array = np.asarray(labels, dtype=np.float32)
     if array.ndim != 2 or array.shape[1] != LABEL_SIZE:
         raise InputError(f"{where}: cameras have shape {array.shape}; EG3D labels are (K, {LABEL_SIZE})")
+    _all_cameras(np.isfinite(array).all(axis=1), "has numbers that are not finite", where)
     poses, intrinsics = split_label(array)
     rotations = poses[:, :3, :3]
     rigid = np.abs(rotations @ rotations.transpose(0, 2, 1) - np.eye(3)).max(axis=(1, 2)) < 1e-3
     rigid &= np.linalg.det(rotations) > 0
     rigid &= np.abs(poses[:, 3] - (0, 0, 0, 1)).max(axis=1) < 1e-4
-    valid = np.isfinite(array).all(axis=1) & rigid & (intrinsics[:, 0, 0] > 0) & (intrinsics[:, 1, 1] > 0)
-    if not valid.all():
-        bad = int(np.flatnonzero(~valid)[0])
-        raise InputError(
-            f"{where}: camera {bad} is not a rigid cam2world with normalised intrinsics (EG3D's 25 numbers)"
-        )
+    _all_cameras(rigid, "is not a rigid cam2world (a rotation and a shift, row by row)", where)
+    seeing = (intrinsics[:, 0, 0] > 0) & (intrinsics[:, 1, 1] > 0)
+    _all_cameras(seeing, "has no positive focal lengths", where)
     return array
+
+
+def _all_cameras(valid: ArrayLike, fault: str, where: str) -> None:
+    faulty = np.flatnonzero(~np.asarray(valid))
+    if len(faulty):
+        raise InputError(
+            f"{where}: camera {faulty[0]} {fault}; EG3D labels are 25 numbers: 4x4 cam2world, 3x3 intrinsics"
+        )

@@ -1,0 +1,106 @@
+"""Camera paths about the head, as EG3D labels: orbit, yaw sweep, pitch sweep, and the released spiral.
+
+Amplitudes are degrees, as people are told angles. K views.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shards.cameras import label_from_angles
+from shards.errors import InputError
+
+Angles = tuple[NDArray[np.float64], NDArray[np.float64]]
+"""Yaw and pitch (K,) each, radians."""
+
+MAX_YAW, MAX_PITCH = 180.0, 85.0  # degrees; straight above and below, "upright" has no meaning
+# EG3D's videos circle about a camera 0.05 of its pitch parameter above the front: arcsin(2 · 0.05 / π).
+SPIRAL_ELEVATION = 1.824
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """A named path: its `angles(views, yaw, pitch)` for amplitudes in radians, and the amplitudes taken where
+    none are given, degrees; None for an angle that the path holds still."""
+
+    angles: Callable[[int, float, float], Angles]
+    yaw: float | None
+    pitch: float | None
+
+
+def orbit(views: int, yaw: float, pitch: float) -> Angles:
+    """An ellipse about the front that closes: the first view, from above, would follow the last."""
+    phase = _phase(views)
+    return yaw * np.sin(phase), pitch * np.cos(phase)
+
+
+def yaw_sweep(views: int, yaw: float, _pitch: float) -> Angles:
+    """From -yaw, the face pointing to the image's right, to +yaw in equal steps; one view is the front."""
+    return _sweep(views, yaw), np.zeros(views)
+
+
+def pitch_sweep(views: int, _yaw: float, pitch: float) -> Angles:
+    """From below, at -pitch, to above in equal steps; one view is the front."""
+    return np.zeros(views), _sweep(views, pitch)
+
+
+def spiral(views: int, yaw: float, pitch: float) -> Angles:
+    """The path of EG3D's videos, which the released condition images follow: from below over +x and above.
+
+    EG3D's pitch parameter moves the height of the camera, not its angle, in equal steps.
+    """
+    phase = _phase(views)
+    height = np.sin(np.radians(SPIRAL_ELEVATION)) - np.sin(pitch) * np.cos(phase)
+    steepest = np.sin(np.radians(MAX_PITCH))
+    return yaw * np.sin(phase), np.arcsin(np.clip(height, -steepest, steepest))
+
+
+# The amplitudes of the released path are not published. These, 0.4 rad and 0.5 of EG3D's pitch parameter, fit
+# its 16 pictures; EG3D's own videos have 0.35 and 0.25 (20.05 and 9.16 degrees).
+TRAJECTORIES = {
+    "orbit": Trajectory(orbit, 40.0, 12.0),
+    "yaw_sweep": Trajectory(yaw_sweep, 45.0, None),
+    "pitch_sweep": Trajectory(pitch_sweep, None, 20.0),
+    "spiral": Trajectory(spiral, 22.92, 18.56),
+}
+
+
+def trajectory(
+    name: str, views: int, yaw: float | None = None, pitch: float | None = None
+) -> NDArray[np.float32]:
+    """EG3D labels (K, 25) of the `views` cameras of a path, amplitudes in degrees or the path's own.
+
+    Raises InputError for an unknown name, fewer than one view, an amplitude out of range, and one for an
+    angle that the path holds still.
+    """
+    if name not in TRAJECTORIES:
+        raise InputError(f"--trajectory {name}: there is no such path; choose of {', '.join(TRAJECTORIES)}")
+    if views < 1:
+        raise InputError(f"--views {views}: give 1 or more")
+    path = TRAJECTORIES[name]
+    amplitudes = (
+        _amplitude(name, "yaw", yaw, path.yaw, MAX_YAW),
+        _amplitude(name, "pitch", pitch, path.pitch, MAX_PITCH),
+    )
+    pairs = zip(*path.angles(views, *np.radians(amplitudes).tolist()), strict=True)
+    return np.stack([label_from_angles(float(yaw), float(pitch)) for yaw, pitch in pairs])
+
+
+def _amplitude(name: str, angle: str, given: float | None, own: float | None, limit: float) -> float:
+    if given is None:
+        return own or 0.0
+    if own is None:
+        raise InputError(f"--{angle} {given:g}: {name} holds the {angle} still; leave it out")
+    if not 0 <= abs(given) <= limit:
+        raise InputError(f"--{angle} {given:g}: give an amplitude in degrees, at most {limit:g}")
+    return given
+
+
+def _phase(views: int) -> NDArray[np.float64]:
+    return 2 * np.pi * np.arange(views) / views
+
+
+def _sweep(views: int, amplitude: float) -> NDArray[np.float64]:
+    return np.linspace(-amplitude, amplitude, views) if views > 1 else np.zeros(1)

@@ -1,0 +1,105 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from skimage.data import astronaut
+
+from lightning_modules.sampling.camera_files import read_cameras, write_cameras
+from lightning_modules.sampling.trajectories import trajectory
+from shards.alignment.detection import FaceDetector
+from shards.cameras import angles
+from shards.errors import InputError
+
+LABELS = trajectory("orbit", 3)
+
+
+class Nobody(FaceDetector):
+    """Finds no faces."""
+
+    def faces(self, image):  # noqa: ARG002
+        return []
+
+
+def test_what_is_written_is_read_back_exactly(tmp_path):
+    write_cameras(LABELS, tmp_path / "cameras.json")
+    np.testing.assert_array_equal(read_cameras([tmp_path / "cameras.json"]), LABELS)
+
+
+def test_every_form_gives_the_same_cameras_one_file_after_the_other(tmp_path):
+    rows = LABELS.tolist()
+    forms = {
+        "list.json": rows,
+        "one.json": rows[0],
+        "eg3d.json": {"labels": [[f"{i}.png", row] for i, row in enumerate(rows)]},
+    }
+    for name, values in forms.items():
+        (tmp_path / name).write_text(json.dumps(values))
+    np.save(tmp_path / "all.npy", LABELS.astype(np.float64))
+    np.save(tmp_path / "one.npy", LABELS[1])
+    names = ["list.json", "one.json", "eg3d.json", "all.npy", "one.npy"]
+    found = read_cameras([tmp_path / name for name in names])
+    np.testing.assert_array_equal(found, np.concatenate([LABELS, LABELS[:1], LABELS, LABELS, LABELS[1:2]]))
+
+
+def test_any_photo_of_anyone_is_a_camera(tmp_path):
+    Image.fromarray(astronaut()[:, 90:400]).save(tmp_path / "astronaut.jpg", quality=95)
+    (camera,) = read_cameras([tmp_path / "astronaut.jpg"])
+    yaw, pitch = np.degrees(angles(camera))
+    assert abs(yaw) < 35
+    assert abs(pitch) < 25
+
+
+def changed(index, value):
+    rows = LABELS.astype(float).tolist()
+    rows[1][index] = value
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ("[[1, 2", "cannot be read as JSON"),
+        ("[" * 100_000, "cannot be read as JSON"),
+        (json.dumps([]), "holds no camera"),
+        (json.dumps({"poses": []}), 'no "cameras"'),
+        (json.dumps({"labels": [[1, 2, 3]]}), "labels are not pairs"),
+        (json.dumps([row[:16] for row in LABELS.tolist()]), "camera 0 has 16 numbers; .* 25"),
+        (json.dumps([*LABELS.tolist(), [0.0] * 26]), "camera 3 has 26 numbers"),
+        (json.dumps(changed(3, "2.7")), "camera 1 is not a list of 25 numbers"),
+        (json.dumps(changed(3, None)), "camera 1 is not a list of 25 numbers"),
+        (json.dumps(changed(3, float("nan"))), "camera 1 has a number that is not finite"),
+        (json.dumps(changed(3, 10**400)), "camera 1 has a number that is not finite"),
+        (json.dumps(changed(0, 3.0)), "camera 1 is not a rigid cam2world"),
+        (json.dumps(changed(16, -4.0)), "camera 1 has no positive focal lengths"),
+    ],
+)
+def test_what_is_no_camera_in_json_is_one_line(tmp_path, content, line):
+    path = tmp_path / "poses.json"
+    path.write_text(content)
+    with pytest.raises(InputError, match=rf"poses\.json: .*{line}"):
+        read_cameras([path])
+
+
+@pytest.mark.parametrize(
+    "array", [np.zeros((2, 4, 4)), np.array(["a"]), np.array([{}], dtype=object), np.zeros((0, 25))]
+)
+def test_what_is_no_camera_in_npy_is_one_line(tmp_path, array):
+    np.save(tmp_path / "poses.npy", array)
+    with pytest.raises(InputError, match=r"poses\.npy: "):
+        read_cameras([tmp_path / "poses.npy"])
+
+
+def test_files_that_hold_none_are_one_line_each(tmp_path):
+    (tmp_path / "poses.txt").write_text("0 0 0")
+    (tmp_path / "broken.npy").write_bytes(b"\x93NUMPY")
+    Image.new("RGB", (64, 64), "green").save(tmp_path / "meadow.png")
+    lines = {
+        "none.json": "there is no such file of cameras",
+        "poses.txt": r"read from \.json, \.npy, or a photo",
+        "broken.npy": "cannot be read as an array",
+        "meadow.png": "no face is found .* give another photo",
+    }
+    for name, line in lines.items():
+        with pytest.raises(InputError, match=f"{name}: .*{line}"):
+            read_cameras([tmp_path / name], Nobody())
