@@ -1,0 +1,52 @@
+"""Folders of square images, one a view: conditions, and proxies for the noise. K views, S image side."""
+
+import re
+from pathlib import Path
+
+from PIL import Image
+
+from shards.alignment.photos import SUFFIXES, open_photo
+from shards.errors import InputError
+
+_DIGITS = re.compile(r"(\d+)")
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The images in a folder, not below it, by name with numbers in their order: 2.png before 10.png."""
+    found = (path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+    return sorted(found, key=lambda path: (_natural(path.name), path.name))
+
+
+def view_files(folder: Path, views: int | None, what: str) -> list[Path]:
+    """The images of a folder that holds one for each of the `views`, None for any number; `what` names them.
+
+    Raises InputError where the folder is missing or holds another number.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: there is no such folder of {what}")
+    files = image_files(folder)
+    if not files or (views is not None and len(files) != views):
+        wanted = "one for each view" if views is None else f"one for each of the {views} cameras"
+        raise InputError(f"{folder}: it holds {len(files)} images; {what} are {wanted}")
+    return files
+
+
+def read_squares(files: list[Path], size: int, what: str) -> list[Image.Image]:
+    """Images as RGB squares of side `size`. Raises InputError where one is damaged or not square: cropped, it
+    would show another camera than the one it stands for."""
+    return [_read_square(path, size, what) for path in files]
+
+
+def _read_square(path: Path, size: int, what: str) -> Image.Image:
+    image = open_photo(path)
+    if image.width != image.height:
+        raise InputError(
+            f"{path}: {image.width}x{image.height} pixels; {what} are square"
+            " (`python -m shards.align` crops photos)"
+        )
+    return image if image.width == size else image.resize((size, size), Image.Resampling.LANCZOS)
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """A key that orders numbers within names by value."""
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in _DIGITS.split(name) if part]

@@ -1,0 +1,117 @@
+"""Portraits from people's own photos: whose they are, and the squares that the networks see. S image side."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+from tqdm import tqdm
+
+from lightning_modules.sampling.image_folders import image_files
+from shards.alignment.align import NoFaceError, align
+from shards.alignment.crop import Square, cut
+from shards.alignment.detection import FaceDetector
+from shards.alignment.photos import open_photo
+from shards.errors import InputError
+
+MIN_SIDE = 32  # pixels of the photo that a portrait is made of; fewer show nobody
+SHOWN = 3  # photos at fault that an error tells of
+
+
+@dataclass(frozen=True)
+class Person:
+    """Whose views are made: a name, and the photos of that one person (Eq. 5 takes any number)."""
+
+    name: str
+    photos: tuple[Path, ...]
+
+
+def find_people(portrait: Sequence[str] | None, portraits: str | None) -> list[Person]:
+    """The person on the photos `portrait`, or the people below the folder `portraits`: each photo in it is a
+    person, and so is each folder of photos in it.
+
+    Raises InputError where neither or both are given, a file is missing, there are no photos, or two people
+    have one name.
+    """
+    if (portrait is None) == (portraits is None):
+        raise InputError("say whose views to make: --portrait PHOTO… of one person, or --portraits FOLDER")
+    if portrait is not None:
+        photos = tuple(Path(photo) for photo in portrait)
+        for photo in photos:
+            if not photo.is_file():
+                raise InputError(f"--portrait {photo}: there is no such file")
+        return [Person(photos[0].stem, photos)]
+    return _people_below(Path(str(portraits)))
+
+
+def read_people(
+    people: Sequence[Person], size: int, aligned: bool, detector: FaceDetector | None = None
+) -> list[list[Image.Image]]:
+    """Every person's portraits as RGB squares of side `size`, as `read_portrait` makes them, with a progress
+    bar. Raises one InputError that names the photos that make none."""
+    detector = detector or FaceDetector()
+    portraits: list[list[Image.Image]] = []
+    troubles = []
+    with tqdm(total=sum(len(person.photos) for person in people), desc="portraits", unit="photo") as bar:
+        for person in people:
+            portraits.append([])
+            for photo in person.photos:
+                try:
+                    portraits[-1].append(read_portrait(photo, size, aligned, detector))
+                except InputError as error:
+                    troubles.append(str(error))
+                bar.update()
+    if troubles:
+        more = f"; and {len(troubles) - SHOWN} more photos" if len(troubles) > SHOWN else ""
+        raise InputError("; ".join(troubles[:SHOWN]) + more)
+    return portraits
+
+
+def read_portrait(path: Path, size: int, aligned: bool, detector: FaceDetector | None = None) -> Image.Image:
+    """A photo's EG3D crop about the largest face (`aligned`), or its largest middle square, as RGB (S, S).
+
+    Raises InputError where the file is no photo, has too few pixels or only one colour, or, where the crop is
+    asked for, shows no face or too small a one.
+    """
+    photo = open_photo(path)
+    if min(photo.size) < MIN_SIDE:
+        raise InputError(
+            f"{path}: {photo.width}x{photo.height} pixels are too few for a portrait:"
+            f" {MIN_SIDE} a side at least"
+        )
+    if all(low == high for low, high in photo.getextrema()):
+        raise InputError(f"{path}: the image is empty: all its pixels have one colour")
+    if not aligned:
+        return cut(photo, _middle(photo), size)
+    try:
+        found = align(photo, size, detector=detector)
+    except NoFaceError as error:
+        raise InputError(f"{path}: {error}; --align false takes the middle of it as it is") from error
+    if found.square.side < MIN_SIDE:
+        raise InputError(
+            f"{path}: the face's crop is {found.square.side:.0f} pixels wide, too few for a portrait:"
+            f" {MIN_SIDE} at least"
+        )
+    return found.image
+
+
+def _people_below(folder: Path) -> list[Person]:
+    if not folder.is_dir():
+        raise InputError(f"--portraits {folder}: there is no such folder")
+    people = [Person(photo.stem, (photo,)) for photo in image_files(folder)]
+    folders = [
+        below for below in sorted(folder.iterdir()) if below.is_dir() and not below.name.startswith(".")
+    ]
+    people += [Person(below.name, tuple(photos)) for below in folders if (photos := image_files(below))]
+    if not people:
+        raise InputError(f"--portraits {folder}: there are no photos in it")
+    name, count = Counter(person.name for person in people).most_common(1)[0]
+    if count > 1:
+        raise InputError(f"--portraits {folder}: {count} photos or folders are called {name}; rename one")
+    return people
+
+
+def _middle(photo: Image.Image) -> Square:
+    side = min(photo.size)
+    return Square((photo.width - side) / 2, (photo.height - side) / 2, side)

@@ -1,0 +1,107 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from lightning_modules.sampling.portraits import Person, find_people, read_people, read_portrait
+from shards.errors import InputError
+from tests.faces import DOTS, DotDetector
+
+
+def paint(path, size=(120, 80)):
+    """Left half red, right half blue."""
+    values = np.zeros((size[1], size[0], 3), np.uint8)
+    values[:, : size[0] // 2, 0] = values[:, size[0] // 2 :, 2] = 200
+    path.parent.mkdir(exist_ok=True)
+    Image.fromarray(values).save(path)
+    return path
+
+
+def paint_face(path, at=(60, 50), scale=1.0, side=200):
+    """Five dots that DotDetector takes for a face."""
+    values = np.full((side, side, 3), 90, np.uint8)
+    for (x, y), colour in zip(((-12, -12), (12, -12), (0, 2), (-10, 14), (10, 14)), DOTS, strict=True):
+        column, row = round(at[0] + scale * x), round(at[1] + scale * y)
+        values[row - 2 : row + 3, column - 2 : column + 3] = colour
+    Image.fromarray(values).save(path)
+    return path
+
+
+def test_one_person_of_many_photos_or_a_folder_of_people(tmp_path):
+    photos = [str(paint(tmp_path / "people" / name)) for name in ("ada.jpg", "bo.png")]
+    for name in ("10.png", "1.png", "2.png"):
+        paint(tmp_path / "people" / "cleo" / name)
+    (one,) = find_people(photos, None)
+    assert (one.name, len(one.photos)) == ("ada", 2)
+    people = find_people(None, str(tmp_path / "people"))
+    assert [person.name for person in people] == ["ada", "bo", "cleo"]
+    assert [photo.name for photo in people[2].photos] == ["1.png", "2.png", "10.png"]
+
+
+def test_unaligned_is_the_middle_square(tmp_path):
+    image = np.asarray(read_portrait(paint(tmp_path / "a.png"), 40, aligned=False))
+    assert image.shape == (40, 40, 3)
+    assert np.abs(image[20, 2].astype(int) - (200, 0, 0)).max() < 10
+    assert np.abs(image[20, 37].astype(int) - (0, 0, 200)).max() < 10
+
+
+def test_aligned_is_the_face_s_crop_wherever_it_is(tmp_path):
+    crops = [
+        np.asarray(
+            read_portrait(paint_face(tmp_path / "a.png", at, scale), 64, aligned=True, detector=DotDetector())
+        )
+        for at, scale in (((60, 60), 1.0), ((110, 90), 1.0))
+    ]
+    assert np.abs(crops[0].astype(float) - crops[1]).mean() < 2
+    assert np.abs(crops[0][32, 32].astype(int) - DOTS[2]).max() < 120  # the nose is near the middle
+
+
+def bad(tmp_path):
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    broken = paint(tmp_path / "whole.jpg").read_bytes()
+    (tmp_path / "broken.jpg").write_bytes(broken[: len(broken) // 2])
+    (tmp_path / "text.png").write_text("no picture")
+    paint(tmp_path / "small.png", (20, 20))
+    paint(tmp_path / "thin.png", (400, 20))
+    Image.new("RGB", (64, 64), "grey").save(tmp_path / "blank.png")
+    paint(tmp_path / "meadow.png")
+    paint_face(tmp_path / "far.png", scale=0.35)
+    return {
+        "none.jpg": "there is no such file",
+        "empty.jpg": "cannot be read as a photo",
+        "broken.jpg": "cannot be read as a photo",
+        "text.png": "cannot be read as a photo",
+        "small.png": "20x20 pixels are too few for a portrait",
+        "thin.png": "400x20 pixels are too few",
+        "blank.png": "the image is empty",
+        "meadow.png": "no face is found .* --align false",
+        "far.png": "the face's crop is .* pixels wide, too few",
+    }
+
+
+def test_what_makes_no_portrait_is_one_line_that_names_the_photo(tmp_path):
+    for name, line in bad(tmp_path).items():
+        with pytest.raises(InputError, match=f"{name}: .*{line}"):
+            read_portrait(tmp_path / name, 64, aligned=True, detector=DotDetector())
+
+
+def test_all_bad_photos_are_told_of_at_once(tmp_path):
+    names = list(bad(tmp_path))
+    people = [Person(name, (tmp_path / name,)) for name in names]
+    with pytest.raises(InputError, match=r"none\.jpg.*; .*empty\.jpg.*; .*broken\.jpg.*; and 6 more photos"):
+        read_people(people, 64, aligned=True, detector=DotDetector())
+
+
+def test_whose_views_is_asked_for_clearly(tmp_path):
+    (tmp_path / "empty").mkdir()
+    paint(tmp_path / "twice" / "ada.png")
+    paint(tmp_path / "twice" / "ada.jpg")
+    for arguments, line in {
+        (None, None): "--portrait PHOTO… of one person, or --portraits FOLDER",
+        (("a.png",), "folder"): "--portrait PHOTO… of one person, or --portraits FOLDER",
+        (("none.png",), None): r"--portrait none\.png: there is no such file",
+        (None, "none"): "--portraits none: there is no such folder",
+        (None, str(tmp_path / "empty")): "there are no photos in it",
+        (None, str(tmp_path / "twice")): "2 photos or folders are called ada",
+    }.items():
+        with pytest.raises(InputError, match=line):
+            find_people(*arguments)

@@ -1,0 +1,83 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from lightning_modules.sampling import view_conditions
+from lightning_modules.sampling.trajectories import trajectory
+from lightning_modules.sampling.view_conditions import (
+    find_conditions,
+    prepare_renderer,
+    read_conditions,
+    render_view_conditions,
+)
+from shards.errors import InputError
+from shards.renderers.base import Renders
+
+
+class Numbered:
+    """Renders a view as its camera's x, for one identity."""
+
+    name = "numbered"
+
+    def render(self, identity, labels, size):
+        level = np.clip(128 + 40 * np.asarray(labels)[:, 3] + identity, 0, 255).astype(np.uint8)
+        images = np.broadcast_to(level[:, None, None, None], (len(level), size, size, 3)).copy()
+        return Renders(images, images[..., 0])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for number in range(12):
+        Image.new("RGB", (16, 16), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    return tmp_path
+
+
+def test_a_folder_s_images_come_in_the_order_of_their_numbers(folder):
+    images = read_conditions(find_conditions(str(folder), 12), 8)
+    assert [image.size for image in images] == [(8, 8)] * 12
+    assert [image.getpixel((0, 0))[0] for image in images] == list(range(12))
+
+
+def test_any_number_where_no_cameras_are_given(folder):
+    assert len(find_conditions(str(folder), None)) == 12
+
+
+def test_a_renderer_is_known_by_its_name():
+    assert find_conditions("synthetic", 4) is None
+
+
+def test_rendering_by_chunks_is_rendering_at_once():
+    cameras = trajectory("yaw_sweep", 11)
+    images = render_view_conditions(Numbered(), 3, cameras, 8)
+    at_once = Numbered().render(3, cameras, 8).images
+    np.testing.assert_array_equal(np.stack([np.asarray(image) for image in images]), at_once)
+
+
+@pytest.mark.parametrize("views", [11, 13])
+def test_more_or_fewer_conditions_than_cameras_is_one_line(folder, views):
+    with pytest.raises(InputError, match=f"holds 12 images; conditions are one for each of the {views} cam"):
+        find_conditions(str(folder), views)
+
+
+def test_no_folder_and_no_renderer_is_one_line(tmp_path):
+    with pytest.raises(
+        InputError, match="--conditions nowhere: there is no such folder, and the renderers are"
+    ):
+        find_conditions("nowhere", 4)
+    with pytest.raises(InputError, match="holds 0 images"):
+        find_conditions(str(tmp_path), None)
+
+
+def test_a_condition_that_is_not_square_is_one_line(tmp_path):
+    Image.new("RGB", (20, 16)).save(tmp_path / "0.png")
+    with pytest.raises(InputError, match=r"0\.png: 20x16 pixels; conditions are square"):
+        read_conditions(find_conditions(str(tmp_path), 1), 16)
+
+
+def test_a_renderer_without_its_packages_is_one_line(monkeypatch):
+    def missing(_):
+        raise ModuleNotFoundError("No module named 'mitsuba'", name="mitsuba")
+
+    monkeypatch.setattr(view_conditions, "open_renderer", missing)
+    with pytest.raises(InputError, match="--conditions synthetic: rendering takes the package mitsuba"):
+        prepare_renderer("synthetic")
