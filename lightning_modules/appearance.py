@@ -26,7 +26,5 @@ class AppearanceStage(Stage):
         **common: Any,
     ) -> None:
         super().__init__(backbone, learning, **common)
-
-    def build(self) -> None:
-        """F_ref is there already, with F's weights."""
-        self.reference_timestep = self.hparams.reference_timestep
+        self.reference_timestep = reference_timestep
+        self.freeze()

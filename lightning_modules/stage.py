@@ -4,7 +4,6 @@ checkpoints.
 Shape letters: B frames, V views, R references, C channels, H W latent size, S image side.
 """
 
-from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -26,6 +25,7 @@ from lightning_modules.networks.weights import compare
 from lightning_modules.optimization import Learning, Optimization, rewind, step_generator
 from lightning_modules.parts import IN_CHECKPOINT, StageCard, fingerprint, load_part, save_part
 from lightning_modules.sampling.ddim import portrait_bank, sample
+from shards.errors import InputError
 from shards.latents import vae_fingerprint
 
 ReferenceTimestep = Literal["zero", "current"]
@@ -47,8 +47,8 @@ class Drawn(NamedTuple):
 class Stage(pl.LightningModule):
     """Trains one part of the model on batches of `PortraitViewsDataModule`, everything else frozen.
 
-    A subclass builds its part in `build`, names where it is in `part`, and compares in `probes` what the part
-    is worth.
+    A subclass adds to `denoiser` what its stage needs, loads what earlier stages trained, and names where its
+    own part is in `part`; `probes` compare what that is worth.
 
     `backbone`: a Stable Diffusion 1.5 folder of any width, or a hub id.
     `mirror`: whether half of the training frames, picked at random, come mirrored, all their images alike.
@@ -90,14 +90,11 @@ class Stage(pl.LightningModule):
         self.fingerprint = fingerprint(loaded.unet)
         self.vae_fingerprint = vae_fingerprint(loaded.vae)
         self._caches_met: set[str] = set()
-        self.build()
+
+    def freeze(self) -> None:
+        """Leaves nothing to train but the stage's part; a subclass calls it when all parts are there."""
         self.requires_grad_(False)
         self.trained.requires_grad_(True)
-
-    @abstractmethod
-    def build(self) -> None:
-        """Adds to `denoiser` what this stage needs, loads what earlier stages trained, and sets
-        `reference_timestep`. Raises InputError where what it loads does not fit."""
 
     def load(self, module: ModelMixin, path: str, stage: str) -> StageCard:
         """Fills a frozen part from the folder or checkpoint that `stage` left at `path`. Raises InputError
@@ -235,8 +232,8 @@ class Stage(pl.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """`val/loss`, and what each of `probes` takes away is worth.
 
-        For a probe called x, `val/loss_without_x` is the loss then, everything else equal, and `val/x_gain` how
-        much more that is, both over the frames that the probe says something of.
+        For a probe called x, `val/loss_without_x` is the loss then, everything else equal, and `val/x_gain`
+        how much more that is, both over the frames that the probe says something of.
         """
         references, latents = self.latents(batch, "reference"), self.latents(batch, "target")
         drawn = Drawn(references, latents, *self.fixed_draws(batch["key"], latents))

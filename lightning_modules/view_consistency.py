@@ -36,16 +36,13 @@ class ViewConsistencyStage(Stage):
         **common: Any,
     ) -> None:
         super().__init__(backbone, learning, **common)
-
-    def build(self) -> None:
-        """F_ref and F_cam from stages 1 and 2, and V, adding nothing yet."""
-        given = self.hparams
-        self.load(self.reference, given.appearance, AppearanceStage.stage)
+        self.load(self.reference, appearance, AppearanceStage.stage)
         self.denoiser.control = view_control(self.denoiser.unet, self.downsampling)
-        self.load(self.denoiser.control, given.control, ViewControlStage.stage)
+        self.load(self.denoiser.control, control, ViewControlStage.stage)
         self.denoiser.cross_view = CrossView.from_unet(
-            self.denoiser.unet, given.middle, given.positions, attentions=given.attentions
+            self.denoiser.unet, middle, positions, attentions=attentions
         )
+        self.freeze()
 
     def probes(self, batch: Batch, drawn: Drawn) -> dict[str, tuple[Tensor, Tensor]]:
         """Also `views`: with each view on its own, so that V has nothing to compare."""

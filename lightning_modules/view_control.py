@@ -22,11 +22,9 @@ class ViewControlStage(Stage):
 
     def __init__(self, backbone: str, appearance: str, learning: Learning = LEARNING, **common: Any) -> None:
         super().__init__(backbone, learning, **common)
-
-    def build(self) -> None:
-        """F_ref from stage 1, and F_cam with F's weights and zero convolutions."""
-        self.load(self.reference, self.hparams.appearance, AppearanceStage.stage)
+        self.load(self.reference, appearance, AppearanceStage.stage)
         self.denoiser.control = view_control(self.denoiser.unet, self.downsampling)
+        self.freeze()
 
     def probes(self, batch: Batch, drawn: Drawn) -> dict[str, tuple[Tensor, Tensor]]:
         """Also `condition`: with the condition of the next view, at another camera."""
