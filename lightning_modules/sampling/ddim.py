@@ -1,5 +1,5 @@
-"""Sampling with classifier-free guidance: DDIM as the paper samples (4, A.2) and the released sampler does, or
-any other diffusers scheduler.
+"""Sampling with classifier-free guidance: DDIM as the paper samples (4, A.2) and the released sampler does,
+or any other diffusers scheduler.
 
 Shape letters: B portraits, V views of a portrait, N = B*V, H W latent size, S image side.
 """
