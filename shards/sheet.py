@@ -1,8 +1,9 @@
 """Contact sheets: a few frames on one picture, to be looked at."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw, ImageFont
 
 from shards.cameras import angles
@@ -10,6 +11,8 @@ from shards.schema import Images, Sample
 
 MARGIN = 4
 CAPTION = 14
+GUTTER = 64
+MOST_VIEWS = 32
 PAPER = "white"
 INK = "black"
 
@@ -44,3 +47,45 @@ def _by_yaw(sample: Sample, count: int) -> list[int]:
 
 def _tile(image: Images, side: int) -> Image.Image:
     return Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC)
+
+
+def view_sheet(
+    portraits: Sequence[Image.Image],
+    rows: Mapping[str, Sequence[Image.Image]],
+    captions: Sequence[str],
+    columns: int = 8,
+    side: int = 128,
+) -> Image.Image:
+    """The views of one person: the portraits on top, and beneath them bands of `columns` views, in each band
+    one row of every name (conditions, views …), with a caption for each view.
+
+    Of more than `MOST_VIEWS` views, that many evenly spaced ones are shown. Tiles are `side` pixels wide."""
+    shown = np.linspace(0, len(captions) - 1, min(len(captions), MOST_VIEWS)).round().astype(int).tolist()
+    columns = min(columns, max(len(shown), len(portraits)))
+    bands = [shown[start : start + columns] for start in range(0, len(shown), columns)]
+    step = side + MARGIN
+    height = CAPTION + step + len(bands) * (len(rows) * step + CAPTION + MARGIN)
+    sheet = Image.new("RGB", (GUTTER + columns * step, height), PAPER)
+    _row(sheet, "portrait", portraits[:columns], MARGIN, side)
+    for number, band in enumerate(bands):
+        top = step + CAPTION + number * (len(rows) * step + CAPTION + MARGIN)
+        for line, (name, images) in enumerate(rows.items()):
+            _row(sheet, name, [images[view] for view in band], top + line * step, side)
+        draw = ImageDraw.Draw(sheet)
+        for column, view in enumerate(band):
+            place = (GUTTER + column * step, top + len(rows) * step - MARGIN)
+            draw.text(place, captions[view], INK, ImageFont.load_default(10))
+    return sheet
+
+
+def camera_captions(cameras: ArrayLike) -> list[str]:
+    """Yaw and pitch in degrees of every camera (K, 25)."""
+    whole = np.degrees(angles(cameras)).round().astype(int)
+    return [f"yaw {yaw:+d}  pitch {pitch:+d}" for yaw, pitch in whole]
+
+
+def _row(sheet: Image.Image, name: str, images: Sequence[Image.Image], top: int, side: int) -> None:
+    """A row of tiles, its name in the gutter."""
+    ImageDraw.Draw(sheet).text((MARGIN, top + side // 2), name, INK, ImageFont.load_default(10))
+    for column, image in enumerate(images):
+        sheet.paste(_tile(np.asarray(image), side), (GUTTER + column * (side + MARGIN), top))

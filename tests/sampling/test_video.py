@@ -1,0 +1,28 @@
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from lightning_modules.sampling import video
+from lightning_modules.sampling.video import check_video, write_video
+from shards.errors import InputError
+
+
+@pytest.mark.parametrize(("side", "shown"), [(64, 256), (300, 300), (301, 302)])
+def test_frames_come_back_in_their_order_and_size(tmp_path, side, shown):
+    colours = [(200, 30, 30), (30, 200, 30), (30, 30, 200)]
+    write_video(tmp_path / "a.mp4", [Image.new("RGB", (side, side), colour) for colour in colours], 10)
+    clip = cv2.VideoCapture(str(tmp_path / "a.mp4"))
+    assert clip.get(cv2.CAP_PROP_FPS) == 10
+    for colour in colours:
+        read, frame = clip.read()
+        assert read
+        assert frame.shape == (shown, shown, 3)
+        assert np.abs(frame.mean((0, 1))[::-1] - colour).max() < 12
+    assert not clip.read()[0]
+
+
+def test_a_missing_package_is_one_line(monkeypatch):
+    monkeypatch.setattr(video, "find_spec", lambda _: None)
+    with pytest.raises(InputError, match="pip install imageio-ffmpeg"):
+        check_video()
