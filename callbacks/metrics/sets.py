@@ -1,0 +1,133 @@
+"""Distances between two sets of images: FID and KID. N images of a set, D features."""
+
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat, rank_zero_warn
+
+from callbacks.metrics.base import weights_for
+from callbacks.metrics.features import extractor
+from callbacks.metrics.weights import metric_name
+from shards.errors import InputError
+
+ENOUGH_FOR_FID = 2048
+KERNEL_DEGREE = 3
+
+
+class SetMetric(Metric):
+    """A distance between the features of generated and of real images.
+
+    States, gathered over processes: `generated` and `real`, lists of features (N, D) float32. `network` may
+    be shared between metrics: it is `extractor(weights)` by default, the best weights that this machine has.
+    """
+
+    is_differentiable = False
+    full_state_update = False
+    higher_is_better = False
+    symbol: ClassVar[str]
+    generated: list[Tensor]
+    real: list[Tensor]
+
+    def __init__(self, weights: str | None = None, network: nn.Module | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        self.weights = weights_for(self.symbol, weights)
+        self.network = extractor(self.weights) if network is None else network
+        self.add_state("generated", [], dist_reduce_fx="cat")
+        self.add_state("real", [], dist_reduce_fx="cat")
+
+    @property
+    def label(self) -> str:
+        """The metric's name, with that of its weights where they are not the standard ones."""
+        return metric_name(self.symbol, self.weights)
+
+    def update(self, images: Tensor, real: bool, *, features: Tensor | None = None) -> None:
+        """Add images (N, 3, S, S) in [-1, 1], real or generated, or the `features` (N, D) of theirs that are
+        known already."""
+        features = self.network(images) if features is None else features
+        (self.real if real else self.generated).append(features.float())
+
+    def compute(self) -> Tensor:
+        """The distance, a scalar. Raises InputError unless both sets have two images or more."""
+        if not self.generated or not self.real:
+            raise InputError(f"{self.label} compares two sets of images: one of them is empty")
+        generated, real = dim_zero_cat(self.generated), dim_zero_cat(self.real)
+        fewest = min(len(generated), len(real))
+        if fewest < 2:
+            raise InputError(f"{self.label} takes two images or more in either set; one has {fewest}")
+        return self.distance(generated.double(), real.double(), fewest)
+
+    def results(self) -> dict[str, float]:
+        """The distance by its name."""
+        return {self.label: float(self.compute())}
+
+    @abstractmethod
+    def distance(self, generated: Tensor, real: Tensor, fewest: int) -> Tensor:
+        """The distance of features (N, D) float64; `fewest` is the size of the smaller set."""
+
+
+class FID(SetMetric):
+    """Fréchet Inception distance (Heusel et al. 2017); 0 where the sets are equal.
+
+    It is biased upwards in small sets, about which it warns: compare it only between sets of equal size, and
+    read KID beside it.
+    """
+
+    symbol = "FID"
+
+    def distance(self, generated: Tensor, real: Tensor, fewest: int) -> Tensor:
+        """The Fréchet distance of the Gaussians that fit the features."""
+        if fewest < ENOUGH_FOR_FID:
+            rank_zero_warn(
+                f"{self.label} over {fewest} images is biased upwards (it takes {ENOUGH_FOR_FID} and more): "
+                "compare it between equal numbers of images only, or read KID"
+            )
+        return frechet_distance(generated, real)
+
+
+class KID(SetMetric):
+    """Kernel Inception distance (Bińkowski et al. 2018): the unbiased squared MMD under the kernel
+    (x·y / D + 1)³, over whole sets; about 0, below it too, where the sets are of one kind."""
+
+    symbol = "KID"
+
+    def distance(self, generated: Tensor, real: Tensor, fewest: int) -> Tensor:
+        """The squared MMD."""
+        return kernel_distance(generated, real)
+
+
+def frechet_distance(first: Tensor, second: Tensor) -> Tensor:
+    """|μ₁ - μ₂|² + tr(Σ₁ + Σ₂ - 2 (Σ₁Σ₂)^½) of features (N, D) and (M, D).
+
+    With X the centred features over √(N-1), Σ = XᵀX, and the last trace is the sum of the singular values of
+    X₁X₂ᵀ: exact also where there are fewer images than features. Of more images than features, the triangular
+    factor of X stands for it.
+    """
+    means = first.mean(0), second.mean(0)
+    factors = [_factor(x - mean) for x, mean in zip((first, second), means, strict=True)]
+    common = torch.linalg.svdvals(factors[0] @ factors[1].T).sum()
+    spread = sum(factor.square().sum() for factor in factors)
+    return (means[0] - means[1]).square().sum() + spread - 2 * common
+
+
+def _factor(centred: Tensor) -> Tensor:
+    """A matrix F of at most D rows with FᵀF the covariance of centred features (N, D)."""
+    scaled = centred / (len(centred) - 1) ** 0.5
+    return torch.linalg.qr(scaled, mode="r").R if len(scaled) > scaled.shape[1] else scaled
+
+
+def kernel_distance(first: Tensor, second: Tensor) -> Tensor:
+    """The unbiased squared maximum mean discrepancy of features (N, D) and (M, D)."""
+    within = [_off_diagonal_mean(_kernel(x, x)) for x in (first, second)]
+    return within[0] + within[1] - 2 * _kernel(first, second).mean()
+
+
+def _kernel(first: Tensor, second: Tensor) -> Tensor:
+    return (first @ second.T / first.shape[1] + 1) ** KERNEL_DEGREE
+
+
+def _off_diagonal_mean(square: Tensor) -> Tensor:
+    count = len(square)
+    return (square.sum() - square.diagonal().sum()) / (count * (count - 1))

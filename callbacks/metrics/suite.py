@@ -1,0 +1,179 @@
+"""All metrics at once: each image is looked at once by each network. N images, S image side."""
+
+import logging
+import re
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from callbacks.metrics.base import PairMetric
+from callbacks.metrics.faces import FaceReader, Readings
+from callbacks.metrics.features import extractor
+from callbacks.metrics.identity import ID
+from callbacks.metrics.perceptual import DISTS, LPIPS
+from callbacks.metrics.pixels import PSNR, SSIM
+from callbacks.metrics.pose import POSE, CameraPOSE
+from callbacks.metrics.sets import FID, KID, SetMetric
+from callbacks.metrics.weights import ALEXNET, CATALOGUE, CHOICES, VGG16, choose, notice
+from shards.errors import InputError
+
+log = logging.getLogger(__name__)
+
+PAIRED = {"PSNR": PSNR, "SSIM": SSIM, "LPIPS": LPIPS, "DISTS": DISTS}
+FACES = {"ID": ID, "POSE": POSE}
+SETS = {"FID": FID, "KID": KID}
+ALL = ("PSNR", "SSIM", "LPIPS", "DISTS", "ID", "POSE", "FID", "KID")
+
+_NAME = re.compile(r"([A-Z]+)(?:\[([a-z0-9-]+)\])?")
+
+
+class MetricSuite(nn.Module):
+    """Scores generated images by several metrics, image by image and as sets.
+
+    `metrics` are names, with weights if other than the best on this machine are wanted: `"LPIPS"`,
+    `"LPIPS[vgg16]"`. By default all that this machine has weights for; asked for by name, one that it has not
+    raises InputError. Which weights are in use is logged once, in one line.
+    """
+
+    def __init__(self, metrics: Sequence[str] | None = None) -> None:
+        super().__init__()
+        names = available() if metrics is None else tuple(metrics)
+        self.reader = FaceReader()
+        self.pairs = nn.ModuleList()
+        self.faces = nn.ModuleList()
+        self.sets = nn.ModuleList()
+        for name in names:
+            self._add(*parse(name))
+        self.cameras = CameraPOSE(self.reader) if any(isinstance(m, POSE) for m in self.faces) else None
+        self.notice = notice(ALL if metrics is None else [parse(name)[0] for name in names])
+        log.info(self.notice)
+
+    def _add(self, symbol: str, weights: str | None) -> None:
+        if symbol in PAIRED:
+            kind = PAIRED[symbol]
+            self.pairs.append(kind(weights) if symbol in CHOICES else kind())
+        elif symbol in FACES:
+            kind = FACES[symbol]
+            options = {"reader": self.reader}
+            self.faces.append(kind(weights, **options) if symbol in CHOICES else kind(**options))
+        else:
+            weights = weights or choose(symbol)
+            shared = next((metric.network for metric in self.sets if metric.weights == weights), None)
+            self.sets.append(SETS[symbol](weights, shared or extractor(weights)))
+
+    @property
+    def directions(self) -> dict[str, bool]:
+        """Of each name in `compute`, but those of failures: whether higher is better."""
+        scored = [*self.pairs, *self.faces, *([self.cameras] if self.cameras else [])]
+        columns = {name: metric.higher_is_better for metric in scored for name in metric.columns}
+        return columns | {metric.label: metric.higher_is_better for metric in self.sets}
+
+    @torch.no_grad()
+    def update(
+        self,
+        images: Tensor,
+        truth: Tensor | None = None,
+        *,
+        person: Tensor | None = None,
+        pose: Tensor | None = None,
+        cameras: Tensor | None = None,
+        real: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Take account of generated images (N, 3, S, S) in [-1, 1]; gives each one's scores (N,) by name, NaN
+        where an image cannot be scored.
+
+        `truth` is what they should be, of the same shape. Without it, or beside it: `person`, images of the
+        same people for ID; `pose`, images of the same camera for POSE; `cameras` (N, 25), for POSE[label];
+        `real` (M, 3, S, S), for FID and KID. What a metric has nothing to compare with, it does not see.
+        Raises InputError on images of another shape than the truth's.
+        """
+        scores: dict[str, Tensor] = {}
+        if truth is not None:
+            if truth.shape != images.shape:
+                raise InputError(f"images {tuple(images.shape)} and their truth {tuple(truth.shape)} differ")
+            for metric in self.pairs:
+                scores |= _scored(metric, images, truth)
+        scores |= self._update_faces(images, truth, person, pose, cameras)
+        self._update_sets(images, truth if real is None else real)
+        return scores
+
+    def _update_faces(
+        self,
+        images: Tensor,
+        truth: Tensor | None,
+        person: Tensor | None,
+        pose: Tensor | None,
+        cameras: Tensor | None,
+    ) -> dict[str, Tensor]:
+        wanted = {"ID": truth if person is None else person, "POSE": truth if pose is None else pose}
+        pairs = [(metric, wanted[metric.symbol]) for metric in self.faces]
+        pairs = [(metric, other) for metric, other in pairs if other is not None]
+        if not pairs and (cameras is None or self.cameras is None):
+            return {}
+        found = self.reader.read(images)
+        # the same tensor is read once, whichever metrics compare with it
+        others = {id(other): self.reader.read(other) for other in {id(o): o for _, o in pairs}.values()}
+        scores: dict[str, Tensor] = {}
+        for metric, other in pairs:
+            scores |= _scored(metric, found, others[id(other)])
+        if cameras is not None and self.cameras is not None:
+            scores |= _scored(self.cameras, found, cameras)
+        return scores
+
+    def _update_sets(self, images: Tensor, real: Tensor | None) -> None:
+        if real is None or not len(self.sets):
+            return
+        networks = {id(metric.network): metric.network for metric in self.sets}
+        for network in networks.values():
+            features = network(images), network(real)
+            for metric in self.sets:
+                if metric.network is network:
+                    metric.update(images, False, features=features[0])
+                    metric.update(real, True, features=features[1])
+
+    def compute(self) -> dict[str, float]:
+        """The means, the distances between sets, and how many faces were not found, by name; only of metrics
+        that have seen something (sets: two images of either kind)."""
+        results: dict[str, float] = {}
+        for metric in self._seen():
+            results |= metric.results()
+        return results
+
+    def reset(self) -> None:
+        """Forget what was seen."""
+        for metric in self._metrics():
+            metric.reset()
+
+    def _metrics(self) -> list[PairMetric | SetMetric]:
+        return [*self.pairs, *self.faces, *([self.cameras] if self.cameras else []), *self.sets]
+
+    def _seen(self) -> list[PairMetric | SetMetric]:
+        return [metric for metric in self._metrics() if metric.update_count]
+
+
+def parse(name: str) -> tuple[str, str | None]:
+    """`"LPIPS[vgg16]"` to its metric and weights. Raises InputError on what is no metric."""
+    match = _NAME.fullmatch(name)
+    if match is None or match[1] not in ALL:
+        raise InputError(f"{name!r} is none of the metrics {', '.join(ALL)}")
+    if match[2] is not None and match[1] not in CHOICES:
+        raise InputError(f"{name}: {match[1]} has no weights to choose")
+    return match[1], match[2]
+
+
+def available() -> tuple[str, ...]:
+    """The names of the metrics that this machine has weights for; of LPIPS also the VGG variant."""
+    names = [
+        name for name in ALL if name not in CHOICES or any(CATALOGUE[w].available for w in CHOICES[name])
+    ]
+    if CATALOGUE[VGG16].available and CATALOGUE[ALEXNET].available:
+        names.insert(names.index("LPIPS") + 1, f"LPIPS[{VGG16}]")
+    return tuple(names)
+
+
+def _scored(metric: PairMetric, images: Tensor | Readings, truth: Tensor | Readings) -> dict[str, Tensor]:
+    """The scores (N,) by column, which the metric has taken account of."""
+    scores = metric.scores(images, truth)
+    metric.update(images, truth, scores=scores)
+    return dict(zip(metric.columns, scores.float().cpu().T, strict=True))
