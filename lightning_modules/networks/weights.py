@@ -154,18 +154,34 @@ def _first_line(error: Exception) -> str:
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
+def whole_folder(path: Path, replace: bool = False) -> Iterator[Path]:
     """A folder to write into that takes the name `path` once the block has ended well.
 
-    Raises InputError where `path` exists already. What an interrupted earlier run left beside it is removed.
+    Raises InputError where `path` exists already, unless it is to be replaced, which happens at the end; and
+    where no folder can be made there. What an interrupted earlier run left beside it is removed.
     """
-    if path.exists():
+    if path.exists() and not replace:
         raise InputError(f"{path} exists already: remove it or choose another folder")
     partial = path.with_name(f"{path.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"{path}: no folder can be made there: {error.strerror}") from error
     try:
         yield partial
-        partial.rename(path)
+        _take_place(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _take_place(partial: Path, path: Path) -> None:
+    """Give `partial` the name of a folder that may be there; an interruption leaves the old one beside it."""
+    if not path.exists():
+        partial.rename(path)
+        return
+    replaced = path.with_name(f"{path.name}.replaced")
+    shutil.rmtree(replaced, ignore_errors=True)
+    path.rename(replaced)
+    partial.rename(path)
+    shutil.rmtree(replaced)
