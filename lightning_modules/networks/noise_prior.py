@@ -1,0 +1,194 @@
+"""S, the 3D-aware noise's prior (3.4, A.1): portraits to a volume in the head's frame, and from there to
+blurry proxies Ĩ at any camera.
+
+Shape letters: B people, R portraits of each, V views, S image side, s the side of what is rendered, C
+features, D the volume's side, P rays of a view, K depths of a ray.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightning_modules.networks.noise_prior_parts import (
+    Grow,
+    PortraitEncoder,
+    ProxyDecoder,
+    Surroundings,
+    Volume,
+    look_up,
+)
+from shards.cameras import LABEL_SIZE
+from shards.errors import InputError
+from shards.renderers.volume import RaySampling, Rendered, around_origin, rays, render
+
+EMPTY = -10.0  # raw density outside of the volume: nothing
+
+
+@dataclass(frozen=True)
+class Canonical:
+    """What S knows of people: `volume` (B, C, D, D, D) in the head's frame, axes z, y, x, each from `extent`
+    before the origin to as much behind it; `surroundings` (B, C, H, W), a latitude-longitude map."""
+
+    volume: Tensor
+    surroundings: Tensor
+
+
+@dataclass(frozen=True)
+class Proxies:
+    """Ĩ: images (B, V, 3, S, S), about [-1, 1] and unbounded; depth (B, V, s, s), distance from the camera in
+    the world's units; alpha (B, V, s, s) in [0, 1], how much of the head is there."""
+
+    images: Tensor
+    depth: Tensor
+    alpha: Tensor
+
+
+class NoisePrior(ModelMixin, ConfigMixin):
+    """S: 2D encoder, lift, 3D U-Net with attention, volume rendering, 2D decoder.
+
+    `image_size`: S. `encoder_channels`: widths of the 2D encoder, halved in between; `code_channels`: of the
+    code of a whole portrait, which modulates the 3D part. `lift_side`: the side at which 2D features become a
+    volume; `volume_channels`: of the volume there, and at half of it. `grow_channels`: widths after each
+    doubling of the fused volume; `feature_channels`: of the volume that is rendered; `field_channels`: of the
+    decoder at each point. `surroundings_channels`, `surroundings_doublings`: of the background's map.
+    `rendering_size`: s; `decoder_channels`: widths of the 2D decoder, doubled in between. `extent`: half the
+    side of the volume in the world's units. `coarse`, `fine`: depths of a ray, stratified and of importance.
+
+    Raises InputError where the sizes don't meet.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        image_size: int = 64,
+        encoder_channels: tuple[int, ...] = (24, 48, 96, 128, 64),
+        code_channels: int = 128,
+        lift_side: int = 16,
+        volume_channels: tuple[int, int] = (32, 64),
+        attention_heads: int = 2,
+        grow_channels: tuple[int, ...] = (16,),
+        feature_channels: int = 12,
+        field_channels: int = 32,
+        surroundings_channels: int = 32,
+        surroundings_doublings: int = 3,
+        rendering_size: int = 32,
+        decoder_channels: tuple[int, ...] = (32, 16),
+        extent: float = 0.45,
+        coarse: int = 8,
+        fine: int = 8,
+    ) -> None:
+        super().__init__()
+        widths = {image_size // 2**level: width for level, width in enumerate(encoder_channels)}
+        if image_size % 2 ** (len(encoder_channels) - 1) or not {lift_side, lift_side // 2} <= widths.keys():
+            raise InputError(
+                f"noise prior: an encoder of {len(encoder_channels)} widths on images of {image_size} pixels "
+                f"has features of sides {sorted(widths)}; lift_side {lift_side} takes that side and its half"
+            )
+        if rendering_size * 2 ** (len(decoder_channels) - 1) != image_size:
+            raise InputError(
+                f"noise prior: {len(decoder_channels)} decoder widths enlarge {rendering_size} pixels to "
+                f"{rendering_size * 2 ** (len(decoder_channels) - 1)}, not to {image_size}"
+            )
+        self.extent, self.sampling = extent, RaySampling(coarse, fine)
+        pixels = widths[lift_side], widths[lift_side // 2]
+        self.encoder = PortraitEncoder(image_size, tuple(encoder_channels), code_channels)
+        self.volume = Volume(lift_side, pixels, tuple(volume_channels), code_channels, attention_heads)
+        self.grow = Grow(volume_channels[0], tuple(grow_channels), feature_channels)
+        self.surroundings = Surroundings(
+            code_channels, surroundings_channels, surroundings_doublings, feature_channels
+        )
+        self.field = nn.Sequential(
+            nn.Linear(feature_channels, field_channels),
+            nn.SiLU(),
+            nn.Linear(field_channels, feature_channels + 1),
+        )
+        self.decoder = ProxyDecoder(feature_channels + 1, tuple(decoder_channels))
+
+    def encode(self, portraits: Tensor) -> Canonical:
+        """Portraits (B, R, 3, S, S) in [-1, 1] to what they show, in the head's frame.
+
+        Cameras are not asked for. The R portraits of a person are fused by their mean: their order is
+        nothing, and copies of one portrait are that portrait. Raises InputError on portraits of another
+        shape.
+        """
+        side = self.config.image_size
+        shape = tuple(portraits.shape)
+        if portraits.ndim != 5 or portraits.shape[1] < 1 or portraits.shape[2:] != (3, side, side):
+            raise InputError(
+                f"noise prior: portraits have shape {shape}; (B, R, 3, {side}, {side}) is wanted"
+            )
+        count = portraits.shape[1]
+        pyramid, code = self.encoder(portraits.flatten(0, 1))
+        lift_side = self.config.lift_side
+        volume = self.volume(pyramid[lift_side], pyramid[lift_side // 2], code)
+        return Canonical(
+            self.grow(volume.unflatten(0, (-1, count)).mean(1)),
+            self.surroundings(code.unflatten(0, (-1, count)).mean(1)),
+        )
+
+    def proxies(
+        self, canonical: Canonical, cameras: Tensor, draw: torch.Generator | None = None, chunk: int = 0
+    ) -> Proxies:
+        """Ĩ seen by EG3D cameras (B, V, 25), with depth and alpha, for training.
+
+        With a generator the depths along rays are drawn, without one they are fixed. `chunk` rays of a view
+        are rendered at a time (0: all), which changes nothing but memory. Raises InputError on cameras of
+        another shape.
+        """
+        people = len(canonical.volume)
+        if cameras.ndim != 3 or cameras.shape[0] != people or cameras.shape[2] != LABEL_SIZE:
+            raise InputError(
+                f"noise prior: cameras have shape {tuple(cameras.shape)}; "
+                f"({people}, V, {LABEL_SIZE}), EG3D labels for each of {people} people, is wanted"
+            )
+        views, side = cameras.shape[1], self.config.rendering_size
+        seen, directions = self._march(canonical, cameras.flatten(0, 1).float(), draw, chunk)
+        behind = look_up(
+            canonical.surroundings.float(), directions.unflatten(0, (people, views)).flatten(1, 2)
+        )
+        behind = behind.unflatten(1, (views, side**2)).flatten(0, 1)
+        alpha = seen.alpha.unsqueeze(-1)
+        features = torch.cat([seen.features + (1 - alpha) * behind, alpha], dim=-1)
+        features = features.transpose(1, 2).unflatten(2, (side, side)).to(self.dtype)
+        shape = (people, views, side, side)
+        return Proxies(
+            self.decoder(features).unflatten(0, (people, views)),
+            seen.depth.reshape(shape),
+            seen.alpha.reshape(shape),
+        )
+
+    def _march(
+        self, canonical: Canonical, cameras: Tensor, draw: torch.Generator | None, chunk: int
+    ) -> tuple[Rendered, Tensor]:
+        """The head alone, from cameras (B·V, 25); and the rays' directions (B·V, P, 3)."""
+        people = len(canonical.volume)
+        volume = canonical.volume.float()
+
+        def field(points: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG001
+            return self._at(volume, points.reshape(people, -1, 3), points.shape)
+
+        cast = rays(cameras, self.config.rendering_size)
+        sampling = replace(self.sampling, chunk=chunk)
+        near, far = around_origin(cameras, self.extent)
+        return render(field, cast, near, far, sampling, draw), cast.directions
+
+    def _at(self, volume: Tensor, points: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
+        """Features and raw densities at points (B, M, 3) of each person, laid out as `shape` (N, P, K, 3)."""
+        grid = points / self.extent
+        sampled = F.grid_sample(volume, grid[:, :, None, None], align_corners=False)
+        values = self.field(sampled[..., 0, 0].transpose(1, 2).to(self.dtype)).float()
+        inside = grid.detach().abs().amax(-1) < 1
+        raw = torch.where(inside, values[..., -1], EMPTY)
+        return values[..., :-1].reshape(*shape[:3], -1), raw.reshape(shape[:3])
+
+    def render(self, canonical: Canonical, cameras: Tensor, chunk: int = 0) -> Tensor:
+        """Ĩ (B, V, 3, S, S) in [-1, 1] at EG3D cameras (B, V, 25); as `proxies`."""
+        return self.proxies(canonical, cameras, chunk=chunk).images.float().clamp(-1, 1)
+
+    def forward(self, portraits: Tensor, cameras: Tensor) -> Tensor:
+        """Portraits (B, R, 3, S, S) in [-1, 1] and cameras (B, V, 25) to Ĩ (B, V, 3, S, S) in [-1, 1]."""
+        return self.render(self.encode(portraits), cameras)

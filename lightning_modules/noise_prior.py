@@ -1,0 +1,142 @@
+"""The noise prior S (3.4, A.1) on its own: portraits in, blurry proxies of other views out.
+
+Shape letters: B people, R portraits of each, V views, S image side, s the side of what S renders.
+"""
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lightning_modules.networks.noise_prior import NoisePrior, Proxies
+from lightning_modules.optimization import Learning, step_generator
+from lightning_modules.parts import StageCard
+from lightning_modules.perceptual import PerceptualLoss, PerceptualWeights
+from lightning_modules.trained_part import TrainedPart
+from shards.cameras import LABEL_SIZE
+
+Batch = dict[str, Any]
+LEARNING = Learning(rate=5e-4, decay="cosine", warmup_steps=200)
+DTYPES = {"float16": torch.float16, "float32": torch.float32}
+SHOWN_VIEWS = 3
+
+
+class NoisePriorStage(TrainedPart):
+    """Trains S on batches of `PortraitViewsDataModule`: L2 + perceptual distance of Ĩ to the target (A.1).
+
+    `prior`: the network. `perceptual`: whose features are compared; "vgg16" is the paper's.
+    `perceptual_weight`: what their distance counts, beside the mean squared error of images in [-1, 1].
+    `mirror`: whether half of the people, picked at random, come mirrored, their images and cameras alike.
+    A step sees of each person's R portraits the first r, r drawn from 1 to R.
+    """
+
+    stage: ClassVar[str] = "noise_prior"
+    part: ClassVar[str] = "prior"
+
+    def __init__(
+        self,
+        prior: NoisePrior,
+        learning: Learning = LEARNING,
+        perceptual: PerceptualWeights = "efficientnet-lite0",
+        perceptual_weight: float = 0.02,
+        mirror: bool = False,
+        export_dtype: Literal["float16", "float32"] = "float16",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["prior", "learning"])
+        self.learning = learning
+        self.prior = prior
+        self.perceptual = PerceptualLoss(perceptual)
+
+    @property
+    def card(self) -> StageCard:
+        """S belongs to no backbone: it makes images."""
+        return StageCard(self.stage, self.part, "", {"perceptual": self.hparams.perceptual})
+
+    @property
+    def export_dtype(self) -> torch.dtype:
+        """Half precision, or full."""
+        return DTYPES[self.hparams.export_dtype]
+
+    def losses(self, proxies: Proxies, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """L2 and perceptual distance of Ĩ to targets (B, V, 3, S, S), scalars."""
+        images, targets = proxies.images.float().flatten(0, 1), targets.flatten(0, 1)
+        return F.mse_loss(images, targets), self.perceptual(images, targets)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The weighted sum of both losses, with depths along rays drawn at random; each is logged."""
+        draw = step_generator(self, self.hparams.seed, batch_idx)
+        if self.hparams.mirror:
+            batch = mirrored(batch, draw)
+        references = batch["reference"]
+        count = int(torch.randint(references.shape[1], (), generator=draw)) + 1
+        proxies = self.prior.proxies(self.prior.encode(references[:, :count]), batch["camera"], draw)
+        squared, perceptual = self.losses(proxies, batch["target"])
+        loss = squared + self.hparams.perceptual_weight * perceptual
+        self.log_dict({"train/l2": squared, f"train/perceptual[{self.perceptual.weights}]": perceptual})
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """`val/loss` and `val/PSNR` in dB, the mean over people; nothing in them is drawn.
+
+        `val/PSNR_reference` is what returning the first portrait would have.
+        """
+        proxies = self.prior.proxies(self.prior.encode(batch["reference"]), batch["camera"])
+        valid, targets = batch["valid"].float(), batch["target"]
+        rows = zip(proxies.images, targets, strict=True)
+        perceptual = torch.stack([self.perceptual(image.float(), target) for image, target in rows])
+        squared = (proxies.images.float() - targets).square().mean((1, 2, 3, 4))
+        loss = squared + self.hparams.perceptual_weight * perceptual
+        self.log_mean("val/loss", loss, valid, prog_bar=True)
+        self.log_mean("val/PSNR", psnr(proxies.images.float().clamp(-1, 1), targets), valid, prog_bar=True)
+        self.log_mean("val/PSNR_reference", psnr(batch["reference"][:, :1], targets), valid)
+
+    @torch.no_grad()
+    def pictures(self, batch: Batch) -> dict[str, Tensor]:
+        """{"proxies": (B, P, 3, S, S)} in [-1, 1]: a portrait, then target, Ĩ and depth of a few views."""
+        targets, cameras = batch["target"][:, :SHOWN_VIEWS], batch["camera"][:, :SHOWN_VIEWS]
+        proxies = self.prior.proxies(self.prior.encode(batch["reference"]), cameras)
+        images = proxies.images.float().clamp(-1, 1)
+        depths = shown_depth(proxies, targets.shape[-1])
+        views = torch.stack([targets, images, depths], dim=2).flatten(1, 2)
+        return {"proxies": torch.cat([batch["reference"][:, :1], views], dim=1)}
+
+
+def psnr(images: Tensor, targets: Tensor) -> Tensor:
+    """PSNR in dB (B,) of images in [-1, 1] against targets (B, V, 3, S, S), the mean over views."""
+    mse = (images - targets).div(2).square().mean((2, 3, 4))
+    return (-10 * mse.clamp_min(1e-10).log10()).mean(1)
+
+
+def shown_depth(proxies: Proxies, size: int) -> Tensor:
+    """Depth as grey (B, V, 3, size, size) in [-1, 1]: from the nearest, white, to the farthest of all, black;
+    black too where there is no head."""
+    depth, alpha = proxies.depth.float(), proxies.alpha.float()
+    low, high = depth.amin((1, 2, 3), keepdim=True), depth.amax((1, 2, 3), keepdim=True)
+    grey = (high - depth) / (high - low).clamp_min(1e-6) * alpha
+    shown = F.interpolate(grey.mul(2).sub(1), size=(size, size), mode="nearest")
+    return shown.unsqueeze(2).expand(-1, -1, 3, -1, -1)
+
+
+def mirrored(batch: Batch, draw: torch.Generator) -> Batch:
+    """The batch with all images and cameras of about half of its people mirrored."""
+    chosen = torch.rand(len(batch["key"]), generator=draw).lt(0.5).to(batch["target"].device)
+    images = {
+        name: torch.where(chosen.view(-1, 1, 1, 1, 1), batch[name].flip(-1), batch[name])
+        for name in ("reference", "target")
+    }
+    camera = torch.where(chosen.view(-1, 1, 1), mirrored_labels(batch["camera"]), batch["camera"])
+    return batch | images | {"camera": camera}
+
+
+def mirrored_labels(labels: Tensor) -> Tensor:
+    """EG3D labels (…, 25) of the cameras that see a world mirrored at x = 0 as mirror images."""
+    axes = torch.tensor([-1.0, 1.0, 1.0, 1.0])
+    signs, offsets = torch.ones(LABEL_SIZE), torch.zeros(LABEL_SIZE)
+    signs[:16] = torch.outer(axes, axes).flatten()
+    signs[17:19] = -1  # skew and the principal point's x
+    offsets[18] = 1
+    return labels * signs.to(labels) + offsets.to(labels)
