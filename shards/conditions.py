@@ -1,11 +1,28 @@
 """Condition images for sources that have none: for each view another person at the same camera (3.3)."""
 
+from functools import cached_property
 from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shards.renderers.base import Renderer
+from shards.renderers.registry import open_renderer
+
+
+class RenderedConditions:
+    """What sources have in common whose conditions are drawn by the renderer named `conditions`: it is opened
+    when the first frame needs it, in the process that does."""
+
+    conditions: str
+
+    def condition_images(self, key: str, cameras: NDArray[np.float32], size: int) -> NDArray[np.uint8]:
+        """The conditions (K, S, S, 3) of the sample `key` at its cameras (K, 25)."""
+        return render_conditions(self._renderer, key, cameras, size)
+
+    @cached_property
+    def _renderer(self) -> Renderer:
+        return open_renderer(self.conditions)
 
 
 def render_conditions(

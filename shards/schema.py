@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from shards.arrays import parse_npy
 from shards.cameras import LABEL_SIZE, check_labels
 from shards.errors import InputError
 
@@ -201,21 +202,16 @@ def decode_meta(data: bytes) -> SampleMeta:
 
 def decode_cameras(data: bytes, count: int) -> NDArray[np.float32]:
     """The cameras (count, 25) of a sample, nothing else accepted: not pickles, other types, other shapes."""
-    file = io.BytesIO(data)
     try:
-        version = np.lib.format.read_magic(file)
-        if version != (1, 0):
-            raise SampleError(f"{CAMERAS} has npy version {version}")
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file, max_header_size=1000)
+        cameras = parse_npy(data)
     except ValueError as error:
         raise SampleError(f"{CAMERAS}: {error}") from error
-    if fortran or dtype != np.dtype("<f4") or shape != (count, LABEL_SIZE):
-        raise SampleError(f"{CAMERAS} holds {dtype} {shape}, not float32 {(count, LABEL_SIZE)}")
-    body = data[file.tell() :]
-    if len(body) != 4 * count * LABEL_SIZE:
-        raise SampleError(f"{CAMERAS} is cut off")
+    if cameras.dtype != np.dtype("<f4") or cameras.shape != (count, LABEL_SIZE):
+        raise SampleError(
+            f"{CAMERAS} holds {cameras.dtype} {cameras.shape}, not float32 {(count, LABEL_SIZE)}"
+        )
     try:
-        return check_labels(np.frombuffer(body, "<f4").reshape(shape), CAMERAS)
+        return check_labels(cameras, CAMERAS)
     except InputError as error:
         raise SampleError(str(error)) from error
 

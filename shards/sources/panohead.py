@@ -9,7 +9,6 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
@@ -22,13 +21,14 @@ from shards.alignment.detection import FaceDetector, choose
 from shards.alignment.head import HeadFrame, NoHeadError, locate_head
 from shards.alignment.photos import SUFFIXES, open_photo
 from shards.alignment.virtual import virtual_view
+from shards.arrays import parse_npy
 from shards.cameras import LABEL_SIZE, check_labels, split_label
-from shards.conditions import render_conditions
+from shards.conditions import RenderedConditions
 from shards.errors import InputError
-from shards.renderers.base import Renderer
-from shards.renderers.registry import check_renderer, open_renderer
+from shards.renderers.registry import check_renderer
 from shards.schema import Sample, SampleMeta
 from shards.skips import Skip
+from shards.sources.splits import Shares, split_by_hash
 
 LABEL_FILES = ("dataset.json", "label.json")
 MAX_LABEL_BYTES = 1 << 30
@@ -62,7 +62,7 @@ class _Picture(NamedTuple):
         return to_pixels @ split_label(self.label.astype(np.float64))[1]
 
 
-class PanoHeadFolder:
+class PanoHeadFolder(RenderedConditions):
     """One frame for each identity of a folder, of all its images.
 
     An image belongs to the identity that its folder is named after, or, where all lie in one folder, to what
@@ -70,6 +70,7 @@ class PanoHeadFolder:
     """
 
     name = "panohead"
+    _detector = FaceDetector()
 
     def __init__(
         self,
@@ -101,13 +102,12 @@ class PanoHeadFolder:
         """
         if size < 16 or min_views < 2 or max_views < min_views:
             raise InputError("give --size of 16 or more, and --max_views not below --min_views, 2 or more")
-        if min(val_share, test_share) < 0 or val_share + test_share >= 1:
-            raise InputError("--val_share and --test_share leave some to train on, and are not negative")
         check_renderer(conditions)
         self.root, self.size, self.convention = Path(root), size, convention
         self.conditions, self.licence = conditions, licence
         self.min_views, self.max_views, self.min_inside = min_views, max_views, min_inside
-        self.shares = (val_share, test_share)
+        self.shares = Shares(val_share, test_share)
+        self.shares.check()
         self._heads = self._group(find_images(self.root))
         self.settings: dict[str, Any] = {
             "root": root,
@@ -152,7 +152,7 @@ class PanoHeadFolder:
         sample = Sample(
             meta=meta,
             views=np.stack([crop.image for crop in kept]),
-            conditions=render_conditions(self._renderer, meta.key, cameras, self.size),
+            conditions=self.condition_images(meta.key, cameras, self.size),
             cameras=cameras,
             masks=np.stack(masks) if len(masks) == len(kept) else None,
         )
@@ -167,13 +167,8 @@ class PanoHeadFolder:
         for identity, members in sorted(groups.items()):
             places = np.linspace(0, len(members) - 1, min(len(members), self.max_views)).round().astype(int)
             chosen = tuple(members[place] for place in places)
-            heads.append(Head(identity, self._split(identity), chosen))
+            heads.append(Head(identity, split_by_hash(f"panohead {identity}", self.shares), chosen))
         return heads
-
-    def _split(self, identity: str) -> str:
-        place = int.from_bytes(sha256(f"panohead {identity}".encode()).digest()[:8], "big") / 2**64
-        val, test = self.shares
-        return "val" if place < val else "test" if place < val + test else "train"
 
     def _open(self, unit: Head) -> tuple[list[_Picture], list[Skip]]:
         pictures: list[_Picture] = []
@@ -219,14 +214,6 @@ class PanoHeadFolder:
             return None
         turned = None if mask is None else view.cut(mask, self.size)
         return _Picture(view.cut(image, self.size), turned, view.camera)
-
-    @cached_property
-    def _detector(self) -> FaceDetector:
-        return FaceDetector()
-
-    @cached_property
-    def _renderer(self) -> Renderer:
-        return open_renderer(self.conditions)
 
 
 def find_images(root: Path) -> dict[str, tuple[float, ...] | None]:
@@ -276,12 +263,12 @@ def _own_label(image: Path) -> tuple[float, ...]:
         raise InputError(f"{path.name}: larger than a label can be")
     try:
         if path.suffix == ".npy":
-            values = np.load(path, allow_pickle=False)
+            values = parse_npy(path.read_bytes())
         else:
             values = json.loads(path.read_bytes())
             values = values.get("label", values.get("labels")) if isinstance(values, dict) else values
         numbers = np.asarray(values, dtype=np.float64).ravel()
-    except (ValueError, TypeError, EOFError, RecursionError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise InputError(f"{path.name}: its label is not {LABEL_SIZE} numbers") from error
     return tuple(numbers.tolist())
 

@@ -3,7 +3,6 @@
 import re
 from collections import Counter
 from collections.abc import Sequence
-from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,9 @@ from shards.alignment.camera import see_through
 from shards.alignment.crop import Square, cut
 from shards.alignment.detection import FaceDetector
 from shards.alignment.photos import open_photo, photo_files
-from shards.conditions import render_conditions
+from shards.conditions import RenderedConditions
 from shards.errors import InputError
-from shards.renderers.base import Renderer
-from shards.renderers.registry import check_renderer, open_renderer
+from shards.renderers.registry import check_renderer
 from shards.schema import Sample, SampleMeta
 from shards.skips import Skip
 
@@ -28,10 +26,11 @@ NOT_A_KEY = re.compile(r"[^A-Za-z0-9_+=@]+")
 LONGEST_NAME = 40
 
 
-class WildPortraits:
+class WildPortraits(RenderedConditions):
     """One test frame of one view for each photo below a folder, with a condition at its estimated camera."""
 
     name = "wild"
+    _detector = FaceDetector()
 
     def __init__(
         self,
@@ -90,7 +89,7 @@ class WildPortraits:
             attributes={"photo": unit},
         )
         cameras = camera[None]
-        conditions = render_conditions(self._renderer, meta.key, cameras, self.size)
+        conditions = self.condition_images(meta.key, cameras, self.size)
         return [Sample(meta=meta, views=image[None], conditions=conditions, cameras=cameras)]
 
     def _portrait(self, photo: Image.Image) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
@@ -101,14 +100,6 @@ class WildPortraits:
         side = min(photo.size)
         middle = Square((photo.width - side) / 2, (photo.height - side) / 2, side)
         return np.array(cut(photo, middle, self.size)), see_through(found.camera, found.square, middle)
-
-    @cached_property
-    def _detector(self) -> FaceDetector:
-        return FaceDetector()
-
-    @cached_property
-    def _renderer(self) -> Renderer:
-        return open_renderer(self.conditions)
 
 
 def identity_of(photo: str, shared: bool = False) -> str:

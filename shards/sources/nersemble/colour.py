@@ -1,12 +1,13 @@
 """Colour corrections of both versions of NeRSemble: images → images, sRGB in [0, 1]."""
 
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from shards.arrays import parse_npy
 
 Colours = NDArray[np.float64]
 Correction = Callable[[Colours], Colours]
@@ -112,4 +113,4 @@ def _bounded(path: Path) -> bytes:
 
 
 def _load_matrix(path: Path) -> Colours:
-    return np.asarray(np.load(io.BytesIO(_bounded(path)), allow_pickle=False), dtype=np.float64)
+    return np.asarray(parse_npy(_bounded(path)), dtype=np.float64)

@@ -60,7 +60,7 @@ class Footage(ABC):
 def open_footage(take: Take) -> Footage:
     """The footage of a take."""
     if take.kind == "videos":
-        return VideoFootage(_videos(take.folder), _videos(take.mattes) if take.mattes else {})
+        return VideoFootage(videos(take.folder), videos(take.mattes) if take.mattes else {})
     if take.kind == "moments":
         return StillFootage(_moments(take.folder, PAPER_IMAGES), _moments(take.folder, PAPER_MATTES))
     return StillFootage(_numbered(take.folder), _numbered(take.mattes) if take.mattes else {})
@@ -174,7 +174,8 @@ class _Stream:
         self._capture.release()
 
 
-def _videos(folder: Path) -> dict[str, Path]:
+def videos(folder: Path) -> dict[str, Path]:
+    """The MP4s in a folder by camera."""
     matches = ((VIDEO.fullmatch(path.name), path) for path in sorted(folder.iterdir()))
     return {match[1]: path for match, path in matches if match}
 

@@ -4,6 +4,7 @@ The releases and the tools around them lay the same recordings out differently; 
 are, whatever the layout. Nothing here opens a video or lists the frames of a take.
 """
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ NUMBERED = re.compile(r"cam_(\d+)_(\d+)\.(?:png|jpg)")
 MOMENT = re.compile(r"frame_(\d+)")
 EXTRACTED = ("images", "images_2", "images_4")
 BENCHMARKS = ("nvs", "mono_flame_avatar")
+SINGLE_VIEWS = "svfr"  # the benchmark's part of single images, which have no calibration
 PAPER_IMAGES, PAPER_MATTES = "images-2x-73fps", "alpha_map-73fps"
 NOT_A_PERFORMANCE = "BACKGROUND"
 
@@ -54,9 +56,24 @@ def find_takes(root: Path, layout: str | None = None) -> tuple[str, list[Take]]:
         takes = sorted(LAYOUTS[name](root), key=lambda take: (take.participant, take.sequence))
         if takes:
             return name, takes
+    if (singles := single_views(root)) is not None:
+        raise InputError(
+            f"--root {root}: {SINGLE_VIEWS} holds single views without calibration, which are no frames; as"
+            f" portraits: python -m shards.build wild --root {singles}"
+        )
     raise InputError(
         f"--root {root}: no NeRSemble recordings in any known layout ({', '.join(LAYOUTS)}); the root is the"
         " folder that holds the participants' folders, or sequence_*_part-* and camera_params"
+    )
+
+
+def single_views(root: Path) -> Path | None:
+    """The folder of the benchmark's single images, if they are there."""
+    people = _participants(root / SINGLE_VIEWS)
+    return (
+        root / SINGLE_VIEWS
+        if any((view / "rgb.png").is_file() for p in people for view in p.iterdir())
+        else None
     )
 
 
@@ -85,17 +102,42 @@ def _v1(root: Path) -> Iterator[Take]:
 def _paper(root: Path) -> Iterator[Take]:
     for person in _participants(root):
         for sequence in _sequences(person / "sequences"):
-            if any((moment / PAPER_IMAGES).is_dir() for moment in _folders(sequence, MOMENT)):
+            if any((sequence / name / PAPER_IMAGES).is_dir() for name in _names(sequence, MOMENT)):
                 yield _take(root, person, sequence, "moments", sequence)
 
 
 def _vhap(root: Path) -> Iterator[Take]:
     for person in _participants(root):
         parent = person / "sequences" if (person / "sequences").is_dir() else person
-        for sequence in _sequences(parent):
-            images = next((sequence / n for n in EXTRACTED if _holds(sequence / n, NUMBERED)), None)
-            if images is not None:
-                yield _take(root, person, sequence, "numbered", images, _folder(sequence / "alpha_maps"))
+        yield from _extracted(root, person, parent)
+    yield from _extracted_alone(root)
+
+
+def _extracted(root: Path, person: Path, parent: Path) -> Iterator[Take]:
+    for sequence, images in _extractions(parent):
+        yield _take(root, person, sequence, "numbered", images, _folder(sequence / "alpha_maps"))
+
+
+def _extracted_alone(root: Path) -> Iterator[Take]:
+    """One participant's sequences: the root is the participant's folder, or the `sequences` in it."""
+    here = Path(os.path.abspath(root))
+    person = here.parent if here.name == "sequences" else here
+    if next(_extractions(here), None) is None:
+        return
+    if not PARTICIPANT.fullmatch(person.name):
+        raise InputError(
+            f"--root {root}: sequences that VHAP extracted, but whose? Name the folder that holds them by the"
+            " participant's number, e.g. 074"
+        )
+    yield from _extracted(person.parent, person, here)
+
+
+def _extractions(parent: Path) -> Iterator[tuple[Path, Path]]:
+    """The sequences in a folder that have extracted images, and where."""
+    for sequence in _sequences(parent):
+        images = next((sequence / name for name in EXTRACTED if _holds(sequence / name, NUMBERED)), None)
+        if images is not None:
+            yield sequence, images
 
 
 LAYOUTS: dict[str, Callable[[Path], Iterator[Take]]] = {
@@ -134,9 +176,7 @@ def _sequences(folder: Path) -> list[Path]:
 
 
 def _folders(parent: Path, pattern: re.Pattern[str]) -> list[Path]:
-    if not parent.is_dir():
-        return []
-    return sorted(path for path in parent.iterdir() if pattern.fullmatch(path.name) and path.is_dir())
+    return sorted(path for path in (parent / name for name in _names(parent, pattern)) if path.is_dir())
 
 
 def _folder(path: Path) -> Path | None:
@@ -144,4 +184,11 @@ def _folder(path: Path) -> Path | None:
 
 
 def _holds(folder: Path, pattern: re.Pattern[str]) -> bool:
-    return folder.is_dir() and any(pattern.fullmatch(path.name) for path in folder.iterdir())
+    return next(_names(folder, pattern), None) is not None
+
+
+def _names(folder: Path, pattern: re.Pattern[str]) -> Iterator[str]:
+    """The names in a folder that match, as they come: a take may have a hundred thousand."""
+    if folder.is_dir():
+        with os.scandir(folder) as entries:
+            yield from (entry.name for entry in entries if pattern.fullmatch(entry.name))

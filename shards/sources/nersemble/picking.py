@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import sha256
-from typing import NamedTuple
 
 import numpy as np
 
 from shards.sources.nersemble.layouts import Take
+from shards.sources.splits import Shares, split_by_hash
 
 # Participants of public benchmarks: whoever trains on them cannot be compared with there.
 NVS_BENCHMARK = (388, 422, 443, 445, 475)
@@ -33,22 +32,12 @@ class Pick:
     places: tuple[float, ...]
 
 
-class Shares(NamedTuple):
-    """The share of participants, beside those held out, kept for validation and for testing."""
-
-    val: float
-    test: float
-
-
 def split_of(participant: str, shares: Shares) -> str:
     """The split of a participant ("018"): the benchmarks' are for testing; the others fall by a hash of their
     number, so that whatever is downloaded later leaves them where they are."""
     if participant in HELD_OUT:
         return "test"
-    place = int.from_bytes(sha256(f"nersemble {participant}".encode()).digest()[:8], "big") / 2**64
-    if place < shares.val:
-        return "val"
-    return "test" if place < shares.val + shares.test else "train"
+    return split_by_hash(f"nersemble {participant}", shares)
 
 
 def pick_frames(takes: Sequence[Take], frames: dict[str, int], shares: Shares, seed: int) -> list[Pick]:

@@ -3,7 +3,6 @@
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -15,29 +14,31 @@ from PIL import Image
 from shards.alignment.detection import FaceDetector, choose
 from shards.alignment.head import HeadFrame, NoHeadError, locate_head
 from shards.alignment.virtual import virtual_view
-from shards.conditions import render_conditions
+from shards.conditions import RenderedConditions
 from shards.errors import InputError
-from shards.renderers.base import Renderer
-from shards.renderers.registry import check_renderer, open_renderer
+from shards.renderers.registry import check_renderer
 from shards.schema import Sample, SampleMeta
 from shards.skips import Skip
 from shards.sources.nersemble.calibration import CalibrationError, PinholeCamera, load_cameras
 from shards.sources.nersemble.colour import ColourError, corrected, load_correction
-from shards.sources.nersemble.footage import Picture, open_footage
-from shards.sources.nersemble.layouts import Take, find_takes
-from shards.sources.nersemble.picking import Pick, Shares, instants_at, pick_frames
+from shards.sources.nersemble.footage import Picture, open_footage, videos
+from shards.sources.nersemble.layouts import Take, find_takes, single_views
+from shards.sources.nersemble.picking import Pick, instants_at, pick_frames
+from shards.sources.splits import Shares
 
 log = logging.getLogger(__name__)
 
 LICENCE = "NeRSemble-terms-of-use"
 BACKGROUNDS = {"white": 255, "black": 0}
+LEAST = {"frames": 1, "size": 16, "min_views": 2, "val_frames": 0, "test_frames": 0, "seed": 0}
 
 
-class NersembleCapture:
+class NersembleCapture(RenderedConditions):
     """Frames of NeRSemble, each seen by up to sixteen cameras, cut out by virtual cameras that look at the
     head."""
 
     name = "nersemble"
+    _detector = FaceDetector()
 
     def __init__(
         self,
@@ -71,38 +72,20 @@ class NersembleCapture:
             conditions: the renderer of the condition images
             min_views: frames with fewer views are skipped
         """
-        for option, value, least in (("frames", frames, 1), ("size", size, 16), ("min_views", min_views, 2)):
-            if value < least:
-                raise InputError(f"--{option} {value}: give {least} or more")
-        if min(val_frames, test_frames, seed, val_share, test_share) < 0 or val_share + test_share >= 1:
-            raise InputError("--val_* and --test_* cannot be negative, and the shares leave some to train on")
+        settings = {name: value for name, value in locals().items() if name != "self"}
+        for option, least in LEAST.items():
+            if settings[option] < least:
+                raise InputError(f"--{option} {settings[option]}: give {least} or more")
+        shares = Shares(val_share, test_share)
+        shares.check()
         check_renderer(conditions)
         self.size, self.colour, self.background = size, colour, background
         self.conditions, self.min_views = conditions, min_views
-        self.layout, takes = find_takes(Path(root), layout)
+        self.layout, takes = _usable_takes(Path(root), layout, min_views)
         wanted = {"train": frames, "val": val_frames, "test": test_frames}
-        self._picks = pick_frames(takes, wanted, Shares(val_share, test_share), seed)
-        people = {take.participant for take in takes}
-        log.info(
-            "%s: NeRSemble, layout %s: %d participants, %d sequences; %d frames of %d sequences are taken",
-            *(root, self.layout, len(people), len(takes), self._count(), len(self._picks)),
-        )
-        self.settings: dict[str, Any] = {
-            "root": root,
-            "layout": self.layout,
-            "frames": frames,
-            "val_frames": val_frames,
-            "test_frames": test_frames,
-            "val_share": val_share,
-            "test_share": test_share,
-            "size": size,
-            "seed": seed,
-            "colour": colour,
-            "background": background,
-            "conditions": conditions,
-            "min_views": min_views,
-            "picked": _digest(self._picks),
-        }
+        self._picks = pick_frames(takes, wanted, shares, seed)
+        log.info("%s: NeRSemble, layout %s: %s", root, self.layout, _counts(takes, self._picks))
+        self.settings: dict[str, Any] = settings | {"layout": self.layout, "picked": _digest(self._picks)}
 
     def units(self) -> Sequence[Pick]:
         """The takes that frames are picked from."""
@@ -159,7 +142,7 @@ class NersembleCapture:
         return Sample(
             meta=meta,
             views=np.stack([cut.image for cut in cuts]),
-            conditions=render_conditions(self._renderer, meta.key, cameras_seen, self.size),
+            conditions=self.condition_images(meta.key, cameras_seen, self.size),
             cameras=cameras_seen,
             masks=np.stack(mattes) if len(mattes) == len(cuts) else None,
         )
@@ -186,17 +169,6 @@ class NersembleCapture:
             image = np.round(blended).astype(np.uint8)
         return _Cut(image, matte, view.camera)
 
-    @cached_property
-    def _detector(self) -> FaceDetector:
-        return FaceDetector()
-
-    @cached_property
-    def _renderer(self) -> Renderer:
-        return open_renderer(self.conditions)
-
-    def _count(self) -> int:
-        return sum(len(pick.places) for pick in self._picks)
-
 
 class _Cut(NamedTuple):
     """A crop (S, S, 3), its matte (S, S) and label (25,)."""
@@ -208,6 +180,29 @@ class _Cut(NamedTuple):
 
 class _UnusableError(ValueError):
     """A frame cannot be used."""
+
+
+def _usable_takes(root: Path, layout: str | None, min_views: int) -> tuple[str, list[Take]]:
+    """The layout and its takes; of the benchmark those that are meant to have enough cameras. What is left
+    out is logged. Raises InputError where nothing is left."""
+    layout, takes = find_takes(root, layout)
+    if layout != "benchmark":
+        return layout, takes
+    usable = [take for take in takes if len(videos(take.folder)) >= min_views]
+    if not usable:
+        raise InputError(f"--root {root}: no sequence has --min_views {min_views} cameras; try fewer")
+    if few := len(takes) - len(usable):
+        log.info("%s: %d sequences of fewer than --min_views %d cameras are left out", root, few, min_views)
+    if (singles := single_views(root)) is not None:
+        log.info("%s: single views without calibration: python -m shards.build wild reads them", singles)
+    return layout, usable
+
+
+def _counts(takes: Sequence[Take], picks: Sequence[Pick]) -> str:
+    people = {take.participant for take in takes}
+    frames = sum(len(pick.places) for pick in picks)
+    found = f"{len(people)} participants, {len(takes)} sequences"
+    return f"{found}; {frames} frames of {len(picks)} sequences are taken"
 
 
 def _calibrated(take: Take) -> dict[str, PinholeCamera]:
