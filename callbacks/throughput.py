@@ -14,7 +14,7 @@ class Throughput(pl.Callback):
     for batches.
 
     Both are over the batches since they were last logged. Images are counted in the batch's tensor named
-    `count`: all its dimensions but the last three.
+    `count`, or in the cached latents in its place: all its dimensions but the last three.
     """
 
     def __init__(self, count: str = "target") -> None:
@@ -38,7 +38,8 @@ class Throughput(pl.Callback):
         batch_idx: int,
     ) -> None:
         """Counts; logs at the trainer's interval."""
-        self._images += torch.Size(batch[self.count].shape[:-3]).numel()
+        counted = batch[self.count if self.count in batch else f"{self.count}_moments"]
+        self._images += torch.Size(counted.shape[:-3]).numel()
         now = time.perf_counter()
         if (batch_idx + 1) % trainer.log_every_n_steps == 0:
             elapsed = now - self._since

@@ -1,16 +1,17 @@
 """`PortraitViewsDataModule`: reference, targets, conditions and cameras of many people, from mixed
 sources."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.utilities.rank_zero import rank_zero_warn
+from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch.utils.data import DistributedSampler
 
 from datamodules.loader import SkipLedger, StreamLoader, StreamProgress
 from datamodules.order import spread
-from datamodules.reading import Batch, ViewReader
+from datamodules.reading import Batch, Protocol, ViewReader
 from datamodules.sources import SourceBook, SourceConfig, Sources
 from datamodules.stream import EvaluationBatches, Stream, TrainBatches
 from shards.errors import InputError
@@ -29,6 +30,9 @@ class PortraitViewsDataModule(pl.LightningDataModule):
     in each of its epochs. Validation and test are finite, in fixed order and with fixed views; honour `valid`
     there.
 
+    A module that has a `vae_fingerprint` is trained on the latents that the shards hold of that VAE: its
+    training batches have no images where all frames have them.
+
     Args:
         sources: the sources by name, mixed by weight
         image_size: the side of the images in pixels; shards of another size are refused
@@ -36,6 +40,8 @@ class PortraitViewsDataModule(pl.LightningDataModule):
         references: R, portraits drawn of each frame (Eq. 5 takes several)
         targets: V, views to be generated of each frame
         conditions: whether to read the targets' condition images
+        protocol: novel_view draws targets beside the references; in reconstruction the references are the
+            targets, so that one view makes a frame, as in the shards of portraits in the wild
         num_workers: processes that decode, for each rank; 0 decodes in the training process
         seed: of the order and the draws
         shuffle_shards: how many shards are mixed at a time
@@ -64,6 +70,7 @@ class PortraitViewsDataModule(pl.LightningDataModule):
         max_skipped_share: float = 0.02,
         cache_dir: str = "shards/cache",
         cache_gb: float = 200.0,
+        protocol: Protocol = "novel_view",
     ) -> None:
         super().__init__()
         _at_least(1, image_size=image_size, batch_size=batch_size, shuffle_shards=shuffle_shards)
@@ -72,7 +79,8 @@ class PortraitViewsDataModule(pl.LightningDataModule):
         _at_least(0, max_skipped_share=max_skipped_share, test_frames=test_frames or 0)
         self.batch_size = batch_size
         self._configs = sources
-        self._reader = ViewReader(image_size, references, targets, conditions)
+        self._reader = ViewReader(image_size, references, targets, conditions, protocol)
+        self._vae: str | None = None
         self._num_workers = num_workers
         self._seed = seed
         self._shuffle_shards = shuffle_shards
@@ -88,6 +96,7 @@ class PortraitViewsDataModule(pl.LightningDataModule):
         self._book = self._book or SourceBook(self._configs, self._cache)
         if stage == "fit":
             self._splits["train"] = self._book.require("train", self._reader, self._max_skipped_share)
+            self._vae = self._wanted_latents()
             if self._global_step() == 0:
                 self._progress = StreamProgress()
         if stage in ("fit", "validate") and self._budgets["val"] != 0:
@@ -145,7 +154,18 @@ class PortraitViewsDataModule(pl.LightningDataModule):
 
     def _stream(self) -> Stream:
         train = self._splits["train"]
-        return Stream(train.frames, train.weights, self._seed, self._shuffle_shards, self._reader)
+        reader = replace(self._reader, vae=self._vae)
+        return Stream(train.frames, train.weights, self._seed, self._shuffle_shards, reader)
+
+    def _wanted_latents(self) -> str | None:
+        """The fingerprint of the trained module's VAE, if it has one; says whose latents the shards hold."""
+        module = self.trainer.lightning_module if self.trainer is not None else None
+        vae: str | None = getattr(module, "vae_fingerprint", None)
+        for frames in self._splits["train"].frames if vae is not None else ():
+            for name in sorted({shard.vae for shard in frames.shards if shard.vae is not None}):
+                use = "they are used" if name == vae else f"this VAE is {vae}, images are encoded"
+                rank_zero_info(f"source {frames.name}: latents of the VAE {name} are in the shards: {use}")
+        return vae
 
     def _description(self) -> dict[str, Any]:
         """What the order of the stream depends on."""

@@ -3,16 +3,16 @@
 B frames, R references, V targets, S image side.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from datamodules.order import Draw, draw_views
+from datamodules.order import Draw, draw_again, draw_views
 from shards.errors import InputError
 from shards.frames import Frame, FrameSet
 from shards.latents import decode_latents
@@ -31,29 +31,31 @@ from shards.schema import (
 )
 
 Batch = dict[str, Any]
+Protocol = Literal["novel_view", "reconstruction"]
 
 MAX_IN_A_ROW = 50
 
 
 class Moments(NamedTuple):
-    """Cached posterior moments of references (R, 2C, H, W) and targets (V, 2C, H, W), float16: mean, then log
-    variance; `vae` is the fingerprint of the VAE that made them."""
+    """Cached posterior moments of references (R, 2C, H, W) and targets (V, 2C, H, W), and of both mirrored,
+    float16: mean, then log variance."""
 
-    vae: str
     reference: NDArray[np.float16]
     target: NDArray[np.float16]
+    reference_mirrored: NDArray[np.float16]
+    target_mirrored: NDArray[np.float16]
 
 
 @dataclass(frozen=True)
 class Item:
-    """The drawn views of one frame: references (R, S, S, 3), targets and conditions (V, S, S, 3) uint8, and
-    their cameras (R, 25) and (V, 25); cached latents' `moments` where the frame has them. `skipped` names
-    damaged frames this one stands in for."""
+    """The drawn views of one frame: references (R, S, S, 3) and targets (V, S, S, 3) uint8, or the `moments`
+    of their latents instead; conditions (V, S, S, 3) uint8 where asked for; cameras (R, 25) and (V, 25).
+    `skipped` names damaged frames this one stands in for."""
 
     key: str
     identity: str
-    reference: Images
-    target: Images
+    reference: Images | None
+    target: Images | None
     condition: Images | None
     reference_camera: NDArray[np.float32]
     camera: NDArray[np.float32]
@@ -66,17 +68,29 @@ class Item:
 @dataclass(frozen=True)
 class ViewReader:
     """What is read of a frame: `references` and `targets` views, and the targets' conditions if `conditions`,
-    all `image_size` pixels wide."""
+    all `image_size` pixels wide.
+
+    In the protocol "reconstruction" the references are themselves the targets, and one view makes a frame.
+    `vae`: the fingerprint of the VAE whose cached latents are read, and not the images, of frames that have
+    them."""
 
     image_size: int
     references: int
     targets: int
     conditions: bool
+    protocol: Protocol = "novel_view"
+    vae: str | None = None
 
     @property
     def views(self) -> int:
         """How many views a frame must have."""
-        return self.references + self.targets
+        return self.references + (self.targets if self.protocol == "novel_view" else 0)
+
+    def draw(self, random: np.random.Generator, count: int) -> Draw:
+        """Which of a frame's `count` views are read as what."""
+        if self.protocol == "reconstruction":
+            return draw_again(random, count, self.references)
+        return draw_views(random, count, self.references, self.targets)
 
     def read(self, frame: Frame, split: str, random: np.random.Generator) -> Item:
         """Draw views of `frame` and decode those only. Raises SampleError where the frame is damaged or has
@@ -84,39 +98,38 @@ class ViewReader:
         count = count_views(frame.members)
         if count < self.views:
             raise SampleError(f"it has {count} views, {self.views} are drawn")
-        draw = draw_views(random, count, self.references, self.targets)
-        conditions = [condition_name(i) for i in draw.targets] if self.conditions else []
-        references, targets = ([view_name(i) for i in chosen] for chosen in (draw.references, draw.targets))
-        cached = [LATENTS] if LATENTS in frame.members else []
-        data = frame.read([META, CAMERAS, *references, *targets, *conditions, *cached])
+        draw = self.draw(random, count)
+        data = frame.read([META, CAMERAS])
         meta = decode_meta(data[META])
         if meta.split != split:
             raise InputError(
                 f"{frame.path}: the sample {frame.key} is of the split {meta.split}, not {split}"
             )
         cameras = decode_cameras(data[CAMERAS], count)
+        moments = self._moments(frame, count, draw)
         return Item(
             key=frame.key,
             identity=f"{meta.source}-{meta.identity}",
-            reference=self._images(data, references),
-            target=self._images(data, targets),
-            condition=self._images(data, conditions) if self.conditions else None,
+            reference=self._images(frame, map(view_name, draw.references)) if moments is None else None,
+            target=self._images(frame, map(view_name, draw.targets)) if moments is None else None,
+            condition=self._images(frame, map(condition_name, draw.targets)) if self.conditions else None,
             reference_camera=cameras[list(draw.references)],
             camera=cameras[list(draw.targets)],
-            moments=_moments(data[LATENTS], count, draw) if cached else None,
+            moments=moments,
         )
 
-    def _images(self, data: dict[str, bytes], names: Sequence[str]) -> Images:
-        images = np.empty((len(names), self.image_size, self.image_size, 3), dtype=np.uint8)
-        for image, name in zip(images, names, strict=True):
-            image[:] = decode_image(data[name], self.image_size)
-        return images
+    def _images(self, frame: Frame, members: Iterable[str]) -> Images:
+        return np.stack([decode_image(x, self.image_size) for x in frame.read(members).values()])
 
-
-def _moments(data: bytes, count: int, draw: Draw) -> Moments:
-    latents = decode_latents(data, count)
-    views = latents.views
-    return Moments(latents.fingerprint, views[list(draw.references)], views[list(draw.targets)])
+    def _moments(self, frame: Frame, count: int, draw: Draw) -> Moments | None:
+        """The moments of the drawn views, where our VAE's are there."""
+        if self.vae is None or LATENTS not in frame.members:
+            return None
+        latents = decode_latents(frame.read([LATENTS])[LATENTS], count)
+        if latents.fingerprint != self.vae:
+            return None
+        drawn = (list(draw.references), list(draw.targets))
+        return Moments(*(views[chosen] for views in (latents.views, latents.mirrored) for chosen in drawn))
 
 
 def first_readable(
@@ -146,12 +159,11 @@ def collate(items: Sequence[Item]) -> Batch:
     reference (B, R, 3, S, S), target and condition (B, V, 3, S, S) float32 in [-1, 1]; reference_camera (B,
     R, 25) and camera (B, V, 25) float32 EG3D labels; position (B,) int64 in the stream; valid (B,) bool,
     False for what only fills up the last batch of an evaluation; key, identity and skipped are lists of str.
-    Where all frames have latents of one VAE: reference_moments (B, R, 2C, H, W) and target_moments (B, V, 2C,
-    H, W) float32, mean and log variance, and `vae`, that VAE's fingerprint.
+    Items that have moments, all or none of them, give in place of reference and target: reference_moments (B,
+    R, 2C, H, W) and target_moments (B, V, 2C, H, W) float32, mean and log variance, and those of the mirrored
+    images, reference_mirrored_moments and target_mirrored_moments.
     """
     batch: Batch = {
-        "reference": _to_tensor([item.reference for item in items]),
-        "target": _to_tensor([item.target for item in items]),
         "reference_camera": torch.from_numpy(np.stack([item.reference_camera for item in items])),
         "camera": torch.from_numpy(np.stack([item.camera for item in items])),
         "position": torch.tensor([item.position for item in items]),
@@ -160,15 +172,13 @@ def collate(items: Sequence[Item]) -> Batch:
         "identity": [item.identity for item in items],
         "skipped": [message for item in items for message in item.skipped],
     }
-    conditions = [item.condition for item in items if item.condition is not None]
-    if conditions:
-        batch["condition"] = _to_tensor(conditions)
+    for name in ("reference", "target", "condition"):
+        images = [found for item in items if (found := getattr(item, name)) is not None]
+        if images:
+            batch[name] = _to_tensor(images)
     moments = [item.moments for item in items if item.moments is not None]
-    if len(moments) == len(items) and len({cached.vae for cached in moments}) == 1:
-        for name in ("reference", "target"):
-            arrays = np.stack([getattr(cached, name) for cached in moments])
-            batch[f"{name}_moments"] = torch.from_numpy(arrays.astype(np.float32))
-        batch["vae"] = moments[0].vae
+    for name, arrays in zip(Moments._fields, zip(*moments, strict=True), strict=False):
+        batch[f"{name}_moments"] = torch.from_numpy(np.stack(arrays).astype(np.float32))
     return batch
 
 

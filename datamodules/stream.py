@@ -26,6 +26,15 @@ class Stream:
     shuffle_shards: int
     reader: ViewReader
 
+    def batch(self, positions: Sequence[int]) -> Batch:
+        """The batch of these positions: cached latents where all of its frames have them, images otherwise.
+        Raises InputError where a source is beyond use."""
+        items = [self.item(position) for position in positions]
+        if len({item.moments is None for item in items}) > 1:
+            images = replace(self, reader=replace(self.reader, vae=None))
+            items = [images.item(position) for position in positions]
+        return collate(items)
+
     def item(self, position: int) -> Item:
         """The item at a position. Raises InputError where its source is beyond use."""
         source, turn = Mixture(self.weights, self.seed).turn(position)
@@ -63,9 +72,7 @@ class TrainBatches(IterableDataset[Batch | InputError]):
         """This rank's part of the global batch `number`."""
         first = self.start + (number * self._world_size + self._rank) * self._batch_size
         try:
-            return collate(
-                [self._stream.item(position) for position in range(first, first + self._batch_size)]
-            )
+            return self._stream.batch(range(first, first + self._batch_size))
         except InputError as error:
             return error
 

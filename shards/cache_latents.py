@@ -35,7 +35,9 @@ def load_vae(backbone: str, device: str) -> AutoencoderKL:
     if not (folder / "config.json").is_file():
         raise InputError(f"--vae {backbone}: no vae/config.json in it; give a Stable Diffusion 1.5 folder")
     try:
-        return AutoencoderKL.from_pretrained(folder, local_files_only=True).eval().to(device)
+        return AutoencoderKL.from_pretrained(folder, local_files_only=True, low_cpu_mem_usage=False).to(
+            device
+        )
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(f"--vae {backbone}: its VAE does not load ({error})") from error
 
@@ -45,7 +47,7 @@ def moments(vae: AutoencoderKL, images: Images, batch: int = BATCH) -> NDArray[n
     """Images (K, S, S, 3) uint8 to posterior moments (K, 2C, H, W): mean, then log variance."""
     parameter = next(vae.parameters())
     found: list[Tensor] = []
-    for some in torch.from_numpy(images).split(batch):
+    for some in torch.from_numpy(np.ascontiguousarray(images)).split(batch):
         pixels = some.to(parameter.device, parameter.dtype).permute(0, 3, 1, 2) / 127.5 - 1
         posterior = cast(AutoencoderKLOutput, vae.encode(pixels)).latent_dist
         found.append(torch.cat([posterior.mean, posterior.logvar], 1).half().cpu())
@@ -65,7 +67,7 @@ def cache(folder: Path, out: Path, vae: AutoencoderKL, batch: int = BATCH) -> Ma
     with tqdm(total=sum(shard.samples for shard in manifest.shards), unit="frame", desc="latents") as bar:
         for shard in manifest.shards:
             records.append(_cache_shard(folder, staging, shard, vae, name, batch, bar))
-    cached = replace(manifest, shards=records, settings={**manifest.settings, "latents": name})
+    cached = manifest.with_latents(name, records)
     cached.save(staging)
     staging.rename(out)
     return cached
@@ -88,10 +90,10 @@ def _cache_shard(
                     sample = decode(members)
                 except SampleError as error:
                     raise InputError(f"{folder / shard.name}: {key}: {error}") from error
-                views, conditions = (
-                    moments(vae, images, batch) for images in (sample.views, sample.conditions)
+                views, mirrored = (
+                    moments(vae, images, batch) for images in (sample.views, sample.views[:, :, ::-1])
                 )
-                members[LATENTS] = encode_latents(Latents(name, views, conditions))
+                members[LATENTS] = encode_latents(Latents(name, views, mirrored))
                 tar.add(key, members)
                 bar.update()
     return replace(shard, bytes=path.stat().st_size, sha256=checksum(path))
@@ -115,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise InputError(f"--batch {chosen.batch}: give 1 or more")
     out = Path(chosen.out)
     manifest = cache(Path(chosen.shards), out, load_vae(chosen.vae, chosen.device), chosen.batch)
-    print(f"{out}: latents of the VAE {manifest.settings['latents']} in {len(manifest.shards)} shards")
+    print(f"{out}: latents of the VAE {manifest.latents_of} in {len(manifest.shards)} shards")
 
 
 if __name__ == "__main__":

@@ -12,10 +12,12 @@ from webdataset.shardlists import expand_urls
 from shards.errors import InputError
 from shards.fetch import ShardCache, fetch_bytes, is_remote, local_path
 from shards.index import ShardIndex
+from shards.latents import fingerprint_of
 from shards.manifest import MANIFEST, Manifest, ShardRecord, disjoint
 from shards.reader import ShardReader
 from shards.schema import (
     CAMERAS,
+    LATENTS,
     META,
     SampleError,
     SampleMeta,
@@ -32,7 +34,8 @@ MAX_MANIFEST_BYTES = 64 << 20
 @dataclass(frozen=True)
 class Shard:
     """One shard: where it is, its split and number of samples, the side of its images, and the largest number
-    of views a frame of it has. `index` is there where it was read already."""
+    of views a frame of it has. `index` is there where it was read already; `vae` is the fingerprint of the
+    VAE whose latents it holds, as far as its first frame or its manifest tells."""
 
     url: str
     split: str
@@ -42,6 +45,7 @@ class Shard:
     identities: frozenset[str]
     record: ShardRecord | None
     index: ShardIndex | None
+    vae: str | None = None
 
 
 class Catalog:
@@ -160,13 +164,14 @@ class Catalog:
         try:
             meta, size = _first_whole_sample(path, index, reader)
             identities = _identities(path, index, reader) if record is None else frozenset[str]()
+            vae = _vae(path, index, reader)
         except SampleError as error:
             raise InputError(f"{url}: not a shard of this project: {error}") from error
         except InputError as error:
             raise InputError(f"{url}: {error}") from error
         finally:
             reader.close()
-        return Shard(url, meta.split, len(index), size, _most_views(index), identities, record, index)
+        return Shard(url, meta.split, len(index), size, _most_views(index), identities, record, index, vae)
 
     def _refuse_repeats(self, shards: Sequence[Shard]) -> None:
         owner: dict[str, str] = {}
@@ -203,6 +208,14 @@ def _identities(path: Path, index: ShardIndex, reader: ShardReader) -> frozenset
     return frozenset(found)
 
 
+def _vae(path: Path, index: ShardIndex, reader: ShardReader) -> str | None:
+    """Whose latents the first frame has."""
+    members = index.members(0)
+    with contextlib.suppress(SampleError):
+        return fingerprint_of(reader.read(path, members, (LATENTS,))[LATENTS])
+    return None
+
+
 def _most_views(index: ShardIndex) -> int:
     return max(map(views_of, index.layouts))
 
@@ -218,7 +231,15 @@ def views_of(layout: Iterable[str]) -> int:
 def _promised(url: str, manifest: Manifest, record: ShardRecord) -> Shard:
     identities = frozenset(manifest.identities.get(record.split, ()))
     return Shard(
-        url, record.split, record.samples, manifest.image_size, manifest.views[1], identities, record, None
+        url,
+        record.split,
+        record.samples,
+        manifest.image_size,
+        manifest.views[1],
+        identities,
+        record,
+        None,
+        manifest.latents_of,
     )
 
 

@@ -1,4 +1,5 @@
-"""latents.npz: the VAE's posterior moments of a sample's views and conditions, and which VAE made them.
+"""latents.npz: the VAE's posterior moments of a sample's views, as they are and mirrored, and which VAE made
+them.
 
 K views, C latent channels, H W latent size. The file is a NumPy archive without compression; it is read
 without pickles, and only as far as its size and headers say what they should.
@@ -7,6 +8,8 @@ without pickles, and only as far as its size and headers say what they should.
 import hashlib
 import io
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,10 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from shards.arrays import parse_npy
 from shards.schema import SampleError
 
 FINGERPRINT = "fingerprint"
-ARRAYS = ("views", "conditions")
+ARRAYS = ("views", "mirrored")
 MAX_BYTES = 1 << 28
 SAMPLED = 512
 EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -25,12 +29,12 @@ EPOCH = (1980, 1, 1, 0, 0, 0)
 
 @dataclass(frozen=True)
 class Latents:
-    """Moments (K, 2C, H, W) float16 of views and conditions: mean, then log variance, before the scaling
-    factor. `fingerprint` names the VAE."""
+    """Moments (K, 2C, H, W) float16 of the views and of their mirror images, which are not the first ones
+    flipped: mean, then log variance, before the scaling factor. `fingerprint` names the VAE."""
 
     fingerprint: str
     views: NDArray[np.float16]
-    conditions: NDArray[np.float16]
+    mirrored: NDArray[np.float16]
 
 
 @torch.no_grad()
@@ -52,7 +56,7 @@ def encode_latents(latents: Latents) -> bytes:
         arrays = {
             FINGERPRINT: np.frombuffer(latents.fingerprint.encode("ascii"), np.uint8),
             "views": np.ascontiguousarray(latents.views, "<f2"),
-            "conditions": np.ascontiguousarray(latents.conditions, "<f2"),
+            "mirrored": np.ascontiguousarray(latents.mirrored, "<f2"),
         }
         for name, array in arrays.items():
             data = io.BytesIO()
@@ -64,28 +68,47 @@ def encode_latents(latents: Latents) -> bytes:
 def decode_latents(data: bytes, count: int) -> Latents:
     """The latents of a sample of `count` views. Raises SampleError for anything else than `encode_latents`
     writes."""
+    with _opened(data) as archive:
+        name = _fingerprint(archive)
+        views, mirrored = (parse_npy(archive.read(f"{array}.npy")) for array in ARRAYS)
+    for moments in (views, mirrored):
+        if moments.dtype != np.dtype("<f2") or moments.ndim != 4 or len(moments) != count:
+            raise SampleError(f"its latents are {moments.dtype} {moments.shape}")
+    if views.shape != mirrored.shape or views.shape[1] % 2:
+        raise SampleError(f"its latents are {views.shape} and {mirrored.shape}")
+    return Latents(name, views.astype(np.float16, copy=False), mirrored.astype(np.float16, copy=False))
+
+
+def fingerprint_of(data: bytes) -> str:
+    """The fingerprint of the VAE that made a sample's latents. Raises SampleError, as `decode_latents`."""
+    with _opened(data) as archive:
+        return _fingerprint(archive)
+
+
+@contextmanager
+def _opened(data: bytes) -> Iterator[zipfile.ZipFile]:
+    """The archive, once it is known to be ours and to hold nothing compressed; SampleError for trouble in
+    it."""
     if len(data) > MAX_BYTES:
         raise SampleError(f"its latents have {len(data)} bytes")
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            names = {info.filename: info for info in archive.infolist()}
-            if set(names) != {f"{name}.npy" for name in (FINGERPRINT, *ARRAYS)}:
+            members = {info.filename: info for info in archive.infolist()}
+            if set(members) != {f"{name}.npy" for name in (FINGERPRINT, *ARRAYS)}:
                 raise SampleError("its latents hold other arrays than they should")
-            if any(i.compress_type != zipfile.ZIP_STORED or i.file_size > len(data) for i in names.values()):
+            if any(
+                i.compress_type != zipfile.ZIP_STORED or i.file_size > len(data) for i in members.values()
+            ):
                 raise SampleError("its latents are compressed")
-            fingerprint, views, conditions = (
-                np.lib.format.read_array(io.BytesIO(archive.read(f"{name}.npy")), allow_pickle=False)
-                for name in (FINGERPRINT, *ARRAYS)
-            )
+            yield archive
+    except SampleError:
+        raise
     except (zipfile.BadZipFile, ValueError, EOFError, OSError, NotImplementedError) as error:
-        if isinstance(error, SampleError):
-            raise
         raise SampleError(f"its latents do not decode: {error}") from error
-    if fingerprint.dtype != np.uint8 or fingerprint.shape != (16,):
+
+
+def _fingerprint(archive: zipfile.ZipFile) -> str:
+    letters = parse_npy(archive.read(f"{FINGERPRINT}.npy"))
+    if letters.dtype != np.uint8 or letters.shape != (16,):
         raise SampleError("its latents have no fingerprint")
-    for array in (views, conditions):
-        if array.dtype != np.float16 or array.ndim != 4 or len(array) != count or array.shape[1] % 2:
-            raise SampleError(f"its latents are {array.dtype} {array.shape}")
-    if views.shape != conditions.shape:
-        raise SampleError(f"its latents are {views.shape} and {conditions.shape}")
-    return Latents(fingerprint.tobytes().decode("ascii", "replace"), views, conditions)
+    return letters.tobytes().decode("ascii", "replace")

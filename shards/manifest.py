@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,6 +11,7 @@ from shards.errors import InputError
 from shards.schema import SCHEMA_VERSION, SPLITS
 
 MANIFEST = "manifest.json"
+LATENTS_OF = "latents"
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,17 @@ class Manifest:
     def samples(self, split: str) -> int:
         """How many samples a split has."""
         return sum(shard.samples for shard in self.of_split(split))
+
+    @property
+    def latents_of(self) -> str | None:
+        """The fingerprint of the VAE whose latents are in the shards; None where there are none."""
+        name = self.settings.get(LATENTS_OF)
+        return name if isinstance(name, str) else None
+
+    def with_latents(self, name: str, shards: list[ShardRecord]) -> Self:
+        """The manifest of the same samples in `shards`, with latents of the VAE whose fingerprint is
+        `name`."""
+        return replace(self, shards=shards, settings={**self.settings, LATENTS_OF: name})
 
     def save(self, folder: Path) -> None:
         """Write manifest.json into `folder`."""

@@ -1,15 +1,21 @@
 """Training on latents that the shards hold, and on nobody else's."""
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 
+from callbacks.throughput import Throughput
 from datamodules import PortraitViewsDataModule, SourceConfig
 from lightning_modules.appearance import AppearanceStage
 from lightning_modules.draws import generator
+from lightning_modules.stage import mirrored
 from shards.cache_latents import cache, load_vae
+from shards.latents import vae_fingerprint
 
 
 @pytest.fixture(scope="module")
@@ -22,64 +28,108 @@ def cached(capture: Path, backbone: Path, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What the stage tells people."""
+    """What people are told of latents."""
     messages: list[str] = []
-    monkeypatch.setattr("lightning_modules.stage.rank_zero_info", messages.append)
+    monkeypatch.setattr("datamodules.portrait_views.rank_zero_info", messages.append)
     return messages
 
 
-def first_batch(data: PortraitViewsDataModule) -> dict:
-    data.setup("fit")
-    return next(iter(data.train_dataloader()))
+class Keep(pl.Callback):
+    """Keeps the batches that a module is trained on."""
+
+    def __init__(self) -> None:
+        self.batches: list[dict] = []
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: dict, *_: Any):
+        self.batches.append(batch)
 
 
+@pytest.fixture
+def batches(
+    make_data: Callable[..., PortraitViewsDataModule], make_trainer: Callable, cached: Path
+) -> Callable[[AppearanceStage], list[dict]]:
+    """The first batch that a stage is trained on, of plain shards and of the same with latents."""
+
+    def first(stage: AppearanceStage) -> list[dict]:
+        keep = Keep()
+        for options in ({}, {"sources": {"fake": SourceConfig(str(cached))}}):
+            make_trainer(max_steps=1, callbacks=[keep]).fit(stage, make_data(**options))
+        return keep.batches
+
+    return first
+
+
+def test_cached_latents_stand_in_for_the_images(
+    make_stage: Callable[..., AppearanceStage], batches: Callable[..., list[dict]]
+):
+    plain, cached = batches(make_stage())
+    assert plain["key"] == cached["key"]
+    assert {"reference", "target"} <= set(plain)
+    assert not {"reference", "target"} & set(cached)
+    assert cached["target_moments"].shape == cached["target_mirrored_moments"].shape == (2, 3, 8, 4, 4)
+
+
+@pytest.mark.parametrize("mirror", [False, True])
 @pytest.mark.parametrize("draws", [False, True])
 @pytest.mark.parametrize("name", ["reference", "target"])
-def test_cached_latents_are_those_of_the_images(
+def test_they_are_those_of_the_images(
     make_stage: Callable[..., AppearanceStage],
-    make_data: Callable[..., PortraitViewsDataModule],
-    cached: Path,
+    batches: Callable[..., list[dict]],
     name: str,
     draws: bool,
+    mirror: bool,
 ):
     stage = make_stage()
-    batch = first_batch(make_data(sources={"fake": SourceConfig(str(cached))}))
-    assert batch["vae"] == stage.vae_fingerprint
+    plain, cached = batches(stage)
+    if mirror:
+        plain, cached = (mirrored(batch, generator("mirror")) for batch in (plain, cached))
     draw, again = (generator("test") if draws else None for _ in range(2))
-    read = stage.latents(batch, name, draw)
-    torch.testing.assert_close(read, stage.encode(batch[name], again), atol=5e-3, rtol=5e-3)
+    read = stage.latents(cached, name, draw)
+    torch.testing.assert_close(read, stage.encode(plain[name], again), atol=5e-3, rtol=5e-3)
 
 
 def test_another_vae_s_latents_are_not_used(
-    make_stage: Callable[..., AppearanceStage],
-    make_data: Callable[..., PortraitViewsDataModule],
-    cached: Path,
-    said: list[str],
+    make_stage: Callable[..., AppearanceStage], batches: Callable[..., list[dict]], said: list[str]
 ):
     stage = make_stage()
-    batch = first_batch(make_data(sources={"fake": SourceConfig(str(cached))}))
-    strange = batch | {"vae": "0" * 16, "target_moments": torch.full_like(batch["target_moments"], 9.0)}
-    found = stage.latents(strange, "target")
-    stage.latents(strange, "target")
-    torch.testing.assert_close(found, stage.encode(batch["target"]))
-    assert len(said) == 1
-    assert "images are encoded" in said[0]
+    stage.vae_fingerprint = "0" * 16
+    plain, cached = batches(stage)
+    torch.testing.assert_close(cached["target"], plain["target"])
+    assert not any(name.endswith("moments") for name in cached)
+    (message,) = said
+    assert "this VAE is 0000000000000000, images are encoded" in message
 
 
-def test_training_says_that_it_uses_them(
+def test_a_batch_has_latents_only_if_all_of_its_frames_do(
+    make_data: Callable[..., PortraitViewsDataModule], backbone: Path, capture: Path, cached: Path
+):
+    options = {"plain": SourceConfig(str(capture)), "cached": SourceConfig(str(cached))}
+    data = make_data(sources=options, batch_size=2)
+    data.setup("fit")
+    vae = vae_fingerprint(load_vae(str(backbone), "cpu"))
+    data._vae = vae
+    stream = iter(data.train_dataloader())
+    kinds = [("target" in batch, "target_moments" in batch) for batch in itertools.islice(stream, 40)]
+    assert set(kinds) == {(True, False), (False, True)}
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_training_says_that_it_uses_them_and_encodes_nothing(
     make_stage: Callable[..., AppearanceStage],
     make_data: Callable[..., PortraitViewsDataModule],
     make_trainer: Callable,
     cached: Path,
     said: list[str],
     monkeypatch: pytest.MonkeyPatch,
+    mirror: bool,
 ):
-    stage = make_stage()
+    stage = make_stage(mirror=mirror)
 
     def never(*_: object) -> None:
         raise AssertionError("images were encoded")
 
     monkeypatch.setattr(stage.vae, "encode", never)
-    make_trainer(max_steps=2).fit(stage, make_data(sources={"fake": SourceConfig(str(cached))}))
-    assert len(said) == 1
-    assert "they are used" in said[0]
+    data = make_data(sources={"fake": SourceConfig(str(cached))})
+    make_trainer(max_steps=2, callbacks=[Throughput()]).fit(stage, data)
+    (message,) = said
+    assert "they are used" in message

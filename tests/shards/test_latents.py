@@ -9,13 +9,12 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from datamodules import PortraitViewsDataModule, SourceConfig
 from shards import cache_latents as command
 from shards.builder import build
 from shards.cache_latents import cache, load_vae, moments
 from shards.errors import InputError
 from shards.index import ShardIndex
-from shards.latents import Latents, decode_latents, encode_latents, vae_fingerprint
+from shards.latents import Latents, decode_latents, encode_latents, fingerprint_of, vae_fingerprint
 from shards.manifest import Manifest
 from shards.reader import read_members
 from shards.schema import SampleError, decode
@@ -46,8 +45,8 @@ def folders(vae: AutoencoderKL, tmp_path_factory: pytest.TempPathFactory) -> tup
 @pytest.fixture
 def latents() -> Latents:
     rng = np.random.default_rng(0)
-    views, conditions = rng.standard_normal((2, 3, 8, 4, 4)).astype(np.float16)
-    return Latents("0123456789abcdef", views, conditions)
+    views, mirrored = rng.standard_normal((2, 3, 8, 4, 4)).astype(np.float16)
+    return Latents("0123456789abcdef", views, mirrored)
 
 
 def test_latents_survive_and_are_the_same_bytes(latents: Latents):
@@ -56,7 +55,8 @@ def test_latents_survive_and_are_the_same_bytes(latents: Latents):
     found = decode_latents(data, 3)
     assert found.fingerprint == latents.fingerprint
     np.testing.assert_array_equal(found.views, latents.views)
-    np.testing.assert_array_equal(found.conditions, latents.conditions)
+    np.testing.assert_array_equal(found.mirrored, latents.mirrored)
+    assert fingerprint_of(data) == latents.fingerprint
 
 
 def zipped(compression: int = zipfile.ZIP_STORED, **arrays: np.ndarray) -> bytes:
@@ -79,12 +79,12 @@ def test_anything_else_is_a_damaged_sample(latents: Latents):
         good[:-40],
         good[: len(good) // 2],
         zipped(fingerprint=name, views=latents.views),
-        zipped(fingerprint=name, views=latents.views, conditions=latents.conditions, more=name),
-        zipped(zipfile.ZIP_DEFLATED, fingerprint=name, views=bomb, conditions=bomb),
-        zipped(fingerprint=name, views=pickled, conditions=pickled),
-        zipped(fingerprint=name, views=latents.views.astype(float), conditions=latents.conditions),
-        zipped(fingerprint=name[:4], views=latents.views, conditions=latents.conditions),
-        zipped(fingerprint=name, views=latents.views, conditions=latents.conditions[:, :, :2]),
+        zipped(fingerprint=name, views=latents.views, mirrored=latents.mirrored, more=name),
+        zipped(zipfile.ZIP_DEFLATED, fingerprint=name, views=bomb, mirrored=bomb),
+        zipped(fingerprint=name, views=pickled, mirrored=pickled),
+        zipped(fingerprint=name, views=latents.views.astype(float), mirrored=latents.mirrored),
+        zipped(fingerprint=name[:4], views=latents.views, mirrored=latents.mirrored),
+        zipped(fingerprint=name, views=latents.views, mirrored=latents.mirrored[:, :, :2]),
     ]
     for data in bad:
         with pytest.raises(SampleError, match="its latents"):
@@ -105,7 +105,7 @@ def test_the_fingerprint_tells_encoders_apart_and_not_precisions(vae: Autoencode
 
 def test_cached_shards_hold_the_vae_s_moments(vae: AutoencoderKL, folders: tuple[Path, Path]):
     plain, cached = folders
-    assert Manifest.load(cached).settings["latents"] == vae_fingerprint(vae)
+    assert Manifest.load(cached).latents_of == vae_fingerprint(vae)
     for before, after in zip(Manifest.load(plain).shards, Manifest.load(cached).shards, strict=True):
         index = ShardIndex.scan(cached / after.name)
         assert index.keys == ShardIndex.scan(plain / before.name).keys
@@ -113,33 +113,8 @@ def test_cached_shards_hold_the_vae_s_moments(vae: AutoencoderKL, folders: tuple
             sample = decode(read_members(cached / after.name, index.members(number)))
             found = decode_latents(sample.latents, 4)
             np.testing.assert_allclose(found.views, moments(vae, sample.views), atol=2e-3)
-            np.testing.assert_allclose(found.conditions, moments(vae, sample.conditions), atol=2e-3)
+            np.testing.assert_allclose(found.mirrored, moments(vae, sample.views[:, :, ::-1]), atol=2e-3)
             assert found.views.shape == (4, 8, 8, 8)
-
-
-def test_the_stream_hands_over_the_drawn_views_moments(vae: AutoencoderKL, folders: tuple[Path, Path]):
-    batches = []
-    for folder in folders:
-        data = PortraitViewsDataModule(
-            {"fake": SourceConfig(str(folder))},
-            16,
-            2,
-            targets=3,
-            conditions=False,
-            num_workers=0,
-            val_frames=0,
-        )
-        data.setup("fit")
-        batches.append(next(iter(data.train_dataloader())))
-    plain, cached = batches
-    assert plain["key"] == cached["key"]
-    assert not {"vae", "target_moments", "reference_moments"} & set(plain)
-    assert cached["vae"] == vae_fingerprint(vae)
-    with torch.no_grad():
-        posterior = vae.encode(cached["target"].flatten(0, 1)).latent_dist
-    expected = torch.cat([posterior.mean, posterior.logvar], 1).unflatten(0, (2, 3))
-    torch.testing.assert_close(cached["target_moments"], expected, atol=5e-3, rtol=0)
-    assert cached["reference_moments"].shape == (2, 1, 8, 8, 8)
 
 
 def test_an_interrupted_run_goes_on(vae: AutoencoderKL, folders: tuple[Path, Path], tmp_path: Path):
@@ -162,4 +137,4 @@ def test_mistakes_end_in_one_line(folders: tuple[Path, Path], vae: AutoencoderKL
     with pytest.raises(InputError, match="--batch 0"):
         command.main([str(plain), *arguments, "--batch", "0"])
     command.main([str(plain), *arguments, "--device", "cpu"])
-    assert Manifest.load(tmp_path / "new").settings["latents"] == vae_fingerprint(vae)
+    assert Manifest.load(tmp_path / "new").latents_of == vae_fingerprint(vae)
