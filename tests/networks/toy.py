@@ -4,6 +4,7 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 
+from lightning_modules.networks.noise_prior import NoisePrior
 from lightning_modules.networks.pretrained import Backbone
 
 PROMPT_CHANNELS = 32
@@ -69,3 +70,25 @@ def shake(module: nn.Module, scale: float = 0.05) -> nn.Module:
         for parameter in module.parameters():
             parameter += scale * torch.randn(parameter.shape, generator=generator)
     return module
+
+
+def toy_prior(**changes: object) -> NoisePrior:
+    """S for images of 16 pixels."""
+    settings = {
+        "image_size": 16,
+        "encoder_channels": (8, 8, 8, 8),
+        "code_channels": 8,
+        "lift_side": 4,
+        "volume_channels": (8, 8),
+        "grow_channels": (8,),
+        "feature_channels": 4,
+        "field_channels": 8,
+        "surroundings_channels": 8,
+        "surroundings_doublings": 1,
+        "rendering_size": 8,
+        "decoder_channels": (8, 8),
+        "coarse": 5,
+        "fine": 4,
+    }
+    torch.manual_seed(0)
+    return NoisePrior(**(settings | changes)).eval()
