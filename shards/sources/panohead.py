@@ -28,13 +28,13 @@ from shards.errors import InputError
 from shards.renderers.registry import check_renderer
 from shards.schema import Sample, SampleMeta
 from shards.skips import Skip
+from shards.sources.names import key_name
 from shards.sources.splits import Shares, split_by_hash
 
 LABEL_FILES = ("dataset.json", "label.json")
 MAX_LABEL_BYTES = 1 << 30
 MAX_LABEL_FILE_BYTES = 1 << 16
 MASK_FOLDERS = ("masks", "mask")
-NOT_A_KEY = re.compile(r"[^A-Za-z0-9_+=@]+")
 VIEW_NUMBER = re.compile(r"(.+?)[_-]([^_-]+)")
 
 
@@ -109,6 +109,11 @@ class PanoHeadFolder(RenderedConditions):
         self.shares = Shares(val_share, test_share)
         self.shares.check()
         self._heads = self._group(find_images(self.root))
+        if (most := max(len(head.images) for head in self._heads)) < min_views:
+            raise InputError(
+                f"--root {root}: no identity has --min_views {min_views} images, the most is {most}: put each"
+                " one's into a folder of its own; single photos are for python -m shards.build wild"
+            )
         self.settings: dict[str, Any] = {
             "root": root,
             "size": size,
@@ -262,11 +267,10 @@ def _own_label(image: Path) -> tuple[float, ...]:
     if path.stat().st_size > MAX_LABEL_FILE_BYTES:
         raise InputError(f"{path.name}: larger than a label can be")
     try:
-        if path.suffix == ".npy":
-            values = parse_npy(path.read_bytes())
-        else:
-            values = json.loads(path.read_bytes())
-            values = values.get("label", values.get("labels")) if isinstance(values, dict) else values
+        data = path.read_bytes()
+        values = parse_npy(data) if path.suffix == ".npy" else json.loads(data)
+        if isinstance(values, dict):
+            values = values.get("label", values.get("labels"))
         numbers = np.asarray(values, dtype=np.float64).ravel()
     except (ValueError, TypeError, RecursionError) as error:
         raise InputError(f"{path.name}: its label is not {LABEL_SIZE} numbers") from error
@@ -289,8 +293,6 @@ def _mask(root: Path, image: Path, side: int) -> NDArray[np.uint8] | None:
 def _identity(name: str, nested: bool) -> str:
     path = PurePosixPath(name)
     if nested:
-        text = "-".join(path.parent.parts)
-    else:
-        match = VIEW_NUMBER.fullmatch(path.stem)
-        text = match[1] if match else path.stem
-    return NOT_A_KEY.sub("_", text).strip("_") or "unnamed"
+        return key_name(path.parent.as_posix())
+    match = VIEW_NUMBER.fullmatch(path.stem)
+    return key_name(match[1] if match else path.stem)

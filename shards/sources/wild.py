@@ -1,6 +1,5 @@
 """`python -m shards.build wild`: a folder of any photos → test shards of portraits with estimated cameras."""
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from hashlib import sha256
@@ -21,9 +20,7 @@ from shards.errors import InputError
 from shards.renderers.registry import check_renderer
 from shards.schema import Sample, SampleMeta
 from shards.skips import Skip
-
-NOT_A_KEY = re.compile(r"[^A-Za-z0-9_+=@]+")
-LONGEST_NAME = 40
+from shards.sources.names import key_name
 
 
 class WildPortraits(RenderedConditions):
@@ -103,10 +100,7 @@ class WildPortraits(RenderedConditions):
 
 
 def identity_of(photo: str, shared: bool = False) -> str:
-    """A name for the person on a photo, from its path: what a key may hold of it, and a hash where that is
-    not all, or where the name is `shared` with a photo of another format."""
+    """A name for the person on a photo, from its path; `shared` says that a photo of another format has the
+    same."""
     stem = photo.rpartition(".")[0]
-    name = NOT_A_KEY.sub("_", stem).strip("_")
-    if name == stem and len(name) <= LONGEST_NAME and not shared:
-        return name
-    return f"{name[:LONGEST_NAME].strip('_')}_{sha256(photo.encode()).hexdigest()[:8]}".lstrip("_")
+    return key_name(stem, photo if shared or key_name(stem) != stem else None)

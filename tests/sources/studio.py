@@ -6,6 +6,7 @@ are, or a rendered head.
 """
 
 import json
+import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -125,6 +126,22 @@ def write_video(path: Path, frames: list[NDArray[np.uint8]]) -> None:
         colour = frame if frame.ndim == 3 else np.repeat(frame[..., None], 3, axis=2)
         writer.write(cv2.cvtColor(colour, cv2.COLOR_RGB2BGR))
     writer.release()
+
+
+def with_index_first(video: bytes) -> bytes:
+    """An MP4 with its index before its frames, as videos for streaming are: it opens even when it is cut
+    off."""
+    boxes, place = {}, 0
+    while place < len(video):
+        length, kind = struct.unpack_from(">I4s", video, place)
+        boxes[kind] = video[place : place + length]
+        place += length
+    index = bytearray(boxes.pop(b"moov"))
+    table = index.index(b"stco") + 12
+    for entry in range(struct.unpack_from(">I", index, table - 4)[0]):
+        (offset,) = struct.unpack_from(">I", index, table + 4 * entry)
+        struct.pack_into(">I", index, table + 4 * entry, offset + len(index))
+    return boxes.pop(b"ftyp") + bytes(index) + b"".join(boxes.values())
 
 
 def write_json(path: Path, values: object) -> None:

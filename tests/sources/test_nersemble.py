@@ -3,6 +3,7 @@
 import logging
 import os
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -263,13 +264,30 @@ def test_missing_short_and_broken_videos_cost_a_view_only(fresh: Callable[..., P
     samples, skips = everything(capture(root, test_frames=0))
     said = {skip.what.rpartition(" ")[2]: skip.reason for skip in skips}
     assert said[SERIALS[0]] == "it did not record"
-    assert said[SERIALS[5]] == "the video cannot be opened"
+    assert said[SERIALS[5]] == "the video file is cut off, or no MP4"
     assert said[SERIALS[9]] == "the video is shorter than the other cameras'"
     assert all(skip.frames == 0 for skip in skips)
     assert {len(sample.views) for sample in samples} <= {13, 14}
     few, refused = everything(capture(root, test_frames=0, min_views=16))
     assert few == []
     assert sum(skip.frames for skip in refused) == 1
+
+
+def test_videos_that_open_and_then_break_cost_what_is_gone(fresh: Callable[..., Path]):
+    root = fresh()
+    folder = root / "007" / "sequences" / SEQUENCE / "images"
+    cut, damaged = (folder / f"cam_{SERIALS[place]}.mp4" for place in (2, 6))
+    whole = stage.with_index_first(cut.read_bytes())
+    cut.write_bytes(whole[: len(whole) * 4 // 5])
+    damaged.write_bytes(whole[: len(whole) // 2] + bytes(len(whole) - len(whole) // 2))
+    samples, skips = everything(capture(root, frames=stage.FRAMES, test_frames=0))
+    said = {skip.what.rpartition(" ")[2]: skip.reason for skip in skips}
+    assert said == {
+        SERIALS[2]: "the video file is cut off, or no MP4",
+        SERIALS[6]: "the video breaks off before its end",
+    }
+    assert [len(sample.views) for sample in samples] == sorted((len(s.views) for s in samples), reverse=True)
+    assert {len(sample.views) for sample in samples} == {14, 15}
 
 
 def test_frames_without_a_face_are_skipped_and_too_many_fail_the_build(
@@ -325,6 +343,52 @@ def test_an_interrupted_build_goes_on_and_gives_the_same_shards(roots: dict[str,
 def test_a_source_travels_to_worker_processes(roots: dict[str, Path]):
     source = NersembleCapture(str(roots["v2"]), size=32)
     assert pickle.loads(pickle.dumps(source)).settings == source.settings
+
+
+@pytest.mark.parametrize("below", ["", "sequences"])
+def test_vhap_folders_need_no_participant_level(
+    roots: dict[str, Path], captured: dict, tmp_path: Path, below: str
+):
+    shutil.copytree(roots["vhap"] / "007", tmp_path / "007")
+    source = capture(tmp_path / "007" / below, test_frames=0)
+    (sample,), skips = everything(source)
+    twin = next(other for other in captured["vhap"][0] if other.meta.identity == "007")
+    assert (source.layout, skips, sample.key) == ("vhap", [], twin.key)
+    np.testing.assert_array_equal(sample.views, twin.views)
+    np.testing.assert_array_equal(sample.cameras, twin.cameras)
+    (tmp_path / "007").rename(tmp_path / "extracted")
+    with pytest.raises(InputError, match="but whose"):
+        capture(tmp_path / "extracted" / below)
+
+
+def test_the_benchmark_s_parts_of_few_and_single_views_are_told_apart(
+    roots: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    whole = roots["benchmark"] / "nvs" / "018"
+    view = tmp_path / "svfr" / "017" / f"{SEQUENCE}_00012_{SERIALS[8]}" / "rgb.png"
+    stage.write_image(view, np.zeros((32, 32, 3), np.uint8))
+    with pytest.raises(
+        InputError, match=r"single views without calibration.*shards\.build wild --root .*svfr"
+    ):
+        capture(tmp_path)
+    few = tmp_path / "mono_flame_avatar" / "393" / "sequences" / SEQUENCE / "images"
+    few.mkdir(parents=True)
+    for serial in SERIALS[:3]:
+        shutil.copy(whole / "sequences" / SEQUENCE / "images" / f"cam_{serial}.mp4", few)
+    with pytest.raises(InputError, match="no sequence has --min_views 9 cameras"):
+        capture(tmp_path)
+    shutil.copytree(whole, tmp_path / "nvs" / "018")
+    with caplog.at_level(logging.INFO):
+        source = capture(tmp_path)
+    assert {pick.take.participant for pick in source.units()} == {"018"}
+    assert "1 sequences of fewer than --min_views 9 cameras are left out" in caplog.text
+    assert "svfr: single views without calibration: python -m shards.build wild reads them" in caplog.text
+
+
+def test_any_number_of_processes_builds_the_same_shards(roots: dict[str, Path], tmp_path: Path):
+    alone, together = (build(capture(roots["v2"]), tmp_path / str(n), processes=n) for n in (0, 2))
+    assert alone == together
+    assert alone.samples("train") == alone.samples("test") == 1
 
 
 def test_links_and_odd_names_are_no_participants(roots: dict[str, Path], tmp_path: Path):

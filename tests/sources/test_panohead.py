@@ -14,6 +14,7 @@ from shards.errors import InputError
 from shards.geometry import STANDARD_LANDMARKS
 from shards.schema import Sample
 from shards.skips import Skip
+from shards.sources.names import key_name
 from shards.sources.panohead import PanoHeadFolder
 from tests.faces import DOTS, DotDetector, FlatRenderer, find_dots
 
@@ -28,11 +29,11 @@ class DotFolder(PanoHeadFolder):
     _renderer = FlatRenderer()
 
 
-def paint(label: np.ndarray, points: np.ndarray) -> np.ndarray:
+def paint(label: np.ndarray, points: np.ndarray, side: int = SIDE) -> np.ndarray:
     """Dots at world points."""
-    image = np.full((SIDE, SIDE, 3), 60, np.uint8)
-    for (x, y), colour in zip(project(points, label) * SIDE - 0.5, DOTS, strict=True):
-        cv2.circle(image, (round(x * 16), round(y * 16)), 3 * 16, colour, -1, cv2.LINE_AA, shift=4)
+    image = np.full((side, side, 3), 60, np.uint8)
+    for (x, y), colour in zip(project(points, label) * side - 0.5, DOTS, strict=True):
+        cv2.circle(image, (round(x * 16), round(y * 16)), side // 4, colour, -1, cv2.LINE_AA, shift=4)
     return image
 
 
@@ -81,6 +82,26 @@ def test_panohead_cameras_are_turned_to_the_shared_pivot(folder: Path):
         assert 0.3 < (sample.masks > 127).mean() < 0.8
 
 
+def test_panohead_s_own_crop_comes_out_as_eg3d_s(tmp_path: Path):
+    side, smaller, higher = 563, 233.3 / 264, np.array([0.0, 0.03, -0.15])
+    points = smaller * STANDARD_LANDMARKS + higher  # a tenth more above, a twentieth more beside the head
+    for view, label in enumerate(panohead_labels()[::2]):
+        Image.fromarray(paint(label, points, side)).save(tmp_path / f"crop_{view}.png")
+        np.save(tmp_path / f"crop_{view}.npy", label)
+    ((sample,), skips) = capture(tmp_path, min_views=5)
+    assert skips == []
+    for image, camera in zip(sample.views, sample.cameras, strict=True):
+        found = (find_dots(image) + 0.5) / SIZE
+        assert np.abs(found - project(STANDARD_LANDMARKS, camera)).max() < 0.01
+
+
+def test_single_photos_are_sent_to_another_source(folder: Path):
+    with pytest.raises(
+        InputError, match=r"no identity has --min_views 11 images, the most is 10.*build wild"
+    ):
+        capture(folder, min_views=11)
+
+
 def test_eg3d_folders_are_taken_as_they_are(folder: Path):
     samples, _ = capture(folder, convention="eg3d")
     np.testing.assert_allclose(samples[0].cameras, np.stack(panohead_labels()), atol=1e-6)
@@ -100,7 +121,7 @@ def test_labels_beside_the_images_and_identities_by_folder(tmp_path: Path, suffi
             else:
                 path.with_suffix(suffix).write_text(json.dumps({"label": label.tolist()}))
     samples, skips = capture(tmp_path, convention="eg3d")
-    assert [sample.meta.identity for sample in samples] == ["ada", "bj_rk_2"]
+    assert [sample.meta.identity for sample in samples] == ["ada", key_name("björk 2")]
     assert {len(sample.views) for sample in samples} == {VIEWS}
     assert skips == []
     few, _ = capture(tmp_path, convention="eg3d", max_views=6)
@@ -140,9 +161,10 @@ def test_label_files_are_data_only(tmp_path: Path, text: str, said: str):
 
 
 def test_pickled_labels_are_not_read(tmp_path: Path):
-    Image.new("RGB", (SIDE, SIDE)).save(tmp_path / "a_0.png")
-    np.save(tmp_path / "a_0.npy", np.array([{"evil": 1}], dtype=object), allow_pickle=True)
-    samples, skips = capture(tmp_path)
+    for view in range(2):
+        Image.new("RGB", (SIDE, SIDE)).save(tmp_path / f"a_{view}.png")
+        np.save(tmp_path / f"a_{view}.npy", np.array([{"evil": 1}], dtype=object), allow_pickle=True)
+    samples, skips = capture(tmp_path, min_views=2)
     assert samples == []
     assert "not 25 numbers" in skips[0].reason
 

@@ -28,6 +28,7 @@ from shards.sources.nersemble.layouts import (
 )
 
 MAX_PIXELS = 64_000_000
+MAX_BOXES = 100_000
 SHORT = 0.9  # a video shorter than this share of its take's usual length is remarked on
 
 
@@ -71,16 +72,25 @@ class VideoFootage(Footage):
 
     def __init__(self, videos: Mapping[str, Path], mattes: Mapping[str, Path]) -> None:
         super().__init__()
-        self._streams = {serial: _Stream(path) for serial, path in videos.items()}
-        for serial in [serial for serial, stream in self._streams.items() if stream.length == 0]:
-            self._streams.pop(serial).close()
-            self.troubles.append((serial, "the video cannot be opened"))
-        self._mattes = {serial: _Stream(path) for serial, path in mattes.items() if serial in self._streams}
+        self._streams = self._opened(videos)
+        self._mattes = self._opened({serial: mattes[serial] for serial in mattes if serial in self._streams})
         lengths = [stream.length for stream in self._streams.values()]
         self._length = int(median(lengths)) if lengths else 0
         for serial, stream in self._streams.items():
             if stream.length < SHORT * self._length:
                 self.troubles.append((serial, "the video is shorter than the other cameras'"))
+
+    def _opened(self, videos: Mapping[str, Path]) -> dict[str, "_Stream"]:
+        streams = {}
+        for serial, path in videos.items():
+            if not is_whole(path):
+                self.troubles.append((serial, "the video file is cut off, or no MP4"))
+            elif (stream := _Stream(path)).length:
+                streams[serial] = stream
+            else:
+                stream.close()
+                self.troubles.append((serial, "the video cannot be opened"))
+        return streams
 
     @property
     def instants(self) -> Sequence[int]:
@@ -172,6 +182,27 @@ class _Stream:
     def close(self) -> None:
         """Let go of the decoder."""
         self._capture.release()
+
+
+def is_whole(path: Path) -> bool:
+    """Whether an MP4 is as long as the boxes that it is made of say. One that is not may open and play, and
+    end in frames that the decoder made up."""
+    size, place = path.stat().st_size, 0
+    with path.open("rb") as file:
+        for _ in range(MAX_BOXES):
+            if place >= size:
+                break
+            file.seek(place)
+            head = file.read(16)
+            length = int.from_bytes(head[:4], "big")
+            if length == 1:
+                length = int.from_bytes(head[8:], "big")
+            elif length == 0:
+                return True
+            if length < 8:
+                return False
+            place += length
+    return 0 < place == size
 
 
 def videos(folder: Path) -> dict[str, Path]:

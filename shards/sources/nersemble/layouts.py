@@ -108,13 +108,12 @@ def _paper(root: Path) -> Iterator[Take]:
 
 def _vhap(root: Path) -> Iterator[Take]:
     for person in _participants(root):
-        parent = person / "sequences" if (person / "sequences").is_dir() else person
-        yield from _extracted(root, person, parent)
+        yield from _extracted(root, person)
     yield from _extracted_alone(root)
 
 
-def _extracted(root: Path, person: Path, parent: Path) -> Iterator[Take]:
-    for sequence, images in _extractions(parent):
+def _extracted(root: Path, person: Path) -> Iterator[Take]:
+    for sequence, images in _extractions(person):
         yield _take(root, person, sequence, "numbered", images, _folder(sequence / "alpha_maps"))
 
 
@@ -122,19 +121,19 @@ def _extracted_alone(root: Path) -> Iterator[Take]:
     """One participant's sequences: the root is the participant's folder, or the `sequences` in it."""
     here = Path(os.path.abspath(root))
     person = here.parent if here.name == "sequences" else here
-    if next(_extractions(here), None) is None:
+    if next(_extractions(person), None) is None:
         return
     if not PARTICIPANT.fullmatch(person.name):
         raise InputError(
             f"--root {root}: sequences that VHAP extracted, but whose? Name the folder that holds them by the"
             " participant's number, e.g. 074"
         )
-    yield from _extracted(person.parent, person, here)
+    yield from _extracted(person.parent, person)
 
 
-def _extractions(parent: Path) -> Iterator[tuple[Path, Path]]:
-    """The sequences in a folder that have extracted images, and where."""
-    for sequence in _sequences(parent):
+def _extractions(person: Path) -> Iterator[tuple[Path, Path]]:
+    """A participant's sequences that have extracted images, and where."""
+    for sequence in _sequences(_folder(person / "sequences") or person):
         images = next((sequence / name for name in EXTRACTED if _holds(sequence / name, NUMBERED)), None)
         if images is not None:
             yield sequence, images
