@@ -14,17 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import webdataset
 from jsonargparse import ArgumentParser
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from benchmarks.training import train
 from callbacks.throughput import Throughput
 from datamodules import PortraitViewsDataModule, SourceConfig
 from datamodules.order import draw_views, generator
 from datamodules.reading import Item, ViewReader, collate
-from lightning_modules.fit import read_config
 from shards.builder import build
 from shards.cameras import label_from_angles
 from shards.errors import one_line
@@ -213,20 +212,7 @@ def compare(size: int, frames: int, workers: int, seconds: float) -> None:
 
 def waiting(configs: Sequence[str], steps: int) -> None:
     """Train by a configuration (later files win) and print the share of time it waited for data."""
-    cli = read_config([*(f"--config={config}" for config in configs), "--trainer.logger=false"])
-    trainer = pl.Trainer(
-        max_steps=steps,
-        callbacks=[Throughput()],
-        precision=cli.trainer.precision,
-        log_every_n_steps=steps // 2,
-        limit_val_batches=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=False,
-    )
-    trainer.fit(cli.model, cli.datamodule)
-    found = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    found = train(configs, steps, Throughput())
     print(
         f"\n{' + '.join(configs)}, {steps} steps: {found['train/images_per_second']:.1f} images/s,"
         f" {found['train/data_wait']:.2%} of the time waiting for data"

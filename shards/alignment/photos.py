@@ -24,7 +24,8 @@ def open_photo(path: Path) -> Image.Image:
         with Image.open(path, formats=_formats(path)) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise InputError(f"{path}: {image.width}x{image.height} pixels are too many: scale it down")
-            return to_rgb(ImageOps.exif_transpose(image))
+            ImageOps.exif_transpose(image, in_place=True)
+            return to_rgb(image)
     except InputError:
         raise
     except Image.DecompressionBombError as error:
@@ -47,7 +48,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
         opaque = image.convert("RGBA")
         ground = Image.new("RGBA", opaque.size, (*MATTE, 255))
         image = Image.alpha_composite(ground, opaque)
-    return image.convert("RGB")
+    if image.mode != "RGB":
+        return image.convert("RGB")
+    image.load()
+    return image
 
 
 def photo_files(folder: Path) -> list[Path]:

@@ -1,6 +1,9 @@
 import io
 import struct
+import subprocess
+import sys
 import zlib
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -66,6 +69,40 @@ def test_sixteen_bits_are_scaled_not_cut(tmp_path):
     Image.fromarray(values).save(tmp_path / "a.png")
     shown = np.array(open_photo(tmp_path / "a.png"))[..., 0]
     np.testing.assert_allclose(shown, values / 257, atol=1)
+
+
+@pytest.mark.skipif(find_spec("pillow_heif") is not None, reason="pillow-heif is installed")
+def test_heic_says_which_package_it_takes(tmp_path):
+    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    with pytest.raises(InputError, match="pip install pillow-heif"):
+        open_photo(tmp_path / "a.heic")
+
+
+@pytest.mark.skipif(find_spec("pillow_heif") is None, reason="pillow-heif is not installed")
+def test_heic(tmp_path, picture):
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener()
+    picture.save(tmp_path / "a.heic", "HEIF", quality=95)
+    assert_upright(open_photo(tmp_path / "a.heic"))
+
+
+@pytest.mark.slow
+def test_a_very_large_photo_is_decoded_once(tmp_path):
+    side = 9000
+    Image.new("RGB", (side, side), (90, 120, 150)).save(tmp_path / "a.jpg", quality=50)
+    script = (
+        "import resource, sys; from pathlib import Path; from shards.alignment.photos import open_photo;"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
+        "before = peak(); image = open_photo(Path(sys.argv[1]));"
+        "print(image.size, 1024 * (peak() - before))"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "a.jpg")], capture_output=True, text=True, check=True
+    ).stdout
+    size, _, taken = told.strip().rpartition(" ")
+    assert size == f"({side}, {side})"
+    assert int(taken) < 1.6 * 4 * side**2  # Pillow keeps four bytes a pixel
 
 
 def test_size_is_checked_before_anything_is_decoded(tmp_path):
