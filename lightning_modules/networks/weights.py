@@ -1,26 +1,43 @@
 """Model folders: a `config.json` and a safetensors file, read strictly and written whole or not at all."""
 
-import json
-import pickle
-import shutil
-import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from diffusers.models.modeling_utils import ModelMixin
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from shards.errors import InputError
+from shards.weights import (
+    compare,
+    listed,
+    load_strict,
+    read_json,
+    read_tensors,
+    shape_faults,
+    whole_folder,
+)
+
+__all__ = [
+    "compare",
+    "empty_model",
+    "listed",
+    "load_model",
+    "load_strict",
+    "place_like",
+    "read_json",
+    "read_tensors",
+    "read_weights",
+    "save_model",
+    "shape_faults",
+    "whole_folder",
+]
 
 Model = TypeVar("Model", bound=ModelMixin)
 
 WEIGHTS = "diffusion_pytorch_model"
-SHOWN = 8  # names listed in an error; a wrong file misses thousands
 
 
 def load_model(cls: type[Model], folder: Path, dtype: torch.dtype | None = None) -> Model:
@@ -58,61 +75,11 @@ def save_model(model: ModelMixin, folder: Path, dtype: torch.dtype | None = None
     save_file(tensors, folder / f"{WEIGHTS}.safetensors", metadata={"format": "pt"})
 
 
-def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Put tensors in the place of a module's own; `where` names their origin in the error.
-
-    Raises InputError listing missing, unexpected and misshapen names.
-    """
-    compare({name: tuple(x.shape) for name, x in module.state_dict().items()}, tensors, where)
-    module.load_state_dict(dict(tensors), assign=True)
-
-
 def place_like(model: Model, other: nn.Module) -> Model:
     """The model, on the device and in the dtype of another's first parameter, in place."""
     like = next(other.parameters())
     # ModelMixin's own `to` warns, whenever it is given a dtype, of parts to keep in float32: there are none.
     return nn.Module.to(model, device=like.device, dtype=like.dtype)
-
-
-def compare(wanted: Mapping[str, tuple[int, ...]], given: Mapping[str, Tensor], where: str) -> None:
-    """InputError listing what is missing, unexpected and misshapen among given tensors."""
-    faults = shape_faults(wanted, {name: tuple(x.shape) for name, x in given.items()})
-    if faults:
-        raise InputError(f"{where}: {faults}")
-
-
-def shape_faults(wanted: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[int, ...]]) -> str:
-    """What is missing, unexpected and misshapen among given shapes by name, in words; empty if nothing is."""
-    misshapen = [
-        f"{name} {given[name]}, not {shape}"
-        for name, shape in wanted.items()
-        if name in given and given[name] != shape
-    ]
-    found = {
-        "missing": sorted(wanted.keys() - given.keys()),
-        "unexpected": sorted(given.keys() - wanted.keys()),
-        "misshapen": misshapen,
-    }
-    return "; ".join(f"{fault} {listed(names)}" for fault, names in found.items() if names)
-
-
-def listed(names: list[str]) -> str:
-    """Names for one line: the first few, and how many more."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object, or an InputError that names the file."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path} is not a JSON object")
-    return value
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
@@ -121,67 +88,3 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         if (folder / name).is_file():
             return read_tensors(folder / name)
     raise InputError(f"{folder} has no {WEIGHTS}.safetensors")
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file or of a pickled state dict, mapped into memory, never executing code.
-
-    Raises InputError on a missing, truncated or malformed file, and on a pickle with anything but tensors in
-    it.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        mapped = zipfile.is_zipfile(path)  # what torch.save has written since PyTorch 1.6
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist") from None
-    except SafetensorError as error:
-        raise InputError(f"{path} is truncated or no safetensors file: {error}") from error
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            f"{path} holds more than tensors, and is not loaded: {_first_line(error)}"
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise InputError(f"{path} is truncated or no PyTorch file: {_first_line(error)}") from error
-    if not isinstance(loaded, dict):
-        raise InputError(f"{path} holds a {type(loaded).__name__}, not a state dict")
-    return loaded
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0]
-
-
-@contextmanager
-def whole_folder(path: Path, replace: bool = False) -> Iterator[Path]:
-    """A folder to write into that takes the name `path` once the block has ended well.
-
-    Raises InputError where `path` exists already, unless it is to be replaced, which happens at the end; and
-    where no folder can be made there. What an interrupted earlier run left beside it is removed.
-    """
-    if path.exists() and not replace:
-        raise InputError(f"{path} exists already: remove it or choose another folder")
-    partial = path.with_name(f"{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
-    except OSError as error:
-        raise InputError(f"{path}: no folder can be made there: {error.strerror}") from error
-    try:
-        yield partial
-        _take_place(partial, path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _take_place(partial: Path, path: Path) -> None:
-    """Give `partial` the name of a folder that may be there; an interruption leaves the old one beside it."""
-    if not path.exists():
-        partial.rename(path)
-        return
-    replaced = path.with_name(f"{path.name}.replaced")
-    shutil.rmtree(replaced, ignore_errors=True)
-    path.rename(replaced)
-    partial.rename(path)
-    shutil.rmtree(replaced)
