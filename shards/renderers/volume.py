@@ -88,9 +88,11 @@ def rays(labels: Tensor, resolution: int) -> Rays:
     (fx, skew, cx), (_, fy, cy) = intrinsics[:, 0].unbind(1), intrinsics[:, 1].unbind(1)
     y = (v.reshape(1, -1) - cy.unsqueeze(1)) / fy.unsqueeze(1)
     x = (u.reshape(1, -1) - cx.unsqueeze(1) - skew.unsqueeze(1) * y) / fx.unsqueeze(1)
-    in_camera = torch.stack([x, y, torch.ones_like(x)], dim=-1)
-    directions = F.normalize(in_camera @ pose[:, :3, :3].transpose(1, 2), dim=-1)
-    return Rays(pose[:, None, :3, 3].expand_as(directions), directions)
+    in_camera = torch.stack([x, y, torch.ones_like(x), torch.ones_like(x)], dim=-1)
+    origins = pose[:, None, :3, 3]
+    # The difference of two points, as the public generators round it, rather than a rotated vector.
+    directions = F.normalize((pose[:, :3] @ in_camera.mT).mT - origins, dim=-1)
+    return Rays(origins.expand_as(directions), directions)
 
 
 def around_origin(labels: Tensor, extent: float) -> tuple[Tensor, Tensor]:
@@ -104,8 +106,12 @@ def stratified(near: float | Tensor, far: float | Tensor, jitter: Tensor) -> Ten
     """Depths (N, P, K): K evenly spaced from `near` to `far` (broadcast to (N, P, 1)), each moved by `jitter`
     (N, P, K) in [0, 1) of a spacing."""
     count = jitter.shape[-1]
-    steps = torch.arange(count, device=jitter.device, dtype=jitter.dtype)
-    return near + (far - near) * (steps + jitter) / (count - 1)
+    spacing = (far - near) / (count - 1)
+    if isinstance(spacing, Tensor):
+        even = near + spacing * torch.arange(count, device=jitter.device, dtype=jitter.dtype)
+    else:
+        even = torch.linspace(near, far, count, device=jitter.device, dtype=jitter.dtype)
+    return even + jitter * spacing
 
 
 def march(features: Tensor, raw: Tensor, depths: Tensor, activation: Activation = density) -> Marched:
@@ -116,7 +122,9 @@ def march(features: Tensor, raw: Tensor, depths: Tensor, activation: Activation 
     """
     lengths = depths.diff(dim=-1)
     optical = activation((raw[..., :-1] + raw[..., 1:]) / 2) * lengths
-    opacity = 1 - torch.exp(-optical)
+    # Rounded once, on any machine: the opacities of a nearly empty ray are a few roundings of 1, where
+    # exponentials that differ in the last bit differ much.
+    opacity = 1 - torch.exp(-optical.double()).to(optical.dtype)
     passed = torch.cumprod(1 - opacity[..., :-1] + OPACITY_EPSILON, dim=-1)
     weights = torch.cat([opacity[..., :1], opacity[..., 1:] * passed], dim=-1)
     middles = (depths[..., :-1] + depths[..., 1:]) / 2

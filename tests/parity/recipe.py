@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lightning_modules.networks.cross_view import sinusoids
+from shards.renderers.gan.layers import binomial_filter
 
 FOLDER = Path(__file__).parent
 
@@ -21,14 +22,33 @@ def key_list(which: str) -> dict[str, tuple[int, ...]]:
     }
 
 
-def golden() -> dict[str, Tensor]:
-    """Inputs and outputs of the released code with `weights(key_list("small"))`."""
-    return load_file(FOLDER / "golden_small.safetensors")
+def golden(which: str = "small") -> dict[str, Tensor]:
+    """Inputs and outputs of the released code with `weights(key_list("small"))`; of the public generators
+    (`eg3d`, `panohead`) with `gan_weights` of theirs."""
+    return load_file(FOLDER / f"golden_{which}.safetensors")
 
 
 def weights(shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
     """A tensor for each name: noise seeded by the name, of a scale that keeps activations near 1."""
     return {name: _tensor(name, shape) for name, shape in shapes.items()}
+
+
+def gan_weights(shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """The same for a generator of StyleGAN2's layers, which scale unit-variance weights as they run."""
+    return {name: _gan_tensor(name, shape) for name, shape in shapes.items()}
+
+
+def _gan_tensor(name: str, shape: tuple[int, ...]) -> Tensor:
+    if name.endswith("resample_filter"):
+        return binomial_filter()
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(zlib.crc32(name.encode())))
+    if name.endswith("affine.bias"):
+        return 1 + 0.1 * noise
+    if name.endswith((".bias", ".w_avg")):
+        return 0.02 * noise
+    if name.endswith("noise_strength"):
+        return 0.1 * noise
+    return 4 * noise if name.startswith("decoder.") else noise  # contrast, so that the order of depths shows
 
 
 def _tensor(name: str, shape: tuple[int, ...]) -> Tensor:
