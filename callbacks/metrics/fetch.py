@@ -1,8 +1,8 @@
 """`python -m callbacks.metrics.fetch`: the metrics' standard weights, fetched and verified, for machines
 without internet.
 
-They go where torch.hub keeps its own (`$TORCH_HOME/hub/checkpoints`): fetch them where there is a route, and
-copy that folder or name it with `--mirror`.
+They go into `$TORCH_HOME`, where their packages look for them. Where there is no route, fetch them elsewhere
+and name the folder that has them with `--mirror`.
 """
 
 from collections.abc import Sequence

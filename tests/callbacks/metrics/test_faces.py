@@ -1,0 +1,112 @@
+"""ID and POSE: ideal values, order, recovered cameras, and what happens without a face."""
+
+import numpy as np
+import pytest
+import torch
+from facenet_pytorch import InceptionResnetV1
+
+from callbacks.metrics import ID, POSE, CameraPOSE
+from callbacks.metrics.faces import FaceReader
+from callbacks.metrics.identity import FacenetEmbedder
+from callbacks.metrics.pose import angle_scores, camera_angles, head_angles, wrapped
+from callbacks.metrics.weights import CATALOGUE
+from shards.cameras import label_from_angles
+from tests.callbacks.metrics.conftest import damaged
+
+NEEDS_DLIB = pytest.mark.skipif(not CATALOGUE["dlib"].available, reason="dlib's models are not installed")
+
+
+@pytest.fixture(scope="module")
+def readings(people):
+    """What is read of two people at five cameras, by person, and the cameras' yaw in degrees (2, 5)."""
+    reader = FaceReader()
+    yaw = np.degrees(camera_angles(people.cameras[:2, :5])[:, 0]).reshape(2, 5)
+    return [reader.read(views) for views in people.views[:2, :5]], yaw
+
+
+def few(readings, yaw, limit=30.0):
+    """Each person's readings that are near frontal, two of them."""
+    return [
+        [r for r, angle in zip(row, angles, strict=True) if r is not None and abs(angle) < limit][:2]
+        for row, angles in zip(readings, yaw, strict=True)
+    ]
+
+
+def test_an_image_without_a_face_is_counted_and_not_scored(photo):
+    blank = torch.zeros_like(photo)
+    metric = POSE()
+    metric.update(torch.cat([photo, blank, photo]), torch.cat([photo, photo, blank]))
+    results = metric.results()
+    assert results["POSE"] == 0
+    assert results["POSE_failures"] == 2
+    assert results["POSE_failures_of_truth"] == 1
+    assert int(metric.scored) == 1
+
+
+def test_camera_angles_are_those_of_the_label():
+    yaw, pitch, roll = 0.4, -0.2, 0.3
+    found = camera_angles(label_from_angles(yaw, pitch, roll, pivot=(0, 0, 0)))
+    np.testing.assert_allclose(found, [[yaw, pitch, roll]], atol=1e-6)
+
+
+def test_angles_are_wrapped():
+    scores = angle_scores(np.array([[np.pi - 0.1, 0, 0]]), np.array([[-np.pi + 0.1, 0, 0]]))
+    assert float(scores[0, 0]) == pytest.approx(0.04, rel=1e-4)
+    assert float(scores[0, 1]) == pytest.approx(np.degrees(0.2), rel=1e-4)
+    assert wrapped(np.array([3 * np.pi]))[0] == pytest.approx(-np.pi)
+
+
+def test_pose_grows_with_the_turn(readings):
+    views, yaw = readings
+    errors = []
+    for row, angles in zip(views, yaw, strict=True):
+        found = [(abs(angle), r, angle) for r, angle in zip(row, angles, strict=True) if r is not None]
+        frontal = min(found, key=lambda pair: pair[0])
+        turned = [(abs(angle - frontal[2]), r) for _, r, angle in found]
+        scores = POSE().compare([r for _, r in turned], [frontal[1]] * len(turned))[:, 1]
+        order = np.argsort([turn for turn, _ in turned])
+        errors.append(np.corrcoef(np.arange(len(order)), scores.numpy()[order])[0, 1])
+        assert float(scores.min()) == 0
+    assert np.mean(errors) > 0.8
+
+
+def test_known_cameras_are_recovered(people, readings):
+    views, yaw = readings
+    metric = CameraPOSE()
+    for row, cameras, angles in zip(views, people.cameras[:2, :5], yaw, strict=True):
+        near = np.abs(angles) < 40
+        metric.update([r for r, keep in zip(row, near, strict=True) if keep], cameras[torch.from_numpy(near)])
+    results = metric.results()
+    assert results["POSE[label]_failures"] == 0
+    assert results["POSE[label]_yaw_degrees"] < 8
+    assert results["POSE[label]_pitch_degrees"] < 8
+
+
+def test_facenet_sees_the_face(publish, readings):
+    publish("vggface2", InceptionResnetV1(classify=False, num_classes=None))
+    embed = FacenetEmbedder()
+    faces = [row[0] for row in few(*readings)]
+    embeddings = embed(faces)
+    assert embeddings.shape == (2, 512)
+    torch.testing.assert_close(embeddings.norm(dim=1), torch.ones(2))
+    metric = ID()
+    assert metric.label == "ID"
+    torch.testing.assert_close(metric.compare(faces, faces), torch.ones(2, 1))
+
+
+@NEEDS_DLIB
+def test_dlib_knows_people_apart(readings, photo):
+    metric = ID("dlib")
+    assert metric.label == "ID[dlib]"
+    first, second = zip(*few(*readings), strict=True)
+    torch.testing.assert_close(metric.compare(first, first), torch.ones(2, 1))
+    same, other = metric.compare(first, second), metric.compare(first, [*second[1:], second[0]])
+    assert float(same.min()) > float(other.mean())
+    assert float(same.mean()) > float(other.max())
+    blurred = [metric.reader.read(damaged(photo, "blur", amount))[0] for amount in (0.5, 1.5, 3.0)]
+    fading = metric.compare(blurred, metric.reader.read(photo) * 3)[:, 0].tolist()
+    assert fading == sorted(fading, reverse=True)
+
+
+def test_angles_of_no_face_are_unknown():
+    assert np.isnan(head_angles([None])).all()

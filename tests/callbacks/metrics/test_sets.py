@@ -1,0 +1,97 @@
+"""FID and KID: closed forms, order, and agreement with other people's code."""
+
+import io
+
+import pytest
+import torch
+from torch import nn
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+from torchmetrics.image.fid import NoTrainInceptionV3, _compute_fid
+from torchmetrics.image.kid import poly_mmd
+
+from callbacks.metrics import FID, KID
+from callbacks.metrics.features import InceptionFeatures
+from callbacks.metrics.sets import ENOUGH_FOR_FID, frechet_distance, kernel_distance
+from shards.errors import InputError
+from tests.callbacks.metrics.conftest import damaged
+
+
+def gaussian(count, deviations, mean, seed):
+    """Features whose sample mean and covariance are exactly the given ones."""
+    draw = torch.randn(
+        count, len(deviations), dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    )
+    white = torch.linalg.qr(draw - draw.mean(0)).Q * (count - 1) ** 0.5
+    return white * torch.tensor(deviations, dtype=torch.float64) + torch.tensor(mean, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("counts", [(50, 50), (50, 9)])
+def test_frechet_is_the_closed_form_of_gaussians(counts):
+    first = gaussian(counts[0], (1.0, 2.0, 0.5), (0.0, 1.0, -1.0), 0)
+    second = gaussian(counts[1], (3.0, 0.1, 0.5), (2.0, 1.0, 0.0), 1)
+    closed_form = (4 + 0 + 1) + (2.0**2 + 1.9**2 + 0)
+    assert float(frechet_distance(first, second)) == pytest.approx(closed_form)
+
+
+@pytest.mark.parametrize("counts", [(200, 150), (12, 9)])
+def test_agreement_with_torchmetrics(counts):
+    draw = torch.Generator().manual_seed(0)
+    first, second = (torch.randn(n, 24, generator=draw, dtype=torch.float64) for n in counts)
+    second = second * 1.3 + 0.2
+    moments = [m for x in (first, second) for m in (x.mean(0), x.T.cov())]
+    assert float(frechet_distance(first, second)) == pytest.approx(float(_compute_fid(*moments)), rel=1e-6)
+    same = min(counts)
+    other = poly_mmd(first[:same], second[:same])
+    assert float(kernel_distance(first[:same], second[:same])) == pytest.approx(float(other))
+
+
+@pytest.mark.filterwarnings("ignore:FID")
+@pytest.mark.parametrize("kind", [FID, KID])
+def test_more_damage_is_further_away(kind, people):
+    images = people.views[:, 0]
+    metric = kind("efficientnet-lite0")
+    real = metric.network(images)
+    distances = []
+    for amount in (0.0, 0.15, 0.4):
+        metric.reset()
+        metric.update(images, True, features=real)
+        metric.update(damaged(images, "noise", amount), False)
+        distances.append(float(metric.compute()))
+    assert distances == sorted(distances)
+    assert distances[0] == pytest.approx(0, abs=1e-6) if kind is FID else distances[0] < 0
+
+
+def test_few_images_are_warned_about_and_too_few_refused():
+    metric = FID("efficientnet-lite0", nn.Identity())
+    metric.update(torch.empty(0), True, features=torch.randn(5, 3))
+    with pytest.raises(InputError, match="one of them is empty"):
+        metric.compute()
+    metric.update(torch.empty(0), False, features=torch.randn(5, 3))
+    with pytest.warns(UserWarning, match=f"over 5 images is biased upwards .it takes {ENOUGH_FOR_FID}"):
+        metric.compute()
+
+
+def test_kid_is_unbiased_where_fid_is_not():
+    draw = torch.Generator().manual_seed(0)
+    pairs = [[torch.randn(10, 8, generator=draw, dtype=torch.float64) for _ in range(2)] for _ in range(300)]
+    kernel = torch.stack([kernel_distance(*pair) for pair in pairs])
+    assert abs(float(kernel.mean())) < 3 * float(kernel.std()) / 300**0.5
+    assert min(float(frechet_distance(*pair)) for pair in pairs) > 0.5
+
+
+def test_inception_is_torchmetrics_inception(publish, monkeypatch, photo):
+    def empty():
+        file = io.BytesIO()
+        torch.save({}, file)
+        file.seek(0)
+        return file
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
+        other = NoTrainInceptionV3("x", ["2048"], empty(), antialias=False)
+    publish("inception-2015", other)
+    features = InceptionFeatures()(photo)
+    assert features.shape == (1, 2048)
+    pixels = photo.add(1).mul(127.5).round().to(torch.uint8)
+    torch.testing.assert_close(features, other(pixels))
+    assert FID().label == "FID"

@@ -1,0 +1,77 @@
+"""Which weights are in use, how they are fetched, and what is refused."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from callbacks.metrics.fetch import fetch
+from callbacks.metrics.fetch import main as fetch_main
+from callbacks.metrics.suite import available
+from callbacks.metrics.weights import CATALOGUE, choose, metric_name, notice, published
+from shards.errors import InputError
+
+
+@pytest.fixture
+def bare(tmp_path, monkeypatch):
+    """A machine without any published weights."""
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "home/hub"))
+    return tmp_path
+
+
+@pytest.mark.usefixtures("bare")
+def test_standard_weights_are_taken_where_they_are(publish):
+    assert choose("LPIPS") == "efficientnet-lite0"
+    publish("alexnet", nn.Linear(2, 2))
+    assert choose("LPIPS") == "alexnet"
+    assert choose("DISTS") == "efficientnet-lite0"
+    line = notice(["PSNR", "LPIPS", "DISTS"])
+    assert "\n" not in line
+    assert "standard weights for LPIPS; stand-ins in DISTS[efficientnet-lite0]" in line
+    assert "make metric-weights" in line
+
+
+def test_names():
+    assert metric_name("LPIPS", "alexnet") == "LPIPS"
+    assert metric_name("FID", "efficientnet-lite0") == "FID[efficientnet-lite0]"
+    assert metric_name("ID", "dlib") == "ID[dlib]"
+    assert metric_name("PSNR", None) == "PSNR"
+
+
+@pytest.mark.usefixtures("bare")
+def test_a_metric_without_any_weights_is_left_out_and_said_so(monkeypatch):
+    lacking = dataclasses.replace(CATALOGUE["dlib"], packages=("no_such_package",))
+    monkeypatch.setitem(CATALOGUE, "dlib", lacking)
+    assert "ID" not in available()
+    assert "left out: ID has no weights on this machine" in notice(["ID"])
+    assert "install no-such-package" in notice(["ID"])
+
+
+def test_another_file_under_the_name_is_refused(publish):
+    publish("alexnet", nn.Linear(2, 2))
+    weights = published("alexnet")
+    assert set(weights.tensors()) == {"weight", "bias"}
+    weights.path.write_bytes(b"something else")
+    with pytest.raises(InputError, match="is not the published file"):
+        weights.tensors()
+
+
+def test_fetching_from_a_mirror_verifies(bare, publish):
+    publish("alexnet", nn.Linear(2, 2))
+    weights = published("alexnet")
+    mirror = bare / "mirror"
+    mirror.mkdir()
+    weights.path.rename(mirror / weights.path.name)
+    assert "fetched" in fetch(weights, str(mirror))
+    assert "there already" in fetch(weights, None)
+    (mirror / weights.path.name).write_bytes(b"cut off")
+    weights.path.unlink()
+    with pytest.raises(InputError, match="is not the published file"):
+        fetch(weights, str(mirror))
+    assert not list(weights.path.parent.iterdir())
+
+
+def test_the_command_names_all_that_could_not_be_had(bare):
+    with pytest.raises(InputError, match=r"4 files could not be had: alexnet: .*vgg16: .*vggface2: "):
+        fetch_main(["--mirror", (bare / "nowhere").as_uri()])
