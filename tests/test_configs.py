@@ -16,7 +16,8 @@ from tests.networks.toy import toy_backbone, toy_vae
 CONFIGS = Path(__file__).parents[1] / "configs"
 STAGES = sorted(CONFIGS.glob("stage*.yaml"))
 BACKBONES = sorted(CONFIGS.glob("backbone_*.yaml"))
-LAYERS = sorted([*CONFIGS.glob("scale/*.yaml"), *CONFIGS.glob("data/*.yaml")])
+PRIORS = sorted(CONFIGS.rglob("noise_prior*.yaml"))  # tests/test_prior_configs.py
+LAYERS = sorted([*CONFIGS.glob("scale/sd15.yaml"), *CONFIGS.glob("data/*.yaml")])
 ON_THIS_MACHINE = ["--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.strategy=auto"]
 
 
@@ -44,7 +45,7 @@ def read(*paths, more=()):
 
 
 def test_nothing_in_configs_is_left_out():
-    known = {*STAGES, *BACKBONES, *LAYERS}
+    known = {*STAGES, *BACKBONES, *PRIORS, *LAYERS}
     assert set(CONFIGS.rglob("*.yaml")) == known
 
 
