@@ -163,3 +163,13 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_a_yaml_file_gives_the_options(tmp_path: Path) -> None:
+    (tmp_path / "fake.yaml").write_text(f"identities: 2\nviews: 5\nprocesses: 0\nout: {tmp_path / 'built'}\n")
+    command.main(["fake", "--config", str(tmp_path / "fake.yaml"), "--instants", "1"], FAKE)
+    manifest = Manifest.load(tmp_path / "built")
+    assert (manifest.views, manifest.samples("train")) == ((5, 5), 2)
+    (tmp_path / "fake.yaml").write_text("people: 2\n")
+    with pytest.raises(SystemExit):
+        command.main(["fake", "--config", str(tmp_path / "fake.yaml"), "--out", str(tmp_path / "more")], FAKE)
