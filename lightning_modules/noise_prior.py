@@ -80,25 +80,28 @@ class NoisePriorStage(TrainedPart):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """`val/loss` and `val/PSNR` in dB, the mean over people; nothing in them is drawn.
+        """`val/loss` and `val/PSNR` in dB from one portrait, means over people; nothing in them is drawn.
 
-        `val/PSNR_reference` is what returning the first portrait would have.
+        `val/PSNR_reference` is what returning that portrait would have, `val/PSNR_all` what S has from all R,
+        where there are several.
         """
-        proxies = self.prior.proxies(self.prior.encode(batch["reference"]), batch["camera"])
-        valid, targets = batch["valid"].float(), batch["target"]
-        rows = zip(proxies.images, targets, strict=True)
-        perceptual = torch.stack([self.perceptual(image.float(), target) for image, target in rows])
-        squared = (proxies.images.float() - targets).square().mean((1, 2, 3, 4))
+        references, targets, valid = batch["reference"], batch["target"], batch["valid"].float()
+        images = self.prior.proxies(self.prior.encode(references[:, :1]), batch["camera"]).images.float()
+        rows = zip(images, targets, strict=True)
+        perceptual = torch.stack([self.perceptual(image, target) for image, target in rows])
+        squared = (images - targets).square().mean((1, 2, 3, 4))
         loss = squared + self.hparams.perceptual_weight * perceptual
         self.log_mean("val/loss", loss, valid, prog_bar=True)
-        self.log_mean("val/PSNR", psnr(proxies.images.float().clamp(-1, 1), targets), valid, prog_bar=True)
-        self.log_mean("val/PSNR_reference", psnr(batch["reference"][:, :1], targets), valid)
+        self.log_mean("val/PSNR", psnr(images.clamp(-1, 1), targets), valid, prog_bar=True)
+        self.log_mean("val/PSNR_reference", psnr(references[:, :1], targets), valid)
+        if references.shape[1] > 1:
+            self.log_mean("val/PSNR_all", psnr(self.prior(references, batch["camera"]), targets), valid)
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
         """{"proxies": (B, P, 3, S, S)} in [-1, 1]: a portrait, then target, Ĩ and depth of a few views."""
         targets, cameras = batch["target"][:, :SHOWN_VIEWS], batch["camera"][:, :SHOWN_VIEWS]
-        proxies = self.prior.proxies(self.prior.encode(batch["reference"]), cameras)
+        proxies = self.prior.proxies(self.prior.encode(batch["reference"][:, :1]), cameras)
         images = proxies.images.float().clamp(-1, 1)
         depths = shown_depth(proxies, targets.shape[-1])
         views = torch.stack([targets, images, depths], dim=2).flatten(1, 2)

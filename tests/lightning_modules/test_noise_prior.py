@@ -79,9 +79,12 @@ def test_it_learns(make_trainer, make_data) -> None:
 def test_validation_is_the_same_every_time(make_trainer, make_data) -> None:
     module = make_prior()
     trainer = make_trainer(limit_val_batches=None)
-    first, second = (trainer.validate(module, make_data(), verbose=False)[0] for _ in range(2))
+    first, second = (
+        trainer.validate(module, make_data(references=2, targets=2), verbose=False)[0] for _ in range(2)
+    )
     assert first == second
-    assert first.keys() == {"val/loss", "val/PSNR", "val/PSNR_reference"}
+    assert first.keys() == {"val/loss", "val/PSNR", "val/PSNR_reference", "val/PSNR_all"}
+    assert first["val/PSNR"] != first["val/PSNR_all"]
 
 
 def test_pictures_show_portrait_target_proxy_and_depth(make_data) -> None:
