@@ -1,6 +1,7 @@
 """Folders of square images, one a view: conditions, and proxies for the noise. K views, S image side."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -17,21 +18,26 @@ def image_files(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: (_natural(path.name), path.name))
 
 
-def view_files(folder: Path, views: int | None, what: str) -> list[Path]:
-    """The images of a folder that holds one for each of the `views`, None for any number; `what` names them.
-
-    Raises InputError where the folder is missing or holds another number.
-    """
+def view_files(folder: Path, what: str) -> list[Path]:
+    """The images of a folder that holds one for each view; `what` names them. Raises InputError where it is
+    missing or holds none."""
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder of {what}")
     files = image_files(folder)
-    if not files or (views is not None and len(files) != views):
-        wanted = "one for each view" if views is None else f"one for each of the {views} cameras"
-        raise InputError(f"{folder}: it holds {len(files)} images; {what} are {wanted}")
+    if not files:
+        raise InputError(f"{folder}: there are no {what} in it ({', '.join(SUFFIXES)})")
     return files
 
 
-def read_squares(files: list[Path], size: int, what: str) -> list[Image.Image]:
+def check_count(files: Sequence[Path], views: int, what: str) -> None:
+    """Raise InputError unless the files are one for each of the `views`."""
+    if len(files) != views:
+        raise InputError(
+            f"{files[0].parent}: it holds {len(files)} {what} for {views} cameras: there is one for each"
+        )
+
+
+def read_squares(files: Sequence[Path], size: int, what: str) -> list[Image.Image]:
     """Images as RGB squares of side `size`. Raises InputError where one is damaged or not square: cropped, it
     would show another camera than the one it stands for."""
     return [_read_square(path, size, what) for path in files]

@@ -14,15 +14,14 @@ from shards.renderers.base import Renderer
 from shards.renderers.registry import RENDERERS, open_renderer
 
 CHUNK = 8  # views rendered at once: a scene is built for each chunk, and the bar moves with it
-WHAT = "conditions"
+CONDITIONS = "conditions"
 
 
-def find_conditions(source: str, views: int | None) -> list[Path] | None:
+def find_conditions(source: str) -> list[Path] | None:
     """The files of the conditions where `source` is a folder of them, in the order of the views; None where
     it is a renderer's name.
 
-    Raises InputError where it is neither, or the folder's images are not one for each of the `views` (None:
-    any number).
+    Raises InputError where it is neither, or a folder without images.
     """
     if source in RENDERERS:
         return None
@@ -30,12 +29,12 @@ def find_conditions(source: str, views: int | None) -> list[Path] | None:
         raise InputError(
             f"--conditions {source}: there is no such folder, and the renderers are {', '.join(RENDERERS)}"
         )
-    return view_files(Path(source), views, WHAT)
+    return view_files(Path(source), CONDITIONS)
 
 
 def read_conditions(files: list[Path], size: int) -> list[Image.Image]:
     """Condition images (S, S) from files. Raises InputError where one is damaged or not square."""
-    return read_squares(files, size, WHAT)
+    return read_squares(files, size, CONDITIONS)
 
 
 def prepare_renderer(name: str) -> Renderer:
@@ -54,7 +53,7 @@ def render_view_conditions(
 ) -> list[Image.Image]:
     """The person numbered `identity` from all cameras (K, 25), (S, S) each, with a progress bar."""
     images: list[Image.Image] = []
-    with tqdm(total=len(cameras), desc=WHAT, unit="view") as bar:
+    with tqdm(total=len(cameras), desc=CONDITIONS, unit="view") as bar:
         for start in range(0, len(cameras), CHUNK):
             chunk = cameras[start : start + CHUNK]
             images += [Image.fromarray(image) for image in renderer.render(identity, chunk, size).images]

@@ -3,6 +3,7 @@ import pytest
 from PIL import Image
 
 from lightning_modules.sampling import view_conditions
+from lightning_modules.sampling.image_folders import check_count
 from lightning_modules.sampling.trajectories import trajectory
 from lightning_modules.sampling.view_conditions import (
     find_conditions,
@@ -33,17 +34,13 @@ def folder(tmp_path):
 
 
 def test_a_folder_s_images_come_in_the_order_of_their_numbers(folder):
-    images = read_conditions(find_conditions(str(folder), 12), 8)
+    images = read_conditions(find_conditions(str(folder)), 8)
     assert [image.size for image in images] == [(8, 8)] * 12
     assert [image.getpixel((0, 0))[0] for image in images] == list(range(12))
 
 
-def test_any_number_where_no_cameras_are_given(folder):
-    assert len(find_conditions(str(folder), None)) == 12
-
-
 def test_a_renderer_is_known_by_its_name():
-    assert find_conditions("synthetic", 4) is None
+    assert find_conditions("synthetic") is None
 
 
 def test_rendering_by_chunks_is_rendering_at_once():
@@ -55,23 +52,23 @@ def test_rendering_by_chunks_is_rendering_at_once():
 
 @pytest.mark.parametrize("views", [11, 13])
 def test_more_or_fewer_conditions_than_cameras_is_one_line(folder, views):
-    with pytest.raises(InputError, match=f"holds 12 images; conditions are one for each of the {views} cam"):
-        find_conditions(str(folder), views)
+    with pytest.raises(InputError, match=f"holds 12 conditions for {views} cameras"):
+        check_count(find_conditions(str(folder)), views, "conditions")
 
 
 def test_no_folder_and_no_renderer_is_one_line(tmp_path):
     with pytest.raises(
         InputError, match="--conditions nowhere: there is no such folder, and the renderers are"
     ):
-        find_conditions("nowhere", 4)
-    with pytest.raises(InputError, match="holds 0 images"):
-        find_conditions(str(tmp_path), None)
+        find_conditions("nowhere")
+    with pytest.raises(InputError, match="there are no conditions in it"):
+        find_conditions(str(tmp_path))
 
 
 def test_a_condition_that_is_not_square_is_one_line(tmp_path):
     Image.new("RGB", (20, 16)).save(tmp_path / "0.png")
     with pytest.raises(InputError, match=r"0\.png: 20x16 pixels; conditions are square"):
-        read_conditions(find_conditions(str(tmp_path), 1), 16)
+        read_conditions(find_conditions(str(tmp_path)), 16)
 
 
 def test_a_renderer_without_its_packages_is_one_line(monkeypatch):

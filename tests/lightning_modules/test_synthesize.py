@@ -1,0 +1,217 @@
+"""The command end to end on a toy model of 32 pixels, and every bad input it has a line for."""
+
+import json
+import runpy
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from lightning_modules import synthesize as command
+from lightning_modules.networks.portrait import PortraitModel, save_portrait_model
+from lightning_modules.sampling import requests
+from lightning_modules.sampling.camera_files import read_cameras
+from lightning_modules.sampling.trajectories import trajectory
+from shards.errors import InputError
+from tests.faces import FlatRenderer
+from tests.networks.toy import toy_model, toy_prior
+
+SIZE = 32
+FAST = ["--steps", "1", "--window", "2", "--overlap", "1", "--align", "false"]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A whole model in a folder, and one that ends with stage 1."""
+    folder = tmp_path_factory.mktemp("models")
+    whole = replace(
+        toy_model(), noise_prior=toy_prior(image_size=SIZE, encoder_channels=(8,) * 5, rendering_size=16)
+    )
+    whole.backbone.unet.register_to_config(sample_size=SIZE // whole.backbone.downsampling)
+    save_portrait_model(whole, str(folder / "whole"))
+    early = PortraitModel(whole.backbone, whole.reference, reference_timestep="zero")
+    save_portrait_model(early, str(folder / "stage1"))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def flat_renderer(monkeypatch):
+    monkeypatch.setattr(requests, "prepare_renderer", lambda _: FlatRenderer())
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """People: ada and bo on a photo each, cleo on two."""
+    draw = np.random.default_rng(0)
+    for name in ("ada.jpg", "bo.png", "cleo/1.png", "cleo/2.png"):
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw.integers(0, 256, (40, 48, 3), dtype=np.uint8)).save(path)
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def run(models, photos, tmp_path):
+    """Runs the command on ada's portrait, and gives the output folder."""
+
+    def run_with(*arguments, out="out", portrait=("--portrait", "ada.jpg")):
+        flag, *names = portrait
+        given = [flag, *(str(photos / name) for name in names)]
+        folder = tmp_path / out
+        command.main(["--model", str(models / "whole"), *given, "--out", str(folder), *FAST, *arguments])
+        return folder
+
+    return run_with
+
+
+def files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def views(folder: Path) -> np.ndarray:
+    return np.stack([np.asarray(Image.open(path)) for path in sorted((folder / "views").iterdir())])
+
+
+def squares(folder: Path, count: int, side: int = SIZE) -> Path:
+    folder.mkdir(parents=True)
+    for number in range(count):
+        Image.new("RGB", (side, side), (40 * number, 90, 90)).save(folder / f"{number}.png")
+    return folder
+
+
+def test_one_person_s_views_with_all_that_belongs_to_them(run):
+    out = run("--trajectory", "spiral", "--views", "3", "--seed", "5", "--steps", "2")
+    numbered = {f"{folder}/{i:03d}.png" for folder in ("views", "conditions") for i in range(3)}
+    single = {"portrait_0.png", "views.mp4", "sheet.png", "cameras.json", "settings.json"}
+    assert files(out) == numbered | single
+    assert views(out).shape == (3, SIZE, SIZE, 3)
+    np.testing.assert_array_equal(read_cameras([out / "cameras.json"]), trajectory("spiral", 3))
+    assert cv2.VideoCapture(str(out / "views.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 3
+    assert Image.open(out / "portrait_0.png").size == (SIZE, SIZE)
+    settings = json.loads((out / "settings.json").read_text())
+    assert (settings["steps"], settings["seed"], settings["noise_taken"]) == (2, 5, "3d-aware")
+    assert not list(out.parent.glob("*.partial"))
+
+
+def test_the_seed_says_the_views_and_chunks_do_not(run):
+    first = views(run("--views", "3")).astype(int)
+    chunked = views(run("--views", "3", "--chunk", "1", out="chunked"))
+    assert np.abs(first - chunked).max() <= 1  # a level: sums are rounded in another order
+    assert np.abs(first - views(run("--views", "3", "--seed", "1", out="other"))).max() > 1
+
+
+def test_a_folder_of_people_is_each_of_them_alone(run):
+    everybody = run("--views", "2", out="all", portrait=("--portraits", ""))
+    assert {path.name for path in everybody.iterdir() if path.is_dir()} == {"ada", "bo", "cleo", "conditions"}
+    assert len(files(everybody / "cleo")) == 2 + 2 + 2  # portraits, views, and the film and the sheet
+    alone = run("--views", "2", out="cleo", portrait=("--portrait", "cleo/1.png", "cleo/2.png"))
+    np.testing.assert_array_equal(views(everybody / "cleo"), views(alone))
+
+
+def test_cameras_and_conditions_of_an_earlier_run_give_it_again(run):
+    first = run("--views", "3", "--noise", "3d-aware")
+    reused = ["--cameras", str(first / "cameras.json"), "--conditions", str(first / "conditions")]
+    np.testing.assert_array_equal(views(first), views(run(*reused, out="again")))
+    settings = json.loads((first / "settings.json").read_text())
+    assert settings["command"] == "lightning_modules.synthesize"
+
+
+def test_conditions_alone_say_the_views(run, tmp_path):
+    out = run("--conditions", str(squares(tmp_path / "seen", 4, 20)))
+    assert len(views(out)) == 4
+    assert "cameras.json" not in files(out)
+    assert json.loads((out / "settings.json").read_text())["noise_taken"] == "random"
+
+
+def test_every_noise_is_another(run, tmp_path):
+    proxies = str(squares(tmp_path / "proxies", 2))
+    made = [views(run("--views", "2", "--noise", noise, out=f"out{number}"))
+            for number, noise in enumerate(("random", "3d-aware", proxies))]  # fmt: skip
+    assert all((made[one] != made[other]).any() for one, other in ((0, 1), (0, 2), (1, 2)))
+
+
+def test_proxies_of_several_people_are_in_a_folder_each(run, tmp_path):
+    for name in ("ada", "bo", "cleo"):
+        squares(tmp_path / "proxies" / name, 2)
+    out = run("--views", "2", "--noise", str(tmp_path / "proxies"), portrait=("--portraits", ""))
+    assert len(views(out / "bo")) == 2
+
+
+def test_what_is_there_is_replaced_only_where_asked_and_only_our_own(run, tmp_path):
+    out = run("--views", "1")
+    with pytest.raises(InputError, match="it exists already; --overwrite replaces it"):
+        run("--views", "2")
+    assert len(views(run("--views", "2", "--overwrite"))) == 2
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "thesis.txt").write_text("years")
+    with pytest.raises(InputError, match="this command has not made it and will not replace it"):
+        run("--overwrite", out="precious")
+    assert (tmp_path / "precious" / "thesis.txt").read_text() == "years"
+    assert len(views(out)) == 2
+
+
+BAD = {
+    "no such model": (["--model", "nowhere"], "nowhere has no appearance_reference/"),
+    "steps": (["--steps", "0"], "--steps 0: give 1 or more"),
+    "too many steps": (["--steps", "501"], "501 sampling steps: take 1 to 500"),
+    "eta": (["--eta", "1.5"], "--eta 1.5: give 0 to 1"),
+    "window": (["--window", "0"], "windows of 0"),
+    "overlap": (["--overlap", "-1"], "cannot overlap by -1"),
+    "a window beyond V": (["--window", "40", "--views", "40"], "40 views"),
+    "fps": (["--fps", "0"], "--fps 0: give 0.1 or more"),
+    "views": (["--views", "0"], "--views 0: give 1 or more"),
+    "path": (["--trajectory", "circle"], "no such path; choose of orbit"),
+    "cameras twice": (["--cameras", "a.json", "--views", "2"], "leave out --views"),
+    "no cameras file": (["--cameras", "none.json"], "none.json: there is no such file of cameras"),
+    "renderer": (["--conditions", "nobody"], "--conditions nobody: there is no such folder"),
+    "noise": (["--noise", "pink"], "--noise pink: it is neither random, nor 3d-aware, nor a folder"),
+    "devices": (["--devices", "0"], "--devices 0: give 1 or more"),
+    "both": (["--portraits", "."], "--portrait PHOTO… of one person, or --portraits FOLDER"),
+    "a face where none is": (["--align", "true"], "ada.jpg: no face is found .* --align false"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "line"), BAD.values(), ids=BAD)
+def test_bad_input_is_one_line_and_leaves_nothing(run, tmp_path, arguments, line):
+    with pytest.raises(InputError, match=line):
+        run(*arguments)
+    assert {path.name for path in tmp_path.iterdir()} == {"photos"}
+
+
+def test_counts_that_differ_are_one_line(run, tmp_path):
+    few = str(squares(tmp_path / "few", 2))
+    with pytest.raises(InputError, match="holds 2 conditions for 3 cameras: there is one for each"):
+        run("--conditions", few, "--views", "3")
+    with pytest.raises(InputError, match="holds 2 proxies for 3 cameras"):
+        run("--noise", few, "--views", "3")
+    with pytest.raises(InputError, match="3d-aware takes cameras"):
+        run("--conditions", few, "--noise", "3d-aware")
+
+
+def test_a_model_of_stage_1_is_one_line(run, models):
+    with pytest.raises(InputError, match=r"stage1: it has no view_control/ \(F_cam\)"):
+        run("--model", str(models / "stage1"))
+
+
+def test_the_command_ends_in_one_line(photos, monkeypatch, capsys):
+    given = ["--model", "nowhere", "--portrait", str(photos / "none.jpg"), "--out", str(photos / "out")]
+    monkeypatch.setattr(sys, "argv", ["synthesize", *given])
+    monkeypatch.delitem(sys.modules, command.__name__)
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module(command.__name__, run_name="__main__")
+    assert end.value.code == 2
+    told = capsys.readouterr().err.splitlines()
+    assert told == [f"error: --portrait {photos / 'none.jpg'}: there is no such file"]
+
+
+@pytest.mark.slow
+def test_people_split_over_processes_get_the_same_views(run):
+    one = run("--views", "2", out="one", portrait=("--portraits", ""))
+    two = run("--views", "2", "--devices", "2", out="two", portrait=("--portraits", ""))
+    for name in ("ada", "bo", "cleo"):
+        np.testing.assert_array_equal(views(one / name), views(two / name))
+    assert files(one) == files(two)
