@@ -14,21 +14,21 @@ import pytorch_lightning as pl
 import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.models.modeling_utils import ModelMixin
-from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
 from lightning_modules.draws import generator, normal, spread_timesteps
+from lightning_modules.networks.cards import StageCard, fingerprint
 from lightning_modules.networks.denoiser import Denoiser
+from lightning_modules.networks.portrait import ReferenceTimestep
 from lightning_modules.networks.pretrained import load_backbone
 from lightning_modules.networks.reference import AppearanceReference
 from lightning_modules.networks.weights import compare
 from lightning_modules.optimization import Learning, Optimization, rewind, step_generator
-from lightning_modules.parts import IN_CHECKPOINT, StageCard, fingerprint, load_part, save_part
+from lightning_modules.parts import IN_CHECKPOINT, load_part, save_part
 from lightning_modules.sampling.ddim import portrait_bank, sample
 from shards.errors import InputError
 from shards.latents import vae_fingerprint
 
-ReferenceTimestep = Literal["zero", "current"]
 Batch = dict[str, Any]
 LEARNING = Learning()
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
@@ -87,9 +87,8 @@ class Stage(pl.LightningModule):
         self.denoiser = Denoiser(
             loaded.unet, loaded.empty_prompt, gradient_checkpointing=gradient_checkpointing
         )
-        self.fingerprint = fingerprint(loaded.unet)
+        self.fingerprint = fingerprint(loaded.unet.state_dict())
         self.vae_fingerprint = vae_fingerprint(loaded.vae)
-        self._caches_met: set[str] = set()
 
     def freeze(self) -> None:
         """Leaves nothing to train but the stage's part; a subclass calls it when all parts are there."""
@@ -148,9 +147,9 @@ class Stage(pl.LightningModule):
 
     def latents(self, batch: Batch, name: str, draw: torch.Generator | None = None) -> Tensor:
         """The latents (B, N, 4, H, W) of a batch's `name`, "reference" or "target", as `encode` gives them:
-        from the moments that the shards hold, where this VAE made them."""
+        from the moments that the shards hold, where the batch has those."""
         moments = batch.get(f"{name}_moments")
-        if moments is None or not self._made(batch["vae"]):
+        if moments is None:
             return self.encode(batch[name], draw)
         some = moments.flatten(0, 1).split(self.hparams.encode_batch)
         return self._drawn(map(DiagonalGaussianDistribution, some), draw).unflatten(0, moments.shape[:2])
@@ -165,15 +164,6 @@ class Stage(pl.LightningModule):
                 mean if draw is None else mean + posterior.std.float() * normal(mean.shape, draw, mean)
             )
         return torch.cat(latents) * self.vae.config.scaling_factor
-
-    def _made(self, vae: str) -> bool:
-        """Whether the VAE of this fingerprint is ours; says once whether cached latents are used."""
-        fits = vae == self.vae_fingerprint
-        if vae not in self._caches_met:
-            self._caches_met.add(vae)
-            use = "they are used" if fits else f"this VAE is {self.vae_fingerprint}, images are encoded"
-            rank_zero_info(f"latents of the VAE {vae} are in the shards: {use}")
-        return fits
 
     def bank_of(self, references: Tensor, timesteps: Tensor) -> Any:
         """F_ref's bank of clean latents (B, R, 4, H, W); `timesteps` (B,) are those of the targets."""
@@ -325,13 +315,14 @@ class Stage(pl.LightningModule):
 
 
 def mirrored(batch: Batch, draw: torch.Generator) -> Batch:
-    """The batch with all images of about half of its frames mirrored; its cameras, which no stage reads,
-    are not. Latents that the shards hold are left out: they are of the images as they were."""
-    chosen = torch.rand(len(batch["key"]), generator=draw) < 0.5
-    images = {name: batch[name] for name in ("reference", "target", "condition") if name in batch}
-    picks = chosen.view(-1, 1, 1, 1, 1).to(batch["target"].device)
-    rest = {name: value for name, value in batch.items() if not name.endswith("_moments")}
-    return rest | {name: torch.where(picks, some.flip(-1), some) for name, some in images.items()}
+    """The batch with all images of about half of its frames mirrored, or their latents exchanged for those of
+    the mirrored images; its cameras, which no stage reads, are not."""
+    picks = (torch.rand(len(batch["key"]), generator=draw) < 0.5).view(-1, 1, 1, 1, 1)
+    turned = {name: batch[name].flip(-1) for name in ("reference", "target", "condition") if name in batch}
+    for name in ("reference", "target"):
+        if f"{name}_moments" in batch:
+            turned[f"{name}_moments"] = batch[f"{name}_mirrored_moments"]
+    return batch | {name: torch.where(picks.to(x.device), x, batch[name]) for name, x in turned.items()}
 
 
 def others(identities: Sequence[str]) -> Tensor:

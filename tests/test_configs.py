@@ -9,9 +9,9 @@ from pytorch_lightning.loggers import CSVLogger, WandbLogger
 
 from callbacks.weight_average import WeightAverage
 from lightning_modules.fit import read_config
-from lightning_modules.networks.pretrained import save_backbone
+from lightning_modules.networks.portrait import CONTROL, REFERENCE, save_portrait_model
 from lightning_modules.networks.weights import save_model
-from tests.networks.toy import toy_backbone, toy_vae
+from tests.networks.toy import toy_model, toy_vae
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 STAGES = sorted(CONFIGS.glob("stage*.yaml"))
@@ -28,9 +28,20 @@ def elsewhere(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def backbone(tmp_path):
-    save_backbone(toy_backbone(), str(tmp_path / "toy"))
-    return f"--model.init_args.backbone={tmp_path / 'toy'}"
+def model(tmp_path):
+    """A toy model's folder."""
+    save_portrait_model(toy_model(), str(tmp_path / "toy"))
+    return tmp_path / "toy"
+
+
+def parts(path, model):
+    """What a stage's YAML takes from the stages before it, here from the toy model."""
+    given = {"backbone": model}
+    if path.name != "stage1.yaml":
+        given["appearance"] = model / REFERENCE
+    if path.name == "stage3.yaml":
+        given["control"] = model / CONTROL
+    return [f"--model.init_args.{name}={place}" for name, place in given.items()]
 
 
 @pytest.fixture
@@ -60,8 +71,8 @@ def check_run(cli):
 
 
 @pytest.mark.parametrize("path", STAGES, ids=lambda path: path.name)
-def test_stages(path, backbone):
-    check_run(read(path, more=[backbone]))
+def test_stages(path, model):
+    check_run(read(path, more=parts(path, model)))
 
 
 @pytest.mark.parametrize("path", BACKBONES, ids=lambda path: path.name)
@@ -71,12 +82,13 @@ def test_backbones(path, vae):
 
 @pytest.mark.parametrize("layer", LAYERS, ids=lambda path: path.name)
 @pytest.mark.parametrize("path", STAGES, ids=lambda path: path.name)
-def test_layers_go_on_top_of_stages(path, layer, backbone):
-    check_run(read(path, layer, more=[backbone]))
+def test_layers_go_on_top_of_stages(path, layer, model):
+    check_run(read(path, layer, more=parts(path, model)))
 
 
-def test_sd15_has_the_paper_s_numbers(backbone):
-    cli = read(CONFIGS / "stage1.yaml", CONFIGS / "scale" / "sd15.yaml", more=[backbone])
+def test_sd15_has_the_paper_s_numbers(model):
+    stage1 = CONFIGS / "stage1.yaml"
+    cli = read(stage1, CONFIGS / "scale" / "sd15.yaml", more=parts(stage1, model))
     config = cli.config
     assert cli.model.learning.rate == 1e-5
     assert config.data.init_args.image_size == 512
@@ -86,9 +98,9 @@ def test_sd15_has_the_paper_s_numbers(backbone):
     assert cli.model.denoiser.gradient_checkpointing
 
 
-def test_the_paper_s_data_mix_replaces_the_built_in_source(backbone):
-    mix = CONFIGS / "data" / "nersemble_panohead.yaml"
-    cli = read(CONFIGS / "stage1.yaml", CONFIGS / "scale" / "sd15.yaml", mix, more=[backbone])
+def test_the_paper_s_data_mix_replaces_the_built_in_source(model):
+    mix, stage1 = CONFIGS / "data" / "nersemble_panohead.yaml", CONFIGS / "stage1.yaml"
+    cli = read(stage1, CONFIGS / "scale" / "sd15.yaml", mix, more=parts(stage1, model))
     sources = cli.config.data.init_args.sources
     assert {name: source.weight for name, source in sources.items()} == {"nersemble": 0.5, "panohead": 0.5}
 

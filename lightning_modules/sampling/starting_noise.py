@@ -24,8 +24,7 @@ def diffused(latents: Tensor, noise: Tensor, schedule: SchedulerMixin) -> Tensor
     """Clean latents, e.g. of proxy images E(Ĩ), diffused all the way, for T = 1000 steps (3.4).
 
     The schedule's last signal is not zero (Stable Diffusion 1.5: 7 % of the latents' amplitude), and it is
-    what says which colour is where. Latents and noise are (N, 4, H, W).
+    what says which colour is where. Latents and noise have one shape.
     """
-    last = torch.full((len(latents),), schedule.config.num_train_timesteps - 1, device=latents.device)
-    alpha = schedule.alphas_cumprod.to(latents.device)[last].view(-1, 1, 1, 1)
+    alpha = schedule.alphas_cumprod[schedule.config.num_train_timesteps - 1].to(latents)
     return alpha.sqrt() * latents + (1 - alpha).sqrt() * noise

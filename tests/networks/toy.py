@@ -4,8 +4,12 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 
+from lightning_modules.networks.cross_view import CrossView
 from lightning_modules.networks.noise_prior import NoisePrior
+from lightning_modules.networks.portrait import PortraitModel
 from lightning_modules.networks.pretrained import Backbone
+from lightning_modules.networks.reference import AppearanceReference
+from lightning_modules.networks.view_control import view_control
 
 PROMPT_CHANNELS = 32
 
@@ -53,6 +57,20 @@ def toy_scheduler() -> DDPMScheduler:
 
 def toy_backbone() -> Backbone:
     return Backbone(toy_vae(), toy_unet(), toy_scheduler(), prompt())
+
+
+def toy_model(prior: bool = False, **changes: object) -> PortraitModel:
+    """A whole model for images of 16 pixels, whose parts all do something."""
+    unet = toy_unet(sample_size=4, **changes)
+    backbone = Backbone(toy_vae(), unet, toy_scheduler(), prompt())
+    return PortraitModel(
+        backbone,
+        shake(AppearanceReference.from_unet(unet)).eval(),
+        shake(view_control(unet, backbone.downsampling)).eval(),
+        shake(CrossView.from_unet(unet, heads=8)).eval(),
+        toy_prior() if prior else None,
+        "zero",
+    )
 
 
 def prompt(tokens: int = 1) -> Tensor:

@@ -1,0 +1,330 @@
+"""From a portrait and cameras to images: the paper's inference (3.4, A.2) as a diffusers pipeline.
+
+Shape letters: B portraits, R references, K views of a path, S image side, H W latent size.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import diffusers
+import numpy as np
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.controlnets.controlnet import ControlNetModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from diffusers.utils.outputs import BaseOutput
+from numpy.typing import ArrayLike
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from lightning_modules.networks.cross_view import CrossView
+from lightning_modules.networks.denoiser import Denoiser
+from lightning_modules.networks.noise_prior import NoisePrior
+from lightning_modules.networks.portrait import (
+    PortraitModel,
+    ReferenceTimestep,
+    load_portrait_model,
+    write_portrait_model,
+)
+from lightning_modules.networks.pretrained import Backbone
+from lightning_modules.networks.reference import AppearanceReference
+from lightning_modules.networks.weights import read_json, whole_folder
+from lightning_modules.sampling.ddim import portrait_bank, sample
+from lightning_modules.sampling.portraits import MIN_SIDE
+from lightning_modules.sampling.starting_noise import diffused, view_noise
+from shards.cameras import check_labels
+from shards.errors import InputError
+
+StartingNoise = Literal["random", "3d-aware"]
+MIDDLE, HALF = 127.5, 1 / 127.5  # of the 255 levels of a pixel in [-1, 1]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How views are sampled; the defaults are the paper's (4, A.2).
+
+    `noise`: where sampling starts, "random" or "3d-aware"; None is the second where there are S or proxies.
+    `eta`: DDIM's, 0 for none of its noise. `window`, `overlap`: how many views of a path V sees at a time,
+    and how many of them neighbouring windows share. `chunk`: how many images the VAE and S take at a time.
+    """
+
+    steps: int = 100
+    guidance: float = 3.0
+    eta: float = 0.0
+    noise: StartingNoise | None = None
+    window: int = 8
+    overlap: int = 4
+    chunk: int = 8
+
+
+PAPER = Sampling()
+
+
+@dataclass
+class Views(BaseOutput):
+    """What the pipeline returns: `images`, K views (S, S)."""
+
+    images: list[Image.Image]
+
+
+class DiffPortrait3DPipeline(DiffusionPipeline):
+    """Novel views of a portrait. A folder of `save_pretrained`, `import_released` or training is loaded by
+    `from_pretrained`.
+
+    `scheduler` is the noise schedule of training (DDPM), then sampled by DDIM on the released grid, or any
+    other diffusers scheduler, then used as it is configured.
+    """
+
+    _optional_components = ["view_control", "cross_view", "noise_prior"]  # noqa: RUF012 (diffusers' own name)
+    model_cpu_offload_seq = "noise_prior->appearance_reference->view_control->unet->vae"
+
+    def __init__(
+        self,
+        vae: AutoencoderKL,
+        unet: UNet2DConditionModel,
+        scheduler: SchedulerMixin,
+        appearance_reference: AppearanceReference,
+        view_control: ControlNetModel | None = None,
+        cross_view: CrossView | None = None,
+        noise_prior: NoisePrior | None = None,
+        reference_timestep: ReferenceTimestep = "current",
+        empty_prompt: Tensor | None = None,
+    ) -> None:
+        if empty_prompt is None:
+            raise InputError("empty_prompt: give the text embedding (1, T, D) of the empty prompt")
+        super().__init__()
+        self.register_modules(
+            vae=vae,
+            unet=unet,
+            scheduler=scheduler,
+            appearance_reference=appearance_reference,
+            view_control=view_control,
+            cross_view=cross_view,
+            noise_prior=noise_prior,
+        )
+        self.register_to_config(reference_timestep=reference_timestep)
+        self.empty_prompt = empty_prompt
+
+    # From and to folders
+
+    @classmethod
+    def of(cls, model: PortraitModel) -> Self:
+        """The pipeline of networks that are loaded already."""
+        backbone = model.backbone
+        return cls(
+            backbone.vae,
+            backbone.unet,
+            backbone.scheduler,
+            model.reference,
+            model.control,
+            model.cross_view,
+            model.noise_prior,
+            model.reference_timestep,
+            backbone.empty_prompt,
+        )
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, dtype: torch.dtype = torch.float32) -> Self:
+        """The pipeline in a folder, as `networks.portrait.load_portrait_model` reads it, which says what it
+        refuses; with the scheduler it was saved with, where a pipeline saved it."""
+        pipeline = cls.of(load_portrait_model(str(path), dtype))
+        index = Path(path) / cls.config_name
+        if index.is_file():
+            name = read_json(index)["scheduler"][1]
+            kind = getattr(diffusers, name, None)
+            if not (isinstance(kind, type) and issubclass(kind, SchedulerMixin)):
+                raise InputError(f"{index}: {name!r} is none of diffusers' schedulers")
+            pipeline.scheduler = kind.from_config(read_json(Path(path) / "scheduler/scheduler_config.json"))
+        return pipeline
+
+    def save_pretrained(self, save_directory: str | Path, dtype: torch.dtype | None = None) -> None:
+        """The folder that `from_pretrained` reads. Raises InputError where it exists."""
+        with whole_folder(Path(save_directory)) as folder:
+            write_portrait_model(self.model, folder, dtype)
+            self.save_config(folder)
+
+    @property
+    def model(self) -> PortraitModel:
+        """The networks."""
+        backbone = Backbone(self.vae, self.unet, self.scheduler, self.empty_prompt)
+        return PortraitModel(
+            backbone,
+            self.appearance_reference,
+            self.view_control,
+            self.cross_view,
+            self.noise_prior,
+            self.config.reference_timestep,
+        )
+
+    @property
+    def denoiser(self) -> Denoiser:
+        """F with all that is attached to it."""
+        prompt = self.empty_prompt.to(self.device, self.unet.dtype)
+        return Denoiser(self.unet, prompt, self.view_control, self.cross_view)
+
+    @property
+    def image_size(self) -> int:
+        """The side S of the images that F was trained on."""
+        return self.unet.config.sample_size * self.model.backbone.downsampling
+
+    # One portrait, as people have it
+
+    def __call__(
+        self,
+        portrait: Image.Image | Sequence[Image.Image],
+        cameras: ArrayLike | None = None,
+        conditions: Sequence[Image.Image] | None = None,
+        proxies: Sequence[Image.Image] | None = None,
+        seed: int | str = 0,
+        progress: bool = True,
+        **sampling: Any,
+    ) -> Views:
+        """K views of the person on `portrait`, one photo or several (Eq. 5), whose middle square is seen.
+
+        `conditions` are K images of anybody, seen as the person is to be seen; where F_cam is there they are
+        needed. `cameras` are EG3D labels (K, 25), for S. `proxies` are K images that take S's place as the
+        start of 3D-aware noise. `sampling` are fields of `Sampling`. The same seed gives the same views.
+        Raises InputError on what does not fit.
+        """
+        references = [portrait] if isinstance(portrait, Image.Image) else list(portrait)
+        count = self._count(cameras, conditions, proxies)
+        labels = None if cameras is None else torch.from_numpy(check_labels(cameras, "cameras"))[None]
+        images = self.views(
+            self._portraits(references),
+            None if conditions is None else self._pixels(conditions, "conditions"),
+            labels,
+            None if proxies is None else self._pixels(proxies, "proxies"),
+            seeds=[seed],
+            count=count,
+            sampling=Sampling(**sampling),
+            progress=progress,
+        )
+        return Views(images=[_image(view) for view in images[0]])
+
+    def _count(self, *given: Any) -> int:
+        names = ("cameras", "conditions", "proxies")
+        counts = {name: len(x) for name, x in zip(names, given, strict=True) if x is not None}
+        if not counts or 0 in counts.values():
+            raise InputError("no views are asked for: give cameras, conditions or both")
+        if len(set(counts.values())) > 1:
+            raise InputError(
+                f"{', '.join(f'{n} {name}' for name, n in counts.items())}: there is one for each view"
+            )
+        return next(iter(counts.values()))
+
+    def _pixels(self, images: Sequence[Image.Image], what: str) -> Tensor:
+        """(1, N, 3, S, S) in [-1, 1] of square images of any size."""
+        if odd := next((image.size for image in images if image.width != image.height), None):
+            raise InputError(f"{what}: an image of {odd[0]}x{odd[1]} pixels; squares are wanted, cut alike")
+        side = self.image_size
+        squares = [image.convert("RGB").resize((side, side), Image.Resampling.LANCZOS) for image in images]
+        pixels = torch.from_numpy(np.stack([np.asarray(square) for square in squares]))
+        return pixels.permute(0, 3, 1, 2).float().mul(HALF).sub(1)[None]
+
+    def _portraits(self, images: Sequence[Image.Image]) -> Tensor:
+        """(1, R, 3, S, S) of portraits of any size and shape."""
+        if not images:
+            raise InputError("no portrait was given")
+        if small := next((image.size for image in images if min(image.size) < MIN_SIDE), None):
+            raise InputError(f"a portrait of {small[0]}x{small[1]} pixels: {MIN_SIDE} a side at least")
+        return self._pixels([ImageOps.fit(image, (min(image.size),) * 2) for image in images], "portrait")
+
+    # Batches of portraits, as evaluation has them
+
+    @torch.no_grad()
+    def views(
+        self,
+        references: Tensor,
+        conditions: Tensor | None = None,
+        cameras: Tensor | None = None,
+        proxies: Tensor | None = None,
+        *,
+        seeds: Sequence[int | str],
+        count: int | None = None,
+        sampling: Sampling = PAPER,
+        progress: bool = False,
+    ) -> Tensor:
+        """Views (B, K, 3, S, S) of references (B, R, 3, S, S), images in [-1, 1], on the CPU.
+
+        `conditions` and `proxies` are (B, K, 3, S, S), `cameras` EG3D labels (B, K, 25), and `count` is K
+        where none of them says it. A portrait's views follow from its seed and settings, whatever else is in
+        the batch. Raises InputError on what does not fit.
+        """
+        people = len(references)
+        views = next((x.shape[1] for x in (conditions, cameras, proxies) if x is not None), count or 1)
+        self._check(references, conditions, seeds)
+        sampling = replace(sampling, noise=self._noise(sampling, cameras, proxies))
+        latents = self.encode(references, sampling.chunk)
+        noise = view_noise(seeds, range(views), latents)
+        if sampling.noise == "3d-aware":
+            proxies = self.proxies(references, cameras, sampling.chunk) if proxies is None else proxies
+            start = self.encode(proxies, sampling.chunk)
+            noise = diffused(start.flatten(0, 1), noise.flatten(0, 1), self.scheduler).unflatten(
+                0, (people, -1)
+            )
+        clean = sample(
+            denoiser := self.denoiser,
+            self.scheduler,
+            noise.flatten(0, 1),
+            views=views,
+            bank=portrait_bank(denoiser, self.appearance_reference, latents, self._timestep),
+            condition=None if conditions is None else conditions.flatten(0, 1),
+            steps=sampling.steps,
+            guidance=sampling.guidance,
+            eta=sampling.eta,
+            step_noise=lambda t: view_noise(seeds, range(views), latents, f"step {t}").flatten(0, 1),
+            window=sampling.window,
+            overlap=min(sampling.overlap, sampling.window - 1),
+            progress=progress,
+        )
+        return self.decode(clean, sampling.chunk).unflatten(0, (people, views))
+
+    @property
+    def _timestep(self) -> int | None:
+        return 0 if self.config.reference_timestep == "zero" else None
+
+    def _check(self, references: Tensor, conditions: Tensor | None, seeds: Sequence[int | str]) -> None:
+        if len(seeds) != len(references):
+            raise InputError(f"{len(seeds)} seeds for {len(references)} portraits")
+        if self.view_control is not None and conditions is None:
+            raise InputError("no conditions: F_cam sees an image for each view; give images or render them")
+        if self.view_control is None and conditions is not None:
+            raise InputError("conditions were given, but the model has no view_control/ (F_cam) to see them")
+
+    def _noise(self, sampling: Sampling, cameras: Tensor | None, proxies: Tensor | None) -> StartingNoise:
+        able = proxies is not None or (self.noise_prior is not None and cameras is not None)
+        if sampling.noise == "3d-aware" and not able:
+            lacking = "cameras" if self.noise_prior is not None else "a model with noise_prior/ (S)"
+            raise InputError(f"3d-aware noise takes {lacking}, or proxies; or ask for random noise")
+        return sampling.noise or ("3d-aware" if able else "random")
+
+    @torch.no_grad()
+    def proxies(self, references: Tensor, cameras: Tensor, chunk: int = 8) -> Tensor:
+        """S's Ĩ (B, K, 3, S, S) in [-1, 1], on the CPU, of references (B, R, 3, S, S) at EG3D labels
+        (B, K, 25)."""
+        prior = self.noise_prior
+        canonical = prior.encode(references.to(self.device, prior.dtype))
+        rows = [prior.render(canonical, some.to(self.device)) for some in cameras.split(chunk, 1)]
+        return torch.cat([row.float().clamp(-1, 1).cpu() for row in rows], 1)
+
+    @torch.no_grad()
+    def encode(self, images: Tensor, chunk: int = 8) -> Tensor:
+        """Images (…, 3, S, S) in [-1, 1] to latents (…, 4, H, W) in F's scale: the posterior's mean."""
+        some = images.flatten(0, -4).split(chunk)
+        means = [self.vae.encode(x.to(self.device, self.vae.dtype)).latent_dist.mean.float() for x in some]
+        return torch.cat(means).mul(self.vae.config.scaling_factor).unflatten(0, images.shape[:-3])
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor, chunk: int = 8) -> Tensor:
+        """Latents (N, 4, H, W) to images (N, 3, S, S) in [-1, 1], on the CPU."""
+        some = latents.div(self.vae.config.scaling_factor).to(self.vae.dtype).split(chunk)
+        return torch.cat([self.vae.decode(x).sample.float().clamp(-1, 1).cpu() for x in some])
+
+
+def _image(pixels: Tensor) -> Image.Image:
+    levels = pixels.add(1).mul(MIDDLE).round().to(torch.uint8)
+    return Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())
