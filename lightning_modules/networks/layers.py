@@ -220,9 +220,10 @@ def attend(attention: Attention, tokens: Tensor, keys: Tensor, values: Tensor) -
 def mix(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """Scaled dot-product attention of (N, heads, L, D) over (N, heads, M, D).
 
-    In float32 on a CPU: the backward pass of its bfloat16 kernel takes half of a training step there.
+    Half precisions go through float32 on a CPU: the backward pass of the bfloat16 kernel takes half of a
+    training step there.
     """
-    if queries.device.type != "cpu" or queries.dtype == torch.float32:
+    if queries.device.type != "cpu" or queries.dtype not in (torch.bfloat16, torch.float16):
         return F.scaled_dot_product_attention(queries, keys, values)
     with torch.autocast("cpu", enabled=False):
         mixed = F.scaled_dot_product_attention(queries.float(), keys.float(), values.float())
