@@ -64,11 +64,12 @@ def import_released(
     check_schedule(tensors, checkpoint)
     precision = getattr(torch, dtype) if dtype else None
     with whole_folder(Path(out)) as folder:
+        complete_backbone(layout, tensors, folder, backbone, precision)
         for part in tqdm(layout.parts, desc="converting", unit="part"):
-            write_part(part, tensors, folder, precision)
+            if part.folder != TEXT_ENCODER:
+                write_part(part, tensors, folder, precision)
         unread = {name: tensors[name].contiguous() for name in layout.unread_in(shapes)}
         save_file(unread, folder / UNREAD)
-        complete_backbone(layout, folder, backbone, precision)
         holdings = {"from": Path(checkpoint).name, "parts": [part.folder for part in layout.parts]}
         (folder / HOLDINGS).write_text(json.dumps(holdings, indent=2) + "\n", encoding="utf-8")
     print(f"{out}: {', '.join(part.folder for part in layout.parts)}")
@@ -117,10 +118,16 @@ def write_part(part: Part, tensors: dict[str, Tensor], folder: Path, dtype: torc
     save_file(ours, place / "model.safetensors", metadata={"format": "pt"})
 
 
-def complete_backbone(layout: Layout, folder: Path, backbone: str | None, dtype: torch.dtype | None) -> None:
-    """What makes a backbone of the folder: VAE, schedule and empty prompt, from the file or from `backbone`.
+def complete_backbone(
+    layout: Layout,
+    tensors: dict[str, Tensor],
+    folder: Path,
+    backbone: str | None,
+    dtype: torch.dtype | None,
+) -> None:
+    """VAE, schedule and empty prompt: what of them the file lacks from `backbone`, before the large parts.
 
-    Raises InputError where neither has them.
+    A text encoder in the file is written, and its embedding of "". Raises InputError where neither has them.
     """
     have = {part.folder for part in layout.parts}
     lacking = [name for name in ("vae", TEXT_ENCODER) if name not in have]
@@ -130,15 +137,16 @@ def complete_backbone(layout: Layout, folder: Path, backbone: str | None, dtype:
             "with --backbone"
         )
     given = None if backbone is None else find_folder(backbone)
-    if "vae" not in have:
-        save_model(load_vae(given / "vae"), folder / "vae", dtype)
     schedule = released_schedule() if given is None else load_schedule(given / "scheduler")
     schedule.save_config(folder / "scheduler")
     if TEXT_ENCODER in have:
+        write_part(layout.part(TEXT_ENCODER), tensors, folder, dtype)
         write_empty_prompt(encode_empty_prompt(folder), folder)
     else:
         channels = layout.part("unet").model.config.cross_attention_dim
         write_empty_prompt(load_empty_prompt(given, channels), folder)
+    if "vae" not in have:
+        save_model(load_vae(given / "vae"), folder / "vae", dtype)
 
 
 def released_schedule() -> ConfigMixin:
