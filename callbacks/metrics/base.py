@@ -43,6 +43,11 @@ class PairMetric(Metric):
         """The names of a pair's scores; one, the metric's own, unless it says otherwise."""
         return (self.label,)
 
+    @property
+    def ready(self) -> bool:
+        """Whether anything was scored."""
+        return self.update_count > 0
+
     @abstractmethod
     def scores(self, images: Tensor, truth: Tensor) -> Tensor:
         """The scores (N, C) of images (N, 3, S, S) in [-1, 1] beside their truth; NaN where a pair cannot be

@@ -43,6 +43,11 @@ class SetMetric(Metric):
         """The metric's name, with that of its weights where they are not the standard ones."""
         return metric_name(self.symbol, self.weights)
 
+    @property
+    def ready(self) -> bool:
+        """Whether this process has seen two images of either kind."""
+        return min(sum(map(len, some)) for some in (self.generated, self.real)) > 1
+
     def update(self, images: Tensor, real: bool, *, features: Tensor | None = None) -> None:
         """Add images (N, 3, S, S) in [-1, 1], real or generated, or the `features` (N, D) of theirs that are
         known already."""

@@ -75,8 +75,8 @@ class MetricSuite(nn.Module):
         images: Tensor,
         truth: Tensor | None = None,
         *,
-        person: Tensor | None = None,
-        pose: Tensor | None = None,
+        person: Tensor | Readings | None = None,
+        pose: Tensor | Readings | None = None,
         cameras: Tensor | None = None,
         real: Tensor | None = None,
     ) -> dict[str, Tensor]:
@@ -85,8 +85,9 @@ class MetricSuite(nn.Module):
 
         `truth` is what they should be, of the same shape. Without it, or beside it: `person`, images of the
         same people for ID; `pose`, images of the same camera for POSE; `cameras` (N, 25), for POSE[label];
-        `real` (M, 3, S, S), for FID and KID. What a metric has nothing to compare with, it does not see.
-        Raises InputError on images of another shape than the truth's.
+        `real` (M, 3, S, S), for FID and KID, M may be 0. Faces that were read already may stand for images.
+        What a metric has nothing to compare with, it does not see. Raises InputError on images of another
+        shape than the truth's.
         """
         scores: dict[str, Tensor] = {}
         if truth is not None:
@@ -95,15 +96,18 @@ class MetricSuite(nn.Module):
             for metric in self.pairs:
                 scores |= _scored(metric, images, truth)
         scores |= self._update_faces(images, truth, person, pose, cameras)
-        self._update_sets(images, truth if real is None else real)
+        real = truth if real is None else real
+        if real is not None:
+            self._update_sets(images, False)
+            self._update_sets(real, True)
         return scores
 
     def _update_faces(
         self,
         images: Tensor,
         truth: Tensor | None,
-        person: Tensor | None,
-        pose: Tensor | None,
+        person: Tensor | Readings | None,
+        pose: Tensor | Readings | None,
         cameras: Tensor | None,
     ) -> dict[str, Tensor]:
         wanted = {"ID": truth if person is None else person, "POSE": truth if pose is None else pose}
@@ -113,7 +117,7 @@ class MetricSuite(nn.Module):
             return {}
         found = self.reader.read(images)
         # the same tensor is read once, whichever metrics compare with it
-        others = {id(other): self.reader.read(other) for other in {id(o): o for _, o in pairs}.values()}
+        others = {id(other): self.reader.readings(other) for other in {id(o): o for _, o in pairs}.values()}
         scores: dict[str, Tensor] = {}
         for metric, other in pairs:
             scores |= _scored(metric, found, others[id(other)])
@@ -121,16 +125,18 @@ class MetricSuite(nn.Module):
             scores |= _scored(self.cameras, found, cameras)
         return scores
 
-    def _update_sets(self, images: Tensor, real: Tensor | None) -> None:
-        if real is None or not len(self.sets):
-            return
+    @torch.no_grad()
+    def add_real(self, images: Tensor) -> None:
+        """Real images (M, 3, S, S) in [-1, 1], for FID and KID alone."""
+        self._update_sets(images, True)
+
+    def _update_sets(self, images: Tensor, real: bool) -> None:
         networks = {id(metric.network): metric.network for metric in self.sets}
-        for network in networks.values():
-            features = network(images), network(real)
+        for network in networks.values() if len(images) else ():
+            features = network(images)
             for metric in self.sets:
                 if metric.network is network:
-                    metric.update(images, False, features=features[0])
-                    metric.update(real, True, features=features[1])
+                    metric.update(images, real, features=features)
 
     def compute(self) -> dict[str, float]:
         """The means, the distances between sets, and how many faces were not found, by name; only of metrics
@@ -149,7 +155,7 @@ class MetricSuite(nn.Module):
         return [*self.pairs, *self.faces, *([self.cameras] if self.cameras else []), *self.sets]
 
     def _seen(self) -> list[PairMetric | SetMetric]:
-        return [metric for metric in self._metrics() if metric.update_count]
+        return [metric for metric in self._metrics() if metric.ready]
 
 
 def parse(name: str) -> tuple[str, str | None]:

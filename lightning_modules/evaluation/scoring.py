@@ -1,0 +1,257 @@
+"""Scores of predictions: of every view by itself, and of all of them as a set.
+
+Shape letters: N views, S image side.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from callbacks.metrics.faces import Reading
+from callbacks.metrics.suite import MetricSuite
+from lightning_modules.evaluation.predictions import Predictions, View, some
+from lightning_modules.evaluation.sampling import to_tensor
+from shards.alignment.photos import open_photo, photo_files
+from shards.cameras import angles
+from shards.errors import InputError
+
+Background = Literal["keep", "remove"]
+WHITE = 255
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How predictions are scored.
+
+    Args:
+        metrics: names, with weights if others than the best on this machine are wanted; all by default
+        size: the side that all images are resized to; the predictions' own by default
+        background: keep it, or make it white by the truth's mask, in truth and prediction alike (Table 3)
+        real: a folder of real portraits for FID and KID, where there is no truth
+        batch: views scored at a time
+    """
+
+    metrics: list[str] | None = None
+    size: int | None = None
+    background: Background = "keep"
+    real: str | None = None
+    batch: int = 16
+
+
+@dataclass(frozen=True)
+class ViewScore:
+    """One view's scores by metric, NaN where it could not be scored; `yaw` and `pitch` of its camera in
+    degrees, NaN where it has none; `native`, the side that the system made it at."""
+
+    view: View
+    yaw: float
+    pitch: float
+    native: int
+    scores: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores of some predictions: of each view, of them all (`sets`: FID and KID), how many pairs could
+    not be scored by metric, and `higher`, whether more is better by metric. `notes` are lines for people."""
+
+    predictions: Predictions
+    size: int
+    views: list[ViewScore]
+    sets: dict[str, float]
+    failures: dict[str, int]
+    higher: dict[str, bool]
+    notes: list[str] = field(default_factory=list)
+
+
+def score(predictions: Predictions, scoring: Scoring, device: str = "cpu") -> Scores:
+    """Score all views of some predictions. Raises InputError on images and settings that do not fit, before
+    any are scored."""
+    native = check_images(predictions)
+    size = scoring.size or max(native.values())
+    check_masks(predictions, scoring.background)
+    suite = MetricSuite(scoring.metrics).to(device)
+    check_sets(predictions, scoring, suite)
+    found: list[ViewScore] = []
+    with tqdm(total=len(predictions.views), desc="scoring", unit="view") as bar:
+        for views in predictions.subjects().values():
+            for start in range(0, len(views), scoring.batch):
+                some_views = views[start : start + scoring.batch]
+                scores = _score_views(predictions, some_views, size, scoring, suite, device)
+                found += _by_view(some_views, scores, native)
+                bar.update(len(some_views))
+    _add_real(suite, scoring, size, device)
+    means = suite.compute()
+    labels = [metric.label for metric in suite.sets]
+    return Scores(
+        predictions,
+        size,
+        found,
+        {label: means[label] for label in labels if label in means},
+        {name: int(value) for name, value in means.items() if "_failures" in name},
+        suite.directions,
+        _notes(predictions, native, size, means),
+    )
+
+
+def check_images(predictions: Predictions) -> dict[str, int]:
+    """The side of every predicted image by view name. Raises InputError where some are not square."""
+    sides, odd = {}, []
+    for view in predictions.views:
+        path = predictions.folder / view.image
+        try:
+            with Image.open(path) as image:
+                width, height = image.size
+        except (OSError, SyntaxError, ValueError) as error:
+            raise InputError(f"{path}: cannot be read as an image ({error})") from error
+        sides[view.name] = width
+        if width != height:
+            odd.append(f"{view.image} {width}x{height}")
+    if odd:
+        raise InputError(
+            f"{predictions.folder}: {len(odd)} images are not square: {some(odd)}; crop them all alike"
+        )
+    return sides
+
+
+def check_masks(predictions: Predictions, background: Background) -> None:
+    """Raise InputError where the background is to be removed and views have no mask."""
+    without = [view.name for view in predictions.views if view.mask is None or view.truth is None]
+    if background == "remove" and without:
+        raise InputError(
+            f"{predictions.folder}: background remove takes a mask and a truth for every view;"
+            f" {len(without)} of {len(predictions.views)} have none: {some(without)}"
+        )
+
+
+def check_sets(predictions: Predictions, scoring: Scoring, suite: MetricSuite) -> None:
+    """Raise InputError where FID or KID is asked for by name and there are no two images of either kind."""
+    wanted = [metric.label for metric in suite.sets] if scoring.metrics is not None else []
+    truths = sum(view.truth is not None for view in predictions.views)
+    real = len(photo_files(Path(scoring.real))) if scoring.real is not None else truths
+    if wanted and min(real, len(predictions.views)) < 2:
+        raise InputError(
+            f"{', '.join(wanted)} of {predictions.folder}: {len(predictions.views)} predictions and {real}"
+            " real images; two of either are the least, and --scoring.real DIR names real portraits"
+        )
+
+
+def _score_views(
+    predictions: Predictions,
+    views: Sequence[View],
+    size: int,
+    scoring: Scoring,
+    suite: MetricSuite,
+    device: str,
+) -> dict[str, Tensor]:
+    """The scores (N,) by metric of views of one subject, of which all or none have a truth."""
+    images = read(predictions.folder, [view.image for view in views], size).to(device)
+    truth = _all(predictions.folder, views, "truth", size)
+    if scoring.background == "remove" and truth is not None:
+        masks = [predictions.folder / str(view.mask) for view in views]
+        images, truth = _matted(images.cpu(), masks), _matted(truth, masks)
+    cameras = [view.camera for view in views]
+    person = pose = None
+    if truth is None:
+        person = _portrait(predictions.folder, views, size, suite)
+        pose = _all(predictions.folder, views, "condition", size)
+    own_real = None if scoring.real is None else images[:0]
+    return suite.update(
+        images.to(device),
+        None if truth is None else truth.to(device),
+        person=person,
+        pose=pose,
+        cameras=None if None in cameras else torch.tensor(cameras),
+        real=own_real,
+    )
+
+
+def _all(folder: Path, views: Sequence[View], kind: str, size: int) -> Tensor | None:
+    """The views' files of a kind (N, 3, S, S), None where none has one. Raises InputError where some have."""
+    names = [getattr(view, kind) for view in views]
+    lacking = [view.name for view, name in zip(views, names, strict=True) if name is None]
+    if len(lacking) == len(views):
+        return None
+    if lacking:
+        raise InputError(
+            f"{folder}: views of a subject with a {kind}, and {len(lacking)} without: {some(lacking)}"
+        )
+    return read(folder, names, size)
+
+
+def _portrait(
+    folder: Path, views: Sequence[View], size: int, suite: MetricSuite
+) -> list[Reading | None] | None:
+    """What is read of the views' reference, once for all of them; None where they have none."""
+    names = {view.reference for view in views}
+    if None in names:
+        return None
+    found = {name: suite.reader.read(read(folder, [str(name)], size))[0] for name in names}
+    return [found[view.reference] for view in views]
+
+
+def read(folder: Path, names: Sequence[str], size: int) -> Tensor:
+    """Images (N, 3, S, S) in [-1, 1], resized where they are of another size. Raises InputError."""
+    images = [open_photo(folder / name) for name in names]
+    resized = [
+        image if image.size == (size, size) else image.resize((size, size), Image.Resampling.LANCZOS)
+        for image in images
+    ]
+    return to_tensor(np.stack([np.asarray(image) for image in resized]))
+
+
+def _matted(images: Tensor, masks: Sequence[Path]) -> Tensor:
+    """Images (N, 3, S, S) over white, by foreground masks."""
+    size = images.shape[-1]
+    shares = [
+        np.asarray(open_photo(mask).convert("L").resize((size, size), Image.Resampling.BILINEAR)) / WHITE
+        for mask in masks
+    ]
+    share = torch.from_numpy(np.stack(shares)).float()[:, None]
+    return images * share + (1 - share)
+
+
+def _add_real(suite: MetricSuite, scoring: Scoring, size: int, device: str) -> None:
+    if scoring.real is None or not len(suite.sets):
+        return
+    paths = photo_files(Path(scoring.real))
+    for start in range(0, len(paths), scoring.batch):
+        names = [path.name for path in paths[start : start + scoring.batch]]
+        suite.add_real(read(Path(scoring.real), names, size).to(device))
+
+
+def _by_view(
+    views: Sequence[View], scores: Mapping[str, Tensor], native: Mapping[str, int]
+) -> Iterator[ViewScore]:
+    for number, view in enumerate(views):
+        camera = np.array(view.camera, dtype=np.float64) if view.camera is not None else None
+        yaw, pitch = (np.nan, np.nan) if camera is None else np.degrees(angles(camera)).tolist()
+        own = {name: float(values[number]) for name, values in scores.items()}
+        yield ViewScore(view, yaw, pitch, native[view.name], own)
+
+
+def _notes(
+    predictions: Predictions, native: Mapping[str, int], size: int, means: Mapping[str, float]
+) -> list[str]:
+    """What a reader of the table has to know."""
+    notes = []
+    sides = sorted(set(native.values()))
+    if sides != [size]:
+        made = ", ".join(f"{side}x{side}" for side in sides)
+        notes.append(f"made at {made}, scored at {size}x{size}")
+    for name, value in means.items():
+        if name.endswith("_failures") and value:
+            of_truth = int(means.get(f"{name}_of_truth", 0))
+            why = f", {of_truth} of them for want of a face in what it is held against" if of_truth else ""
+            notes.append(
+                f"{name.removesuffix('_failures')}: {int(value)} of {len(predictions.views)} views could not"
+                f" be scored{why}; the mean is over the rest"
+            )
+    return notes

@@ -1,0 +1,86 @@
+"""Means with bootstrap confidence intervals, over subjects; and how scores depend on the camera's yaw."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_modules.evaluation.scoring import Scores, ViewScore
+
+RESAMPLES = 1000
+CONFIDENCE = 0.95
+YAW_EDGES = tuple(range(-90, 91, 15))  # degrees
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over `count` views, and the ends of its 95 % confidence interval, NaN where there is none."""
+
+    mean: float
+    low: float
+    high: float
+    count: int
+
+
+def estimates(scores: Scores, seed: int = 0) -> dict[str, Estimate]:
+    """Every metric's mean over views, and the distances between sets, without an interval: few images bias a
+    resampled FID."""
+    found = {name: interval(scores.views, name, seed) for name in names_of(scores.views)}
+    views = len(scores.views)
+    return found | {name: Estimate(value, np.nan, np.nan, views) for name, value in scores.sets.items()}
+
+
+def names_of(views: Sequence[ViewScore]) -> list[str]:
+    """The metrics that views were scored by."""
+    return list(dict.fromkeys(name for view in views for name in view.scores))
+
+
+def interval(views: Sequence[ViewScore], metric: str, seed: int) -> Estimate:
+    """The mean over views that could be scored, with the percentile interval of a bootstrap over subjects:
+    views of one person are no independent samples."""
+    by_subject: dict[str, list[float]] = {}
+    for view in views:
+        value = view.scores.get(metric, np.nan)
+        if not np.isnan(value):
+            by_subject.setdefault(view.view.subject, []).append(value)
+    if not by_subject:
+        return Estimate(np.nan, np.nan, np.nan, 0)
+    sums = np.array([[sum(values), len(values)] for values in by_subject.values()])
+    mean, count = sums[:, 0].sum() / sums[:, 1].sum(), int(sums[:, 1].sum())
+    if len(sums) < 2 or not np.isfinite(sums).all():
+        return Estimate(float(mean), np.nan, np.nan, count)
+    drawn = np.random.default_rng(seed).integers(len(sums), size=(RESAMPLES, len(sums)))
+    totals = sums[drawn].sum(1)
+    tails = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(totals[:, 0] / totals[:, 1], [tails, 1 - tails])
+    return Estimate(float(mean), float(low), float(high), count)
+
+
+def by_yaw(views: Sequence[ViewScore], metric: str) -> list[tuple[float, float, int]]:
+    """(middle of a yaw bin in degrees, mean, how many) of the views with a camera, for bins that have any."""
+    yaw = np.array([view.yaw for view in views])
+    values = np.array([view.scores.get(metric, np.nan) for view in views])
+    rows = []
+    for low, high in pairwise(YAW_EDGES):
+        inside = values[(yaw >= low) & (yaw < high) & np.isfinite(values)]
+        if len(inside):
+            rows.append(((low + high) / 2, float(inside.mean()), len(inside)))
+    return rows
+
+
+def worst(scores: Scores, metric: str, count: int) -> list[ViewScore]:
+    """The views with the worst scores; those that could not be scored come first."""
+    sign = -1.0 if scores.higher[metric] else 1.0
+
+    def badness(view: ViewScore) -> float:
+        value = view.scores.get(metric, np.nan)
+        return np.inf if np.isnan(value) else sign * value
+
+    return sorted(scores.views, key=badness, reverse=True)[:count]
+
+
+def values_of(views: Sequence[ViewScore], metric: str) -> NDArray[np.float64]:
+    """A metric's scores (N,)."""
+    return np.array([view.scores.get(metric, np.nan) for view in views])

@@ -1,0 +1,121 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lightning_modules.evaluate import (
+    Evaluation,
+    changed_settings,
+    evaluate,
+    main,
+    make_parser,
+    parse_part,
+    plan,
+)
+from lightning_modules.evaluation.sampling import Made
+from lightning_modules.evaluation.scoring import Scoring
+from lightning_modules.evaluation.subjects import Subjects
+from shards.errors import InputError
+
+CONFIGS = sorted((Path(__file__).parents[3] / "configs/evaluate").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_every_table_can_be_asked_for(path):
+    parser = make_parser()
+    chosen = parser.instantiate(parser.parse_args(["--config", str(path)])).as_dict()
+    chosen.pop("config")
+    evaluation = Evaluation(**chosen)
+    jobs = plan(evaluation)
+    assert len(jobs) == max(len(yaml.safe_load(path.read_text()).get("rows", {})), 1)
+    assert evaluation.title
+    for made, scoring, _ in jobs.values():
+        assert isinstance(made, Made)
+        assert isinstance(scoring, Scoring)
+
+
+def test_predictions_of_anybody(predictions, tmp_path, capsys):
+    main(
+        [
+            "--predictions",
+            f"[{predictions.folder}]",
+            "--scoring.metrics",
+            "[PSNR,SSIM]",
+            "--out",
+            str(tmp_path / "out"),
+        ]
+    )
+    content = json.loads((tmp_path / "out/table.json").read_text())
+    assert [row["name"] for row in content["rows"]] == ["peer"]
+    assert set(content["rows"][0]["values"]) == {"PSNR", "SSIM"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "table.md",
+        "table.csv",
+        "table.json",
+        "yaw.png",
+        "peer.csv",
+        "peer.worst.png",
+    }
+    assert "| peer | novel_view | 16 | 3 | 6 |" in capsys.readouterr().out
+
+
+def test_rows_share_predictions_and_one_may_be_the_other_s_truth(capture, model, tmp_path):
+    evaluation = Evaluation(
+        made=Made(str(model), Subjects(str(capture), views=1), steps=1),
+        scoring=Scoring(metrics=["PSNR"]),
+        rows={
+            "plain": {},
+            "enlarged": {"scoring.size": 32},
+            "beside plain": {"truth_from": "plain"},
+            "untrained": {"made.reference_network": "untrained"},
+        },
+        out=str(tmp_path),
+    )
+    evaluate(evaluation)
+    content = json.loads((tmp_path / "table.json").read_text())
+    rows = {row["name"]: row for row in content["rows"]}
+    assert len(list(tmp_path.glob("samples-*"))) == 2
+    assert rows["enlarged"]["resolution"] == 32
+    assert rows["beside plain"]["values"]["PSNR"]["mean"] is None  # infinite: they are the same images
+    assert rows["plain"]["values"]["PSNR"]["mean"] > 0
+
+
+def test_parts_are_not_scored_as_if_they_were_all(capture, model, tmp_path, capsys):
+    evaluation = Evaluation(
+        made=Made(str(model), Subjects(str(capture), views=1), steps=1),
+        scoring=Scoring(metrics=["PSNR"]),
+        out=str(tmp_path),
+        part="0/2",
+    )
+    assert evaluate(evaluation) is None
+    assert not (tmp_path / "table.md").exists()
+    assert "are missing still" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ({"a": {"made.stepz": 3}}, "row 'a': there is no setting made.stepz"),
+        ({"a": {"made.steps": "many"}}, "row 'a'"),
+        ({"a": {"truth_from": "b"}}, "truth_from 'b' is no row above it"),
+        ({"a/b": {}}, "without slashes"),
+    ],
+)
+def test_rows_that_cannot_be_are_one_line(rows, message):
+    with pytest.raises(InputError, match=message):
+        plan(Evaluation(rows=rows))
+
+
+def test_changes_are_of_one_row():
+    evaluation = Evaluation()
+    changed = changed_settings(evaluation, {"made.subjects.seed": 3, "scoring.background": "remove"}, "x")
+    assert changed.made == dataclasses.replace(evaluation.made, subjects=Subjects(seed=3))
+    assert changed.scoring == Scoring(background="remove")
+
+
+@pytest.mark.parametrize("part", ["1", "2/2", "a/b", "1/"])
+def test_parts_that_are_none(part):
+    with pytest.raises(InputError, match="give i/n"):
+        parse_part(part)

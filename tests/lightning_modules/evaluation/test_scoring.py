@@ -1,0 +1,133 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lightning_modules.evaluation.figures import worst_sheet, yaw_plot
+from lightning_modules.evaluation.predictions import View
+from lightning_modules.evaluation.scoring import Scoring, ViewScore, score
+from lightning_modules.evaluation.statistics import by_yaw, interval, worst
+from lightning_modules.evaluation.tables import (
+    Published,
+    columns,
+    csv_table,
+    json_table,
+    markdown,
+    measured,
+    quoted,
+    view_table,
+)
+from shards.errors import InputError
+
+TEN_LEVELS = 20 * np.log10(25.5)
+PIXELS = Scoring(metrics=["PSNR"])
+
+
+def test_every_view_is_scored_at_its_own_camera(predictions):
+    scores = score(predictions, PIXELS)
+    assert [view.view.name for view in scores.views] == [view.name for view in predictions.views]
+    for view in scores.views:
+        assert view.scores["PSNR"] == pytest.approx(TEN_LEVELS, abs=1e-4)
+        assert abs(view.yaw) == pytest.approx(np.degrees(0.5), abs=1e-3)
+        assert view.native == 16
+    assert scores.size == 16
+    assert scores.notes == []
+
+
+def test_another_size_is_said(predictions):
+    scores = score(predictions, dataclasses.replace(PIXELS, size=32))
+    assert scores.notes == ["made at 16x16, scored at 32x32"]
+    assert scores.views[0].scores["PSNR"] == pytest.approx(TEN_LEVELS, abs=0.5)
+
+
+def test_a_removed_background_is_white_in_both(predictions):
+    kept = score(predictions, PIXELS).views[0].scores["PSNR"]
+    removed = score(predictions, dataclasses.replace(PIXELS, background="remove")).views[0].scores["PSNR"]
+    assert removed == pytest.approx(kept + 10 * np.log10(2), abs=1e-3)
+
+
+def test_a_background_is_not_removed_without_masks(predictions):
+    views = (dataclasses.replace(predictions.views[0], mask=None), *predictions.views[1:])
+    without = dataclasses.replace(predictions, views=views)
+    with pytest.raises(InputError, match="1 of 6 have none: ann/0"):
+        score(without, dataclasses.replace(PIXELS, background="remove"))
+
+
+def test_images_that_are_not_square_are_counted(predictions):
+    Image.new("RGB", (16, 12)).save(predictions.folder / "ann/0.png")
+    with pytest.raises(InputError, match=r"1 images are not square \(ann/0.png 16x12\)"):
+        score(predictions, PIXELS)
+
+
+def test_a_subject_has_a_truth_for_all_views_or_none(predictions):
+    views = (dataclasses.replace(predictions.views[0], truth=None), *predictions.views[1:])
+    with pytest.raises(InputError, match="truth for some views only: ann/0"):
+        score(dataclasses.replace(predictions, views=views), PIXELS)
+
+
+def test_fid_takes_real_images(predictions):
+    bare = tuple(View(view.subject, view.view) for view in predictions.views)
+    with pytest.raises(InputError, match="6 predictions and 0 real images"):
+        score(dataclasses.replace(predictions, views=bare), Scoring(metrics=["KID[efficientnet-lite0]"]))
+
+
+def test_without_a_face_nothing_is_made_up(predictions):
+    scores = score(predictions, Scoring(metrics=["POSE"]))
+    assert scores.failures["POSE_failures"] == 6
+    assert any("POSE: 6 of 6 views could not be scored, 6 of them" in note for note in scores.notes)
+    assert all(np.isnan(view.scores["POSE"]) for view in scores.views)
+    assert "nan" in markdown("x", [measured("x", scores)])
+
+
+def fake(values, subjects=None, yaw=0.0):
+    names = subjects or [str(number) for number in range(len(values))]
+    return [
+        ViewScore(View(subject, str(number)), yaw, 0.0, 16, {"PSNR": value})
+        for number, (subject, value) in enumerate(zip(names, values, strict=True))
+    ]
+
+
+def test_intervals_cover_the_mean_and_know_subjects():
+    rng = np.random.default_rng(0)
+    inside = 0
+    for seed in range(40):
+        estimate = interval(fake(rng.normal(3, 1, 40).tolist()), "PSNR", seed)
+        inside += estimate.low <= 3 <= estimate.high
+    assert inside >= 34
+    values = rng.normal(3, 1, 10).repeat(4).tolist()
+    people = np.arange(10).repeat(4).astype(str).tolist()
+    alone, together = interval(fake(values), "PSNR", 0), interval(fake(values, people), "PSNR", 0)
+    assert together.high - together.low > 1.5 * (alone.high - alone.low)
+    assert together.mean == pytest.approx(alone.mean)
+
+
+def test_what_could_not_be_scored_is_not_in_the_mean():
+    estimate = interval(fake([1.0, np.nan, 3.0]), "PSNR", 0)
+    assert estimate.mean == 2.0
+    assert estimate.count == 2
+    assert interval(fake([np.nan]), "PSNR", 0).count == 0
+
+
+def test_means_by_yaw():
+    views = fake([1.0, 3.0], yaw=-40.0) + fake([5.0], yaw=10.0) + fake([7.0], yaw=np.nan)
+    assert by_yaw(views, "PSNR") == [(-37.5, 2.0, 2), (7.5, 5.0, 1)]
+
+
+def test_tables_and_pictures(predictions):
+    Image.fromarray(np.full((16, 16, 3), 90, np.uint8)).save(predictions.folder / "bob/1.png")
+    scores = score(predictions, PIXELS)
+    assert worst(scores, "PSNR", 1)[0].view.name == "bob/1"
+    paper = quoted(Published("theirs", {"PSNR": 20.0, "LPIPS": 0.25}, 256, "Table 9"), "novel_view")
+    rows = [measured("ours", scores), paper]
+    assert columns(rows) == ["LPIPS", "PSNR"]
+    text = markdown("A table", rows)
+    assert "| theirs (published: Table 9) | novel_view | 256 |  |  | 0.25 | 20 |" in text
+    assert "PSNR ↑" in text
+    assert "published" not in text.splitlines()[4]
+    assert csv_table(rows).count("\n") == 1 + 1 + 2
+    assert view_table(scores).splitlines()[1].startswith("ann,0,-28.6479,0,16,")
+    assert "NaN" not in json_table("A table", rows, {"ours": scores})
+    assert yaw_plot({"ours": scores}, ["PSNR"]).width > 0
+    sheet = worst_sheet(scores, "PSNR", 2)
+    assert sheet.height > 2 * 128
