@@ -14,6 +14,14 @@ CAPTURE := --identities 128 --val_identities 16 --test_identities 16 --views 10 
 # The larger one that the shipped backbone was trained on.
 BACKBONE_SHARDS := shards/built/backbone
 BACKBONE_CAPTURE := --identities 336 --val_identities 16 --test_identities 32 --views 10 --size 64 --seed 0
+# More people, for the shipped model's later stages; and the unseen ones that it is shown and measured on.
+MORE_SHARDS := shards/built/more
+MORE_CAPTURE := --identities 264 --val_identities 4 --test_identities 4 --views 10 --size 64 --seed 2
+PEOPLE_SHARDS := shards/built/people
+PEOPLE_CAPTURE := --identities 32 --val_identities 0 --test_identities 32 --views 10 --size 64 --seed 4
+# Where a later stage finds what the stages before it trained: the newest run's export, or the shipped part.
+newest = $(firstword $(shell ls -td runs/$(1)/version_*/export 2>/dev/null) checkpoints/mini/$(2))
+MODEL ?= checkpoints/mini
 # More settings for fit: make train-stage1 ARGS="--trainer.max_steps 1000"
 ARGS ?=
 
@@ -51,6 +59,12 @@ $(SHARDS)/manifest.json: | $(VENV)/.run
 $(BACKBONE_SHARDS)/manifest.json: | $(VENV)/.run
 	$(RUN) -m shards.build synthetic $(BACKBONE_CAPTURE) --processes $(PROCESSES) --out $(BACKBONE_SHARDS)
 
+$(MORE_SHARDS)/manifest.json: | $(VENV)/.run
+	$(RUN) -m shards.build synthetic $(MORE_CAPTURE) --processes $(PROCESSES) --out $(MORE_SHARDS)
+
+$(PEOPLE_SHARDS)/manifest.json: | $(VENV)/.run
+	$(RUN) -m shards.build synthetic $(PEOPLE_CAPTURE) --processes $(PROCESSES) --out $(PEOPLE_SHARDS)
+
 # make shards SOURCE=nersemble ROOT=/data/nersemble builds shards from a download (more settings in ARGS).
 SOURCE ?=
 ROOT ?=
@@ -67,13 +81,43 @@ inspect: $(SHARDS)/manifest.json ## Count and verify the default shards, and dra
 
 ##  Training
 
-.PHONY: train-stage1 train-backbone
+.PHONY: train-stage1 train-stage2 train-stage3 train-noise-prior train-mini train-backbone
 train-stage1: $(SHARDS)/manifest.json ## Train the appearance reference F_ref (stage 1) on the default shards
 	$(RUN) -m lightning_modules.fit --config configs/stage1.yaml $(ARGS)
+
+train-stage2: $(SHARDS)/manifest.json ## Train view control F_cam (stage 2), F_ref from the newest stage 1 or as shipped
+	$(RUN) -m lightning_modules.fit --config configs/stage2.yaml \
+		--model.appearance $(call newest,stage1,appearance_reference) $(ARGS)
+
+train-stage3: $(SHARDS)/manifest.json ## Train view consistency V (stage 3), F_ref and F_cam likewise
+	$(RUN) -m lightning_modules.fit --config configs/stage3.yaml \
+		--model.appearance $(call newest,stage1,appearance_reference) \
+		--model.control $(call newest,stage2,view_control) $(ARGS)
+
+train-noise-prior: $(SHARDS)/manifest.json ## Train the noise prior S, which needs no other stage
+	$(RUN) -m lightning_modules.fit --config configs/noise_prior.yaml $(ARGS)
 
 train-backbone: $(BACKBONE_SHARDS)/manifest.json ## Train the small stand-in for Stable Diffusion anew (an hour or two)
 	$(RUN) -m lightning_modules.fit --config configs/backbone_vae.yaml $(ARGS)
 	$(RUN) -m lightning_modules.fit --config configs/backbone_unet.yaml $(ARGS)
+
+# How the shipped parts were trained: on all three captures, for longer. About three hours on two idle cores.
+CAPTURES := $(SHARDS)/manifest.json $(BACKBONE_SHARDS)/manifest.json $(MORE_SHARDS)/manifest.json
+LONG := --config configs/data/captures.yaml --data.batch_size 8 --data.targets 4
+train-mini: $(CAPTURES) ## Train all four shipped parts anew, as they were trained (some hours)
+	$(MAKE) train-stage1 ARGS="$(LONG) --trainer.max_steps 2000 --trainer.val_check_interval 500"
+	$(MAKE) train-stage2 ARGS="$(LONG) --trainer.max_steps 1500 --trainer.val_check_interval 500"
+	$(MAKE) train-stage3 ARGS="--config configs/data/captures.yaml --trainer.max_steps 400"
+	$(MAKE) train-noise-prior ARGS="--config configs/data/captures.yaml --trainer.max_steps 1500"
+
+##  Using the model
+
+.PHONY: demo ablations
+demo: $(PEOPLE_SHARDS)/manifest.json ## Views of unseen people by the shipped model: pictures, an orbit, a table
+	$(RUN) -m lightning_modules.demo --model $(MODEL) --data $(PEOPLE_SHARDS) --overwrite true $(ARGS)
+
+ablations: $(PEOPLE_SHARDS)/manifest.json ## What each part of the paper is worth to the shipped model, in numbers
+	$(RUN) -m lightning_modules.ablations --model $(MODEL) --data $(PEOPLE_SHARDS) --out runs/ablations $(ARGS)
 
 ##  Checking
 

@@ -203,7 +203,7 @@ class DiffPortrait3DPipeline(DiffusionPipeline):
             sampling=Sampling(**sampling),
             progress=progress,
         )
-        return Views(images=[_image(view) for view in images[0]])
+        return Views(images=[to_image(view) for view in images[0]])
 
     def _count(self, *given: Any) -> int:
         names = ("cameras", "conditions", "proxies")
@@ -325,6 +325,7 @@ class DiffPortrait3DPipeline(DiffusionPipeline):
         return torch.cat([self.vae.decode(x).sample.float().clamp(-1, 1).cpu() for x in some])
 
 
-def _image(pixels: Tensor) -> Image.Image:
+def to_image(pixels: Tensor) -> Image.Image:
+    """An image (3, S, S) in [-1, 1] as people look at it."""
     levels = pixels.add(1).mul(MIDDLE).round().to(torch.uint8)
     return Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())

@@ -65,12 +65,13 @@ class SyntheticCapture:
             test_identities: people kept for testing
             samples: light paths a pixel
         """
-        if identities <= val_identities + test_identities:
+        if identities < val_identities + test_identities:
             raise InputError(
-                f"--identities {identities}: give more than the {val_identities} + {test_identities} people "
+                f"--identities {identities}: give at least the {val_identities} + {test_identities} people "
                 "that --val_identities and --test_identities set apart"
             )
         for option, value, least in (
+            ("identities", identities, 1),
             ("views", views, 2),
             ("size", size, 16),
             ("frames", frames, 1),

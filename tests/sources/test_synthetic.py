@@ -61,7 +61,8 @@ def test_shards_are_the_same_bytes_whatever_the_number_of_processes(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"identities": 48}, "--identities 48: give more than"),
+        ({"identities": 47}, "--identities 47: give at least the"),
+        ({"identities": 0, "val_identities": 0, "test_identities": 0}, "--identities 0: give 1 or more"),
         ({"views": 1}, "--views 1: give 2 or more"),
         ({"size": 4}, "--size 4: give 16 or more"),
         ({"seed": -1}, "cannot be negative"),

@@ -1,0 +1,252 @@
+"""What each part of the paper is worth to a trained model, shown on unseen people.
+
+`python -m lightning_modules.ablations --model checkpoints/mini --data shards/built/backbone --out DIR`
+
+Shape letters: B frames, R references, K views, S image side.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jsonargparse import ArgumentParser
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from callbacks.metrics.suite import MetricSuite
+from callbacks.pictures import grid
+from datamodules import PortraitViewsDataModule, SourceConfig
+from lightning_modules.networks.portrait import PortraitModel, load_portrait_model
+from lightning_modules.networks.reference import AppearanceReference
+from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline, Sampling
+from lightning_modules.sampling.view_conditions import prepare_renderer
+from shards.errors import InputError, one_line
+from shards.weights import whole_folder
+
+REFERENCES = 4  # as many as Fig. 8 shows
+METRICS = ("PSNR", "SSIM", "LPIPS[efficientnet-lite0]", "ID", "POSE")
+SHIFT, SCALE, TILT = 0.12, 0.8, 20.0  # of the side, of the size, degrees: an unaligned reference
+SPREAD_FRAMES = 8
+NAN = float("nan")
+
+Batch = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """A row of the table: views (B, K, 3, S, S) of a batch, made in one way."""
+
+    name: str
+    views: Callable[[Batch], Tensor]
+
+
+@dataclass(frozen=True)
+class Study:
+    """The model as it is, and what is changed about it one thing at a time."""
+
+    model: PortraitModel
+    sampling: Sampling
+
+    def rows(self) -> list[Ablation]:
+        """All rows: the two trivial answers, the full model, then the paper's ablations."""
+        full, model = DiffPortrait3DPipeline.of(self.model), self.model
+        untrained = replace(model, reference=AppearanceReference.from_unet(model.backbone.unet).eval())
+        return [
+            Ablation("reference returned", lambda batch: repeated(batch)),
+            Ablation("S alone", lambda batch: full.proxies(batch["reference"][:, :1], batch["camera"])),
+            Ablation("full model", self._row(model)),
+            Ablation("random noise (Table 2)", self._row(model, noise="random")),
+            Ablation("without V", self._row(replace(model, cross_view=None))),
+            Ablation("F_ref untrained (Table 1b)", self._row(untrained)),
+            *(Ablation(f"{n} references (Fig. 8)", self._row(model, n)) for n in range(2, REFERENCES + 1)),
+            Ablation("reference shifted (Table 1b)", self._row(model, moved={"shift": SHIFT})),
+            Ablation("reference scaled (Table 1b)", self._row(model, moved={"scale": SCALE})),
+            Ablation("reference tilted (Table 1b)", self._row(model, moved={"tilt": TILT})),
+        ]
+
+    def _row(
+        self,
+        model: PortraitModel,
+        references: int = 1,
+        moved: dict[str, float] | None = None,
+        **sampling: Any,
+    ) -> Callable[[Batch], Tensor]:
+        pipeline = DiffPortrait3DPipeline.of(model)
+        settings = replace(self.sampling, **sampling)
+
+        def views(batch: Batch) -> Tensor:
+            shown = batch["reference"][:, :references]
+            if moved:
+                shown = move(shown.flatten(0, 1), **moved).unflatten(0, shown.shape[:2])
+            return sampled(pipeline, batch | {"reference": shown}, settings)
+
+        return views
+
+    def spread(self, batch: Batch, views: bool) -> float:
+        """How far views of one camera, each from its own random noise, are apart: the standard deviation
+        among them, of 255 levels. What the reference shows they have in common; the rest is what V must
+        agree on (Fig. 5)."""
+        model = self.model if views else replace(self.model, cross_view=None)
+        pipeline = DiffPortrait3DPipeline.of(model)
+        count = batch["condition"].shape[1]
+        same = batch["condition"][:, :1].expand(-1, count, -1, -1, -1)
+        one = batch | {"reference": batch["reference"][:, :1], "condition": same}
+        made = sampled(pipeline, one, replace(self.sampling, noise="random"))
+        return made.std(1).mean().item() * 127.5
+
+
+def sampled(pipeline: DiffPortrait3DPipeline, batch: Batch, sampling: Sampling) -> Tensor:
+    """Views (B, K, 3, S, S) of a batch, seeded by its frames' keys."""
+    cameras = batch["camera"] if pipeline.noise_prior is not None else None
+    return pipeline.views(
+        batch["reference"], batch["condition"], cameras, seeds=batch["key"], sampling=sampling
+    )
+
+
+def repeated(batch: Batch) -> Tensor:
+    """The first reference as every view (B, K, 3, S, S)."""
+    return batch["reference"][:, :1].expand_as(batch["target"]).contiguous()
+
+
+def move(images: Tensor, shift: float = 0.0, scale: float = 1.0, tilt: float = 0.0) -> Tensor:
+    """Images (N, 3, S, S) moved to the right by a share of the side, scaled, and tilted by degrees, their
+    borders repeated."""
+    angle = np.radians(tilt)
+    cos, sin = np.cos(angle) / scale, np.sin(angle) / scale
+    theta = (
+        torch.tensor([[cos, sin, -2 * shift / scale], [-sin, cos, 0.0]]).to(images).expand(len(images), 2, 3)
+    )
+    where = F.affine_grid(theta, list(images.shape), align_corners=False)
+    return F.grid_sample(images, where, padding_mode="border", align_corners=False)
+
+
+def score(made: Tensor, batch: Batch) -> dict[str, float]:
+    """Means over all views, and the median error of the yaw, degrees, against the true views and cameras."""
+    suite = MetricSuite(METRICS)
+    singles = suite.update(
+        made.flatten(0, 1), batch["target"].flatten(0, 1), cameras=batch["camera"].flatten(0, 1)
+    )
+    yaw = singles["POSE[label]_yaw_degrees"].nanmedian().item()
+    return suite.compute() | {"median_yaw_error": yaw}
+
+
+def same_camera(pipeline: DiffPortrait3DPipeline, batch: Batch, sampling: Sampling) -> dict[str, float]:
+    """Two conditions of different people at one camera (B.4): how far the views made of them are apart,
+    beside views of the next camera made of one."""
+    renderer = prepare_renderer("synthetic")
+    side = batch["condition"].shape[-1]
+    rows = [
+        renderer.render(1_000_000 + number, cameras.numpy(), side).images
+        for number, cameras in enumerate(tqdm(batch["camera"], desc="conditions", unit="frame"))
+    ]
+    others = torch.from_numpy(np.stack(rows)).permute(0, 1, 4, 2, 3).float().div(127.5).sub(1)
+    one = sampled(pipeline, batch, sampling)
+    other = sampled(pipeline, batch | {"condition": others}, sampling)
+    return {
+        "another condition": _apart(one, other),
+        "another camera": _apart(one, one.roll(1, 1)),
+        "another person": _apart(one, one.roll(1, 0)),
+    }
+
+
+def _apart(one: Tensor, other: Tensor) -> dict[str, float]:
+    suite = MetricSuite(("LPIPS[efficientnet-lite0]", "POSE"))
+    suite.update(one.flatten(0, 1), other.flatten(0, 1))
+    return suite.compute()
+
+
+def read_frames(data: str, frames: int, views: int, size: int) -> Batch:
+    """Test frames as one batch, each with four references and `views` other views. Raises InputError where
+    there are not so many."""
+    source = PortraitViewsDataModule(
+        {"test": SourceConfig(data)},
+        image_size=size,
+        batch_size=frames,
+        references=REFERENCES,
+        targets=views,
+        num_workers=0,
+    )
+    source.setup("test")
+    batch = source.samples(frames, "test")
+    if len(batch["key"]) < frames:
+        raise InputError(f"{data} holds {len(batch['key'])} test frames; {frames} are asked for")
+    return batch
+
+
+def run(model: str, data: str, out: str, frames: int = 32, views: int = 6, steps: int = 25) -> None:
+    """Makes all rows and writes `ablations.md`, `ablations.json` and `views.png`.
+
+    Args:
+        model: a model folder with F_ref, F_cam, V and S.
+        data: a built folder with a test split.
+        out: the folder to be written; refused where it exists.
+        frames: how many unseen people. views: of each. steps: of DDIM.
+    """
+    loaded = load_portrait_model(model)
+    if None in (loaded.control, loaded.cross_view, loaded.noise_prior):
+        raise InputError(f"{model}: ablations take a model with all four parts")
+    study = Study(loaded, Sampling(steps=steps, window=views))
+    pipeline = DiffPortrait3DPipeline.of(loaded)
+    batch = read_frames(data, frames, views, pipeline.image_size)
+    with whole_folder(Path(out)) as folder:
+        folder.mkdir(exist_ok=True)
+        rows, shown = {}, {}
+        for row in (bar := tqdm(study.rows(), desc="ablations", unit="row")):
+            bar.set_postfix_str(row.name)
+            shown[row.name] = row.views(batch)
+            rows[row.name] = score(shown[row.name], batch)
+        few = _first(batch, SPREAD_FRAMES)
+        more = {
+            "spread": {"with V": study.spread(few, True), "without V": study.spread(few, False)},
+            "same camera (B.4)": same_camera(pipeline, few, study.sampling),
+        }
+        (folder / "ablations.json").write_text(json.dumps({"rows": rows, **more}, indent=1) + "\n")
+        (folder / "ablations.md").write_text(report(rows, more, frames, views, steps), encoding="utf-8")
+        sheet(batch, shown).save(folder / "views.png")
+    print(Path(out, "ablations.md").read_text(encoding="utf-8"))
+
+
+def _first(batch: Batch, count: int) -> Batch:
+    return {name: x[:count] if isinstance(x, Tensor | list) else x for name, x in batch.items()}
+
+
+def report(rows: dict[str, dict[str, float]], more: dict[str, Any], *asked: int) -> str:
+    """The tables as Markdown."""
+    names = list(next(iter(rows.values())))
+    lines = [
+        "{} unseen people, {} views each, {} steps.".format(*asked),
+        "",
+        f"| | {' | '.join(names)} |",
+        f"|---|{'---|' * len(names)}",
+    ]
+    lines += [
+        f"| {row} | {' | '.join(f'{values.get(name, NAN):.4g}' for name in names)} |"
+        for row, values in rows.items()
+    ]
+    lines += ["", *(f"- {name}: {json.dumps(values)}" for name, values in more.items())]
+    return "\n".join(lines) + "\n"
+
+
+def sheet(batch: Batch, shown: dict[str, Tensor], people: int = 6) -> Any:
+    """One row a person: the reference, a condition, the truth, then that view by every row of the table."""
+    columns = [batch["reference"][:, 0], batch["condition"][:, 0], batch["target"][:, 0]]
+    columns += [made[:, 0] for made in shown.values()]
+    return grid(torch.stack(columns, 1)[:people], columns=1, upscale=2)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command. A user's mistake ends in one line."""
+    parser = ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_function_arguments(run)
+    settings = parser.parse_args(arguments)
+    with one_line():
+        run(**settings.as_dict())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""The shipped model on people it has never seen: `python -m lightning_modules.demo`, or `make demo`.
+
+Shape letters: B frames, K views, S image side.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jsonargparse import ArgumentParser
+from PIL import Image
+from torch import Tensor
+
+from lightning_modules.ablations import Batch, Study, read_frames, report, score
+from lightning_modules.networks.portrait import load_portrait_model
+from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline, Sampling, to_image
+from lightning_modules.sampling.requests import Request
+from lightning_modules.synthesize import synthesize
+from shards.errors import one_line
+from shards.sheet import camera_captions, view_sheet
+from shards.weights import whole_folder
+
+SHOWN = 5  # people on the contact sheet
+TRIVIAL_AND_FULL = 3  # the first rows of the study: the two trivial answers, and the model
+
+
+def demo(
+    model: str = "checkpoints/mini",
+    data: str = "shards/built/people",
+    out: str = "runs/demo",
+    frames: int = 32,
+    views: int = 6,
+    steps: int = 25,
+    overwrite: bool = False,
+) -> None:
+    """Makes views of unseen people beside the truth (`views.png`), a table (`table.md`, `table.json`), and an
+    orbit of the first of them (`orbit/`).
+
+    Args:
+        model: a model folder.
+        data: a built folder with a test split.
+        out: the folder for the results.
+        frames: how many unseen people.
+        views: how many views of each.
+        steps: denoising steps; the paper takes 100.
+        overwrite: replace what an earlier run has left in the output folder.
+    """
+    sampling = Sampling(steps=steps, window=views)
+    study = Study(load_portrait_model(model), sampling)
+    size = DiffPortrait3DPipeline.of(study.model).image_size
+    batch = read_frames(data, frames, views, size)
+    with whole_folder(Path(out), overwrite) as folder:
+        made = {row.name: row.views(batch) for row in study.rows()[:TRIVIAL_AND_FULL]}
+        rows = {name: score(images, batch) for name, images in made.items()}
+        (folder / "table.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        (folder / "table.md").write_text(report(rows, {}, frames, views, steps), encoding="utf-8")
+        *_, proxies, full = made.values()
+        people(batch, proxies, full).save(folder / "views.png")
+        portrait = folder / "portrait.png"
+        to_image(batch["reference"][0, 0]).save(portrait)
+        orbit = Request(model, str(folder / "orbit"), [str(portrait)], align=False, steps=steps)
+        synthesize(orbit)
+    print(Path(out, "table.md").read_text(encoding="utf-8"))
+    print(f"pictures: {Path(out, 'views.png')} and {Path(out, 'orbit')}")
+
+
+def people(batch: Batch, proxies: Tensor, made: Tensor) -> Image.Image:
+    """A contact sheet of some people: reference, conditions, what S makes, views, truth (B, K, 3, S, S)."""
+    chosen = torch.linspace(0, len(made) - 1, min(SHOWN, len(made))).round().int().tolist()
+    sheets = [
+        view_sheet(
+            [to_image(batch["reference"][person, 0])],
+            {
+                name: [to_image(image) for image in images[person]]
+                for name, images in (
+                    ("condition", batch["condition"]),
+                    ("S", proxies),
+                    ("made", made),
+                    ("truth", batch["target"]),
+                )
+            },
+            camera_captions(batch["camera"][person]),
+        )
+        for person in chosen
+    ]
+    whole = Image.new("RGB", (sheets[0].width, sum(sheet.height for sheet in sheets)), "white")
+    top = 0
+    for sheet in sheets:
+        whole.paste(sheet, (0, top))
+        top += sheet.height
+    return whole
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command. A user's mistake ends in one line."""
+    parser = ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_function_arguments(demo)
+    settings = parser.parse_args(arguments)
+    with one_line():
+        demo(**settings.as_dict())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""The pipeline at toy width: what it takes, what it gives, and that the same is given again."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from diffusers import UniPCMultistepScheduler
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from PIL import Image
+
+from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline, Sampling
+from lightning_modules.sampling.starting_noise import diffused
+from shards.cameras import label_from_angles
+from shards.errors import InputError
+from tests.networks.toy import noise, toy_model
+
+FEW = {"steps": 2, "progress": False}
+
+
+@pytest.fixture
+def pipeline():
+    return DiffPortrait3DPipeline.of(toy_model(prior=True))
+
+
+def picture(seed=0, size=16):
+    pixels = np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def pictures(count, **options):
+    return [picture(100 + i, **options) for i in range(count)]
+
+
+def orbit(count):
+    return np.stack([label_from_angles(0.1 * i, 0.05) for i in range(count)])
+
+
+def equal(one, other):
+    return all(np.array_equal(a, b) for a, b in zip(one.images, other.images, strict=True))
+
+
+def test_one_portrait_to_views(pipeline):
+    assert isinstance(pipeline, DiffusionPipeline)
+    views = pipeline(picture(size=48), cameras=orbit(3), conditions=pictures(3), **FEW)
+    assert [image.size for image in views.images] == [(16, 16)] * 3
+    again = pipeline(picture(size=48), cameras=orbit(3), conditions=pictures(3), **FEW)
+    assert equal(views, again)
+    assert not equal(views, pipeline(picture(size=48), orbit(3), pictures(3), seed=1, **FEW))
+
+
+def test_folder_round_trip(pipeline, tmp_path):
+    pipeline.scheduler = UniPCMultistepScheduler.from_config(pipeline.scheduler.config)
+    pipeline.save_pretrained(tmp_path / "model")
+    loaded = DiffPortrait3DPipeline.from_pretrained(tmp_path / "model")
+    assert isinstance(loaded.scheduler, UniPCMultistepScheduler)
+    assert loaded.config.reference_timestep == "zero"
+    asked = {"portrait": picture(size=48), "cameras": orbit(2), "conditions": pictures(2), **FEW}
+    assert equal(loaded(**asked), pipeline(**asked))
+    with pytest.raises(InputError, match="exists"):
+        pipeline.save_pretrained(tmp_path / "model")
+
+
+def test_a_scheduler_that_is_none_is_one_line(pipeline, tmp_path):
+    pipeline.save_pretrained(tmp_path / "model")
+    index = tmp_path / "model" / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"scheduler": ["diffusers", "os"]}))
+    with pytest.raises(InputError, match="none of diffusers' schedulers"):
+        DiffPortrait3DPipeline.from_pretrained(tmp_path / "model")
+
+
+def batch(people, views, seed=0):
+    return {
+        "references": noise(people, 1, 3, 16, 16, seed=seed).clamp(-1, 1),
+        "conditions": noise(people, views, 3, 16, 16, seed=seed + 1).clamp(-1, 1),
+        "cameras": torch.from_numpy(orbit(views)).expand(people, views, 25),
+    }
+
+
+def rows(given, which):
+    return {name: x[which] for name, x in given.items()}
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5])
+def test_a_portrait_s_views_do_not_depend_on_the_batch_or_the_chunks(pipeline, eta):
+    given = batch(2, 3)
+    settings = Sampling(steps=2, eta=eta)
+    together = pipeline.views(**given, seeds=["a", "b"], sampling=settings)
+    alone = pipeline.views(**rows(given, slice(1, 2)), seeds=["b"], sampling=replace(settings, chunk=1))
+    torch.testing.assert_close(together[1:], alone, rtol=1e-3, atol=1e-3)
+    other = pipeline.views(**rows(given, slice(1, 2)), seeds=["c"], sampling=settings)
+    assert not torch.allclose(together[1:], other, atol=1e-2)
+
+
+def test_a_longer_path_begins_with_the_same_noise(pipeline):
+    """So that a view is the same whatever the path's length, where views do not see each other."""
+    pipeline.cross_view = None
+    given, settings = batch(1, 5), Sampling(steps=2)
+    long = pipeline.views(**given, seeds=[0], sampling=settings)
+    short = pipeline.views(**{k: x if k == "references" else x[:, :2] for k, x in given.items()},
+                           seeds=[0], sampling=settings)  # fmt: skip
+    torch.testing.assert_close(long[:, :2], short, rtol=1e-3, atol=1e-3)
+
+
+def test_noise_is_3d_aware_where_it_can_be(pipeline):
+    given, settings = batch(1, 2), Sampling(steps=2)
+    aware = pipeline.views(**given, seeds=[0], sampling=settings)
+    random = pipeline.views(**given, seeds=[0], sampling=replace(settings, noise="random"))
+    assert not torch.allclose(aware, random, atol=1e-3)
+    proxies = pipeline.proxies(given["references"], given["cameras"])
+    given_proxies = pipeline.views(**given, proxies=proxies, seeds=[0], sampling=settings)
+    assert torch.equal(aware, given_proxies)
+    pipeline.noise_prior = None
+    assert torch.equal(pipeline.views(**given, seeds=[0], sampling=settings), random)
+    with pytest.raises(InputError, match="noise_prior"):
+        pipeline.views(**given, seeds=[0], sampling=replace(settings, noise="3d-aware"))
+
+
+def test_diffused_for_a_thousand_steps_is_the_forward_process(pipeline):
+    clean, epsilon = noise(2, 4, 4, 4), noise(2, 4, 4, 4, seed=1)
+    last = torch.full((2,), 999)
+    expected = pipeline.scheduler.add_noise(clean, epsilon, last)
+    torch.testing.assert_close(diffused(clean, epsilon, pipeline.scheduler), expected)
+
+
+def test_several_portraits_are_all_seen_in_any_order(pipeline):
+    """Eq. 5: their tokens stand side by side."""
+    given = batch(1, 2)
+    two = noise(1, 2, 3, 16, 16, seed=9).clamp(-1, 1)
+
+    def views(references):
+        return pipeline.views(**given | {"references": references}, seeds=[0], sampling=Sampling(steps=2))
+
+    torch.testing.assert_close(views(two.flip(1)), views(two), rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(views(two[:, :1]), views(two), atol=1e-3)
+    assert not torch.allclose(views(two[:, 1:]), views(two), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"conditions": pictures(2)}, "3 cameras, 2 conditions"),
+        ({"cameras": orbit(3)[:, :24]}, "EG3D labels are"),
+        ({"cameras": orbit(3) * 2}, "camera 0 is not a rigid"),
+        ({"conditions": None}, "F_cam sees an image for each view"),
+        (
+            {"conditions": [picture(), picture(), picture().crop((0, 0, 16, 8))]},
+            "conditions: an image of 16x8",
+        ),
+        ({"portrait": picture(size=20)}, "a portrait of 20x20 pixels"),
+        ({"portrait": []}, "no portrait"),
+        ({"cameras": None, "conditions": None}, "no views are asked for"),
+        ({"steps": 0}, "sampling steps"),
+        ({"window": 0}, "at least 1"),
+    ],
+)
+def test_bad_input_is_one_line(pipeline, change, message):
+    asked = {"portrait": picture(size=48), "cameras": orbit(3), "conditions": pictures(3), **FEW}
+    with pytest.raises(InputError, match=message):
+        pipeline(**{**asked, **change})
+
+
+def test_conditions_without_f_cam_are_one_line(pipeline):
+    pipeline.view_control = None
+    with pytest.raises(InputError, match="no view_control/"):
+        pipeline(picture(size=48), orbit(2), pictures(2), **FEW)

@@ -1,0 +1,74 @@
+from itertools import pairwise
+
+import pytest
+import torch
+
+from lightning_modules.networks.denoiser import Denoiser
+from lightning_modules.sampling.ddim import portrait_bank, sample
+from lightning_modules.sampling.windows import windows
+from shards.errors import InputError
+from tests.networks.toy import noise, toy_model
+
+
+@pytest.mark.parametrize("overlap", [0, 1, 4, 7])
+@pytest.mark.parametrize("views", [1, 2, 7, 8, 9, 12, 24, 97])
+def test_windows_cover_a_path_and_share_what_they_should(views, overlap):
+    plan = windows(views, 8, overlap)
+    total = torch.zeros(views)
+    for window in plan:
+        assert window.stop - window.start == min(views, 8)
+        assert (window.weights > 0).all()
+        total[window.views] += window.weights
+    torch.testing.assert_close(total, torch.ones(views))
+    assert plan[0].start == 0
+    assert plan[-1].stop == views
+    assert all(one.stop - other.start >= overlap for one, other in pairwise(plan))
+
+
+def test_one_window_weighs_everything():
+    (window,) = windows(5, 8, 4)
+    assert torch.equal(window.weights, torch.ones(5))
+
+
+@pytest.mark.parametrize(("views", "window", "overlap"), [(0, 8, 4), (8, 0, 0), (8, 4, 4), (8, 4, -1)])
+def test_numbers_that_do_not_fit_are_one_line(views, window, overlap):
+    with pytest.raises(InputError, match="window"):
+        windows(views, window, overlap)
+
+
+@torch.no_grad()
+def test_without_v_windows_change_nothing():
+    """Each view is on its own: the blend is of equal predictions."""
+    model = toy_model()
+    denoiser = Denoiser(model.backbone.unet, model.backbone.empty_prompt, model.control)
+    bank = portrait_bank(denoiser, model.reference, noise(2, 1, 4, 4, 4), timestep=0)
+    options = {"views": 9, "bank": bank, "condition": noise(18, 3, 16, 16, seed=1), "steps": 3}
+    start = noise(18, 4, 4, 4, seed=2)
+    whole = sample(denoiser, model.backbone.scheduler, start, **options)
+    parts = sample(denoiser, model.backbone.scheduler, start, **options, window=4, overlap=2)
+    torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_with_v_each_window_sees_its_own_views():
+    """Two windows that share nothing are two paths."""
+    model = toy_model()
+    denoiser = model.denoiser()
+    bank = portrait_bank(denoiser, model.reference, noise(1, 1, 4, 4, 4), timestep=0)
+    condition, start = noise(6, 3, 16, 16, seed=1), noise(6, 4, 4, 4, seed=2)
+
+    def run(rows, **options):
+        return sample(
+            denoiser,
+            model.backbone.scheduler,
+            start[rows],
+            bank=bank,
+            condition=condition[rows],
+            steps=2,
+            **options,
+        )
+
+    together = run(slice(0, 6), views=6, window=3)
+    torch.testing.assert_close(together[:3], run(slice(0, 3), views=3), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(together[3:], run(slice(3, 6), views=3), rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(together, run(slice(0, 6), views=6), atol=1e-3)
