@@ -11,7 +11,7 @@ from tqdm import tqdm
 from lightning_modules.sampling.image_folders import read_squares, view_files
 from shards.errors import InputError
 from shards.renderers.base import Renderer
-from shards.renderers.registry import RENDERERS, open_renderer
+from shards.renderers.registry import RENDERERS, check_renderer, is_renderer, open_renderer
 
 CHUNK = 8  # views rendered at once: a scene is built for each chunk, and the bar moves with it
 CONDITIONS = "conditions"
@@ -21,9 +21,10 @@ def find_conditions(source: str) -> list[Path] | None:
     """The files of the conditions where `source` is a folder of them, in the order of the views; None where
     it is a renderer's name.
 
-    Raises InputError where it is neither, or a folder without images.
+    Raises InputError where it is neither, a folder without images, or a renderer that cannot be opened.
     """
-    if source in RENDERERS:
+    if is_renderer(source):
+        check_renderer(source)
         return None
     if not Path(source).is_dir():
         raise InputError(

@@ -8,6 +8,7 @@ import torch
 
 from shards.renderers.gan.architecture import Settings, kind_of
 from shards.renderers.gan.folder import build_generator
+from shards.renderers.gan.generator import Rendering
 from shards.renderers.volume import Rays, RaySampling, rays, render
 from tests.parity.recipe import gan_weights, golden, key_list
 
@@ -63,7 +64,7 @@ def test_some_rays(which):
 def test_images(which):
     generator, theirs = generator_of(which), golden(which)
     ws = generator.styles(theirs["z"], theirs["conditioning_camera"], 0.7, 14)
-    views = generator.views(generator.identity(ws), theirs["cameras"].unsqueeze(1), SIDE, SAMPLING)
+    views = generator.views(generator.identity(ws), theirs["cameras"].unsqueeze(1), Rendering(SIDE, SAMPLING))
     pairs = [
         (views.raw, theirs["image_raw"]),
         (views.depth, theirs["image_depth"]),
@@ -83,5 +84,7 @@ def test_bfloat16_where_it_holds():
     generator, theirs = generator_of("eg3d"), golden("eg3d")
     generator.precision = torch.bfloat16
     ws = generator.styles(theirs["z"][:1], theirs["conditioning_camera"][:1], 0.7, 14)
-    views = generator.views(generator.identity(ws), theirs["cameras"][:1].unsqueeze(1), SIDE, SAMPLING)
+    views = generator.views(
+        generator.identity(ws), theirs["cameras"][:1].unsqueeze(1), Rendering(SIDE, SAMPLING)
+    )
     assert error(views.image[:, 0, :, ::4, ::4], theirs["image_every_4th_pixel"][:1]) < 0.05

@@ -11,7 +11,7 @@ from shards.cameras import label_from_angles
 from shards.errors import InputError
 from shards.renderers.gan.architecture import Architecture, Settings, kind_of
 from shards.renderers.gan.folder import build_generator, load_generator, read_settings, save_generator
-from shards.renderers.gan.generator import Identity
+from shards.renderers.gan.generator import Identity, Rendering
 from shards.renderers.gan.layers import StyledConvolution, binomial_filter, upsample
 from shards.renderers.volume import RaySampling
 from tests.renderers.toy_generators import toy_architecture, toy_generator, toy_settings, toy_tensors
@@ -72,7 +72,7 @@ def test_sizes_and_kind(kind):
     shapes = {name: tuple(x.shape) for name, x in generator.state_dict().items()}
     assert Architecture.read(shapes, kind) == toy_architecture(kind)
     assert kind_of(shapes) == kind
-    views = generator.views(people(generator, 2), cameras(-0.5, 0.0, 0.5).expand(2, -1, -1), resolution=12)
+    views = generator.views(people(generator, 2), cameras(-0.5, 0.0, 0.5).expand(2, -1, -1), Rendering(12))
     assert views.image.shape == (2, 3, 3, 64, 64)
     assert views.raw.shape == (2, 3, 3, 12, 12)
     assert views.depth.shape == views.mask.shape == (2, 3, 1, 12, 12)
@@ -87,15 +87,15 @@ def test_a_view_is_the_same_alone_in_company_and_in_chunks(kind, seed):
     generator = toy_generator(kind)
     both = people(generator, 2)
     labels = cameras(-0.6, 0.3).expand(2, -1, -1)
-    together = generator.views(both, labels, seed=seed)
+    together = generator.views(both, labels, Rendering(seed=seed))
     second = Identity(
         both.planes[1:], both.style[1:], None if both.background is None else both.background[1:]
     )
     small = RaySampling(8, 8, chunk=37)
     if seed is None:
-        alone = generator.views(second, labels[1:, 1:], sampling=small)
+        alone = generator.views(second, labels[1:, 1:], Rendering(sampling=small))
         torch.testing.assert_close(alone.image[0, 0], together.image[1, 1], atol=1e-5, rtol=1e-5)
-    chunked = generator.views(both, labels[:, 1:], sampling=small, seed=seed)
+    chunked = generator.views(both, labels[:, 1:], Rendering(sampling=small, seed=seed))
     torch.testing.assert_close(chunked.image[:, 0], together.image[:, 1], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(chunked.depth[:, 0], together.depth[:, 1], atol=1e-5, rtol=1e-5)
 
@@ -105,11 +105,11 @@ def test_seeds_jitter_and_the_absence_of_one_does_not():
     generator = toy_generator("eg3d")
     one = people(generator)
     fixed, again = (generator.views(one, cameras(0.2)).raw for _ in range(2))
-    seeded, same = (generator.views(one, cameras(0.2), seed=1).raw for _ in range(2))
+    seeded, same = (generator.views(one, cameras(0.2), Rendering(seed=1)).raw for _ in range(2))
     assert torch.equal(fixed, again)
     assert torch.equal(seeded, same)
     assert not torch.equal(fixed, seeded)
-    assert not torch.equal(seeded, generator.views(one, cameras(0.2), seed=2).raw)
+    assert not torch.equal(seeded, generator.views(one, cameras(0.2), Rendering(seed=2)).raw)
 
 
 @torch.no_grad()
@@ -181,6 +181,21 @@ def test_a_folder_holds_a_generator(kind, tmp_path):
     assert again.superresolution.block0.conv0.clamp == 256
     one = people(generator)
     assert torch.equal(generator.views(one, cameras(0.3)).image, again.views(one, cameras(0.3)).image)
+
+
+@torch.no_grad()
+def test_the_range_of_depths_follows_a_camera_if_asked_to():
+    """A camera twice as far with twice the focal length sees the same head, from where it is."""
+    generator = toy_generator("eg3d")
+    one = people(generator)
+    near, far = (torch.from_numpy(label_from_angles(0.2, 0.1, radius=radius)) for radius in (2.7, 5.4))
+    far[[16, 20]] *= 2
+    still, moved = (
+        generator.views(one, far.view(1, 1, 25), Rendering(follow=follow)).depth for follow in (False, True)
+    )
+    assert still.max() <= 3.31
+    assert moved.min() > 4.9
+    assert generator.views(one, near.view(1, 1, 25), Rendering(follow=True)).depth.max() <= 3.31
 
 
 def test_clamps_hold_activations():

@@ -28,6 +28,7 @@ from shards.renderers.volume import RaySampling, Rendered, rays, render
 
 CHUNK = 4096  # rays of an identity at a time
 TRANSLATION = (3, 7, 11)  # of a label
+CLOSE = 1e-3  # of a camera's distance to the usual one
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,25 @@ class Identity:
     planes: Tensor
     style: Tensor
     background: Tensor | None
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """How views are rendered: at which side `resolution` and with which `sampling`, both the checkpoint's by
+    default.
+
+    With a `seed` depths are jittered, every view by the same draws, so that a view does not depend on which
+    others are rendered; without one nothing is random. With `follow` the range of depths moves with a
+    camera's distance; otherwise it is where the checkpoint has it, whatever the camera.
+    """
+
+    resolution: int | None = None
+    sampling: RaySampling | None = None
+    seed: int | None = None
+    follow: bool = False
+
+
+AS_TRAINED = Rendering()
 
 
 @dataclass(frozen=True)
@@ -120,54 +140,43 @@ class Generator(nn.Module):
         planes = flat.to(ws.dtype).unflatten(1, (3, channels * depth))
         return Identity(planes, ws[:, -1], background)
 
-    def views(
-        self,
-        identity: Identity,
-        labels: Tensor,
-        resolution: int | None = None,
-        sampling: RaySampling | None = None,
-        seed: int | None = None,
-    ) -> Views:
-        """People seen from EG3D labels (N, V, 25), rendered at side `resolution` with `sampling`, both the
-        checkpoint's by default.
-
-        With a `seed` depths are jittered, every view by the same draws, so that a view does not depend on
-        which others are rendered; without one nothing is random.
-        """
-        parts = list(self.each_view(identity, labels, resolution, sampling, seed))
+    def views(self, identity: Identity, labels: Tensor, how: Rendering = AS_TRAINED) -> Views:
+        """People seen from EG3D labels (N, V, 25)."""
+        parts = list(self.each_view(identity, labels, how))
         names = ("image", "raw", "depth", "mask")
         return Views(*(torch.cat([getattr(part, name) for part in parts], dim=1) for name in names))
 
-    def each_view(
-        self,
-        identity: Identity,
-        labels: Tensor,
-        resolution: int | None = None,
-        sampling: RaySampling | None = None,
-        seed: int | None = None,
-    ) -> Iterator[Views]:
+    def each_view(self, identity: Identity, labels: Tensor, how: Rendering = AS_TRAINED) -> Iterator[Views]:
         """The views of `views`, one after the other, each with V = 1."""
         for camera in labels.unbind(1):
-            yield self._view(identity, camera, resolution or self.settings.rendering, sampling, seed)
+            raw, features, rendered = self.raw_view(identity, camera, how)
+            noise = self.settings.superresolution_noise
+            with self._convolving(raw):
+                image = self.superresolution(raw, features, identity.style, noise).to(raw.dtype)
+            yield _one_view(image, raw, rendered)
+
+    def each_raw_view(
+        self, identity: Identity, labels: Tensor, how: Rendering = AS_TRAINED
+    ) -> Iterator[Views]:
+        """The same without super-resolution: the raw image is the image."""
+        for camera in labels.unbind(1):
+            raw, _, rendered = self.raw_view(identity, camera, how)
+            yield _one_view(raw, raw, rendered)
 
     def raw_view(
-        self,
-        identity: Identity,
-        camera: Tensor,
-        resolution: int,
-        sampling: RaySampling | None = None,
-        seed: int | None = None,
+        self, identity: Identity, camera: Tensor, how: Rendering = AS_TRAINED
     ) -> tuple[Tensor, Tensor, Rendered]:
         """What comes before super-resolution, of labels (N, 25): the raw image (N, 3, s, s), the features
         (N, C, s, s), and what was rendered, with P = s²."""
-        draw = None if seed is None else torch.Generator().manual_seed(seed)
+        resolution = how.resolution or self.settings.rendering
+        near, far = self._range(camera, how.follow)
         rendered = render(
             lambda points, _: self.field(identity.planes, points),
             rays(camera, resolution),
-            self.settings.near,
-            self.settings.far,
-            sampling or self.sampling,
-            draw,
+            near,
+            far,
+            how.sampling or self.sampling,
+            None if how.seed is None else torch.Generator().manual_seed(how.seed),
         )
         features = self._composed(rendered, identity.background, resolution)
         raw = features[:, :3] if self.torgb is None else self.torgb(features, identity.style)
@@ -186,21 +195,13 @@ class Generator(nn.Module):
         """The depths that the checkpoint asks for, in chunks of rays that bound memory."""
         return RaySampling(self.settings.coarse, self.settings.fine, CHUNK)
 
-    def _view(
-        self,
-        identity: Identity,
-        camera: Tensor,
-        resolution: int,
-        sampling: RaySampling | None,
-        seed: int | None,
-    ) -> Views:
-        raw, features, rendered = self.raw_view(identity, camera, resolution, sampling, seed)
-        noise = self.settings.superresolution_noise
-        with self._convolving(raw):
-            image = self.superresolution(raw, features, identity.style, noise).to(raw.dtype)
-        side = (resolution, resolution)
-        depth, alpha = (x.unflatten(1, side)[:, None, None] for x in (rendered.depth, rendered.alpha))
-        return Views(image.unsqueeze(1), raw.unsqueeze(1), depth, widen(alpha))
+    def _range(self, camera: Tensor, follow: bool) -> tuple[float | Tensor, float | Tensor]:
+        near, far = self.settings.near, self.settings.far
+        further = camera[:, TRANSLATION].norm(dim=1) - self.settings.radius
+        if not follow or bool((further.abs() < CLOSE).all()):
+            return near, far
+        shift = further.view(-1, 1, 1)
+        return (near + shift).clamp_min(CLOSE), far + shift
 
     def _convolving(self, x: Tensor) -> torch.autocast:
         """Convolutions within run in `precision` on the device of `x`."""
@@ -224,6 +225,12 @@ class Generator(nn.Module):
         assert self.bcg_synthesis is not None
         lacking = self.bcg_synthesis.styles - ws.shape[1]
         return ws if lacking <= 0 else torch.cat([ws, ws[:, -1:].expand(-1, lacking, -1)], dim=1)
+
+
+def _one_view(image: Tensor, raw: Tensor, rendered: Rendered) -> Views:
+    side = (raw.shape[-1], raw.shape[-1])
+    depth, alpha = (x.unflatten(1, side)[:, None, None] for x in (rendered.depth, rendered.alpha))
+    return Views(image.unsqueeze(1), raw.unsqueeze(1), depth, widen(alpha))
 
 
 def _within(clamps: dict[str, float], network: str) -> dict[int, float]:
