@@ -1,5 +1,11 @@
 """NeRSemble end to end with rendered heads and the real face detector."""
 
+import ast
+import shutil
+import subprocess
+import sys
+
+import cv2
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
@@ -7,10 +13,11 @@ from scipy.spatial.transform import Rotation
 from shards.alignment.detection import FaceDetector, choose
 from shards.alignment.head import HeadFrame, locate_head
 from shards.cameras import label
+from shards.sources.nersemble.calibration import FULL_SIZE
 from shards.sources.nersemble.footage import Picture
 from shards.sources.nersemble.source import NersembleCapture
 from tests.faces import FlatRenderer
-from tests.sources.studio import HEIGHT, WIDTH, Studio, write_v2
+from tests.sources.studio import HEIGHT, WIDTH, Studio, write_json, write_v2, write_video
 
 SAMPLES = 4
 
@@ -79,3 +86,32 @@ def test_a_rendered_capture_from_videos(
     found = sample.cameras[:, [3, 7, 11]]
     cosine = (true * found).sum(1) / np.linalg.norm(true, axis=1) / np.linalg.norm(found, axis=1)
     assert np.degrees(np.arccos(np.clip(cosine, -1, 1))).max() < 4
+
+
+@pytest.mark.slow
+def test_full_resolution_stays_within_bounded_memory(tmp_path):
+    """16 cameras of 2200x3208 and a longer and a shorter take: memory does not grow with the length."""
+    rng = np.random.default_rng(0)
+    still = cv2.resize(rng.integers(0, 256, (40, 28, 3), dtype=np.uint8), FULL_SIZE)
+    studio = Studio()
+    for person, length in (("007", 1), ("009", 4)):
+        folder = tmp_path / person / "sequences" / "HAIR" / "images"
+        write_video(folder / "cam_0.mp4", [np.roll(still, 9 * t, 0) for t in range(length)])
+        for serial in studio.cameras:
+            shutil.copy(folder / "cam_0.mp4", folder / f"cam_{serial}.mp4")
+        (folder / "cam_0.mp4").unlink()
+        write_json(folder.parents[2] / "calibration" / "camera_params.json", studio.calibration())
+    script = (
+        "import resource, sys; from shards.sources.nersemble.source import NersembleCapture as Capture;"
+        "none = dict(val_frames=0, test_frames=0, val_share=0, test_share=0);"
+        "source = Capture(sys.argv[1], frames=8, **none);"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10;"
+        "print([(source.capture(unit)[0].reason, peak()) for unit in source.units()])"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    (reason, short), (_, long) = ast.literal_eval(told.stdout)
+    assert reason == "too few views see the face"  # found after all sixteen were searched
+    assert short < 2200
+    assert long < 1.1 * short

@@ -54,8 +54,8 @@ class Footage(ABC):
 
     @abstractmethod
     def read(self, instants: Sequence[int]) -> Iterator[tuple[int, dict[str, Picture]]]:
-        """The pictures of the given instants, ascending, by camera; a camera that has none of it is
-        missing."""
+        """The pictures of the given instants, ascending, by camera; a camera that has none of it is missing.
+        They are gone when the next ones are asked for: sixteen of full size are a third of a gigabyte."""
 
 
 def open_footage(take: Take) -> Footage:
@@ -110,6 +110,7 @@ class VideoFootage(Footage):
                     matte = self._mattes[serial].frame(instant) if serial in self._mattes else None
                     pictures[serial] = Picture(image, None if matte is None else matte[..., 0].copy())
                 yield instant, pictures
+                pictures.clear()
         finally:
             for stream in (*self._streams.values(), *self._mattes.values()):
                 stream.close()
@@ -147,6 +148,7 @@ class StillFootage(Footage):
                     matte = self._open(serial, mattes[serial], "L") if serial in mattes else None
                     pictures[serial] = Picture(image, matte)
             yield instant, pictures
+            pictures.clear()
 
     def _open(self, serial: str, path: Path, mode: str) -> NDArray[np.uint8] | None:
         try:

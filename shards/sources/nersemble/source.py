@@ -111,7 +111,10 @@ class NersembleCapture(RenderedConditions):
             except (NoHeadError, _UnusableError, CalibrationError, ColourError) as error:
                 results.append(Skip(f"{take.name} frame {instant}", str(error)))
         if missing := len(unit.places) - len(results):
-            results.append(Skip(take.name, "the sequence is too short", missing))
+            reason = (
+                "the sequence is too short" if footage.instants else "nothing of the sequence can be read"
+            )
+            results.append(Skip(take.name, reason, missing))
         results += [Skip(f"{take.name} camera {name}", trouble, 0) for name, trouble in footage.troubles]
         absent = sorted(set(cameras) - _recorded(results) - {name for name, _ in footage.troubles})
         if absent and any(isinstance(result, Sample) for result in results):

@@ -1,0 +1,57 @@
+"""Conditions of sources that have none, by the built-in renderer."""
+
+import pickle
+
+import numpy as np
+import pytest
+
+from shards.cameras import label_from_angles
+from shards.conditions import RenderedConditions
+from shards.errors import InputError
+from shards.renderers.registry import check_renderer
+from tests.faces import FlatRenderer
+
+SIZE = 48
+
+
+class Plain(RenderedConditions):
+    """A source as far as its conditions go."""
+
+    conditions = "synthetic"
+
+
+class Flat(Plain):
+    """The same with people of one colour."""
+
+    _renderer = FlatRenderer()
+
+
+def cameras(*yaws: float) -> np.ndarray:
+    return np.stack([label_from_angles(np.radians(yaw), 0.0) for yaw in yaws])
+
+
+def test_every_view_has_somebody_of_its_own_and_the_same_again():
+    views = Flat().condition_images("a-b-c-0", cameras(0, 0, 0), 4)
+    assert views.shape == (3, 4, 4, 3)
+    assert len({view.tobytes() for view in views}) == 3
+    np.testing.assert_array_equal(views, Flat().condition_images("a-b-c-0", cameras(0, 0, 0), 4))
+    assert (views != Flat().condition_images("a-b-c-1", cameras(0, 0, 0), 4)).any()
+
+
+def test_a_renderer_is_opened_by_name_where_it_is_needed():
+    assert pickle.loads(pickle.dumps(Plain())).conditions == "synthetic"
+    with pytest.raises(InputError, match="there is no such renderer"):
+        check_renderer("nobody")
+
+
+@pytest.mark.slow
+def test_the_built_in_head_is_seen_by_the_targets_cameras():
+    from shards.renderers.synthetic_head import SyntheticHead
+
+    source, key = Plain(), "wild-ada-photo-0"
+    left, right = source.condition_images(key, cameras(-60, 60), SIZE)
+    np.testing.assert_array_equal(left, source.condition_images(key, cameras(-60), SIZE)[0])
+    frontal = source.condition_images(key, cameras(0), SIZE)[0]
+    assert np.abs(frontal.astype(int) - left).mean() > 5
+    assert np.abs(right.astype(int) - left).mean() > 5
+    assert isinstance(source._renderer, SyntheticHead)
