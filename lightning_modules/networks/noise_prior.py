@@ -26,7 +26,6 @@ from shards.errors import InputError
 from shards.renderers.volume import RaySampling, Rendered, around_origin, rays, render
 
 EMPTY = -10.0  # raw density outside of the volume: nothing
-DENSITY_GAIN = 10.0  # a head is opaque within a tenth of its size: raw densities of tens, quickly learned
 
 
 @dataclass(frozen=True)
@@ -183,7 +182,7 @@ class NoisePrior(ModelMixin, ConfigMixin):
         sampled = F.grid_sample(volume, grid[:, :, None, None], align_corners=False)
         values = self.field(sampled[..., 0, 0].transpose(1, 2).to(self.dtype)).float()
         inside = grid.detach().abs().amax(-1) < 1
-        raw = torch.where(inside, DENSITY_GAIN * values[..., -1], EMPTY)
+        raw = torch.where(inside, values[..., -1], EMPTY)
         return values[..., :-1].reshape(*shape[:3], -1), raw.reshape(shape[:3])
 
     def render(self, canonical: Canonical, cameras: Tensor, chunk: int = 0) -> Tensor:
