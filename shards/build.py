@@ -21,8 +21,11 @@ SOURCES = {
     "synthetic": "shards.sources.synthetic.SyntheticCapture",
     "nersemble": "shards.sources.nersemble.source.NersembleCapture",
     "panohead": "shards.sources.panohead.PanoHeadFolder",
+    "eg3d": "shards.sources.generated.EG3DGenerator",
     "wild": "shards.sources.wild.WildPortraits",
 }
+# Sources that an option turns into another one: panohead reads a folder; with --generator it makes people.
+VARIANTS = {("panohead", "--generator"): "shards.sources.generated.PanoHeadGenerator"}
 
 
 def make_parser(sources: Mapping[str, str]) -> ArgumentParser:
@@ -49,6 +52,14 @@ def make_parser(sources: Mapping[str, str]) -> ArgumentParser:
     return parser
 
 
+def with_variants(sources: Mapping[str, str], arguments: Sequence[str]) -> dict[str, str]:
+    """The sources, those exchanged whose option is among a command's arguments."""
+    given = {argument.partition("=")[0] for argument in arguments}
+    return dict(sources) | {
+        name: path for (name, option), path in VARIANTS.items() if name in sources and option in given
+    }
+
+
 def source_class(path: str) -> type[Source]:
     """The class at an import path."""
     module, _, name = path.rpartition(".")
@@ -68,6 +79,8 @@ def describe(manifest: Manifest) -> str:
 
 def main(arguments: Sequence[str] | None = None, sources: Mapping[str, str] = SOURCES) -> None:
     """Run the command. Raises InputError."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    sources = with_variants(sources, arguments)
     chosen = make_parser(sources).parse_args(arguments)
     settings = chosen[chosen.source].as_dict()
     out, processes = Path(settings.pop("out")), settings.pop("processes")

@@ -1,0 +1,156 @@
+"""People of a generator as training data, at toy width."""
+
+import hashlib
+import pickle
+
+import numpy as np
+import pytest
+
+from shards.alignment.head import HeadFrame
+from shards.build import SOURCES, main, with_variants
+from shards.cameras import angles, project
+from shards.errors import InputError
+from shards.geometry import STANDARD_LANDMARKS
+from shards.manifest import Manifest
+from shards.renderers.gan.folder import save_generator
+from shards.schema import Sample
+from shards.skips import Skip
+from shards.sources.generated import EG3DGenerator, PanoHeadGenerator
+from tests.faces import FlatRenderer
+from tests.renderers.test_generated import Blind
+from tests.renderers.toy_generators import toy_generator
+
+TINY = {"identities": 5, "views": 3, "size": 16, "faces": False, "frame": "own", "batch": 2}
+
+
+class FlatEG3D(EG3DGenerator):
+    _renderer = FlatRenderer()
+
+
+class FlatPanoHead(PanoHeadGenerator):
+    _renderer = FlatRenderer()
+
+
+@pytest.fixture(params=[FlatEG3D, FlatPanoHead])
+def source(request, tmp_path):
+    kind = request.param.kind
+    save_generator(toy_generator(kind), tmp_path / kind, "toy")
+    return request.param(str(tmp_path / kind), **TINY)
+
+
+def frames(source):
+    return [sample for unit in source.units() for sample in source.capture(unit)]
+
+
+def test_people_are_seen_by_a_reference_and_targets_the_same_at_every_call(source):
+    assert pickle.loads(pickle.dumps(source)).settings == source.settings
+    first, again = frames(source), frames(source)
+    assert len({sample.key for sample in first}) == 5
+    for sample, twin in zip(first, again, strict=True):
+        np.testing.assert_array_equal(sample.views, twin.views)
+        assert sample.views.shape == (3, 16, 16, 3)
+        assert (sample.masks is None) == (source.kind == "eg3d")
+    assert (first[0].views != first[1].views).any()
+
+
+def test_somebody_is_the_same_in_another_batch(source):
+    """But for the last bit: sums in a batch may run in another order."""
+    others = type(source)(source.options.folder, **{**TINY, "batch": 5})
+    ours, theirs = ({sample.key: sample for sample in frames(s)} for s in (source, others))
+    for key, sample in ours.items():
+        np.testing.assert_allclose(sample.views.astype(int), theirs[key].views.astype(int), atol=1)
+        np.testing.assert_array_equal(sample.cameras, theirs[key].cameras)
+
+
+def test_cameras_lie_over_the_whole_range(source):
+    wide = type(source)(source.options.folder, **{**TINY, "views": 41, "max_yaw": 180.0})
+    yaw, pitch = np.degrees(angles(wide.cameras(3))).T
+    assert abs(yaw[0]) <= 20
+    np.testing.assert_array_equal(np.histogram(yaw[1:], 8, (-180, 180))[0], 5)
+    assert np.abs(pitch).max() <= 20.01
+    assert np.abs(np.degrees(angles(source.cameras(3)))).max() <= 75.01
+
+
+def test_people_whose_head_is_not_found_are_skipped_by_name(tmp_path):
+    save_generator(toy_generator("panohead"), tmp_path / "gan", "toy")
+    source = FlatPanoHead(str(tmp_path / "gan"), **{**TINY, "frame": "each"})
+    source._head.__dict__["_detector"] = Blind()
+    results = source.capture(source.units()[0])
+    assert [type(result) for result in results] == [Skip, Skip]
+    assert "too few views see the face" in results[0].reason
+
+
+def test_a_head_that_stands_elsewhere_is_seen_at_the_shared_place(tmp_path, monkeypatch):
+    """Cameras go through the frame measured on each person; labels stay the shared ones."""
+    save_generator(toy_generator("panohead"), tmp_path / "gan", "toy")
+    source = FlatPanoHead(str(tmp_path / "gan"), **{**TINY, "frame": "each"})
+    moved = HeadFrame(1.1, np.eye(3), np.array([0.0, 0.01, 0.2]))
+    seen = []
+    monkeypatch.setattr(type(source._head), "frame_of", lambda *_: moved)
+    real = type(source._head).seen
+
+    def recorded(self, people, cameras, size):
+        seen.append(cameras)
+        return real(self, people, cameras, size)
+
+    monkeypatch.setattr(type(source._head), "seen", recorded)
+    sample = source.capture(source.units()[0])[0]
+    assert isinstance(sample, Sample)
+    where = moved.world(STANDARD_LANDMARKS)
+    for label, used in zip(sample.cameras, seen[-1][0].cpu().numpy(), strict=True):
+        np.testing.assert_allclose(project(where, used), project(STANDARD_LANDMARKS, label), atol=1e-5)
+    np.testing.assert_allclose(sample.cameras, source.cameras(source.units()[0].identities[0]))
+
+
+def test_the_command_builds_shards_and_resumes_to_the_same_bytes(tmp_path, monkeypatch):
+    monkeypatch.setattr("shards.conditions.open_renderer", lambda _: FlatRenderer())
+    save_generator(toy_generator("panohead"), tmp_path / "gan", "toy")
+    options = ["panohead", "--generator", str(tmp_path / "gan"), "--identities", "4", "--views", "2"]
+    options += ["--size", "16", "--faces", "false", "--frame", "own", "--processes", "0"]
+    digests = []
+    for name in ("a", "b"):
+        out = tmp_path / name
+        if name == "b":
+            capture, calls = PanoHeadGenerator.capture, []
+
+            def failing(self, unit, capture=capture, calls=calls):
+                calls.append(unit)
+                if len(calls) == 2:
+                    raise KeyboardInterrupt
+                return capture(self, unit)
+
+            monkeypatch.setattr(PanoHeadGenerator, "capture", failing)
+            with pytest.raises(KeyboardInterrupt):
+                main([*options, "--out", str(out), "--batch", "2"])
+            monkeypatch.setattr(PanoHeadGenerator, "capture", capture)
+        main([*options, "--out", str(out), "--batch", "2"])
+        digests.append({p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in out.glob("*.tar")})
+    assert digests[0] == digests[1]
+    assert Manifest.load(tmp_path / "a").source == "panohead"
+
+
+def test_panohead_reads_a_folder_unless_a_generator_is_given():
+    assert with_variants(SOURCES, ["panohead", "--root", "x"]) == SOURCES
+    assert with_variants(SOURCES, ["panohead", "--generator=x"])["panohead"].endswith("PanoHeadGenerator")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"identities": 0}, "--identities 0: give 1 or more"),
+        ({"max_yaw": 200.0}, "up to 180"),
+        ({"val_share": 0.9, "test_share": 0.2}, "leave some to train on"),
+        ({"conditions": "eg3d:nowhere"}, "nowhere is no generator's folder"),
+        ({"truncation": -1.0}, "truncation is from 0"),
+    ],
+)
+def test_wrong_settings_are_refused_in_one_line(settings, said, tmp_path):
+    save_generator(toy_generator("eg3d"), tmp_path / "gan", "toy")
+    with pytest.raises(InputError, match=said):
+        EG3DGenerator(str(tmp_path / "gan"), **settings)
+
+
+def test_a_generator_of_the_other_kind_is_refused(tmp_path):
+    save_generator(toy_generator("eg3d"), tmp_path / "gan", "toy")
+    with pytest.raises(InputError, match="the generator in that folder is eg3d"):
+        PanoHeadGenerator(str(tmp_path / "gan"))
