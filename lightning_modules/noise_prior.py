@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lightning_modules.networks.cards import StageCard
 from lightning_modules.networks.noise_prior import NoisePrior, Proxies
 from lightning_modules.optimization import Learning, step_generator
-from lightning_modules.parts import StageCard
-from lightning_modules.perceptual import PerceptualLoss, PerceptualWeights
 from lightning_modules.trained_part import TrainedPart
 from shards.cameras import LABEL_SIZE
+from shards.perceptual import PerceptualLoss, PerceptualWeights
 
 Batch = dict[str, Any]
 LEARNING = Learning(rate=5e-4, decay="cosine", warmup_steps=200)

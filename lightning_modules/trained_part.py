@@ -10,9 +10,10 @@ import torch
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
+from lightning_modules.networks.cards import StageCard
 from lightning_modules.networks.weights import compare
 from lightning_modules.optimization import Learning, Optimization, rewind
-from lightning_modules.parts import IN_CHECKPOINT, StageCard, save_part
+from lightning_modules.parts import IN_CHECKPOINT, save_part
 
 
 class TrainedPart(pl.LightningModule):
