@@ -20,9 +20,9 @@ from lightning_modules.networks.denoiser import Denoiser
 from lightning_modules.networks.pretrained import Backbone, save_backbone
 from lightning_modules.networks.weights import load_model, save_model, whole_folder
 from lightning_modules.optimization import Learning, Optimization, step_generator
-from lightning_modules.perceptual import PerceptualLoss, PerceptualWeights
 from lightning_modules.pool import to_unit
 from lightning_modules.sampling.ddim import sample
+from shards.perceptual import PerceptualLoss, PerceptualWeights
 
 # Stable Diffusion 1.5's
 SCHEDULE = {

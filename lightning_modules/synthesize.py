@@ -12,7 +12,6 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 
 from lightning_modules.networks.weights import read_json, whole_folder
-from lightning_modules.sampling.camera_files import write_cameras
 from lightning_modules.sampling.image_folders import read_squares
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
 from lightning_modules.sampling.portraits import Person, find_people, read_people
@@ -36,6 +35,7 @@ from lightning_modules.sampling.synthesis import (
 )
 from lightning_modules.sampling.video import check_video
 from lightning_modules.sampling.view_conditions import CONDITIONS
+from shards.camera_files import write_cameras
 from shards.errors import InputError, one_line
 from shards.manifest import write_json
 

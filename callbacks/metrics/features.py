@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from callbacks.metrics.base import as_bytes, unit_range
 from callbacks.metrics.weights import INCEPTION, LITE, published
-from lightning_modules.perceptual import LITE_MEAN, LITE_STD, efficientnet_lite0
 from shards.errors import InputError
+from shards.perceptual import LITE_MEAN, LITE_STD, efficientnet_lite0
 
 LITE_SIDE = 224
 

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lightning_modules.sampling.camera_files import read_cameras
 from lightning_modules.sampling.ddim import scheduler_for
 from lightning_modules.sampling.image_folders import check_count, view_files
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline, Sampling, StartingNoise
@@ -23,6 +22,7 @@ from lightning_modules.sampling.view_conditions import (
     render_view_conditions,
 )
 from lightning_modules.sampling.windows import windows
+from shards.camera_files import read_cameras
 from shards.errors import InputError
 
 Cameras = NDArray[np.float32]

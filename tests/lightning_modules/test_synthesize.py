@@ -14,8 +14,8 @@ from PIL import Image
 from lightning_modules import synthesize as command
 from lightning_modules.networks.portrait import PortraitModel, save_portrait_model
 from lightning_modules.sampling import requests
-from lightning_modules.sampling.camera_files import read_cameras
 from lightning_modules.sampling.trajectories import trajectory
+from shards.camera_files import read_cameras
 from shards.errors import InputError
 from tests.faces import FlatRenderer
 from tests.networks.toy import toy_model, toy_prior

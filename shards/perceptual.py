@@ -5,7 +5,7 @@ The weights are named by the setting and never exchanged in silence: "vgg16" is 
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,9 @@ LITE_STD = (128 / 255,) * 3
 
 class FeaturePyramid(nn.Module):
     """The first stages of a classifier; each stage's output is one level of features."""
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, stages: list[nn.Module], mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
@@ -52,7 +55,7 @@ class PerceptualLoss(nn.Module):
         self.weights = weights
         self.pyramid = _LOADERS[weights]().requires_grad_(False).eval()
 
-    def train(self, mode: bool = True) -> "PerceptualLoss":
+    def train(self, mode: bool = True) -> "PerceptualLoss":  # noqa: ARG002
         """Stays in eval mode: the features are a fixed ruler, batch statistics included."""
         return super().train(False)
 
@@ -86,7 +89,7 @@ def efficientnet_lite0() -> nn.Module:
 
 
 def _efficientnet_lite0() -> FeaturePyramid:
-    network = efficientnet_lite0()
+    network: Any = efficientnet_lite0()
     stem = nn.Sequential(network._conv_stem, network._bn0, network._swish)
     # the last block before each halving: 1/2, 1/4, 1/8 and 1/16 of the image side
     blocks = list(network._blocks)

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from lightning_modules.perceptual import PerceptualLoss
 from shards.errors import InputError
+from shards.perceptual import PerceptualLoss
 
 
 @pytest.fixture(scope="module")
