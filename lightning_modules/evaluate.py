@@ -4,7 +4,7 @@ system's figures.
 Writes `table.md`, `table.csv`, `table.json`, `yaw.png`, and for each row `<row>.csv` (every view) and
 `<row>.worst.png`. What a model makes is kept in `<out>/samples-<digest>/`: scored again, it is not sampled
 again, and an interrupted run goes on. `--predictions DIR…` scores what any system has made
-(`lightning_modules.evaluation.predictions` says how such a folder looks).
+(`shards.predictions` says how such a folder looks).
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from PIL import Image
 
 from callbacks.metrics.suite import MetricSuite
 from lightning_modules.evaluation.figures import worst_sheet, yaw_plot
-from lightning_modules.evaluation.predictions import Predictions
+from shards.predictions import Predictions
 from lightning_modules.evaluation.sampling import Made, make
 from lightning_modules.evaluation.scoring import Scores, Scoring, score
 from lightning_modules.evaluation.statistics import names_of

@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lightning_modules.evaluation.moving import moved
-from lightning_modules.evaluation.predictions import Predictions, View
+from shards.predictions import Predictions, View
 from lightning_modules.evaluation.subjects import Subject, Subjects
 from lightning_modules.networks.reference import AppearanceReference
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline, Sampling, StartingNoise

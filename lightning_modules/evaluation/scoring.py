@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from callbacks.metrics.faces import Reading
 from callbacks.metrics.suite import MetricSuite
-from lightning_modules.evaluation.predictions import Predictions, View, some
+from shards.predictions import Predictions, View, some
 from lightning_modules.evaluation.sampling import to_tensor
 from shards.alignment.photos import open_photo, photo_files
 from shards.cameras import angles

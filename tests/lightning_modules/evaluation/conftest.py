@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lightning_modules.evaluation.predictions import Predictions, View
+from shards.predictions import Predictions, View
 from lightning_modules.networks.portrait import PortraitModel, save_portrait_model
 from lightning_modules.networks.pretrained import Backbone
 from lightning_modules.networks.reference import AppearanceReference

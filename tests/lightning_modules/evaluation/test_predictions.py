@@ -4,8 +4,8 @@ import json
 import pytest
 from PIL import Image
 
-from lightning_modules.evaluation.predictions import MANIFEST, Predictions
 from shards.errors import InputError
+from shards.predictions import MANIFEST, Predictions
 
 
 def change(predictions, **values):

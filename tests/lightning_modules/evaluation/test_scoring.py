@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from lightning_modules.evaluation.figures import worst_sheet, yaw_plot
-from lightning_modules.evaluation.predictions import View
+from shards.predictions import View
 from lightning_modules.evaluation.scoring import Scoring, ViewScore, score
 from lightning_modules.evaluation.statistics import by_yaw, interval, worst
 from lightning_modules.evaluation.tables import (
