@@ -18,7 +18,6 @@ from PIL import Image
 
 from callbacks.metrics.suite import MetricSuite
 from lightning_modules.evaluation.figures import worst_sheet, yaw_plot
-from shards.predictions import Predictions
 from lightning_modules.evaluation.sampling import Made, make
 from lightning_modules.evaluation.scoring import Scores, Scoring, score
 from lightning_modules.evaluation.statistics import names_of
@@ -29,11 +28,13 @@ from lightning_modules.evaluation.tables import (
     json_table,
     markdown,
     measured,
+    ordered,
     quoted,
     view_table,
 )
 from lightning_modules.loggers import wandb_logger
 from shards.errors import InputError, one_line
+from shards.predictions import Predictions
 
 PLOTTED = ("LPIPS", "SSIM", "ID", "POSE_yaw_degrees", "POSE[label]_yaw_degrees")
 TRUTH_FROM = "truth_from"
@@ -183,8 +184,8 @@ def write(evaluation: Evaluation, out: Path, scored: Mapping[str, Scores]) -> li
     sheets: dict[str, Image.Image] = {}
     for name, scores in scored.items():
         (out / f"{name}.csv").write_text(view_table(scores), encoding="utf-8")
-        if names_of(scores.views):
-            sheets[name] = worst_sheet(scores, names_of(scores.views)[0])
+        if names := names_of(scores.views):
+            sheets[name] = worst_sheet(scores, ordered(names)[0])
             sheets[name].save(out / f"{name}.worst.png")
     text = markdown(evaluation.title, rows)
     (out / "table.md").write_text(text, encoding="utf-8")

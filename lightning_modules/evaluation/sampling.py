@@ -18,7 +18,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lightning_modules.evaluation.moving import moved
-from shards.predictions import Predictions, View
 from lightning_modules.evaluation.subjects import Subject, Subjects
 from lightning_modules.networks.reference import AppearanceReference
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline, Sampling, StartingNoise
@@ -26,6 +25,7 @@ from lightning_modules.sampling.view_conditions import prepare_renderer
 from shards.errors import InputError
 from shards.manifest import MANIFEST as SHARDS_MANIFEST
 from shards.manifest import write_json
+from shards.predictions import Predictions, View
 from shards.weights import read_json, whole_folder
 
 ENDS = 1 << 16  # bytes read of either end of a weights file to tell it from others

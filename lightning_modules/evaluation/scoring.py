@@ -16,11 +16,11 @@ from tqdm import tqdm
 
 from callbacks.metrics.faces import Reading
 from callbacks.metrics.suite import MetricSuite
-from shards.predictions import Predictions, View, some
 from lightning_modules.evaluation.sampling import to_tensor
 from shards.alignment.photos import open_photo, photo_files
 from shards.cameras import angles
 from shards.errors import InputError
+from shards.predictions import Predictions, View, some
 
 Background = Literal["keep", "remove"]
 WHITE = 255
@@ -116,7 +116,7 @@ def check_images(predictions: Predictions) -> dict[str, int]:
             odd.append(f"{view.image} {width}x{height}")
     if odd:
         raise InputError(
-            f"{predictions.folder}: {len(odd)} images are not square: {some(odd)}; crop them all alike"
+            f"{predictions.folder}: {len(odd)} images are not square ({some(odd)}): crop all alike"
         )
     return sides
 
@@ -180,9 +180,7 @@ def _all(folder: Path, views: Sequence[View], kind: str, size: int) -> Tensor | 
     if len(lacking) == len(views):
         return None
     if lacking:
-        raise InputError(
-            f"{folder}: views of a subject with a {kind}, and {len(lacking)} without: {some(lacking)}"
-        )
+        raise InputError(f"{folder}: subjects have a {kind} for some views only: {some(lacking)} lack it")
     return read(folder, names, size)
 
 

@@ -71,8 +71,12 @@ def quoted(row: Published, protocol: str) -> Row:
 
 
 def columns(rows: Sequence[Row]) -> list[str]:
-    """The metrics of any row, in the paper's order, a metric's variants behind it."""
-    names = list(dict.fromkeys(name for row in rows for name in row.values))
+    """The metrics of any row."""
+    return ordered(list(dict.fromkeys(name for row in rows for name in row.values)))
+
+
+def ordered(names: Sequence[str]) -> list[str]:
+    """Metrics in the paper's order, a metric's variants behind it."""
 
     def place(name: str) -> tuple[int, int]:
         family = next((i for i, start in enumerate(ORDER) if name.startswith(start)), len(ORDER))

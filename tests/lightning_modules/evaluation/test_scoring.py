@@ -5,7 +5,6 @@ import pytest
 from PIL import Image
 
 from lightning_modules.evaluation.figures import worst_sheet, yaw_plot
-from shards.predictions import View
 from lightning_modules.evaluation.scoring import Scoring, ViewScore, score
 from lightning_modules.evaluation.statistics import by_yaw, interval, worst
 from lightning_modules.evaluation.tables import (
@@ -19,6 +18,7 @@ from lightning_modules.evaluation.tables import (
     view_table,
 )
 from shards.errors import InputError
+from shards.predictions import View
 
 TEN_LEVELS = 20 * np.log10(25.5)
 PIXELS = Scoring(metrics=["PSNR"])
@@ -62,7 +62,7 @@ def test_images_that_are_not_square_are_counted(predictions):
 
 def test_a_subject_has_a_truth_for_all_views_or_none(predictions):
     views = (dataclasses.replace(predictions.views[0], truth=None), *predictions.views[1:])
-    with pytest.raises(InputError, match="truth for some views only: ann/0"):
+    with pytest.raises(InputError, match="a truth for some views only: ann/0 lack it"):
         score(dataclasses.replace(predictions, views=views), PIXELS)
 
 
