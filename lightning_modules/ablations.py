@@ -114,7 +114,7 @@ def repeated(batch: Batch) -> Tensor:
 
 
 def move(images: Tensor, shift: float = 0.0, scale: float = 1.0, tilt: float = 0.0) -> Tensor:
-    """Images (N, 3, S, S) moved to the right by a share of the side, scaled, and tilted by degrees, their
+    """Images (N, 3, S, S) moved right by a share of the side, scaled, and tilted clockwise by degrees, their
     borders repeated."""
     angle = np.radians(tilt)
     cos, sin = np.cos(angle) / scale, np.sin(angle) / scale

@@ -6,11 +6,8 @@ Shape letters: B frames, V views, R references, C channels, H W latent size, S i
 
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
-import pytorch_lightning as pl
 import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.models.modeling_utils import ModelMixin
@@ -22,10 +19,10 @@ from lightning_modules.networks.denoiser import Denoiser
 from lightning_modules.networks.portrait import ReferenceTimestep
 from lightning_modules.networks.pretrained import load_backbone
 from lightning_modules.networks.reference import AppearanceReference
-from lightning_modules.networks.weights import compare
-from lightning_modules.optimization import Learning, Optimization, rewind, step_generator
-from lightning_modules.parts import IN_CHECKPOINT, load_part, save_part
+from lightning_modules.optimization import Learning, step_generator
+from lightning_modules.parts import load_part
 from lightning_modules.sampling.ddim import portrait_bank, sample
+from lightning_modules.trained_part import TrainedPart
 from shards.errors import InputError
 from shards.latents import vae_fingerprint
 
@@ -44,7 +41,7 @@ class Drawn(NamedTuple):
     timesteps: Tensor
 
 
-class Stage(pl.LightningModule):
+class Stage(TrainedPart):
     """Trains one part of the model on batches of `PortraitViewsDataModule`, everything else frozen.
 
     A subclass adds to `denoiser` what its stage needs, loads what earlier stages trained, and names where its
@@ -52,12 +49,11 @@ class Stage(pl.LightningModule):
 
     `backbone`: a Stable Diffusion 1.5 folder of any width, or a hub id.
     `mirror`: whether half of the training frames, picked at random, come mirrored, all their images alike.
+    `timestep_shift`: 1 for uniform timesteps, as the paper; above it, more of the noisy ones.
     `encode_batch`: how many images the VAE takes at a time. `compile`: the networks through torch.compile.
     `sample_steps`, `guidance`: of the pictures.
     """
 
-    stage: ClassVar[str]
-    part: ClassVar[str]
     shown_views: ClassVar[int] = 1
     reference_timestep: ReferenceTimestep
     """What F_ref sees: "zero" (its features are then computed once a portrait), or the "current" timestep."""
@@ -67,6 +63,7 @@ class Stage(pl.LightningModule):
         backbone: str,
         learning: Learning = LEARNING,
         mirror: bool = False,
+        timestep_shift: float = 1.0,
         gradient_checkpointing: bool = False,
         compile: bool = False,
         encode_batch: int = 64,
@@ -109,11 +106,6 @@ class Stage(pl.LightningModule):
         return card
 
     @property
-    def trained(self) -> ModelMixin:
-        """The one module that is trained."""
-        return self.get_submodule(self.part)
-
-    @property
     def settings(self) -> dict[str, Any]:
         """What using the trained part takes beside its weights."""
         return {"reference_timestep": self.reference_timestep}
@@ -123,11 +115,10 @@ class Stage(pl.LightningModule):
         """Says of the trained part what it is."""
         return StageCard(self.stage, self.part, self.fingerprint, self.settings)
 
-    def train(self, mode: bool = True) -> "Stage":
-        """Everything frozen stays in eval mode."""
-        super().train(False)
-        self.trained.train(mode)
-        return self
+    @property
+    def export_dtype(self) -> torch.dtype:
+        """Half precision, or full."""
+        return DTYPES[self.hparams.export_dtype]
 
     def on_fit_start(self) -> None:
         """Compiles, if asked to, once the networks are on their device."""
@@ -198,7 +189,8 @@ class Stage(pl.LightningModule):
         latents = self.latents(batch, "target", draw)
         frames, views = latents.shape[:2]
         count = frames if self.one_timestep else frames * views
-        timesteps = spread_timesteps(count, self.scheduler.config.num_train_timesteps, draw)
+        total = self.scheduler.config.num_train_timesteps
+        timesteps = spread_timesteps(count, total, draw, self.hparams.timestep_shift)
         timesteps = timesteps.view(frames, -1).expand(frames, views).to(latents.device)
         noise = normal(latents.shape, draw, latents)
         loss = self.denoise(batch, self.latents(batch, "reference"), latents, noise, timesteps).mean()
@@ -229,10 +221,10 @@ class Stage(pl.LightningModule):
         drawn = Drawn(references, latents, *self.fixed_draws(batch["key"], latents))
         valid = batch["valid"].float()
         right = self.denoise(batch, *drawn).mean(1)
-        self._log_mean("val/loss", right, valid, prog_bar=True)
+        self.log_mean("val/loss", right, valid, prog_bar=True)
         for name, (without, counted) in self.probes(batch, drawn).items():
-            self._log_mean(f"val/loss_without_{name}", without, valid * counted)
-            self._log_mean(f"val/{name}_gain", without - right, valid * counted, prog_bar=True)
+            self.log_mean(f"val/loss_without_{name}", without, valid * counted)
+            self.log_mean(f"val/{name}_gain", without - right, valid * counted, prog_bar=True)
 
     def probes(self, batch: Batch, drawn: Drawn) -> dict[str, tuple[Tensor, Tensor]]:
         """By name, the losses (B,) without something, and which of them count (B,).
@@ -243,13 +235,6 @@ class Stage(pl.LightningModule):
         swapped = drawn._replace(references=drawn.references[partner])
         differs = partner != torch.arange(len(partner), device=partner.device)
         return {"reference": (self.denoise(batch, *swapped).mean(1), differs)}
-
-    def _log_mean(self, name: str, values: Tensor, weights: Tensor, prog_bar: bool = False) -> None:
-        count = int(weights.sum())
-        mean = (values * weights).sum() / max(count, 1)
-        self.log(
-            name, mean, batch_size=count, prog_bar=prog_bar, sync_dist=True, on_step=False, on_epoch=True
-        )
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
@@ -281,37 +266,6 @@ class Stage(pl.LightningModule):
         some = latents.split(self.hparams.encode_batch)
         images = torch.cat([self.vae.decode(x / self.vae.config.scaling_factor).sample for x in some])
         return images.float().clamp(-1, 1)
-
-    # Optimiser, checkpoint, export
-
-    def configure_optimizers(self) -> Optimization:
-        """AdamW on the trained part."""
-        return self.learning.configure(self.trained.parameters(), self.trainer.max_steps)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps the trained part only, and says what it is."""
-        state = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {k: v for k, v in state.items() if k.startswith(f"{self.part}.")}
-        checkpoint[IN_CHECKPOINT] = asdict(self.card)
-        rewind(checkpoint, self.trainer.accumulate_grad_batches)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Checks that the checkpoint is this stage's, on this backbone, and adds the frozen parts as they
-        are.
-
-        Raises InputError otherwise.
-        """
-        where = "the checkpoint"
-        StageCard.parse(checkpoint.get(IN_CHECKPOINT, {}), where).check(self.stage, self.fingerprint, where)
-        own, prefix = self.state_dict(), f"{self.part}."
-        wanted = {name: tuple(x.shape) for name, x in own.items() if name.startswith(prefix)}
-        compare(wanted, checkpoint["state_dict"], where)
-        checkpoint["state_dict"] = own | checkpoint["state_dict"]
-
-    def export(self, folder: Path) -> None:
-        """The trained part as a folder for the next stages and for sampling. Raises InputError where it
-        exists."""
-        save_part(self.trained, self.card, folder, DTYPES[self.hparams.export_dtype])
 
 
 def mirrored(batch: Batch, draw: torch.Generator) -> Batch:

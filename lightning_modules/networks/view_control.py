@@ -35,6 +35,8 @@ class Residuals(NamedTuple):
 def view_control(unet: UNet2DConditionModel, downsampling: int) -> ControlNetModel:
     """F_cam before training: F's encoder with zero convolutions, so that it adds nothing yet.
 
+    The hint encoder's last convolution, zero in diffusers, starts like any other: behind zero convolutions
+    already, a second zero would keep the condition from being learned for as long as the first stays small.
     `downsampling` is the VAE's factor (8 for Stable Diffusion 1.5), a power of two, which the condition
     images go through as well. Raises InputError on another factor.
     """
@@ -44,7 +46,9 @@ def view_control(unet: UNet2DConditionModel, downsampling: int) -> ControlNetMod
             f"a VAE that down-samples by {downsampling}: view control takes 1, 2, 4, 8, 16 or 32"
         )
     channels = HINT_CHANNELS[: int(halvings) + 1]
-    return place_like(ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=channels), unet)
+    control = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=channels)
+    control.controlnet_cond_embedding.conv_out.reset_parameters()
+    return place_like(control, unet)
 
 
 def embed_condition(control: ControlNetModel, condition: Tensor) -> Tensor:

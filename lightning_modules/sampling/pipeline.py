@@ -278,7 +278,7 @@ class DiffPortrait3DPipeline(DiffusionPipeline):
             eta=sampling.eta,
             step_noise=lambda t: view_noise(seeds, range(views), latents, f"step {t}").flatten(0, 1),
             window=sampling.window,
-            overlap=min(sampling.overlap, sampling.window - 1),
+            overlap=max(0, min(sampling.overlap, sampling.window - 1)),
             progress=progress,
         )
         return self.decode(clean, sampling.chunk).unflatten(0, (people, views))
