@@ -7,7 +7,7 @@ numbers as strings), or one `<image>.npy` or `<image>.json` each. Images of one 
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
@@ -35,6 +35,7 @@ LABEL_FILES = ("dataset.json", "label.json")
 MAX_LABEL_BYTES = 1 << 30
 MAX_LABEL_FILE_BYTES = 1 << 16
 MASK_FOLDERS = ("masks", "mask")
+SINGLE_IMAGE = re.compile(r"\d{5}/img\d{8}\.\w+")
 VIEW_NUMBER = re.compile(r"(.+?)[_-]([^_-]+)")
 
 
@@ -247,13 +248,23 @@ def _listed(root: Path, path: Path) -> dict[str, tuple[float, ...] | None]:
         }
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f'{path}: not {{"labels": [["image.png", [25 numbers]], …]}} ({error!r})') from error
-    for name in found:
+    _check_names(root, path, found)
+    return found
+
+
+def _check_names(root: Path, path: Path, names: Collection[str]) -> None:
+    """Raise InputError where the images of a list lie elsewhere, are not there, or cannot be grouped."""
+    for name in names:
         parts = PurePosixPath(name)
         if parts.is_absolute() or ".." in parts.parts or "\\" in name:
             raise InputError(f"{path}: {name!r} points out of the folder")
-    if not any((root / name).is_file() for name in found):
+    if names and all(SINGLE_IMAGE.fullmatch(name) for name in names):
+        raise InputError(
+            f"{path}: a data set of single images as EG3D's dataset_tool packs them: nothing tells whom they"
+            " show; name folders by identity, or read photos by python -m shards.build wild"
+        )
+    if not any((root / name).is_file() for name in names):
         raise InputError(f"{path}: none of its images is there")
-    return found
 
 
 def _label_file(image: Path) -> Path | None:

@@ -152,6 +152,7 @@ def test_what_cannot_be_used_is_named(folder: Path):
         ('{"labels": [["gone.png", [1]]]}', "none of its images is there"),
         ('{"labels": {"a": 1}}', r"not \{"),
         ("[", r"not \{"),
+        ('{"labels": [["00000/img00000000.png", [1]], ["00000/img00000001.png", [1]]]}', "single images"),
     ],
 )
 def test_label_files_are_data_only(tmp_path: Path, text: str, said: str):
