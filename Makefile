@@ -112,9 +112,12 @@ train-mini: $(CAPTURES) ## Train all four shipped parts anew, as they were train
 
 ##  Using the model
 
-.PHONY: demo ablations
+.PHONY: demo synthesize ablations
 demo: $(PEOPLE_SHARDS)/manifest.json ## Views of unseen people by the shipped model: pictures, an orbit, a table
 	$(RUN) -m lightning_modules.demo --model $(MODEL) --data $(PEOPLE_SHARDS) --overwrite true $(ARGS)
+
+synthesize: | $(VENV)/.run ## New views of a photo: make synthesize ARGS="--portrait me.jpg --out runs/me"
+	$(RUN) -m lightning_modules.synthesize --model $(MODEL) $(ARGS)
 
 ablations: $(PEOPLE_SHARDS)/manifest.json ## What each part of the paper is worth to the shipped model, in numbers
 	$(RUN) -m lightning_modules.ablations --model $(MODEL) --data $(PEOPLE_SHARDS) --out runs/ablations $(ARGS)

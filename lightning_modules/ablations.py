@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from jsonargparse import ArgumentParser
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -23,15 +24,20 @@ from callbacks.pictures import grid
 from datamodules import PortraitViewsDataModule, SourceConfig
 from lightning_modules.networks.portrait import PortraitModel, load_portrait_model
 from lightning_modules.networks.reference import AppearanceReference
+from lightning_modules.sampling.consistency import seam, spread
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline, Sampling
+from lightning_modules.sampling.trajectories import trajectory
 from lightning_modules.sampling.view_conditions import prepare_renderer
 from shards.errors import InputError, one_line
+from shards.renderers.base import Renderer
 from shards.weights import whole_folder
 
 REFERENCES = 4  # as many as Fig. 8 shows
 METRICS = ("PSNR", "SSIM", "LPIPS[efficientnet-lite0]", "ID", "POSE")
 SHIFT, SCALE, TILT = 0.12, 0.8, 20.0  # of the side, of the size, degrees: an unaligned reference
-SPREAD_FRAMES = 8
+FEW = 8  # people of the costlier probes
+PATH = 24  # views of the orbit whose seams are measured
+STRANGER = 1_000_000  # the renderer's number of somebody who is in no capture
 NAN = float("nan")
 
 Batch = dict[str, Any]
@@ -87,18 +93,6 @@ class Study:
 
         return views
 
-    def spread(self, batch: Batch, views: bool) -> float:
-        """How far views of one camera, each from its own random noise, are apart: the standard deviation
-        among them, of 255 levels. What the reference shows they have in common; the rest is what V must
-        agree on (Fig. 5)."""
-        model = self.model if views else replace(self.model, cross_view=None)
-        pipeline = DiffPortrait3DPipeline.of(model)
-        count = batch["condition"].shape[1]
-        same = batch["condition"][:, :1].expand(-1, count, -1, -1, -1)
-        one = batch | {"reference": batch["reference"][:, :1], "condition": same}
-        made = sampled(pipeline, one, replace(self.sampling, noise="random"))
-        return made.std(1).mean().item() * 127.5
-
 
 def sampled(pipeline: DiffPortrait3DPipeline, batch: Batch, sampling: Sampling) -> Tensor:
     """Views (B, K, 3, S, S) of a batch, seeded by its frames' keys."""
@@ -135,23 +129,48 @@ def score(made: Tensor, batch: Batch) -> dict[str, float]:
     return suite.compute() | {"median_yaw_error": yaw}
 
 
-def same_camera(pipeline: DiffPortrait3DPipeline, batch: Batch, sampling: Sampling) -> dict[str, float]:
+def same_camera(
+    pipeline: DiffPortrait3DPipeline, batch: Batch, sampling: Sampling, renderer: Renderer
+) -> dict[str, dict[str, float]]:
     """Two conditions of different people at one camera (B.4): how far the views made of them are apart,
-    beside views of the next camera made of one."""
-    renderer = prepare_renderer("synthetic")
+    beside views of the next camera, and views of the next person."""
     side = batch["condition"].shape[-1]
     rows = [
-        renderer.render(1_000_000 + number, cameras.numpy(), side).images
+        renderer.render(STRANGER + number, cameras.numpy(), side).images
         for number, cameras in enumerate(tqdm(batch["camera"], desc="conditions", unit="frame"))
     ]
-    others = torch.from_numpy(np.stack(rows)).permute(0, 1, 4, 2, 3).float().div(127.5).sub(1)
     one = sampled(pipeline, batch, sampling)
-    other = sampled(pipeline, batch | {"condition": others}, sampling)
+    other = sampled(pipeline, batch | {"condition": pixels(np.stack(rows))}, sampling)
     return {
         "another condition": _apart(one, other),
         "another camera": _apart(one, one.roll(1, 1)),
         "another person": _apart(one, one.roll(1, 0)),
     }
+
+
+def seams(
+    pipeline: DiffPortrait3DPipeline, batch: Batch, sampling: Sampling, renderer: Renderer
+) -> dict[str, dict[str, float]]:
+    """`sampling.consistency.seam` of an orbit, with windows that overlap and with windows that don't."""
+    side, people = batch["condition"].shape[-1], len(batch["key"])
+    cameras = trajectory("orbit", PATH)
+    conditions = pixels(renderer.render(STRANGER, cameras, side).images).expand(people, PATH, 3, side, side)
+    labels = torch.from_numpy(cameras).expand(people, *cameras.shape)
+    return {
+        f"overlap {overlap}": seam(
+            pipeline,
+            batch["reference"][:, :1],
+            conditions,
+            labels,
+            replace(sampling, window=8, overlap=overlap),
+        )
+        for overlap in (0, 2, 4)
+    }
+
+
+def pixels(images: NDArray[np.uint8]) -> Tensor:
+    """Images (…, S, S, 3) uint8 as (…, 3, S, S) in [-1, 1]."""
+    return torch.from_numpy(images).movedim(-1, -3).float().div(127.5).sub(1)
 
 
 def _apart(one: Tensor, other: Tensor) -> dict[str, float]:
@@ -200,18 +219,28 @@ def run(model: str, data: str, out: str, frames: int = 32, views: int = 6, steps
             bar.set_postfix_str(row.name)
             shown[row.name] = row.views(batch)
             rows[row.name] = score(shown[row.name], batch)
-        few = _first(batch, SPREAD_FRAMES)
-        more = {
-            "spread": {"with V": study.spread(few, True), "without V": study.spread(few, False)},
-            "same camera (B.4)": same_camera(pipeline, few, study.sampling),
-        }
+        more = probes(loaded, first(batch, FEW), study.sampling)
         (folder / "ablations.json").write_text(json.dumps({"rows": rows, **more}, indent=1) + "\n")
         (folder / "ablations.md").write_text(report(rows, more, frames, views, steps), encoding="utf-8")
         sheet(batch, shown).save(folder / "views.png")
     print(Path(out, "ablations.md").read_text(encoding="utf-8"))
 
 
-def _first(batch: Batch, count: int) -> Batch:
+def probes(model: PortraitModel, batch: Batch, sampling: Sampling) -> dict[str, Any]:
+    """What the rows do not say, on a few people: agreement of views, seams, and B.4."""
+    full = DiffPortrait3DPipeline.of(model)
+    without = DiffPortrait3DPipeline.of(replace(model, cross_view=None))
+    shown = batch["reference"][:, :1], batch["condition"][:, 0]
+    renderer = prepare_renderer("synthetic")
+    return {
+        "spread (Fig. 5)": {"with V": spread(full, *shown, 8), "without V": spread(without, *shown, 8)},
+        "seam": seams(full, batch, sampling, renderer),
+        "one camera (B.4)": same_camera(full, batch, sampling, renderer),
+    }
+
+
+def first(batch: Batch, count: int) -> Batch:
+    """The first frames of a batch."""
     return {name: x[:count] if isinstance(x, Tensor | list) else x for name, x in batch.items()}
 
 

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from lightning_modules.networks.portrait import write_cards
 from lightning_modules.networks.pretrained import (
     encode_empty_prompt,
     find_folder,
@@ -68,6 +69,7 @@ def import_released(
         for part in tqdm(layout.parts, desc="converting", unit="part"):
             if part.folder != TEXT_ENCODER:
                 write_part(part, tensors, folder, precision)
+        write_cards(folder, "current")
         unread = {name: tensors[name].contiguous() for name in layout.unread_in(shapes)}
         save_file(unread, folder / UNREAD)
         holdings = {"from": Path(checkpoint).name, "parts": [part.folder for part in layout.parts]}

@@ -9,12 +9,20 @@ from lightning_modules.export_released import released_tensors
 from lightning_modules.import_released import HOLDINGS, UNREAD, released_schedule
 from lightning_modules.import_released import main as import_main
 from lightning_modules.networks.cross_view import CrossView
-from lightning_modules.networks.portrait import PortraitModel, load_portrait_model, save_portrait_model
+from lightning_modules.networks.portrait import (
+    CONTROL,
+    REFERENCE,
+    PortraitModel,
+    load_portrait_model,
+    save_portrait_model,
+)
 from lightning_modules.networks.pretrained import Backbone, load_backbone, save_backbone
 from lightning_modules.networks.reference import AppearanceReference
 from lightning_modules.networks.view_control import view_control
 from lightning_modules.released import names
 from lightning_modules.released.checkpoint import layout_of, released_part
+from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
+from lightning_modules.view_consistency import ViewConsistencyStage
 from tests.networks.toy import noise, shake, toy_backbone, toy_unet, toy_vae
 from tests.parity.recipe import weights
 
@@ -251,3 +259,13 @@ def test_provenance_is_written(released, backbone, tmp_path):
     holdings = json.loads((folder / HOLDINGS).read_text())
     assert holdings["from"] == "model.th"
     assert holdings["parts"] == ["unet", "appearance_reference", "view_control", "cross_view"]
+
+
+def test_later_stages_and_the_pipeline_go_on_from_it(released, backbone, tmp_path):
+    folder = converted(released, backbone, tmp_path)
+    parts = {"appearance": str(folder / REFERENCE), "control": str(folder / CONTROL)}
+    stage = ViewConsistencyStage(backbone=str(folder), positions=0, **parts)
+    assert stage.reference_timestep == "current"
+    pipeline = DiffPortrait3DPipeline.from_pretrained(folder)
+    assert pipeline.config.reference_timestep == "current"
+    assert pipeline.image_size == 512 // 2  # the toy VAE halves twice, the released one three times

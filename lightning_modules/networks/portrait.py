@@ -30,6 +30,12 @@ REFERENCE, CONTROL, CROSS_VIEW, NOISE_PRIOR = (
     "cross_view",
     "noise_prior",
 )
+# The stage that trains a part, and where the part is in it.
+STAGES = {
+    REFERENCE: ("appearance", "reference"),
+    CONTROL: ("view_control", "denoiser.control"),
+    CROSS_VIEW: ("view_consistency", "denoiser.cross_view"),
+}
 ReferenceTimestep = Literal["zero", "current"]
 
 
@@ -83,7 +89,7 @@ def load_portrait_model(path: str, dtype: torch.dtype = torch.float32) -> Portra
 def _check_cards(folder: Path, backbone: str) -> ReferenceTimestep:
     """What F_ref sees, by the cards of the parts; the current timestep where no part has one, as released."""
     timesteps = {}
-    for name in (REFERENCE, CONTROL, CROSS_VIEW):
+    for name in STAGES:
         path = folder / name / CARD
         if path.is_file():
             card = StageCard.parse(read_json(path), str(path))
@@ -108,17 +114,19 @@ def save_portrait_model(model: PortraitModel, path: str, dtype: torch.dtype | No
 def write_portrait_model(model: PortraitModel, folder: Path, dtype: torch.dtype | None = None) -> None:
     """The same into a folder that is there already, whose other files are left alone."""
     write_backbone(model.backbone, folder, dtype)
-    backbone = fingerprint(model.backbone.unet.state_dict())
-    settings = {"reference_timestep": model.reference_timestep}
-    parts: list[tuple[str, str, str, ModelMixin | None]] = [
-        (REFERENCE, "appearance", "reference", model.reference),
-        (CONTROL, "view_control", "denoiser.control", model.control),
-        (CROSS_VIEW, "view_consistency", "denoiser.cross_view", model.cross_view),
-    ]
-    for name, stage, place, part in parts:
+    parts = {REFERENCE: model.reference, CONTROL: model.control, CROSS_VIEW: model.cross_view}
+    for name, part in parts.items():
         if part is not None:
             save_model(part, folder / name, dtype)
-            card = StageCard(stage, place, backbone, settings)
-            (folder / name / CARD).write_text(json.dumps(asdict(card), indent=1) + "\n", encoding="utf-8")
+    write_cards(folder, model.reference_timestep)
     if model.noise_prior is not None:
         save_model(model.noise_prior, folder / NOISE_PRIOR, dtype)
+
+
+def write_cards(folder: Path, reference_timestep: ReferenceTimestep) -> None:
+    """Beside each part in a model's folder, the card by which stages and `load_portrait_model` know it."""
+    backbone = fingerprint(read_weights(folder / "unet"))
+    for name, (stage, place) in STAGES.items():
+        if (folder / name).is_dir():
+            card = StageCard(stage, place, backbone, {"reference_timestep": reference_timestep})
+            (folder / name / CARD).write_text(json.dumps(asdict(card), indent=1) + "\n", encoding="utf-8")

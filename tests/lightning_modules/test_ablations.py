@@ -1,0 +1,102 @@
+"""The rows of the ablations at toy width: what each changes, and what it leaves."""
+
+import pytest
+import torch
+
+from lightning_modules.ablations import Study, move, read_frames, report, run, sampled, score
+from lightning_modules.networks.portrait import save_portrait_model
+from lightning_modules.sampling.consistency import seam, spread
+from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline, Sampling
+from shards.builder import build
+from shards.errors import InputError
+from tests.networks.toy import toy_model
+from tests.shards.fake_source import FakeSource
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("people") / "fake"
+    build(FakeSource(4, 1, views=7, size=16), folder, 0)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def batch(people):
+    return read_frames(people, 2, 3, 16)
+
+
+@pytest.fixture(scope="module")
+def made(batch):
+    study = Study(toy_model(prior=True), Sampling(steps=2))
+    return {row.name: row.views(batch) for row in study.rows()}
+
+
+def test_every_row_is_something_else(made, batch):
+    assert all(views.shape == batch["target"].shape for views in made.values())
+    names = list(made)
+    same = [
+        (one, other)
+        for place, one in enumerate(names)
+        for other in names[place + 1 :]
+        if torch.equal(made[one], made[other])
+    ]
+    assert not same
+
+
+def test_trivial_answers_are_what_they_say(made, batch):
+    assert torch.equal(made["reference returned"][:, 1], batch["reference"][:, 0])
+    pipeline = DiffPortrait3DPipeline.of(toy_model(prior=True))
+    assert torch.equal(made["S alone"], pipeline.proxies(batch["reference"][:, :1], batch["camera"]))
+    one = batch | {"reference": batch["reference"][:, :1]}
+    assert torch.equal(made["full model"], sampled(pipeline, one, Sampling(steps=2)))
+
+
+def test_the_truth_scores_best_and_another_person_s_views_worse(batch):
+    truth = score(batch["target"], batch)
+    other = score(batch["target"].roll(1, 0), batch)
+    assert truth["SSIM"] == pytest.approx(1, abs=1e-5)
+    assert truth["LPIPS[efficientnet-lite0]"] == pytest.approx(0, abs=1e-5)
+    assert other["PSNR"] < truth["PSNR"]
+    assert other["LPIPS[efficientnet-lite0]"] > 0.01
+
+
+def test_moving_by_nothing_is_nothing_and_by_pixels_is_exact():
+    images = torch.rand(2, 3, 16, 16)
+    torch.testing.assert_close(move(images), images)
+    moved = move(images, shift=4 / 16)
+    torch.testing.assert_close(moved[..., 4:], images[..., :-4])
+    torch.testing.assert_close(moved[..., 0], images[..., 0])
+    turned = move(images, tilt=90.0)
+    torch.testing.assert_close(turned, images.rot90(-1, (2, 3)), rtol=1e-4, atol=1e-4)
+    spot = torch.zeros(1, 1, 17, 17)
+    spot[..., 8, 8] = 1
+    assert (move(spot, scale=2.0) > 0.2).sum() > (spot > 0.2).sum()
+
+
+def test_probes_of_consistency():
+    pipeline = DiffPortrait3DPipeline.of(toy_model(prior=True))
+    references, conditions = torch.rand(2, 1, 3, 16, 16), torch.rand(2, 12, 3, 16, 16)
+    assert spread(pipeline, references, conditions[:, 0], 3) > 0
+    sampling = Sampling(steps=2, noise="random", window=4, overlap=0)
+    found = seam(pipeline, references, conditions, None, sampling)
+    assert found.keys() == {"across", "within"}
+    assert all(value > 0 for value in found.values())
+
+
+def test_report_has_a_line_for_each_row():
+    text = report({"a": {"PSNR": 20.123}, "b": {"PSNR": float("nan")}}, {"more": {"x": 1}}, 2, 3, 4)
+    assert text.startswith("2 unseen people, 3 views each, 4 steps.")
+    assert "| a | 20.12 |" in text
+    assert "| b | nan |" in text
+    assert '- more: {"x": 1}' in text
+
+
+def test_too_few_people_are_one_line(people):
+    with pytest.raises(InputError, match="holds 4 test frames; 9 are asked for"):
+        read_frames(people, 9, 3, 16)
+
+
+def test_a_model_without_all_parts_is_one_line(people, tmp_path):
+    save_portrait_model(toy_model(), str(tmp_path / "model"))
+    with pytest.raises(InputError, match="all four parts"):
+        run(str(tmp_path / "model"), people, str(tmp_path / "out"), frames=2, views=3)
