@@ -34,8 +34,9 @@ LEAST = {"frames": 1, "size": 16, "min_views": 2, "val_frames": 0, "test_frames"
 
 
 class NersembleCapture(RenderedConditions):
-    """Frames of NeRSemble, each seen by up to sixteen cameras, cut out by virtual cameras that look at the
-    head. At the recordings' full resolution it takes 2.2 GB of memory in each process."""
+    """Frames of NeRSemble, of up to sixteen views, cut out by virtual cameras that look at the head.
+
+    At the recordings' full resolution each process takes 2.2 GB of memory."""
 
     name = "nersemble"
     _detector = FaceDetector()
