@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lightning_modules.networks.weights import read_tensors
 from shards.errors import InputError
+from shards.weights import read_tensors
 from shards.writer import checksum
 
 REMEDY = "`python -m callbacks.metrics.fetch` (make metric-weights) fetches the standard ones"

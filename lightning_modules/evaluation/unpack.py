@@ -1,0 +1,265 @@
+"""`python -m lightning_modules.evaluation.unpack KIND SOURCE OUT`: what other systems write → a folder of
+predictions that `lightning_modules.evaluate --predictions DIR` scores.
+
+| KIND | SOURCE holds |
+|---|---|
+| diffportrait3d | `<id>.mp4`, a frame for each image of `--conditions DIR`, as the released script writes |
+| goae | `<id>/video.mp4`, the orbit of EG3D's videos |
+| eg3d | `<id>.mp4`, the same, as EG3D-projector and PTI write |
+| panohead | `<id>.mp4`; its cameras are a setting of its own: name them with `--cameras` |
+| triplanenet | `<id>_same-view.png`, `<id>_<yaw in radians>.png`, `<id>_original.png` |
+| zero123 | `<id>/<polar>_<azimuth>.png`, degrees from a frontal portrait, azimuth to the camera's right |
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jsonargparse import ArgumentParser
+from numpy.typing import NDArray
+from PIL import Image
+from tqdm import tqdm
+
+from lightning_modules.sampling.image_folders import check_count, image_files, view_files
+from lightning_modules.sampling.trajectories import trajectory
+from lightning_modules.sampling.video import check_video
+from shards.alignment.photos import open_photo
+from shards.camera_files import read_cameras
+from shards.cameras import label_from_angles
+from shards.errors import InputError, one_line
+from shards.predictions import Predictions, View, some
+from shards.weights import whole_folder
+
+Kind = Literal["diffportrait3d", "goae", "eg3d", "panohead", "triplanenet", "zero123"]
+EG3D_VIDEO = (
+    20.05,
+    9.16,
+)  # degrees: EG3D's gen_videos turns 0.35 rad sideways and 0.25 of its pitch parameter
+
+_ANGLE = r"-?\d+(?:\.\d+)?"
+_TRIPLANENET = re.compile(rf"(?P<name>.+)_(?P<view>same-view|original|{_ANGLE})\.png")
+_ZERO123 = re.compile(rf"(?P<polar>{_ANGLE})_(?P<azimuth>{_ANGLE})\.png")
+
+
+@dataclass(frozen=True)
+class Unpacking:
+    """What is unpacked.
+
+    Args:
+        kind: which system wrote it
+        source: the folder it wrote
+        out: the folder of predictions
+        portraits: a folder of the reference portraits, `<id>.png` or any image of that name
+        conditions: a folder of condition images, one for each frame of a video
+        cameras: files of EG3D labels, one for each frame of a video
+        truths: a folder `<id>/<view>.png` of what the views should be
+        system: how the table calls it; the kind by default
+    """
+
+    kind: Kind
+    source: str
+    out: str
+    portraits: str | None = None
+    conditions: str | None = None
+    cameras: list[str] | None = None
+    truths: str | None = None
+    system: str | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """One image of a system: whose it is, which view, its pixels, its camera (25) and its condition image,
+    as far as the system tells."""
+
+    subject: str
+    view: str
+    image: Image.Image
+    camera: NDArray[np.float32] | None = None
+    condition: Path | None = None
+    truth: Image.Image | None = None
+
+
+def unpack(unpacking: Unpacking) -> Predictions:
+    """Write the folder of predictions. Raises InputError on a source that is not as the kind writes it, and
+    on portraits or truths that match none of its names."""
+    source = Path(unpacking.source)
+    if not source.is_dir():
+        raise InputError(f"{source}: there is no such folder")
+    portraits = _portraits(unpacking)
+    with whole_folder(Path(unpacking.out)) as folder:
+        views = [
+            _write(folder, found, portraits, unpacking)
+            for found in tqdm(READERS[unpacking.kind](source, unpacking), desc="unpacking", unit="view")
+        ]
+        if not views:
+            raise InputError(f"{source}: nothing in it is named as {unpacking.kind} names its results")
+        _check_portraits(views, portraits, unpacking)
+        settings: dict[str, Any] = {"unpacked": unpacking.kind}
+        protocol = "wild" if all(view.truth == view.reference for view in views) else "novel_view"
+        Predictions(folder, unpacking.system or unpacking.kind, protocol, tuple(views), settings).save()
+    return Predictions.load(Path(unpacking.out))
+
+
+def _write(folder: Path, found: Found, portraits: dict[str, Path], unpacking: Unpacking) -> View:
+    """One view's files, and its entry in the manifest."""
+    place = folder / found.subject
+    place.mkdir(exist_ok=True)
+    stem = f"{found.subject}/{found.view}"
+    found.image.save(folder / f"{stem}.png")
+    view = View(found.subject, found.view)
+    if found.camera is not None:
+        view = replace(view, camera=found.camera.tolist())
+    if found.condition is not None:
+        open_photo(found.condition).save(folder / f"{stem}.condition.png")
+        view = replace(view, condition=f"{stem}.condition.png")
+    if found.subject in portraits:
+        name = f"{found.subject}/reference.png"
+        if not (folder / name).exists():
+            open_photo(portraits[found.subject]).save(folder / name)
+        view = replace(view, reference=name)
+    truth = _truth(found, unpacking)
+    if truth is not None:
+        truth.save(folder / f"{stem}.truth.png")
+        view = replace(view, truth=f"{stem}.truth.png")
+    return view
+
+
+def _truth(found: Found, unpacking: Unpacking) -> Image.Image | None:
+    """What a view should be. Raises InputError where truths are given and it has none."""
+    if unpacking.truths is None:
+        return found.truth
+    return open_photo(Path(unpacking.truths) / found.subject / f"{found.view}.png")
+
+
+def _portraits(unpacking: Unpacking) -> dict[str, Path]:
+    if unpacking.portraits is None:
+        return {}
+    return {path.stem: path for path in view_files(Path(unpacking.portraits), "portraits")}
+
+
+def _check_portraits(views: Sequence[View], portraits: dict[str, Path], unpacking: Unpacking) -> None:
+    """Raise InputError where portraits are given and subjects have none."""
+    without = sorted({view.subject for view in views} - portraits.keys())
+    if portraits and without:
+        raise InputError(
+            f"{unpacking.portraits}: {len(without)} subjects of {unpacking.source} have no portrait in it:"
+            f" {some(without)}"
+        )
+
+
+def _videos(source: Path, pattern: str, name: Callable[[Path], str]) -> list[tuple[str, Path]]:
+    """Videos by subject. Raises InputError where there are none."""
+    check_video()
+    found = sorted(source.glob(pattern))
+    if not found:
+        raise InputError(f"{source}: there are no {pattern} in it")
+    return [(name(path), path) for path in found]
+
+
+def frames_of(path: Path) -> list[Image.Image]:
+    """The frames of a video, RGB. Raises InputError where it cannot be read."""
+    from imageio_ffmpeg import read_frames
+
+    try:
+        stream = read_frames(str(path))
+        size = next(stream)["size"]
+        return [Image.frombytes("RGB", size, frame) for frame in stream]
+    except (OSError, RuntimeError, StopIteration, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()
+        raise InputError(f"{path}: cannot be read as a video ({reason[0] if reason else 'empty'})") from error
+
+
+def _orbit(subject: str, path: Path, unpacking: Unpacking, eg3d_path: bool) -> Iterator[Found]:
+    """A video's frames at the cameras given, or along the orbit of EG3D's videos."""
+    images = frames_of(path)
+    conditions = image_files(Path(unpacking.conditions)) if unpacking.conditions is not None else None
+    if conditions is not None:
+        check_count(conditions, len(images), "conditions")
+    cameras = None
+    if unpacking.cameras is not None:
+        cameras = read_cameras([Path(file) for file in unpacking.cameras])
+        if len(cameras) != len(images):
+            raise InputError(f"{path}: {len(images)} frames, and {len(cameras)} cameras are given")
+    elif eg3d_path:
+        cameras = trajectory("spiral", len(images), *EG3D_VIDEO)
+    for number, image in enumerate(images):
+        camera = None if cameras is None else cameras[number]
+        condition = None if conditions is None else conditions[number]
+        yield Found(subject, f"{number:03d}", image, camera, condition)
+
+
+def _diffportrait3d(source: Path, unpacking: Unpacking) -> Iterator[Found]:
+    if unpacking.conditions is None:
+        raise InputError("diffportrait3d: --conditions DIR names the camera images that its script was given")
+    for subject, path in _videos(source, "*.mp4", lambda path: path.stem):
+        yield from _orbit(subject, path, unpacking, eg3d_path=False)
+
+
+def _goae(source: Path, unpacking: Unpacking) -> Iterator[Found]:
+    for subject, path in _videos(source, "*/video.mp4", lambda path: path.parent.name):
+        yield from _orbit(subject, path, unpacking, eg3d_path=True)
+
+
+def _eg3d(source: Path, unpacking: Unpacking) -> Iterator[Found]:
+    for subject, path in _videos(source, "*.mp4", lambda path: path.stem):
+        yield from _orbit(subject, path, unpacking, eg3d_path=True)
+
+
+def _panohead(source: Path, unpacking: Unpacking) -> Iterator[Found]:
+    if unpacking.cameras is None:
+        raise InputError("panohead: --cameras FILE says where its video's cameras were")
+    for subject, path in _videos(source, "*.mp4", lambda path: path.stem):
+        yield from _orbit(subject, path, unpacking, eg3d_path=False)
+
+
+def _triplanenet(source: Path, unpacking: Unpacking) -> Iterator[Found]:  # noqa: ARG001
+    """Views at yaw angles, pitch 0; the one at the portrait's own camera has the portrait as its truth."""
+    for path in image_files(source):
+        match = _TRIPLANENET.fullmatch(path.name)
+        if match is None or match["view"] == "original":
+            continue
+        name, view = match["name"], match["view"]
+        if view == "same-view":
+            original = path.with_name(f"{name}_original.png")
+            truth = open_photo(original) if original.is_file() else None
+            yield Found(name, view, open_photo(path), truth=truth)
+        else:
+            yield Found(name, f"yaw{view}", open_photo(path), label_from_angles(float(view), 0.0))
+
+
+def _zero123(source: Path, unpacking: Unpacking) -> Iterator[Found]:  # noqa: ARG001
+    """Views at angles from the portrait's, which is taken to be frontal; positive polar is downwards."""
+    for path in sorted(source.glob("*/*.png")):
+        match = _ZERO123.fullmatch(path.name)
+        if match is not None:
+            yaw, pitch = np.radians((float(match["azimuth"]), -float(match["polar"])))
+            yield Found(path.parent.name, path.stem, open_photo(path), label_from_angles(yaw, pitch))
+
+
+READERS: dict[str, Callable[[Path, Unpacking], Iterator[Found]]] = {
+    "diffportrait3d": _diffportrait3d,
+    "goae": _goae,
+    "eg3d": _eg3d,
+    "panohead": _panohead,
+    "triplanenet": _triplanenet,
+    "zero123": _zero123,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command. Raises InputError."""
+    parser = ArgumentParser(
+        prog="python -m lightning_modules.evaluation.unpack",
+        description="What other systems write, as a folder of predictions.",
+    )
+    parser.add_class_arguments(Unpacking, as_positional=True)
+    made = unpack(Unpacking(**parser.parse_args(arguments).as_dict()))
+    print(f"{made.folder}: {len(made.subjects())} subjects, {len(made.views)} views")
+
+
+if __name__ == "__main__":
+    with one_line():
+        main()

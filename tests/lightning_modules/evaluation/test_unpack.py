@@ -1,0 +1,110 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from lightning_modules.evaluation.unpack import Unpacking, main, unpack
+from lightning_modules.sampling.video import write_video
+from shards.cameras import angles
+from shards.errors import InputError
+from shards.predictions import Predictions
+
+SHADES = (40, 120, 200)
+
+
+def flat(shade, side=256):
+    return Image.new("RGB", (side, side), (shade,) * 3)
+
+
+def shade(path):
+    return int(np.asarray(Image.open(path))[..., 0].mean())
+
+
+@pytest.fixture
+def videos(tmp_path):
+    """Two people's videos of three frames, their portraits, and three conditions."""
+    for folder in ("videos", "portraits", "conditions"):
+        (tmp_path / folder).mkdir()
+    for name in ("ann", "bob"):
+        write_video(tmp_path / "videos" / f"{name}.mp4", [flat(shade) for shade in SHADES], 10)
+        flat(90).save(tmp_path / "portraits" / f"{name}.png")
+    for number, value in enumerate(SHADES):
+        flat(value + 10).save(tmp_path / "conditions" / f"{number:07d}.png")
+    return tmp_path
+
+
+def request(folder, kind, **more):
+    return Unpacking(kind, str(folder / "videos"), str(folder / "out"), **more)
+
+
+def test_released_videos_with_their_conditions(videos):
+    places = {name: str(videos / name) for name in ("portraits", "conditions")}
+    made = unpack(request(videos, "diffportrait3d", **places))
+    assert made == Predictions.load(videos / "out")
+    assert made.system == "diffportrait3d"
+    assert [view.name for view in made.views[:3]] == ["ann/000", "ann/001", "ann/002"]
+    for view, expected in zip(made.views, SHADES * 2, strict=True):
+        assert abs(shade(made.folder / view.image) - expected) < 4
+        assert shade(made.folder / view.condition) == expected + 10
+        assert shade(made.folder / view.reference) == 90
+        assert view.camera is None
+
+
+def test_orbits_of_eg3d_have_its_cameras(videos):
+    made = unpack(request(videos, "eg3d", system="EG3D-PTI"))
+    yaw, pitch = np.degrees(angles(made.cameras()[:3])).T
+    assert made.system == "EG3D-PTI"
+    np.testing.assert_allclose(yaw, 20.05 * np.sin(2 * np.pi * np.arange(3) / 3), atol=0.01)
+    assert pitch[0] < 0 < pitch[1]
+
+
+def test_goae_s_folders(videos):
+    for name in ("ann", "bob"):
+        (videos / "videos" / name).mkdir()
+        (videos / "videos" / f"{name}.mp4").rename(videos / "videos" / name / "video.mp4")
+    assert list(unpack(request(videos, "goae")).subjects()) == ["ann", "bob"]
+
+
+def test_triplanenet_s_names(tmp_path):
+    (tmp_path / "videos").mkdir()
+    for view, value in {"same-view": 80, "original": 90, "-0.3": 100, "0.3": 110}.items():
+        flat(value).save(tmp_path / "videos" / f"my_face_{view}.png")
+    made = unpack(request(tmp_path, "triplanenet"))
+    found = {view.view: view for view in made.views}
+    assert set(found) == {"same-view", "yaw-0.3", "yaw0.3"}
+    assert shade(made.folder / found["same-view"].truth) == 90
+    assert angles(np.array(found["yaw0.3"].camera))[0] == pytest.approx(0.3, abs=1e-5)
+
+
+def test_zero123_s_names(tmp_path):
+    (tmp_path / "videos" / "ann").mkdir(parents=True)
+    flat(80).save(tmp_path / "videos" / "ann" / "10_-20.png")
+    made = unpack(request(tmp_path, "zero123"))
+    np.testing.assert_allclose(np.degrees(angles(made.cameras()[0])), (-20, -10), atol=1e-3)
+
+
+def test_what_does_not_match_is_counted(videos):
+    (videos / "portraits" / "bob.png").unlink()
+    with pytest.raises(InputError, match="have no portrait in it: bob"):
+        unpack(request(videos, "eg3d", portraits=str(videos / "portraits")))
+    assert not (videos / "out").exists()
+    (videos / "conditions" / "0000002.png").unlink()
+    with pytest.raises(InputError, match="2 conditions for 3 cameras"):
+        unpack(request(videos, "diffportrait3d", conditions=str(videos / "conditions")))
+
+
+def test_the_command(videos, capsys):
+    main(["eg3d", str(videos / "videos"), str(videos / "out")])
+    assert "2 subjects, 6 views" in capsys.readouterr().out
+    (videos / "videos" / "cut.mp4").write_bytes(b"no video")
+    with pytest.raises(InputError, match=r"cut.mp4: cannot be read as a video"):
+        main(["eg3d", str(videos / "videos"), str(videos / "again")])
+
+
+def test_nothing_to_unpack(tmp_path):
+    (tmp_path / "videos").mkdir()
+    with pytest.raises(InputError, match="nothing in it is named as triplanenet"):
+        unpack(request(tmp_path, "triplanenet"))
+    with pytest.raises(InputError, match=r"there are no \*.mp4"):
+        unpack(request(tmp_path, "eg3d"))
+    with pytest.raises(InputError, match="--cameras FILE"):
+        unpack(request(tmp_path, "panohead"))
