@@ -49,3 +49,13 @@ def test_timesteps_cover_the_schedule_evenly():
     many = torch.cat([spread_timesteps(2, 1000, generator(seed)) for seed in range(2000)])
     assert many.float().mean() == pytest.approx(499.5, abs=10)
     assert (many.min(), many.max()) == (0, 999)
+
+
+def test_shifted_timesteps_are_uniform_behind_the_shift():
+    """Their inverse, u = t / (s - (s - 1) t), is spread evenly."""
+    shifted = spread_timesteps(1000, 1000, generator(0), shift=3.0).double().add(0.5) / 1000
+    uniform = (shifted / (3 - 2 * shifted)).sort().values
+    torch.testing.assert_close(uniform, (torch.arange(1000).double() + 0.5) / 1000, rtol=0, atol=3e-3)
+    assert torch.equal(
+        spread_timesteps(9, 1000, generator(1), shift=1.0), spread_timesteps(9, 1000, generator(1))
+    )
