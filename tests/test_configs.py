@@ -18,6 +18,8 @@ STAGES = sorted(CONFIGS.glob("stage*.yaml"))
 BACKBONES = sorted(CONFIGS.glob("backbone_*.yaml"))
 PRIORS = sorted(CONFIGS.rglob("noise_prior*.yaml"))  # tests/test_prior_configs.py
 LAYERS = sorted([*CONFIGS.glob("scale/sd15.yaml"), *CONFIGS.glob("data/*.yaml")])
+STAGE3_LAYER = CONFIGS / "scale" / "sd15_stage3.yaml"
+TABLES = sorted(CONFIGS.glob("evaluate/*.yaml"))  # tests/lightning_modules/evaluation
 ON_THIS_MACHINE = ["--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.strategy=auto"]
 
 
@@ -56,7 +58,7 @@ def read(*paths, more=()):
 
 
 def test_nothing_in_configs_is_left_out():
-    known = {*STAGES, *BACKBONES, *PRIORS, *LAYERS}
+    known = {*STAGES, *BACKBONES, *PRIORS, *LAYERS, STAGE3_LAYER, *TABLES}
     assert set(CONFIGS.rglob("*.yaml")) == known
 
 
@@ -96,6 +98,15 @@ def test_sd15_has_the_paper_s_numbers(model):
     assert images * 8 == 16
     assert config.trainer.precision == "bf16-mixed"
     assert cli.model.denoiser.gradient_checkpointing
+
+
+def test_v_at_full_size_is_as_released(model):
+    stage3 = CONFIGS / "stage3.yaml"
+    cli = read(stage3, CONFIGS / "scale" / "sd15.yaml", STAGE3_LAYER, more=parts(stage3, model))
+    assert cli.config.data.init_args.targets == 8
+    assert cli.model.denoiser.cross_view.config.positions == 32
+    assert cli.model.denoiser.cross_view.config.attentions == 2
+    assert cli.model.hparams.timestep_shift == 1
 
 
 def test_the_paper_s_data_mix_replaces_the_built_in_source(model):
