@@ -94,7 +94,7 @@ def test_full_resolution_stays_within_bounded_memory(tmp_path):
     rng = np.random.default_rng(0)
     still = cv2.resize(rng.integers(0, 256, (40, 28, 3), dtype=np.uint8), FULL_SIZE)
     studio = Studio()
-    for person, length in (("007", 1), ("009", 4)):
+    for person, length in (("007", 3), ("009", 7)):
         folder = tmp_path / person / "sequences" / "HAIR" / "images"
         write_video(folder / "cam_0.mp4", [np.roll(still, 9 * t, 0) for t in range(length)])
         for serial in studio.cameras:
@@ -104,7 +104,7 @@ def test_full_resolution_stays_within_bounded_memory(tmp_path):
     script = (
         "import resource, sys; from shards.sources.nersemble.source import NersembleCapture as Capture;"
         "none = dict(val_frames=0, test_frames=0, val_share=0, test_share=0);"
-        "source = Capture(sys.argv[1], frames=8, **none);"
+        "source = Capture(sys.argv[1], frames=14, **none);"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10;"
         "print([(source.capture(unit)[0].reason, peak()) for unit in source.units()])"
     )
@@ -113,5 +113,5 @@ def test_full_resolution_stays_within_bounded_memory(tmp_path):
     )
     (reason, short), (_, long) = ast.literal_eval(told.stdout)
     assert reason == "too few views see the face"  # found after all sixteen were searched
-    assert short < 2200
+    assert short < 2500
     assert long < 1.1 * short
