@@ -17,7 +17,7 @@ class ViewConsistencyStage(Stage):
     F, F_ref and F_cam are frozen.
 
     `appearance` and `control`: F_ref and F_cam, as stages 1 and 2 left them: exported folders or checkpoints.
-    `middle`, `positions`, `attentions`: of V, see `networks.cross_view.CrossView`.
+    `middle`, `positions`, `attentions`, `ff_mult`: of V, see `networks.cross_view.CrossView`.
     """
 
     stage: ClassVar[str] = "view_consistency"
@@ -32,6 +32,7 @@ class ViewConsistencyStage(Stage):
         middle: Middle = "never",
         positions: int = 32,
         attentions: int = 2,
+        ff_mult: int = 4,
         learning: Learning = LEARNING,
         **common: Any,
     ) -> None:
@@ -40,7 +41,7 @@ class ViewConsistencyStage(Stage):
         self.denoiser.control = view_control(self.denoiser.unet, self.downsampling)
         self.load(self.denoiser.control, control, ViewControlStage.stage)
         self.denoiser.cross_view = CrossView.from_unet(
-            self.denoiser.unet, middle, positions, attentions=attentions
+            self.denoiser.unet, middle, positions, attentions=attentions, ff_mult=ff_mult
         )
         self.freeze()
 

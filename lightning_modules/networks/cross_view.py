@@ -50,11 +50,11 @@ class ViewAttention(nn.Module):
 class ViewBlock(nn.Module):
     """Self-attentions over views and a feed-forward (P, V, C)."""
 
-    def __init__(self, channels: int, heads: int, positions: int, attentions: int) -> None:
+    def __init__(self, channels: int, heads: int, positions: int, attentions: int, ff_mult: int) -> None:
         super().__init__()
         self.attentions = nn.ModuleList(ViewAttention(channels, heads, positions) for _ in range(attentions))
         self.ff_norm = nn.LayerNorm(channels)
-        self.ff = FeedForward(channels)
+        self.ff = FeedForward(channels, mult=ff_mult)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(P, V, C) to (P, V, C)."""
@@ -67,12 +67,21 @@ class ViewTransformer(nn.Module):
     """One module of V: (B*V, C, H, W) → (B*H*W, V, C) and back, a residual that starts at zero."""
 
     def __init__(
-        self, channels: int, heads: int, groups: int, positions: int, layers: int, attentions: int
+        self,
+        channels: int,
+        heads: int,
+        groups: int,
+        positions: int,
+        layers: int,
+        attentions: int,
+        ff_mult: int,
     ) -> None:
         super().__init__()
         self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
         self.proj_in = nn.Linear(channels, channels)
-        self.blocks = nn.ModuleList(ViewBlock(channels, heads, positions, attentions) for _ in range(layers))
+        self.blocks = nn.ModuleList(
+            ViewBlock(channels, heads, positions, attentions, ff_mult) for _ in range(layers)
+        )
         self.proj_out = nn.Linear(channels, channels)
         nn.init.zeros_(self.proj_out.weight)
         nn.init.zeros_(self.proj_out.bias)
@@ -96,7 +105,7 @@ class CrossView(ModelMixin, ConfigMixin):
     says in which passes of guided sampling the middle module runs, between the middle's attention and its
     last residual block: the released sampler runs it only in the unconditional one, which no training step
     is, and where it never runs it does not exist. `positions` is the longest row of views that has positional
-    encoding, 0 for none and any number of views.
+    encoding, 0 for none and any number of views; `ff_mult` how much wider the feed-forwards are inside.
     """
 
     @register_to_config
@@ -112,13 +121,14 @@ class CrossView(ModelMixin, ConfigMixin):
         norm_num_groups: int = 32,
         layers: int = 1,
         attentions: int = 2,
+        ff_mult: int = 4,
     ) -> None:
         super().__init__()
         if middle not in get_args(Middle):
             raise InputError(f"middle={middle!r}: the middle module of V runs one of {get_args(Middle)}")
 
         def module(channels: int) -> ViewTransformer:
-            return ViewTransformer(channels, heads, norm_num_groups, positions, layers, attentions)
+            return ViewTransformer(channels, heads, norm_num_groups, positions, layers, attentions, ff_mult)
 
         self.down = nn.ModuleList(module(channels) for channels in down_channels)
         self.mid = module(middle_channels) if middle != "never" else None
@@ -134,6 +144,7 @@ class CrossView(ModelMixin, ConfigMixin):
         heads: int = 8,
         layers: int = 1,
         attentions: int = 2,
+        ff_mult: int = 4,
     ) -> Self:
         """V for this UNet, adding nothing until it is trained; on F's device and in F's dtype."""
         up = up_layers(unet)
@@ -148,6 +159,7 @@ class CrossView(ModelMixin, ConfigMixin):
             norm_num_groups=unet.config.norm_num_groups,
             layers=layers,
             attentions=attentions,
+            ff_mult=ff_mult,
         )
         return place_like(cross_view, unet)
 

@@ -14,7 +14,9 @@ CLOSE = {"rtol": 1e-4, "atol": 2e-6}
 
 def one(positions: int = 4) -> ViewTransformer:
     torch.manual_seed(0)
-    return shake(ViewTransformer(16, heads=4, groups=4, positions=positions, layers=1, attentions=2)).eval()
+    return shake(
+        ViewTransformer(16, heads=4, groups=4, positions=positions, layers=1, attentions=2, ff_mult=4)
+    ).eval()
 
 
 def test_adds_nothing_before_training():
