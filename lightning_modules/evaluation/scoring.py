@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from callbacks.metrics.faces import Reading
+from callbacks.metrics.sets import ENOUGH_FOR_FID, FID
 from callbacks.metrics.suite import MetricSuite
 from lightning_modules.evaluation.sampling import to_tensor
 from shards.alignment.photos import open_photo, photo_files
@@ -79,12 +80,13 @@ def score(predictions: Predictions, scoring: Scoring, device: str = "cpu") -> Sc
     check_masks(predictions, scoring.background)
     suite = MetricSuite(scoring.metrics).to(device)
     check_sets(predictions, scoring, suite)
+    portraits = read_portraits(predictions, size, suite) if len(suite.faces) else {}
     found: list[ViewScore] = []
     with tqdm(total=len(predictions.views), desc="scoring", unit="view") as bar:
         for views in predictions.subjects().values():
             for start in range(0, len(views), scoring.batch):
                 some_views = views[start : start + scoring.batch]
-                scores = _score_views(predictions, some_views, size, scoring, suite, device)
+                scores = _score_views(predictions, some_views, size, scoring, suite, portraits, device)
                 found += _by_view(some_views, scores, native)
                 bar.update(len(some_views))
     _add_real(suite, scoring, size, device)
@@ -97,7 +99,7 @@ def score(predictions: Predictions, scoring: Scoring, device: str = "cpu") -> Sc
         {label: means[label] for label in labels if label in means},
         {name: int(value) for name, value in means.items() if "_failures" in name},
         suite.directions,
-        _notes(predictions, native, size, means),
+        [*_notes(predictions, native, size, means), *_faceless(portraits), *_few(suite, len(found))],
     )
 
 
@@ -149,6 +151,7 @@ def _score_views(
     size: int,
     scoring: Scoring,
     suite: MetricSuite,
+    portraits: Mapping[str, Reading | None],
     device: str,
 ) -> dict[str, Tensor]:
     """The scores (N,) by metric of views of one subject, of which all or none have a truth."""
@@ -160,7 +163,8 @@ def _score_views(
     cameras = [view.camera for view in views]
     person = pose = None
     if truth is None:
-        person = _portrait(predictions.folder, views, size, suite)
+        names = [view.reference for view in views]
+        person = None if None in names else [portraits.get(str(name)) for name in names]
         pose = _all(predictions.folder, views, "condition", size)
     own_real = None if scoring.real is None else images[:0]
     return suite.update(
@@ -184,15 +188,13 @@ def _all(folder: Path, views: Sequence[View], kind: str, size: int) -> Tensor | 
     return read(folder, names, size)
 
 
-def _portrait(
-    folder: Path, views: Sequence[View], size: int, suite: MetricSuite
-) -> list[Reading | None] | None:
-    """What is read of the views' reference, once for all of them; None where they have none."""
-    names = {view.reference for view in views}
-    if None in names:
-        return None
-    found = {name: suite.reader.read(read(folder, [str(name)], size))[0] for name in names}
-    return [found[view.reference] for view in views]
+def read_portraits(predictions: Predictions, size: int, suite: MetricSuite) -> dict[str, Reading | None]:
+    """What is read of every reference, once, by its file; None where it shows no face."""
+    names = dict.fromkeys(view.reference for view in predictions.views if view.reference is not None)
+    return {
+        name: suite.reader.read(read(predictions.folder, [name], size))[0]
+        for name in tqdm(names, desc="references", unit="portrait")
+    }
 
 
 def read(folder: Path, names: Sequence[str], size: int) -> Tensor:
@@ -253,3 +255,21 @@ def _notes(
                 f" be scored{why}; the mean is over the rest"
             )
     return notes
+
+
+def _faceless(portraits: Mapping[str, Reading | None]) -> list[str]:
+    """A note on references without a face."""
+    without = [name for name, reading in portraits.items() if reading is None]
+    if not without:
+        return []
+    return [f"no face is found in {len(without)} of {len(portraits)} references: {some(without)}"]
+
+
+def _few(suite: MetricSuite, views: int) -> list[str]:
+    """A note on a FID of few images."""
+    fid = next((metric.label for metric in suite.sets if isinstance(metric, FID) and metric.ready), None)
+    if fid is None or views >= ENOUGH_FOR_FID:
+        return []
+    return [
+        f"{fid} over {views} images is biased upwards: compare it between equal numbers only, or read KID"
+    ]

@@ -9,7 +9,10 @@ from PIL import Image
 from pytorch_lightning.loggers import CSVLogger, WandbLogger
 
 from callbacks.evaluation import Evaluation, logged
+from lightning_modules.networks.view_control import view_control
 from shards.errors import InputError
+from shards.renderers.registry import RENDERERS
+from tests.faces import FlatRenderer
 
 METRICS = ("PSNR", "SSIM")
 
@@ -64,6 +67,20 @@ def test_w_and_b_is_told_the_step_and_the_direction(make_trainer, make_stage, ma
     assert "media/appearance/views" in keys
     assert trainer.callback_metrics[logged("PSNR")] > 0
     logger.experiment.finish()
+
+
+def test_an_orbit_where_there_is_a_camera(make_trainer, make_stage, make_data, tmp_path, monkeypatch):
+    monkeypatch.setitem(RENDERERS, "flat", FlatRenderer)
+    callback = Evaluation(frames=1, views=2, steps=1, metrics=["PSNR"], orbit_views=3, renderer="flat")
+    logger = CSVLogger(tmp_path, name="run")
+    trainer = make_trainer(
+        max_steps=1, limit_val_batches=1, val_check_interval=1, callbacks=[callback], logger=logger
+    )
+    stage = make_stage()
+    stage.denoiser.control = view_control(stage.denoiser.unet, 4)
+    trainer.fit(stage, make_data(conditions=True))
+    assert callback.last["orbit"].stat().st_size > 0
+    assert Image.open(callback.last["grid"]).width == 2 * 16 * (1 + 2 * 3)
 
 
 def test_what_cannot_be_is_one_line(make_trainer):

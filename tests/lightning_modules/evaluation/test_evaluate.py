@@ -82,6 +82,15 @@ def test_rows_share_predictions_and_one_may_be_the_other_s_truth(capture, model,
     assert rows["plain"]["values"]["PSNR"]["mean"] > 0
 
 
+@pytest.mark.slow
+def test_w_and_b_shows_the_table(predictions, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    out = f"--out={tmp_path / 'out'}"
+    main(["--predictions", f"[{predictions.folder}]", "--scoring.metrics", "[PSNR]", out, "--wandb", "true"])
+    kept = {path.suffix for path in (tmp_path / "out/wandb").rglob("media/*/evaluate/**/*") if path.is_file()}
+    assert kept == {".json", ".png"}
+
+
 def test_parts_are_not_scored_as_if_they_were_all(capture, model, tmp_path, capsys):
     evaluation = Evaluation(
         made=Made(str(model), Subjects(str(capture), views=1), steps=1),

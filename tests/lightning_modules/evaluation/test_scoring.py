@@ -80,6 +80,17 @@ def test_without_a_face_nothing_is_made_up(predictions):
     assert "nan" in markdown("x", [measured("x", scores)])
 
 
+def test_references_without_a_face_and_few_images_are_said(predictions):
+    views = tuple(dataclasses.replace(view, reference=view.truth) for view in predictions.views)
+    with pytest.warns(UserWarning, match="biased"):
+        scores = score(
+            dataclasses.replace(predictions, views=views),
+            Scoring(metrics=["POSE", "FID[efficientnet-lite0]"]),
+        )
+    assert "no face is found in 6 of 6 references: ann/0.truth.png, ann/1.truth.png" in scores.notes[-2]
+    assert "FID[efficientnet-lite0] over 6 images is biased upwards" in scores.notes[-1]
+
+
 def fake(values, subjects=None, yaw=0.0):
     names = subjects or [str(number) for number in range(len(values))]
     return [
