@@ -101,14 +101,14 @@ train-backbone: $(BACKBONE_SHARDS)/manifest.json ## Train the small stand-in for
 	$(RUN) -m lightning_modules.fit --config configs/backbone_vae.yaml $(ARGS)
 	$(RUN) -m lightning_modules.fit --config configs/backbone_unet.yaml $(ARGS)
 
-# How the shipped parts were trained: on all three captures, for longer. About three hours on two idle cores.
+# How the shipped parts were trained: on all three captures, for longer. About two hours on two idle cores.
 CAPTURES := $(SHARDS)/manifest.json $(BACKBONE_SHARDS)/manifest.json $(MORE_SHARDS)/manifest.json
 LONG := --config configs/data/captures.yaml --data.batch_size 8 --data.targets 4
 train-mini: $(CAPTURES) ## Train all four shipped parts anew, as they were trained (some hours)
 	$(MAKE) train-stage1 ARGS="$(LONG) --trainer.max_steps 2000 --trainer.val_check_interval 500"
-	$(MAKE) train-stage2 ARGS="$(LONG) --trainer.max_steps 1500 --trainer.val_check_interval 500"
+	$(MAKE) train-stage2 ARGS="$(LONG) --trainer.max_steps 1000 --trainer.val_check_interval 250"
 	$(MAKE) train-stage3 ARGS="--config configs/data/captures.yaml --trainer.max_steps 400"
-	$(MAKE) train-noise-prior ARGS="--config configs/data/captures.yaml --trainer.max_steps 1500"
+	$(MAKE) train-noise-prior ARGS="--config configs/data/captures.yaml --trainer.max_steps 800"
 
 ##  Using the model
 
@@ -146,7 +146,9 @@ check: lint types test ## Check style and types, and run the fast tests
 
 benchmark: $(SHARDS)/manifest.json ## Measure speed and memory, as ratios taken side by side
 	$(RUN) -m benchmarks.streaming --configs '[configs/stage1.yaml]'
+	$(RUN) -m benchmarks.latents --configs '[configs/stage1.yaml]'
 	$(RUN) -m benchmarks.denoising
+	$(RUN) -m benchmarks.sampling --model $(MODEL)
 
 ##  Pictures of the README
 
