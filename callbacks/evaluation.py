@@ -26,6 +26,7 @@ from lightning_modules.sampling.video import check_video, write_video
 from lightning_modules.sampling.view_conditions import prepare_renderer, render_view_conditions
 from shards.cameras import angles
 from shards.errors import InputError
+from shards.renderers.registry import check_renderer
 
 Batch = dict[str, Any]
 PROTOCOL = "novel_view"
@@ -66,8 +67,8 @@ class Evaluation(pl.Callback):
         orbit_views: of the video; 0 for none
         renderer: of the orbit's conditions
 
-    Raises InputError in `setup` where the module is none that can be sampled, or there are fewer frames than
-    ranks.
+    Raises InputError in `setup` where the module is none that can be sampled, there are fewer frames than
+    ranks, or the orbit has no renderer or no writer.
     """
 
     def __init__(
@@ -111,6 +112,7 @@ class Evaluation(pl.Callback):
             raise InputError(f"Evaluation: {self.frames} frames for {trainer.world_size} ranks: raise frames")
         if self.orbit_views and pl_module.denoiser.control is not None:
             check_video()
+            check_renderer(self.renderer)
         if self._suite is None:
             self._suite = MetricSuite(self.metrics)
             rank_zero_info(self._suite.notice)

@@ -56,7 +56,7 @@ class SetMetric(Metric):
 
     def compute(self) -> Tensor:
         """The distance, a scalar. Raises InputError unless both sets have two images or more."""
-        if not self.generated or not self.real:
+        if not len(self.generated) or not len(self.real):  # lists, or tensors once gathered
             raise InputError(f"{self.label} compares two sets of images: one of them is empty")
         generated, real = dim_zero_cat(self.generated), dim_zero_cat(self.real)
         fewest = min(len(generated), len(real))

@@ -26,6 +26,8 @@ from shards.errors import InputError
 from shards.manifest import MANIFEST as SHARDS_MANIFEST
 from shards.manifest import write_json
 from shards.predictions import Predictions, View
+from shards.renderers.base import Renderer
+from shards.renderers.registry import check_renderer
 from shards.weights import read_json, whole_folder
 
 ENDS = 1 << 16  # bytes read of either end of a weights file to tell it from others
@@ -106,6 +108,8 @@ def make(made: Made, folder: Path, part: tuple[int, int] = (0, 1), device: str =
     anything is sampled.
     """
     subjects = made.subjects.keys()
+    if made.conditions == "others":
+        check_renderer(made.renderer)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / SETTINGS, asdict(made))
     mine = set(subjects[part[0] :: part[1]])
@@ -119,11 +123,12 @@ def make(made: Made, folder: Path, part: tuple[int, int] = (0, 1), device: str =
 
 def _sample(made: Made, folder: Path, waiting: set[str], device: str) -> None:
     pipeline = open_model(made).to(device)
+    renderer = prepare_renderer(made.renderer) if made.conditions == "others" else None
     pending = made.subjects.read(waiting)
     with tqdm(total=len(waiting), desc="sampling", unit="subject") as bar:
         for batch in batches(pending, made.batch):
             shown = [shown_references(subject, made) for subject in batch]
-            conditions = [shown_conditions(subject, made) for subject in batch]
+            conditions = [shown_conditions(subject, made, renderer) for subject in batch]
             views = _views(pipeline, made, batch, shown, conditions)
             for subject, references, condition, images in zip(batch, shown, conditions, views, strict=True):
                 write_subject(folder / subject.key, subject, references, condition, images)
@@ -162,13 +167,14 @@ def shown_references(subject: Subject, made: Made) -> Tensor:
     return moved(references, made.shift, made.scale, made.tilt)
 
 
-def shown_conditions(subject: Subject, made: Made) -> Tensor:
-    """The conditions (K, 3, S, S) in [-1, 1]: the shards', or another person's at the same cameras."""
-    if made.conditions == "shards":
+def shown_conditions(subject: Subject, made: Made, renderer: Renderer | None = None) -> Tensor:
+    """The conditions (K, 3, S, S) in [-1, 1]: the shards', or where there is a renderer another person's at
+    the same cameras."""
+    if renderer is None:
         return to_tensor(subject.conditions)
     identity = made.identity + int(hashlib.sha256(subject.key.encode()).hexdigest()[:5], 16)
     side = subject.conditions.shape[1]
-    return to_tensor(prepare_renderer(made.renderer).render(identity, subject.cameras, side).images)
+    return to_tensor(renderer.render(identity, subject.cameras, side).images)
 
 
 def _views(

@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 from pytorch_lightning.loggers import CSVLogger, WandbLogger
 
+from callbacks import evaluation
 from callbacks.evaluation import Evaluation, logged
 from lightning_modules.networks.view_control import view_control
 from shards.errors import InputError
-from shards.renderers.registry import RENDERERS
 from tests.faces import FlatRenderer
 
 METRICS = ("PSNR", "SSIM")
@@ -70,8 +70,8 @@ def test_w_and_b_is_told_the_step_and_the_direction(make_trainer, make_stage, ma
 
 
 def test_an_orbit_where_there_is_a_camera(make_trainer, make_stage, make_data, tmp_path, monkeypatch):
-    monkeypatch.setitem(RENDERERS, "flat", FlatRenderer)
-    callback = Evaluation(frames=1, views=2, steps=1, metrics=["PSNR"], orbit_views=3, renderer="flat")
+    monkeypatch.setattr(evaluation, "prepare_renderer", lambda _: FlatRenderer())
+    callback = Evaluation(frames=1, views=2, steps=1, metrics=["PSNR"], orbit_views=3)
     logger = CSVLogger(tmp_path, name="run")
     trainer = make_trainer(
         max_steps=1, limit_val_batches=1, val_check_interval=1, callbacks=[callback], logger=logger

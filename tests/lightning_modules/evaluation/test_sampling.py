@@ -6,10 +6,11 @@ import torch
 
 from lightning_modules.evaluation import sampling
 from lightning_modules.evaluation.moving import moved
-from lightning_modules.evaluation.sampling import Made, make
+from lightning_modules.evaluation.sampling import Made, make, shown_conditions
 from lightning_modules.evaluation.subjects import Subjects
 from shards.cameras import angles
 from shards.errors import InputError
+from tests.faces import FlatRenderer
 
 
 def test_novel_views_are_all_but_the_reference(capture):
@@ -95,6 +96,14 @@ def test_an_untrained_reference_network_is_f_itself(made):
     again = sampling.open_model(made)
     reference = dict(pipeline.appearance_reference.named_parameters())
     assert all(torch.equal(p, reference[name]) for name, p in again.appearance_reference.named_parameters())
+
+
+def test_others_conditions_are_the_same_every_time(made):
+    (first, *_), renderer = list(made.subjects.read(made.subjects.keys())), FlatRenderer()
+    own, other = shown_conditions(first, made), shown_conditions(first, made, renderer)
+    assert own.shape == other.shape == (2, 3, 16, 16)
+    assert not torch.equal(own, other)
+    assert torch.equal(other, shown_conditions(first, made, FlatRenderer()))
 
 
 def test_moved_references():
