@@ -1,0 +1,115 @@
+"""`python -m benchmarks.generators`: K views of one identity of EG3D and PanoHead, and K independent calls.
+
+An independent call is what the public scripts make of each view: mapping, planes, rays, super-resolution.
+Here planes (and PanoHead's background) are computed once. Both ways in one run, taking turns, on a CPU in
+processor time. Weights are random: they cost what trained ones cost.
+"""
+
+import resource
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from jsonargparse import ArgumentParser
+from torch import Tensor
+
+from benchmarks.denoising import in_turn
+from shards.cameras import label_from_angles
+from shards.errors import InputError, one_line
+from shards.renderers.gan.architecture import Architecture, Kind, Settings, SuperResolutionBlock
+from shards.renderers.gan.folder import KINDS
+from shards.renderers.gan.generator import Generator
+
+Scale = Literal["reduced", "published"]
+KIND_NAMES: tuple[Kind, ...] = ("eg3d", "panohead")
+PUBLISHED = {4: 512, 8: 512, 16: 512, 32: 512, 64: 512, 128: 256, 256: 128}
+REDUCED = {4: 128, 8: 128, 16: 128, 32: 128, 64: 64}
+
+
+def build(kind: Kind, scale: Scale, device: str) -> Generator:
+    """A generator of the published widths, or one that a CPU runs in a second, its weights random."""
+    whole = scale == "published"
+    channels, features, style = (PUBLISHED, 32, 512) if whole else (REDUCED, 16, 128)
+    side = 128 if whole else 32
+    pano = kind == "panohead"
+    wide, narrow = (256, 128) if whole else (64, 32)
+    behind = {resolution: width // 2 for resolution, width in channels.items() if resolution <= side}
+    architecture = Architecture(
+        latent=style,
+        label=25,
+        mapping=(style, style),
+        backbone=channels,
+        plane_channels=3 * features * (3 if pano else 1),
+        decoder=(features, 64, 32),
+        superresolution=(
+            SuperResolutionBlock(32, wide, 2 * side),
+            SuperResolutionBlock(wide, narrow, 4 * side),
+        ),
+        raw_image=pano,
+        background=behind if pano else None,
+        background_channels=32 if pano else 0,
+        shift=(3, 3) if pano else None,
+    )
+    values = Settings.of(kind).to_json() | {"rendering": side // 2, "superresolution_side": side}
+    torch.manual_seed(0)
+    return KINDS[kind](architecture, Settings(**values)).eval().requires_grad_(False).to(device)
+
+
+def ways(generator: Generator, views: int) -> dict[str, Callable[[], Tensor]]:
+    """The images (1, K, 3, S, S) of one identity, planes computed once, and by a call for each view."""
+    device = generator.backbone.mapping.w_avg.device
+    labels = np.stack([label_from_angles(yaw, 0.1) for yaw in np.linspace(-0.8, 0.8, views)])
+    cameras = torch.from_numpy(labels).unsqueeze(0).to(device)
+    z = torch.randn(1, generator.architecture.latent, generator=torch.Generator().manual_seed(1)).to(device)
+
+    def seen(some: Tensor) -> Tensor:
+        ws = generator.styles(z, cameras[:, 0], 0.7)
+        return generator.views(generator.identity(ws), some).image
+
+    return {
+        "one identity": lambda: seen(cameras),
+        "independent": lambda: torch.cat([seen(camera.unsqueeze(1)) for camera in cameras.unbind(1)], dim=1),
+    }
+
+
+@torch.inference_mode()
+def benchmark(kind: Kind, scale: Scale, views: int, rounds: int, device: str) -> str:
+    """One row of the table: seconds of both ways, their ratio, images a second, peak memory in GiB."""
+    generator = build(kind, scale, device)
+    times = in_turn(ways(generator, views), rounds, device, kind)
+    shared, independent = times["one identity"], times["independent"]
+    return (
+        f"| {kind} | {generator.architecture.size} | {shared:.2f} | {independent:.2f} | "
+        f"{independent / shared:.2f} | {views / shared:.2f} | {peak_memory(device):.2f} |"
+    )
+
+
+def peak_memory(device: str) -> float:
+    """GiB: of the GPU's allocator, or of this whole process with its libraries."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command. Raises InputError."""
+    parser = ArgumentParser(prog="python -m benchmarks.generators")
+    parser.add_argument("--scale", type=Scale, default="reduced", help="widths; published for a GPU")
+    parser.add_argument("--views", type=int, default=9, help="K")
+    parser.add_argument("--rounds", type=int, default=3, help="how often the ways take turns")
+    chosen = parser.parse_args(arguments)
+    if min(chosen.views, chosen.rounds) < 1:
+        raise InputError("--views and --rounds: give 1 or more")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    kind_of_time = "seconds" if device == "cuda" else "processor seconds"
+    print(f"{chosen.views} views, {device}, {kind_of_time}, {chosen.scale} widths")
+    print("| generator | side | one identity | independent | ratio | images/s | peak GiB |")
+    print("|---|---:|---:|---:|---:|---:|---:|")
+    for kind in KIND_NAMES:
+        print(benchmark(kind, chosen.scale, chosen.views, chosen.rounds, device))
+
+
+if __name__ == "__main__":
+    with one_line():
+        main()
