@@ -14,6 +14,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 
 from callbacks.metrics.base import as_bytes
+from callbacks.metrics.faces import Readings
 from callbacks.metrics.suite import MetricSuite
 from callbacks.pictures import grid
 from lightning_modules.networks.denoiser import Denoiser
@@ -99,6 +100,7 @@ class Evaluation(pl.Callback):
         self.last: dict[str, Path] = {}
         self._suite: MetricSuite | None = None
         self._batch: Batch | None = None
+        self._faces: list[Readings] = []
         self._orbit: Tensor | None = None
         self._validations = 0
 
@@ -159,12 +161,16 @@ class Evaluation(pl.Callback):
         return self._batch
 
     def _score(self, made: Tensor, batch: Batch, device: torch.device) -> dict[str, Tensor]:
-        """The scores (B * K,) by metric."""
+        """The scores (B * K,) by metric; the targets' faces are looked for once in a training."""
         suite = self._suite.to(device)
         suite.reset()
+        if not self._faces:
+            looked = len(suite.faces) > 0
+            self._faces = [suite.reader.read(x) if looked else [None] * len(x) for x in batch["target"]]
+        frames = zip(made, batch["target"], batch["camera"], self._faces, strict=True)
         parts = [
-            suite.update(images.to(device), truth.to(device), cameras=cameras)
-            for images, truth, cameras in zip(made, batch["target"], batch["camera"], strict=True)
+            suite.update(images.to(device), truth.to(device), person=faces, pose=faces, cameras=cameras)
+            for images, truth, cameras, faces in frames
         ]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 

@@ -24,7 +24,7 @@ class InceptionFeatures(nn.Module):
         try:
             from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
         except ImportError:
-            raise InputError(f"metric weights {INCEPTION}: pip install torch-fidelity") from None
+            raise InputError(f"metric weights {INCEPTION}: pip install -e '.[metrics]'") from None
         # torch-fidelity unpickles whatever file it is given: it is given tensors that were read safely
         file = io.BytesIO()
         torch.save(published(INCEPTION).tensors(), file)

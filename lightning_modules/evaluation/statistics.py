@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lightning_modules.evaluation.scoring import Scores, ViewScore
 
@@ -79,8 +78,3 @@ def worst(scores: Scores, metric: str, count: int) -> list[ViewScore]:
         return np.inf if np.isnan(value) else sign * value
 
     return sorted(scores.views, key=badness, reverse=True)[:count]
-
-
-def values_of(views: Sequence[ViewScore], metric: str) -> NDArray[np.float64]:
-    """A metric's scores (N,)."""
-    return np.array([view.scores.get(metric, np.nan) for view in views])

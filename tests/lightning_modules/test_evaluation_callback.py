@@ -27,11 +27,12 @@ def fit(make_trainer, make_stage, make_data, callbacks, **options):
 
 
 def test_scores_and_media(make_trainer, make_stage, make_data, tmp_path):
-    callback = Evaluation(frames=2, views=2, steps=1, metrics=METRICS)
+    callback = Evaluation(frames=2, views=2, steps=1, metrics=[*METRICS, "POSE"])
     trainer, _ = fit(make_trainer, make_stage, make_data, [callback], logger=CSVLogger(tmp_path, name="run"))
     values = trainer.callback_metrics
     for name in METRICS:
         assert torch.isfinite(values[logged(name)])
+    assert values[logged("POSE_failures")] == 4
     assert values["val/evaluation_seconds"] > 0
     folder = Path(trainer.log_dir) / "evaluation"
     assert len(list(folder.glob("grid-*.png"))) == 2

@@ -45,7 +45,7 @@ def test_a_metric_without_any_weights_is_left_out_and_said_so(monkeypatch):
     monkeypatch.setitem(CATALOGUE, "dlib", lacking)
     assert "ID" not in available()
     assert "left out: ID has no weights on this machine" in notice(["ID"])
-    assert "install no-such-package" in notice(["ID"])
+    assert "which has no_such_package" in notice(["ID"])
 
 
 def test_another_file_under_the_name_is_refused(publish):
