@@ -26,6 +26,7 @@ from lightning_modules.networks.portrait import PortraitModel, load_portrait_mod
 from lightning_modules.networks.reference import AppearanceReference
 from lightning_modules.sampling.consistency import seam, spread
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline, Sampling
+from lightning_modules.sampling.requests import Precision
 from lightning_modules.sampling.trajectories import trajectory
 from lightning_modules.sampling.view_conditions import prepare_renderer
 from shards.errors import InputError, one_line
@@ -35,6 +36,7 @@ from shards.weights import whole_folder
 REFERENCES = 4  # as many as Fig. 8 shows
 METRICS = ("PSNR", "SSIM", "LPIPS[efficientnet-lite0]", "ID", "POSE")
 SHIFT, SCALE, TILT = 0.12, 0.8, 20.0  # of the side, of the size, degrees: an unaligned reference
+STRENGTH = 0.6  # of the 3D-aware noise
 FEW = 8  # people of the costlier probes
 PATH = 24  # views of the orbit whose seams are measured
 STRANGER = 1_000_000  # the renderer's number of somebody who is in no capture
@@ -66,6 +68,7 @@ class Study:
             Ablation("reference returned", lambda batch: repeated(batch)),
             Ablation("S alone", lambda batch: full.proxies(batch["reference"][:, :1], batch["camera"])),
             Ablation("full model", self._row(model)),
+            Ablation("strength 1, as in the paper", self._row(model, strength=1.0)),
             Ablation("random noise (Table 2)", self._row(model, noise="random")),
             Ablation("without V", self._row(replace(model, cross_view=None))),
             Ablation("F_ref untrained (Table 1b)", self._row(untrained)),
@@ -197,19 +200,32 @@ def read_frames(data: str, frames: int, views: int, size: int) -> Batch:
     return batch
 
 
-def run(model: str, data: str, out: str, frames: int = 32, views: int = 6, steps: int = 25) -> None:
+def run(
+    model: str,
+    data: str,
+    out: str,
+    frames: int = 32,
+    views: int = 4,
+    steps: int = 20,
+    strength: float = STRENGTH,
+    precision: Precision = "float32",
+) -> None:
     """Makes all rows and writes `ablations.md`, `ablations.json` and `views.png`.
 
     Args:
         model: a model folder with F_ref, F_cam, V and S.
         data: a built folder with a test split.
         out: the folder to be written; refused where it exists.
-        frames: how many unseen people. views: of each. steps: of DDIM.
+        frames: how many unseen people.
+        views: how many views of each.
+        steps: denoising steps; the paper takes 100.
+        strength: of the 3D-aware noise; the paper's is 1.
+        precision: of the networks.
     """
-    loaded = load_portrait_model(model)
+    loaded = load_portrait_model(model, getattr(torch, precision))
     if None in (loaded.control, loaded.cross_view, loaded.noise_prior):
         raise InputError(f"{model}: ablations take a model with all four parts")
-    study = Study(loaded, Sampling(steps=steps, window=views))
+    study = Study(loaded, Sampling(steps=steps, strength=strength, window=views))
     pipeline = DiffPortrait3DPipeline.of(loaded)
     batch = read_frames(data, frames, views, pipeline.image_size)
     with whole_folder(Path(out)) as folder:

@@ -12,10 +12,10 @@ from jsonargparse import ArgumentParser
 from PIL import Image
 from torch import Tensor
 
-from lightning_modules.ablations import Batch, Study, read_frames, report, score
+from lightning_modules.ablations import STRENGTH, Batch, Study, read_frames, report, score
 from lightning_modules.networks.portrait import load_portrait_model
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline, Sampling, to_image
-from lightning_modules.sampling.requests import Request
+from lightning_modules.sampling.requests import Precision, Request
 from lightning_modules.synthesize import synthesize
 from shards.errors import one_line
 from shards.sheet import camera_captions, view_sheet
@@ -30,8 +30,10 @@ def demo(
     data: str = "shards/built/people",
     out: str = "runs/demo",
     frames: int = 32,
-    views: int = 6,
-    steps: int = 25,
+    views: int = 4,
+    steps: int = 20,
+    strength: float = STRENGTH,
+    precision: Precision = "float32",
     overwrite: bool = False,
 ) -> None:
     """Makes views of unseen people beside the truth (`views.png`), a table (`table.md`, `table.json`), and an
@@ -44,10 +46,12 @@ def demo(
         frames: how many unseen people.
         views: how many views of each.
         steps: denoising steps; the paper takes 100.
+        strength: of the 3D-aware noise; the paper's is 1.
+        precision: of the networks.
         overwrite: replace what an earlier run has left in the output folder.
     """
-    sampling = Sampling(steps=steps, window=views)
-    study = Study(load_portrait_model(model), sampling)
+    sampling = Sampling(steps=steps, strength=strength, window=views)
+    study = Study(load_portrait_model(model, getattr(torch, precision)), sampling)
     size = DiffPortrait3DPipeline.of(study.model).image_size
     batch = read_frames(data, frames, views, size)
     with whole_folder(Path(out), overwrite) as folder:
@@ -59,7 +63,9 @@ def demo(
         people(batch, proxies, full).save(folder / "views.png")
         portrait = folder / "portrait.png"
         to_image(batch["reference"][0, 0]).save(portrait)
-        orbit = Request(model, str(folder / "orbit"), [str(portrait)], align=False, steps=steps)
+        orbit = Request(
+            model, str(folder / "orbit"), [str(portrait)], align=False, steps=steps, precision=precision
+        )
         synthesize(orbit)
     print(Path(out, "table.md").read_text(encoding="utf-8"))
     print(f"pictures: {Path(out, 'views.png')} and {Path(out, 'orbit')}")

@@ -8,9 +8,14 @@ import torch
 
 from datamodules import PortraitViewsDataModule, SourceConfig
 from lightning_modules.appearance import AppearanceStage
-from lightning_modules.networks.portrait import REFERENCE
+from lightning_modules.networks.noise_prior import NoisePrior
+from lightning_modules.networks.portrait import CONTROL, CROSS_VIEW, NOISE_PRIOR, REFERENCE
+from lightning_modules.networks.weights import load_model
+from lightning_modules.noise_prior import NoisePriorStage
 from lightning_modules.parts import load_part
 from lightning_modules.pool import read_images, to_unit
+from lightning_modules.view_consistency import ViewConsistencyStage
+from lightning_modules.view_control import ViewControlStage
 
 MODEL = Path(__file__).parents[1] / "checkpoints/mini"
 PEOPLE = Path(__file__).parent / "data/people"
@@ -22,11 +27,11 @@ def stage() -> AppearanceStage:
     return AppearanceStage(backbone=str(MODEL)).eval()
 
 
-def validate(stage: AppearanceStage) -> dict[str, float]:
-    """The validation losses over the eight people that `PEOPLE` keeps for it."""
+def validate(stage: pl.LightningModule, conditions: bool = False) -> dict[str, float]:
+    """The validation figures over the eight people that `PEOPLE` keeps for it."""
     sources = {"people": SourceConfig(urls=str(PEOPLE))}
     data = PortraitViewsDataModule(
-        sources, image_size=64, batch_size=8, targets=8, conditions=False, num_workers=0, val_frames=8
+        sources, image_size=64, batch_size=8, targets=8, conditions=conditions, num_workers=0, val_frames=8
     )
     trainer = pl.Trainer(accelerator="cpu", devices=1, logger=False, enable_progress_bar=False)
     return trainer.validate(stage, data, verbose=False)[0]
@@ -51,7 +56,32 @@ def test_the_right_portrait_denoises_unseen_people_better_than_another_person_s(
     assert trained["val/loss"] < copied["val/loss"]
 
 
+def test_the_right_condition_and_the_other_views_help() -> None:
+    """Stages 2 and 3 have learned what they are for: cameras in the condition, agreement among the views."""
+    parts = {"appearance": str(MODEL / REFERENCE), "control": str(MODEL / CONTROL)}
+    stage = ViewConsistencyStage(backbone=str(MODEL), positions=0, attentions=1, ff_mult=2, **parts).eval()
+    without = validate(stage, conditions=True)
+    load_part(stage.denoiser.cross_view, str(MODEL / CROSS_VIEW), "view_consistency", stage.fingerprint)
+    trained = validate(stage, conditions=True)
+    assert without["val/views_gain"] == pytest.approx(0, abs=1e-5)
+    assert trained["val/views_gain"] > 0
+    assert trained["val/loss"] < without["val/loss"]
+    turned = ViewControlStage(backbone=str(MODEL), appearance=parts["appearance"]).eval()
+    untrained = validate(turned, conditions=True)
+    load_part(turned.denoiser.control, parts["control"], "view_control", turned.fingerprint)
+    found = validate(turned, conditions=True)
+    assert found["val/condition_gain"] > 1e-3 > abs(untrained["val/condition_gain"])
+    assert found["val/loss"] < untrained["val/loss"]
+
+
+def test_the_noise_prior_beats_returning_the_portrait() -> None:
+    """S turns the head: its views of unseen people are nearer to the truth than the portrait is."""
+    prior = load_model(NoisePrior, MODEL / NOISE_PRIOR)
+    found = validate(NoisePriorStage(prior).eval())
+    assert found["val/PSNR"] > found["val/PSNR_reference"] + 1
+
+
 def test_what_is_shipped_is_small() -> None:
-    backbone = [path for path in MODEL.rglob("*.safetensors") if REFERENCE not in path.parts]
+    backbone = [path for path in MODEL.rglob("*.safetensors") if {"vae", "unet"} & set(path.parts)]
     assert sum(path.stat().st_size for path in backbone) <= 20e6
     assert sum(path.stat().st_size for path in MODEL.rglob("*")) <= 40e6

@@ -60,6 +60,19 @@ def scheduler_for(schedule: SchedulerMixin, steps: int) -> SchedulerMixin:
     return scheduler
 
 
+def timesteps_of(scheduler: SchedulerMixin, strength: float) -> Tensor:
+    """The timesteps that are sampled: all, or at a `strength` below 1 that share of them, the last ones.
+
+    Raises InputError where that is none, and for schedulers in whose space a half-noised start is scaled
+    otherwise.
+    """
+    if not 0 < strength <= 1:
+        raise InputError(f"strength {strength:g}: give more than 0, and at most 1")
+    if strength < 1 and scheduler.init_noise_sigma != 1:
+        raise InputError(f"strength {strength:g}: {type(scheduler).__name__} starts at full noise; DDIM can")
+    return scheduler.timesteps[-max(1, round(strength * len(scheduler.timesteps))) :]
+
+
 @torch.no_grad()
 def portrait_bank(
     denoiser: Denoiser, reference: AppearanceReference, latents: Tensor, timestep: int | None = None
@@ -93,6 +106,7 @@ def sample(
     step_noise: StepNoise | None = None,
     window: int | None = None,
     overlap: int = 0,
+    strength: float = 1.0,
     progress: bool = False,
 ) -> Tensor:
     """Clean latents (N, 4, H, W), scaled as the VAE's, from starting noise (N, 4, H, W).
@@ -103,8 +117,9 @@ def sample(
     where it would weigh nothing or be the same.
 
     The networks see `window` views of each portrait at a time (None: all), see `windows`; at every step the
-    windows' predictions are blended. The same noise, and with `eta` above 0 the same `step_noise`, give the
-    same latents. Raises InputError on shapes and settings that do not fit.
+    windows' predictions are blended. At a `strength` below 1 `noise` is noised to the first of `timesteps_of`
+    instead, and only those are sampled. The same noise, and with `eta` above 0 the same `step_noise`, give
+    the same latents. Raises InputError on shapes and settings that do not fit.
     """
     if eta > 0 and step_noise is None:
         raise InputError(f"eta={eta} draws noise at each step: give step_noise, or eta=0")
@@ -114,7 +129,8 @@ def sample(
         denoiser, bank, condition, guidance, views, windows(views, window or views, overlap)
     )
     latents = noise.float() * scheduler.init_noise_sigma
-    for timestep in tqdm(scheduler.timesteps, desc="sampling", unit="step", disable=not progress):
+    timesteps = timesteps_of(scheduler, strength)
+    for timestep in tqdm(timesteps, desc="sampling", unit="step", disable=not progress):
         epsilon = predict(scheduler.scale_model_input(latents, timestep), int(timestep))
         if eta > 0:
             extra["variance_noise"] = step_noise(int(timestep)).to(latents)

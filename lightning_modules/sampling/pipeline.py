@@ -33,7 +33,7 @@ from lightning_modules.networks.portrait import (
 from lightning_modules.networks.pretrained import Backbone
 from lightning_modules.networks.reference import AppearanceReference
 from lightning_modules.networks.weights import read_json, whole_folder
-from lightning_modules.sampling.ddim import portrait_bank, sample
+from lightning_modules.sampling.ddim import portrait_bank, sample, scheduler_for, timesteps_of
 from lightning_modules.sampling.portraits import MIN_SIDE
 from lightning_modules.sampling.starting_noise import diffused, view_noise
 from shards.cameras import check_labels
@@ -48,14 +48,17 @@ class Sampling:
     """How views are sampled; the defaults are the paper's (4, A.2).
 
     `noise`: where sampling starts, "random" or "3d-aware"; None is the second where there are S or proxies.
-    `eta`: DDIM's, 0 for none of its noise. `window`, `overlap`: how many views of a path V sees at a time,
-    and how many of them neighbouring windows share. `chunk`: how many images the VAE and S take at a time.
+    `strength`: of that noise; 1 is the paper's, below it proxies are noised less and only that share of the
+    steps is sampled, so that more of them stays. `eta`: DDIM's, 0 for none of its noise. `window`,
+    `overlap`: how many views of a path V sees at a time, and how many of them neighbouring windows share.
+    `chunk`: how many images the VAE and S take at a time.
     """
 
     steps: int = 100
     guidance: float = 3.0
     eta: float = 0.0
     noise: StartingNoise | None = None
+    strength: float = 1.0
     window: int = 8
     overlap: int = 4
     chunk: int = 8
@@ -278,10 +281,18 @@ class DiffPortrait3DPipeline(DiffusionPipeline):
             eta=sampling.eta,
             step_noise=lambda t: view_noise(seeds, range(views), latents, f"step {t}").flatten(0, 1),
             window=sampling.window,
+            strength=sampling.strength if sampling.noise == "3d-aware" else 1.0,
             overlap=max(0, min(sampling.overlap, sampling.window - 1)),
             progress=progress,
         )
         return self.decode(clean, sampling.chunk).unflatten(0, (people, views))
+
+    def _first(self, sampling: Sampling) -> int | None:
+        """The timestep to which proxies are noised; None is all the way."""
+        if sampling.strength == 1:
+            return None
+        scheduler = scheduler_for(self.scheduler, sampling.steps)
+        return int(timesteps_of(scheduler, sampling.strength)[0])
 
     @property
     def _timestep(self) -> int | None:

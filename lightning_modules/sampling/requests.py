@@ -50,6 +50,7 @@ class Request:
         conditions: the renderer of the condition images, or a folder of one for each view
         identity: the number of the person whom the renderer shows; the seed where none is given
         noise: random, 3d-aware, or a folder of proxy images; 3d-aware where the model can
+        strength: of 3d-aware noise, 1 as in the paper; below it more of the proxies stays
         steps: denoising steps; the paper takes 100
         guidance: the weight of classifier-free guidance; 1 for none
         eta: DDIM's share of fresh noise at each step, 0 to 1
@@ -76,6 +77,7 @@ class Request:
     conditions: str = "synthetic"
     identity: int | None = None
     noise: str | None = None
+    strength: float = Sampling.strength
     steps: int = Sampling.steps
     guidance: float = Sampling.guidance
     eta: float = Sampling.eta
@@ -96,6 +98,8 @@ class Request:
                 raise InputError(f"--{name} {value:g}: give {least:g} or more")
         if self.eta > 1:
             raise InputError(f"--eta {self.eta:g}: give 0 to 1")
+        if not 0 < self.strength <= 1:
+            raise InputError(f"--strength {self.strength:g}: give more than 0, and at most 1")
         if not np.isfinite(self.guidance):
             raise InputError(f"--guidance {self.guidance:g}: give a number; 1 is none")
 

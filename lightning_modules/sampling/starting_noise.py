@@ -20,11 +20,12 @@ def view_noise(seeds: Sequence[int | str], views: Sequence[int], like: Tensor, n
     return torch.stack([torch.stack(row) for row in rows])
 
 
-def diffused(latents: Tensor, noise: Tensor, schedule: SchedulerMixin) -> Tensor:
-    """Clean latents, e.g. of proxy images E(Ĩ), diffused all the way, for T = 1000 steps (3.4).
+def diffused(latents: Tensor, noise: Tensor, schedule: SchedulerMixin, timestep: int | None = None) -> Tensor:
+    """Clean latents, e.g. of proxy images E(Ĩ), diffused to `timestep`, or for all T = 1000 steps (3.4).
 
     The schedule's last signal is not zero (Stable Diffusion 1.5: 7 % of the latents' amplitude), and it is
     what says which colour is where. Latents and noise have one shape.
     """
-    alpha = schedule.alphas_cumprod[schedule.config.num_train_timesteps - 1].to(latents)
+    last = schedule.config.num_train_timesteps - 1
+    alpha = schedule.alphas_cumprod[last if timestep is None else timestep].to(latents)
     return alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
