@@ -22,6 +22,7 @@ PEOPLE_CAPTURE := --identities 32 --val_identities 0 --test_identities 32 --view
 # Where a later stage finds what the stages before it trained: the newest run's export, or the shipped part.
 newest = $(firstword $(shell ls -td runs/$(1)/version_*/export 2>/dev/null) checkpoints/mini/$(2))
 MODEL ?= checkpoints/mini
+TABLE ?= table1
 # More settings for fit: make train-stage1 ARGS="--trainer.max_steps 1000"
 ARGS ?=
 
@@ -112,7 +113,7 @@ train-mini: $(CAPTURES) ## Train all four shipped parts anew, as they were train
 
 ##  Using the model
 
-.PHONY: demo synthesize ablations
+.PHONY: demo synthesize ablations evaluate metric-weights
 demo: $(PEOPLE_SHARDS)/manifest.json ## Views of unseen people by the shipped model: pictures, an orbit, a table
 	$(RUN) -m lightning_modules.demo --model $(MODEL) --data $(PEOPLE_SHARDS) --overwrite true $(ARGS)
 
@@ -121,6 +122,12 @@ synthesize: | $(VENV)/.run ## New views of a photo: make synthesize ARGS="--port
 
 ablations: $(PEOPLE_SHARDS)/manifest.json ## What each part of the paper is worth to the shipped model, in numbers
 	$(RUN) -m lightning_modules.ablations --model $(MODEL) --data $(PEOPLE_SHARDS) --out runs/ablations $(ARGS)
+
+evaluate: $(SHARDS)/manifest.json ## Score a model, a table of the paper at a time: TABLE=table1, settings in ARGS
+	$(RUN) -m lightning_modules.evaluate --config configs/evaluate/$(TABLE).yaml $(ARGS)
+
+metric-weights: | $(VENV)/.run ## Fetch the metrics' standard weights and verify them (for machines without internet: ARGS="--mirror DIR")
+	$(RUN) -m callbacks.metrics.fetch $(ARGS)
 
 ##  Checking
 
@@ -149,6 +156,8 @@ benchmark: $(SHARDS)/manifest.json ## Measure speed and memory, as ratios taken 
 	$(RUN) -m benchmarks.latents --configs '[configs/stage1.yaml]'
 	$(RUN) -m benchmarks.denoising
 	$(RUN) -m benchmarks.sampling --model $(MODEL)
+	$(RUN) -m benchmarks.evaluation
+	$(RUN) -m benchmarks.generators
 
 ##  Pictures of the README
 

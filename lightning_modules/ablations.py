@@ -16,12 +16,12 @@ import torch
 from jsonargparse import ArgumentParser
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 from tqdm import tqdm
 
 from callbacks.metrics.suite import MetricSuite
 from callbacks.pictures import grid
 from datamodules import PortraitViewsDataModule, SourceConfig
+from lightning_modules.evaluation.moving import moved
 from lightning_modules.networks.portrait import PortraitModel, load_portrait_model
 from lightning_modules.networks.reference import AppearanceReference
 from lightning_modules.sampling.consistency import seam, spread
@@ -73,16 +73,16 @@ class Study:
             Ablation("without V", self._row(replace(model, cross_view=None))),
             Ablation("F_ref untrained (Table 1b)", self._row(untrained)),
             *(Ablation(f"{n} references (Fig. 8)", self._row(model, n)) for n in range(2, REFERENCES + 1)),
-            Ablation("reference shifted (Table 1b)", self._row(model, moved={"shift": SHIFT})),
-            Ablation("reference scaled (Table 1b)", self._row(model, moved={"scale": SCALE})),
-            Ablation("reference tilted (Table 1b)", self._row(model, moved={"tilt": TILT})),
+            Ablation("reference shifted (Table 1b)", self._row(model, move={"shift": SHIFT})),
+            Ablation("reference scaled (Table 1b)", self._row(model, move={"scale": SCALE})),
+            Ablation("reference tilted (Table 1b)", self._row(model, move={"tilt": TILT})),
         ]
 
     def _row(
         self,
         model: PortraitModel,
         references: int = 1,
-        moved: dict[str, float] | None = None,
+        move: dict[str, float] | None = None,
         **sampling: Any,
     ) -> Callable[[Batch], Tensor]:
         pipeline = DiffPortrait3DPipeline.of(model)
@@ -90,8 +90,8 @@ class Study:
 
         def views(batch: Batch) -> Tensor:
             shown = batch["reference"][:, :references]
-            if moved:
-                shown = move(shown.flatten(0, 1), **moved).unflatten(0, shown.shape[:2])
+            if move:
+                shown = moved(shown.flatten(0, 1), **move).unflatten(0, shown.shape[:2])
             return sampled(pipeline, batch | {"reference": shown}, settings)
 
         return views
@@ -108,18 +108,6 @@ def sampled(pipeline: DiffPortrait3DPipeline, batch: Batch, sampling: Sampling) 
 def repeated(batch: Batch) -> Tensor:
     """The first reference as every view (B, K, 3, S, S)."""
     return batch["reference"][:, :1].expand_as(batch["target"]).contiguous()
-
-
-def move(images: Tensor, shift: float = 0.0, scale: float = 1.0, tilt: float = 0.0) -> Tensor:
-    """Images (N, 3, S, S) moved right by a share of the side, scaled, and tilted clockwise by degrees, their
-    borders repeated."""
-    angle = np.radians(tilt)
-    cos, sin = np.cos(angle) / scale, np.sin(angle) / scale
-    theta = (
-        torch.tensor([[cos, sin, -2 * shift / scale], [-sin, cos, 0.0]]).to(images).expand(len(images), 2, 3)
-    )
-    where = F.affine_grid(theta, list(images.shape), align_corners=False)
-    return F.grid_sample(images, where, padding_mode="border", align_corners=False)
 
 
 def score(made: Tensor, batch: Batch) -> dict[str, float]:

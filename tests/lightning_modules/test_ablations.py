@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lightning_modules.ablations import Study, move, read_frames, report, run, sampled, score
+from lightning_modules.ablations import Study, read_frames, report, run, sampled, score
 from lightning_modules.networks.portrait import save_portrait_model
 from lightning_modules.sampling.consistency import seam, spread
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline, Sampling
@@ -58,19 +58,6 @@ def test_the_truth_scores_best_and_another_person_s_views_worse(batch):
     assert truth["LPIPS[efficientnet-lite0]"] == pytest.approx(0, abs=1e-5)
     assert other["PSNR"] < truth["PSNR"]
     assert other["LPIPS[efficientnet-lite0]"] > 0.01
-
-
-def test_moving_by_nothing_is_nothing_and_by_pixels_is_exact():
-    images = torch.rand(2, 3, 16, 16)
-    torch.testing.assert_close(move(images), images)
-    moved = move(images, shift=4 / 16)
-    torch.testing.assert_close(moved[..., 4:], images[..., :-4])
-    torch.testing.assert_close(moved[..., 0], images[..., 0])
-    turned = move(images, tilt=90.0)
-    torch.testing.assert_close(turned, images.rot90(-1, (2, 3)), rtol=1e-4, atol=1e-4)
-    spot = torch.zeros(1, 1, 17, 17)
-    spot[..., 8, 8] = 1
-    assert (move(spot, scale=2.0) > 0.2).sum() > (spot > 0.2).sum()
 
 
 def test_probes_of_consistency():
