@@ -266,9 +266,7 @@ class DiffPortrait3DPipeline(DiffusionPipeline):
         if sampling.noise == "3d-aware":
             proxies = self.proxies(references, cameras, sampling.chunk) if proxies is None else proxies
             start = self.encode(proxies, sampling.chunk)
-            noise = diffused(start.flatten(0, 1), noise.flatten(0, 1), self.scheduler).unflatten(
-                0, (people, -1)
-            )
+            noise = diffused(start, noise, self.scheduler, self._first(sampling))
         clean = sample(
             denoiser := self.denoiser,
             self.scheduler,
@@ -282,7 +280,7 @@ class DiffPortrait3DPipeline(DiffusionPipeline):
             step_noise=lambda t: view_noise(seeds, range(views), latents, f"step {t}").flatten(0, 1),
             window=sampling.window,
             strength=sampling.strength if sampling.noise == "3d-aware" else 1.0,
-            overlap=max(0, min(sampling.overlap, sampling.window - 1)),
+            overlap=min(sampling.overlap, max(0, sampling.window - 1)),
             progress=progress,
         )
         return self.decode(clean, sampling.chunk).unflatten(0, (people, views))

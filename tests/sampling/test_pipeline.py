@@ -117,6 +117,23 @@ def test_noise_is_3d_aware_where_it_can_be(pipeline):
         pipeline.views(**given, seeds=[0], sampling=replace(settings, noise="3d-aware"))
 
 
+def test_with_less_strength_more_of_the_proxies_stays(pipeline):
+    given, settings = batch(1, 2), Sampling(steps=50)
+    proxies = noise(1, 2, 3, 16, 16, seed=5).clamp(-1, 1)
+    kept = pipeline.decode(pipeline.encode(proxies).flatten(0, 1)).unflatten(0, (1, 2))
+
+    def distance(strength):
+        made = pipeline.views(
+            **given, proxies=proxies, seeds=[0], sampling=replace(settings, strength=strength)
+        )
+        return (made - kept).abs().mean().item()
+
+    assert distance(0.02) < 0.75 * distance(1.0)
+    random = replace(settings, steps=2, noise="random")
+    halved = pipeline.views(**given, seeds=[0], sampling=replace(random, strength=0.5))
+    assert torch.equal(halved, pipeline.views(**given, seeds=[0], sampling=random))
+
+
 def test_diffused_for_a_thousand_steps_is_the_forward_process(pipeline):
     clean, epsilon = noise(2, 4, 4, 4), noise(2, 4, 4, 4, seed=1)
     last = torch.full((2,), 999)
@@ -153,6 +170,7 @@ def test_several_portraits_are_all_seen_in_any_order(pipeline):
         ({"cameras": None, "conditions": None}, "no views are asked for"),
         ({"steps": 0}, "sampling steps"),
         ({"window": 0}, "at least 1"),
+        ({"strength": 0.0}, "strength 0"),
     ],
 )
 def test_bad_input_is_one_line(pipeline, change, message):
