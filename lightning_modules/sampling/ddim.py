@@ -125,9 +125,8 @@ def sample(
         raise InputError(f"eta={eta} draws noise at each step: give step_noise, or eta=0")
     scheduler = scheduler_for(schedule, steps)
     extra = _step_options(scheduler, eta)
-    predict = _Prediction(
-        denoiser, bank, condition, guidance, views, windows(views, window or views, overlap)
-    )
+    plan = windows(views, views if window is None else window, overlap)
+    predict = _Prediction(denoiser, bank, condition, guidance, views, plan)
     latents = noise.float() * scheduler.init_noise_sigma
     timesteps = timesteps_of(scheduler, strength)
     for timestep in tqdm(timesteps, desc="sampling", unit="step", disable=not progress):
