@@ -63,10 +63,8 @@ def demo(
         people(batch, proxies, full).save(folder / "views.png")
         portrait = folder / "portrait.png"
         to_image(batch["reference"][0, 0]).save(portrait)
-        orbit = Request(
-            model, str(folder / "orbit"), [str(portrait)], align=False, steps=steps, precision=precision
-        )
-        synthesize(orbit)
+        asked = {"align": False, "steps": steps, "strength": strength, "precision": precision}
+        synthesize(Request(model, str(folder / "orbit"), [str(portrait)], **asked))
     print(Path(out, "table.md").read_text(encoding="utf-8"))
     print(f"pictures: {Path(out, 'views.png')} and {Path(out, 'orbit')}")
 
