@@ -21,7 +21,7 @@ from shards.errors import one_line
 from shards.sheet import camera_captions, view_sheet
 from shards.weights import whole_folder
 
-SHOWN = 5  # people on the contact sheet
+SHOWN = 3  # people on the contact sheet
 TRIVIAL_AND_FULL = 3  # the first rows of the study: the two trivial answers, and the model
 
 
@@ -70,7 +70,7 @@ def demo(
 
 
 def people(batch: Batch, proxies: Tensor, made: Tensor) -> Image.Image:
-    """A contact sheet of some people: reference, conditions, what S makes, views, truth (B, K, 3, S, S)."""
+    """Some people side by side: reference, and (B, K, 3, S, S) conditions, what S makes, views, truth."""
     chosen = torch.linspace(0, len(made) - 1, min(SHOWN, len(made))).round().int().tolist()
     sheets = [
         view_sheet(
@@ -88,11 +88,11 @@ def people(batch: Batch, proxies: Tensor, made: Tensor) -> Image.Image:
         )
         for person in chosen
     ]
-    whole = Image.new("RGB", (sheets[0].width, sum(sheet.height for sheet in sheets)), "white")
-    top = 0
+    whole = Image.new("RGB", (sum(sheet.width for sheet in sheets), sheets[0].height), "white")
+    left = 0
     for sheet in sheets:
-        whole.paste(sheet, (0, top))
-        top += sheet.height
+        whole.paste(sheet, (left, 0))
+        left += sheet.width
     return whole
 
 
