@@ -249,8 +249,13 @@ def first(batch: Batch, count: int) -> Batch:
 
 
 def report(rows: dict[str, dict[str, float]], more: dict[str, Any], *asked: int) -> str:
-    """The tables as Markdown."""
-    names = list(next(iter(rows.values())))
+    """The tables as Markdown, without the columns that only the JSON has: single angles, and what fails in the
+    truth."""
+    names = [
+        name
+        for name in next(iter(rows.values()))
+        if not name.endswith(("_degrees", "_of_truth")) and not name.startswith("POSE[label]")
+    ]
     lines = [
         "{} unseen people, {} views each, {} steps.".format(*asked),
         "",
