@@ -249,8 +249,8 @@ def first(batch: Batch, count: int) -> Batch:
 
 
 def report(rows: dict[str, dict[str, float]], more: dict[str, Any], *asked: int) -> str:
-    """The tables as Markdown, without the columns that only the JSON has: single angles, and what fails in the
-    truth."""
+    """The tables as Markdown, without the columns that only the JSON has: single angles, and what fails in
+    the truth."""
     names = [
         name
         for name in next(iter(rows.values()))
