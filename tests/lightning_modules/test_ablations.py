@@ -13,6 +13,9 @@ from tests.networks.toy import toy_model
 from tests.shards.fake_source import FakeSource
 
 
+SAMPLING = Sampling(steps=2, strength=0.5)
+
+
 @pytest.fixture(scope="module")
 def people(tmp_path_factory):
     folder = tmp_path_factory.mktemp("people") / "fake"
@@ -27,7 +30,7 @@ def batch(people):
 
 @pytest.fixture(scope="module")
 def made(batch):
-    study = Study(toy_model(prior=True), Sampling(steps=2))
+    study = Study(toy_model(prior=True), SAMPLING)
     return {row.name: row.views(batch) for row in study.rows()}
 
 
@@ -48,7 +51,7 @@ def test_trivial_answers_are_what_they_say(made, batch):
     pipeline = DiffPortrait3DPipeline.of(toy_model(prior=True))
     assert torch.equal(made["S alone"], pipeline.proxies(batch["reference"][:, :1], batch["camera"]))
     one = batch | {"reference": batch["reference"][:, :1]}
-    assert torch.equal(made["full model"], sampled(pipeline, one, Sampling(steps=2)))
+    assert torch.equal(made["full model"], sampled(pipeline, one, SAMPLING))
 
 
 def test_the_truth_scores_best_and_another_person_s_views_worse(batch):
