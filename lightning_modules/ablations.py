@@ -37,7 +37,7 @@ REFERENCES = 4  # as many as Fig. 8 shows
 METRICS = ("PSNR", "SSIM", "LPIPS[efficientnet-lite0]", "ID", "POSE")
 SHIFT, SCALE, TILT = 0.12, 0.8, 20.0  # of the side, of the size, degrees: an unaligned reference
 STRENGTH = 0.6  # of the 3D-aware noise
-FEW = 8  # people of the costlier probes
+FEW = 3  # people of the costlier probes
 PATH = 24  # views of the orbit whose seams are measured
 STRANGER = 1_000_000  # the renderer's number of somebody who is in no capture
 NAN = float("nan")
@@ -193,7 +193,7 @@ def run(
     data: str,
     out: str,
     frames: int = 32,
-    views: int = 4,
+    views: int = 2,
     steps: int = 20,
     strength: float = STRENGTH,
     precision: Precision = "float32",

@@ -12,7 +12,6 @@ from shards.errors import InputError
 from tests.networks.toy import toy_model
 from tests.shards.fake_source import FakeSource
 
-
 SAMPLING = Sampling(steps=2, strength=0.5)
 
 
