@@ -38,7 +38,7 @@ METRICS = ("PSNR", "SSIM", "LPIPS[efficientnet-lite0]", "ID", "POSE")
 SHIFT, SCALE, TILT = 0.12, 0.8, 20.0  # of the side, of the size, degrees: an unaligned reference
 STRENGTH = 0.6  # of the 3D-aware noise
 FEW = 3  # people of the costlier probes
-PATH = 24  # views of the orbit whose seams are measured
+PATH = 24  # views of the sweep whose seams are measured
 STRANGER = 1_000_000  # the renderer's number of somebody who is in no capture
 NAN = float("nan")
 
@@ -65,7 +65,7 @@ class Study:
         full, model = DiffPortrait3DPipeline.of(self.model), self.model
         untrained = replace(model, reference=AppearanceReference.from_unet(model.backbone.unet).eval())
         return [
-            Ablation("reference returned", lambda batch: repeated(batch)),
+            Ablation("reference returned", repeated),
             Ablation("S alone", lambda batch: full.proxies(batch["reference"][:, :1], batch["camera"])),
             Ablation("full model", self._row(model)),
             Ablation("strength 1, as in the paper", self._row(model, strength=1.0)),
@@ -142,9 +142,10 @@ def same_camera(
 def seams(
     pipeline: DiffPortrait3DPipeline, batch: Batch, sampling: Sampling, renderer: Renderer
 ) -> dict[str, dict[str, float]]:
-    """`sampling.consistency.seam` of an orbit, with windows that overlap and with windows that don't."""
+    """`sampling.consistency.seam` of a yaw sweep, whose cameras are evenly spaced, with windows that overlap
+    and with windows that don't."""
     side, people = batch["condition"].shape[-1], len(batch["key"])
-    cameras = trajectory("orbit", PATH)
+    cameras = trajectory("yaw_sweep", PATH)
     conditions = pixels(renderer.render(STRANGER, cameras, side).images).expand(people, PATH, 3, side, side)
     labels = torch.from_numpy(cameras).expand(people, *cameras.shape)
     return {
@@ -168,6 +169,14 @@ def _apart(one: Tensor, other: Tensor) -> dict[str, float]:
     suite = MetricSuite(("LPIPS[efficientnet-lite0]", "POSE"))
     suite.update(one.flatten(0, 1), other.flatten(0, 1))
     return suite.compute()
+
+
+def load_whole(model: str, precision: Precision) -> PortraitModel:
+    """A model folder with all four parts. Raises InputError where one is missing."""
+    loaded = load_portrait_model(model, getattr(torch, precision))
+    if None in (loaded.control, loaded.cross_view, loaded.noise_prior):
+        raise InputError(f"{model}: a model with all four parts is wanted: F_ref, F_cam, V and S")
+    return loaded
 
 
 def read_frames(data: str, frames: int, views: int, size: int) -> Batch:
@@ -210,21 +219,20 @@ def run(
         strength: of the 3D-aware noise; the paper's is 1.
         precision: of the networks.
     """
-    loaded = load_portrait_model(model, getattr(torch, precision))
-    if None in (loaded.control, loaded.cross_view, loaded.noise_prior):
-        raise InputError(f"{model}: ablations take a model with all four parts")
+    loaded = load_whole(model, precision)
     study = Study(loaded, Sampling(steps=steps, strength=strength, window=views))
     pipeline = DiffPortrait3DPipeline.of(loaded)
     batch = read_frames(data, frames, views, pipeline.image_size)
     with whole_folder(Path(out)) as folder:
-        folder.mkdir(exist_ok=True)
         rows, shown = {}, {}
         for row in (bar := tqdm(study.rows(), desc="ablations", unit="row")):
             bar.set_postfix_str(row.name)
             shown[row.name] = row.views(batch)
             rows[row.name] = score(shown[row.name], batch)
         more = probes(loaded, first(batch, FEW), study.sampling)
-        (folder / "ablations.json").write_text(json.dumps({"rows": rows, **more}, indent=1) + "\n")
+        (folder / "ablations.json").write_text(
+            json.dumps({"rows": rows, **more}, indent=1) + "\n", encoding="utf-8"
+        )
         (folder / "ablations.md").write_text(report(rows, more, frames, views, steps), encoding="utf-8")
         sheet(batch, shown).save(folder / "views.png")
     print(Path(out, "ablations.md").read_text(encoding="utf-8"))
@@ -237,9 +245,13 @@ def probes(model: PortraitModel, batch: Batch, sampling: Sampling) -> dict[str, 
     shown = batch["reference"][:, :1], batch["condition"][:, 0]
     renderer = prepare_renderer("synthetic")
     return {
-        "spread (Fig. 5)": {"with V": spread(full, *shown, 8), "without V": spread(without, *shown, 8)},
+        "spread (Fig. 5)": {
+            "with V": spread(full, *shown, 8, sampling),
+            "without V": spread(without, *shown, 8, sampling),
+        },
         "seam": seams(full, batch, sampling, renderer),
-        "one camera (B.4)": same_camera(full, batch, sampling, renderer),
+        # from random noise: S would say the camera as well as the condition
+        "one camera (B.4)": same_camera(full, batch, replace(sampling, noise="random"), renderer),
     }
 
 

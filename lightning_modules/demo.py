@@ -12,15 +12,15 @@ from jsonargparse import ArgumentParser
 from PIL import Image
 from torch import Tensor
 
-from lightning_modules.ablations import STRENGTH, Batch, Study, read_frames, report, score
-from lightning_modules.networks.portrait import load_portrait_model
+from lightning_modules.ablations import STRENGTH, Batch, Study, load_whole, read_frames, report, score
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline, Sampling, to_image
 from lightning_modules.sampling.requests import Precision, Request
 from lightning_modules.synthesize import synthesize
-from shards.errors import one_line
+from shards.errors import InputError, one_line
 from shards.sheet import camera_captions, view_sheet
 from shards.weights import whole_folder
 
+TABLE = "table.json"
 SHOWN = 3  # people on the contact sheet
 TRIVIAL_AND_FULL = 3  # the first rows of the study: the two trivial answers, and the model
 
@@ -50,14 +50,15 @@ def demo(
         precision: of the networks.
         overwrite: replace what an earlier run has left in the output folder.
     """
+    check_out(Path(out), overwrite)
     sampling = Sampling(steps=steps, strength=strength, window=views)
-    study = Study(load_portrait_model(model, getattr(torch, precision)), sampling)
+    study = Study(load_whole(model, precision), sampling)
     size = DiffPortrait3DPipeline.of(study.model).image_size
     batch = read_frames(data, frames, views, size)
     with whole_folder(Path(out), overwrite) as folder:
         made = {row.name: row.views(batch) for row in study.rows()[:TRIVIAL_AND_FULL]}
         rows = {name: score(images, batch) for name, images in made.items()}
-        (folder / "table.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        (folder / TABLE).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
         (folder / "table.md").write_text(report(rows, {}, frames, views, steps), encoding="utf-8")
         *_, proxies, full = made.values()
         people(batch, proxies, full).save(folder / "views.png")
@@ -67,6 +68,14 @@ def demo(
         synthesize(Request(model, str(folder / "orbit"), [str(portrait)], **asked))
     print(Path(out, "table.md").read_text(encoding="utf-8"))
     print(f"pictures: {Path(out, 'views.png')} and {Path(out, 'orbit')}")
+
+
+def check_out(out: Path, overwrite: bool) -> None:
+    """Raise InputError where `out` exists and is not to be overwritten, or is not this command's own."""
+    if out.exists() and not overwrite:
+        raise InputError(f"{out} exists already: choose another folder, or --overwrite true")
+    if out.exists() and not (out / TABLE).is_file():
+        raise InputError(f"{out} was not made by this command: it is not overwritten")
 
 
 def people(batch: Batch, proxies: Tensor, made: Tensor) -> Image.Image:

@@ -64,7 +64,7 @@ def read_checkpoint(path: Path) -> tuple[StageCard, dict[str, Tensor]]:
     if not isinstance(checkpoint, dict) or IN_CHECKPOINT not in checkpoint:
         raise InputError(f"{path}: not a checkpoint of one of this project's stages")
     card = StageCard.parse(checkpoint[IN_CHECKPOINT], str(path))
-    states = [s for name, s in checkpoint["callbacks"].items() if name.startswith("WeightAverage")]
+    states = [s for name, s in checkpoint.get("callbacks", {}).items() if name.startswith("WeightAverage")]
     tensors = states[0]["average"] if states else checkpoint["state_dict"]
     prefix = f"{card.part}."
     return card, {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}

@@ -82,7 +82,10 @@ def project(points: ArrayLike, labels: ArrayLike) -> FloatArray:
 def check_labels(labels: ArrayLike, where: str) -> NDArray[np.float32]:
     """Labels as float32 (K, 25). Raises an InputError naming `where`, and the first camera that is none,
     unless each is finite, its cam2world rigid and its focal lengths positive."""
-    array = np.asarray(labels, dtype=np.float32)
+    try:
+        array = np.asarray(labels, dtype=np.float32)
+    except (TypeError, ValueError):
+        raise InputError(f"{where}: not rows of {LABEL_SIZE} numbers each (EG3D labels)") from None
     if array.ndim != 2 or array.shape[1] != LABEL_SIZE:
         raise InputError(f"{where}: cameras have shape {array.shape}; EG3D labels are (K, {LABEL_SIZE})")
     _all_cameras(np.isfinite(array).all(axis=1), "has numbers that are not finite", where)

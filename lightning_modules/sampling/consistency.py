@@ -3,6 +3,8 @@
 Shape letters: B portraits, K views of a path, S image side.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -12,16 +14,18 @@ from lightning_modules.sampling.windows import windows
 LEVELS = 127.5  # of the 255 of a pixel, in one unit of [-1, 1]
 
 
-def spread(pipeline: DiffPortrait3DPipeline, references: Tensor, condition: Tensor, views: int) -> float:
+def spread(
+    pipeline: DiffPortrait3DPipeline, references: Tensor, condition: Tensor, views: int, sampling: Sampling
+) -> float:
     """How far apart `views` views of one camera are that start from different random noise: the standard
-    deviation among them, of 255 levels, the mean over pixels and portraits.
+    deviation among them, of 255 levels, the mean over all pixels and portraits.
 
     `references` are (B, R, 3, S, S) and `condition` (B, 3, S, S), in [-1, 1]. What the portrait shows, the
     views have in common; the rest each makes up, unless V makes them agree (Fig. 5).
     """
     conditions = condition.unsqueeze(1).expand(-1, views, -1, -1, -1)
     seeds = list(range(len(references)))
-    sampling = Sampling(steps=25, noise="random", window=views)
+    sampling = replace(sampling, noise="random", window=views)
     made = pipeline.views(references, conditions, seeds=seeds, sampling=sampling)
     return made.std(1).mean().item() * LEVELS
 

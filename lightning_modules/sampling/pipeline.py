@@ -83,7 +83,6 @@ class DiffPortrait3DPipeline(DiffusionPipeline):
     """
 
     _optional_components = ["view_control", "cross_view", "noise_prior"]  # noqa: RUF012 (diffusers' own name)
-    model_cpu_offload_seq = "noise_prior->appearance_reference->view_control->unet->vae"
 
     def __init__(
         self,
@@ -136,9 +135,9 @@ class DiffPortrait3DPipeline(DiffusionPipeline):
         refuses; with the scheduler it was saved with, where a pipeline saved it."""
         pipeline = cls.of(load_portrait_model(str(path), dtype))
         index = Path(path) / cls.config_name
-        if index.is_file():
-            name = read_json(index)["scheduler"][1]
-            kind = getattr(diffusers, name, None)
+        if index.is_file() and read_json(index).get("_class_name") == cls.__name__:
+            name = read_json(index).get("scheduler", (None, None))[1]
+            kind = getattr(diffusers, str(name), None)
             if not (isinstance(kind, type) and issubclass(kind, SchedulerMixin)):
                 raise InputError(f"{index}: {name!r} is none of diffusers' schedulers")
             pipeline.scheduler = kind.from_config(read_json(Path(path) / "scheduler/scheduler_config.json"))
@@ -260,6 +259,7 @@ class DiffPortrait3DPipeline(DiffusionPipeline):
         people = len(references)
         views = next((x.shape[1] for x in (conditions, cameras, proxies) if x is not None), count or 1)
         self._check(references, conditions, seeds)
+        self._check_views(len(references), views, conditions, cameras, proxies)
         sampling = replace(sampling, noise=self._noise(sampling, cameras, proxies))
         latents = self.encode(references, sampling.chunk)
         noise = view_noise(seeds, range(views), latents)
@@ -303,6 +303,13 @@ class DiffPortrait3DPipeline(DiffusionPipeline):
             raise InputError("no conditions: F_cam sees an image for each view; give images or render them")
         if self.view_control is None and conditions is not None:
             raise InputError("conditions were given, but the model has no view_control/ (F_cam) to see them")
+
+    def _check_views(self, people: int, views: int, *given: Tensor | None) -> None:
+        for name, tensor in zip(("conditions", "cameras", "proxies"), given, strict=True):
+            if tensor is not None and tensor.shape[:2] != (people, views):
+                raise InputError(
+                    f"{name} {tuple(tensor.shape)}: {people} portraits of {views} views are asked for"
+                )
 
     def _noise(self, sampling: Sampling, cameras: Tensor | None, proxies: Tensor | None) -> StartingNoise:
         able = proxies is not None or (self.noise_prior is not None and cameras is not None)

@@ -65,7 +65,7 @@ def test_the_truth_scores_best_and_another_person_s_views_worse(batch):
 def test_probes_of_consistency():
     pipeline = DiffPortrait3DPipeline.of(toy_model(prior=True))
     references, conditions = torch.rand(2, 1, 3, 16, 16), torch.rand(2, 12, 3, 16, 16)
-    assert spread(pipeline, references, conditions[:, 0], 3) > 0
+    assert spread(pipeline, references, conditions[:, 0], 3, SAMPLING) > 0
     sampling = Sampling(steps=2, noise="random", window=4, overlap=0)
     found = seam(pipeline, references, conditions, None, sampling)
     assert found.keys() == {"across", "within"}
