@@ -1,4 +1,4 @@
-"""A model folder out of a backbone and the parts that the stages have exported, for `synthesize` and the rest.
+"""A model folder out of a backbone and the parts that stages have exported, for `synthesize` and the rest.
 
 `python -m lightning_modules.assemble --backbone checkpoints/mini --appearance runs/stage1/version_0/export
 --control runs/stage2/version_0/export --views runs/stage3/version_0/export --out checkpoints/mine`
