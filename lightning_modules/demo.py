@@ -20,7 +20,7 @@ from shards.errors import InputError, one_line
 from shards.sheet import camera_captions, view_sheet
 from shards.weights import whole_folder
 
-TABLE = "table.json"
+TABLE, PORTRAIT = "table.json", "portrait.png"
 SHOWN = 3  # people on the contact sheet
 TRIVIAL_AND_FULL = 3  # the first rows of the study: the two trivial answers, and the model
 
@@ -62,10 +62,9 @@ def demo(
         (folder / "table.md").write_text(report(rows, {}, frames, views, steps), encoding="utf-8")
         *_, proxies, full = made.values()
         people(batch, proxies, full).save(folder / "views.png")
-        portrait = folder / "portrait.png"
-        to_image(batch["reference"][0, 0]).save(portrait)
-        asked = {"align": False, "steps": steps, "strength": strength, "precision": precision}
-        synthesize(Request(model, str(folder / "orbit"), [str(portrait)], **asked))
+        to_image(batch["reference"][0, 0]).save(folder / PORTRAIT)
+    asked = {"align": False, "steps": steps, "strength": strength, "precision": precision}
+    synthesize(Request(model, str(Path(out, "orbit")), [str(Path(out, PORTRAIT))], **asked))
     print(Path(out, "table.md").read_text(encoding="utf-8"))
     print(f"pictures: {Path(out, 'views.png')} and {Path(out, 'orbit')}")
 
