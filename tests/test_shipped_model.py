@@ -76,7 +76,7 @@ def test_the_right_condition_and_the_other_views_help() -> None:
 
 def test_the_noise_prior_beats_returning_the_portrait() -> None:
     """S turns the head: its views of unseen people are nearer to the truth than the portrait is."""
-    prior = load_model(NoisePrior, MODEL / NOISE_PRIOR)
+    prior = load_model(NoisePrior, MODEL / NOISE_PRIOR, torch.float32)
     found = validate(NoisePriorStage(prior).eval())
     assert found["val/PSNR"] > found["val/PSNR_reference"] + 1
 
