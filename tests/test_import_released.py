@@ -10,7 +10,6 @@ from lightning_modules.import_released import HOLDINGS, UNREAD, released_schedul
 from lightning_modules.import_released import main as import_main
 from lightning_modules.networks.cross_view import CrossView
 from lightning_modules.networks.portrait import (
-    CONTROL,
     REFERENCE,
     PortraitModel,
     load_portrait_model,
@@ -22,7 +21,7 @@ from lightning_modules.networks.view_control import view_control
 from lightning_modules.released import names
 from lightning_modules.released.checkpoint import layout_of, released_part
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
-from lightning_modules.view_consistency import ViewConsistencyStage
+from lightning_modules.view_control import ViewControlStage
 from tests.networks.toy import noise, shake, toy_backbone, toy_unet, toy_vae
 from tests.parity.recipe import weights
 
@@ -263,8 +262,7 @@ def test_provenance_is_written(released, backbone, tmp_path):
 
 def test_later_stages_and_the_pipeline_go_on_from_it(released, backbone, tmp_path):
     folder = converted(released, backbone, tmp_path)
-    parts = {"appearance": str(folder / REFERENCE), "control": str(folder / CONTROL)}
-    stage = ViewConsistencyStage(backbone=str(folder), positions=0, **parts)
+    stage = ViewControlStage(backbone=str(folder), appearance=str(folder / REFERENCE))
     assert stage.reference_timestep == "current"
     pipeline = DiffPortrait3DPipeline.from_pretrained(folder)
     assert pipeline.config.reference_timestep == "current"
