@@ -61,6 +61,10 @@ class ReferenceBank(Mapping[str, Tensor]):
         """What F's attention of this name makes of the features: keys and values, (B, R*L, C) each."""
         return project(attention, self.features[name])
 
+    def to(self, device: torch.device) -> Self:
+        """The same on a device."""
+        return type(self)({name: x.to(device) for name, x in self.features.items()})
+
     def project(self, attentions: Mapping[str, Attention]) -> "ProjectedBank":
         """Every feature through F's own projections, for a bank that is read many times (sampling)."""
         return ProjectedBank({name: self.keys_values(name, attentions[name]) for name in self})
@@ -85,6 +89,10 @@ class ProjectedBank(Mapping[str, KeysValues]):
     def portraits(self) -> int:
         """B."""
         return next(iter(self.projections.values()))[0].shape[0]
+
+    def to(self, device: torch.device) -> Self:
+        """The same on a device."""
+        return type(self)({name: (k.to(device), v.to(device)) for name, (k, v) in self.projections.items()})
 
     def keys_values(self, name: str, attention: Attention) -> KeysValues:  # noqa: ARG002
         """The keys and values of F's attention of this name."""

@@ -43,8 +43,7 @@ def seam(
     References are (B, R, 3, S, S), conditions (B, K, 3, S, S) and cameras (B, K, 25) of a path of evenly
     spaced views. Without overlap every window ends where the next begins.
     """
-    overlap = min(sampling.overlap, sampling.window - 1)
-    plan = windows(conditions.shape[1], sampling.window, overlap)
+    plan = windows(conditions.shape[1], sampling.window, sampling.overlap)
     seeds = list(range(len(references)))
     made = pipeline.views(references, conditions, cameras, seeds=seeds, sampling=sampling)
     steps = (made[:, 1:] - made[:, :-1]).abs().mean((0, 2, 3, 4)) * LEVELS  # (K - 1,)

@@ -5,7 +5,8 @@ Shape letters: B portraits, V views of a portrait, N = B*V, H W latent size, S i
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin
@@ -17,13 +18,9 @@ from tqdm import tqdm
 
 from lightning_modules.networks.denoiser import Denoiser
 from lightning_modules.networks.reference import AppearanceReference, Bank
-from lightning_modules.sampling.windows import Window, windows
+from lightning_modules.sampling.prediction import BankAt, Prediction, lanes
+from lightning_modules.sampling.windows import windows
 from shards.errors import InputError
-
-BankAt = Callable[[int], Bank]
-"""The bank to read at a timestep."""
-StepNoise = Callable[[int], Tensor]
-"""The noise (N, 4, H, W) that DDIM adds after a timestep, where `eta` is above 0."""
 
 
 def ddim(schedule: ConfigMixin, steps: int) -> DDIMScheduler:
@@ -50,27 +47,35 @@ def ddim(schedule: ConfigMixin, steps: int) -> DDIMScheduler:
 
 def scheduler_for(schedule: SchedulerMixin, steps: int) -> SchedulerMixin:
     """A fresh scheduler set to `steps`: DDIM where `schedule` is a training schedule (DDPM), otherwise one as
-    it is configured. Raises InputError on a number of steps it does not take."""
+    it is configured. Raises InputError on a number of steps it does not take, and on schedulers that do not
+    step from predictions of ε or whose noise cannot be seeded for each view."""
     if isinstance(schedule, DDPMScheduler):
         return ddim(schedule, steps)
+    name, trained = type(schedule).__name__, schedule.config.num_train_timesteps
+    if not hasattr(schedule, "scale_model_input") or schedule.config.get("prediction_type") != "epsilon":
+        raise InputError(f"{name}: it does not step from predictions of the noise, which F makes; DDIM does")
+    if hasattr(schedule, "noise_sampler"):
+        raise InputError(f"{name}: it draws noise of its own, not by each view's seed; EulerAncestral can")
+    if not 0 < steps <= trained:
+        raise InputError(f"{steps} sampling steps: take 1 to {trained}")
     scheduler = type(schedule).from_config(schedule.config)
-    if not 0 < steps <= schedule.config.num_train_timesteps:
-        raise InputError(f"{steps} sampling steps: take 1 to {schedule.config.num_train_timesteps}")
-    scheduler.set_timesteps(steps)
+    try:
+        scheduler.set_timesteps(steps)
+    except ValueError as error:
+        raise InputError(f"{steps} sampling steps: {name}: {error}") from error
     return scheduler
 
 
 def timesteps_of(scheduler: SchedulerMixin, strength: float) -> Tensor:
-    """The timesteps that are sampled: all, or at a `strength` below 1 that share of them, the last ones.
+    """The timesteps that are sampled: all, or at a `strength` below 1 that share of the steps, the last ones.
 
-    Raises InputError where that is none, and for schedulers in whose space a half-noised start is scaled
-    otherwise.
+    Raises InputError on a strength outside of (0, 1].
     """
     if not 0 < strength <= 1:
         raise InputError(f"strength {strength:g}: give more than 0, and at most 1")
-    if strength < 1 and scheduler.init_noise_sigma != 1:
-        raise InputError(f"strength {strength:g}: {type(scheduler).__name__} starts at full noise; DDIM can")
-    return scheduler.timesteps[-max(1, round(strength * len(scheduler.timesteps))) :]
+    steps = scheduler.num_inference_steps
+    left_out = steps - max(1, round(strength * steps))
+    return scheduler.timesteps[left_out * scheduler.order :]
 
 
 @torch.no_grad()
@@ -80,15 +85,16 @@ def portrait_bank(
     """The bank of portraits' clean latents (B, R, 4, H, W) for `sample`, once for all of a portrait's views.
 
     F_ref sees the current timestep, as released, and so runs once a step; with a fixed `timestep` it runs
-    now and never again, and its features are F's keys and values already.
+    now and never again. Its features are F's keys and values already, however many windows read them.
     """
 
     @torch.no_grad()
-    def bank_at(timestep: int) -> Bank:
+    def bank_at(timestep: float) -> Bank:
         timesteps = torch.full((latents.shape[0],), timestep, device=latents.device)
-        return reference(latents.to(denoiser.unet.dtype), timesteps, denoiser.empty_prompt)
+        features = reference(latents.to(denoiser.unet.dtype), timesteps, denoiser.empty_prompt)
+        return denoiser.project(features)
 
-    return bank_at if timestep is None else denoiser.project(bank_at(timestep))
+    return bank_at if timestep is None else bank_at(timestep)
 
 
 @torch.no_grad()
@@ -103,94 +109,56 @@ def sample(
     steps: int = 50,
     guidance: float = 3.0,
     eta: float = 0.0,
-    step_noise: StepNoise | None = None,
+    generators: Sequence[torch.Generator] | None = None,
     window: int | None = None,
-    overlap: int = 0,
+    overlap: int | None = None,
     strength: float = 1.0,
     progress: bool = False,
+    replicas: Sequence[Denoiser] = (),
 ) -> Tensor:
     """Clean latents (N, 4, H, W), scaled as the VAE's, from starting noise (N, 4, H, W).
 
     `views` consecutive items are of one portrait, `bank` as `portrait_bank` makes it for those B portraits,
-    and `condition` their images (N, 3, S, S) in [-1, 1] for F_cam. The unconditional pass of guidance sees
-    neither of the two (paper: guidance 3, 100 steps; released script: 50 steps, eta 0.5); it is left out
-    where it would weigh nothing or be the same.
+    and `condition` their images (N, 3, S, S) for F_cam, in [-1, 1] or as uint8. The unconditional pass of
+    guidance sees neither of the two (paper: guidance 3, 100 steps; released script: 50 steps, eta 0.5); it
+    is left out where it would weigh nothing or be the same.
 
     The networks see `window` views of each portrait at a time (None: all), see `windows`; at every step the
-    windows' predictions are blended. At a `strength` below 1 `noise` is noised to the first of `timesteps_of`
-    instead, and only those are sampled. The same noise, and with `eta` above 0 the same `step_noise`, give
-    the same latents. Raises InputError on shapes and settings that do not fit.
+    windows' predictions are blended. `replicas` are copies of `denoiser` on other devices, which share the
+    windows. At a `strength` below 1 `noise` is latents noised to the first of `timesteps_of` already, in the
+    scheduler's own way, and only those are sampled. `generators`, one for each item, draw what schedulers
+    add on the way (DDIM: with `eta` above 0): the same noise and generators give the same latents. Raises
+    InputError on shapes and settings that do not fit.
     """
-    if eta > 0 and step_noise is None:
-        raise InputError(f"eta={eta} draws noise at each step: give step_noise, or eta=0")
     scheduler = scheduler_for(schedule, steps)
-    extra = _step_options(scheduler, eta)
-    plan = windows(views, views if window is None else window, overlap)
-    predict = _Prediction(denoiser, bank, condition, guidance, views, plan)
-    latents = noise.float() * scheduler.init_noise_sigma
     timesteps = timesteps_of(scheduler, strength)
-    for timestep in tqdm(timesteps, desc="sampling", unit="step", disable=not progress):
-        epsilon = predict(scheduler.scale_model_input(latents, timestep), int(timestep))
-        if eta > 0:
-            extra["variance_noise"] = step_noise(int(timestep)).to(latents)
-        latents = scheduler.step(epsilon, timestep, latents, **extra).prev_sample
+    options = _step_options(scheduler, eta, generators, len(noise))
+    if views < 1 or len(noise) % views:
+        raise InputError(f"{len(noise)} latents do not make portraits of {views} views")
+    if condition is not None and len(condition) != len(noise):
+        raise InputError(
+            f"{len(condition)} condition images for {len(noise)} views: there is one for each view"
+        )
+    plan = windows(views, views if window is None else window, overlap)
+    latents = noise.float() * (scheduler.init_noise_sigma if strength == 1 else 1.0)
+    with lanes(1 + len(replicas)) as each:
+        predict = Prediction((denoiser, *replicas), bank, condition, guidance, views, plan, each)
+        for timestep in tqdm(timesteps, desc="sampling", unit="step", disable=not progress):
+            epsilon = predict(scheduler.scale_model_input(latents, timestep), timestep.item())
+            latents = scheduler.step(epsilon, timestep, latents, **options).prev_sample
     return latents
 
 
-def _step_options(scheduler: SchedulerMixin, eta: float) -> dict[str, float | Tensor]:
-    takes = inspect.signature(scheduler.step).parameters
-    if eta > 0 and not {"eta", "variance_noise"} <= takes.keys():
-        raise InputError(f"eta={eta}: {type(scheduler).__name__} takes none; DDIMScheduler does")
-    return {"eta": eta} if "eta" in takes else {}
-
-
-class _Prediction:
-    """ε of all views (N, 4, H, W) at a timestep: guided, window by window."""
-
-    def __init__(
-        self,
-        denoiser: Denoiser,
-        bank: Bank | BankAt | None,
-        condition: Tensor | None,
-        guidance: float,
-        views: int,
-        plan: list[Window],
-    ) -> None:
-        self.denoiser, self.bank, self.guidance, self.views, self.plan = denoiser, bank, guidance, views, plan
-        self.condition = condition
-        self.guided = guidance != 1 and (bank is not None or condition is not None)
-        # one window's hint serves all steps; a longer path's would take memory by its length
-        self.hint = self._embed(condition) if len(plan) == 1 else None
-
-    def __call__(self, latents: Tensor, timestep: int) -> Tensor:
-        bank = self.bank(timestep) if callable(self.bank) else self.bank
-        rows = latents.unflatten(0, (-1, self.views))  # (B, V, 4, H, W)
-        blended = torch.zeros_like(rows)
-        for window in self.plan:
-            epsilon = self._guided(rows[:, window.views].flatten(0, 1), timestep, bank, window)
-            weights = window.weights.to(rows).view(-1, 1, 1, 1)
-            blended[:, window.views] += weights * epsilon.unflatten(0, (len(rows), -1))
-        return blended.flatten(0, 1)
-
-    def _guided(self, latents: Tensor, timestep: int, bank: Bank | None, window: Window) -> Tensor:
-        hint = self._hint(window)
-        views = window.stop - window.start
-        timesteps = torch.full((len(latents),), timestep, device=latents.device)
-        inputs = latents.to(self.denoiser.unet.dtype), timesteps
-        epsilon = self.denoiser(*inputs, bank, hint=hint, views=views).float()
-        if not self.guided:
-            return epsilon
-        unconditional = self.denoiser(*inputs, views=views).float()
-        return unconditional + self.guidance * (epsilon - unconditional)
-
-    def _hint(self, window: Window) -> Tensor | None:
-        if self.condition is None or self.hint is not None:
-            return self.hint
-        rows = self.condition.unflatten(0, (-1, self.views))
-        return self._embed(rows[:, window.views].flatten(0, 1))
-
-    def _embed(self, condition: Tensor | None) -> Tensor | None:
-        if condition is None:
-            return None
-        place = self.denoiser.empty_prompt
-        return self.denoiser.embed_condition(condition.to(place.device, self.denoiser.unet.dtype))
+def _step_options(
+    scheduler: SchedulerMixin, eta: float, generators: Sequence[torch.Generator] | None, items: int
+) -> dict[str, Any]:
+    takes, name = inspect.signature(scheduler.step).parameters, type(scheduler).__name__
+    if eta > 0 and "eta" not in takes:
+        raise InputError(f"eta={eta}: {name} takes none; DDIMScheduler does")
+    draws = eta > 0 if "eta" in takes else "generator" in takes
+    if draws and generators is None:
+        raise InputError(f"{name} draws noise at each step: give generators, or DDIM with eta=0")
+    if draws and len(generators) != items:
+        raise InputError(f"{len(generators)} generators for {items} latents: there is one for each")
+    options = {"eta": eta} if "eta" in takes else {}
+    return options | ({"generator": list(generators)} if draws else {})

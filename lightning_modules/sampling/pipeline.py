@@ -3,7 +3,8 @@
 Shape letters: B portraits, R references, K views of a path, S image side, H W latent size.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -33,14 +34,14 @@ from lightning_modules.networks.portrait import (
 from lightning_modules.networks.pretrained import Backbone
 from lightning_modules.networks.reference import AppearanceReference
 from lightning_modules.networks.weights import read_json, whole_folder
-from lightning_modules.sampling.ddim import portrait_bank, sample, scheduler_for, timesteps_of
+from lightning_modules.sampling.ddim import portrait_bank, sample
 from lightning_modules.sampling.portraits import MIN_SIDE
-from lightning_modules.sampling.starting_noise import diffused, view_noise
+from lightning_modules.sampling.starting_noise import diffused, half_noised, step_generators, view_noise
 from shards.cameras import check_labels
 from shards.errors import InputError
+from shards.pixels import levels_to_pixels, to_images
 
 StartingNoise = Literal["random", "3d-aware"]
-MIDDLE, HALF = 127.5, 1 / 127.5  # of the 255 levels of a pixel in [-1, 1]
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,8 @@ class Sampling:
     `noise`: where sampling starts, "random" or "3d-aware"; None is the second where there are S or proxies.
     `strength`: of that noise; 1 is the paper's, below it proxies are noised less and only that share of the
     steps is sampled, so that more of them stays. `eta`: DDIM's, 0 for none of its noise. `window`,
-    `overlap`: how many views of a path V sees at a time, and how many of them neighbouring windows share.
-    `chunk`: how many images the VAE and S take at a time.
+    `overlap`: how many views of a path V sees at a time, and how many of them neighbouring windows share,
+    None for half. `chunk`: how many images the VAE and S take at a time.
     """
 
     steps: int = 100
@@ -60,7 +61,7 @@ class Sampling:
     noise: StartingNoise | None = None
     strength: float = 1.0
     window: int = 8
-    overlap: int = 4
+    overlap: int | None = None
     chunk: int = 8
 
 
@@ -110,6 +111,7 @@ class DiffPortrait3DPipeline(DiffusionPipeline):
         )
         self.register_to_config(reference_timestep=reference_timestep)
         self.empty_prompt = empty_prompt
+        self.replicas: tuple[Denoiser, ...] = ()
 
     # From and to folders
 
@@ -168,6 +170,12 @@ class DiffPortrait3DPipeline(DiffusionPipeline):
         prompt = self.empty_prompt.to(self.device, self.unet.dtype)
         return Denoiser(self.unet, prompt, self.view_control, self.cross_view)
 
+    def replicate(self, devices: Sequence[str | torch.device]) -> Self:
+        """Copies F, F_cam and V, as they are now, to more devices, where later calls have a share of a longer
+        path's windows made. What is made stays the same."""
+        self.replicas = tuple(deepcopy(self.denoiser).to(device) for device in devices)
+        return self
+
     @property
     def image_size(self) -> int:
         """The side S of the images that F was trained on."""
@@ -193,23 +201,24 @@ class DiffPortrait3DPipeline(DiffusionPipeline):
         Raises InputError on what does not fit.
         """
         references = [portrait] if isinstance(portrait, Image.Image) else list(portrait)
-        count = self._count(cameras, conditions, proxies)
         labels = None if cameras is None else torch.from_numpy(check_labels(cameras, "cameras"))[None]
-        images = self.views(
+        count = self._count(labels, conditions, proxies)
+        images = self.each_view(
             self._portraits(references),
-            None if conditions is None else self._pixels(conditions, "conditions"),
+            None if conditions is None else self._levels(conditions, "conditions"),
             labels,
-            None if proxies is None else self._pixels(proxies, "proxies"),
+            None if proxies is None else self._levels(proxies, "proxies"),
             seeds=[seed],
             count=count,
             sampling=Sampling(**sampling),
             progress=progress,
         )
-        return Views(images=[to_image(view) for view in images[0]])
+        return Views(images=[to_image(view) for views in images for view in views])
 
-    def _count(self, *given: Any) -> int:
+    def _count(self, labels: Tensor | None, *given: Sequence[Image.Image] | None) -> int:
+        sizes = (None if labels is None else labels.shape[1], *(None if x is None else len(x) for x in given))
         names = ("cameras", "conditions", "proxies")
-        counts = {name: len(x) for name, x in zip(names, given, strict=True) if x is not None}
+        counts = {name: size for name, size in zip(names, sizes, strict=True) if size is not None}
         if not counts or 0 in counts.values():
             raise InputError("no views are asked for: give cameras, conditions or both")
         if len(set(counts.values())) > 1:
@@ -218,14 +227,13 @@ class DiffPortrait3DPipeline(DiffusionPipeline):
             )
         return next(iter(counts.values()))
 
-    def _pixels(self, images: Sequence[Image.Image], what: str) -> Tensor:
-        """(1, N, 3, S, S) in [-1, 1] of square images of any size."""
+    def _levels(self, images: Sequence[Image.Image], what: str) -> Tensor:
+        """(1, N, 3, S, S) uint8 of square images of any size."""
         if odd := next((image.size for image in images if image.width != image.height), None):
             raise InputError(f"{what}: an image of {odd[0]}x{odd[1]} pixels; squares are wanted, cut alike")
         side = self.image_size
         squares = [image.convert("RGB").resize((side, side), Image.Resampling.LANCZOS) for image in images]
-        pixels = torch.from_numpy(np.stack([np.asarray(square) for square in squares]))
-        return pixels.permute(0, 3, 1, 2).float().mul(HALF).sub(1)[None]
+        return torch.from_numpy(np.stack([np.asarray(square) for square in squares])).movedim(-1, 1)[None]
 
     def _portraits(self, images: Sequence[Image.Image]) -> Tensor:
         """(1, R, 3, S, S) of portraits of any size and shape."""
@@ -233,11 +241,11 @@ class DiffPortrait3DPipeline(DiffusionPipeline):
             raise InputError("no portrait was given")
         if small := next((image.size for image in images if min(image.size) < MIN_SIDE), None):
             raise InputError(f"a portrait of {small[0]}x{small[1]} pixels: {MIN_SIDE} a side at least")
-        return self._pixels([ImageOps.fit(image, (min(image.size),) * 2) for image in images], "portrait")
+        squares = [ImageOps.fit(image, (min(image.size),) * 2) for image in images]
+        return levels_to_pixels(self._levels(squares, "portrait"))
 
     # Batches of portraits, as evaluation has them
 
-    @torch.no_grad()
     def views(
         self,
         references: Tensor,
@@ -252,45 +260,74 @@ class DiffPortrait3DPipeline(DiffusionPipeline):
     ) -> Tensor:
         """Views (B, K, 3, S, S) of references (B, R, 3, S, S), images in [-1, 1], on the CPU.
 
-        `conditions` and `proxies` are (B, K, 3, S, S), `cameras` EG3D labels (B, K, 25), and `count` is K
-        where none of them says it. A portrait's views follow from its seed and settings, whatever else is in
-        the batch. Raises InputError on what does not fit.
+        `conditions` and `proxies` are (B, K, 3, S, S), in [-1, 1] or uint8, `cameras` EG3D labels (B, K, 25),
+        and `count` is K where none of them says it. A portrait's views follow from its seed and settings,
+        whatever else is in the batch. Raises InputError on what does not fit.
         """
-        people = len(references)
+        given = references, conditions, cameras, proxies
+        options = {"seeds": seeds, "count": count, "sampling": sampling, "progress": progress}
+        return torch.cat(list(self.each_view(*given, **options))).unflatten(0, (len(references), -1))
+
+    @torch.no_grad()
+    def each_view(
+        self,
+        references: Tensor,
+        conditions: Tensor | None = None,
+        cameras: Tensor | None = None,
+        proxies: Tensor | None = None,
+        *,
+        seeds: Sequence[int | str],
+        count: int | None = None,
+        sampling: Sampling = PAPER,
+        progress: bool = False,
+    ) -> Iterator[Tensor]:
+        """`views` a few at a time, portrait by portrait: each (n, 3, S, S), n at most `sampling.chunk`."""
         views = next((x.shape[1] for x in (conditions, cameras, proxies) if x is not None), count or 1)
         self._check(references, conditions, seeds)
         self._check_views(len(references), views, conditions, cameras, proxies)
         sampling = replace(sampling, noise=self._noise(sampling, cameras, proxies))
         latents = self.encode(references, sampling.chunk)
-        noise = view_noise(seeds, range(views), latents)
-        if sampling.noise == "3d-aware":
-            proxies = self.proxies(references, cameras, sampling.chunk) if proxies is None else proxies
-            start = self.encode(proxies, sampling.chunk)
-            noise = diffused(start, noise, self.scheduler, self._first(sampling))
         clean = sample(
             denoiser := self.denoiser,
             self.scheduler,
-            noise.flatten(0, 1),
+            self._start(latents, references, cameras, proxies, seeds, views, sampling).flatten(0, 1),
             views=views,
             bank=portrait_bank(denoiser, self.appearance_reference, latents, self._timestep),
             condition=None if conditions is None else conditions.flatten(0, 1),
             steps=sampling.steps,
             guidance=sampling.guidance,
             eta=sampling.eta,
-            step_noise=lambda t: view_noise(seeds, range(views), latents, f"step {t}").flatten(0, 1),
+            generators=step_generators(seeds, range(views)),
             window=sampling.window,
             strength=sampling.strength if sampling.noise == "3d-aware" else 1.0,
-            overlap=min(sampling.overlap, max(0, sampling.window - 1)),
+            overlap=sampling.overlap,
             progress=progress,
+            replicas=self.replicas,
         )
-        return self.decode(clean, sampling.chunk).unflatten(0, (people, views))
+        yield from self.decoded(clean, sampling.chunk)
 
-    def _first(self, sampling: Sampling) -> int | None:
-        """The timestep to which proxies are noised; None is all the way."""
+    def _start(
+        self,
+        like: Tensor,
+        references: Tensor,
+        cameras: Tensor | None,
+        proxies: Tensor | None,
+        seeds: Sequence[int | str],
+        views: int,
+        sampling: Sampling,
+    ) -> Tensor:
+        """Where sampling starts (B, K, 4, H, W)."""
+        noise = view_noise(seeds, range(views), like)
+        if sampling.noise != "3d-aware":
+            return noise
+        if proxies is None:
+            some = self.each_proxy(references, cameras, sampling.chunk)
+            start = torch.cat([self.encode(x, sampling.chunk) for x in some]).unflatten(0, noise.shape[:2])
+        else:
+            start = self.encode(proxies, sampling.chunk)
         if sampling.strength == 1:
-            return None
-        scheduler = scheduler_for(self.scheduler, sampling.steps)
-        return int(timesteps_of(scheduler, sampling.strength)[0])
+            return diffused(start, noise, self.scheduler)
+        return half_noised(start, noise, self.scheduler, sampling.steps, sampling.strength)
 
     @property
     def _timestep(self) -> int | None:
@@ -318,30 +355,43 @@ class DiffPortrait3DPipeline(DiffusionPipeline):
             raise InputError(f"3d-aware noise takes {lacking}, or proxies; or ask for random noise")
         return sampling.noise or ("3d-aware" if able else "random")
 
-    @torch.no_grad()
     def proxies(self, references: Tensor, cameras: Tensor, chunk: int = 8) -> Tensor:
         """S's Ĩ (B, K, 3, S, S) in [-1, 1], on the CPU, of references (B, R, 3, S, S) at EG3D labels
         (B, K, 25)."""
+        some = [proxies.cpu() for proxies in self.each_proxy(references, cameras, chunk)]
+        return torch.cat(some).unflatten(0, cameras.shape[:2])
+
+    @torch.no_grad()
+    def each_proxy(self, references: Tensor, cameras: Tensor, chunk: int = 8) -> Iterator[Tensor]:
+        """`proxies` a few at a time, person by person: each (n, 3, S, S), n at most `chunk`."""
         prior = self.noise_prior
-        canonical = prior.encode(references.to(self.device, prior.dtype))
-        rows = [prior.render(canonical, some.to(self.device)) for some in cameras.split(chunk, 1)]
-        return torch.cat([row.float().clamp(-1, 1).cpu() for row in rows], 1)
+        for person, labels in zip(references.split(1), cameras.split(1), strict=True):
+            canonical = prior.encode(person.to(self.device, prior.dtype))
+            for some in labels.split(chunk, 1):
+                yield prior.render(canonical, some.to(self.device))[0]
 
     @torch.no_grad()
     def encode(self, images: Tensor, chunk: int = 8) -> Tensor:
-        """Images (…, 3, S, S) in [-1, 1] to latents (…, 4, H, W) in F's scale: the posterior's mean."""
-        some = images.flatten(0, -4).split(chunk)
-        means = [self.vae.encode(x.to(self.device, self.vae.dtype)).latent_dist.mean.float() for x in some]
+        """Images (…, 3, S, S) in [-1, 1], or uint8, to latents (…, 4, H, W) in F's scale: the posterior's
+        mean."""
+        means = [self._mean(some) for some in images.flatten(0, -4).split(chunk)]
         return torch.cat(means).mul(self.vae.config.scaling_factor).unflatten(0, images.shape[:-3])
 
-    @torch.no_grad()
+    def _mean(self, images: Tensor) -> Tensor:
+        images = levels_to_pixels(images) if images.dtype == torch.uint8 else images
+        return self.vae.encode(images.to(self.device, self.vae.dtype)).latent_dist.mean.float()
+
     def decode(self, latents: Tensor, chunk: int = 8) -> Tensor:
         """Latents (N, 4, H, W) to images (N, 3, S, S) in [-1, 1], on the CPU."""
-        some = latents.div(self.vae.config.scaling_factor).to(self.vae.dtype).split(chunk)
-        return torch.cat([self.vae.decode(x).sample.float().clamp(-1, 1).cpu() for x in some])
+        return torch.cat(list(self.decoded(latents, chunk)))
+
+    @torch.no_grad()
+    def decoded(self, latents: Tensor, chunk: int = 8) -> Iterator[Tensor]:
+        """`decode` at most `chunk` at a time."""
+        for some in latents.div(self.vae.config.scaling_factor).to(self.vae.dtype).split(chunk):
+            yield self.vae.decode(some).sample.float().clamp(-1, 1).cpu()
 
 
 def to_image(pixels: Tensor) -> Image.Image:
     """An image (3, S, S) in [-1, 1] as people look at it."""
-    levels = pixels.add(1).mul(MIDDLE).round().to(torch.uint8)
-    return Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())
+    return Image.fromarray(to_images(pixels))

@@ -56,7 +56,7 @@ class Request:
         eta: DDIM's share of fresh noise at each step, 0 to 1
         seed: of all noise; the same seed gives the same views
         window: how many views of a path the networks see at a time
-        overlap: how many views neighbouring windows of a longer path share
+        overlap: how many views neighbouring windows of a longer path share; half a window unless given
         chunk: how many images the VAE and the noise prior take at a time
         fps: views a second of the video
         precision: of the networks
@@ -83,7 +83,7 @@ class Request:
     eta: float = Sampling.eta
     seed: int = 0
     window: int = Sampling.window
-    overlap: int = Sampling.overlap
+    overlap: int | None = Sampling.overlap
     chunk: int = Sampling.chunk
     fps: float = 12.0
     precision: Precision = "float32"
@@ -131,7 +131,7 @@ def plan_views(request: Request) -> ViewPlan:
     plan = ViewPlan(_cameras(request, conditions), conditions)
     if plan.cameras is not None and conditions is not None:
         check_count(conditions, len(plan.cameras), CONDITIONS)
-    windows(len(plan), request.window, min(request.overlap, request.window - 1))
+    windows(len(plan), request.window, request.overlap)
     return plan
 
 

@@ -26,8 +26,9 @@ class Window:
         return slice(self.start, self.stop)
 
 
-def windows(views: int, window: int, overlap: int) -> list[Window]:
-    """Windows of at most `window` views that cover a path of `views`, neighbours sharing at least `overlap`.
+def windows(views: int, window: int, overlap: int | None = None) -> list[Window]:
+    """Windows of at most `window` views that cover a path of `views`, neighbours sharing at least `overlap`,
+    or half a window.
 
     All are equally long. A prediction weighs more in the middle of its window than at the ends, and the
     weights of each view sum to 1: going along the path, one window fades into the next. Raises InputError
@@ -35,6 +36,7 @@ def windows(views: int, window: int, overlap: int) -> list[Window]:
     """
     if views < 1 or window < 1:
         raise InputError(f"{views} views in windows of {window}: both are at least 1")
+    overlap = window // 2 if overlap is None else overlap
     if not 0 <= overlap < window:
         raise InputError(f"windows of {window} views cannot overlap by {overlap}: take 0 to {window - 1}")
     length = min(window, views)

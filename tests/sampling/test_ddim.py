@@ -1,11 +1,23 @@
 import pytest
 import torch
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    LCMScheduler,
+    UniPCMultistepScheduler,
+)
 
+from lightning_modules.draws import generator
 from lightning_modules.networks.cross_view import CrossView
 from lightning_modules.networks.denoiser import Denoiser
 from lightning_modules.networks.reference import AppearanceReference
 from lightning_modules.networks.view_control import view_control
-from lightning_modules.sampling.ddim import ddim, portrait_bank, sample
+from lightning_modules.sampling.ddim import ddim, portrait_bank, sample, scheduler_for, timesteps_of
+from lightning_modules.sampling.starting_noise import half_noised
 from shards.errors import InputError
 from tests.networks.toy import noise, prompt, shake, toy_scheduler, toy_unet
 
@@ -93,16 +105,76 @@ def test_bank_alone_is_enough(denoiser, reference):
     assert out.isfinite().all()
 
 
-def test_the_same_seed_gives_the_same_latents(denoiser, reference):
-    bank = portrait_bank(denoiser, reference, noise(1, 1, 4, 8, 8))
+STOCHASTIC = {
+    "DDIM with eta": (toy_scheduler, {"eta": 0.5}),
+    "EulerAncestral": (EulerAncestralDiscreteScheduler, {}),
+    "LCM": (LCMScheduler, {}),
+    "SDE-DPM-Solver++": (lambda **c: DPMSolverMultistepScheduler(algorithm_type="sde-dpmsolver++", **c), {}),
+}
 
-    def run(seed):
-        step_noise = lambda timestep: noise(1, 4, 8, 8, seed=seed + timestep)  # noqa: E731
-        settings = {"bank": bank, "steps": 3, "eta": 0.5, "step_noise": step_noise}
-        return sample(denoiser, toy_scheduler(), noise(1, 4, 8, 8), **settings)
 
-    assert torch.equal(run(1), run(1))
-    assert not torch.equal(run(1), run(2))
+@pytest.mark.parametrize("name", STOCHASTIC)
+def test_what_is_drawn_on_the_way_is_each_item_s_own(denoiser, reference, name):
+    """Whatever else is in the batch; views do not see each other here."""
+    kind, options = STOCHASTIC[name]
+    schedule = kind() if kind is toy_scheduler else kind(beta_schedule="scaled_linear")
+    alone = Denoiser(denoiser.unet, prompt())
+    start = noise(3, 4, 8, 8)
+    bank = portrait_bank(alone, reference, noise(1, 1, 4, 8, 8))
+
+    def run(items, seed=0):
+        generators = [generator("test", seed, item) for item in items]
+        settings = {"views": len(items), "bank": bank, "steps": 3, "generators": generators, **options}
+        return sample(alone, schedule, start[items], **settings)
+
+    whole = run([0, 1, 2])
+    torch.testing.assert_close(run([2]), whole[2:], rtol=1e-3, atol=1e-3)
+    assert torch.equal(run([0, 1, 2]), whole)
+    assert not torch.allclose(run([0, 1, 2], seed=1), whole, atol=1e-2)
+    with pytest.raises(InputError, match="give generators"):
+        sample(alone, schedule, start, **options)
+    with pytest.raises(InputError, match="2 generators for 3 latents"):
+        sample(alone, schedule, start, generators=[generator(0), generator(1)], **options)
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"), [(4, [999.0, 666.0, 333.0, 0.0]), (5, [999.0, 749.25, 499.5, 249.75, 0.0])]
+)
+def test_fractional_timesteps_reach_the_networks_whole(denoiser, steps, expected):
+    schedule = EulerDiscreteScheduler(beta_schedule="scaled_linear", timestep_spacing="linspace")
+    seen = []
+    denoiser.unet.time_proj.register_forward_hook(lambda _, given, __: seen.extend(given[0].tolist()))
+    bare = Denoiser(denoiser.unet, prompt())
+    sample(bare, schedule, noise(1, 4, 8, 8), steps=steps, guidance=1.0, generators=[generator(0)])
+    assert seen == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "kind", [DDIMScheduler, EulerDiscreteScheduler, HeunDiscreteScheduler, UniPCMultistepScheduler]
+)
+def test_half_noised_clean_latents_come_back(kind):
+    """Under a network that says which noise it was, every scheduler finds the clean latents again."""
+    own = {"clip_sample": False} if kind is DDIMScheduler else {}
+    schedule = kind(beta_schedule="scaled_linear", **own)
+    clean, epsilon = noise(2, 4, 8, 8), noise(2, 4, 8, 8, seed=1)
+    start = half_noised(clean, epsilon, schedule, 10, 0.5)
+    scheduler = scheduler_for(schedule, 10)
+    latents, timesteps = start, timesteps_of(scheduler, 0.5)
+    assert len(timesteps) == {HeunDiscreteScheduler: 9}.get(kind, 5)
+    for timestep in timesteps:
+        latents = scheduler.step(epsilon, timestep, latents).prev_sample
+    assert (latents - clean).norm() / clean.norm() < 0.05
+
+
+def test_schedulers_that_cannot_be_followed_are_one_line(denoiser):
+    flow = FlowMatchEulerDiscreteScheduler()
+    with pytest.raises(InputError, match="FlowMatchEulerDiscreteScheduler: it does not step from"):
+        sample(denoiser, flow, noise(1, 4, 8, 8))
+    velocity = EulerDiscreteScheduler(prediction_type="v_prediction")
+    with pytest.raises(InputError, match="EulerDiscreteScheduler: it does not step from"):
+        sample(denoiser, velocity, noise(1, 4, 8, 8))
+    with pytest.raises(InputError, match="LCMScheduler: "):
+        sample(denoiser, LCMScheduler(), noise(1, 4, 8, 8), steps=60)
 
 
 def test_components_are_left_as_they_were(denoiser):
@@ -133,8 +205,8 @@ def test_steps_out_of_range_are_one_line(denoiser, steps):
 
 def test_settings_that_do_not_fit_are_one_line(denoiser, reference):
     start = noise(2, 4, 8, 8)
-    with pytest.raises(InputError, match="give step_noise"):
-        sample(denoiser, toy_scheduler(), start, eta=0.5)
+    with pytest.raises(InputError, match="2 latents do not make portraits of 3 views"):
+        sample(denoiser, toy_scheduler(), start, views=3)
     with pytest.raises(InputError, match="F_cam"):
         sample(Denoiser(denoiser.unet, prompt()), toy_scheduler(), start, condition=noise(2, 3, 32, 32))
     with pytest.raises(InputError, match="one for each view"):

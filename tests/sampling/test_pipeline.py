@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from diffusers import UniPCMultistepScheduler
+from diffusers import EulerAncestralDiscreteScheduler, UniPCMultistepScheduler
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from PIL import Image
 
@@ -14,6 +14,7 @@ from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline, Sampling
 from lightning_modules.sampling.starting_noise import diffused
 from shards.cameras import label_from_angles
 from shards.errors import InputError
+from shards.pixels import levels_to_pixels
 from tests.networks.toy import noise, toy_model
 
 FEW = {"steps": 2, "progress": False}
@@ -134,6 +135,72 @@ def test_with_less_strength_more_of_the_proxies_stays(pipeline):
     assert torch.equal(halved, pipeline.views(**given, seeds=[0], sampling=random))
 
 
+def test_longer_paths_take_no_larger_batches(pipeline):
+    """No network sees more at once on a path of 24 views than on one of 8, but is called more often."""
+    largest, calls = {}, {}
+
+    def watch(name, module):
+        def hook(_, given, __):
+            largest[name] = max(largest.get(name, 0), len(given[0]))
+            calls[name] = calls.get(name, 0) + 1
+
+        return module.register_forward_hook(hook)
+
+    def run(views):
+        largest.clear()
+        calls.clear()
+        pipeline.views(**batch(2, views), seeds=[0, 1], sampling=Sampling(steps=2, window=4, chunk=3))
+        return dict(largest), dict(calls)
+
+    modules = {
+        "F": pipeline.unet.conv_in,
+        "F_cam": pipeline.view_control.conv_in,
+        "hint": pipeline.view_control.controlnet_cond_embedding,
+        "F_ref": pipeline.appearance_reference.conv_in,
+        "S": pipeline.noise_prior.decoder.get_submodule(
+            next(n for n, _ in pipeline.noise_prior.decoder.named_children())
+        ),
+        "encoder": pipeline.vae.encoder,
+        "decoder": pipeline.vae.decoder,
+    }
+    for name, module in modules.items():
+        watch(name, module)
+    (short, few), (long, many) = run(8), run(24)
+    assert short == long
+    assert long["F"] == 2 * 4
+    assert long["decoder"] == 3
+    assert all(many[name] > few[name] for name in modules if name != "F_ref")
+
+
+def test_copies_on_other_devices_change_nothing(pipeline):
+    given, settings = batch(1, 9), Sampling(steps=2, window=4)
+    alone = pipeline.views(**given, seeds=[0], sampling=settings)
+    calls = []
+    for copy in pipeline.replicate(["cpu", "cpu"]).replicas:
+        copy.unet.conv_in.register_forward_hook(lambda *_: calls.append(1))
+    assert torch.equal(pipeline.views(**given, seeds=[0], sampling=settings), alone)
+    assert calls
+
+
+def test_bytes_are_as_good_as_floats(pipeline):
+    levels = torch.randint(0, 256, (1, 2, 3, 16, 16), generator=torch.Generator().manual_seed(0)).byte()
+    given = batch(1, 2)
+    floats = given | {"conditions": levels_to_pixels(levels), "proxies": levels_to_pixels(levels)}
+    settings = {"seeds": [0], "sampling": Sampling(steps=2)}
+    expected = pipeline.views(**floats, **settings)
+    assert torch.equal(
+        pipeline.views(**given | {"conditions": levels, "proxies": levels}, **settings), expected
+    )
+
+
+def test_a_folder_s_own_scheduler_may_draw_noise(pipeline):
+    pipeline.scheduler = EulerAncestralDiscreteScheduler.from_config(pipeline.scheduler.config)
+    given, settings = batch(2, 2), Sampling(steps=3)
+    together = pipeline.views(**given, seeds=["a", "b"], sampling=settings)
+    alone = pipeline.views(**rows(given, slice(1, 2)), seeds=["b"], sampling=settings)
+    torch.testing.assert_close(together[1:], alone, rtol=1e-3, atol=1e-3)
+
+
 def test_diffused_for_a_thousand_steps_is_the_forward_process(pipeline):
     clean, epsilon = noise(2, 4, 4, 4), noise(2, 4, 4, 4, seed=1)
     last = torch.full((2,), 999)
@@ -159,6 +226,7 @@ def test_several_portraits_are_all_seen_in_any_order(pipeline):
     [
         ({"conditions": pictures(2)}, "3 cameras, 2 conditions"),
         ({"cameras": orbit(3)[:, :24]}, "EG3D labels are"),
+        ({"cameras": orbit(3)[0]}, r"cameras have shape \(25,\)"),
         ({"cameras": orbit(3) * 2}, "camera 0 is not a rigid"),
         ({"conditions": None}, "F_cam sees an image for each view"),
         (
@@ -170,6 +238,7 @@ def test_several_portraits_are_all_seen_in_any_order(pipeline):
         ({"cameras": None, "conditions": None}, "no views are asked for"),
         ({"steps": 0}, "sampling steps"),
         ({"window": 0}, "at least 1"),
+        ({"window": 2, "overlap": 2}, "cannot overlap by 2"),
         ({"strength": 0.0}, "strength 0"),
     ],
 )

@@ -1,3 +1,4 @@
+from copy import deepcopy
 from itertools import pairwise
 
 import pytest
@@ -23,6 +24,11 @@ def test_windows_cover_a_path_and_share_what_they_should(views, overlap):
     assert plan[0].start == 0
     assert plan[-1].stop == views
     assert all(one.stop - other.start >= overlap for one, other in pairwise(plan))
+
+
+def test_half_a_window_is_shared_unless_said():
+    assert [w.views for w in windows(24, 8)] == [w.views for w in windows(24, 8, 4)]
+    assert [w.views for w in windows(3, 1)] == [slice(0, 1), slice(1, 2), slice(2, 3)]
 
 
 def test_one_window_weighs_everything():
@@ -68,7 +74,28 @@ def test_with_v_each_window_sees_its_own_views():
             **options,
         )
 
-    together = run(slice(0, 6), views=6, window=3)
+    together = run(slice(0, 6), views=6, window=3, overlap=0)
     torch.testing.assert_close(together[:3], run(slice(0, 3), views=3), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(together[3:], run(slice(3, 6), views=3), rtol=1e-4, atol=1e-4)
     assert not torch.allclose(together, run(slice(0, 6), views=6), atol=1e-3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("timestep", [0, None])
+def test_windows_are_shared_by_copies_of_the_networks_and_nothing_changes(timestep):
+    model = toy_model()
+    denoiser = model.denoiser()
+    copies = [deepcopy(denoiser) for _ in range(2)]
+    calls = [[] for _ in range(3)]
+    for seen, copy in zip(calls, (denoiser, *copies), strict=True):
+        copy.unet.conv_in.register_forward_hook(lambda *_, seen=seen: seen.append(torch.is_grad_enabled()))
+    bank = portrait_bank(denoiser, model.reference, noise(2, 1, 4, 4, 4), timestep=timestep)
+    options = {"views": 9, "bank": bank, "condition": noise(18, 3, 16, 16, seed=1), "steps": 2}
+    options |= {"window": 3, "overlap": 1}
+    start = noise(18, 4, 4, 4, seed=2)
+    alone = sample(denoiser, model.backbone.scheduler, start, **options)
+    assert list(map(len, calls)) == [16, 0, 0]  # 4 windows, 2 steps, 2 passes
+    shared = sample(denoiser, model.backbone.scheduler, start, **options, replicas=copies)
+    assert torch.equal(shared, alone)
+    assert list(map(len, calls)) == [16 + 8, 4, 4]
+    assert not any(map(any, calls))

@@ -1,0 +1,28 @@
+"""Images as networks take them, and as files have them."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+MIDDLE = 127.5
+
+
+def to_pixels(images: NDArray[np.uint8]) -> Tensor:
+    """Images (…, S, S, 3) uint8 as float32 (…, 3, S, S) in [-1, 1]."""
+    return levels_to_pixels(torch.from_numpy(np.ascontiguousarray(images)).movedim(-1, -3))
+
+
+def to_images(pixels: Tensor) -> NDArray[np.uint8]:
+    """Pixels (…, 3, S, S), clamped to [-1, 1], of any device and float type, as images (…, S, S, 3) uint8."""
+    return np.ascontiguousarray(pixels_to_levels(pixels).movedim(-3, -1).cpu().numpy())
+
+
+def levels_to_pixels(levels: Tensor) -> Tensor:
+    """Levels uint8 of any shape as float32 in [-1, 1]."""
+    return levels.float().div(MIDDLE).sub(1)
+
+
+def pixels_to_levels(pixels: Tensor) -> Tensor:
+    """Pixels of any shape, clamped to [-1, 1], as levels uint8, rounded."""
+    return pixels.float().add(1).mul(MIDDLE).round().clamp(0, 255).to(torch.uint8)
