@@ -16,6 +16,7 @@ from tqdm import tqdm
 from lightning_modules.import_released import HOLDINGS, UNREAD
 from lightning_modules.networks import portrait
 from lightning_modules.networks.cross_view import CrossView
+from lightning_modules.networks.pretrained import check_unet
 from lightning_modules.networks.weights import (
     compare,
     empty_model,
@@ -32,7 +33,7 @@ from lightning_modules.released.checkpoint import (
     released_part,
     text_part,
 )
-from lightning_modules.released.structure import NORM_GROUPS
+from lightning_modules.released.structure import CROSS_VIEW_FIXED, UNET_FIXED
 from shards.errors import InputError, one_line
 
 NETWORKS = ("unet", portrait.REFERENCE, portrait.CONTROL, portrait.CROSS_VIEW)
@@ -87,6 +88,7 @@ def folder_layout(folder: Path, extra: Sequence[str]) -> Layout:
                 f"{folder} has no {name}/, and the authors' code takes all of {', '.join(NETWORKS)}"
             )
         models[name] = empty_model(cls, read_json(folder / name / "config.json"), folder / name)
+    check_unet(models["unet"].config, folder)
     check_released(models["unet"], models[portrait.CONTROL], models[portrait.CROSS_VIEW], folder)
     layout = layout_of(models["unet"], models[portrait.CONTROL], models[portrait.CROSS_VIEW])
     layout.unread.update(absent_from(models[portrait.CROSS_VIEW]))
@@ -102,9 +104,17 @@ def check_released(
     unet: UNet2DConditionModel, control: ControlNetModel, cross_view: CrossView, folder: Path
 ) -> None:
     """InputError where the authors' code has a number or a behaviour fixed that these networks differ in."""
-    if unet.config.norm_num_groups != NORM_GROUPS or cross_view.config.norm_num_groups != NORM_GROUPS:
+    for model, fixed in ((unet, UNET_FIXED), (control, UNET_FIXED), (cross_view, CROSS_VIEW_FIXED)):
+        for name, value in fixed.items():
+            if model.config.get(name, value) != value:
+                raise InputError(
+                    f"{folder}: the authors' code has {name}={value!r}, this model's {type(model).__name__} "
+                    f"{model.config[name]!r}"
+                )
+    if not isinstance(unet.config.attention_head_dim, int):
         raise InputError(
-            f"{folder}: the authors' code normalises in {NORM_GROUPS} groups, this model otherwise"
+            f"{folder}: the authors' code has as many heads in every layer, this model "
+            f"{unet.config.attention_head_dim}"
         )
     if len(control.config.conditioning_embedding_out_channels) != 4:
         raise InputError(

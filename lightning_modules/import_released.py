@@ -15,6 +15,8 @@ from tqdm import tqdm
 
 from lightning_modules.networks.portrait import write_cards
 from lightning_modules.networks.pretrained import (
+    check_folder,
+    check_vae,
     encode_empty_prompt,
     find_folder,
     load_empty_prompt,
@@ -46,17 +48,19 @@ def import_released(
     backbone: str | None = None,
     dtype: Precision | None = None,
     heads: int = 8,
+    view_heads: int = 8,
 ) -> None:
     """Convert a released DiffPortrait3D checkpoint into a model folder.
 
     Args: checkpoint: The released file: a PyTorch pickle (.th, .ckpt, …) or safetensors. out: The model
         folder to make; it must not exist yet. backbone: A Stable Diffusion 1.5 folder or hub id, for the VAE
         and the empty prompt if the file has none. dtype: The precision to store in; the file's own by
-        default. heads: Attention heads of every layer, which no shape tells; 8 in Stable Diffusion 1.5.
+        default. heads: Attention heads of each layer of F, F_ref and F_cam, which no shape tells; 8 in Stable
+        Diffusion 1.5. view_heads: Those of V; 8 as released, and in models trained here.
     """
     tensors = read_checkpoint(Path(checkpoint))
     shapes = shapes_of(tensors)
-    layout = released_layout(shapes, heads)
+    layout = released_layout(shapes, heads, view_heads)
     faults = layout.faults(shapes)
     if faults:
         raise InputError(f"{checkpoint}: {faults}")
@@ -79,13 +83,13 @@ def import_released(
     print("\n".join(f"  {name}" for name in unread))
 
 
-def report(tensors: dict[str, Tensor], heads: int) -> str:
+def report(tensors: dict[str, Tensor], heads: int, view_heads: int) -> str:
     """What a checkpoint contains, as Markdown: its parts, what nothing reads, and what does not fit."""
     lines = ["| part | tensors | parameters | dtype |", "|---|---:|---:|---|"]
     lines += [f"| {name} | {n:,} | {size:,} | {dtype} |" for name, n, size, dtype in part_sizes(tensors)]
     shapes = shapes_of(tensors)
     try:
-        layout = released_layout(shapes, heads)
+        layout = released_layout(shapes, heads, view_heads)
     except InputError as error:
         return "\n".join([*lines, "", f"Not a released DiffPortrait3D: {error}"])
     unet = layout.part("unet").model.config
@@ -98,7 +102,8 @@ def report(tensors: dict[str, Tensor], heads: int) -> str:
             f"F: widths {list(unet.block_out_channels)}, {unet.layers_per_block} residual blocks a level, "
             f"prompt of {unet.cross_attention_dim} channels, {heads} heads (given, not read)",
             f"V: {len(cross_view.down_channels)} modules in the encoder, {sum(cross_view.up_modules)} in the "
-            f"decoder, middle {cross_view.middle}; {cross_view.positions} places encoded",
+            f"decoder, middle {cross_view.middle}; {cross_view.positions} places encoded, "
+            f"{view_heads} heads (given, not read)",
             f"Read by nothing: {len(unread)} tensors",
             *(f"  {name}" for name in unread),
             f"Does not fit: {layout.faults(shapes) or 'nothing'}",
@@ -139,6 +144,8 @@ def complete_backbone(
             "with --backbone"
         )
     given = None if backbone is None else find_folder(backbone)
+    if given is not None:
+        check_folder(given)
     schedule = released_schedule() if given is None else load_schedule(given / "scheduler")
     schedule.save_config(folder / "scheduler")
     if TEXT_ENCODER in have:
@@ -148,7 +155,9 @@ def complete_backbone(
         channels = layout.part("unet").model.config.cross_attention_dim
         write_empty_prompt(load_empty_prompt(given, channels), folder)
     if "vae" not in have:
-        save_model(load_vae(given / "vae"), folder / "vae", dtype)
+        vae = load_vae(given / "vae")
+        check_vae(vae, layout.part("unet").model.config.in_channels, given)
+        save_model(vae, folder / "vae", dtype)
 
 
 def released_schedule() -> ConfigMixin:
@@ -175,7 +184,8 @@ def main(args: Sequence[str] | None = None) -> None:
     settings = parser.parse_args(args).as_dict()
     with one_line():
         if settings.pop("inspect"):
-            print(report(read_checkpoint(Path(settings["checkpoint"])), settings["heads"]))
+            tensors = read_checkpoint(Path(settings["checkpoint"]))
+            print(report(tensors, settings["heads"], settings["view_heads"]))
         else:
             import_released(**settings)
 

@@ -148,8 +148,10 @@ def test_dtype_is_a_choice(released, backbone, tmp_path):
         assert {x.dtype for x in stored.values()} == {torch.bfloat16}
 
 
-def test_a_model_trained_here_goes_to_the_authors_code(tmp_path):
-    unet = toy_unet(**NARROW)
+@pytest.mark.parametrize("heads", [8, 4, 2])
+def test_a_model_trained_here_goes_to_the_authors_code(tmp_path, heads):
+    """V has 8 heads whatever F has."""
+    unet = toy_unet(**NARROW | {"attention_head_dim": heads})
     backbone = Backbone(toy_vae(), unet, released_schedule(), noise(1, TOKENS, CHANNELS))
     reference = shake(AppearanceReference.from_unet(unet))
     control, cross_view = shake(view_control(unet, 8)), shake(CrossView.from_unet(unet, positions=0))
@@ -165,7 +167,7 @@ def test_a_model_trained_here_goes_to_the_authors_code(tmp_path):
     assert all(not tensors[name].any() for name in absent)
 
     save_backbone(backbone, str(tmp_path / "sd15"))
-    arguments = ["--out", tmp_path / "back", "--backbone", tmp_path / "sd15"]
+    arguments = ["--out", tmp_path / "back", "--backbone", tmp_path / "sd15", "--heads", heads]
     import_main([str(tmp_path / "model.th"), *map(str, arguments)])
     back = load_portrait_model(str(tmp_path / "back"))
     latents, timesteps = noise(4, 4, 8, 8), torch.full((4,), 300)
@@ -189,6 +191,27 @@ def test_what_the_authors_code_cannot_hold_is_one_line(tmp_path, capsys):
     save_portrait_model(PortraitModel(backbone, *parts), str(tmp_path / "early"))
     fails(export_main, tmp_path / "early", "--out", tmp_path / "model.th")
     assert "has no cross_view/" in capsys.readouterr().err
+    assert not (tmp_path / "model.th").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "of_v", "message"),
+    [
+        ({}, {"ff_mult": 2}, "the authors' code has ff_mult=4, this model's CrossView 2"),
+        ({"norm_num_groups": 16}, {}, "has norm_num_groups=32"),
+        ({"flip_sin_to_cos": False}, {}, "has flip_sin_to_cos=True, this model's UNet2DConditionModel False"),
+        ({"act_fn": "mish"}, {}, "has act_fn='silu'"),
+        ({"attention_head_dim": [4, 8]}, {}, r"as many heads in every layer, this model [4, 8]"),
+        ({"use_linear_projection": True}, {}, "use_linear_projection=True"),
+    ],
+)
+def test_what_the_authors_code_has_fixed_is_one_line(tmp_path, capsys, changes, of_v, message):
+    unet = toy_unet(**NARROW | changes)
+    backbone = Backbone(toy_vae(), unet, released_schedule(), noise(1, TOKENS, CHANNELS))
+    parts = AppearanceReference.from_unet(unet), view_control(unet, 8), CrossView.from_unet(unet, **of_v)
+    save_portrait_model(PortraitModel(backbone, *parts), str(tmp_path / "trained"))
+    fails(export_main, tmp_path / "trained", "--out", tmp_path / "model.th")
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "model.th").exists()
 
 
@@ -250,6 +273,23 @@ def test_what_the_command_line_lacks_is_asked_for(released, backbone, tmp_path, 
     ):
         fails(import_main, tmp_path / "model.th", *arguments)
         assert message in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "message"),
+    [
+        ("unet", {"addition_embed_type": "text_time"}, "is not Stable Diffusion 1.5"),
+        ("vae", {"scaling_factor": None}, "scaling_factor is None"),
+    ],
+)
+def test_another_model_as_backbone_is_one_line(released, backbone, tmp_path, capsys, file, changes, message):
+    """SDXL's VAE and first text encoder have Stable Diffusion 1.5's shapes."""
+    config = backbone / file / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | changes))
+    torch.save(released, tmp_path / "model.th")
+    fails(import_main, tmp_path / "model.th", "--out", tmp_path / "model", "--backbone", backbone)
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "model").exists()
 
 

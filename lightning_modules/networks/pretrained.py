@@ -4,6 +4,7 @@ Shape letters: T prompt tokens, D prompt channels.
 """
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,8 @@ SHAPE: dict[str, Any] = {
     "time_cond_proj_dim": None,
     "resnet_time_scale_shift": "default",
     "attention_type": "default",
+    "time_embedding_act_fn": None,
+    "num_class_embeds": None,
     "center_input_sample": False,
 }
 BLOCKS = {"DownBlock2D", "CrossAttnDownBlock2D", "UpBlock2D", "CrossAttnUpBlock2D"}
@@ -81,12 +84,10 @@ def load_backbone(path_or_hub_id: str, dtype: torch.dtype = torch.float32) -> Ba
     files.
     """
     folder = find_folder(path_or_hub_id)
-    unet_config = read_json(folder / "unet" / "config.json")
-    check_unet(unet_config, folder)
+    check_folder(folder)
     unet = load_model(UNet2DConditionModel, folder / "unet", dtype)
     vae = load_vae(folder / "vae", dtype)
-    if vae.config.latent_channels != unet.config.in_channels:
-        raise InputError(f"{folder}: the VAE has {vae.config.latent_channels} latent channels, the UNet 4")
+    check_vae(vae, unet.config.in_channels, folder)
     scheduler = load_schedule(folder / "scheduler")
     return Backbone(
         vae, unet, scheduler, load_empty_prompt(folder, unet.config.cross_attention_dim).to(dtype)
@@ -126,10 +127,35 @@ def load_schedule(folder: Path) -> DDPMScheduler:
             f"{folder} predicts {prediction!r}, as Stable Diffusion 2 does: the paper's F predicts epsilon"
         )
     kept = set(DDPMScheduler._get_init_keys(DDPMScheduler))
-    return DDPMScheduler.from_config({k: v for k, v in config.items() if k in kept}, clip_sample=False)
+    try:
+        return DDPMScheduler.from_config({k: v for k, v in config.items() if k in kept}, clip_sample=False)
+    except (TypeError, ValueError, NotImplementedError) as error:
+        reason = str(error).split("\n", 1)[0]
+        raise InputError(f"{folder / 'scheduler_config.json'} makes no noise schedule: {reason}") from error
 
 
-def check_unet(config: dict[str, Any], folder: Path) -> None:
+def check_folder(folder: Path) -> None:
+    """InputError unless a folder has the parts of a backbone, and its UNet is Stable Diffusion 1.5's."""
+    wanted = ("unet/config.json", "vae/config.json", "scheduler/scheduler_config.json")
+    lacking = [name for name in wanted if not (folder / name).is_file()]
+    if lacking:
+        raise InputError(
+            f"{folder} is no diffusers folder of Stable Diffusion 1.5: it has no {', no '.join(lacking)}"
+        )
+    check_unet(read_json(folder / "unet" / "config.json"), folder)
+
+
+def check_vae(vae: AutoencoderKL, channels: int, folder: Path) -> None:
+    """InputError unless a VAE's latents have the channels that the UNet takes, and a scale."""
+    if vae.config.latent_channels != channels:
+        raise InputError(
+            f"{folder}: the VAE has {vae.config.latent_channels} latent channels, the UNet {channels}"
+        )
+    if not isinstance(vae.config.scaling_factor, float | int):
+        raise InputError(f"{folder / 'vae' / 'config.json'}: scaling_factor is {vae.config.scaling_factor!r}")
+
+
+def check_unet(config: Mapping[str, Any], folder: Path) -> None:
     """InputError unless a UNet's config is Stable Diffusion 1.5's at some width."""
     for name, value in SHAPE.items():
         if config.get(name, value) != value:
@@ -139,7 +165,8 @@ def check_unet(config: dict[str, Any], folder: Path) -> None:
             )
     if not isinstance(config.get("cross_attention_dim"), int):
         raise InputError(f"{folder} is not Stable Diffusion 1.5: its UNet has no single cross_attention_dim")
-    unknown = {*config.get("down_block_types", ()), *config.get("up_block_types", ())} - BLOCKS
+    blocks = [config.get(name) or [None] for name in ("down_block_types", "up_block_types")]
+    unknown = {str(block) for block in (*blocks[0], *blocks[1]) if block not in BLOCKS}
     if unknown:
         raise InputError(
             f"{folder} is not Stable Diffusion 1.5: its UNet has blocks {', '.join(sorted(unknown))}"

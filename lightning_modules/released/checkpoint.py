@@ -112,13 +112,13 @@ def shapes_of(tensors: Mapping[str, Tensor]) -> Shapes:
     return {name: tuple(x.shape) for name, x in tensors.items()}
 
 
-def released_layout(shapes: Shapes, heads: int) -> Layout:
-    """The layout of the architecture that a checkpoint's shapes tell of.
+def released_layout(shapes: Shapes, heads: int, view_heads: int = 8) -> Layout:
+    """The layout of the architecture that a checkpoint's shapes tell of, F's `heads` and V's apart.
 
     Raises InputError where they tell of none.
     """
     config = structure.unet_config(shapes, heads)
-    hint, cross_view = structure.hint_channels(shapes), structure.cross_view_config(shapes, heads)
+    hint, cross_view = structure.hint_channels(shapes), structure.cross_view_config(shapes, view_heads)
     with torch.device("meta"):
         unet = UNet2DConditionModel(**config)
         control = ControlNetModel.from_unet(

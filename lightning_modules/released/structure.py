@@ -17,6 +17,24 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 NORM_GROUPS = 32  # of every group normalisation in the released code
 LATENT_SCALE = 0.18215
+# What the released code has fixed, and diffusers and our V leave open.
+UNET_FIXED: dict[str, Any] = {
+    "act_fn": "silu",
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "downsample_padding": 1,
+    "norm_num_groups": NORM_GROUPS,
+    "norm_eps": 1e-5,
+    "mid_block_scale_factor": 1,
+    "resnet_out_scale_factor": 1.0,
+    "resnet_skip_time_act": False,
+    "timestep_post_act": None,
+    "time_embedding_type": "positional",
+    "time_embedding_dim": None,
+    "conv_in_kernel": 3,
+    "conv_out_kernel": 3,
+}
+CROSS_VIEW_FIXED: dict[str, Any] = {"norm_num_groups": NORM_GROUPS, "ff_mult": 4}
 RESNET_WIDTH = r"0\.(in_layers\.2|out_layers\.[03])\.(weight|bias)"
 
 
@@ -42,7 +60,8 @@ def unet_config(shapes: Shapes, heads: int) -> dict[str, Any]:
     crowded = [level.width for level in levels if level.width % heads or level.width % NORM_GROUPS]
     if crowded:
         raise InputError(
-            f"{UNET}: width {crowded[0]} is no multiple of {heads} heads and {NORM_GROUPS} groups"
+            f"{UNET}: width {crowded[0]} is no multiple of {heads} heads and {NORM_GROUPS} groups: "
+            "--heads says how many heads there are"
         )
     attending = [level.transformers > 0 for level in levels]
     depths = [max(level.transformers, 1) for level in levels]
@@ -89,7 +108,15 @@ def hint_channels(shapes: Shapes) -> tuple[int, ...]:
 
 
 def cross_view_config(shapes: Shapes, heads: int) -> dict[str, Any]:
-    """The arguments of `CrossView.from_unet` that are V's own."""
+    """The arguments of `CrossView.from_unet` that are V's own; only `heads` is not in any shape.
+
+    Raises InputError where the widths do not divide by it.
+    """
+    crowded = [level.width for level in unet_levels(shapes) if level.width % heads]
+    if crowded:
+        raise InputError(
+            f"V: width {crowded[0]} is no multiple of {heads} heads: --view_heads says how many there are"
+        )
     root = rf"{UNET}\.\w+_motion_module\..*temporal_transformer"
     return {
         "middle": "unconditional",

@@ -1,6 +1,7 @@
 import json
 import pickle
 import sys
+from dataclasses import replace
 from unittest.mock import Mock
 
 import pytest
@@ -12,7 +13,7 @@ from lightning_modules.networks import pretrained
 from lightning_modules.networks.pretrained import encode_nothing, load_backbone, save_backbone
 from lightning_modules.networks.weights import load_strict, read_tensors
 from shards.errors import InputError
-from tests.networks.toy import PROMPT_CHANNELS, noise, toy_backbone
+from tests.networks.toy import PROMPT_CHANNELS, noise, toy_backbone, toy_vae
 
 
 @pytest.fixture
@@ -150,7 +151,11 @@ def test_nothing_half_written_and_nothing_overwritten(tmp_path, folder):
         ("unet", {"layers_per_block": "two"}, r"unet/config.json"),
         ("unet", {"_class_name": "UNet2DModel"}, "holds a UNet2DModel"),
         ("unet", {"cross_attention_dim": None}, "cross_attention_dim"),
+        ("unet", {"down_block_types": None}, "blocks None"),
+        ("unet", {"time_embedding_act_fn": "silu"}, "time_embedding_act_fn='silu'"),
+        ("unet", {"num_class_embeds": 3}, "num_class_embeds=3"),
         ("vae", {"latent_channels": 16}, "misshapen"),
+        ("vae", {"scaling_factor": None}, "scaling_factor is None"),
     ],
 )
 def test_other_models_are_one_line(folder, file, changes, message):
@@ -165,10 +170,33 @@ def test_v_prediction_is_one_line(folder):
         load_backbone(str(folder))
 
 
+def test_a_schedule_that_is_none_is_one_line(folder):
+    for changes in ({"beta_schedule": "steep"}, {"beta_schedule": "linear", "num_train_timesteps": "many"}):
+        edit(folder / "scheduler" / "scheduler_config.json", **changes)
+        with pytest.raises(InputError, match=r"scheduler_config.json makes no noise schedule"):
+            load_backbone(str(folder))
+
+
+def test_latents_that_the_unet_does_not_take_are_one_line(tmp_path):
+    other = replace(toy_backbone(), vae=toy_vae(latent_channels=8))
+    save_backbone(other, str(tmp_path / "mixed"))
+    with pytest.raises(InputError, match="the VAE has 8 latent channels, the UNet 4"):
+        load_backbone(str(tmp_path / "mixed"))
+
+
 def test_an_empty_prompt_of_another_width_is_one_line(folder):
     save_file({"empty_prompt": noise(1, 1, 5)}, folder / "empty_prompt.safetensors")
     with pytest.raises(InputError, match=r"empty prompt has shape \(1, 1, 5\)"):
         load_backbone(str(folder))
+
+
+def test_a_folder_of_something_else_is_one_line(folder, tmp_path):
+    (folder / "unet").rename(folder / "transformer")  # Stable Diffusion 3
+    with pytest.raises(InputError, match=r"is no diffusers folder of Stable Diffusion 1\.5: it has no unet/"):
+        load_backbone(str(folder))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"no vae/config.json, no scheduler/scheduler_config.json"):
+        load_backbone(str(tmp_path / "empty"))
 
 
 def test_missing_files_are_one_line(folder, tmp_path):

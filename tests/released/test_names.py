@@ -129,9 +129,18 @@ def test_an_unexpected_tensor_is_named():
     ("shapes", "heads", "message"),
     [
         ({"conv_in.weight": (320, 4, 3, 3)}, 8, "not a DiffPortrait3D checkpoint"),
-        (key_list("small"), 5, "no multiple of 5 heads"),
+        (key_list("small"), 5, "no multiple of 5 heads and 32 groups: --heads says"),
     ],
 )
 def test_other_checkpoints_are_one_line(shapes, heads, message):
     with pytest.raises(InputError, match=message):
         released_layout(shapes, heads)
+
+
+def test_heads_of_v_are_its_own():
+    layout = released_layout(key_list("small"), heads=4, view_heads=2)
+    assert layout.part("unet").model.config.attention_head_dim == 4
+    assert layout.part("cross_view").model.config.heads == 2
+    assert released_layout(key_list("small"), heads=4).part("cross_view").model.config.heads == 8
+    with pytest.raises(InputError, match="no multiple of 3 heads: --view_heads says"):
+        released_layout(key_list("small"), heads=8, view_heads=3)
