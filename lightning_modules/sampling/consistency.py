@@ -15,19 +15,27 @@ LEVELS = 127.5  # of the 255 of a pixel, in one unit of [-1, 1]
 
 
 def spread(
-    pipeline: DiffPortrait3DPipeline, references: Tensor, condition: Tensor, views: int, sampling: Sampling
+    pipeline: DiffPortrait3DPipeline,
+    references: Tensor,
+    condition: Tensor,
+    views: int,
+    sampling: Sampling,
+    where: Tensor | None = None,
 ) -> float:
     """How far apart `views` views of one camera are that start from different random noise: the standard
-    deviation among them, of 255 levels, the mean over all pixels and portraits.
+    deviation among them, of 255 levels, the mean over portraits and pixels, or over those that `where`
+    (B, S, S) has.
 
     `references` are (B, R, 3, S, S) and `condition` (B, 3, S, S), in [-1, 1]. What the portrait shows, the
-    views have in common; the rest each makes up, unless V makes them agree (Fig. 5).
+    views have in common; the rest each makes up, unless V makes them agree (Fig. 5). With `where` from
+    `visibility.hidden` it is of that rest.
     """
     conditions = condition.unsqueeze(1).expand(-1, views, -1, -1, -1)
     seeds = list(range(len(references)))
     sampling = replace(sampling, noise="random", window=views)
     made = pipeline.views(references, conditions, seeds=seeds, sampling=sampling)
-    return made.std(1).mean().item() * LEVELS
+    apart = made.std(1).mean(1) * LEVELS  # (B, S, S)
+    return (apart if where is None else apart[where.cpu()]).mean().item()
 
 
 def seam(
