@@ -2,7 +2,8 @@
 
 from typing import Any, ClassVar
 
-from lightning_modules.stage import LEARNING, Learning, ReferenceTimestep, Stage
+from lightning_modules.networks.cards import ReferenceTimestep
+from lightning_modules.stage import LEARNING, Learning, Stage
 
 
 class AppearanceStage(Stage):

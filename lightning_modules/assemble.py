@@ -6,24 +6,30 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, get_args
 
 import torch
 from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.models.modeling_utils import ModelMixin
 from jsonargparse import ArgumentParser
 
-from lightning_modules.networks.cards import CARD, StageCard, fingerprint
+from lightning_modules.networks.cards import CARD, Lineage, StageCard, fingerprint
 from lightning_modules.networks.cross_view import CrossView
 from lightning_modules.networks.noise_prior import NoisePrior
-from lightning_modules.networks.portrait import PortraitModel, ReferenceTimestep
+from lightning_modules.networks.portrait import (
+    CONTROL,
+    CROSS_VIEW,
+    PRIOR_STAGE,
+    REFERENCE,
+    STAGES,
+    PortraitModel,
+    check_prior,
+)
 from lightning_modules.networks.pretrained import load_backbone
 from lightning_modules.networks.reference import AppearanceReference
 from lightning_modules.networks.weights import load_model, read_json
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
+from lightning_modules.trained_part import ExportDtype
 from shards.errors import InputError, one_line
-
-Dtype = Literal["float16", "float32"]
 
 
 def assemble(
@@ -33,10 +39,10 @@ def assemble(
     control: str | None = None,
     views: str | None = None,
     prior: str | None = None,
-    dtype: Dtype = "float16",
+    dtype: ExportDtype = "float16",
 ) -> None:
-    """Writes the folder. Raises InputError where a part is of another stage, backbone or F_ref timestep, or
-    where `out` exists.
+    """Writes the folder. Raises InputError where a part is of another stage or backbone, or was not trained
+    with the others, where S makes images of another size, and where `out` exists.
 
     Args:
         backbone: a Stable Diffusion 1.5 folder of any width, or a hub id.
@@ -47,29 +53,35 @@ def assemble(
         prior: S, the folder that the noise prior's training exported.
         dtype: of the weights written.
     """
+    if Path(out).exists():
+        raise InputError(f"{out} exists already: remove it or choose another folder")
     base = load_backbone(backbone)
-    known = fingerprint(base.unet.state_dict())
-    timesteps: set[str] = set()
+    lineage = Lineage(fingerprint(base.unet.state_dict()))
 
-    def part(cls: type[ModelMixin], path: str | None, stage: str, of: str = known) -> ModelMixin | None:
+    def part(cls: type[ModelMixin], path: str | None, name: str) -> ModelMixin | None:
         if path is None:
             return None
-        card = StageCard.parse(read_json(Path(path) / CARD), path)
-        card.check(stage, of, path)
-        timesteps.update({card.settings["reference_timestep"]} if of else ())
-        return load_model(cls, Path(path))
+        card = _card(path, STAGES[name][0], lineage.backbone)
+        loaded = load_model(cls, Path(path))
+        lineage.add(card, loaded.state_dict(), path)
+        return loaded
 
-    reference = part(AppearanceReference, appearance, "appearance")
-    parts = (
-        part(ControlNetModel, control, "view_control"),
-        part(CrossView, views, "view_consistency"),
-        part(NoisePrior, prior, "noise_prior", ""),
-    )
-    if len(timesteps) > 1 or not timesteps <= set(get_args(ReferenceTimestep)):
-        raise InputError(f"parts trained with F_ref at the timesteps {sorted(timesteps)}: one is wanted")
-    model = PortraitModel(base, reference, *parts, timesteps.pop())
+    reference = part(AppearanceReference, appearance, REFERENCE)
+    parts = part(ControlNetModel, control, CONTROL), part(CrossView, views, CROSS_VIEW)
+    loaded_prior = None
+    if prior is not None:
+        _card(prior, PRIOR_STAGE[0], "")
+        loaded_prior = load_model(NoisePrior, Path(prior))
+        check_prior(loaded_prior, base, prior)
+    model = PortraitModel(base, reference, *parts, loaded_prior, lineage.reference_timestep)
     DiffPortrait3DPipeline.of(model).save_pretrained(out, getattr(torch, dtype))
     print(out)
+
+
+def _card(path: str, stage: str, backbone: str) -> StageCard:
+    card = StageCard.parse(read_json(Path(path) / CARD), path)
+    card.check(stage, backbone, path)
+    return card
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -3,7 +3,7 @@
 Shape letters: B people, R portraits of each, V views, S image side, s the side of what S renders.
 """
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -12,13 +12,12 @@ from torch.nn import functional as F
 from lightning_modules.networks.cards import StageCard
 from lightning_modules.networks.noise_prior import NoisePrior, Proxies
 from lightning_modules.optimization import Learning, step_generator
-from lightning_modules.trained_part import TrainedPart
+from lightning_modules.trained_part import ExportDtype, TrainedPart
 from shards.cameras import LABEL_SIZE
 from shards.perceptual import PerceptualLoss, PerceptualWeights
 
 Batch = dict[str, Any]
 LEARNING = Learning(rate=5e-4, decay="cosine", warmup_steps=200)
-DTYPES = {"float16": torch.float16, "float32": torch.float32}
 SHOWN_VIEWS = 3
 
 
@@ -41,12 +40,13 @@ class NoisePriorStage(TrainedPart):
         perceptual: PerceptualWeights = "efficientnet-lite0",
         perceptual_weight: float = 0.02,
         mirror: bool = False,
-        export_dtype: Literal["float16", "float32"] = "float16",
+        export_dtype: ExportDtype = "float16",
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["prior", "learning"])
         self.learning = learning
+        prior.register_to_config(perceptual=perceptual)
         self.prior = prior
         self.perceptual = PerceptualLoss(perceptual)
 
@@ -54,11 +54,6 @@ class NoisePriorStage(TrainedPart):
     def card(self) -> StageCard:
         """S belongs to no backbone: it makes images."""
         return StageCard(self.stage, self.part, "", {"perceptual": self.hparams.perceptual})
-
-    @property
-    def export_dtype(self) -> torch.dtype:
-        """Half precision, or full."""
-        return DTYPES[self.hparams.export_dtype]
 
     def losses(self, proxies: Proxies, targets: Tensor) -> tuple[Tensor, Tensor]:
         """L2 and perceptual distance of Ĩ to targets (B, V, 3, S, S), scalars."""

@@ -1,16 +1,14 @@
 """What a stage hands on: its trained part, as a folder or out of a checkpoint, checked against its
 backbone."""
 
-import json
 import pickle
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
-from lightning_modules.networks.cards import CARD, StageCard
+from lightning_modules.networks.cards import CARD, StageCard, write_card
 from lightning_modules.networks.weights import (
     WEIGHTS,
     load_strict,
@@ -28,7 +26,7 @@ def save_part(module: ModelMixin, card: StageCard, folder: Path, dtype: torch.dt
     """The folder that `load_part` reads, written whole. Raises InputError where it exists."""
     with whole_folder(folder) as partial:
         save_model(module, partial, dtype)
-        (partial / CARD).write_text(json.dumps(asdict(card), indent=1) + "\n", encoding="utf-8")
+        write_card(card, partial)
 
 
 def load_part(module: ModelMixin, path: str, stage: str, backbone: str) -> StageCard:

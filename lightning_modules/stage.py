@@ -6,7 +6,7 @@ Shape letters: B frames, V views, R references, C channels, H W latent size, S i
 
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
@@ -14,21 +14,18 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
 from lightning_modules.draws import generator, normal, spread_timesteps
-from lightning_modules.networks.cards import StageCard, fingerprint
+from lightning_modules.networks.cards import Lineage, ReferenceTimestep, StageCard, fingerprint
 from lightning_modules.networks.denoiser import Denoiser
-from lightning_modules.networks.portrait import ReferenceTimestep
 from lightning_modules.networks.pretrained import load_backbone
 from lightning_modules.networks.reference import AppearanceReference
 from lightning_modules.optimization import Learning, step_generator
 from lightning_modules.parts import load_part
 from lightning_modules.sampling.ddim import portrait_bank, sample
-from lightning_modules.trained_part import TrainedPart
-from shards.errors import InputError
+from lightning_modules.trained_part import ExportDtype, TrainedPart
 from shards.latents import vae_fingerprint
 
 Batch = dict[str, Any]
 LEARNING = Learning()
-DTYPES = {"float16": torch.float16, "float32": torch.float32}
 
 
 class Drawn(NamedTuple):
@@ -69,7 +66,7 @@ class Stage(TrainedPart):
         encode_batch: int = 64,
         sample_steps: int = 50,
         guidance: float = 3.0,
-        export_dtype: Literal["float16", "float32"] = "float16",
+        export_dtype: ExportDtype = "float16",
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -85,6 +82,7 @@ class Stage(TrainedPart):
             loaded.unet, loaded.empty_prompt, gradient_checkpointing=gradient_checkpointing
         )
         self.fingerprint = fingerprint(loaded.unet.state_dict())
+        self.lineage = Lineage(self.fingerprint)
         self.vae_fingerprint = vae_fingerprint(loaded.vae)
 
     def freeze(self) -> None:
@@ -94,31 +92,17 @@ class Stage(TrainedPart):
 
     def load(self, module: ModelMixin, path: str, stage: str) -> StageCard:
         """Fills a frozen part from the folder or checkpoint that `stage` left at `path`. Raises InputError
-        where it is of another stage or backbone, or of another `reference_timestep` than parts before it."""
+        where it is of another stage or backbone, or does not belong to the parts loaded before it."""
         card = load_part(module, path, stage, self.fingerprint)
-        timestep = card.settings["reference_timestep"]
-        if timestep != getattr(self, "reference_timestep", timestep):
-            raise InputError(
-                f"{path} was trained with F_ref at the {timestep} timestep, what comes before it at the "
-                f"{self.reference_timestep}: give the parts of one run of the stages"
-            )
-        self.reference_timestep = timestep
+        self.lineage.add(card, module.state_dict(), path)
+        self.reference_timestep = card.sees(path)
         return card
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What using the trained part takes beside its weights."""
-        return {"reference_timestep": self.reference_timestep}
 
     @property
     def card(self) -> StageCard:
         """Says of the trained part what it is."""
-        return StageCard(self.stage, self.part, self.fingerprint, self.settings)
-
-    @property
-    def export_dtype(self) -> torch.dtype:
-        """Half precision, or full."""
-        return DTYPES[self.hparams.export_dtype]
+        settings = self.lineage.settings(self.reference_timestep)
+        return StageCard(self.stage, self.part, self.fingerprint, settings)
 
     def on_fit_start(self) -> None:
         """Compiles, if asked to, once the networks are on their device."""

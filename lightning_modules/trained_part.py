@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -14,12 +14,15 @@ from lightning_modules.networks.cards import StageCard
 from lightning_modules.networks.weights import compare
 from lightning_modules.optimization import Learning, Optimization, rewind
 from lightning_modules.parts import IN_CHECKPOINT, save_part
+from shards.errors import InputError
+
+ExportDtype = Literal["float16", "float32"]
 
 
 class TrainedPart(pl.LightningModule):
     """A module of which one submodule, named in `part`, is trained and everything else is fixed.
 
-    A subclass names its `stage`, and says in `card` what the part is.
+    A subclass names its `stage`, says in `card` what the part is, and has a hyperparameter `export_dtype`.
     """
 
     stage: ClassVar[str]
@@ -37,9 +40,9 @@ class TrainedPart(pl.LightningModule):
         """Says of the trained part what it is."""
 
     @property
-    @abstractmethod
     def export_dtype(self) -> torch.dtype:
-        """What the exported weights are stored in."""
+        """What the exported weights are stored in: half precision, or full."""
+        return getattr(torch, self.hparams.export_dtype)
 
     def train(self, mode: bool = True) -> "TrainedPart":
         """Everything fixed stays in eval mode."""
@@ -67,12 +70,17 @@ class TrainedPart(pl.LightningModule):
         rewind(checkpoint, self.trainer.accumulate_grad_batches)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Checks that the checkpoint is this stage's, and adds the fixed parts as they are.
+        """Checks that the checkpoint is this stage's, trained with these fixed parts, and adds them.
 
         Raises InputError otherwise.
         """
-        where, card = "the checkpoint", self.card
-        StageCard.parse(checkpoint.get(IN_CHECKPOINT, {}), where).check(card.stage, card.backbone, where)
+        where = "the checkpoint"
+        if self._trainer is not None and self._trainer.training and "optimizer_states" not in checkpoint:
+            raise InputError(
+                f"{where} holds weights alone, and a run cannot go on from it: take one with the optimiser "
+                "in it; the next stage takes either"
+            )
+        StageCard.parse(checkpoint.get(IN_CHECKPOINT, {}), where).check_same_run(self.card, where)
         own, prefix = self.state_dict(), f"{self.part}."
         wanted = {name: tuple(x.shape) for name, x in own.items() if name.startswith(prefix)}
         compare(wanted, checkpoint["state_dict"], where)

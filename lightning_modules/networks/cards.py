@@ -1,9 +1,12 @@
-"""What a trained part says of itself: which stage made it, on which backbone, and what using it takes."""
+"""What a trained part says of itself: which stage made it, on which backbone, beside which other parts, and
+what using it takes."""
 
 import hashlib
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Self
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
 
 import torch
 from torch import Tensor
@@ -13,6 +16,9 @@ from shards.errors import InputError
 CARD = "stage.json"
 FORMAT = 1
 SAMPLED_VALUES = 8
+ReferenceTimestep = Literal["zero", "current"]
+# The names of settings.
+TIMESTEP, TRAINED_WITH = "reference_timestep", "trained_with"
 
 
 @dataclass(frozen=True)
@@ -20,7 +26,8 @@ class StageCard:
     """Which stage made a part (`stage`, the class of the part in `part`), on which backbone, with which
     settings.
 
-    `settings` are what using the part takes beside its weights, e.g. the timestep that F_ref sees.
+    `settings` are what using the part takes beside its weights: `reference_timestep`, what F_ref sees, and
+    `trained_with`, by stage the fingerprints of the parts that were frozen beside it.
     """
 
     stage: str
@@ -37,9 +44,29 @@ class StageCard:
                 f"{where}: format {values.get('format')!r} of a trained part; this code reads {FORMAT}"
             )
         try:
-            return cls(**values)
+            card = cls(**values)
         except TypeError as error:
             raise InputError(f"{where}: not the card of a trained part ({error})") from error
+        if not isinstance(card.settings, dict) or not isinstance(card.trained_with, dict):
+            raise InputError(f"{where}: not the card of a trained part (its settings are no object)")
+        return card
+
+    @property
+    def trained_with(self) -> dict[str, str]:
+        """By stage, the fingerprints of the parts that this one was trained with; empty where there were
+        none, and on cards of before they were noted."""
+        return self.settings.get(TRAINED_WITH, {})
+
+    def sees(self, where: str) -> ReferenceTimestep:
+        """The timestep that F_ref saw. Raises InputError where the card says none, or another than there
+        are."""
+        timestep = self.settings.get(TIMESTEP)
+        if timestep not in get_args(ReferenceTimestep):
+            raise InputError(
+                f"{where}: its card ({CARD}) has {TIMESTEP} {timestep!r}, where "
+                f"{' or '.join(map(repr, get_args(ReferenceTimestep)))} is wanted: export the part again"
+            )
+        return timestep
 
     def check(self, stage: str, backbone: str, where: str) -> None:
         """Raises InputError unless this is of `stage`, and of the backbone with this fingerprint."""
@@ -51,13 +78,68 @@ class StageCard:
                 "give the backbone it belongs to, or train it on this one"
             )
 
+    def check_beside(self, parts: Mapping[str, str], where: str) -> None:
+        """Raises InputError where this was trained with another part of a stage than the one whose
+        fingerprint `parts` has; those that either leaves out are not compared."""
+        for stage, known in self.trained_with.items():
+            if parts.get(stage, known) != known:
+                raise InputError(
+                    f"{where} was trained with another part of the stage {stage} ({known}, not "
+                    f"{parts[stage]}): give the parts of one run of the stages, or train it with this one"
+                )
+
+    def check_same_run(self, now: "StageCard", where: str) -> None:
+        """Raises InputError unless a run whose part has the card `now` may go on from this part."""
+        self.check(now.stage, now.backbone, where)
+        self.check_beside(now.trained_with, where)
+        was, wanted = self.settings.get(TIMESTEP), now.settings.get(TIMESTEP)
+        if was != wanted:
+            raise InputError(f"{where} was trained with F_ref at the {was} timestep, this run has {wanted}")
+
+
+@dataclass
+class Lineage:
+    """The parts on one backbone that are to work together, added in the order of their stages.
+
+    `backbone`: its fingerprint. `parts`: fingerprints by stage. `reference_timestep`: what F_ref sees, None
+    until a part says it.
+    """
+
+    backbone: str
+    parts: dict[str, str] = field(default_factory=dict)
+    reference_timestep: ReferenceTimestep | None = None
+
+    def add(self, card: StageCard, weights: Mapping[str, Tensor], where: str) -> None:
+        """Takes a part, whose state dict is `weights`, to those before it. Raises InputError where it does
+        not belong to them: trained on another backbone, at another timestep of F_ref, with another part."""
+        card.check(card.stage, self.backbone, where)
+        timestep = card.sees(where)
+        if self.reference_timestep not in (None, timestep):
+            raise InputError(
+                f"{where} was trained with F_ref at the {timestep} timestep, what comes before it at the "
+                f"{self.reference_timestep}: give the parts of one run of the stages"
+            )
+        card.check_beside(self.parts, where)
+        self.reference_timestep = timestep
+        self.parts[card.stage] = fingerprint(weights)
+
+    def settings(self, reference_timestep: ReferenceTimestep) -> dict[str, Any]:
+        """The settings of the card of a part that is trained with these parts."""
+        beside = {TRAINED_WITH: dict(self.parts)} if self.parts else {}
+        return {TIMESTEP: reference_timestep, **beside}
+
+
+def write_card(card: StageCard, folder: Path) -> None:
+    """Puts the card beside the part in a folder."""
+    (folder / CARD).write_text(json.dumps(asdict(card), indent=1) + "\n", encoding="utf-8")
+
 
 @torch.no_grad()
-def fingerprint(unet: Mapping[str, Tensor]) -> str:
-    """Twelve characters that tell F's weights, a state dictionary, from others: the same in half and in full
-    precision."""
+def fingerprint(weights: Mapping[str, Tensor]) -> str:
+    """Twelve characters that tell a network's weights, a state dictionary, from others: the same in half and
+    in full precision."""
     digest = hashlib.sha256()
-    for name, value in sorted(unet.items()):
+    for name, value in sorted(weights.items()):
         sampled = value.flatten()[: SAMPLED_VALUES * 64 : 64].half().cpu()
         digest.update(f"{name}{tuple(value.shape)}".encode() + sampled.numpy().tobytes())
     return digest.hexdigest()[:12]

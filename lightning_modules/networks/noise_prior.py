@@ -57,6 +57,7 @@ class NoisePrior(ModelMixin, ConfigMixin):
     decoder at each point. `surroundings_channels`, `surroundings_doublings`: of the background's map.
     `rendering_size`: s; `decoder_channels`: widths of the 2D decoder, doubled in between. `extent`: half the
     side of the volume in the world's units. `coarse`, `fine`: depths of a ray, stratified and of importance.
+    `perceptual`: a note of whose features it was trained to match, None where that is not known.
 
     Raises InputError where the sizes don't meet.
     """
@@ -80,6 +81,7 @@ class NoisePrior(ModelMixin, ConfigMixin):
         extent: float = 0.45,
         coarse: int = 8,
         fine: int = 8,
+        perceptual: str | None = None,  # noqa: ARG002 (the config keeps it)
     ) -> None:
         super().__init__()
         widths = {image_size // 2**level: width for level, width in enumerate(encoder_channels)}

@@ -1,15 +1,20 @@
 """A whole model in one folder: the backbone, and beside it the paper's networks that have been trained."""
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
 
 import torch
 from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.models.modeling_utils import ModelMixin
 
-from lightning_modules.networks.cards import CARD, StageCard, fingerprint
+from lightning_modules.networks.cards import (
+    CARD,
+    Lineage,
+    ReferenceTimestep,
+    StageCard,
+    fingerprint,
+    write_card,
+)
 from lightning_modules.networks.cross_view import CrossView
 from lightning_modules.networks.denoiser import Denoiser
 from lightning_modules.networks.noise_prior import NoisePrior
@@ -30,13 +35,13 @@ REFERENCE, CONTROL, CROSS_VIEW, NOISE_PRIOR = (
     "cross_view",
     "noise_prior",
 )
-# The stage that trains a part, and where the part is in it.
+# The stage that trains a part, and where the part is in it; in the order of the stages.
 STAGES = {
     REFERENCE: ("appearance", "reference"),
     CONTROL: ("view_control", "denoiser.control"),
     CROSS_VIEW: ("view_consistency", "denoiser.cross_view"),
 }
-ReferenceTimestep = Literal["zero", "current"]
+PRIOR_STAGE = ("noise_prior", "prior")  # which belongs to no backbone: S makes images
 
 
 @dataclass(frozen=True)
@@ -62,8 +67,8 @@ class PortraitModel:
 def load_portrait_model(path: str, dtype: torch.dtype = torch.float32) -> PortraitModel:
     """The model in a folder of `save_portrait_model` or `import_released`, in `dtype` and `eval`.
 
-    Raises InputError on a folder without F_ref, on parts trained with another backbone or another
-    `reference_timestep`, and on damaged files.
+    Raises InputError on a folder without F_ref, on parts that were not trained with each other, on an S for
+    images of another size, and on damaged files.
     """
     folder = Path(path)
     if not (folder / REFERENCE).is_dir():
@@ -76,30 +81,39 @@ def load_portrait_model(path: str, dtype: torch.dtype = torch.float32) -> Portra
     def part(cls: type[ModelMixin], name: str) -> ModelMixin | None:
         return load_model(cls, folder / name, dtype) if (folder / name).is_dir() else None
 
+    prior = part(NoisePrior, NOISE_PRIOR)
+    if prior is not None:
+        check_prior(prior, backbone, str(folder / NOISE_PRIOR))
     return PortraitModel(
         backbone,
         load_model(AppearanceReference, folder / REFERENCE, dtype),
         part(ControlNetModel, CONTROL),
         part(CrossView, CROSS_VIEW),
-        part(NoisePrior, NOISE_PRIOR),
+        prior,
         timestep,
     )
 
 
+def check_prior(prior: NoisePrior, backbone: Backbone, where: str) -> None:
+    """Raises InputError unless S makes images of the size that F is for."""
+    side = backbone.unet.config.sample_size * backbone.downsampling
+    if prior.config.image_size != side:
+        raise InputError(
+            f"{where}: S makes images of {prior.config.image_size} pixels, and F takes {side}: give an S "
+            f"trained at image_size {side}, or none"
+        )
+
+
 def _check_cards(folder: Path, backbone: str) -> ReferenceTimestep:
     """What F_ref sees, by the cards of the parts; the current timestep where no part has one, as released."""
-    timesteps = {}
-    for name in STAGES:
-        path = folder / name / CARD
-        if path.is_file():
-            card = StageCard.parse(read_json(path), str(path))
-            card.check(card.stage, backbone, str(path))
-            timesteps[name] = card.settings.get("reference_timestep")
-    if unknown := set(timesteps.values()) - set(get_args(ReferenceTimestep)):
-        raise InputError(f"{folder}: reference_timestep {unknown.pop()!r} is none of a part's settings")
-    if len(set(timesteps.values())) > 1:
-        raise InputError(f"{folder}: its parts were trained with F_ref at different timesteps ({timesteps})")
-    return next(iter(timesteps.values()), "current")
+    lineage = Lineage(backbone)
+    for name, (stage, _) in STAGES.items():
+        place = folder / name
+        if (place / CARD).is_file():
+            card = StageCard.parse(read_json(place / CARD), str(place))
+            card.check(stage, backbone, str(place))
+            lineage.add(card, read_weights(place), str(place))
+    return lineage.reference_timestep or "current"
 
 
 def save_portrait_model(model: PortraitModel, path: str, dtype: torch.dtype | None = None) -> None:
@@ -118,15 +132,22 @@ def write_portrait_model(model: PortraitModel, folder: Path, dtype: torch.dtype 
     for name, part in parts.items():
         if part is not None:
             save_model(part, folder / name, dtype)
-    write_cards(folder, model.reference_timestep)
     if model.noise_prior is not None:
         save_model(model.noise_prior, folder / NOISE_PRIOR, dtype)
+    write_cards(folder, model.reference_timestep)
 
 
 def write_cards(folder: Path, reference_timestep: ReferenceTimestep) -> None:
-    """Beside each part in a model's folder, the card by which stages and `load_portrait_model` know it."""
-    backbone = fingerprint(read_weights(folder / "unet"))
-    for name, (stage, place) in STAGES.items():
-        if (folder / name).is_dir():
-            card = StageCard(stage, place, backbone, {"reference_timestep": reference_timestep})
-            (folder / name / CARD).write_text(json.dumps(asdict(card), indent=1) + "\n", encoding="utf-8")
+    """Beside each part in a model's folder, the card by which stages and `load_portrait_model` know it: the
+    parts of one folder were trained with each other."""
+    lineage = Lineage(fingerprint(read_weights(folder / "unet")))
+    for name, (stage, part) in STAGES.items():
+        place = folder / name
+        if place.is_dir():
+            card = StageCard(stage, part, lineage.backbone, lineage.settings(reference_timestep))
+            write_card(card, place)
+            lineage.add(card, read_weights(place), str(place))
+    if (folder / NOISE_PRIOR).is_dir():
+        config = read_json(folder / NOISE_PRIOR / "config.json")
+        card = StageCard(*PRIOR_STAGE, "", {"perceptual": config.get("perceptual")})
+        write_card(card, folder / NOISE_PRIOR)

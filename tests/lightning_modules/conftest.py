@@ -2,6 +2,7 @@
 training."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import pytorch_lightning as pl
 
 from datamodules import PortraitViewsDataModule, SourceConfig
 from lightning_modules.appearance import AppearanceStage
+from lightning_modules.networks.portrait import REFERENCE, save_portrait_model
 from lightning_modules.networks.pretrained import save_backbone
 from lightning_modules.optimization import Learning
 from shards.builder import build
-from tests.networks.toy import toy_backbone
+from tests.networks.toy import prompt, toy_backbone, toy_model
 from tests.shards.fake_source import FakeSource
 
 SIZE = 16
@@ -64,6 +66,19 @@ def make_stage(backbone: Path) -> Callable[..., AppearanceStage]:
         return AppearanceStage(**{**options, **change})
 
     return make
+
+
+@pytest.fixture
+def several_tokens(make_data: Callable[..., PortraitViewsDataModule], tmp_path: Path) -> tuple[Any, Any]:
+    """The backbone and F_ref of a toy model, and data, of which every attention has several tokens: over a
+    single one there is nothing to learn."""
+    build(FakeSource(2, 1, views=4, size=2 * SIZE), tmp_path / "larger", 0)
+    sources = {"fake": SourceConfig(str(tmp_path / "larger"))}
+    model = toy_model()
+    backbone = replace(model.backbone, empty_prompt=prompt(tokens=3))
+    save_portrait_model(replace(model, backbone=backbone), str(tmp_path / "wordy"))
+    parts = {"backbone": str(tmp_path / "wordy"), "appearance": str(tmp_path / "wordy" / REFERENCE)}
+    return parts, make_data(sources=sources, image_size=2 * SIZE, conditions=True)
 
 
 @pytest.fixture

@@ -1,11 +1,20 @@
+from pathlib import Path
+
 import pytest
 import torch
 
 from lightning_modules.assemble import assemble
-from lightning_modules.networks.portrait import CONTROL, CROSS_VIEW, REFERENCE, save_portrait_model
+from lightning_modules.networks.portrait import (
+    CONTROL,
+    CROSS_VIEW,
+    NOISE_PRIOR,
+    REFERENCE,
+    save_portrait_model,
+)
+from lightning_modules.networks.weights import save_model
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
 from shards.errors import InputError
-from tests.networks.toy import toy_model
+from tests.networks.toy import shake, toy_model, toy_prior
 
 
 @pytest.fixture
@@ -22,6 +31,30 @@ def test_parts_make_a_model(exported, tmp_path):
     assert pipeline.config.reference_timestep == "zero"
     for name, x in toy_model().cross_view.state_dict().items():
         assert torch.equal(pipeline.cross_view.state_dict()[name], x)
+
+
+def test_a_part_of_another_run_is_one_line(exported, tmp_path):
+    other = toy_model()
+    shake(other.reference)
+    save_portrait_model(other, str(tmp_path / "other"))
+    parts = {"control": str(exported / CONTROL), "views": str(tmp_path / "other" / CROSS_VIEW)}
+    with pytest.raises(InputError, match="cross_view was trained with another part of the stage appearance"):
+        assemble(str(exported), str(exported / REFERENCE), str(tmp_path / "model"), **parts)
+    assert not (tmp_path / "model").exists()
+
+
+def test_s_goes_along_where_it_makes_f_s_images(tmp_path):
+    save_portrait_model(toy_model(prior=True), str(tmp_path / "parts"))
+    backbone, reference = str(tmp_path / "parts"), str(tmp_path / "parts" / REFERENCE)
+    assemble(backbone, reference, str(tmp_path / "model"), prior=str(tmp_path / "parts" / NOISE_PRIOR))
+    again = str(tmp_path / "model" / NOISE_PRIOR)
+    assemble(backbone, reference, str(tmp_path / "again"), prior=again)
+    larger = toy_prior(image_size=32, encoder_channels=(8,) * 5, rendering_size=16)
+    save_model(larger, Path(again))
+    with pytest.raises(InputError, match="S makes images of 32 pixels, and F takes 16"):
+        assemble(backbone, reference, str(tmp_path / "third"), prior=again)
+    with pytest.raises(InputError, match="of the stage appearance; the stage noise_prior is wanted"):
+        assemble(backbone, reference, str(tmp_path / "third"), prior=reference)
 
 
 def test_parts_that_do_not_fit_are_one_line(exported, tmp_path):

@@ -1,5 +1,8 @@
 """Stages 2 and 3: what they load, what they train, what they leave alone, and what their probes compare."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
@@ -7,6 +10,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from callbacks.weight_average import WeightAverage
 from lightning_modules.appearance import AppearanceStage
+from lightning_modules.networks.cards import CARD, fingerprint
 from lightning_modules.networks.portrait import CONTROL, REFERENCE, save_portrait_model
 from lightning_modules.optimization import Learning
 from lightning_modules.parts import load_part
@@ -61,7 +65,7 @@ def test_only_its_own_part_changes(number, make, data, make_trainer):
 
 
 @pytest.mark.parametrize("number", [2, 3])
-def test_every_parameter_of_its_part_learns(number, make, data, make_trainer):
+def test_every_parameter_of_its_part_learns(number, make, several_tokens, make_trainer):
     seen = {}
 
     class Gradients(WeightAverage):
@@ -69,9 +73,12 @@ def test_every_parameter_of_its_part_learns(number, make, data, make_trainer):
             for name, parameter in pl_module.trained.named_parameters():
                 seen[name] = parameter.grad is not None and bool(parameter.grad.abs().sum() > 0)
 
-    stage = make(number)
+    given, source = several_tokens
+    if number == 3:
+        given = given | {"control": str(Path(given["backbone"]) / CONTROL)}
+    stage = make(number, **given)
     shake(stage.trained)  # behind a zero convolution nothing learns at the first step
-    make_trainer(max_steps=1, callbacks=[Gradients()]).fit(stage, data())
+    make_trainer(max_steps=1, callbacks=[Gradients()]).fit(stage, source)
     assert seen
     assert all(seen.values()), [name for name, learns in seen.items() if not learns]
 
@@ -140,7 +147,8 @@ def test_each_stage_goes_on_from_the_checkpoint_before(
     second = train(make(2, appearance=first), data(), "two")
     third = make(3, appearance=first, control=second)
     card = load_part(third.denoiser.control, second, "view_control", third.fingerprint)
-    assert card.settings == {"reference_timestep": "zero"}
+    known = fingerprint(third.reference.state_dict())
+    assert card.settings == {"reference_timestep": "zero", "trained_with": {"appearance": known}}
     train(third, data(), "three")
 
 
@@ -158,6 +166,111 @@ def test_parts_of_two_runs_are_one_line(make, model, tmp_path):
     stage.export(tmp_path / "current")
     with pytest.raises(InputError, match="trained with F_ref at the zero timestep"):
         make(3, appearance=str(tmp_path / "current"))
+
+
+@pytest.fixture
+def another(make, tmp_path):
+    """F_ref of another run on the same backbone, and F_cam that was trained with it, as their stages leave
+    them."""
+    stage = make(2)
+    shake(stage.reference)
+    reference = AppearanceStage(backbone=stage.hparams.backbone)
+    reference.reference.load_state_dict(stage.reference.state_dict())
+    reference.export(tmp_path / "f_ref")
+    make(2, appearance=str(tmp_path / "f_ref")).export(tmp_path / "f_cam")
+    return {"appearance": str(tmp_path / "f_ref"), "control": str(tmp_path / "f_cam")}
+
+
+def test_parts_trained_with_other_parts_are_one_line(make, another):
+    with pytest.raises(InputError, match="f_cam was trained with another part of the stage appearance"):
+        make(3, control=another["control"])
+    with pytest.raises(InputError, match="trained with another part of the stage appearance"):
+        make(3, appearance=another["appearance"])
+    card = make(3, **another).card
+    assert card.trained_with.keys() == {"appearance", "view_control"}
+
+
+def test_a_run_goes_on_with_the_parts_it_had(make, another, data, make_trainer, tmp_path):
+    trainer = make_trainer(max_steps=1)
+    trainer.fit(make(2), data())
+    trainer.save_checkpoint(tmp_path / "two.ckpt")
+    with pytest.raises(InputError, match="the checkpoint was trained with another part of the stage appear"):
+        make_trainer().fit(
+            make(2, appearance=another["appearance"]), data(), ckpt_path=str(tmp_path / "two.ckpt")
+        )
+
+
+def test_a_run_goes_on_at_its_timestep(make_stage, make_data, make_trainer, tmp_path):
+    trainer = make_trainer(max_steps=1)
+    trainer.fit(make_stage(), make_data())
+    trainer.save_checkpoint(tmp_path / "one.ckpt")
+    with pytest.raises(InputError, match="trained with F_ref at the zero timestep, this run has current"):
+        make_trainer().fit(
+            make_stage(reference_timestep="current"), make_data(), ckpt_path=str(tmp_path / "one.ckpt")
+        )
+
+
+def rewrite(card, **settings):
+    """A card's settings exchanged."""
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"settings": settings}))
+
+
+def test_a_card_without_what_is_needed_is_one_line(make, another):
+    card = Path(another["control"]) / CARD
+    rewrite(card, reference_timestep="zero")
+    make(3, control=another["control"])  # as cards were before they named the parts beside
+    rewrite(card)
+    with pytest.raises(InputError, match=r"f_cam: its card \(stage.json\) has reference_timestep None"):
+        make(3, control=another["control"])
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"settings": []}))
+    with pytest.raises(InputError, match="f_cam: not the card of a trained part"):
+        make(3, control=another["control"])
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_weights_alone_are_enough_for_what_comes_after_but_not_to_go_on(
+    number, make, data, make_trainer, tmp_path
+):
+    stage, path = make(number), str(tmp_path / "weights.ckpt")
+    trainer = make_trainer(max_steps=2)
+    trainer.fit(stage, data())
+    trainer.save_checkpoint(path, weights_only=True)
+    again = make(number)
+    load_part(again.trained, path, stage.stage, stage.fingerprint)
+    assert equal(again.trained.state_dict(), stage.trained.state_dict())
+    with pytest.raises(InputError, match="the checkpoint holds weights alone, and a run cannot go on"):
+        make_trainer().fit(make(number), data(), ckpt_path=path)
+
+
+def test_stage_3_sees_views_in_every_order(make, make_data, make_trainer):
+    """3.4: the views of a frame come shuffled, anew each time; where V encodes places, it notices."""
+    seen = {}
+
+    class Orders(WeightAverage):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            for key, cameras in zip(batch["key"], batch["camera"], strict=True):
+                seen.setdefault(key, []).append(tuple(cameras[:, 3].argsort().tolist()))
+
+    stage, source = make(3, positions=4), make_data(conditions=True, batch_size=4)
+    make_trainer(max_steps=12, callbacks=[Orders()]).fit(stage, source)
+    orders = [order for some in seen.values() for order in some]
+    assert len(set(orders)) == 6  # all there are of three views
+    assert all(len(set(some)) > 1 for some in seen.values())
+
+    batch = source.samples(2)
+    backwards = batch | {"condition": batch["condition"].flip(1)}
+    latents, references = stage.encode(batch["target"]), stage.encode(batch["reference"])
+    noise, timesteps = stage.fixed_draws(batch["key"], latents)
+
+    @torch.no_grad()
+    def both_ways(stage):
+        forwards = stage.denoise(batch, references, latents, noise, timesteps)
+        turned = stage.denoise(backwards, references, latents.flip(1), noise.flip(1), timesteps)
+        return forwards, turned.flip(1)
+
+    torch.testing.assert_close(*both_ways(make(3, positions=4)))  # V adds nothing yet
+    shake(stage.trained, 0.2)
+    assert not torch.allclose(*both_ways(stage), rtol=1e-3)
 
 
 def test_a_part_of_another_backbone_is_one_line(make, tmp_path):

@@ -39,7 +39,7 @@ def test_only_f_ref_changes_and_only_it_has_gradients(make_trainer, make_stage, 
         assert name.startswith("reference.") or parameter.grad is None
 
 
-def test_every_parameter_of_f_ref_learns(make_stage, make_data, make_trainer):
+def test_every_parameter_of_f_ref_learns(make_stage, several_tokens, make_trainer):
     seen = {}
 
     class Gradients(WeightAverage):
@@ -47,7 +47,9 @@ def test_every_parameter_of_f_ref_learns(make_stage, make_data, make_trainer):
             for name, parameter in pl_module.reference.named_parameters():
                 seen[name] = parameter.grad is not None and bool(parameter.grad.abs().sum() > 0)
 
-    make_trainer(max_steps=1, callbacks=[Gradients()]).fit(make_stage(), make_data())
+    parts, data = several_tokens
+    stage = make_stage(backbone=parts["backbone"])
+    make_trainer(max_steps=1, callbacks=[Gradients()]).fit(stage, data)
     assert seen
     assert all(seen.values()), [name for name, learns in seen.items() if not learns]
 
