@@ -10,6 +10,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Self
 
 import torch
 from jsonargparse import ArgumentParser
@@ -19,45 +21,56 @@ from tqdm import tqdm
 from benchmarks.denoising import Parts, released_step
 from lightning_modules.sampling.ddim import ddim
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline, Sampling
-from lightning_modules.sampling.starting_noise import view_noise
+from lightning_modules.sampling.starting_noise import diffused, view_noise
+from lightning_modules.sampling.trajectories import trajectory
 from shards.errors import one_line
+from shards.pixels import levels_to_pixels
 
 PATHS = (8, 24, 96)  # views
 GUIDANCE = 3.0
 
 
-def inputs(pipeline: DiffPortrait3DPipeline, views: int) -> tuple[Tensor, Tensor]:
-    """A portrait (1, 1, 3, S, S) and conditions (1, K, 3, S, S), of noise: what they show costs nothing."""
-    torch.manual_seed(0)
-    side = pipeline.image_size
-    return torch.rand(1, 1, 3, side, side) * 2 - 1, torch.rand(1, views, 3, side, side) * 2 - 1
+@dataclass(frozen=True)
+class Given:
+    """A portrait (1, 1, 3, S, S) and conditions (1, K, 3, S, S), uint8 noise: what they show costs nothing;
+    and the cameras (1, K, 25) of an orbit, where S is there to see it."""
+
+    portrait: Tensor
+    conditions: Tensor
+    cameras: Tensor | None
+
+    @classmethod
+    def of(cls, pipeline: DiffPortrait3DPipeline, views: int) -> Self:
+        """What a pipeline is given for `views` views."""
+        draw, side = torch.Generator().manual_seed(0), pipeline.image_size
+        images = torch.randint(256, (1, 1 + views, 3, side, side), dtype=torch.uint8, generator=draw)
+        cameras = torch.from_numpy(trajectory("orbit", views))[None]
+        return cls(images[:, :1], images[:, 1:], cameras if pipeline.noise_prior is not None else None)
 
 
 @torch.no_grad()
-def ours(pipeline: DiffPortrait3DPipeline, views: int, steps: int) -> Tensor:
-    """Views (1, K, 3, S, S) by the pipeline."""
-    portrait, conditions = inputs(pipeline, views)
-    sampling = Sampling(steps=steps, noise="random", guidance=GUIDANCE)
-    return pipeline.views(portrait, conditions, seeds=[0], sampling=sampling)
+def ours(pipeline: DiffPortrait3DPipeline, given: Given, steps: int) -> Tensor:
+    """Views (K, 3, S, S) by the pipeline."""
+    portrait, sampling = levels_to_pixels(given.portrait), Sampling(steps=steps, guidance=GUIDANCE)
+    made = pipeline.each_view(portrait, given.conditions, given.cameras, seeds=[0], sampling=sampling)
+    return torch.cat(list(made))
 
 
 @torch.no_grad()
-def released(pipeline: DiffPortrait3DPipeline, views: int, steps: int) -> Tensor:
-    """Views (K, 3, S, S) by the released sampler's steps, everything anew for each view and step."""
-    portrait, conditions = inputs(pipeline, views)
-    latents = view_noise([0], range(views), pipeline.encode(portrait))[0]
+def released(pipeline: DiffPortrait3DPipeline, given: Given, steps: int) -> Tensor:
+    """Views (K, 3, S, S) by the released sampler's steps: F_ref and F_cam anew for each view and step."""
+    portrait, conditions = levels_to_pixels(given.portrait), levels_to_pixels(given.conditions[0])
+    latents = pipeline.encode(portrait)
+    start = view_noise([0], range(len(conditions)), latents)
+    if given.cameras is not None:
+        proxies = pipeline.proxies(portrait, given.cameras)
+        start = diffused(pipeline.encode(proxies), start, pipeline.scheduler)
     scheduler = ddim(pipeline.scheduler, steps)
-    parts = Parts(
-        pipeline.denoiser,
-        pipeline.appearance_reference,
-        latents,
-        conditions[0].to(latents),
-        pipeline.encode(portrait),
-    )
+    networks = pipeline.denoiser, pipeline.appearance_reference
+    parts = Parts(*networks, start[0], conditions.to(latents), latents)
     for timestep in scheduler.timesteps.tolist():
         parts.timestep = timestep
-        epsilon = released_step(parts)
-        parts.latents = scheduler.step(epsilon, timestep, parts.latents).prev_sample
+        parts.latents = scheduler.step(released_step(parts), timestep, parts.latents).prev_sample
     return pipeline.decode(parts.latents)
 
 
@@ -82,7 +95,7 @@ def peak_memory(model: str, views: int, steps: int) -> float:
 
 def measure_memory(pipeline: DiffPortrait3DPipeline, views: int, steps: int) -> float:
     """The same of this process."""
-    ours(pipeline, views, steps)
+    ours(pipeline, Given.of(pipeline, views), steps)
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -105,11 +118,12 @@ def benchmark(
         print(measure_memory(pipeline, only, steps))
         return
     views, now, ways = PATHS[0], clock(), {"released way": released, "pipeline": ours}
+    given = Given.of(pipeline, views)
     spent = dict.fromkeys(ways, 0.0)
     for turn in tqdm(range(rounds + 1), desc="sampling", unit="round"):
         for name, way in ways.items():
             start = now()
-            way(pipeline, views, steps)
+            way(pipeline, given, steps)
             spent[name] += now() - start if turn else 0.0  # the first round warms up
     for name, seconds in spent.items():
         print(f"{name}: {seconds / rounds / views:.3f} s a view ({steps} steps, {views} views, {device})")
