@@ -7,8 +7,10 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
+from itertools import zip_longest
 from pathlib import Path
 
+import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser
 
 from shards.builder import MAX_SKIPPED_SHARE, Source, build
@@ -24,8 +26,9 @@ SOURCES = {
     "eg3d": "shards.sources.generated.EG3DGenerator",
     "wild": "shards.sources.wild.WildPortraits",
 }
+PROCESSES = "worker processes; by default one a core or, for what a GPU renders, one a GPU"
 # Sources that an option turns into another one: panohead reads a folder; with --generator it makes people.
-VARIANTS = {("panohead", "--generator"): "shards.sources.generated.PanoHeadGenerator"}
+VARIANTS = {("panohead", "generator"): "shards.sources.generated.PanoHeadGenerator"}
 
 
 def make_parser(sources: Mapping[str, str]) -> ArgumentParser:
@@ -37,7 +40,7 @@ def make_parser(sources: Mapping[str, str]) -> ArgumentParser:
         command = ArgumentParser(description=f"Build shards from the {name} source.")
         command.add_class_arguments(source_class(path))
         command.add_argument("--out", type=str, required=True, help="the folder to make; it must not exist")
-        command.add_argument("--processes", type=int, help="worker processes; all cores by default")
+        command.add_argument("--processes", type=int, help=PROCESSES)
         command.add_argument(
             "--max_shard_mb", type=int, default=MAX_SHARD_BYTES >> 20, help="size bound of a shard"
         )
@@ -53,11 +56,36 @@ def make_parser(sources: Mapping[str, str]) -> ArgumentParser:
 
 
 def with_variants(sources: Mapping[str, str], arguments: Sequence[str]) -> dict[str, str]:
-    """The sources, those exchanged whose option is among a command's arguments."""
-    given = {argument.partition("=")[0] for argument in arguments}
+    """The sources, those exchanged whose option is among a command's arguments or in its YAML files. Raises
+    InputError where such a file cannot be read."""
+    given = given_options(arguments)
     return dict(sources) | {
         name: path for (name, option), path in VARIANTS.items() if name in sources and option in given
     }
+
+
+def given_options(arguments: Sequence[str]) -> set[str]:
+    """The names of a command's options, on its line or in the files of `--config`. Raises InputError."""
+    names: set[str] = set()
+    for argument, following in zip_longest(arguments, arguments[1:], fillvalue=""):
+        option, assigned, value = argument.partition("=")
+        if not option.startswith("--"):
+            continue
+        names.add(option.removeprefix("--"))
+        if option == "--config":
+            names |= _keys(Path(value if assigned else following))
+    return names
+
+
+def _keys(path: Path) -> set[str]:
+    """The top-level names in a YAML file."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(
+            f"--config {path}: cannot be read as YAML: {' '.join(str(error).split())}"
+        ) from error
+    return set(map(str, values)) if isinstance(values, dict) else set()
 
 
 def source_class(path: str) -> type[Source]:
@@ -89,6 +117,8 @@ def main(arguments: Sequence[str] | None = None, sources: Mapping[str, str] = SO
     if max_shard_mb < 1:
         raise InputError(f"--max_shard_mb {max_shard_mb}: give 1 or more")
     source = source_class(sources[chosen.source])(**settings)
+    if processes is None:
+        processes = getattr(source, "processes", None)
     manifest = build(source, out, processes, max_shard_mb << 20, max_skipped_share)
     print(f"{out}:\n{describe(manifest)}")
 

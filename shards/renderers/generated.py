@@ -52,7 +52,7 @@ class GeneratedHead:
         self.name: str = options.kind
         self.device = torch.device(device or _device())
         self.generator: Generator = load_generator(Path(options.folder), self.device)
-        self.generator.precision = getattr(torch, options.precision)
+        self.generator.tune(getattr(torch, options.precision), options.compile)
         self._people: OrderedDict[int, Identity] = OrderedDict()
 
     def render(self, identity: int, labels: ArrayLike, size: int) -> Renders:
@@ -159,6 +159,16 @@ def to_bytes(image: Tensor, size: int) -> NDArray[np.uint8]:
             image.unsqueeze(0), size=(size, size), mode="bilinear", align_corners=False, antialias=True
         )[0]
     return image.clamp(0, 1).mul(255).round().byte().cpu().numpy()
+
+
+def check_device(device: str | None) -> None:
+    """Raise InputError unless this machine has the device (None: any)."""
+    if device is None or device == "cpu":
+        return
+    kind, _, number = device.partition(":")
+    count = torch.cuda.device_count()
+    if kind != "cuda" or not (number or "0").isdecimal() or int(number or 0) >= count:
+        raise InputError(f"--device {device}: this machine has the devices cpu and {count} of cuda")
 
 
 def _device() -> str:

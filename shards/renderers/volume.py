@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from shards.cameras import LABEL_SIZE
 
@@ -61,12 +62,15 @@ class Marched:
 class RaySampling:
     """How many depths: `coarse` stratified ones, and `fine` where the coarse ones found something (0: none).
 
-    `chunk` is how many rays of a camera are rendered at a time (0: all); it changes memory, never the result.
+    `chunk` is how many rays of a camera are rendered at a time (0: all), and with `recompute` a chunk is
+    rendered again when gradients flow back through it, so that those of all chunks are never kept together:
+    both change memory, never the result.
     """
 
     coarse: int
     fine: int
     chunk: int = 0
+    recompute: bool = False
 
 
 def density(raw: Tensor) -> Tensor:
@@ -184,9 +188,8 @@ def render(
     parts = zip(
         *(x.split(size, dim=1) for x in (cast.origins, cast.directions, jitter, quantiles)), strict=True
     )
-    pieces = [
-        _render_some(field, Rays(o, d), stratified(near, far, j), q, activation) for o, d, j, q in parts
-    ]
+    some = _render_again_for_gradients if sampling.recompute else _render_some
+    pieces = [some(field, Rays(o, d), stratified(near, far, j), q, activation) for o, d, j, q in parts]
     if len(pieces) == 1:
         return pieces[0]
     names = ("features", "depth", "alpha")
@@ -203,6 +206,21 @@ def _draws(directions: Tensor, sampling: RaySampling, draw: torch.Generator | No
         jitter = torch.rand(*shape, sampling.coarse, generator=draw)
         quantiles = torch.rand(*shape, sampling.fine, generator=draw)
     return jitter.to(directions), quantiles.to(directions)
+
+
+def _render_again_for_gradients(
+    field: Field, cast: Rays, depths: Tensor, quantiles: Tensor, activation: Activation
+) -> Rendered:
+    return checkpoint(
+        _render_some,
+        field,
+        cast,
+        depths,
+        quantiles,
+        activation,
+        use_reentrant=False,
+        preserve_rng_state=False,
+    )
 
 
 def _render_some(

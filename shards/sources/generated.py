@@ -4,10 +4,10 @@ Half of the paper's training data are such samples (4.1): each person seen by on
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from shards.renderers.gan.cameras import in_world, measuring_cameras
 from shards.renderers.gan.folder import WEIGHTS
 from shards.renderers.gan.generator import Identity
 from shards.renderers.gan.options import GeneratorOptions, Precision
-from shards.renderers.generated import GeneratedHead, as_renders
+from shards.renderers.generated import GeneratedHead, as_renders, check_device
 from shards.renderers.registry import check_renderer
 from shards.schema import SPLITS, Sample, SampleMeta
 from shards.skips import Skip
@@ -44,102 +44,94 @@ class Batch:
     identities: tuple[int, ...]
 
 
+@dataclass(eq=False)
 class _Generated(RenderedConditions):
-    """Frames of people who do not exist, at exact cameras in the shared convention."""
+    """Frames of people who do not exist, at exact cameras in the shared convention.
 
-    kind: Kind
+    Args:
+        generator: the generator's folder (python -m shards.import_gan makes it)
+        identities: people in all, over the three splits
+        views: cameras a person: a reference near the front, and targets
+        size: image side in pixels
+        seed: which people; the capture is a function of this and the other settings
+        truncation: 1 is the generator's whole variety, 0 one average person
+        max_yaw: targets lie within this many degrees of the front; 180 is all round
+        max_pitch: and within this many above and below
+        frame: where heads stand: measured on each person (panohead), on the average one, or the generator's
+            own frame taken as it is (eg3d)
+        faces: people in whom no face is found are replaced by others
+        resolution: side of the volume rendering, 0 for the checkpoint's
+        precision: of the convolutions
+        compile: convolutions and decoder are compiled first
+        batch: people computed together; more for a GPU
+        device: such as cpu or cuda:1; by default the GPUs in turn, a process each, where there are any
+        val_share: the share of identities kept for validation
+        test_share: the share kept for testing
+        conditions: the renderer of the condition images, such as synthetic or eg3d:FOLDER
+        licence: under which terms the images may be used
+    """
 
-    def __init__(
-        self,
-        generator: str,
-        identities: int = 2000,
-        views: int = 9,
-        size: int = 512,
-        seed: int = 0,
-        truncation: float = 0.7,
-        max_yaw: float = 75.0,
-        max_pitch: float = 20.0,
-        frame: Frames | None = None,
-        faces: bool = True,
-        resolution: int = 0,
-        precision: Precision = "float32",
-        batch: int = 4,
-        val_share: float = 0.03,
-        test_share: float = 0.03,
-        conditions: str = "synthetic",
-        licence: str = "generated",
-    ) -> None:
-        """
-        Args:
-            generator: the generator's folder (python -m shards.import_gan makes it)
-            identities: people in all, over the three splits
-            views: cameras a person: a reference near the front, and targets
-            size: image side in pixels
-            seed: which people; the capture is a function of this and the other settings
-            truncation: 1 is the generator's whole variety, 0 one average person
-            max_yaw: targets lie within this many degrees of the front; 180 is all round
-            max_pitch: and within this many above and below
-            frame: where heads stand: measured on each person (panohead), on the average one, or the
-                generator's own frame taken as it is (eg3d)
-            faces: people in whom no face is found are replaced by others
-            resolution: side of the volume rendering, 0 for the checkpoint's
-            precision: of the convolutions
-            batch: people computed together; more for a GPU
-            val_share: the share of identities kept for validation
-            test_share: the share kept for testing
-            conditions: the renderer of the condition images, such as synthetic or eg3d:FOLDER
-            licence: under which terms the images may be used
-        """
-        self.name: str = self.kind
-        for option, value, least in (
-            ("identities", identities, 1),
-            ("views", views, 2),
-            ("size", size, 16),
-            ("batch", batch, 1),
-        ):
-            if value < least:
+    kind: ClassVar[Kind]
+    name: str = field(init=False)
+    settings: dict[str, Any] = field(init=False)
+
+    generator: str
+    identities: int = 2000
+    views: int = 9
+    size: int = 512
+    seed: int = 0
+    truncation: float = 0.7
+    max_yaw: float = 75.0
+    max_pitch: float = 20.0
+    frame: Frames | None = None
+    faces: bool = True
+    resolution: int = 0
+    precision: Precision = "float32"
+    compile: bool = False
+    batch: int = 4
+    device: str | None = None
+    val_share: float = 0.03
+    test_share: float = 0.03
+    conditions: str = "synthetic"
+    licence: str = "generated"
+
+    def __post_init__(self) -> None:
+        self.name, self.frame = self.kind, self.frame or ("each" if self.kind == "panohead" else "own")
+        for option, least in (("identities", 1), ("views", 2), ("size", 16), ("batch", 1)):
+            if (value := getattr(self, option)) < least:
                 raise InputError(f"--{option} {value}: give {least} or more")
-        if not (0 < max_yaw <= 180 and 0 < max_pitch < 90):
+        if not (0 < self.max_yaw <= 180 and 0 < self.max_pitch < 90):
             raise InputError(
-                f"--max_yaw {max_yaw:g} --max_pitch {max_pitch:g}: up to 180 and under 90 degrees"
+                f"--max_yaw {self.max_yaw:g} --max_pitch {self.max_pitch:g}: up to 180 and under 90 degrees"
             )
-        self.frame = frame or ("each" if self.kind == "panohead" else "own")
-        self.options = GeneratorOptions(
-            self.kind,
-            generator,
-            truncation,
-            seed,
-            faces,
-            resolution,
-            precision,
-            "measured" if self.frame == "average" else "own",
-        )
         self.options.check()
-        check_renderer(conditions)
-        self.views, self.size, self.batch, self.conditions = views, size, batch, conditions
-        self.reach, self.licence = (max_yaw, max_pitch), licence
-        self.identities, self.shares = identities, Shares(val_share, test_share)
+        check_device(self.device)
+        check_renderer(self.conditions)
         self.shares.check()
-        self.settings: dict[str, Any] = {
-            "generator": generator,
-            "weights": checksum(Path(generator) / WEIGHTS),
-            "identities": identities,
-            "views": views,
-            "size": size,
-            "seed": seed,
-            "truncation": truncation,
-            "max_yaw": max_yaw,
-            "max_pitch": max_pitch,
-            "frame": self.frame,
-            "faces": faces,
-            "resolution": resolution,
-            "precision": precision,
-            "batch": batch,
-            "val_share": val_share,
-            "test_share": test_share,
-            "conditions": conditions,
-            "licence": licence,
-        }
+        own = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.init}
+        del own["device"]  # images are the same on another, but for the last bit
+        self.settings = own | {"weights": checksum(Path(self.generator) / WEIGHTS)}
+
+    @property
+    def options(self) -> GeneratorOptions:
+        """Who is drawn from the generator how."""
+        shared = ("truncation", "seed", "faces", "resolution", "precision", "compile")
+        return GeneratorOptions(
+            self.kind,
+            self.generator,
+            frame="measured" if self.frame == "average" else "own",
+            **{name: getattr(self, name) for name in shared},
+        )
+
+    @property
+    def shares(self) -> Shares:
+        """Of the splits."""
+        return Shares(self.val_share, self.test_share)
+
+    @property
+    def processes(self) -> int | None:
+        """How many suit it: one a GPU; None, one a core, without one."""
+        return None if self.device == "cpu" else torch.cuda.device_count() or None
 
     def units(self) -> Sequence[Batch]:
         """People of one split at a time, `batch` of them."""
@@ -191,8 +183,8 @@ class _Generated(RenderedConditions):
     def cameras(self, identity: int) -> NDArray[np.float32]:
         """A person's cameras (K, 25): one near the front, the others over the whole range of yaw, one in each
         of as many equal parts of it."""
-        rng = np.random.default_rng([CAMERAS, self.options.seed, identity])
-        most_yaw, most_pitch = self.reach
+        rng = np.random.default_rng([CAMERAS, self.seed, identity])
+        most_yaw, most_pitch = self.max_yaw, self.max_pitch
         near = min(REFERENCE_YAW, most_yaw)
         targets = self.views - 1
         parts = (np.arange(targets) + rng.random(targets)) / targets
@@ -230,7 +222,7 @@ class _Generated(RenderedConditions):
             instant="0",
             alignment="eg3d",
             licence=self.licence,
-            attributes={"truncation": self.options.truncation},
+            attributes={"truncation": self.truncation},
         )
         return Sample(
             meta=meta,
@@ -241,11 +233,11 @@ class _Generated(RenderedConditions):
         )
 
     def _named(self, identity: int) -> str:
-        return f"s{self.options.seed}i{identity:06d}"
+        return f"s{self.seed}i{identity:06d}"
 
     @cached_property
     def _head(self) -> GeneratedHead:
-        return GeneratedHead(self.options)
+        return GeneratedHead(self.options, self.device)
 
 
 class PanoHeadGenerator(_Generated):

@@ -8,7 +8,7 @@ numbers as strings), or one `<image>.npy` or `<image>.json` each. Images of one 
 import json
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
@@ -63,71 +63,57 @@ class _Picture(NamedTuple):
         return to_pixels @ split_label(self.label.astype(np.float64))[1]
 
 
+@dataclass(eq=False)
 class PanoHeadFolder(RenderedConditions):
     """One frame for each identity of a folder, of all its images.
 
     An image belongs to the identity that its folder is named after, or, where all lie in one folder, to what
     its name says before the last `_` or `-`.
+
+    Args:
+        root: the folder of images and labels
+        size: image side in pixels
+        convention: eg3d takes images and labels as they are; panohead finds the head's frame by landmarks and
+            turns its cameras, which look at the head's middle, to EG3D's pivot
+        val_share: the share of identities kept for validation
+        test_share: the share kept for testing
+        conditions: the renderer of the condition images
+        min_views: identities with fewer usable images are skipped
+        max_views: of identities with more images, this many are taken, evenly spaced by name
+        min_inside: turned views of which less than this share lies in the image are left out
+        licence: under which terms the images may be used
     """
 
     name = "panohead"
+    settings: dict[str, Any] = field(init=False)
     _detector = FaceDetector()
 
-    def __init__(
-        self,
-        root: str,
-        size: int = 512,
-        convention: Literal["eg3d", "panohead"] = "panohead",
-        val_share: float = 0.03,
-        test_share: float = 0.03,
-        conditions: str = "synthetic",
-        min_views: int = 9,
-        max_views: int = 64,
-        min_inside: float = 0.6,
-        licence: str = "PanoHead-generated",
-    ) -> None:
-        """
-        Args:
-            root: the folder of images and labels
-            size: image side in pixels
-            convention: eg3d takes images and labels as they are; panohead finds the head's frame by landmarks
-            and
-                turns its cameras, which look at the head's middle, to EG3D's pivot
-            val_share: the share of identities kept for validation
-            test_share: the share kept for testing
-            conditions: the renderer of the condition images
-            min_views: identities with fewer usable images are skipped
-            max_views: of identities with more images, this many are taken, evenly spaced by name
-            min_inside: turned views of which less than this share lies in the image are left out
-            licence: under which terms the images may be used
-        """
-        if size < 16 or min_views < 2 or max_views < min_views:
+    root: str
+    size: int = 512
+    convention: Literal["eg3d", "panohead"] = "panohead"
+    val_share: float = 0.03
+    test_share: float = 0.03
+    conditions: str = "synthetic"
+    min_views: int = 9
+    max_views: int = 64
+    min_inside: float = 0.6
+    licence: str = "PanoHead-generated"
+
+    def __post_init__(self) -> None:
+        if self.size < 16 or self.min_views < 2 or self.max_views < self.min_views:
             raise InputError("give --size of 16 or more, and --max_views not below --min_views, 2 or more")
-        check_renderer(conditions)
-        self.root, self.size, self.convention = Path(root), size, convention
-        self.conditions, self.licence = conditions, licence
-        self.min_views, self.max_views, self.min_inside = min_views, max_views, min_inside
-        self.shares = Shares(val_share, test_share)
-        self.shares.check()
-        self._heads = self._group(find_images(self.root))
-        if (most := max(len(head.images) for head in self._heads)) < min_views:
+        check_renderer(self.conditions)
+        shares = Shares(self.val_share, self.test_share)
+        shares.check()
+        self._heads = self._group(find_images(Path(self.root)), shares)
+        if (most := max(len(head.images) for head in self._heads)) < self.min_views:
             raise InputError(
-                f"--root {root}: no identity has --min_views {min_views} images, the most is {most}: put each"
-                " one's into a folder of its own; single photos are for python -m shards.build wild"
+                f"--root {self.root}: no identity has --min_views {self.min_views} images, the most is"
+                f" {most}: put each one's into a folder of its own; single photos are for python -m"
+                " shards.build wild"
             )
-        self.settings: dict[str, Any] = {
-            "root": root,
-            "size": size,
-            "convention": convention,
-            "val_share": val_share,
-            "test_share": test_share,
-            "conditions": conditions,
-            "min_views": min_views,
-            "max_views": max_views,
-            "min_inside": min_inside,
-            "licence": licence,
-            "found": sha256(repr(self._heads).encode()).hexdigest()[:16],
-        }
+        own = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.init}
+        self.settings = own | {"found": sha256(repr(self._heads).encode()).hexdigest()[:16]}
 
     def units(self) -> Sequence[Head]:
         """The identities."""
@@ -164,7 +150,7 @@ class PanoHeadFolder(RenderedConditions):
         )
         return [sample, *skips]
 
-    def _group(self, images: dict[str, tuple[float, ...] | None]) -> list[Head]:
+    def _group(self, images: dict[str, tuple[float, ...] | None], shares: Shares) -> list[Head]:
         nested = any("/" in name for name in images)
         groups: dict[str, list[tuple[str, tuple[float, ...] | None]]] = {}
         for name in sorted(images):
@@ -173,20 +159,21 @@ class PanoHeadFolder(RenderedConditions):
         for identity, members in sorted(groups.items()):
             places = np.linspace(0, len(members) - 1, min(len(members), self.max_views)).round().astype(int)
             chosen = tuple(members[place] for place in places)
-            heads.append(Head(identity, split_by_hash(f"panohead {identity}", self.shares), chosen))
+            heads.append(Head(identity, split_by_hash(f"panohead {identity}", shares), chosen))
         return heads
 
     def _open(self, unit: Head) -> tuple[list[_Picture], list[Skip]]:
         pictures: list[_Picture] = []
         skips: list[Skip] = []
+        root = Path(self.root)
         for name, values in unit.images:
-            path = self.root / name
+            path = root / name
             try:
                 label = check_labels([_own_label(path) if values is None else values], name)[0]
                 image = open_photo(path)
                 if image.width != image.height:
                     raise InputError(f"{name}: {image.width}x{image.height} is not square")
-                pictures.append(_Picture(np.asarray(image), _mask(self.root, path, image.width), label))
+                pictures.append(_Picture(np.asarray(image), _mask(root, path, image.width), label))
             except InputError as error:
                 skips.append(Skip(name, str(error).removeprefix(f"{name}: "), 0))
         return pictures, skips

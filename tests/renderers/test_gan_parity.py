@@ -82,7 +82,7 @@ def test_images(which):
 def test_bfloat16_where_it_holds():
     """Backbone and super-resolution in bfloat16, rays in float32: what that costs, at full width."""
     generator, theirs = generator_of("eg3d"), golden("eg3d")
-    generator.precision = torch.bfloat16
+    generator.tune(torch.bfloat16)
     ws = generator.styles(theirs["z"][:1], theirs["conditioning_camera"][:1], 0.7, 14)
     views = generator.views(
         generator.identity(ws), theirs["cameras"][:1].unsqueeze(1), Rendering(SIDE, SAMPLING)

@@ -1,5 +1,6 @@
 """What holds of any generator of the family, at toy width."""
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -165,10 +166,75 @@ def test_half_the_width_in_bfloat16(kind):
     generator = toy_generator(kind)
     one = people(generator)
     exact = generator.views(one, cameras(0.1)).image
-    generator.precision = torch.bfloat16
+    generator.tune(torch.bfloat16)
     rough = generator.views(people(generator), cameras(0.1)).image
     assert rough.dtype == torch.float32
     assert 1e-5 < (rough - exact).norm() / exact.norm() < 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_compiled_is_eager(kind):
+    generator = toy_generator(kind)
+    one, both = people(generator), people(generator, 2)
+    eager = generator.views(one, cameras(-0.3, 0.1), Rendering(seed=1))
+    names = set(generator.state_dict())
+    tuned = copy.deepcopy(generator).tune(compile=True)
+    assert tuned.backbone.synthesis._compiled_call_impl is not None
+    compiled = tuned.views(people(tuned), cameras(-0.3, 0.1), Rendering(seed=1))
+    for name in ("image", "raw", "depth", "mask"):
+        ours, theirs = getattr(compiled, name), getattr(eager, name)
+        assert (ours - theirs).norm() / theirs.norm() < 1e-5
+    pair = tuned.views(both, cameras(0.1).expand(2, -1, -1), Rendering(seed=1)).image[:1]
+    assert (pair - eager.image[:, 1:]).norm() / pair.norm() < 1e-5
+    assert set(tuned.state_dict()) == names
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_through_chunks_that_are_rendered_again(kind):
+    """They are the gradients of the whole image at once."""
+    generator = toy_generator(kind).requires_grad_(True)
+    gradients = []
+    for sampling in (RaySampling(8, 8), RaySampling(8, 8, chunk=37, recompute=True)):
+        generator.zero_grad()
+        view = generator.views(people(generator), cameras(0.2), Rendering(sampling=sampling))
+        view.image.square().mean().backward()
+        gradients.append({n: p.grad.clone() for n, p in generator.named_parameters() if p.grad is not None})
+    whole, chunked = gradients
+    assert whole.keys() == chunked.keys()
+    assert "decoder.net.0.weight" in whole
+    for name, gradient in whole.items():
+        torch.testing.assert_close(chunked[name], gradient, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("side", [9, 16, 24])
+@torch.no_grad()
+def test_the_side_of_the_rendering_changes_how_finely_it_is_seen_and_nothing_else(kind, side):
+    """A rendering at three times the side has the same rays at every third pixel; images are as large."""
+    generator = toy_generator(kind)
+    one = dataclasses.replace(people(generator), background=None)
+    rough, fine = (generator.views(one, cameras(0.3), Rendering(s)) for s in (side, 3 * side))
+    torch.testing.assert_close(rough.depth, fine.depth[..., 1::3, 1::3], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(rough.mask, fine.mask[..., 1::3, 1::3], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(rough.raw, fine.raw[..., 1::3, 1::3], rtol=1e-4, atol=1e-4)
+    assert rough.image.shape == fine.image.shape == (1, 1, 3, 64, 64)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_more_depths_come_closer_to_the_integral(kind):
+    generator = toy_generator(kind)
+    one = people(generator)
+
+    def seen(coarse, fine):
+        return generator.views(one, cameras(0.3), Rendering(sampling=RaySampling(coarse, fine))).raw
+
+    exact = seen(512, 0)
+    few, more, only_coarse = ((seen(*counts) - exact).norm() for counts in ((6, 6), (48, 48), (96, 0)))
+    assert more < few / 3
+    assert only_coarse < few / 3
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -129,9 +129,32 @@ def test_the_command_builds_shards_and_resumes_to_the_same_bytes(tmp_path, monke
     assert Manifest.load(tmp_path / "a").source == "panohead"
 
 
-def test_panohead_reads_a_folder_unless_a_generator_is_given():
+def test_panohead_reads_a_folder_unless_a_generator_is_given(tmp_path):
     assert with_variants(SOURCES, ["panohead", "--root", "x"]) == SOURCES
     assert with_variants(SOURCES, ["panohead", "--generator=x"])["panohead"].endswith("PanoHeadGenerator")
+    config = tmp_path / "panohead.yaml"
+    config.write_text("generator: x\nviews: 2\n")
+    for given in (["--config", str(config)], [f"--config={config}"]):
+        assert with_variants(SOURCES, ["panohead", *given])["panohead"].endswith("PanoHeadGenerator")
+    config.write_text("root: x\n")
+    assert with_variants(SOURCES, ["panohead", "--config", str(config)]) == SOURCES
+
+
+def test_a_file_of_options_makes_a_source_and_a_broken_one_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr("shards.conditions.open_renderer", lambda _: FlatRenderer())
+    save_generator(toy_generator("panohead"), tmp_path / "gan", "toy")
+    config = tmp_path / "panohead.yaml"
+    config.write_text(
+        f"generator: {tmp_path / 'gan'}\nidentities: 2\nviews: 2\nsize: 16\nfaces: false\nframe: own\n"
+    )
+    main(["panohead", "--config", str(config), "--processes", "0", "--out", str(tmp_path / "out")])
+    settings = Manifest.load(tmp_path / "out").settings
+    assert (settings["views"], settings["frame"], settings["max_yaw"]) == (2, "own", 75.0)
+    config.write_text("generator: [\n")
+    with pytest.raises(InputError, match=r"--config .*panohead.yaml: cannot be read as YAML"):
+        main(["panohead", "--config", str(config), "--out", str(tmp_path / "b")])
+    with pytest.raises(InputError, match=r"--config .*none.yaml: cannot be read"):
+        main(["panohead", "--config", str(tmp_path / "none.yaml"), "--out", str(tmp_path / "b")])
 
 
 @pytest.mark.parametrize(
@@ -142,6 +165,8 @@ def test_panohead_reads_a_folder_unless_a_generator_is_given():
         ({"val_share": 0.9, "test_share": 0.2}, "leave some to train on"),
         ({"conditions": "eg3d:nowhere"}, "nowhere is no generator's folder"),
         ({"truncation": -1.0}, "truncation is from 0"),
+        ({"device": "cuda:99"}, "--device cuda:99: this machine has"),
+        ({"device": "gpu"}, "--device gpu: this machine has"),
     ],
 )
 def test_wrong_settings_are_refused_in_one_line(settings, said, tmp_path):

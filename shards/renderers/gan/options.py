@@ -23,9 +23,9 @@ class GeneratorOptions:
 
     truncation: 1 is the whole variety, 0 the average person. seed: which people the numbers stand for.
     faces: people in whom no face is found are replaced by others. resolution: the side of the rendering, 0
-    for the checkpoint's. frame: "own" takes shared labels as the generator's own; "measured" finds the
-    average person's face and puts it where EG3D's labels have faces (PanoHead's heads stand about the
-    origin).
+    for the checkpoint's. precision, compile: how fast it runs (`Generator.tune`). frame: "own" takes shared
+    labels as the generator's own; "measured" finds the average person's face and puts it where EG3D's labels
+    have faces (PanoHead's heads stand about the origin).
     """
 
     kind: Kind
@@ -35,6 +35,7 @@ class GeneratorOptions:
     faces: bool = True
     resolution: int = 0
     precision: Precision = "float32"
+    compile: bool = False
     frame: Frame = "own"
 
     def __post_init__(self) -> None:
