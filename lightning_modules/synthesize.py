@@ -27,9 +27,11 @@ from lightning_modules.sampling.requests import (
 from lightning_modules.sampling.synthesis import (
     Job,
     Subject,
+    check_precision,
     choose_devices,
+    crews_of,
     open_pipeline,
-    synthesize_on_devices,
+    synthesize_by_crews,
     synthesize_people,
     write_numbered,
 )
@@ -50,10 +52,13 @@ def synthesize(request: Request) -> Path:
     check_out(out, request.overwrite)
     check_video()
     people = find_people(request.portrait, request.portraits)
-    devices = choose_devices(request.devices, len(people))
+    check_names(people, request)
+    devices = choose_devices(request.devices)
+    check_precision(request.precision, devices)
     plan = plan_views(request)
     proxies = find_proxies(request.noise, people, len(plan))
-    pipeline = open_pipeline(request.model, request.precision, devices[0] if len(devices) == 1 else "cpu")
+    crews = crews_of(devices, len(people), len(plan.windows(request)))
+    pipeline = open_pipeline(request.model, request.precision, crews[0] if len(crews) == 1 else ["cpu"])
     check_model(pipeline, request, len(plan))
     prior, cameras = pipeline.noise_prior is not None, plan.cameras is not None
     noise = starting_noise(request.noise, proxies is not None, cameras, prior)
@@ -69,7 +74,7 @@ def synthesize(request: Request) -> Path:
     )
     with whole_folder(out, request.overwrite) as folder:
         write_common(folder, request, job, pipeline.image_size)
-        run(pipeline, devices, subjects, job, folder)
+        run(pipeline, crews, subjects, job, folder)
     return out
 
 
@@ -82,6 +87,17 @@ def check_out(out: Path, overwrite: bool) -> None:
     settings = out / SETTINGS
     if not settings.is_file() or read_json(settings).get("command") != COMMAND:
         raise InputError(f"--out {out}: this command has not made it and will not replace it; choose another")
+
+
+def check_names(people: Sequence[Person], request: Request) -> None:
+    """Raise InputError where a person's folder would be one of this command's own files or folders."""
+    own = {CONDITIONS, CAMERAS, SETTINGS}
+    for person in people if request.portraits is not None else ():
+        if person.name.casefold() in own:
+            raise InputError(
+                f"--portraits {request.portraits}: nobody can be called {person.name}, as the results have "
+                "that name; rename the photo or folder"
+            )
 
 
 def read_subjects(
@@ -105,13 +121,17 @@ def write_common(folder: Path, request: Request, job: Job, size: int) -> None:
 
 
 def run(
-    pipeline: DiffPortrait3DPipeline, devices: list[str], subjects: list[Subject], job: Job, folder: Path
+    pipeline: DiffPortrait3DPipeline,
+    crews: list[list[str]],
+    subjects: list[Subject],
+    job: Job,
+    folder: Path,
 ) -> None:
-    """Make and write everybody's views, on one device in this process or on several in their own."""
-    if len(devices) == 1:
+    """Make and write everybody's views, by one crew of devices in this process or by several in their own."""
+    if len(crews) == 1:
         synthesize_people(pipeline, subjects, job, folder)
     else:
-        synthesize_on_devices(devices, subjects, job, folder)
+        synthesize_by_crews(crews, subjects, job, folder)
 
 
 def make_parser() -> ArgumentParser:

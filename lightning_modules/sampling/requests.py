@@ -21,7 +21,7 @@ from lightning_modules.sampling.view_conditions import (
     read_conditions,
     render_view_conditions,
 )
-from lightning_modules.sampling.windows import windows
+from lightning_modules.sampling.windows import Window, windows
 from shards.camera_files import read_cameras
 from shards.errors import InputError
 
@@ -60,7 +60,8 @@ class Request:
         chunk: how many images the VAE and the noise prior take at a time
         fps: views a second of the video
         precision: of the networks
-        devices: GPUs that people are split over, all unless given; processes where there is no GPU
+        devices: how many GPUs people are split over, and windows of a path where people are fewer; all
+            unless given; without a GPU so many times the CPU
         overwrite: replace what an earlier run has left in the output folder
     """
 
@@ -120,6 +121,10 @@ class ViewPlan:
     def __len__(self) -> int:
         return len(self.conditions or ()) if self.cameras is None else len(self.cameras)
 
+    def windows(self, request: Request) -> list[Window]:
+        """The windows that the networks see the views in. Raises InputError where the numbers do not fit."""
+        return windows(len(self), request.window, request.overlap)
+
 
 def plan_views(request: Request) -> ViewPlan:
     """The views that a request asks for, all its files found and its cameras read.
@@ -131,7 +136,7 @@ def plan_views(request: Request) -> ViewPlan:
     plan = ViewPlan(_cameras(request, conditions), conditions)
     if plan.cameras is not None and conditions is not None:
         check_count(conditions, len(plan.cameras), CONDITIONS)
-    windows(len(plan), request.window, request.overlap)
+    plan.windows(request)
     return plan
 
 

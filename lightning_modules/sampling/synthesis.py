@@ -1,4 +1,5 @@
-"""Views of people, written to a folder: on one device, or the people split over several. K views."""
+"""Views of people, written to a folder: on one device, or on several that people are split over, and longer
+paths where people are few. K views."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -45,9 +46,10 @@ class Job:
     fps: float
 
 
-def open_pipeline(model: str, precision: Precision, device: str) -> DiffPortrait3DPipeline:
-    """The model in a folder, ready to sample on a device. Raises InputError where it is none."""
-    return DiffPortrait3DPipeline.from_pretrained(model, dtype=getattr(torch, precision)).to(device)
+def open_pipeline(model: str, precision: Precision, crew: Sequence[str]) -> DiffPortrait3DPipeline:
+    """The model in a folder, ready to sample on the devices of a crew. Raises InputError where it is none."""
+    pipeline = DiffPortrait3DPipeline.from_pretrained(model, dtype=getattr(torch, precision))
+    return pipeline.to(crew[0]).replicate(crew[1:])
 
 
 def make_views(
@@ -97,31 +99,47 @@ def synthesize_people(
         write_views(out / subject.folder, subject, job, make_views(pipeline, subject, job, progress))
 
 
-def synthesize_on_devices(devices: Sequence[str], subjects: Sequence[Subject], job: Job, out: Path) -> None:
-    """The same with the subjects split over devices, a process each; the first one shows its progress. Where
+def synthesize_by_crews(
+    crews: Sequence[Sequence[str]], subjects: Sequence[Subject], job: Job, out: Path
+) -> None:
+    """The same with the subjects split over crews, a process each; the first one shows its progress. Where
     one fails all end; where it fails by a user's mistake, which it has told of, this process ends as well."""
-    shares = [list(subjects[start :: len(devices)]) for start in range(len(devices))]
+    shares = [list(subjects[start :: len(crews)]) for start in range(len(crews))]
     try:
-        spawn(_run_share, (list(devices), shares, job, out), nprocs=len(devices))
+        spawn(_run_share, (list(crews), shares, job, out), nprocs=len(crews))
     except ProcessExitedException as error:
         if error.exit_code != INPUT_ERROR:
             raise
         raise SystemExit(INPUT_ERROR) from None
 
 
-def choose_devices(count: int | None, people: int) -> list[str]:
-    """Where to sample: on `count` GPUs, or all there are, but no more than there are people; without a GPU in
-    `count` processes on the CPU, or in one. Raises InputError for more than there are."""
+def choose_devices(count: int | None) -> list[str]:
+    """Where to sample: on `count` GPUs, or all there are; without a GPU `count` times on the CPU, or once.
+    Raises InputError for more GPUs than there are."""
     gpus = torch.cuda.device_count()
     if count is not None and count < 1:
         raise InputError(f"--devices {count}: give 1 or more")
     if gpus and count is not None and count > gpus:
         raise InputError(f"--devices {count}: this machine has {gpus}")
-    used = min(count or max(gpus, 1), people)
-    return [f"cuda:{number}" if gpus else "cpu" for number in range(used)]
+    return [f"cuda:{number}" if gpus else "cpu" for number in range(count or max(gpus, 1))]
 
 
-def _run_share(process: int, devices: list[str], shares: list[list[Subject]], job: Job, out: Path) -> None:
+def crews_of(devices: Sequence[str], people: int, windows: int) -> list[list[str]]:
+    """The devices in crews that each make some of the people: one device a crew where there are enough
+    people. Of what is left each takes more, no more than a path has windows, which they share."""
+    count = min(len(devices), people)
+    return [list(devices[first::count])[:windows] for first in range(count)]
+
+
+def check_precision(precision: Precision, devices: Sequence[str]) -> None:
+    """Raises InputError where a network would have to run on the CPU in what it cannot."""
+    if precision == "float16" and "cpu" in devices:
+        raise InputError("--precision float16 takes a GPU, and there is none: choose bfloat16 or float32")
+
+
+def _run_share(
+    process: int, crews: list[list[str]], shares: list[list[Subject]], job: Job, out: Path
+) -> None:
     with one_line():
-        pipeline = open_pipeline(job.model, job.precision, devices[process])
+        pipeline = open_pipeline(job.model, job.precision, crews[process])
         synthesize_people(pipeline, shares[process], job, out, progress=process == 0)

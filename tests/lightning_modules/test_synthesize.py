@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +13,10 @@ import pytest
 from PIL import Image
 
 from lightning_modules import synthesize as command
-from lightning_modules.networks.portrait import PortraitModel, save_portrait_model
+from lightning_modules.networks.portrait import NOISE_PRIOR, PortraitModel, save_portrait_model
+from lightning_modules.networks.weights import save_model
 from lightning_modules.sampling import requests
+from lightning_modules.sampling.synthesis import crews_of
 from lightning_modules.sampling.trajectories import trajectory
 from shards.camera_files import read_cameras
 from shards.errors import InputError
@@ -28,9 +31,8 @@ FAST = ["--steps", "1", "--window", "2", "--overlap", "1", "--align", "false"]
 def models(tmp_path_factory):
     """A whole model in a folder, and one that ends with stage 1."""
     folder = tmp_path_factory.mktemp("models")
-    whole = replace(
-        toy_model(), noise_prior=toy_prior(image_size=SIZE, encoder_channels=(8,) * 5, rendering_size=16)
-    )
+    prior = toy_prior(image_size=SIZE, encoder_channels=(8,) * 5, rendering_size=16)
+    whole = replace(toy_model(), noise_prior=prior)
     whole.backbone.unet.register_to_config(sample_size=SIZE // whole.backbone.downsampling)
     save_portrait_model(whole, str(folder / "whole"))
     early = PortraitModel(whole.backbone, whole.reference, reference_timestep="zero")
@@ -170,6 +172,7 @@ BAD = {
     "renderer": (["--conditions", "nobody"], "--conditions nobody: there is no such folder"),
     "noise": (["--noise", "pink"], "--noise pink: it is neither random, nor 3d-aware, nor a folder"),
     "devices": (["--devices", "0"], "--devices 0: give 1 or more"),
+    "half precision": (["--precision", "float16"], "--precision float16 takes a GPU, and there is none"),
     "both": (["--portraits", "."], "--portrait PHOTO… of one person, or --portraits FOLDER"),
     "a face where none is": (["--align", "true"], "ada.jpg: no face is found .* --align false"),
 }
@@ -190,6 +193,97 @@ def test_counts_that_differ_are_one_line(run, tmp_path):
         run("--noise", few, "--views", "3")
     with pytest.raises(InputError, match="3d-aware takes cameras"):
         run("--conditions", few, "--noise", "3d-aware")
+
+
+def row(changes=()):
+    """An EG3D label as a list, some of its numbers exchanged."""
+    numbers = trajectory("orbit", 1)[0].tolist()
+    for place, value in changes:
+        numbers[place] = value
+    return numbers
+
+
+CAMERA_FILES = {
+    "ragged": ("c.json", [row(), row()[:24]], "camera 1 has 24 numbers; EG3D labels have 25"),
+    "too long": ("c.json", [[*row(), 0.0]], "camera 0 has 26 numbers"),
+    "flat": ("c.json", [*row(), *row()], "camera 0 is not a list|has 50 numbers"),
+    "a shape": ("c.npy", np.zeros((3, 16)), "camera 0 has 16 numbers; EG3D labels have 25"),
+    "a cube": ("c.npy", np.zeros((2, 4, 4)), r"no array of numbers \(K, 25\), but \(2, 4, 4\)"),
+    "ragged array": ("c.npy", np.array([row(), row()[:24]], dtype=object), "cannot be read as an array"),
+    "scaled": ("c.json", [row(), row([(0, 2.0)])], "camera 1 is not a rigid cam2world"),
+    "mirrored": ("c.npy", np.array([row([(i, -row()[i]) for i in (0, 4, 8)])]), "camera 0 is not a rigid"),
+    "not finite": ("c.npy", np.array([row([(3, np.nan)])]), "camera 0 has a number that is not finite"),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "line"), CAMERA_FILES.values(), ids=CAMERA_FILES)
+def test_cameras_that_are_none_are_one_line(run, tmp_path, name, content, line):
+    path = tmp_path / name
+    path.write_text(json.dumps(content)) if name.endswith(".json") else np.save(path, content)
+    with pytest.raises(InputError, match=rf"{name}: .*{line}"):
+        run("--cameras", str(path))
+    assert not (tmp_path / "out").exists()
+
+
+def test_portraits_that_are_none_are_one_line(run, photos, tmp_path):
+    whole = (photos / "ada.jpg").read_bytes()
+    (photos / "broken.jpg").write_bytes(whole[: len(whole) // 2])
+    (photos / "empty.jpg").write_bytes(b"")
+    Image.open(photos / "ada.jpg").resize((20, 20)).save(photos / "tiny.png")
+    Image.new("RGB", (64, 64), "grey").save(photos / "blank.png")
+    lines = {
+        "broken.jpg": "cannot be read as a photo",
+        "empty.jpg": "cannot be read as a photo",
+        "tiny.png": "20x20 pixels are too few for a portrait",
+        "blank.png": "the image is empty",
+    }
+    for name, line in lines.items():
+        with pytest.raises(InputError, match=f"{name}: .*{line}"):
+            run("--views", "1", portrait=("--portrait", name))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["conditions", "Settings.json"])
+def test_nobody_is_called_as_the_results_are(run, photos, tmp_path, name):
+    (photos / "bo.png").rename(photos / f"{name}.png")
+    with pytest.raises(InputError, match=f"nobody can be called {name}, as the results have that name"):
+        run("--views", "1", portrait=("--portraits", ""))
+    assert not (tmp_path / "out").exists()
+    assert run("--views", "1", portrait=("--portrait", f"{name}.png")).is_dir()
+
+
+def test_an_s_of_another_size_is_one_line(run, models, tmp_path):
+    shutil.copytree(models / "whole", tmp_path / "mixed")
+    shutil.rmtree(tmp_path / "mixed" / NOISE_PRIOR)
+    save_model(toy_prior(), tmp_path / "mixed" / NOISE_PRIOR)
+    with pytest.raises(InputError, match=f"S makes images of 16 pixels, and F takes {SIZE}"):
+        run("--model", str(tmp_path / "mixed"))
+
+
+def test_devices_make_crews_for_people_and_windows():
+    four = ["a", "b", "c", "d"]
+    assert crews_of(four, people=9, windows=5) == [["a"], ["b"], ["c"], ["d"]]
+    assert crews_of(four, people=1, windows=5) == [four]
+    assert crews_of(four, people=1, windows=3) == [["a", "b", "c"]]
+    assert crews_of(four, people=3, windows=5) == [["a", "d"], ["b"], ["c"]]
+    assert crews_of(["a"], people=2, windows=5) == [["a"]]
+
+
+def test_a_path_s_windows_are_split_over_devices(run, monkeypatch):
+    path = ["--views", "5", "--steps", "2"]
+    one = run(*path, out="one")
+    crews = []
+
+    def watched(pipeline, crews_given, *rest):
+        crews.extend((crew, len(pipeline.replicas)) for crew in crews_given)
+        return run_crews(pipeline, crews_given, *rest)
+
+    run_crews = command.run
+    monkeypatch.setattr(command, "run", watched)
+    three = run(*path, "--devices", "3", out="three")
+    assert crews == [(["cpu"] * 3, 2)]
+    # a level: where a copy's weights lie in memory says how its sums are rounded
+    assert np.abs(views(one).astype(int) - views(three)).max() <= 1
 
 
 def test_a_model_of_stage_1_is_one_line(run, models):
