@@ -14,12 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 from jsonargparse import ArgumentParser
-from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
 from callbacks.metrics.suite import MetricSuite
-from callbacks.pictures import grid
 from datamodules import PortraitViewsDataModule, SourceConfig
 from lightning_modules.evaluation.moving import moved
 from lightning_modules.networks.portrait import PortraitModel, load_portrait_model
@@ -27,10 +25,15 @@ from lightning_modules.networks.reference import AppearanceReference
 from lightning_modules.sampling.consistency import seam, spread
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline, Sampling
 from lightning_modules.sampling.requests import Precision
+from lightning_modules.sampling.synthesis import check_precision, choose_devices
 from lightning_modules.sampling.trajectories import trajectory
 from lightning_modules.sampling.view_conditions import prepare_renderer
+from lightning_modules.sampling.visibility import hidden
+from shards.cameras import angles
 from shards.errors import InputError, one_line
+from shards.pixels import to_images, to_pixels
 from shards.renderers.base import Renderer
+from shards.sheet import grid
 from shards.weights import whole_folder
 
 REFERENCES = 4  # as many as Fig. 8 shows
@@ -38,6 +41,7 @@ METRICS = ("PSNR", "SSIM", "LPIPS[efficientnet-lite0]", "ID", "POSE")
 SHIFT, SCALE, TILT = 0.12, 0.8, 20.0  # of the side, of the size, degrees: an unaligned reference
 STRENGTH = 0.6  # of the 3D-aware noise
 FEW = 3  # people of the costlier probes
+TURNED = 8  # people of whom a portrait hides much of a view
 PATH = 24  # views of the sweep whose seams are measured
 STRANGER = 1_000_000  # the renderer's number of somebody who is in no capture
 NAN = float("nan")
@@ -131,7 +135,7 @@ def same_camera(
         for number, cameras in enumerate(tqdm(batch["camera"], desc="conditions", unit="frame"))
     ]
     one = sampled(pipeline, batch, sampling)
-    other = sampled(pipeline, batch | {"condition": pixels(np.stack(rows))}, sampling)
+    other = sampled(pipeline, batch | {"condition": to_pixels(np.stack(rows))}, sampling)
     return {
         "another condition": _apart(one, other),
         "another camera": _apart(one, one.roll(1, 1)),
@@ -146,7 +150,8 @@ def seams(
     and with windows that don't."""
     side, people = batch["condition"].shape[-1], len(batch["key"])
     cameras = trajectory("yaw_sweep", PATH)
-    conditions = pixels(renderer.render(STRANGER, cameras, side).images).expand(people, PATH, 3, side, side)
+    conditions = to_pixels(renderer.render(STRANGER, cameras, side).images)
+    conditions = conditions.expand(people, PATH, 3, side, side)
     labels = torch.from_numpy(cameras).expand(people, *cameras.shape)
     return {
         f"overlap {overlap}": seam(
@@ -160,11 +165,6 @@ def seams(
     }
 
 
-def pixels(images: NDArray[np.uint8]) -> Tensor:
-    """Images (…, S, S, 3) uint8 as (…, 3, S, S) in [-1, 1]."""
-    return torch.from_numpy(images).movedim(-1, -3).float().div(127.5).sub(1)
-
-
 def _apart(one: Tensor, other: Tensor) -> dict[str, float]:
     suite = MetricSuite(("LPIPS[efficientnet-lite0]", "POSE"))
     suite.update(one.flatten(0, 1), other.flatten(0, 1))
@@ -172,10 +172,14 @@ def _apart(one: Tensor, other: Tensor) -> dict[str, float]:
 
 
 def load_whole(model: str, precision: Precision) -> PortraitModel:
-    """A model folder with all four parts. Raises InputError where one is missing."""
+    """A model folder with all four parts, on a GPU where there is one. Raises InputError where a part is
+    missing, or there is no GPU for the precision."""
+    (device,) = choose_devices(1)
+    check_precision(precision, [device])
     loaded = load_portrait_model(model, getattr(torch, precision))
     if None in (loaded.control, loaded.cross_view, loaded.noise_prior):
         raise InputError(f"{model}: a model with all four parts is wanted: F_ref, F_cam, V and S")
+    DiffPortrait3DPipeline.of(loaded).to(device)  # moves the networks themselves
     return loaded
 
 
@@ -229,7 +233,7 @@ def run(
             bar.set_postfix_str(row.name)
             shown[row.name] = row.views(batch)
             rows[row.name] = score(shown[row.name], batch)
-        more = probes(loaded, first(batch, FEW), study.sampling)
+        more = probes(loaded, batch, study.sampling)
         (folder / "ablations.json").write_text(
             json.dumps({"rows": rows, **more}, indent=1) + "\n", encoding="utf-8"
         )
@@ -242,17 +246,37 @@ def probes(model: PortraitModel, batch: Batch, sampling: Sampling) -> dict[str, 
     """What the rows do not say, on a few people: agreement of views, seams, and B.4."""
     full = DiffPortrait3DPipeline.of(model)
     without = DiffPortrait3DPipeline.of(replace(model, cross_view=None))
-    shown = batch["reference"][:, :1], batch["condition"][:, 0]
-    renderer = prepare_renderer("synthetic")
+    turned = widest(first(batch, TURNED))
+    shown = turned["reference"], turned["condition"][:, 0]
+    unseen = hidden(
+        model.noise_prior, turned["reference"], turned["reference_camera"], turned["camera"]
+    ).squeeze(1)
+    batch, renderer = first(batch, FEW), prepare_renderer("synthetic")
     return {
-        "spread (Fig. 5)": {
-            "with V": spread(full, *shown, 8, sampling),
-            "without V": spread(without, *shown, 8, sampling),
+        "spread of what the portrait hides (Fig. 5)": {
+            "with V": spread(full, *shown, 8, sampling, unseen),
+            "without V": spread(without, *shown, 8, sampling, unseen),
+            "share of the pixels": unseen.float().mean().item(),
         },
         "seam": seams(full, batch, sampling, renderer),
         # from random noise: S would say the camera as well as the condition
         "one camera (B.4)": same_camera(full, batch, replace(sampling, noise="random"), renderer),
     }
+
+
+def widest(batch: Batch) -> Batch:
+    """The batch with one reference and one view of each frame: the two whose yaws are farthest apart."""
+    yaws = [torch.from_numpy(angles(batch[name].numpy())[..., 0]) for name in ("reference_camera", "camera")]
+    apart = (yaws[0].unsqueeze(2) - yaws[1].unsqueeze(1)).abs()  # (B, R, K)
+    far = apart.flatten(1).argmax(1)
+    chosen = {"reference": far // apart.shape[2], "camera": far % apart.shape[2]}
+    chosen |= {
+        "reference_camera": chosen["reference"],
+        "condition": chosen["camera"],
+        "target": chosen["camera"],
+    }
+    rows = torch.arange(len(far))
+    return batch | {name: batch[name][rows, which].unsqueeze(1) for name, which in chosen.items()}
 
 
 def first(batch: Batch, count: int) -> Batch:
@@ -286,7 +310,7 @@ def sheet(batch: Batch, shown: dict[str, Tensor], people: int = 6) -> Any:
     """One row a person: the reference, a condition, the truth, then that view by every row of the table."""
     columns = [batch["reference"][:, 0], batch["condition"][:, 0], batch["target"][:, 0]]
     columns += [made[:, 0] for made in shown.values()]
-    return grid(torch.stack(columns, 1)[:people], columns=1, upscale=2)
+    return grid(to_images(torch.stack(columns, 1)[:people]), columns=1, upscale=2)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

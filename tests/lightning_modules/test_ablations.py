@@ -1,13 +1,15 @@
 """The rows of the ablations at toy width: what each changes, and what it leaves."""
 
+import numpy as np
 import pytest
 import torch
 
-from lightning_modules.ablations import Study, read_frames, report, run, sampled, score
+from lightning_modules.ablations import Study, read_frames, report, run, sampled, score, widest
 from lightning_modules.networks.portrait import save_portrait_model
 from lightning_modules.sampling.consistency import seam, spread
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline, Sampling
 from shards.builder import build
+from shards.cameras import angles
 from shards.errors import InputError
 from tests.networks.toy import toy_model
 from tests.shards.fake_source import FakeSource
@@ -70,6 +72,17 @@ def test_probes_of_consistency():
     found = seam(pipeline, references, conditions, None, sampling)
     assert found.keys() == {"across", "within"}
     assert all(value > 0 for value in found.values())
+
+
+def test_the_widest_turn_of_each_frame(batch):
+    wide = widest(batch)
+    turns = angles(batch["reference_camera"])[:, :, None, 0] - angles(batch["camera"])[:, None, :, 0]
+    kept = np.abs(angles(wide["reference_camera"])[..., 0] - angles(wide["camera"])[..., 0])[:, 0]
+    np.testing.assert_allclose(kept, np.abs(turns).max((1, 2)))
+    for frame, camera in enumerate(wide["camera"][:, 0]):
+        (view,) = torch.nonzero((batch["camera"][frame] == camera).all(-1))[0]
+        assert torch.equal(wide["target"][frame, 0], batch["target"][frame, view])
+        assert torch.equal(wide["condition"][frame, 0], batch["condition"][frame, view])
 
 
 def test_report_has_a_line_for_each_row():
