@@ -17,6 +17,7 @@ from jsonargparse import ArgumentParser
 from torch import Tensor
 from tqdm import tqdm
 
+from callbacks.metrics.faces import FaceReader, Readings
 from callbacks.metrics.suite import MetricSuite
 from datamodules import PortraitViewsDataModule, SourceConfig
 from lightning_modules.evaluation.moving import moved
@@ -114,11 +115,21 @@ def repeated(batch: Batch) -> Tensor:
     return batch["reference"][:, :1].expand_as(batch["target"]).contiguous()
 
 
-def score(made: Tensor, batch: Batch) -> dict[str, float]:
-    """Means over all views, and the median error of the yaw, degrees, against the true views and cameras."""
+def true_faces(batch: Batch) -> Readings:
+    """The faces in the true views of a batch, which every row is held against."""
+    return FaceReader().read(batch["target"].flatten(0, 1))
+
+
+def score(made: Tensor, batch: Batch, faces: Readings) -> dict[str, float]:
+    """Means over all views, and the median error of the yaw, degrees, against the true views, their `faces`,
+    and cameras."""
     suite = MetricSuite(METRICS)
     singles = suite.update(
-        made.flatten(0, 1), batch["target"].flatten(0, 1), cameras=batch["camera"].flatten(0, 1)
+        made.flatten(0, 1),
+        batch["target"].flatten(0, 1),
+        person=faces,
+        pose=faces,
+        cameras=batch["camera"].flatten(0, 1),
     )
     yaw = singles["POSE[label]_yaw_degrees"].nanmedian().item()
     return suite.compute() | {"median_yaw_error": yaw}
@@ -228,11 +239,11 @@ def run(
     pipeline = DiffPortrait3DPipeline.of(loaded)
     batch = read_frames(data, frames, views, pipeline.image_size)
     with whole_folder(Path(out)) as folder:
-        rows, shown = {}, {}
+        rows, shown, faces = {}, {}, true_faces(batch)
         for row in (bar := tqdm(study.rows(), desc="ablations", unit="row")):
             bar.set_postfix_str(row.name)
             shown[row.name] = row.views(batch)
-            rows[row.name] = score(shown[row.name], batch)
+            rows[row.name] = score(shown[row.name], batch, faces)
         more = probes(loaded, batch, study.sampling)
         (folder / "ablations.json").write_text(
             json.dumps({"rows": rows, **more}, indent=1) + "\n", encoding="utf-8"
@@ -248,9 +259,9 @@ def probes(model: PortraitModel, batch: Batch, sampling: Sampling) -> dict[str, 
     without = DiffPortrait3DPipeline.of(replace(model, cross_view=None))
     turned = widest(first(batch, TURNED))
     shown = turned["reference"], turned["condition"][:, 0]
-    unseen = hidden(
-        model.noise_prior, turned["reference"], turned["reference_camera"], turned["camera"]
-    ).squeeze(1)
+    prior = model.noise_prior
+    cameras = turned["reference_camera"].to(prior.device), turned["camera"].to(prior.device)
+    unseen = hidden(prior, turned["reference"].to(prior.device, prior.dtype), *cameras).squeeze(1)
     batch, renderer = first(batch, FEW), prepare_renderer("synthetic")
     return {
         "spread of what the portrait hides (Fig. 5)": {

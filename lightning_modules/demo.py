@@ -12,7 +12,16 @@ from jsonargparse import ArgumentParser
 from PIL import Image
 from torch import Tensor
 
-from lightning_modules.ablations import STRENGTH, Batch, Study, load_whole, read_frames, report, score
+from lightning_modules.ablations import (
+    STRENGTH,
+    Batch,
+    Study,
+    load_whole,
+    read_frames,
+    report,
+    score,
+    true_faces,
+)
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline, Sampling, to_image
 from lightning_modules.sampling.requests import Precision, Request
 from lightning_modules.synthesize import synthesize
@@ -57,7 +66,8 @@ def demo(
     batch = read_frames(data, frames, views, size)
     with whole_folder(Path(out), overwrite) as folder:
         made = {row.name: row.views(batch) for row in study.rows()[:TRIVIAL_AND_FULL]}
-        rows = {name: score(images, batch) for name, images in made.items()}
+        faces = true_faces(batch)
+        rows = {name: score(images, batch, faces) for name, images in made.items()}
         (folder / TABLE).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
         (folder / "table.md").write_text(report(rows, {}, frames, views, steps), encoding="utf-8")
         *_, proxies, full = made.values()

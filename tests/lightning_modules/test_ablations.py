@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_modules.ablations import Study, read_frames, report, run, sampled, score, widest
+from lightning_modules.ablations import Study, read_frames, report, run, sampled, score, true_faces, widest
 from lightning_modules.networks.portrait import save_portrait_model
 from lightning_modules.sampling.consistency import seam, spread
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline, Sampling
@@ -56,8 +56,9 @@ def test_trivial_answers_are_what_they_say(made, batch):
 
 
 def test_the_truth_scores_best_and_another_person_s_views_worse(batch):
-    truth = score(batch["target"], batch)
-    other = score(batch["target"].roll(1, 0), batch)
+    faces = true_faces(batch)
+    truth = score(batch["target"], batch, faces)
+    other = score(batch["target"].roll(1, 0), batch, faces)
     assert truth["SSIM"] == pytest.approx(1, abs=1e-5)
     assert truth["LPIPS[efficientnet-lite0]"] == pytest.approx(0, abs=1e-5)
     assert other["PSNR"] < truth["PSNR"]
