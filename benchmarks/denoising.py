@@ -6,12 +6,14 @@ on a copy of the reference for each view at every step, F_cam runs in both passe
 images anew, and the reference's keys and values are projected for each view. And against the floor: the
 floating-point operations that any way of computing the step must do, at the rate at which this machine
 multiplies matrices.
+
+Shape letters: B portraits, V views of a portrait, N = B*V, C channels, H W latent size, L tokens (H*W).
 """
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from diffusers.models.attention_processor import Attention
@@ -22,6 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
+from benchmarks.memory import TensorMemory
 from lightning_modules.networks.cross_view import CrossView
 from lightning_modules.networks.denoiser import Denoiser
 from lightning_modules.networks.layers import KeysValues
@@ -49,7 +52,8 @@ FLOOR = "The floor is the last way's operations at the rate of matrix products."
 
 @dataclass
 class Parts:
-    """The networks, and a batch of one portrait for them."""
+    """The networks, and a batch for them: latents (N, 4, H, W) of the views, condition images (N, 3, S, S),
+    and the portraits' latents (B, 1, 4, H, W)."""
 
     denoiser: Denoiser
     reference: AppearanceReference
@@ -61,30 +65,39 @@ class Parts:
     @property
     def views(self) -> int:
         """V."""
-        return len(self.latents)
+        return len(self.latents) // len(self.portrait)
 
     def timesteps(self, count: int) -> Tensor:
         """(count,)."""
         return torch.full((count,), self.timestep, device=self.latents.device)
 
     def bank(self, copies: int = 1) -> Bank:
-        """F_ref on copies of the portrait."""
-        portraits = self.portrait.expand(copies, -1, -1, -1, -1)
-        return self.reference(portraits, self.timesteps(copies), self.denoiser.empty_prompt)
+        """F_ref on copies of each portrait, beside each other."""
+        portraits = self.portrait.repeat_interleave(copies, 0)
+        return self.reference(portraits, self.timesteps(len(portraits)), self.denoiser.empty_prompt)
 
 
 def build(
-    size: Size, views: int, device: str, dtype: torch.dtype, channels_last: bool, compile: bool
+    size: Size,
+    views: int,
+    device: str,
+    dtype: torch.dtype = torch.float32,
+    channels_last: bool = False,
+    compile: bool = False,
+    portraits: int = 1,
+    attached: bool = True,
 ) -> Parts:
-    """Networks of random weights and a batch to run them on."""
+    """Networks of random weights, F_cam and V among them where they are `attached`, and a batch to run them
+    on: `views` in all. On the meta device it takes no memory, and can be counted."""
     torch.manual_seed(0)
     with torch.device(device):
         unet = UNet2DConditionModel(block_out_channels=size.widths, cross_attention_dim=768)
-        cross_view = CrossView.from_unet(unet, middle="unconditional")
-        denoiser = Denoiser(unet, torch.randn(1, TOKENS, 768), view_control(unet, DOWNSAMPLING), cross_view)
+        control = view_control(unet, DOWNSAMPLING) if attached else None
+        cross_view = CrossView.from_unet(unet, middle="unconditional") if attached else None
+        denoiser = Denoiser(unet, torch.randn(1, TOKENS, 768), control, cross_view)
         reference = AppearanceReference.from_unet(unet)
         side = size.latent
-        latents, portrait = torch.randn(views, 4, side, side), torch.randn(1, 1, 4, side, side)
+        latents, portrait = torch.randn(views, 4, side, side), torch.randn(portraits, 1, 4, side, side)
         condition = torch.randn(views, 3, side * DOWNSAMPLING, side * DOWNSAMPLING)
     for network in (denoiser, reference):
         tune(network.eval(), channels_last=channels_last, dtype=dtype, compile=compile)
@@ -92,22 +105,19 @@ def build(
 
 
 class CopiedBank:
-    """The bank of one portrait as the released sampler has it: a copy for each view, projected for each
-    view."""
+    """The bank of `portraits` as the released sampler has it: a copy for each view, projected for each."""
 
-    portraits = 1
-
-    def __init__(self, bank: ReferenceBank) -> None:
-        self.bank = bank
+    def __init__(self, bank: ReferenceBank, portraits: int) -> None:
+        self.bank, self.portraits = bank, portraits
 
     def keys_values(self, name: str, attention: Attention) -> KeysValues:
-        """Keys and values (V, L, C) of V equal features."""
+        """Keys and values (N, L, C) of features of which V in a row are equal."""
         return self.bank.keys_values(name, attention)
 
 
 def guided(parts: Parts, bank: Bank, hint: Tensor) -> Tensor:
     """The two passes of a guided step."""
-    denoiser, timesteps = parts.denoiser, parts.timesteps(parts.views)
+    denoiser, timesteps = parts.denoiser, parts.timesteps(len(parts.latents))
     conditional = denoiser(parts.latents, timesteps, bank, hint=hint, views=parts.views)
     unconditional = denoiser(parts.latents, timesteps, views=parts.views)
     return unconditional + 3 * (conditional - unconditional)
@@ -115,9 +125,9 @@ def guided(parts: Parts, bank: Bank, hint: Tensor) -> Tensor:
 
 def released_step(parts: Parts) -> Tensor:
     """The straightforward step: everything for each view, F_cam in both passes."""
-    denoiser, timesteps = parts.denoiser, parts.timesteps(parts.views)
+    denoiser, timesteps = parts.denoiser, parts.timesteps(len(parts.latents))
     denoiser.control_residuals(parts.latents, timesteps, denoiser.embed_condition(parts.condition))
-    bank = CopiedBank(parts.bank(copies=parts.views))
+    bank = CopiedBank(parts.bank(copies=parts.views), len(parts.portrait))
     return guided(parts, bank, denoiser.embed_condition(parts.condition))
 
 
@@ -139,16 +149,16 @@ def training_step(parts: Parts, copies: int, checkpointing: bool) -> Tensor:
     reference.zero_grad(set_to_none=True)
     bank = parts.bank(copies)
     if copies > 1:
-        bank = CopiedBank(bank)
-    bare = Denoiser(denoiser.unet, denoiser.empty_prompt, gradient_checkpointing=checkpointing)
-    epsilon = bare(parts.latents, parts.timesteps(parts.views), bank, views=parts.views)
+        bank = CopiedBank(bank, len(parts.portrait))
+    epsilon = denoiser(parts.latents, parts.timesteps(len(parts.latents)), bank, views=parts.views)
     loss = epsilon.float().square().mean()
     loss.backward()
     return loss.detach()
 
 
 def training(parts: Parts) -> dict[str, Callable[[], Tensor]]:
-    """The ways of doing one training step of stage 1 on as many targets as there are latents."""
+    """The ways of doing one training step of stage 1 on as many targets as there are latents; of parts with
+    nothing `attached`."""
     parts.denoiser.requires_grad_(False)
     return {
         "a copy for each target": lambda: training_step(parts, parts.views, checkpointing=False),
@@ -195,31 +205,21 @@ def matrix_rate(device: str, dtype: torch.dtype) -> float:
     return 2 * side**3 / min(seconds(lambda: left @ right, device) for _ in range(8))
 
 
-def kept_bytes(run: Callable[[], Tensor], parts: Parts, device: str) -> int:
-    """Peak memory of a training step above the weights on a GPU; on a CPU, what is kept for the backward
-    pass."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run()
-        return torch.cuda.max_memory_allocated() - before
-    weights = {
-        x.untyped_storage().data_ptr()
-        for part in (parts.denoiser, parts.reference)
-        for x in part.parameters()
-    }
-    kept: dict[int, int] = {}
+def peak_bytes(run: Callable[[], Tensor], device: str) -> int:
+    """The most memory that a training step takes above the weights: activations, gradients and all between.
 
-    def pack(x: Tensor) -> Tensor:
-        storage = x.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return x
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        run()
-    return sum(kept.values())
+    On a GPU what PyTorch allocates; on a CPU its tensors.
+    """
+    if device != "cuda":
+        with TensorMemory() as memory:
+            run()
+        return memory.peak
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    run()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
 
 
 def table(times: dict[str, float], work: dict[str, int], floor: float, memory: dict[str, int] | None) -> str:
@@ -240,6 +240,7 @@ def benchmark(
     dtype: Literal["float32", "bfloat16"] | None = None,
     views: int = 8,
     batch: int = 16,
+    portraits: int = 2,
     rounds: int = 5,
     channels_last: bool = True,
     compile: bool = False,
@@ -252,6 +253,7 @@ def benchmark(
         dtype: bfloat16 on a GPU, float32 on a CPU by default.
         views: Views of the guided step.
         batch: Targets of the training step.
+        portraits: Portraits of the training step, with as many targets each; the paper has 8 of one.
         rounds: How often each way is timed; the best counts.
         channels_last: Channels-last memory, for all ways alike.
         compile: torch.compile, for all ways alike.
@@ -259,26 +261,35 @@ def benchmark(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda, and PyTorch sees no GPU here")
-    scale = scale or ("sd15" if device == "cuda" else "reduced")
+    if min(views, batch, portraits, rounds) < 1 or batch % portraits:
+        raise InputError(
+            f"--views {views} --batch {batch} --portraits {portraits} --rounds {rounds}: give 1 or more of "
+            "each, and as many targets for each portrait"
+        )
+    size = SIZES[scale or ("sd15" if device == "cuda" else "reduced")]
     precision = getattr(torch, dtype or ("bfloat16" if device == "cuda" else "float32"))
     rate = matrix_rate(device, precision)
-    print(f"{scale}, {device}, {precision}, matrices at {rate / 1e9:.0f} GFLOP/s\n")
+    print(f"{size}, {device}, {precision}, matrices at {rate / 1e9:.0f} GFLOP/s\n")
 
-    parts = build(SIZES[scale], views, device, precision, channels_last, compile)
+    def parts(count: int, **more: Any) -> tuple[Parts, Parts]:
+        return build(size, count, device, precision, channels_last, compile, **more), build(
+            size, count, "meta", **more
+        )
+
+    real, counted = parts(views)
     with torch.no_grad():
-        ways = steps(parts)
-        work = {name: operations(run) for name, run in ways.items()}
-        times = in_turn(ways, rounds, device, "guided step")
+        work = {name: operations(run) for name, run in steps(counted).items()}
+        times = in_turn(steps(real), rounds, device, "guided step")
     print(f"\nOne guided step, {views} views. {FLOOR}")
     print(table(times, work, min(work.values()) / rate, None))
 
-    parts = build(SIZES[scale], batch, device, precision, channels_last, compile)
-    ways = training(parts)
-    work = {name: operations(run) for name, run in ways.items()}
-    memory = {name: kept_bytes(run, parts, device) for name, run in ways.items()}
+    real, counted = parts(batch, portraits=portraits, attached=False)
+    work = {name: operations(run) for name, run in training(counted).items()}
+    ways = training(real)
+    memory = {name: peak_bytes(run, device) for name, run in ways.items()}
     times = in_turn(ways, rounds, device, "training step")
-    kept = "peak above the weights" if device == "cuda" else "kept for the backward pass"
-    print(f"\nOne training step of stage 1, {batch} targets of one portrait; memory: {kept}.")
+    print(f"\nOne training step of stage 1, {batch} targets of {portraits} portraits. {FLOOR}")
+    print("MB: at most, above the weights.")
     print(table(times, work, min(work.values()) / rate, memory))
 
 

@@ -18,6 +18,7 @@ from lightning_modules.networks.cards import Lineage, ReferenceTimestep, StageCa
 from lightning_modules.networks.denoiser import Denoiser
 from lightning_modules.networks.pretrained import load_backbone
 from lightning_modules.networks.reference import AppearanceReference
+from lightning_modules.networks.speed import tune
 from lightning_modules.optimization import Learning, step_generator
 from lightning_modules.parts import load_part
 from lightning_modules.sampling.ddim import portrait_bank, sample
@@ -47,7 +48,8 @@ class Stage(TrainedPart):
     `backbone`: a Stable Diffusion 1.5 folder of any width, or a hub id.
     `mirror`: whether half of the training frames, picked at random, come mirrored, all their images alike.
     `timestep_shift`: 1 for uniform timesteps, as the paper; above it, more of the noisy ones.
-    `encode_batch`: how many images the VAE takes at a time. `compile`: the networks through torch.compile.
+    `encode_batch`: how many images the VAE takes at a time. `channels_last`, `compile`: the
+    networks in channels-last memory, and through torch.compile; see `networks.speed`.
     `sample_steps`, `guidance`: of the pictures.
     """
 
@@ -62,6 +64,7 @@ class Stage(TrainedPart):
         mirror: bool = False,
         timestep_shift: float = 1.0,
         gradient_checkpointing: bool = False,
+        channels_last: bool = False,
         compile: bool = False,
         encode_batch: int = 64,
         sample_steps: int = 50,
@@ -104,11 +107,15 @@ class Stage(TrainedPart):
         settings = self.lineage.settings(self.reference_timestep)
         return StageCard(self.stage, self.part, self.fingerprint, settings)
 
+    def setup(self, stage: str) -> None:  # noqa: ARG002
+        """Channels-last memory, if asked for, before DDP lays out its gradients as the parameters are."""
+        for network in (self.denoiser, self.reference):
+            tune(network, channels_last=self.hparams.channels_last)
+
     def on_fit_start(self) -> None:
         """Compiles, if asked to, once the networks are on their device."""
-        if self.hparams.compile:
-            self.denoiser.compile()
-            self.reference.compile()
+        for network in (self.denoiser, self.reference):
+            tune(network, compile=self.hparams.compile)
 
     # The loss
 

@@ -3,12 +3,14 @@ import shutil
 import pytest
 import torch
 
+from lightning_modules.appearance import AppearanceStage
 from lightning_modules.networks.cross_view import CrossView
 from lightning_modules.networks.denoiser import Denoiser
+from lightning_modules.networks.pretrained import save_backbone
 from lightning_modules.networks.reference import AppearanceReference
 from lightning_modules.networks.speed import tune
 from lightning_modules.networks.view_control import view_control
-from tests.networks.toy import noise, prompt, shake, toy_unet
+from tests.networks.toy import noise, prompt, shake, toy_backbone, toy_unet
 
 # Float32 sums in another order; measured 1e-6.
 EXACT = 1e-5
@@ -53,7 +55,49 @@ def test_bfloat16_autocast_agrees_with_eager():
     assert ((mixed - eager).norm() / eager.norm()).item() < BFLOAT16
 
 
+def gradients(dtype=torch.float32, **settings):
+    """Of F_ref in stage 1, on one level of layers: what torch.compile makes of more takes minutes."""
+    unet = toy_unet(
+        down_block_types=("CrossAttnDownBlock2D",),
+        up_block_types=("CrossAttnUpBlock2D",),
+        block_out_channels=(16,),
+    ).requires_grad_(False)
+    reference, denoiser = AppearanceReference.from_unet(unet).requires_grad_(), Denoiser(unet, prompt(5))
+    for network in (denoiser, reference):
+        tune(network, dtype=dtype, **settings)
+    timesteps = torch.full((4,), 300)
+    bank = reference(noise(2, 1, 4, 8, 8).to(dtype), timesteps[:2], denoiser.empty_prompt)
+    denoiser(noise(4, 4, 8, 8).to(dtype), timesteps, bank, views=2).float().square().mean().backward()
+    return torch.cat([parameter.grad.flatten().float() for parameter in reference.parameters()])
+
+
+def gradient_error(**settings):
+    eager = gradients()
+    return ((gradients(**settings) - eager).norm() / eager.norm()).item()
+
+
+def test_gradients_agree_with_eager():
+    assert gradient_error(channels_last=True) < EXACT
+    assert gradient_error(dtype=torch.bfloat16) < BFLOAT16
+
+
+def test_a_stage_is_tuned_as_its_settings_say(tmp_path):
+    save_backbone(toy_backbone(), str(tmp_path / "backbone"))
+    batch, draws = {}, (noise(2, 1, 4, 8, 8), noise(2, 3, 4, 8, 8), noise(2, 3, 4, 8, 8, seed=1))
+    losses = []
+    for channels_last in (False, True):
+        stage = AppearanceStage(str(tmp_path / "backbone"), channels_last=channels_last)
+        stage.setup("fit")
+        stage.on_fit_start()
+        for network in (stage.denoiser.unet, stage.reference):
+            weight = network.down_blocks[0].resnets[0].conv1.weight
+            assert weight.is_contiguous(memory_format=torch.channels_last) == channels_last
+        losses.append(stage.denoise(batch, *draws, torch.full((2, 3), 300)))
+    torch.testing.assert_close(losses[1], losses[0], rtol=EXACT, atol=0)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile builds C++ on a CPU")
 def test_compiled_agrees_with_eager():
     assert error(compile=True) < EXACT
+    assert gradient_error(compile=True) < EXACT
