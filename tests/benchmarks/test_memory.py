@@ -1,0 +1,24 @@
+import torch
+
+from benchmarks.memory import TensorMemory
+
+
+def test_what_lives_is_counted_once_and_what_was_there_is_not():
+    weight = torch.zeros(1000, requires_grad=True)
+    with TensorMemory() as memory:
+        doubled = weight * 2
+        shifted = doubled + 1
+        del doubled
+        assert (memory.now, memory.peak) == (4000, 8000)
+        turned = shifted.view(10, 100).t().add_(1)
+        assert memory.now == 4000
+        del shifted, turned
+        assert memory.now == 0
+
+
+def test_a_backward_pass_is_counted():
+    weight = torch.zeros(1000, requires_grad=True)
+    with TensorMemory() as memory:
+        weight.exp().sum().backward()
+        assert memory.now == weight.grad.nbytes
+    assert memory.peak >= 8000  # the exponential, kept for the gradient, and the gradient
