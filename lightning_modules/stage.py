@@ -107,7 +107,7 @@ class Stage(TrainedPart):
         settings = self.lineage.settings(self.reference_timestep)
         return StageCard(self.stage, self.part, self.fingerprint, settings)
 
-    def setup(self, stage: str) -> None:  # noqa: ARG002
+    def setup(self, stage: str) -> None:
         """Channels-last memory, if asked for, before DDP lays out its gradients as the parameters are."""
         for network in (self.denoiser, self.reference):
             tune(network, channels_last=self.hparams.channels_last)
