@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from lightning_modules.noise_prior import NoisePriorStage
+from shards.cameras import label_from_angles
 from shards.errors import InputError
 from tests.test_configs import CONFIGS, check_run, elsewhere, read
 
@@ -29,6 +30,34 @@ def test_the_paper_s_loss_takes_its_weights(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(InputError, match="perceptual weights vgg16: not at"):
         read(PRIOR, LARGE)
+
+
+NARROW = {
+    "encoder_channels": [8] * 8,
+    "code_channels": 8,
+    "volume_channels": [8, 8],
+    "grow_channels": [8, 8],
+    "feature_channels": 4,
+    "field_channels": 4,
+    "surroundings_channels": 8,
+    "decoder_channels": [8, 8, 8],
+    "coarse": 3,
+    "fine": 2,
+}
+
+
+def test_the_large_scale_makes_large_proxies():
+    """All as the layer has it but the widths: S sees and makes images of 512 pixels."""
+    narrow = [f"--model.init_args.prior.init_args.{name}={value}" for name, value in NARROW.items()]
+    cli = read(PRIOR, LARGE, more=["--model.init_args.perceptual=efficientnet-lite0", *narrow])
+    check_run(cli)
+    prior, side = cli.model.prior, cli.config.data.init_args.image_size
+    assert (side, prior.config.rendering_size) == (512, 128)
+    images = cli.config.data.init_args.batch_size * cli.config.data.init_args.targets
+    assert images * 8 == 16  # a step on eight GPUs
+    camera = torch.from_numpy(label_from_angles(0.3, 0.1)).expand(1, 1, 25)
+    with torch.no_grad():
+        assert prior(torch.zeros(1, 2, 3, side, side), camera).shape == (1, 1, 3, side, side)
 
 
 @pytest.mark.slow

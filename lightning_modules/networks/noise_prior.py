@@ -95,6 +95,8 @@ class NoisePrior(ModelMixin, ConfigMixin):
                 f"noise prior: {len(decoder_channels)} decoder widths enlarge {rendering_size} pixels to "
                 f"{rendering_size * 2 ** (len(decoder_channels) - 1)}, not to {image_size}"
             )
+        if coarse < 3 or fine < 0:
+            raise InputError(f"noise prior: coarse {coarse} and fine {fine}: give at least 3 and 0 depths")
         self.extent, self.sampling = extent, RaySampling(coarse, fine)
         pixels = widths[lift_side], widths[lift_side // 2]
         self.encoder = PortraitEncoder(image_size, tuple(encoder_channels), code_channels)

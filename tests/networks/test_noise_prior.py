@@ -166,6 +166,7 @@ def test_cameras_of_another_shape_are_refused(prior: NoisePrior, shape: tuple[in
         ({"lift_side": 2}, "lift_side 2"),
         ({"image_size": 20}, "of 20 pixels"),
         ({"rendering_size": 4}, "to 8"),
+        ({"coarse": 2}, "at least 3"),
     ],
 )
 def test_sizes_that_do_not_meet_are_refused(change: dict[str, int], words: str) -> None:
