@@ -20,9 +20,9 @@ from lightning_modules.networks.denoiser import Denoiser
 from lightning_modules.networks.pretrained import Backbone, save_backbone
 from lightning_modules.networks.weights import load_model, save_model, whole_folder
 from lightning_modules.optimization import Learning, Optimization, step_generator
-from lightning_modules.pool import to_unit
 from lightning_modules.sampling.ddim import sample
 from shards.perceptual import PerceptualLoss, PerceptualWeights
+from shards.pixels import levels_to_pixels
 
 # Stable Diffusion 1.5's
 SCHEDULE = {
@@ -81,7 +81,7 @@ class AutoencoderModule(pl.LightningModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """The weighted sum of the three losses; each is logged."""
         draw = step_generator(self, self.hparams.seed, batch_idx)
-        images = to_unit(batch["images"])
+        images = levels_to_pixels(batch["images"])
         mirrored = torch.rand(len(images), generator=draw).lt(0.5).to(images.device)
         images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(-1), images)
         reconstruction, posterior = self(images, draw)
@@ -98,7 +98,7 @@ class AutoencoderModule(pl.LightningModule):
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """`val/PSNR` in dB, the mean over images of reconstructions from the posterior's mean."""
-        images = to_unit(batch["images"])
+        images = levels_to_pixels(batch["images"])
         reconstruction = self.reconstruct(images)
         mse = (reconstruction - images).div(2).square().mean((1, 2, 3))
         self.log(
@@ -112,7 +112,7 @@ class AutoencoderModule(pl.LightningModule):
 
     def pictures(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """{"reconstructions": (B, 2, 3, S, S)} in [-1, 1]: image and reconstruction."""
-        images = to_unit(batch["images"])
+        images = levels_to_pixels(batch["images"])
         return {"reconstructions": torch.stack([images, self.reconstruct(images)], 1)}
 
     def configure_optimizers(self) -> Optimization:
@@ -145,7 +145,7 @@ class AutoencoderModule(pl.LightningModule):
         loader = self.trainer.datamodule.train_dataloader()
         latents = []
         for batch, _ in zip(loader, range(batches), strict=False):
-            images = to_unit(batch["images"].to(self.device))
+            images = levels_to_pixels(batch["images"].to(self.device))
             latents.append(
                 self.vae.encode(images).latent_dist.sample(generator(self.hparams.seed, "std")).cpu()
             )

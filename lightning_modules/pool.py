@@ -18,6 +18,7 @@ from lightning_modules.networks.weights import load_model
 from shards.errors import InputError
 from shards.index import ShardIndex
 from shards.manifest import Manifest
+from shards.pixels import levels_to_pixels
 from shards.reader import ShardReader
 from shards.schema import decode
 
@@ -173,11 +174,6 @@ def spread(rows: Tensor, count: int) -> Tensor:
     return rows[torch.arange(count) * len(rows) // count]
 
 
-def to_unit(images: Tensor) -> Tensor:
-    """uint8 images as float32 in [-1, 1]."""
-    return images.float().div(127.5).sub(1)
-
-
 @torch.no_grad()
 def encode_moments(vae: AutoencoderKL, images: Tensor, batch: int, description: str) -> Tensor:
     """Posterior mean and log-variance (N, 2C, H, W) float16 of images (N, 3, S, S) uint8, in bfloat16
@@ -190,7 +186,7 @@ def encode_moments(vae: AutoencoderKL, images: Tensor, batch: int, description: 
         tqdm(total=len(images), desc=description, unit="image", disable=None) as bar,
     ):
         for rows in images.split(batch):
-            moments.append(vae.encode(to_unit(rows.to(device))).latent_dist.parameters.half().cpu())
+            moments.append(vae.encode(levels_to_pixels(rows.to(device))).latent_dist.parameters.half().cpu())
             bar.update(len(rows))
     return torch.cat(moments)
 

@@ -22,6 +22,7 @@ from shards.errors import InputError, one_line
 from shards.index import ShardIndex
 from shards.latents import Latents, encode_latents, vae_fingerprint
 from shards.manifest import Manifest, ShardRecord
+from shards.pixels import levels_to_pixels
 from shards.reader import read_members
 from shards.schema import LATENTS, Images, SampleError, decode
 from shards.writer import SampleTar, checksum
@@ -48,7 +49,7 @@ def moments(vae: AutoencoderKL, images: Images, batch: int = BATCH) -> NDArray[n
     parameter = next(vae.parameters())
     found: list[Tensor] = []
     for some in torch.from_numpy(np.ascontiguousarray(images)).split(batch):
-        pixels = some.to(parameter.device, parameter.dtype).permute(0, 3, 1, 2) / 127.5 - 1
+        pixels = levels_to_pixels(some.permute(0, 3, 1, 2)).to(parameter.device, parameter.dtype)
         posterior = cast(AutoencoderKLOutput, vae.encode(pixels)).latent_dist
         found.append(torch.cat([posterior.mean, posterior.logvar], 1).half().cpu())
     return torch.cat(found).numpy()

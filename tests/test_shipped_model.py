@@ -13,9 +13,10 @@ from lightning_modules.networks.portrait import CONTROL, CROSS_VIEW, NOISE_PRIOR
 from lightning_modules.networks.weights import load_model
 from lightning_modules.noise_prior import NoisePriorStage
 from lightning_modules.parts import load_part
-from lightning_modules.pool import read_images, to_unit
+from lightning_modules.pool import read_images
 from lightning_modules.view_consistency import ViewConsistencyStage
 from lightning_modules.view_control import ViewControlStage
+from shards.pixels import levels_to_pixels
 
 MODEL = Path(__file__).parents[1] / "checkpoints/mini"
 PEOPLE = Path(__file__).parent / "data/people"
@@ -38,7 +39,7 @@ def validate(stage: pl.LightningModule, conditions: bool = False) -> dict[str, f
 
 
 def test_the_autoencoder_keeps_unseen_heads(stage: AppearanceStage) -> None:
-    images = to_unit(read_images(PEOPLE, "val"))[::4]
+    images = levels_to_pixels(read_images(PEOPLE, "val"))[::4]
     with torch.no_grad():
         again = stage.decode(stage.encode(images))
     mse = (again - images).div(2).square().mean((1, 2, 3))
