@@ -58,21 +58,24 @@ def synthesize(request: Request) -> Path:
     plan = plan_views(request)
     proxies = find_proxies(request.noise, people, len(plan))
     crews = crews_of(devices, len(people), len(plan.windows(request)))
-    pipeline = open_pipeline(request.model, request.precision, crews[0] if len(crews) == 1 else ["cpu"])
-    check_model(pipeline, request, len(plan))
-    prior, cameras = pipeline.noise_prior is not None, plan.cameras is not None
-    noise = starting_noise(request.noise, proxies is not None, cameras, prior)
-    subjects = read_subjects(request, people, proxies, pipeline.image_size)
-    job = Job(
-        model=request.model,
-        precision=request.precision,
-        conditions=make_conditions(request, plan, pipeline.image_size),
-        cameras=plan.cameras,
-        sampling=request.sampling(noise),
-        seed=request.seed,
-        fps=request.fps,
-    )
+    speed = {"channels_last": request.channels_last, "compile": request.compile}
+    crew = crews[0] if len(crews) == 1 else ["cpu"]
     with whole_folder(out, request.overwrite) as folder:
+        pipeline = open_pipeline(request.model, request.precision, crew, **speed)
+        check_model(pipeline, request, len(plan))
+        prior, cameras = pipeline.noise_prior is not None, plan.cameras is not None
+        noise = starting_noise(request.noise, proxies is not None, cameras, prior)
+        subjects = read_subjects(request, people, proxies, pipeline.image_size)
+        job = Job(
+            model=request.model,
+            precision=request.precision,
+            **speed,
+            conditions=make_conditions(request, plan, pipeline.image_size),
+            cameras=plan.cameras,
+            sampling=request.sampling(noise),
+            seed=request.seed,
+            fps=request.fps,
+        )
         write_common(folder, request, job, pipeline.image_size)
         run(pipeline, crews, subjects, job, folder)
     return out

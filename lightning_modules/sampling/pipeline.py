@@ -33,6 +33,7 @@ from lightning_modules.networks.portrait import (
 )
 from lightning_modules.networks.pretrained import Backbone
 from lightning_modules.networks.reference import AppearanceReference
+from lightning_modules.networks.speed import tune
 from lightning_modules.networks.weights import read_json, whole_folder
 from lightning_modules.sampling.ddim import portrait_bank, sample
 from lightning_modules.sampling.portraits import MIN_SIDE
@@ -112,6 +113,7 @@ class DiffPortrait3DPipeline(DiffusionPipeline):
         self.register_to_config(reference_timestep=reference_timestep)
         self.empty_prompt = empty_prompt
         self.replicas: tuple[Denoiser, ...] = ()
+        self.compiled = False
 
     # From and to folders
 
@@ -168,12 +170,21 @@ class DiffPortrait3DPipeline(DiffusionPipeline):
     def denoiser(self) -> Denoiser:
         """F with all that is attached to it."""
         prompt = self.empty_prompt.to(self.device, self.unet.dtype)
-        return Denoiser(self.unet, prompt, self.view_control, self.cross_view)
+        denoiser = Denoiser(self.unet, prompt, self.view_control, self.cross_view)
+        return tune(denoiser, compile=self.compiled)
+
+    def tune(self, channels_last: bool = False, compile: bool = False) -> Self:
+        """F, F_ref, F_cam and V in channels-last memory, or compiled, in later calls: `networks.speed`."""
+        self.compiled = compile
+        tune(self.denoiser, channels_last=channels_last)
+        tune(self.appearance_reference, channels_last=channels_last, compile=compile)
+        return self
 
     def replicate(self, devices: Sequence[str | torch.device]) -> Self:
         """Copies F, F_cam and V, as they are now, to more devices, where later calls have a share of a longer
         path's windows made. What is made stays the same."""
-        self.replicas = tuple(deepcopy(self.denoiser).to(device) for device in devices)
+        copies = (deepcopy(self.denoiser).to(device) for device in devices)
+        self.replicas = tuple(tune(copy, compile=self.compiled) for copy in copies)
         return self
 
     @property

@@ -60,6 +60,8 @@ class Request:
         chunk: how many images the VAE and the noise prior take at a time
         fps: views a second of the video
         precision: of the networks
+        channels_last: the networks in channels-last memory
+        compile: the networks through torch.compile, which takes minutes first
         devices: how many GPUs people are split over, and windows of a path where people are fewer; all
             unless given; without a GPU so many times the CPU
         overwrite: replace what an earlier run has left in the output folder
@@ -88,6 +90,8 @@ class Request:
     chunk: int = Sampling.chunk
     fps: float = 12.0
     precision: Precision = "float32"
+    channels_last: bool = False
+    compile: bool = False
     devices: int | None = None
     overwrite: bool = False
 

@@ -39,6 +39,8 @@ class Job:
 
     model: str
     precision: Precision
+    channels_last: bool
+    compile: bool
     conditions: list[Image.Image]
     cameras: NDArray[np.float32] | None
     sampling: Sampling
@@ -46,10 +48,12 @@ class Job:
     fps: float
 
 
-def open_pipeline(model: str, precision: Precision, crew: Sequence[str]) -> DiffPortrait3DPipeline:
+def open_pipeline(
+    model: str, precision: Precision, crew: Sequence[str], channels_last: bool = False, compile: bool = False
+) -> DiffPortrait3DPipeline:
     """The model in a folder, ready to sample on the devices of a crew. Raises InputError where it is none."""
     pipeline = DiffPortrait3DPipeline.from_pretrained(model, dtype=getattr(torch, precision))
-    return pipeline.to(crew[0]).replicate(crew[1:])
+    return pipeline.to(crew[0]).tune(channels_last, compile).replicate(crew[1:])
 
 
 def make_views(
@@ -141,5 +145,5 @@ def _run_share(
     process: int, crews: list[list[str]], shares: list[list[Subject]], job: Job, out: Path
 ) -> None:
     with one_line():
-        pipeline = open_pipeline(job.model, job.precision, crews[process])
+        pipeline = open_pipeline(job.model, job.precision, crews[process], job.channels_last, job.compile)
         synthesize_people(pipeline, shares[process], job, out, progress=process == 0)

@@ -1,0 +1,60 @@
+"""The pipeline's networks in other memory, or compiled: settings of `synthesize`."""
+
+import shutil
+
+import pytest
+import torch
+
+from lightning_modules.networks.portrait import save_portrait_model
+from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline, Sampling
+from lightning_modules.sampling.synthesis import open_pipeline
+from lightning_modules.synthesize import make_parser
+from tests.networks.toy import noise, toy_model
+
+EXACT = 1e-4  # a few steps of what tests/networks/test_speed.py allows a prediction
+
+
+def views(pipeline):
+    sampling = Sampling(steps=2, noise="random", window=2, overlap=1)
+    return pipeline.views(
+        noise(1, 1, 3, 16, 16), noise(1, 3, 3, 16, 16, seed=1), seeds=[0], sampling=sampling
+    )
+
+
+def test_channels_last_makes_the_same_views(tmp_path):
+    save_portrait_model(toy_model(), str(tmp_path / "model"))
+    plain = open_pipeline(str(tmp_path / "model"), "float32", ["cpu"])
+    other = open_pipeline(str(tmp_path / "model"), "float32", ["cpu", "cpu"], channels_last=True)
+    weights = [network.unet.down_blocks[0].resnets[0].conv1.weight for network in (other, *other.replicas)]
+    weights += [part.conv_in.weight for part in (other.appearance_reference, other.view_control)]
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
+    torch.testing.assert_close(views(other), views(plain), rtol=0, atol=EXACT)
+
+
+def test_all_that_runs_is_compiled(monkeypatch):
+    compiled = []
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda module, **_: compiled.append(type(module).__name__)
+    )
+    pipeline = DiffPortrait3DPipeline.of(toy_model()).tune(compile=True).replicate(["cpu"])
+    assert "AppearanceReference" in compiled
+    before = len(compiled)
+    assert pipeline.denoiser is not None
+    assert compiled[before:] == ["Denoiser"]
+    assert compiled.count("Denoiser") >= 3  # the replica as well
+
+
+def test_they_are_flags_of_synthesize():
+    asked = make_parser().parse_args(["--model=m", "--out=o", "--channels_last=true", "--compile=true"])
+    assert asked.channels_last
+    assert asked.compile
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile builds C++ on a CPU")
+def test_compiled_makes_the_same_views():
+    model = toy_model()
+    plain = views(DiffPortrait3DPipeline.of(model))
+    torch.testing.assert_close(
+        views(DiffPortrait3DPipeline.of(model).tune(compile=True)), plain, rtol=0, atol=EXACT
+    )
