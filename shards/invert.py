@@ -5,34 +5,30 @@ made is scored by `lightning_modules.evaluate --predictions`, and its people's f
 3D-aware noise of `lightning_modules.synthesize --noise`.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from jsonargparse import ArgumentParser
-from numpy.typing import NDArray
-from PIL import Image
 
-from shards.alignment.align import NoFaceError, align
-from shards.alignment.detection import FaceDetector
-from shards.alignment.photos import open_photo, photo_files
 from shards.camera_files import read_cameras
 from shards.errors import InputError, one_line
 from shards.inversion.pivotal import Tuning
-from shards.inversion.run import PORTRAITS, Job, Portrait, invert_portraits
+from shards.inversion.portraits import Portrait, find_photos, predicted_portraits, read_portraits
+from shards.inversion.run import SHEET, Job, invert_portraits
+from shards.predictions import Predictions, Protocol
 from shards.renderers.gan.folder import read_settings
-from shards.renderers.gan.options import Frame, GeneratorOptions
+from shards.renderers.gan.options import Frame, GeneratorOptions, default_frame
 
 
 def invert(
     generator: str,
     out: str,
-    cameras: list[str],
+    cameras: list[str] | None = None,
     portrait: list[str] | None = None,
     portraits: str | None = None,
     portrait_cameras: str | None = None,
+    predictions: str | None = None,
     size: int = 0,
     frame: Frame | None = None,
     tuning: Tuning = Tuning(),  # noqa: B008 (frozen)
@@ -48,86 +44,53 @@ def invert(
         portraits: Or a folder of them.
         portrait_cameras: A file with a label for each portrait, in order: they are squares already and are
             taken as they are. Without one portraits are cropped as EG3D does and their cameras estimated.
+        predictions: Or a folder of another system's predictions, as lightning_modules.evaluate makes it: the
+            same portraits are inverted and seen by the same cameras, and held against the same truths.
         size: Side of the views in pixels; 0 is the generator's own.
         frame: own takes labels as the generator's; measured finds where its heads stand (PanoHead's default).
         tuning: Steps, rates and weights.
         devices: How many GPUs to split portraits over; all by default.
     """
-    settings = read_settings(Path(generator))
-    options = GeneratorOptions(
-        settings.kind, generator, frame=frame or ("measured" if settings.kind == "panohead" else "own")
-    )
+    kind = read_settings(Path(generator)).kind
+    options = GeneratorOptions(kind, generator, frame=frame or default_frame(kind))
     if size < 0:
         raise InputError(f"--size {size}: give 0 or more")
+    used = choose_devices(devices)
+    protocol, people = find_people(cameras, portrait, portraits, portrait_cameras, predictions)
+    folder = Path(out)
+    found = invert_portraits(people, Job(options, tuning, size, protocol), folder, used)
+    for name, distances in found.settings["distances"].items():
+        print(f"{name}: distance from the portrait {' → '.join(f'{x:.4f}' for x in distances.values())}")
+    print(f"{folder}: {len(found.views)} views of {len(found.subjects())} people; see {folder / SHEET}")
+
+
+def find_people(
+    cameras: Sequence[str] | None,
+    portrait: Sequence[str] | None,
+    portraits: str | None,
+    portrait_cameras: str | None,
+    predictions: str | None,
+) -> tuple[Protocol, list[Portrait]]:
+    """Who is inverted and seen from where, and how that is scored; see `invert`. Raises InputError."""
+    if predictions is not None:
+        if any(given is not None for given in (cameras, portrait, portraits, portrait_cameras)):
+            raise InputError("--predictions has portraits and cameras of its own: give no others")
+        others = Predictions.load(Path(predictions))
+        return others.protocol, predicted_portraits(others)
     photos = find_photos(portrait, portraits)
-    used = choose_devices(devices, len(photos))
+    if cameras is None:
+        raise InputError("give the views: --cameras FILE…")
     views = read_cameras([Path(path) for path in cameras])
     own = None if portrait_cameras is None else read_cameras([Path(portrait_cameras)])
-    people = read_portraits(photos, own)
-    folder = Path(out)
-    predictions = invert_portraits(people, Job(options, tuning, views, size), folder, used)
-    for name, distances in predictions.settings["distances"].items():
-        print(f"{name}: distance from the portrait {' → '.join(f'{x:.4f}' for x in distances.values())}")
-    print(f"{folder}: {len(views)} views of {len(people)} portraits; see {folder / 'sheet.jpg'}")
+    return "wild", read_portraits(photos, own, views)
 
 
-def find_photos(portrait: Sequence[str] | None, portraits: str | None) -> list[Path]:
-    """The portraits' files. Raises InputError where none or both are given, one is missing, or two have one
-    name."""
-    if (portrait is None) == (portraits is None):
-        raise InputError("give the people: --portrait PHOTO…, or --portraits FOLDER")
-    photos = photo_files(Path(portraits)) if portraits else [Path(path) for path in portrait or ()]
-    for photo in photos:
-        if not photo.is_file():
-            raise InputError(f"--portrait {photo}: there is no such file")
-    twice = [name for name, count in Counter(photo.stem for photo in photos).items() if count > 1]
-    if twice or any(photo.stem == PORTRAITS for photo in photos):
-        raise InputError(
-            f"portraits named {', '.join(twice) or PORTRAITS}: give each person another file name"
-        )
-    return photos
-
-
-def read_portraits(photos: Sequence[Path], cameras: NDArray[np.float32] | None) -> list[Portrait]:
-    """Portraits with their cameras: given ones (N, 25) for squares, or estimated on EG3D's crop. Raises one
-    InputError that names the photos in which no face is found."""
-    if cameras is not None and len(cameras) != len(photos):
-        raise InputError(f"--portrait_cameras: {len(cameras)} labels for {len(photos)} portraits")
-    detector, found, faceless = FaceDetector(), [], []
-    for index, path in enumerate(photos):
-        photo = open_photo(path)
-        if cameras is not None:
-            found.append(Portrait(path.stem, _square(photo, path), cameras[index]))
-            continue
-        try:
-            aligned = align(photo, 512, detector=detector)
-        except NoFaceError:
-            faceless.append(str(path))
-            continue
-        found.append(Portrait(path.stem, aligned.image, aligned.camera))
-    if faceless:
-        raise InputError(
-            f"no face is found in {', '.join(faceless)}: give other photos, or --portrait_cameras"
-        )
-    return found
-
-
-def choose_devices(count: int | None, portraits: int) -> list[str]:
-    """The GPUs to use, no more than there are portraits; the CPU without one. Raises InputError for more than
-    there are."""
+def choose_devices(count: int | None) -> list[str]:
+    """The GPUs to use; the CPU without one. Raises InputError for more than there are."""
     gpus = torch.cuda.device_count()
     if count is not None and not 1 <= count <= max(gpus, 1):
         raise InputError(f"--devices {count}: this machine has {gpus} GPUs")
-    used = min(count or max(gpus, 1), portraits)
-    return [f"cuda:{number}" for number in range(used)] if gpus else ["cpu"]
-
-
-def _square(photo: Image.Image, path: Path) -> Image.Image:
-    if photo.width != photo.height:
-        raise InputError(
-            f"{path}: {photo.width}x{photo.height}; with --portrait_cameras portraits are squares"
-        )
-    return photo
+    return [f"cuda:{number}" for number in range(count or gpus)] if gpus else ["cpu"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -139,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--portrait", type=str, nargs="+", help="photos, one a person, who has the file's name"
     )
     parser.add_argument(
-        "--cameras", type=str, nargs="+", required=True, help="EG3D labels (.json, .npy), or photos for poses"
+        "--cameras", type=str, nargs="+", help="EG3D labels (.json, .npy), or photos for poses"
     )
     parser.add_function_arguments(invert, skip={"portrait", "cameras"})
     chosen = parser.parse_args(arguments).as_dict()

@@ -6,16 +6,16 @@ DIR/<subject>/<view>.png
 ```
 
 The manifest is `{"format": 1, "system": …, "protocol": …, "views": [{"subject", "view", "reference",
-"camera", "truth", "condition", "mask"}, …]}`. `camera` is an EG3D label; `reference` (the portrait), `truth`,
-`condition` (somebody else at the same camera) and `mask` (the truth's foreground) are files relative to DIR.
-All but the names may be left out; without a truth, ID is against the reference and POSE against the
-condition.
+"camera", "truth", "condition", "mask", "reference_camera"}, …]}`. `camera` is an EG3D label, and so is
+`reference_camera`, of the reference; `reference` (the portrait), `truth`, `condition` (somebody else at the
+same camera) and `mask` (the truth's foreground) are files relative to DIR. All but the names may be left out;
+without a truth, ID is against the reference and POSE against the condition.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,15 +27,16 @@ from shards.weights import read_json
 
 MANIFEST = "manifest.json"
 FORMAT = 1
-PROTOCOLS = ("reconstruction", "novel_view", "wild")
+Protocol = Literal["reconstruction", "novel_view", "wild"]
+PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 FILES = ("reference", "truth", "condition", "mask")
 NAMED = 4  # how many missing things an error names
 
 
 @dataclass(frozen=True)
 class View:
-    """One predicted image, `<subject>/<view>.png`, and what there is to hold it against: `camera` (25), and
-    files relative to the folder."""
+    """One predicted image, `<subject>/<view>.png`, and what there is to hold it against: `camera` (25), that
+    of the reference, and files relative to the folder."""
 
     subject: str
     view: str
@@ -44,6 +45,7 @@ class View:
     truth: str | None = None
     condition: str | None = None
     mask: str | None = None
+    reference_camera: list[float] | None = None
 
     @property
     def image(self) -> str:
@@ -66,10 +68,12 @@ class View:
         for name, value in names.items():
             if not isinstance(value, str) or Path(value).name != value or value in ("", ".", ".."):
                 raise InputError(f"{where}: {name} {value!r} is no plain file name")
-        if view.camera is not None:
-            if not isinstance(view.camera, list) or len(view.camera) != LABEL_SIZE:
-                raise InputError(f"{where}: the camera of {view.name} is not {LABEL_SIZE} numbers")
-            check_labels(np.array([view.camera], dtype=object), f"{where}: {view.name}")
+        for camera in (view.camera, view.reference_camera):
+            if camera is None:
+                continue
+            if not isinstance(camera, list) or len(camera) != LABEL_SIZE:
+                raise InputError(f"{where}: a camera of {view.name} is not {LABEL_SIZE} numbers")
+            check_labels(np.array([camera], dtype=object), f"{where}: {view.name}")
         return view
 
 
@@ -79,7 +83,7 @@ class Predictions:
 
     folder: Path
     system: str
-    protocol: str
+    protocol: Protocol
     views: tuple[View, ...]
     settings: dict[str, Any] = field(default_factory=dict)
 
@@ -102,6 +106,11 @@ class Predictions:
         how many, and which.
         """
         path = folder / MANIFEST
+        if not path.is_file():
+            raise InputError(
+                f"{folder}: no {MANIFEST} in it; shards/predictions.py says what it holds, and `python -m"
+                " lightning_modules.evaluation.unpack` writes it for what other systems make"
+            )
         values = read_json(path)
         if values.get("format") != FORMAT:
             raise InputError(f"{path}: format {values.get('format')!r}; this code reads {FORMAT}")

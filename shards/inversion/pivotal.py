@@ -7,9 +7,8 @@ Shape letters: N = 1 person, W styles, Z numbers of a style, S image side.
 import copy
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -180,15 +179,10 @@ def noise_structure(noises: Iterable[Tensor]) -> Tensor:
     return torch.as_tensor(total)
 
 
-def to_tensor(image: np.ndarray) -> Tensor:
-    """An image (S, S, 3) uint8 as (3, S, S) in [-1, 1]."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float().div(127.5).sub(1)
-
-
 def _seen(generator: Generator, styles: Tensor, label: Tensor) -> Tensor:
     """The person of styles (1, W, Z) at a label (1, 1, 25): (1, 3, S, S)."""
-    view = next(generator.each_view(generator.identity(styles), label, Rendering(follow=True)))
-    return view.image[:, 0]
+    how = Rendering(sampling=replace(generator.sampling, recompute=True), follow=True)
+    return next(generator.each_view(generator.identity(styles), label, how)).image[:, 0]
 
 
 def _ramp(done: float) -> float:

@@ -1,5 +1,6 @@
 """Pivotal tuning, shown to work on renders of a toy generator whose people differ as a trained one's do."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -7,15 +8,21 @@ import pytest
 import torch
 from PIL import Image
 
+from lightning_modules.evaluate import main as evaluate
 from shards.camera_files import write_cameras
-from shards.cameras import label_from_angles
+from shards.cameras import angles, label_from_angles
 from shards.errors import InputError
+from shards.geometry import STANDARD_LANDMARKS
 from shards.inversion.pivotal import Inversion, Tuning, noise_patterns, noise_structure
-from shards.inversion.run import Job, Portrait, invert_portraits
+from shards.inversion.portraits import Portrait, read_portraits, views_at
+from shards.inversion.run import Job, invert_portraits
 from shards.invert import main
-from shards.predictions import Predictions
+from shards.predictions import Predictions, View
 from shards.renderers.gan.folder import save_generator
 from shards.renderers.gan.options import GeneratorOptions
+from shards.renderers.generated import GeneratedHead
+from tests.faces import DotDetector
+from tests.renderers.test_generated import paint
 from tests.renderers.toy_generators import toy_generator
 
 QUICK = Tuning(style_steps=3, tune_steps=2, perceptual_weight=0.0)
@@ -88,13 +95,23 @@ def folder(tmp_path):
     return tmp_path / "gan"
 
 
-def people():
-    colours = {"ada": (200, 120, 90), "ben": (40, 80, 160)}
-    return [Portrait(name, Image.new("RGB", (48, 48), c), cameras(0.1)[0]) for name, c in colours.items()]
+VIEWS = cameras(-0.4, 0.4)
+COLOURS = {"ada": (200, 120, 90), "ben": (40, 80, 160), "cyd": (90, 200, 60)}
+
+
+def people(*names, views=VIEWS):
+    return [
+        Portrait(name, Image.new("RGB", (48, 48), COLOURS[name]), cameras(0.1)[0], views_at(name, views))
+        for name in names or ("ada", "ben")
+    ]
+
+
+def job_of(folder, **changes):
+    return Job(GeneratorOptions("eg3d", str(folder)), **{"tuning": QUICK, "size": 32, **changes})
 
 
 def test_portraits_are_resumed_and_can_be_scored(folder, tmp_path, monkeypatch):
-    job = Job(GeneratorOptions("eg3d", str(folder)), QUICK, cameras(-0.4, 0.4), size=32)
+    job = job_of(folder)
     out = tmp_path / "out"
     fit, names = Inversion.fit, []
 
@@ -119,13 +136,113 @@ def test_portraits_are_resumed_and_can_be_scored(folder, tmp_path, monkeypatch):
         "ben/view_000",
         "ben/view_001",
     ]
-    np.testing.assert_allclose(read.cameras()[:2], job.cameras)
+    np.testing.assert_allclose(read.cameras()[:2], VIEWS)
+    np.testing.assert_allclose(read.views[0].reference_camera, cameras(0.1)[0])
     assert Image.open(out / "ben" / "view_001.png").size == (32, 32)
     assert set(read.settings["distances"]["ada"]) == {"start", "style", "tuned"}
     assert Image.open(out / "sheet.jpg").width == 3 * 192
-    other = Job(job.options, QUICK, cameras(0.0), size=32)
-    with pytest.raises(InputError, match="begun with other settings or cameras"):
-        invert_portraits(people(), other, out, ["cpu"])
+    with pytest.raises(InputError, match="begun with other settings"):
+        invert_portraits(people(), job_of(folder, size=16), out, ["cpu"])
+
+
+def test_people_are_added_and_never_mistaken(folder, tmp_path):
+    out = tmp_path / "out"
+    invert_portraits(people("ben"), job_of(folder), out, ["cpu"])
+    invert_portraits(people("cyd", "ada"), job_of(folder), out, ["cpu"])
+    assert list(Predictions.load(out).subjects()) == ["cyd", "ada", "ben"]
+    assert Image.open(out / "sheet.jpg").height == 3 * 192
+    stranger = dataclasses.replace(people("ada")[0], image=Image.new("RGB", (48, 48)))
+    for others in ([stranger], people("ada", views=cameras(0.0, 0.1))):
+        with pytest.raises(InputError, match="ada is of another portrait, camera or other views"):
+            invert_portraits(others, job_of(folder), out, ["cpu"])
+
+
+@pytest.mark.slow
+def test_several_processes_make_what_one_makes(folder, tmp_path):
+    everybody = people("ada", "ben", "cyd")
+    for name, devices in (("one", ["cpu"]), ("two", ["cpu", "cpu"])):
+        invert_portraits(everybody, job_of(folder), tmp_path / name, devices)
+    names = [view.image for view in Predictions.load(tmp_path / "two").views]
+    assert len(names) == 6
+    for name in names:
+        np.testing.assert_array_equal(*(Image.open(tmp_path / which / name) for which in ("one", "two")))
+
+
+def test_cameras_of_photos_are_estimated_on_their_crop(tmp_path, monkeypatch):
+    monkeypatch.setattr("shards.inversion.portraits.FaceDetector", DotDetector)
+    own = cameras(-0.3, 0.2)
+    paths = [tmp_path / f"{name}.png" for name in ("ada", "ben")]
+    for label, path in zip(own, paths, strict=True):
+        paint(label, STANDARD_LANDMARKS).save(path)
+    found = read_portraits(paths, None, VIEWS)
+    for portrait, label in zip(found, own, strict=True):
+        assert portrait.image.size == (512, 512)
+        assert np.degrees(np.abs(angles(portrait.camera) - angles(label))).max() < 4
+        np.testing.assert_array_equal(portrait.cameras, VIEWS)
+
+
+@pytest.fixture
+def others(folder, tmp_path):
+    """Another system's novel views of two people of the generator, who it thinks are the average person."""
+    head = GeneratedHead(GeneratorOptions("eg3d", str(folder), truncation=1.0, faces=False))
+    average = GeneratedHead(GeneratorOptions("eg3d", str(folder), truncation=0.0, faces=False))
+    made, views = tmp_path / "others", []
+    own, labels = cameras(0.15), cameras(-0.5, 0.4)
+    for number, name in enumerate(("ada", "ben")):
+        (made / name).mkdir(parents=True)
+        Image.fromarray(head.render(number, own, 64).images[0]).save(made / name / "reference.png")
+        images = zip(
+            head.render(number, labels, 64).images, average.render(0, labels, 64).images, strict=True
+        )
+        for view, (truth, thought) in enumerate(images):
+            Image.fromarray(truth).save(made / name / f"{view:03d}.truth.png")
+            Image.fromarray(thought).save(made / name / f"{view:03d}.png")
+            files = {"reference": f"{name}/reference.png", "truth": f"{name}/{view:03d}.truth.png"}
+            known = {"camera": labels[view].tolist(), "reference_camera": own[0].tolist()}
+            views.append(View(name, f"{view:03d}", **files, **known))
+    Predictions(made, "averages", "novel_view", tuple(views)).save()
+    return made
+
+
+def test_anothers_portraits_are_inverted_and_scored_against_the_same_truths(folder, others, tmp_path):
+    """A row of the same table, the same views, and nearer to the truth than what it is beside."""
+    out = tmp_path / "out"
+    tuning = ["--tuning.style_steps", "40", "--tuning.tune_steps", "20", "--tuning.style_rate", "0.05"]
+    tuning += ["--tuning.tune_rate", "0.002", "--tuning.perceptual_weight", "0"]
+    main(["--generator", str(folder), "--predictions", str(others), "--out", str(out), *tuning])
+    ours, theirs = Predictions.load(out), Predictions.load(others)
+    assert ours.protocol == "novel_view"
+    assert [view.name for view in ours.views] == [view.name for view in theirs.views]
+    np.testing.assert_array_equal(ours.cameras(), theirs.cameras())
+    for own, other in zip(ours.views, theirs.views, strict=True):
+        np.testing.assert_array_equal(Image.open(out / own.truth), Image.open(others / other.truth))
+    tables = tmp_path / "tables"
+    given = ["--predictions", f"[{others},{out}]", "--scoring.metrics", "[PSNR]", "--out", str(tables)]
+    evaluate([*given, "--device", "cpu"])
+    rows = json.loads((tables / "table.json").read_text())["rows"]
+    scores = {row["name"]: row["values"]["PSNR"]["mean"] for row in rows}
+    assert scores["eg3d inversion"] > scores["averages"] + 6
+    assert Image.open(out / "sheet.jpg").size == (3 * 192, 4 * 192)
+
+
+def test_predictions_without_what_inverting_takes_are_refused(folder, others, tmp_path):
+    manifest = json.loads((others / "manifest.json").read_text())
+    given = ["--generator", str(folder), "--predictions", str(others), "--out", str(tmp_path / "out")]
+    with pytest.raises(InputError, match="has portraits and cameras of its own"):
+        main([*given, "--portrait", "x.png"])
+    for view in manifest["views"]:
+        del view["reference_camera"]
+    (others / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(
+        InputError, match=r"no face is found in .*reference.png: their references have no camera"
+    ):
+        main(given)
+    for view in manifest["views"]:
+        del view["camera"]
+    (others / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match="ada has views without a camera or a reference"):
+        main(given)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_command(folder, tmp_path, capsys):
@@ -143,7 +260,7 @@ def test_the_command(folder, tmp_path, capsys):
     ]
     arguments += ["--tuning.style_steps", "2", "--tuning.tune_steps", "1", "--tuning.perceptual_weight", "0"]
     main(arguments)
-    assert "3 views of 2 portraits" in capsys.readouterr().out
+    assert "6 views of 2 people" in capsys.readouterr().out
     assert len(Predictions.load(tmp_path / "out").views) == 6
     recipe = json.loads((tmp_path / "out" / "inversion.json").read_text())
     assert recipe["tuning"]["style_steps"] == 2
@@ -155,11 +272,12 @@ def test_the_command(folder, tmp_path, capsys):
         ([], "give the people"),
         (["--portrait", "{tmp}/none.png"], "there is no such file"),
         (["--portrait", "{tmp}/ada.png", "{tmp}/other/ada.png"], "portraits named ada"),
+        (["--portrait", "{tmp}/truths.png"], "portraits named truths"),
         (["--portrait", "{tmp}/ada.png"], "no face is found in .*ada.png"),
         (["--portrait", "{tmp}/ada.png", "--portrait_cameras", "{tmp}/two.json"], "2 labels for 1 portraits"),
         (
             ["--portrait", "{tmp}/wide.png", "--portrait_cameras", "{tmp}/cameras.json"],
-            "portraits are squares",
+            "portraits with given cameras are squares",
         ),
         (["--portrait", "{tmp}/ada.png", "--size", "-1"], "--size -1"),
         (["--portrait", "{tmp}/ada.png", "--devices", "9"], "this machine has"),
@@ -171,6 +289,7 @@ def test_mistakes_end_in_one_line(arguments, said, folder, tmp_path):
     for place in (tmp_path / "ada.png", tmp_path / "other" / "ada.png"):
         Image.new("RGB", (64, 64)).save(place)
     Image.new("RGB", (64, 32)).save(tmp_path / "wide.png")
+    Image.new("RGB", (64, 64)).save(tmp_path / "truths.png")
     write_cameras(cameras(0.0), tmp_path / "cameras.json")
     write_cameras(cameras(0.0, 0.1), tmp_path / "two.json")
     given = ["--generator", str(folder), "--out", str(tmp_path / "out")]

@@ -1,6 +1,9 @@
 """EG3D and PanoHead against the public generators' own outputs, on the weights of `tests.parity.recipe`.
 
-float32 sums in another order differ by 1e-6 to 1e-5; 1e-4 is asked for.
+float32 sums in another order differ by 1e-6 to 1e-5 of the norm; 1e-4 is asked for. The depth of a ray that
+meets next to nothing (its opacities are a few roundings of 1, in all 3e-5) moves by up to 1.2e-4 of the
+largest with one rounding: in float64 throughout, but with opacities rounded so, the golden depth is 2.5e-4
+off.
 """
 
 import pytest
@@ -14,7 +17,7 @@ from tests.parity.recipe import gan_weights, golden, key_list
 
 SAMPLING = RaySampling(24, 24, chunk=4096)
 SIDE = 64
-TOLERANCE = 5e-5
+TOLERANCE = 1e-5
 SOME = slice(SIDE * 30, SIDE * 34)  # rays through the middle of the head
 
 
@@ -75,6 +78,8 @@ def test_images(which):
     for ours, golden_image in pairs:
         assert error(ours[:, 0], golden_image) < TOLERANCE
         assert largest(ours[:, 0], golden_image) < 2e-4
+        off = (ours[:, 0] - golden_image).abs() > 1e-4 * golden_image.abs().max()
+        assert off.sum() <= 1
 
 
 @pytest.mark.slow

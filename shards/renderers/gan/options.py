@@ -52,13 +52,18 @@ class GeneratorOptions:
             raise InputError(f"{self.kind}:{self.folder}: the generator in that folder is {kind}")
 
 
+def default_frame(kind: Kind) -> Frame:
+    """EG3D's heads stand where shared labels have them; PanoHead's are looked for."""
+    return "measured" if kind == "panohead" else "own"
+
+
 def parse_options(kind: Kind, text: str) -> GeneratorOptions:
     """The options of what stands behind `eg3d:` or `panohead:`. Raises InputError naming what is wrong."""
     folder, _, query = text.partition("?")
     if not folder:
         raise InputError(f"{kind} takes a generator's folder: {kind}:FOLDER (python -m shards.import_gan)")
     known = {entry.name: entry for entry in fields(GeneratorOptions)[2:]}
-    values: dict[str, object] = {"frame": "measured" if kind == "panohead" else "own"}
+    values: dict[str, object] = {"frame": default_frame(kind)}
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name not in known:
             raise InputError(f"{kind}:{text}: there is no option {name}; choose of {', '.join(known)}")

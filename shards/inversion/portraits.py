@@ -1,0 +1,161 @@
+"""The people to be inverted: from photos and cameras, or those of another system's predictions."""
+
+import hashlib
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from shards.alignment.align import NoFaceError, align
+from shards.alignment.detection import FaceDetector
+from shards.alignment.photos import open_photo, photo_files
+from shards.errors import InputError
+from shards.predictions import Predictions, View, some
+
+CROP_SIDE = 512
+PORTRAITS = "portraits"
+# Where what a view is held against is kept, by the manifest's names.
+KEPT = {"truth": "truths", "condition": "conditions", "mask": "masks"}
+
+
+@dataclass(frozen=True)
+class Portrait:
+    """One person: a name, the square portrait (S, S) and its label (25,), in the shared convention, and the
+    `views` to be made, each with a camera, their files wherever they are."""
+
+    name: str
+    image: Image.Image
+    camera: NDArray[np.float32]
+    views: tuple[View, ...]
+
+    @property
+    def cameras(self) -> NDArray[np.float32]:
+        """The labels (K, 25) of the views."""
+        return np.array([view.camera for view in self.views], dtype=np.float32)
+
+    def digest(self) -> str:
+        """Sixteen characters that tell this portrait and its views from others."""
+        digest = hashlib.sha256(self.image.convert("RGB").tobytes())
+        digest.update(np.vstack([self.camera[None], self.cameras]).astype("<f4").tobytes())
+        digest.update("/".join(view.view for view in self.views).encode())
+        return digest.hexdigest()[:16]
+
+
+def views_at(name: str, cameras: NDArray[np.float32]) -> tuple[View, ...]:
+    """The views of one person at labels (K, 25)."""
+    return tuple(
+        View(name, f"view_{number:03d}", camera=[float(value) for value in camera])
+        for number, camera in enumerate(cameras)
+    )
+
+
+def find_photos(portrait: Sequence[str] | None, portraits: str | None) -> list[Path]:
+    """The portraits' files. Raises InputError where none or both are given, one is missing, or two have one
+    name."""
+    if (portrait is None) == (portraits is None):
+        raise InputError("give the people: --portrait PHOTO…, or --portraits FOLDER")
+    photos = photo_files(Path(portraits)) if portraits else [Path(path) for path in portrait or ()]
+    for photo in photos:
+        if not photo.is_file():
+            raise InputError(f"--portrait {photo}: there is no such file")
+    check_names([photo.stem for photo in photos])
+    return photos
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Raise InputError where two people have one name, or one has a folder's."""
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    reserved = [name for name in names if name in (PORTRAITS, *KEPT.values())]
+    if twice or reserved:
+        raise InputError(f"portraits named {some(twice or reserved)}: give each person another file name")
+
+
+def read_portraits(
+    photos: Sequence[Path], own: NDArray[np.float32] | None, cameras: NDArray[np.float32]
+) -> list[Portrait]:
+    """Portraits to be seen by `cameras` (K, 25). Their own labels (N, 25) are given for squares, or estimated
+    on EG3D's crop. Raises one InputError that names the photos in which no face is found."""
+    if own is not None and len(own) != len(photos):
+        raise InputError(f"--portrait_cameras: {len(own)} labels for {len(photos)} portraits")
+    labels = [None] * len(photos) if own is None else list(own)
+    people = [
+        (path, path.stem, label, views_at(path.stem, cameras))
+        for path, label in zip(photos, labels, strict=True)
+    ]
+    return _opened(people, "give other photos, or --portrait_cameras")
+
+
+def predicted_portraits(predictions: Predictions) -> list[Portrait]:
+    """The portraits of another system's predictions, to be seen as that system was to see them, and held
+    against the same files. A reference without a camera in the manifest is cropped and posed as a photo is.
+    Raises InputError where a view has no camera or no reference."""
+    people = []
+    subjects = predictions.subjects()
+    check_names(list(subjects))
+    for name, views in subjects.items():
+        first = views[0]
+        if first.reference is None or any(view.camera is None for view in views):
+            raise InputError(f"{predictions.folder}: {name} has views without a camera or a reference")
+        label = None if first.reference_camera is None else np.array(first.reference_camera, np.float32)
+        kept = tuple(_found(view, predictions.folder) for view in views)
+        people.append((predictions.folder / first.reference, name, label, kept))
+    return _opened(people, "their references have no camera in the manifest")
+
+
+def _found(view: View, folder: Path) -> View:
+    """A view whose files are named as seen from here."""
+    names: dict[str, Any] = {kind: getattr(view, kind) for kind in KEPT}
+    names = {kind: name and str(folder / name) for kind, name in names.items()}
+    return replace(view, **names)
+
+
+def _opened(
+    people: Sequence[tuple[Path, str, NDArray[np.float32] | None, tuple[View, ...]]], remedy: str
+) -> list[Portrait]:
+    """The portraits of files: squares with a label (25,) as they are, others cropped and posed."""
+    detector, found, faceless = FaceDetector(), [], []
+    for path, name, label, views in people:
+        photo = open_photo(path)
+        if label is not None:
+            found.append(Portrait(name, _square(photo, path), label, views))
+            continue
+        try:
+            aligned = align(photo, CROP_SIDE, detector=detector)
+        except NoFaceError:
+            faceless.append(str(path))
+            continue
+        found.append(Portrait(name, aligned.image, aligned.camera, views))
+    if faceless:
+        raise InputError(f"no face is found in {some(faceless)}: {remedy}")
+    return found
+
+
+def _square(photo: Image.Image, path: Path) -> Image.Image:
+    if photo.width != photo.height:
+        raise InputError(f"{path}: {photo.width}x{photo.height}; portraits with given cameras are squares")
+    return photo
+
+
+def keep(portrait: Portrait, out: Path) -> list[View]:
+    """Write the portrait and what its views are held against into the folder `out`; the views come back as
+    its manifest has them."""
+    (out / PORTRAITS).mkdir(exist_ok=True)
+    portrait.image.save(out / PORTRAITS / f"{portrait.name}.png")
+    return [_kept(view, portrait, out) for view in portrait.views]
+
+
+def _kept(view: View, portrait: Portrait, out: Path) -> View:
+    names: dict[str, Any] = {}
+    for kind, folder in KEPT.items():
+        if (source := getattr(view, kind)) is not None:
+            names[kind] = f"{folder}/{portrait.name}/{view.view}{Path(source).suffix}"
+            (out / names[kind]).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, out / names[kind])
+    own = [float(value) for value in portrait.camera]
+    return replace(view, reference=f"{PORTRAITS}/{portrait.name}.png", reference_camera=own, **names)

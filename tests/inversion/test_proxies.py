@@ -1,0 +1,76 @@
+"""Inversions as the start of 3D-aware noise: what `shards.invert` writes, `synthesize --noise` takes."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lightning_modules.networks.portrait import save_portrait_model
+from lightning_modules.sampling import requests
+from lightning_modules.synthesize import main as synthesize
+from shards.camera_files import write_cameras
+from shards.invert import main as invert
+from shards.renderers.gan.folder import save_generator
+from tests.faces import FlatRenderer
+from tests.inversion.test_invert import cameras, varied
+from tests.networks.toy import toy_model, toy_prior
+
+SIDE = 32
+
+
+@pytest.fixture
+def model(tmp_path):
+    whole = replace(
+        toy_model(), noise_prior=toy_prior(image_size=SIDE, encoder_channels=(8,) * 5, rendering_size=16)
+    )
+    whole.backbone.unet.register_to_config(sample_size=SIDE // whole.backbone.downsampling)
+    save_portrait_model(whole, str(tmp_path / "model"))
+    return tmp_path / "model"
+
+
+def views(folder):
+    return np.stack([np.asarray(Image.open(path)) for path in sorted((folder / "views").iterdir())])
+
+
+def test_synthesis_starts_from_inversions(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(requests, "prepare_renderer", lambda _: FlatRenderer())
+    photos, labels = tmp_path / "photos", tmp_path / "cameras.json"
+    photos.mkdir()
+    draw = np.random.default_rng(0)
+    for name in ("ada", "ben"):
+        Image.fromarray(draw.integers(0, 256, (48, 48, 3), dtype=np.uint8)).save(photos / f"{name}.png")
+    write_cameras(cameras(0.1, 0.1), tmp_path / "own.json")
+    write_cameras(cameras(-0.3, 0.0, 0.3), labels)
+    save_generator(varied("panohead"), tmp_path / "gan", "toy")
+    given = [
+        "--generator",
+        str(tmp_path / "gan"),
+        "--frame",
+        "own",
+        "--portraits",
+        str(photos),
+        "--size",
+        str(SIDE),
+    ]
+    given += ["--portrait_cameras", str(tmp_path / "own.json"), "--cameras", str(labels)]
+    given += ["--tuning.style_steps", "2", "--tuning.tune_steps", "1", "--tuning.perceptual_weight", "0"]
+    invert([*given, "--out", str(tmp_path / "inverted")])
+    common = ["--model", str(model), "--portraits", str(photos), "--cameras", str(labels), "--align", "false"]
+    common += ["--steps", "1", "--window", "2", "--overlap", "1"]
+    made = {}
+    for name, noise in (
+        ("inverted", str(tmp_path / "inverted")),
+        ("prior", "3d-aware"),
+        ("random", "random"),
+    ):
+        out = tmp_path / f"views of {name}"
+        synthesize([*common, "--noise", noise, "--out", str(out)])
+        made[name] = [views(out / person) for person in ("ada", "ben")]
+    settings = json.loads((tmp_path / "views of inverted" / "settings.json").read_text())
+    assert settings["noise_taken"] == "3d-aware"
+    assert made["inverted"][0].shape == (3, SIDE, SIDE, 3)
+    for person in range(2):
+        assert (made["inverted"][person] != made["prior"][person]).any()
+        assert (made["inverted"][person] != made["random"][person]).any()
