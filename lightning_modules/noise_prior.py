@@ -3,7 +3,7 @@
 Shape letters: B people, R portraits of each, V views, S image side, s the side of what S renders.
 """
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from lightning_modules.networks.noise_prior import NoisePrior, Proxies
 from lightning_modules.optimization import Learning, step_generator
 from lightning_modules.trained_part import ExportDtype, TrainedPart
 from shards.cameras import LABEL_SIZE
+from shards.errors import InputError
 from shards.perceptual import PerceptualLoss, PerceptualWeights
 
 Batch = dict[str, Any]
@@ -49,6 +50,17 @@ class NoisePriorStage(TrainedPart):
         prior.register_to_config(perceptual=perceptual)
         self.prior = prior
         self.perceptual = PerceptualLoss(perceptual)
+
+    def setup(self, stage: str) -> None:
+        """Raises InputError where the run is called after a network that its perceptual loss is not of."""
+        own = self.perceptual.weights
+        for logger in self.trainer.loggers if stage == "fit" else ():
+            for other in set(get_args(PerceptualWeights)) - {own}:
+                if other in str(logger.name):
+                    raise InputError(
+                        f"the run is called {logger.name}, and its perceptual loss is {own}'s: put a YAML "
+                        f"on top whose trainer.logger names it after {own}"
+                    )
 
     @property
     def card(self) -> StageCard:

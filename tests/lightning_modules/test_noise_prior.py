@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from pytorch_lightning.loggers import CSVLogger
 
 from lightning_modules.networks.noise_prior import NoisePrior
 from lightning_modules.networks.weights import load_model
@@ -107,6 +108,16 @@ def test_the_export_is_a_part_with_its_card(tmp_path) -> None:
     load_model(NoisePrior, tmp_path / "noise_prior")
     with pytest.raises(InputError, match="exists already"):
         module.export(tmp_path / "noise_prior")
+
+
+def test_a_run_s_name_tells_no_other_network(make_trainer, make_data, tmp_path) -> None:
+    def fit(name: str) -> None:
+        make_trainer(max_steps=1, logger=CSVLogger(str(tmp_path), name=name)).fit(make_prior(), make_data())
+
+    with pytest.raises(InputError, match="called S-vgg16, and its perceptual loss is efficientnet-lite0's"):
+        fit("S-vgg16")
+    fit("S-efficientnet-lite0")
+    fit("S")
 
 
 def test_a_checkpoint_holds_the_prior_alone_and_no_other_is_taken(make_trainer, make_data, tmp_path) -> None:
