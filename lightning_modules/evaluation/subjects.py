@@ -26,8 +26,9 @@ ReferenceView = Literal["any", "frontal"]
 
 @dataclass(frozen=True)
 class Subject:
-    """One portrait and the views to be made of it: `references` (R, S, S, 3), `truths` and `conditions`
-    (K, S, S, 3), `masks` (K, S, S) uint8 where the shards have them, `cameras` (K, 25)."""
+    """One portrait and the views to be made of it: `references` (R, S, S, 3) and their cameras (R, 25),
+    `truths` and `conditions` (K, S, S, 3), `masks` (K, S, S) uint8 where the shards have them, `cameras`
+    (K, 25)."""
 
     key: str
     references: Images
@@ -35,6 +36,7 @@ class Subject:
     conditions: Images
     cameras: NDArray[np.float32]
     masks: Images | None
+    reference_cameras: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -150,4 +152,5 @@ def _subject(sample: Sample, plan: Plan) -> Subject:
         sample.conditions[views],
         sample.cameras[views],
         masks,
+        sample.cameras[list(plan.references)],
     )
