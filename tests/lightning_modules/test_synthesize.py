@@ -185,6 +185,13 @@ def test_bad_input_is_one_line_and_leaves_nothing(run, tmp_path, arguments, line
     assert {path.name for path in tmp_path.iterdir()} == {"photos"}
 
 
+def test_a_folder_that_cannot_be_made_is_found_out_first(run, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setattr(command, "open_pipeline", lambda *_, **__: pytest.fail("a model was loaded"))
+    with pytest.raises(InputError, match="file/out: no folder can be made there"):
+        run(out="file/out")
+
+
 def test_counts_that_differ_are_one_line(run, tmp_path):
     few = str(squares(tmp_path / "few", 2))
     with pytest.raises(InputError, match="holds 2 conditions for 3 cameras: there is one for each"):
