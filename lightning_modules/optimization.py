@@ -69,7 +69,7 @@ class Learning:
         return FINAL_FRACTION + (1 - FINAL_FRACTION) * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def step_generator(module: pl.LightningModule, seed: int, batch_idx: int) -> torch.Generator:
+def step_generator(module: pl.LightningModule, seed: int | str, batch_idx: int) -> torch.Generator:
     """The draws of this micro-batch: a function of seed, optimiser step, place in the accumulation, and
     rank."""
     trainer = module.trainer

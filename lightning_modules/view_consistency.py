@@ -2,11 +2,13 @@
 
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from lightning_modules.appearance import AppearanceStage
 from lightning_modules.networks.cross_view import CrossView, Middle
 from lightning_modules.networks.view_control import view_control
+from lightning_modules.optimization import step_generator
 from lightning_modules.stage import LEARNING, Batch, Drawn, Learning, Stage
 from lightning_modules.view_control import ViewControlStage
 
@@ -18,6 +20,8 @@ class ViewConsistencyStage(Stage):
 
     `appearance` and `control`: F_ref and F_cam, as stages 1 and 2 left them: exported folders or checkpoints.
     `middle`, `positions`, `attentions`, `ff_mult`: of V, see `networks.cross_view.CrossView`.
+    `fewer_views`: in half of the steps the views of a portrait are parted into rows of a length drawn among
+    the proper divisors of their number, so that V does not need so many. The paper's V always sees eight.
     """
 
     stage: ClassVar[str] = "view_consistency"
@@ -33,6 +37,7 @@ class ViewConsistencyStage(Stage):
         positions: int = 32,
         attentions: int = 2,
         ff_mult: int = 4,
+        fewer_views: bool = False,
         learning: Learning = LEARNING,
         **common: Any,
     ) -> None:
@@ -45,6 +50,14 @@ class ViewConsistencyStage(Stage):
         )
         self.freeze()
 
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Eq. 1 of all views of a portrait at once, or of fewer."""
+        views = batch["condition"].shape[1]
+        length = views
+        if self.hparams.fewer_views:
+            length = drawn_length(views, step_generator(self, f"{self.hparams.seed} views", batch_idx))
+        return super().training_step(parted(batch, length), batch_idx)
+
     def probes(self, batch: Batch, drawn: Drawn) -> dict[str, tuple[Tensor, Tensor]]:
         """Also `views`: with each view on its own, so that V has nothing to compare."""
         views = drawn.latents.shape[1]
@@ -55,3 +68,28 @@ class ViewConsistencyStage(Stage):
         single = batch | {"condition": batch["condition"].flatten(0, 1).unsqueeze(1)}
         lost = self.denoise(single, *alone).unflatten(0, (-1, views)).mean((1, 2))
         return super().probes(batch, drawn) | {"views": (lost, lost.new_ones(len(lost)))}
+
+
+def drawn_length(views: int, draw: torch.Generator) -> int:
+    """All of the views in half of the draws, otherwise one of their number's proper divisors."""
+    divisors = [length for length in range(1, views) if views % length == 0]
+    if not divisors or torch.rand(1, generator=draw) < 0.5:
+        return views
+    return divisors[int(torch.randint(len(divisors), (1,), generator=draw))]
+
+
+def parted(batch: Batch, length: int) -> Batch:
+    """The batch with every frame's V views in rows of `length`, a divisor of V, each with its references."""
+    views = batch["condition"].shape[1]
+    if length == views:
+        return batch
+    rows = views // length
+
+    def part(name: str, x: Any) -> Any:
+        if isinstance(x, list):
+            return [item for item in x for _ in range(rows)] if name != "skipped" else x
+        if name.startswith(("target", "condition")) or name == "camera":
+            return x.unflatten(1, (rows, length)).flatten(0, 1)
+        return x.repeat_interleave(rows, 0)
+
+    return {name: part(name, x) for name, x in batch.items()}

@@ -10,11 +10,12 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from callbacks.weight_average import WeightAverage
 from lightning_modules.appearance import AppearanceStage
+from lightning_modules.draws import generator
 from lightning_modules.networks.cards import CARD, fingerprint
 from lightning_modules.networks.portrait import CONTROL, REFERENCE, save_portrait_model
 from lightning_modules.optimization import Learning
 from lightning_modules.parts import load_part
-from lightning_modules.view_consistency import ViewConsistencyStage
+from lightning_modules.view_consistency import ViewConsistencyStage, drawn_length, parted
 from lightning_modules.view_control import ViewControlStage
 from shards.errors import InputError
 from tests.lightning_modules.recording import Losses, Terminate, equal
@@ -271,6 +272,54 @@ def test_stage_3_sees_views_in_every_order(make, make_data, make_trainer):
     torch.testing.assert_close(*both_ways(make(3, positions=4)))  # V adds nothing yet
     shake(stage.trained, 0.2)
     assert not torch.allclose(*both_ways(stage), rtol=1e-3)
+
+
+def test_rows_of_fewer_views_are_the_same_views(make, make_data):
+    """Parted into rows of one, each view costs what it costs on its own."""
+    stage = make(3)
+    shake(stage.trained, 0.2)
+    source = make_data(conditions=True, targets=2)
+    source.setup("validate")
+    batch = source.samples(2)
+    assert parted(batch, 2) is batch
+    rows = parted(batch, 1)
+    assert rows["key"] == [key for key in batch["key"] for _ in range(2)]
+    assert rows["camera"].shape[:2] == (4, 1)
+    latents = stage.encode(batch["target"])
+    noise, timesteps = stage.fixed_draws(batch["key"], latents)
+
+    @torch.no_grad()
+    def lost(batch, length):
+        row = [x.unflatten(1, (-1, length)).flatten(0, 1) for x in (latents, noise, timesteps)]
+        return stage.denoise(batch, stage.encode(batch["reference"]), *row).flatten()
+
+    each, alone = lost(batch, 2), lost(rows, 1)
+    assert not torch.allclose(each, alone, rtol=1e-3)  # V sees another view, or none
+    for view in range(2):
+        one = {
+            name: x[:, view : view + 1] if name in ("target", "condition", "camera") else x
+            for name, x in batch.items()
+        }
+        with torch.no_grad():
+            chosen = (x[:, view : view + 1] for x in (latents, noise, timesteps))
+            single = stage.denoise(one, stage.encode(one["reference"]), *chosen)
+        torch.testing.assert_close(alone.view(2, 2)[:, view], single[:, 0], rtol=1e-3, atol=1e-4)
+
+
+def test_v_learns_from_fewer_views_too_if_asked_to(make, make_data, make_trainer):
+    draws = [drawn_length(8, generator("test", step)) for step in range(200)]
+    assert {length: draws.count(length) > 10 for length in set(draws)} == dict.fromkeys((1, 2, 4, 8), True)
+    assert 80 < draws.count(8) < 120
+    assert drawn_length(1, generator(0)) == 1
+
+    seen = []
+    stage = make(3, fewer_views=True)
+    stage.denoiser.register_forward_hook(
+        lambda module, _, given, __: seen.append(given["views"]) if module.training else None,
+        with_kwargs=True,
+    )
+    make_trainer(max_steps=8).fit(stage, make_data(conditions=True, targets=2))
+    assert set(seen) == {1, 2}
 
 
 def test_a_part_of_another_backbone_is_one_line(make, tmp_path):
