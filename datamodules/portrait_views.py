@@ -78,6 +78,7 @@ class PortraitViewsDataModule(pl.LightningDataModule):
         _at_least(0, num_workers=num_workers, seed=seed, val_frames=val_frames, cache_gb=cache_gb)
         _at_least(0, max_skipped_share=max_skipped_share, test_frames=test_frames or 0)
         self.batch_size = batch_size
+        self.protocol = protocol
         self._configs = sources
         self._reader = ViewReader(image_size, references, targets, conditions, protocol)
         self._vae: str | None = None

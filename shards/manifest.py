@@ -115,8 +115,11 @@ def disjoint(identities: Mapping[str, Iterable[str]], where: str) -> None:
 
 def write_json(path: Path, values: Any) -> None:
     """Write JSON under a temporary name, then give it its own."""
+    write_text(path, json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text under a temporary name, then give it its own."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(
-        json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
+    partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)

@@ -89,3 +89,34 @@ def _row(sheet: Image.Image, name: str, images: Sequence[Image.Image], top: int,
     ImageDraw.Draw(sheet).text((MARGIN, top + side // 2), name, INK, ImageFont.load_default(10))
     for column, image in enumerate(images):
         sheet.paste(_tile(np.asarray(image), side), (GUTTER + column * (side + MARGIN), top))
+
+
+def case_sheet(
+    kinds: Sequence[str], cases: Mapping[str, Sequence[Image.Image | None]], side: int = 128
+) -> Image.Image:
+    """A row for each case, its caption beneath: a tile of `side` pixels for each of the `kinds`, which name
+    the columns, or nothing where there is none."""
+    step, row = side + MARGIN, side + CAPTION + MARGIN
+    sheet = Image.new("RGB", (len(kinds) * step, CAPTION + len(cases) * row), PAPER)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(10)
+    for column, kind in enumerate(kinds):
+        draw.text((column * step + 2, 1), kind, INK, font)
+    for number, (caption, tiles) in enumerate(cases.items()):
+        top = CAPTION + number * row
+        for column, tile in enumerate(tiles):
+            if tile is not None:
+                sheet.paste(_tile(np.asarray(tile), side), (column * step, top))
+        draw.text((2, top + side), caption, INK, font)
+    return sheet
+
+
+def grid(images: Images, columns: int, upscale: int) -> Image.Image:
+    """Images (B, P, S, S, 3) uint8 as one: `columns` items in a line, the P images of each side by side."""
+    items, count, height, width, _ = images.shape
+    lines = -(-items // columns)
+    canvas = np.full((lines * columns, count, height, width, 3), 255, np.uint8)
+    canvas[:items] = images
+    # (lines, columns, P, S, S, 3) → (lines, S, columns, P, S, 3)
+    canvas = canvas.reshape(lines, columns, count, height, width, 3).transpose(0, 3, 1, 2, 4, 5)
+    image = Image.fromarray(canvas.reshape(lines * height, columns * count * width, 3))
+    return image.resize((image.width * upscale, image.height * upscale), Image.Resampling.NEAREST)

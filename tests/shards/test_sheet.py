@@ -2,7 +2,7 @@ import numpy as np
 from PIL import Image
 
 from shards.cameras import label_from_angles
-from shards.sheet import CAPTION, GUTTER, MARGIN, MOST_VIEWS, camera_captions, view_sheet
+from shards.sheet import CAPTION, GUTTER, MARGIN, MOST_VIEWS, camera_captions, case_sheet, grid, view_sheet
 
 SIDE = 16
 
@@ -43,3 +43,21 @@ def test_a_long_path_is_shown_by_evenly_spaced_views():
 def test_captions_are_degrees_without_minus_nought():
     labels = [label_from_angles(*np.radians(pair)) for pair in ((-30, 10.4), (-0.2, -0.1))]
     assert camera_captions(labels) == ["yaw -30  pitch +10", "yaw +0  pitch +0"]
+
+
+def test_items_in_columns_images_side_by_side():
+    values = np.arange(6, dtype=np.uint8).reshape(3, 2, 1, 1, 1) * 50  # 3 items of 2 images
+    image = grid(np.broadcast_to(values, (3, 2, 4, 4, 3)), columns=2, upscale=2)
+    assert image.size == (2 * 2 * 8, 2 * 8)
+    shades = [[image.getpixel((8 * x + 4, 8 * y + 4))[0] for x in range(4)] for y in range(2)]
+    assert shades == [[0, 50, 100, 150], [200, 250, 255, 255]]
+
+
+def test_a_case_without_one_of_the_kinds_keeps_its_place():
+    (red,), (green,) = greys(1, 0), greys(1, 1)
+    sheet = case_sheet(["first", "second"], {"a": [red, green], "b": [None, green]}, SIDE)
+    step, row = SIDE + MARGIN, SIDE + CAPTION + MARGIN
+    assert sheet.size == (2 * step, CAPTION + 2 * row)
+    middles = [[(x * step + SIDE // 2, CAPTION + y * row + SIDE // 2) for x in range(2)] for y in range(2)]
+    shown = [[sheet.getpixel(middle) for middle in line] for line in middles]
+    assert shown == [[(1, 0, 0), (0, 1, 0)], [(255, 255, 255), (0, 1, 0)]]
