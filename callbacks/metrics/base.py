@@ -21,6 +21,7 @@ class PairMetric(Metric):
     is_differentiable = False
     full_state_update = False
     symbol: ClassVar[str]
+    least: ClassVar[int] = 1  # images of either kind that a result takes
     total: Tensor
     scored: Tensor
     failed: Tensor
@@ -44,9 +45,10 @@ class PairMetric(Metric):
         return (self.label,)
 
     @property
-    def ready(self) -> bool:
-        """Whether anything was scored."""
-        return self.update_count > 0
+    def seen(self) -> tuple[int, int]:
+        """How many images, and how many truths, this process has seen."""
+        pairs = int(self.scored + self.failed)
+        return pairs, pairs
 
     @abstractmethod
     def scores(self, images: Tensor, truth: Tensor) -> Tensor:
@@ -68,10 +70,14 @@ class PairMetric(Metric):
         return means[0] if len(self.columns) == 1 else dict(zip(self.columns, means, strict=True))
 
     def results(self) -> dict[str, float]:
-        """The means by column."""
-        computed = self.compute()
-        means = computed if isinstance(computed, dict) else {self.label: computed}
-        return {name: float(value) for name, value in means.items()}
+        """The means by column, and what else there is to say, over all processes."""
+        with self.sync_context():
+            return self.summary()
+
+    def summary(self) -> dict[str, float]:
+        """`results` of what the states hold now."""
+        means = self.total / self.scored
+        return dict(zip(self.columns, means.tolist(), strict=True))
 
 
 def weights_for(metric: str, weights: str | None) -> str:
@@ -82,8 +88,3 @@ def weights_for(metric: str, weights: str | None) -> str:
 def unit_range(images: Tensor) -> Tensor:
     """Images in [-1, 1] to [0, 1], float32."""
     return images.float().add(1).div(2).clamp(0, 1)
-
-
-def as_bytes(images: Tensor) -> Tensor:
-    """Images in [-1, 1] to uint8, as they are written to a file."""
-    return images.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from callbacks.metrics.base import PairMetric, as_bytes
+from callbacks.metrics.base import PairMetric
 from shards.alignment.align import Aligned, NoFaceError, align
 from shards.alignment.detection import FaceDetector
+from shards.pixels import to_images
 
 CROP_SIDE = 224
 
@@ -37,8 +38,7 @@ class FaceReader:
 
     def read(self, images: Tensor) -> list[Reading | None]:
         """A reading of each of images (N, 3, S, S) in [-1, 1], None where no face is found."""
-        pixels = as_bytes(images).permute(0, 2, 3, 1).cpu().numpy()
-        return [self._read(image) for image in pixels]
+        return [self._read(image) for image in to_images(images)]
 
     def readings(self, images: Tensor | Readings) -> Readings:
         """Images read, or readings as they are."""
@@ -83,11 +83,11 @@ class FaceMetric(PairMetric):
         super().update(found, true, scores=scores)
         self.faceless_truth += sum(reading is None for reading in true)
 
-    def results(self) -> dict[str, float]:
+    def summary(self) -> dict[str, float]:
         """The means by column, `<metric>_failures`, the pairs that could not be scored, and how many of them
         have no face in the truth: `<metric>_failures_of_truth`."""
         failures = {
             f"{self.label}_failures": float(self.failed),
             f"{self.label}_failures_of_truth": float(self.faceless_truth),
         }
-        return super().results() | failures
+        return super().summary() | failures

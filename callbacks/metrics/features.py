@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from callbacks.metrics.base import as_bytes, unit_range
+from callbacks.metrics.base import unit_range
 from callbacks.metrics.weights import INCEPTION, LITE, published
 from shards.errors import InputError
 from shards.perceptual import LITE_MEAN, LITE_STD, efficientnet_lite0
+from shards.pixels import pixels_to_levels
 
 LITE_SIDE = 224
 
@@ -38,7 +39,7 @@ class InceptionFeatures(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """Features (N, 2048) of images (N, 3, S, S) in [-1, 1], which are made 8-bit first."""
-        return self.network(as_bytes(images))[0]
+        return self.network(pixels_to_levels(images))[0]
 
 
 class LiteFeatures(nn.Module):

@@ -1,8 +1,6 @@
 """ID: whether two images show the same person, by the cosine of face embeddings. N pairs, D features."""
 
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,13 +11,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from callbacks.metrics.base import weights_for
+from callbacks.metrics.dlib_faces import model_file, shown
 from callbacks.metrics.faces import FaceMetric, FaceReader, Reading, Readings
-from callbacks.metrics.weights import CATALOGUE, DLIB, VGGFACE2, published
+from callbacks.metrics.weights import DLIB, VGGFACE2, published
 from shards.errors import InputError
 
 FACENET_SIDE = 160
-DLIB_SIDE = 256  # what dlib's landmark finder is given: the face is then about as large as it was trained on
-DLIB_MODELS = "face_recognition_models"
 
 
 class Embedder(Protocol):
@@ -82,15 +79,12 @@ class DlibEmbedder:
     """dlib's face network on its own alignment, the face looked for where MTCNN has found it."""
 
     def __init__(self) -> None:
-        if not CATALOGUE[DLIB].available:
-            raise InputError(f"metric weights {DLIB}: {CATALOGUE[DLIB].remedy}")
+        landmarks = model_file(DLIB, "shape_predictor_5_face_landmarks.dat")
         import dlib
 
-        models = _dlib_models()
-        self._rectangle = dlib.rectangle
-        self._landmarks = dlib.shape_predictor(str(models / "shape_predictor_5_face_landmarks.dat"))
+        self._landmarks = dlib.shape_predictor(landmarks)
         self._network = dlib.face_recognition_model_v1(
-            str(models / "dlib_face_recognition_resnet_model_v1.dat")
+            model_file(DLIB, "dlib_face_recognition_resnet_model_v1.dat")
         )
 
     def __call__(self, faces: Sequence[Reading]) -> Tensor:
@@ -98,8 +92,7 @@ class DlibEmbedder:
         return torch.from_numpy(np.stack([self._describe(face) for face in faces])).float()
 
     def _describe(self, face: Reading) -> NDArray[np.float64]:
-        image, scale = _enlarged(face.image)
-        box = self._rectangle(*(round(float(edge)) for edge in _square(face.aligned.face.box * scale)))
+        image, box, _ = shown(face)
         return np.array(self._network.compute_face_descriptor(image, self._landmarks(image, box)))
 
 
@@ -110,32 +103,6 @@ def _boxed(face: Reading) -> NDArray[np.uint8]:
     image = Image.fromarray(face.image)
     size = (FACENET_SIDE, FACENET_SIDE)
     return np.asarray(image.resize(size, Image.Resampling.BILINEAR, box=(left, top, right, bottom)))
-
-
-def _enlarged(image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], float]:
-    """A small image at DLIB_SIDE, and by how much it was enlarged."""
-    side = min(image.shape[:2])
-    if side >= DLIB_SIDE:
-        return image, 1.0
-    scale = DLIB_SIDE / side
-    size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
-    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)), scale
-
-
-def _square(box: NDArray[np.float64]) -> NDArray[np.float64]:
-    """MTCNN's box as dlib's detector draws its own: square, as wide as the face, about its lower part."""
-    left, top, right, bottom = box
-    side = (right - left + bottom - top) / 2
-    middle = np.array([(left + right) / 2, (top + bottom) / 2 + 0.05 * side])
-    return np.concatenate([middle - side / 2, middle + side / 2])
-
-
-def _dlib_models() -> Path:
-    """The folder of the models in the package that holds them, which is found without importing it."""
-    spec = find_spec(DLIB_MODELS)
-    assert spec is not None
-    assert spec.origin is not None
-    return Path(spec.origin).parent / "models"
 
 
 EMBEDDERS: dict[str, Callable[[], Embedder]] = {VGGFACE2: FacenetEmbedder, DLIB: DlibEmbedder}

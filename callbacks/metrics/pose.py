@@ -8,9 +8,12 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from callbacks.metrics.base import PairMetric
+from callbacks.metrics.base import PairMetric, weights_for
 from callbacks.metrics.faces import FaceMetric, FaceReader, Readings
+from callbacks.metrics.landmarks import HEAD_CAMERAS, HeadCamera, five_points
+from callbacks.metrics.weights import MTCNN
 from shards.cameras import LABEL_SIZE, split_label
+from shards.errors import InputError
 
 FLIP = np.diag([1.0, -1.0, -1.0])  # OpenCV's axes ↔ x right, y up, z towards the viewer
 AXES = ("yaw", "pitch", "roll")
@@ -20,53 +23,74 @@ class POSE(FaceMetric):
     """Squared distance of Euler angles, radians, summed over yaw, pitch and roll (the paper's), and each
     angle's absolute error in degrees; 0 where images are equal.
 
-    Cameras are solved from MTCNN's five landmarks (`shards.alignment.camera`), in the truth as in the image,
-    so that what the landmarks get wrong cancels.
+    Cameras are solved from landmarks (`callbacks.metrics.landmarks`), in the truth as in the image, so that
+    what the landmarks get wrong cancels. `weights`: whose landmarks, "mtcnn" (five of them, the standard) or
+    "dlib-68". Raises InputError where this machine lacks them.
     """
 
     symbol = "POSE"
     higher_is_better = False
 
-    def __init__(self, reader: FaceReader | None = None, **options: Any) -> None:
-        super().__init__(None, reader, **options)
+    def __init__(self, weights: str | None = None, reader: FaceReader | None = None, **options: Any) -> None:
+        super().__init__(weights_for(self.symbol, weights), reader, **options)
+        self.camera_of = head_camera(self.weights)
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The squared distance, and the errors by angle."""
-        return (self.label, *(f"{self.label}_{axis}_degrees" for axis in AXES))
+        return angle_columns(self.label)
 
     def compare(self, images: Readings, truth: Readings) -> Tensor:
         """The scores (N, 4) of readings; NaN where either is None."""
-        return angle_scores(head_angles(images), head_angles(truth))
+        return angle_scores(*(head_angles(some, self.camera_of) for some in (images, truth)))
 
 
 class CameraPOSE(PairMetric):
     """POSE against known cameras: the same scores of images beside EG3D labels (N, 25).
 
-    An image without a face cannot be scored; it is counted. What five landmarks get wrong is in these scores.
+    An image without a face cannot be scored; it is counted. What landmarks get wrong is in these scores.
+    `weights` as in POSE; the metric is called `POSE[label]`, or `POSE[dlib-68-label]`.
     """
 
-    symbol = "POSE[label]"
+    symbol = "POSE"
     higher_is_better = False
 
-    def __init__(self, reader: FaceReader | None = None, **options: Any) -> None:
-        super().__init__(None, **options)
+    def __init__(self, weights: str | None = None, reader: FaceReader | None = None, **options: Any) -> None:
+        super().__init__(weights_for(self.symbol, weights), **options)
         self.reader = reader or FaceReader()
+        self.camera_of = head_camera(self.weights)
+
+    @property
+    def label(self) -> str:
+        """The metric's name, with whose landmarks where they are not the standard ones."""
+        return "POSE[label]" if self.weights == MTCNN else f"POSE[{self.weights}-label]"
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The squared distance, and the errors by angle."""
-        return (self.label, *(f"{self.label}_{axis}_degrees" for axis in AXES))
+        return angle_columns(self.label)
 
     def scores(self, images: Tensor | Readings, truth: Tensor) -> Tensor:
         """The scores (N, 4) of images (N, 3, S, S) in [-1, 1], or of what was read of them, beside cameras
         (N, 25); NaN where there is no face."""
-        found = head_angles(self.reader.readings(images))
+        found = head_angles(self.reader.readings(images), self.camera_of)
         return angle_scores(found, camera_angles(truth.double().cpu().numpy()))
 
-    def results(self) -> dict[str, float]:
-        """The means by column, and `POSE[label]_failures`, how many images showed no face."""
-        return super().results() | {f"{self.label}_failures": float(self.failed)}
+    def summary(self) -> dict[str, float]:
+        """The means by column, and `POSE[label]_failures`: how many images showed no face."""
+        return super().summary() | {f"{self.label}_failures": float(self.failed)}
+
+
+def head_camera(weights: str) -> HeadCamera:
+    """Finds cameras by landmarks of this name. Raises InputError where there are none."""
+    if weights not in HEAD_CAMERAS:
+        raise InputError(f"POSE takes the landmarks {', '.join(HEAD_CAMERAS)}, not {weights!r}")
+    return HEAD_CAMERAS[weights]()
+
+
+def angle_columns(label: str) -> tuple[str, ...]:
+    """The names of `angle_scores`."""
+    return (label, *(f"{label}_{axis}_degrees" for axis in AXES))
 
 
 def angle_scores(angles: NDArray[np.float64], truth: NDArray[np.float64]) -> Tensor:
@@ -84,12 +108,12 @@ def camera_angles(labels: ArrayLike) -> NDArray[np.float64]:
     return np.stack([yaw, -pitch, -roll], axis=1)
 
 
-def head_angles(readings: Readings) -> NDArray[np.float64]:
-    """Yaw, pitch and roll (N, 3), radians, of the cameras that readings give; NaN where there is no face."""
+def head_angles(readings: Readings, camera_of: HeadCamera = five_points) -> NDArray[np.float64]:
+    """Yaw, pitch and roll (N, 3), radians, of the cameras of faces; NaN where there is no face."""
     angles = np.full((len(readings), 3), np.nan)
     for row, reading in zip(angles, readings, strict=True):
         if reading is not None:
-            row[:] = camera_angles(reading.aligned.camera)[0]
+            row[:] = camera_angles(camera_of(reading))[0]
     return angles
 
 

@@ -28,6 +28,7 @@ class SetMetric(Metric):
     full_state_update = False
     higher_is_better = False
     symbol: ClassVar[str]
+    least: ClassVar[int] = 2  # images of either kind that a result takes
     generated: list[Tensor]
     real: list[Tensor]
 
@@ -44,9 +45,9 @@ class SetMetric(Metric):
         return metric_name(self.symbol, self.weights)
 
     @property
-    def ready(self) -> bool:
-        """Whether this process has seen two images of either kind."""
-        return min(sum(map(len, some)) for some in (self.generated, self.real)) > 1
+    def seen(self) -> tuple[int, int]:
+        """How many generated images, and how many real ones, this process has seen."""
+        return sum(map(len, self.generated)), sum(map(len, self.real))
 
     def update(self, images: Tensor, real: bool, *, features: Tensor | None = None) -> None:
         """Add images (N, 3, S, S) in [-1, 1], real or generated, or the `features` (N, D) of theirs that are
@@ -60,7 +61,7 @@ class SetMetric(Metric):
             raise InputError(f"{self.label} compares two sets of images: one of them is empty")
         generated, real = dim_zero_cat(self.generated), dim_zero_cat(self.real)
         fewest = min(len(generated), len(real))
-        if fewest < 2:
+        if fewest < self.least:
             raise InputError(f"{self.label} takes two images or more in either set; one has {fewest}")
         return self.distance(generated.double(), real.double(), fewest)
 

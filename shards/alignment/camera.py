@@ -7,27 +7,29 @@ from scipy.spatial.transform import Rotation
 
 from shards.alignment.crop import Square
 from shards.cameras import INTRINSICS, RADIUS, label, split_label
-from shards.geometry import LANDMARKS_3D, STANDARD_LANDMARKS
+from shards.geometry import STANDARD_LANDMARKS
 
-LANDMARK_SPREAD = 0.012  # of the image side: how well five points are found and how far faces differ
+LANDMARK_SPREAD = 0.012  # of the image side: how well points are found and how far faces differ
 DISTANCE_SPREAD = 0.3  # how far a crop's camera is from where EG3D's crop has it
 # EG3D's crop shows the landmarks as a camera 10 of their units (2.7 of ours) from their origin does.
 LANDMARKS_ORIGIN = (0.0, 0.006, 0.161)
 FLIP = np.diag([1.0, -1.0, -1.0])  # x right, y up, z to the viewer ↔ OpenCV's axes
 
 
-def camera_from_landmarks(landmarks: ArrayLike) -> NDArray[np.float32]:
-    """The EG3D label (25,) of a crop from its five landmarks (5, 2), normalised to the crop.
+def camera_from_landmarks(
+    landmarks: ArrayLike, face: NDArray[np.floating] = STANDARD_LANDMARKS
+) -> NDArray[np.float32]:
+    """The EG3D label (25,) of a crop from its landmarks (N, 2), normalised to the crop; `face` (N, 3) is
+    where they are on a face in EG3D's frame, by default the five that crops are made by.
 
-    The camera sees `STANDARD_LANDMARKS` where the landmarks are, in the least-squares sense, its intrinsics
-    fixed and its distance weakly held at EG3D's; then it is put on EG3D's sphere, as EG3D's own labels
-    are."""
+    The camera sees `face` where the landmarks are, in the least-squares sense, its intrinsics fixed and its
+    distance weakly held at EG3D's; then it is put on EG3D's sphere, as EG3D's own labels are."""
     seen = np.asarray(landmarks, dtype=np.float64)
-    start = _orthographic_rotation(seen)
+    start = _orthographic_rotation(seen, face)
 
     def residuals(parameters: NDArray[np.float64]) -> NDArray[np.float64]:
         rotation, position = _pose(parameters)
-        in_camera = (STANDARD_LANDMARKS - position) @ rotation
+        in_camera = (face - position) @ rotation
         in_image = in_camera @ INTRINSICS.T
         error = in_image[:, :2] / np.maximum(in_image[:, 2:], 0.1) - seen
         distance = np.linalg.norm(position - LANDMARKS_ORIGIN) - RADIUS
@@ -58,9 +60,9 @@ def _pose(parameters: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray
     return rotation, -rotation @ parameters[3:]
 
 
-def _orthographic_rotation(seen: NDArray[np.float64]) -> NDArray[np.float64]:
+def _orthographic_rotation(seen: NDArray[np.float64], face: NDArray[np.floating]) -> NDArray[np.float64]:
     """cam2world rotation (3, 3) of the scaled orthographic camera that fits the landmarks."""
-    centred = LANDMARKS_3D - LANDMARKS_3D.mean(0)
+    centred = face - face.mean(0)
     affine = np.linalg.lstsq(centred, (seen - seen.mean(0)) * (1, -1), rcond=None)[0].T  # (2, 3), y up
     right = affine[0] / max(np.linalg.norm(affine[0]), 1e-9)
     up = affine[1] - (affine[1] @ right) * right

@@ -5,12 +5,17 @@ import pytest
 import torch
 from facenet_pytorch import InceptionResnetV1
 
+from benchmarks.pose import MIRRORED
 from callbacks.metrics import ID, POSE, CameraPOSE
 from callbacks.metrics.faces import FaceReader
 from callbacks.metrics.identity import FacenetEmbedder
+from callbacks.metrics.landmarks import FACE_51
 from callbacks.metrics.pose import angle_scores, camera_angles, head_angles, wrapped
 from callbacks.metrics.weights import CATALOGUE
-from shards.cameras import label_from_angles
+from shards.alignment.camera import camera_from_landmarks
+from shards.cameras import label_from_angles, project
+from shards.errors import InputError
+from shards.geometry import STANDARD_LANDMARKS
 from tests.callbacks.metrics.conftest import damaged
 
 NEEDS_DLIB = pytest.mark.skipif(not CATALOGUE["dlib"].available, reason="dlib's models are not installed")
@@ -92,6 +97,45 @@ def test_facenet_sees_the_face(publish, readings):
     metric = ID()
     assert metric.label == "ID"
     torch.testing.assert_close(metric.compare(faces, faces), torch.ones(2, 1))
+
+
+@NEEDS_DLIB
+def test_dlibs_points_recover_cameras_too(people, readings):
+    views, yaw = readings
+    metric = CameraPOSE("dlib-68")
+    assert metric.label == "POSE[dlib-68-label]"
+    seen = [
+        (reading, camera)
+        for row, cameras, angles in zip(views, people.cameras[:2, :5], yaw, strict=True)
+        for reading, camera, angle in zip(row, cameras, angles, strict=True)
+        if abs(angle) < 30 and reading is not None
+    ]
+    faces, cameras = zip(*seen, strict=True)
+    errors = metric.scores(faces, torch.stack(cameras)).median(0).values
+    assert (errors[1:] < 8).all(), errors
+    pair = POSE("dlib-68")
+    assert pair.label == "POSE[dlib-68]"
+    assert float(pair.compare(faces, faces).abs().max()) == 0
+    # other points than MTCNN's: the two do not agree to the digit
+    assert not np.allclose(head_angles(faces, pair.camera_of), head_angles(faces), atol=1e-3)
+
+
+def test_points_seen_by_a_camera_give_it_back():
+    for yaw, pitch in ((0.0, 0.0), (0.5, -0.2), (-0.9, 0.3)):
+        camera = label_from_angles(yaw, pitch)
+        found = camera_from_landmarks(project(FACE_51, camera), FACE_51)
+        np.testing.assert_allclose(camera_angles(found), camera_angles(camera), atol=2e-3)
+
+
+def test_the_face_is_symmetric_and_where_eg3d_has_it():
+    np.testing.assert_allclose(FACE_51[list(MIRRORED)] * (-1, 1, 1), FACE_51, atol=1e-9)
+    eyes = [FACE_51[19:25].mean(0), FACE_51[25:31].mean(0)]
+    np.testing.assert_allclose(eyes, STANDARD_LANDMARKS[:2], atol=0.01)
+
+
+def test_landmarks_that_are_none_are_one_line():
+    with pytest.raises(InputError, match="POSE takes the landmarks mtcnn, dlib-68"):
+        POSE("dlib")
 
 
 @NEEDS_DLIB
