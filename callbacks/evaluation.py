@@ -1,62 +1,51 @@
 """Scores and pictures of validation frames that the stage in training samples."""
 
+import csv
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from PIL import Image
-from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
-from torch import Tensor, nn
+from torch import Tensor
 
-from callbacks.metrics.base import as_bytes
+from callbacks.directions import BestValues
+from callbacks.media import Rows, log_picture, log_rows, log_video, run_folder
 from callbacks.metrics.faces import Readings
 from callbacks.metrics.suite import MetricSuite
-from callbacks.pictures import grid
-from lightning_modules.networks.denoiser import Denoiser
-from lightning_modules.networks.portrait import PortraitModel
-from lightning_modules.networks.pretrained import Backbone
-from lightning_modules.networks.reference import AppearanceReference
-from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline, Sampling
+from callbacks.pictures import save_picture
+from callbacks.stage_samples import Batch, Sampler, follows_cameras, sampler_of, sees_conditions
+from lightning_modules.evaluation.tables import ordered
+from lightning_modules.sampling.pipeline import Sampling
 from lightning_modules.sampling.trajectories import trajectory
 from lightning_modules.sampling.video import check_video, write_video
 from lightning_modules.sampling.view_conditions import prepare_renderer, render_view_conditions
 from shards.cameras import angles
 from shards.errors import InputError
+from shards.pixels import to_images, to_pixels
 from shards.renderers.registry import check_renderer
+from shards.sheet import case_sheet, grid
 
-Batch = dict[str, Any]
-PROTOCOL = "novel_view"
-STEP = "trainer/global_step"
-SHOWN_VIEWS = 3
+SHOWN_VIEWS, SHOWN_CASES = 3, 8
 ORBIT_FPS = 8.0
-
-
-class Sampled(Protocol):
-    """A stage whose networks make a pipeline; `stage` is its name."""
-
-    stage: str
-    vae: nn.Module
-    scheduler: Any
-    denoiser: Denoiser
-    reference: AppearanceReference
-    reference_timestep: Literal["zero", "current"]
+ORBIT_COLUMNS = 8
 
 
 class Evaluation(pl.Callback):
     """Samples `frames` validation frames, `views` views of each, on every `every_n_validations`-th
-    validation, with whatever weights the validation runs on, and logs `val/novel_view/<METRIC>` and media.
+    validation, with whatever weights the validation runs on, and logs `val/<protocol>/<METRIC>` and media.
 
-    The same frames, cameras and noise every time, so that curves compare; the budget is `frames` × `views`
-    images of `steps` denoising steps. Each rank samples its share. Media are a grid (reference; condition
-    where there is F_cam, target and sample of some views), an orbit of `orbit_views` views of the first frame
-    where there is F_cam, and a table of all views that can be sorted by any metric; they go to W&B, the
-    pictures to TensorBoard, and everything into `evaluation/` of the run's folder. How long it took is logged
-    as `val/evaluation_seconds`.
+    Stages 1 to 3 are sampled from random noise, S by rendering its proxies. The same frames, cameras and
+    noise every time, so that curves compare; the budget is `frames` × `views` images of `steps` denoising
+    steps. Each rank samples its share, of which the first rank's is shown: a grid (reference; condition where
+    it is seen, target and sample of some views), an orbit of `orbit_views` views of the first frame where
+    views follow cameras, a table of all views that can be sorted by any metric, and the worst of them by the
+    first. W&B has all of it, TensorBoard pictures and text, and `evaluation/` of the run's folder files,
+    whatever the loggers are. How long it took is logged as `val/evaluation_seconds`.
 
     Args:
         frames: how many validation frames, evenly spaced
@@ -83,11 +72,8 @@ class Evaluation(pl.Callback):
         orbit_views: int = 0,
         renderer: str = "synthetic",
     ) -> None:
-        for name, value in {
-            "frames": frames,
-            "views": views,
-            "every_n_validations": every_n_validations,
-        }.items():
+        counts = {"frames": frames, "views": views, "every_n_validations": every_n_validations}
+        for name, value in counts.items():
             if value < 1:
                 raise InputError(f"Evaluation: {name} is {value}: give 1 or more")
         self.frames = frames
@@ -101,32 +87,30 @@ class Evaluation(pl.Callback):
         self._suite: MetricSuite | None = None
         self._batch: Batch | None = None
         self._faces: list[Readings] = []
-        self._orbit: Tensor | None = None
+        self._orbit: Batch | None = None
+        self._best = BestValues()
         self._validations = 0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Loads the metrics, and says which weights they use."""
-        if not isinstance(getattr(pl_module, "denoiser", None), Denoiser):
-            raise InputError(
-                f"Evaluation: {type(pl_module).__name__} cannot be sampled: take the callback out"
-            )
+        sampler_of(pl_module, self.sampling)
         if trainer.world_size > self.frames:
             raise InputError(f"Evaluation: {self.frames} frames for {trainer.world_size} ranks: raise frames")
-        if self.orbit_views and pl_module.denoiser.control is not None:
+        if self.orbit_views and follows_cameras(pl_module):
             check_video()
-            check_renderer(self.renderer)
+            if sees_conditions(pl_module):
+                check_renderer(self.renderer)
         if self._suite is None:
             self._suite = MetricSuite(self.metrics)
             rank_zero_info(self._suite.notice)
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Tells W&B over which step the scores run, and which way is better."""
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger) and trainer.is_global_zero:
-                logger.experiment.define_metric(STEP)
-                for name, higher in self._suite.directions.items():
-                    best = "max" if higher else "min"
-                    logger.experiment.define_metric(logged(name), step_metric=STEP, summary=best)
+    def state_dict(self) -> dict[str, Any]:
+        """How many validations there were: a resumed run goes on with every n-th."""
+        return {"validations": self._validations}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on."""
+        self._validations = state_dict["validations"]
 
     @torch.no_grad()
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -134,24 +118,37 @@ class Evaluation(pl.Callback):
         if trainer.sanity_checking:
             return
         self._validations += 1
-        if (self._validations - 1) % self.every_n_validations:
-            return
-        began = time.perf_counter()
-        batch, pipeline = self._frames(trainer), pipeline_of(pl_module)
-        made = sample_views(pipeline, batch, self.sampling)
-        scores = self._score(made, batch, pl_module.device)
-        results = {logged(name): value for name, value in self._suite.compute().items()}
+        due = (self._validations - 1) % self.every_n_validations == 0
+        results = self._evaluate(trainer, pl_module) if due else {}
         if trainer.is_global_zero:
-            self._show(trainer, pl_module.stage, batch, made, scores)
-            if self.orbit_views and pipeline.view_control is not None:
-                self._show_orbit(trainer, pl_module.stage, batch, pipeline)
-        results["val/evaluation_seconds"] = time.perf_counter() - began
+            self._best.tell(trainer.loggers, [*trainer.callback_metrics, *results])
         pl_module.log_dict(results, sync_dist=True, batch_size=1)
+
+    def _evaluate(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, float]:
+        """What is logged, by name."""
+        began = time.perf_counter()
+        # on all ranks, since they wait for each other in it
+        folder = run_folder(trainer) / "evaluation"
+        batch, sampler = self._frames(trainer), sampler_of(pl_module, self.sampling)
+        made = sampler(batch)
+        scores = self._score(made, batch, pl_module.device)
+        protocol = trainer.datamodule.protocol
+        results = {f"val/{protocol}/{name}": value for name, value in self._suite.compute().items()}
+        if trainer.is_global_zero:
+            shown = batch if sees_conditions(pl_module) else without_conditions(batch)
+            self._show(trainer, pl_module.stage, folder, shown, made, scores)
+            if self.orbit_views and follows_cameras(pl_module):
+                self._show_orbit(trainer, pl_module, folder, sampler)
+        return results | {"val/evaluation_seconds": time.perf_counter() - began}
 
     def _frames(self, trainer: pl.Trainer) -> Batch:
         """This rank's frames, read once: B frames, K views of each."""
         if self._batch is None:
             whole = trainer.datamodule.samples(self.frames, "val")
+            if len(whole["key"]) < trainer.world_size:
+                raise InputError(
+                    f"Evaluation: {len(whole['key'])} validation frames for {trainer.world_size} ranks"
+                )
             mine = slice(trainer.global_rank, None, trainer.world_size)
             self._batch = {
                 name: whole[name][mine] if name in ("key", "reference") else whole[name][mine, : self.views]
@@ -175,74 +172,56 @@ class Evaluation(pl.Callback):
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def _show(
-        self, trainer: pl.Trainer, stage: str, batch: Batch, made: Tensor, scores: dict[str, Tensor]
+        self,
+        trainer: pl.Trainer,
+        stage: str,
+        folder: Path,
+        batch: Batch,
+        made: Tensor,
+        scores: dict[str, Tensor],
     ) -> None:
-        """The grid and the table, on disk and to the loggers that can show them."""
-        step, folder = trainer.global_step, folder_of(trainer)
-        picture = grid(side_by_side(batch, made), 1, 2)
-        self.last["grid"] = folder / f"grid-{step:07d}.png"
-        picture.save(self.last["grid"])
-        table = view_rows(batch, scores)
+        """The grid, the table and its worst rows, on disk and to the loggers that can show them."""
+        step = trainer.global_step
+        drawn = {"grid": grid(to_images(side_by_side(batch, made)), 1, 2)}
+        rows, views = view_rows(batch, scores), view_images(batch, made)
+        if scores:
+            drawn["worst"] = worst_views(rows, views, self._suite.directions)
+        for name, picture in drawn.items():
+            self.last[name] = save_picture(picture, folder, name, step)
+            log_picture(trainer, f"media/{stage}/{name}", picture)
         self.last["table"] = folder / f"views-{step:07d}.csv"
-        self.last["table"].write_text("\n".join(",".join(map(str, row)) for row in table) + "\n")
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.log_image(f"media/{stage}/grid", [picture], step=step, caption=[f"step {step}"])
-                log_table(logger, f"media/{stage}/views", table, batch, made, step)
-            elif isinstance(logger, TensorBoardLogger):
-                pixels = np.asarray(picture)
-                logger.experiment.add_image(f"media/{stage}/grid", pixels, step, dataformats="HWC")
+        with self.last["table"].open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerows(rows)
+        log_rows(trainer, f"media/{stage}/views", rows, views)
 
     def _show_orbit(
-        self, trainer: pl.Trainer, stage: str, batch: Batch, pipeline: DiffPortrait3DPipeline
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, folder: Path, sampler: Sampler
     ) -> None:
         """The first frame's person, circled."""
-        step = trainer.global_step
-        cameras = trajectory("orbit", self.orbit_views)
         if self._orbit is None:
-            renderer, size = prepare_renderer(self.renderer), batch["target"].shape[-1]
-            images = render_view_conditions(renderer, 0, cameras, size)
-            pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images]))
-            self._orbit = pixels.permute(0, 3, 1, 2).float().div(127.5).sub(1)
-        whole = {"reference": batch["reference"][:1], "condition": self._orbit[None], "key": batch["key"][:1]}
-        made = sample_views(pipeline, whole | {"target": self._orbit[None]}, self.sampling)[0]
-        self.last["orbit"] = folder_of(trainer) / f"orbit-{step:07d}.mp4"
-        write_video(self.last["orbit"], [to_image(view) for view in made], ORBIT_FPS)
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                name, file = f"media/{stage}/orbit", str(self.last["orbit"])
-                logger.log_video(name, [file], step=step, caption=[f"step {step}"], format=["mp4"])
+            self._orbit = self._orbit_batch(sees_conditions(pl_module))
+        views = to_images(sampler(self._orbit)[0])
+        self.last["orbit"] = folder / f"orbit-{trainer.global_step:07d}.mp4"
+        write_video(self.last["orbit"], [Image.fromarray(view) for view in views], ORBIT_FPS)
+        still = grid(views[:, None], ORBIT_COLUMNS, 1)
+        log_video(trainer, f"media/{pl_module.stage}/orbit", self.last["orbit"], still)
+
+    def _orbit_batch(self, conditions: bool) -> Batch:
+        """The first frame's person at the cameras of an orbit, with a stranger there where conditions are
+        seen."""
+        cameras = trajectory("orbit", self.orbit_views)
+        person = {name: self._batch[name][:1] for name in ("key", "reference")}
+        batch = person | {"camera": torch.from_numpy(cameras)[None]}
+        if conditions:
+            size = self._batch["target"].shape[-1]
+            images = render_view_conditions(prepare_renderer(self.renderer), 0, cameras, size)
+            batch["condition"] = to_pixels(np.stack([np.asarray(image) for image in images]))[None]
+        return batch
 
 
-def logged(name: str) -> str:
-    """The name under which a metric is logged."""
-    return f"val/{PROTOCOL}/{name}"
-
-
-def pipeline_of(stage: Sampled) -> DiffPortrait3DPipeline:
-    """The pipeline of a stage's networks as they are now."""
-    denoiser = stage.denoiser
-    backbone = Backbone(stage.vae, denoiser.unet, stage.scheduler, denoiser.empty_prompt)
-    return DiffPortrait3DPipeline.of(
-        PortraitModel(
-            backbone,
-            stage.reference,
-            denoiser.control,
-            denoiser.cross_view,
-            reference_timestep=stage.reference_timestep,
-        )
-    )
-
-
-def sample_views(pipeline: DiffPortrait3DPipeline, batch: Batch, sampling: Sampling) -> Tensor:
-    """Views (B, K, 3, S, S) in [-1, 1], on the CPU, of a batch's references, seeded by the frames' keys."""
-    return pipeline.views(
-        batch["reference"],
-        batch["condition"] if pipeline.view_control is not None else None,
-        seeds=[f"evaluation {key}" for key in batch["key"]],
-        count=batch["target"].shape[1],
-        sampling=sampling,
-    )
+def without_conditions(batch: Batch) -> Batch:
+    """A batch as a stage sees it that has no F_cam."""
+    return {name: value for name, value in batch.items() if name != "condition"}
 
 
 def side_by_side(batch: Batch, made: Tensor) -> Tensor:
@@ -255,7 +234,7 @@ def side_by_side(batch: Batch, made: Tensor) -> Tensor:
     return torch.cat([batch["reference"][:, :1], shown], 1)
 
 
-def view_rows(batch: Batch, scores: dict[str, Tensor]) -> list[list[str | float]]:
+def view_rows(batch: Batch, scores: dict[str, Tensor]) -> Rows:
     """A header, and a row for each view: whose, which, its yaw in degrees, and its scores."""
     yaw = np.degrees(angles(batch["camera"].numpy()))[..., 0]
     rows: list[list[str | float]] = [["key", "view", "yaw", *scores]]
@@ -265,32 +244,29 @@ def view_rows(batch: Batch, scores: dict[str, Tensor]) -> list[list[str | float]
     return rows
 
 
-def log_table(
-    logger: WandbLogger,
-    name: str,
-    rows: list[list[str | float]],
-    batch: Batch,
-    made: Tensor,
-    step: int,
-) -> None:
-    """The rows with their pictures as a W&B Table."""
-    import wandb
-
+def view_images(batch: Batch, made: Tensor) -> dict[str, list[Image.Image]]:
+    """Of each row of `view_rows`, its pictures by what they are."""
     kinds = {"reference": batch["reference"][:, :1].expand_as(made)}
     kinds |= {"condition": batch["condition"]} if "condition" in batch else {}
     kinds |= {"target": batch["target"], "sample": made}
-    pictures = [[wandb.Image(to_image(view)) for view in images.flatten(0, 1)] for images in kinds.values()]
-    data = [[*row, *own] for row, own in zip(rows[1:], zip(*pictures, strict=True), strict=True)]
-    logger.log_table(name, columns=[*map(str, rows[0]), *kinds], data=data, step=step)
+    return {
+        kind: [Image.fromarray(image) for image in to_images(pixels.flatten(0, 1))]
+        for kind, pixels in kinds.items()
+    }
 
 
-def to_image(pixels: Tensor) -> Image.Image:
-    """Pixels (3, S, S) in [-1, 1] to an 8-bit image."""
-    return Image.fromarray(as_bytes(pixels).permute(1, 2, 0).contiguous().cpu().numpy())
-
-
-def folder_of(trainer: pl.Trainer) -> Path:
-    """`evaluation/` in the run's folder."""
-    folder = Path(trainer.log_dir or trainer.default_root_dir) / "evaluation"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+def worst_views(rows: Rows, images: dict[str, list[Image.Image]], higher: dict[str, bool]) -> Image.Image:
+    """The views with the worst scores by the first metric in the tables' order; those without a score come
+    first."""
+    metric = ordered([name for name in rows[0] if name in higher])[0]
+    column = rows[0].index(metric)
+    values = np.array([row[column] for row in rows[1:]], dtype=np.float64)
+    badness = np.where(np.isnan(values), np.inf, -values if higher[metric] else values)
+    worst = np.argsort(-badness, kind="stable")[:SHOWN_CASES].tolist()
+    cases = {
+        f"{metric} {values[i]:.3g}  yaw {rows[i + 1][2]:+.0f}°  {rows[i + 1][0]} view {rows[i + 1][1]}": [
+            column[i] for column in images.values()
+        ]
+        for i in worst
+    }
+    return case_sheet(list(images), cases)

@@ -1,25 +1,34 @@
-"""The callback on a toy stage: what it logs, what it draws, and that training does not notice it."""
+"""The callback on toy stages: what it logs, what it draws, and that training does not notice it."""
 
 import csv
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pytorch_lightning.loggers import CSVLogger, WandbLogger
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 
 from callbacks import evaluation
-from callbacks.evaluation import Evaluation, logged
+from callbacks.evaluation import Evaluation, worst_views
+from callbacks.pictures import Pictures
 from lightning_modules.networks.view_control import view_control
+from lightning_modules.noise_prior import NoisePriorStage
 from shards.errors import InputError
 from tests.faces import FlatRenderer
+from tests.networks.toy import toy_prior
 
 METRICS = ("PSNR", "SSIM")
 
 
+def logged(name):
+    return f"val/novel_view/{name}"
+
+
 def fit(make_trainer, make_stage, make_data, callbacks, **options):
     trainer = make_trainer(
-        max_steps=2, limit_val_batches=1, val_check_interval=1, callbacks=callbacks, **options
+        **{"max_steps": 2, "limit_val_batches": 1, "val_check_interval": 1, "callbacks": callbacks, **options}
     )
     stage = make_stage()
     trainer.fit(stage, make_data())
@@ -35,7 +44,8 @@ def test_scores_and_media(make_trainer, make_stage, make_data, tmp_path):
     assert values[logged("POSE_failures")] == 4
     assert values["val/evaluation_seconds"] > 0
     folder = Path(trainer.log_dir) / "evaluation"
-    assert len(list(folder.glob("grid-*.png"))) == 2
+    for kind in ("grid", "worst"):
+        assert len(list(folder.glob(f"{kind}-*.png"))) == 2
     assert Image.open(callback.last["grid"]).size == (2 * 16 * (1 + 2 * 2), 2 * 16 * 2)
     rows = list(csv.DictReader(callback.last["table"].open()))
     assert len(rows) == 4
@@ -59,15 +69,100 @@ def test_training_does_not_notice_it(make_trainer, make_stage, make_data):
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
 
-def test_w_and_b_is_told_the_step_and_the_direction(make_trainer, make_stage, make_data, tmp_path):
+def test_w_and_b_is_told_the_step_and_the_direction(
+    make_trainer, make_stage, make_data, tmp_path, monkeypatch
+):
     logger = WandbLogger(save_dir=tmp_path, offline=True, log_model=False)
-    callback = Evaluation(frames=1, views=2, steps=1, metrics=METRICS)
-    trainer, _ = fit(make_trainer, make_stage, make_data, [callback], logger=logger)
+    defined = {}
+    define = logger.experiment.define_metric
+
+    def spy(name, **options):
+        assert name not in defined
+        defined[name] = options
+        return define(name, **options)
+
+    monkeypatch.setattr(logger.experiment, "define_metric", spy)
+    callback = Evaluation(frames=1, views=2, steps=1, metrics=[*METRICS, "POSE"])
+    callbacks = [callback, Pictures(items=1)]
+    trainer, _ = fit(make_trainer, make_stage, make_data, callbacks, logger=logger)
+    best = {name: options["summary"] for name, options in defined.items()}
+    assert best[logged("PSNR")] == best["val/reference_gain"] == "max,last"
+    assert best[logged("POSE")] == best[logged("POSE_failures")] == best["val/loss"] == "min,last"
+    assert "val/loss_without_reference" not in best
+    assert "val/evaluation_seconds" not in best
+    assert {options["step_metric"] for options in defined.values()} == {"trainer/global_step"}
     keys = set(logger.experiment.summary.keys())
-    assert "media/appearance/grid" in keys
-    assert "media/appearance/views" in keys
+    # a stage's media sit together
+    assert {f"media/appearance/{name}" for name in ("grid", "worst", "views", "samples")} <= keys
     assert trainer.callback_metrics[logged("PSNR")] > 0
-    logger.experiment.finish()
+
+
+class Board:
+    """TensorBoard's writer, as far as media are concerned."""
+
+    def __init__(self):
+        self.shown = Counter()
+
+    def add_image(self, name, pixels, step, dataformats):
+        assert dataformats == "HWC"
+        assert pixels.shape[2] == 3
+        self.shown[name, step] += 1
+
+    def add_text(self, name, text, step):
+        assert "| key | view | yaw | PSNR |" in text
+        self.shown[name, step] += 1
+
+
+class BoardLogger(TensorBoardLogger):
+    """A TensorBoardLogger that needs no TensorBoard."""
+
+    def __init__(self, folder):
+        self.board, self._folder = Board(), str(folder)
+
+    experiment = property(lambda self: self.board)
+    log_dir = save_dir = root_dir = property(lambda self: self._folder)
+    name = version = "x"
+
+    def log_metrics(self, metrics, step=None):
+        pass
+
+    def log_hyperparams(self, *arguments, **options):
+        pass
+
+    def log_graph(self, *arguments, **options):
+        pass
+
+    def save(self):
+        pass
+
+    def finalize(self, status):
+        pass
+
+
+def test_tensorboard_has_pictures_and_text(make_trainer, make_stage, make_data, tmp_path):
+    logger = BoardLogger(tmp_path)
+    callback = Evaluation(frames=1, views=1, steps=1, metrics=["PSNR"])
+    fit(make_trainer, make_stage, make_data, [callback], logger=logger)
+    kinds = ("grid", "worst", "views")
+    assert logger.board.shown == {(f"media/appearance/{kind}", step): 1 for kind in kinds for step in (1, 2)}
+
+
+def test_s_is_scored_by_its_proxies(make_trainer, make_data, tmp_path):
+    callback = Evaluation(frames=2, views=2, metrics=["PSNR"], orbit_views=3)
+    logger = CSVLogger(tmp_path, name="run")
+    trainer = make_trainer(
+        max_steps=1, limit_val_batches=1, val_check_interval=1, callbacks=[callback], logger=logger
+    )
+    stage = NoisePriorStage(toy_prior())
+    trainer.fit(stage, make_data(references=2, targets=2, conditions=True))
+    batch = trainer.datamodule.samples(2)
+    made = stage.prior(batch["reference"][:, :1], batch["camera"]).detach().clamp(-1, 1)
+    error = (made - batch["target"]).div(2).square().mean((2, 3, 4))
+    expected = float(-10 * error.log10().mean())
+    assert float(trainer.callback_metrics[logged("PSNR")]) == pytest.approx(expected, abs=1e-3)
+    assert callback.last["orbit"].stat().st_size > 0
+    # conditions are there, but S does not see them
+    assert Image.open(callback.last["grid"]).width == 2 * 16 * (1 + 2 * 2)
 
 
 def test_an_orbit_where_there_is_a_camera(make_trainer, make_stage, make_data, tmp_path, monkeypatch):
@@ -90,3 +185,42 @@ def test_what_cannot_be_is_one_line(make_trainer):
     trainer = make_trainer()
     with pytest.raises(InputError, match="cannot be sampled"):
         Evaluation().setup(trainer, torch.nn.Linear(1, 1), "fit")
+
+
+def test_the_worst_views_come_first():
+    rows = [["key", "view", "yaw", "PSNR"], ["a", 0, 0.0, 30.0], ["b", 0, 0.0, 10.0], ["c", 0, 0.0, np.nan]]
+    shades = (10, 20, 30)
+    images = {"sample": [Image.new("RGB", (8, 8), (shade,) * 3) for shade in shades]}
+    sheet = worst_views(rows, images, {"PSNR": True})
+    column = [sheet.getpixel((64, y))[0] for y in range(sheet.height)]
+    assert [shade for shade in dict.fromkeys(column) if shade in shades] == [30, 20, 10]
+
+
+def test_every_nth_goes_on_after_a_resume():
+    first = Evaluation(every_n_validations=3)
+    first._validations = 2
+    again = Evaluation(every_n_validations=3)
+    again.load_state_dict(first.state_dict())
+    assert again.state_dict() == {"validations": 2}
+
+
+@pytest.mark.slow
+def test_two_ranks_log_what_one_logs(make_trainer, make_stage, make_data, tmp_path):
+    def scores(name, **options):
+        # three frames: the ranks' shares differ
+        callback = Evaluation(
+            frames=3, views=1, steps=1, metrics=[*METRICS, "POSE", "KID[efficientnet-lite0]"]
+        )
+        logger = CSVLogger(tmp_path, name=name)
+        fit(make_trainer, make_stage, make_data, [callback], logger=logger, max_steps=1, **options)
+        rows = csv.DictReader((tmp_path / name / "version_0/metrics.csv").open())
+        values = next(row for row in rows if row[logged("PSNR")])
+        assert (tmp_path / name / "version_0/evaluation/grid-0000001.png").is_file()
+        return {key: float(value) for key, value in values.items() if key.startswith("val/novel_view/")}
+
+    alone = scores("one")
+    both = scores("two", devices=2, strategy="ddp_fork")
+    assert alone.keys() == both.keys()
+    assert both[logged("POSE_failures")] == 3
+    # the networks have had one step, on other batches
+    assert both[logged("SSIM")] == pytest.approx(alone[logged("SSIM")], abs=0.02)

@@ -1,0 +1,189 @@
+"""`python -m callbacks.dashboard RUN`: one picture of a run, out of the files that it has left.
+
+RUN is a run's folder, `runs/stage2/version_0`, or one above it, whose newest run is taken. Wanted are
+`metrics.csv` (Lightning's CSVLogger) and, for the media, the folders `evaluation/` and `pictures/`. It works
+while the run goes on, without a network, whatever other loggers there are. Curves stand together by what
+comes before a name's last slash, as in W&B: by split and protocol.
+"""
+
+import csv
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from jsonargparse import ArgumentParser
+from PIL import Image, ImageDraw, ImageFont
+
+from callbacks.directions import higher_is_better
+from datamodules.order import spread
+from lightning_modules.evaluation.plots import INK, PAPER, Axis, line_plot, stacked, tiled
+from lightning_modules.evaluation.tables import ordered
+from lightning_modules.evaluation.unpack import frames_of
+from shards.errors import InputError, one_line
+
+LOG, DASHBOARD = "metrics.csv", "dashboard.png"
+WIDTH, COLUMNS = 1440, 6
+PANEL = (WIDTH // COLUMNS, 150)
+LEFT_OUT = ("_failures", "_pitch_degrees", "_roll_degrees")
+RAW, SMOOTH = "#b8cfe2", "#1f77b4"
+WINDOW = 15  # values that a noisy curve is averaged over
+ORBIT_VIEWS = 12
+MARGIN = 12
+
+Curve = list[tuple[float, float]]
+"""(step, value), by step."""
+
+
+def dashboard(run: str, out: str | None = None) -> Path:
+    """Draws a run; gives where the picture is. Raises InputError where there is no such run.
+
+    Args:
+        run: a run's folder, or one above it
+        out: the picture's file, PNG or JPEG by its name; by default dashboard.png in the run's folder
+    """
+    folder = find_run(Path(run))
+    curves = read_log(folder / LOG)
+    parts = [_title(folder, curves)]
+    for section, names in sections(curves).items():
+        parts.append(_heading(section))
+        parts.append(tiled([panel(name, curves[name]) for name in names], COLUMNS))
+    parts += _media(folder)
+    whole = stacked(parts)
+    path = Path(out) if out is not None else folder / DASHBOARD
+    path.parent.mkdir(parents=True, exist_ok=True)
+    whole.save(path, quality=85)
+    return path
+
+
+def find_run(folder: Path) -> Path:
+    """The folder itself or the one below it whose log is the newest. Raises InputError where none has one."""
+    logs = sorted(folder.rglob(LOG), key=lambda path: path.stat().st_mtime)
+    if not logs:
+        raise InputError(f"{folder}: no {LOG} in it or below; Lightning's CSVLogger writes it")
+    return logs[-1].parent
+
+
+def read_log(path: Path) -> dict[str, Curve]:
+    """The curves of a CSV log by name. Raises InputError on what is none."""
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    if not rows or "step" not in rows[0]:
+        raise InputError(f"{path}: it is no log of Lightning's CSVLogger, or nothing is logged yet")
+    names = [name for name in rows[0] if name not in ("step", "epoch")]
+    curves = {name: _curve(rows, name) for name in names}
+    return {name: curve for name, curve in curves.items() if curve}
+
+
+def _curve(rows: Iterable[Mapping[str, str | None]], name: str) -> Curve:
+    points = {int(row["step"] or 0): float(row[name]) for row in rows if row.get(name)}
+    return sorted((step, value) for step, value in points.items() if np.isfinite(value))
+
+
+def sections(names: Iterable[str]) -> dict[str, list[str]]:
+    """The names to be drawn by what comes before their last slash: training, then validation, then
+    protocols, a metric's variants behind it."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        if "/" in name and not any(part in name for part in LEFT_OUT):
+            found.setdefault(name.rsplit("/", 1)[0], []).append(name)
+    return {section: _ordered(found[section]) for section in sorted(found, key=lambda s: (s.count("/"), s))}
+
+
+def _ordered(names: Sequence[str]) -> list[str]:
+    """What has a better way first, metrics in the order of the tables."""
+    short = {name.rsplit("/", 1)[-1]: name for name in names}
+    placed = ordered(sorted(short, key=lambda name: higher_is_better(name) is None))
+    return [short[name] for name in placed]
+
+
+def panel(name: str, curve: Curve) -> Image.Image:
+    """One curve over the steps, with an arrow where one way is better, and a ring at its best value."""
+    higher = higher_is_better(name)
+    arrow = {True: " ↑", False: " ↓", None: ""}[higher]
+    value = curve[-1][1]
+    smooth = _smoothed(curve)
+    best = None
+    if higher is not None and smooth is curve:
+        best = (max if higher else min)(curve, key=lambda point: point[1])
+        value = best[1]
+    last = curve[-1][0]
+    across = Axis(0, max(last, 1), {0: "0", last: f"{last:g}"})
+    title = f"{name.rsplit('/', 1)[-1]}{arrow}  {value:.4g}"
+    curves = [curve] if smooth is curve else [curve, smooth]
+    return line_plot(title, curves, across, PANEL, [SMOOTH] if smooth is curve else [RAW, SMOOTH], best)
+
+
+def _smoothed(curve: Curve) -> Curve:
+    """A running mean of a long curve; a short one as it is."""
+    if len(curve) < 2 * WINDOW:
+        return curve
+    steps, values = np.array(curve).T
+    sums = np.cumsum(np.insert(values, 0, 0.0))
+    means = (sums[WINDOW:] - sums[:-WINDOW]) / WINDOW
+    return list(zip(steps[WINDOW - 1 :].tolist(), means.tolist(), strict=True))
+
+
+def _media(folder: Path) -> list[Image.Image]:
+    """The newest of each kind of picture that the run has drawn."""
+    grid, worst = newest(folder / "evaluation", "grid"), newest(folder / "evaluation", "worst")
+    orbit = newest(folder / "evaluation", "orbit")
+    shown: list[Image.Image] = []
+    if grid is not None:
+        shown += [_heading(f"evaluation, step {step_of(grid)}"), _fitted(Image.open(grid).convert("RGB"))]
+    if orbit is not None:
+        frames = frames_of(orbit)
+        chosen = [frames[number] for number in spread(len(frames), ORBIT_VIEWS)]
+        shown += [_heading(f"orbit, step {step_of(orbit)}"), _fitted(tiled(chosen, ORBIT_VIEWS))]
+    if worst is not None:
+        shown += [_heading(f"worst views, step {step_of(worst)}"), _fitted(Image.open(worst).convert("RGB"))]
+    return shown
+
+
+def newest(folder: Path, kind: str) -> Path | None:
+    """The file `<kind>-<step>.*` of the latest step in a folder."""
+    return max(folder.glob(f"{kind}-*"), key=step_of, default=None)
+
+
+def step_of(path: Path) -> int:
+    """The training step in a picture's name."""
+    found = re.search(r"-(\d+)$", path.stem)
+    return int(found[1]) if found else -1
+
+
+def _fitted(picture: Image.Image) -> Image.Image:
+    """A picture scaled down to the page's width, with room around it."""
+    wide = WIDTH - 2 * MARGIN
+    if picture.width > wide:
+        height = round(picture.height * wide / picture.width)
+        picture = picture.resize((wide, height), Image.Resampling.LANCZOS)
+    page = Image.new("RGB", (WIDTH, picture.height + MARGIN), PAPER)
+    page.paste(picture, (MARGIN, 0))
+    return page
+
+
+def _title(folder: Path, curves: Mapping[str, Curve]) -> Image.Image:
+    last = max(int(curve[-1][0]) for curve in curves.values())
+    return _text(f"{folder.parent.name}/{folder.name}   step {last}", 18, 36)
+
+
+def _heading(text: str) -> Image.Image:
+    return _text(text, 14, 28)
+
+
+def _text(text: str, size: int, height: int) -> Image.Image:
+    line = Image.new("RGB", (WIDTH, height), PAPER)
+    ImageDraw.Draw(line).text((MARGIN, height - size - 6), text, INK, ImageFont.load_default(size))
+    return line
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command. Raises InputError."""
+    parser = ArgumentParser(prog="python -m callbacks.dashboard", description=__doc__.split("\n", 1)[0])
+    parser.add_function_arguments(dashboard, as_positional=True)
+    print(dashboard(**parser.parse_args(arguments).as_dict()))
+
+
+if __name__ == "__main__":
+    with one_line():
+        main()
