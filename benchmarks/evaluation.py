@@ -5,6 +5,7 @@ Sampling is measured over a few steps and drawn out to `steps` of them: every st
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from jsonargparse import ArgumentParser
@@ -17,11 +18,11 @@ from lightning_modules.evaluation.sampling import (
     open_model,
     shown_conditions,
     shown_references,
-    to_tensor,
 )
 from lightning_modules.evaluation.subjects import Subject, Subjects
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline, Sampling
 from shards.errors import InputError, one_line
+from shards.pixels import to_pixels
 
 FEW, FEWEST = 3, 1  # steps measured
 GROUPS = {
@@ -42,7 +43,7 @@ def seconds(run: Callable[[], object]) -> float:
 
 
 def sampling_seconds(pipeline: DiffPortrait3DPipeline, made: Made, subject: Subject) -> float:
-    """What sampling all views of a subject takes in `made.steps` steps."""
+    """What sampling all views of a subject takes in `made.sampling.steps` steps."""
     references, conditions = shown_references(subject, made)[None], shown_conditions(subject, made)[None]
     cameras = torch.from_numpy(subject.cameras)[None]
 
@@ -53,17 +54,17 @@ def sampling_seconds(pipeline: DiffPortrait3DPipeline, made: Made, subject: Subj
             cameras if pipeline.noise_prior is not None else None,
             seeds=[0],
             count=len(subject.truths),
-            sampling=Sampling(steps=steps, guidance=made.guidance),
+            sampling=replace(made.sampling, steps=steps),
         )
 
     fewest, few = (seconds(lambda n=n: sample(n)) for n in tqdm((FEWEST, FEW), desc="sampling", unit="run"))
     a_step = (few - fewest) / (FEW - FEWEST)
-    return fewest + (made.steps - FEWEST) * a_step
+    return fewest + (made.sampling.steps - FEWEST) * a_step
 
 
 def scoring_seconds(subject: Subject, device: str) -> dict[str, float]:
     """What scoring all views of a subject takes, by group of metrics."""
-    truth = to_tensor(subject.truths).to(device)
+    truth = to_pixels(subject.truths).to(device)
     cameras = torch.from_numpy(subject.cameras)
     found = {}
     for name, metrics in tqdm(GROUPS.items(), desc="scoring", unit="group"):
@@ -103,7 +104,7 @@ def benchmark(
     if steps <= FEW:
         raise InputError(f"--steps {steps}: give more than {FEW}")
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    made = Made(model, Subjects(shards, frames=1, views=views), steps=steps)
+    made = Made(model, Subjects(shards, frames=1, views=views), sampling=Sampling(steps=steps))
     (subject,) = made.subjects.read(made.subjects.keys())
     sampling = sampling_seconds(open_model(made).to(where), made, subject)
     scoring = scoring_seconds(subject, where)

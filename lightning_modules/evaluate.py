@@ -34,6 +34,7 @@ from lightning_modules.evaluation.tables import (
 )
 from lightning_modules.loggers import wandb_logger
 from shards.errors import InputError, one_line
+from shards.manifest import write_text
 from shards.predictions import Predictions
 
 PLOTTED = ("LPIPS", "SSIM", "ID", "POSE_yaw_degrees", "POSE[label]_yaw_degrees")
@@ -48,8 +49,8 @@ class Evaluation:
         title: of the table
         made: how predictions are made
         scoring: how they are scored
-        rows: by name, the settings that differ, e.g. {"random noise": {"made.noise": "random"}}; the setting
-            truth_from names an earlier row whose predictions are the truth (B.4)
+        rows: by name, the settings that differ, e.g. {"random noise": {"made.sampling.noise": "random"}}; the
+            setting truth_from names an earlier row whose predictions are the truth (B.4)
         published: rows to print beside, from others' tables
         predictions: folders of predictions to score instead of making any
         out: where everything goes
@@ -177,22 +178,30 @@ def write(evaluation: Evaluation, out: Path, scored: Mapping[str, Scores]) -> li
     out.mkdir(parents=True, exist_ok=True)
     rows = [measured(name, scores) for name, scores in scored.items()]
     rows += [quoted(row, evaluation.made.subjects.protocol) for row in evaluation.published]
-    (out / "table.csv").write_text(csv_table(rows), encoding="utf-8")
-    (out / "table.json").write_text(json_table(evaluation.title, rows, dict(scored)), encoding="utf-8")
-    plot = yaw_plot(scored, plotted(scored))
-    plot.save(out / "yaw.png")
-    sheets: dict[str, Image.Image] = {}
+    write_text(out / "table.csv", csv_table(rows))
+    write_text(out / "table.json", json_table(evaluation.title, rows, dict(scored)))
+    pictures: dict[str, Image.Image] = {}
+    if plot := yaw_plot(scored, plotted(scored)):
+        pictures["yaw"] = plot
     for name, scores in scored.items():
-        (out / f"{name}.csv").write_text(view_table(scores), encoding="utf-8")
+        write_text(out / f"{name}.csv", view_table(scores))
         if names := names_of(scores.views):
-            sheets[name] = worst_sheet(scores, ordered(names)[0])
-            sheets[name].save(out / f"{name}.worst.png")
+            pictures[f"{name}.worst"] = worst_sheet(scores, ordered(names)[0])
+    for name, picture in pictures.items():
+        save_whole(picture, out / f"{name}.png")
     text = markdown(evaluation.title, rows)
-    (out / "table.md").write_text(text, encoding="utf-8")
+    write_text(out / "table.md", text)
     print(text)
     if evaluation.wandb:
-        log_to_wandb(evaluation, rows, {"yaw": plot} | {f"worst/{name}": s for name, s in sheets.items()})
+        log_to_wandb(evaluation, rows, pictures)
     return rows
+
+
+def save_whole(picture: Image.Image, path: Path) -> None:
+    """Write a PNG under a temporary name, then give it its own."""
+    partial = path.with_name(f".{path.name}.partial")
+    picture.save(partial, format="PNG")
+    partial.replace(path)
 
 
 def plotted(scored: Mapping[str, Scores]) -> list[str]:

@@ -6,10 +6,10 @@ Shape letters: B subjects, K views, R references, S image side.
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,11 +20,12 @@ from tqdm import tqdm
 from lightning_modules.evaluation.moving import moved
 from lightning_modules.evaluation.subjects import Subject, Subjects
 from lightning_modules.networks.reference import AppearanceReference
-from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline, Sampling, StartingNoise
+from lightning_modules.sampling.pipeline import PAPER, DiffPortrait3DPipeline, Sampling, to_image
 from lightning_modules.sampling.view_conditions import prepare_renderer
 from shards.errors import InputError
 from shards.manifest import MANIFEST as SHARDS_MANIFEST
 from shards.manifest import write_json
+from shards.pixels import to_pixels
 from shards.predictions import Predictions, View
 from shards.renderers.base import Renderer
 from shards.renderers.registry import check_renderer
@@ -50,12 +51,7 @@ class Made:
         conditions: those of the shards, or of another person rendered at the same cameras (B.4)
         renderer: of other conditions
         identity: the first of the numbers of the people rendered
-        noise: where sampling starts (Table 2); 3d-aware where the model can, by default
-        steps: denoising steps; the paper takes 100
-        guidance: of classifier-free guidance
-        eta: DDIM's share of fresh noise
-        window: views that V sees at a time
-        overlap: views that neighbouring windows share
+        sampling: steps (the paper takes 100), guidance, where sampling starts (noise, Table 2) and so on
         precision: of the networks
         batch: subjects sampled at a time
     """
@@ -70,12 +66,7 @@ class Made:
     conditions: Literal["shards", "others"] = "shards"
     renderer: str = "synthetic"
     identity: int = 1_000_000
-    noise: StartingNoise | None = None
-    steps: int = 100
-    guidance: float = 3.0
-    eta: float = 0.0
-    window: int = 8
-    overlap: int = 4
+    sampling: Sampling = PAPER
     precision: Literal["float32", "float16", "bfloat16"] = "float32"
     batch: int = 4
 
@@ -84,6 +75,7 @@ class Made:
         of the weights and the data themselves."""
         settings = asdict(self)
         settings.pop("batch")
+        settings["sampling"].pop("chunk")
         settings["subjects"].pop("cache_dir")
         content = json.dumps(settings, sort_keys=True).encode()
         digest = hashlib.sha256(content)
@@ -93,11 +85,6 @@ class Made:
         if manifest.is_file():
             digest.update(manifest.read_bytes())
         return digest.hexdigest()[:8]
-
-    def sampling(self) -> Sampling:
-        """How the pipeline samples."""
-        own = {f.name: getattr(self, f.name) for f in fields(Sampling) if hasattr(self, f.name)}
-        return Sampling(**own)
 
 
 def make(made: Made, folder: Path, part: tuple[int, int] = (0, 1), device: str = "cpu") -> Predictions | None:
@@ -131,7 +118,8 @@ def _sample(made: Made, folder: Path, waiting: set[str], device: str) -> None:
             conditions = [shown_conditions(subject, made, renderer) for subject in batch]
             views = _views(pipeline, made, batch, shown, conditions)
             for subject, references, condition, images in zip(batch, shown, conditions, views, strict=True):
-                write_subject(folder / subject.key, subject, references, condition, images)
+                own = subject.reference_cameras[0].tolist() if made.alignment == "aligned" else None
+                write_subject(folder / subject.key, subject, references, condition, images, own)
             bar.update(len(batch))
 
 
@@ -161,7 +149,7 @@ def batches(subjects: Iterator[Subject], size: int) -> Iterator[list[Subject]]:
 
 def shown_references(subject: Subject, made: Made) -> Tensor:
     """The references (R, 3, S, S) in [-1, 1] as the model sees them."""
-    references = to_tensor(subject.references)
+    references = to_pixels(subject.references)
     if made.alignment == "aligned":
         return references
     return moved(references, made.shift, made.scale, made.tilt)
@@ -171,10 +159,10 @@ def shown_conditions(subject: Subject, made: Made, renderer: Renderer | None = N
     """The conditions (K, 3, S, S) in [-1, 1]: the shards', or where there is a renderer another person's at
     the same cameras."""
     if renderer is None:
-        return to_tensor(subject.conditions)
+        return to_pixels(subject.conditions)
     identity = made.identity + int(hashlib.sha256(subject.key.encode()).hexdigest()[:5], 16)
     side = subject.conditions.shape[1]
-    return to_tensor(renderer.render(identity, subject.cameras, side).images)
+    return to_pixels(renderer.render(identity, subject.cameras, side).images)
 
 
 def _views(
@@ -195,17 +183,23 @@ def _views(
         cameras if pipeline.noise_prior is not None else None,
         seeds=[f"{made.subjects.seed} {subject.key}" for subject in batch],
         count=len(batch[0].truths),
-        sampling=made.sampling(),
+        sampling=made.sampling,
     )
 
 
 def write_subject(
-    folder: Path, subject: Subject, references: Tensor, conditions: Tensor, images: Tensor
+    folder: Path,
+    subject: Subject,
+    references: Tensor,
+    conditions: Tensor,
+    images: Tensor,
+    reference_camera: list[float] | None,
 ) -> None:
-    """A subject's folder: predictions, and what they are held against."""
+    """A subject's folder: predictions, and what they are held against. `reference_camera` is the label (25,)
+    of the first reference as it is shown, None where it was moved."""
     with whole_folder(folder) as place:
         to_image(references[0]).save(place / REFERENCE)
-        write_json(place / VIEWS, {"views": [asdict(view) for view in _entries(subject)]})
+        write_json(place / VIEWS, {"views": [asdict(view) for view in _entries(subject, reference_camera)]})
         for number, (image, condition) in enumerate(zip(images, conditions, strict=True)):
             to_image(image).save(place / f"{number:03d}.png")
             to_image(condition).save(place / f"{number:03d}.condition.png")
@@ -222,7 +216,7 @@ def _finish(made: Made, folder: Path, subjects: Sequence[str]) -> Predictions:
     return Predictions.load(folder)
 
 
-def _entries(subject: Subject) -> Iterator[View]:
+def _entries(subject: Subject, reference_camera: list[float] | None) -> Iterator[View]:
     for number, camera in enumerate(subject.cameras.tolist()):
         stem = f"{subject.key}/{number:03d}"
         yield View(
@@ -233,18 +227,8 @@ def _entries(subject: Subject) -> Iterator[View]:
             truth=f"{stem}.truth.png",
             condition=f"{stem}.condition.png",
             mask=None if subject.masks is None else f"{stem}.mask.png",
+            reference_camera=reference_camera,
         )
-
-
-def to_tensor(images: Any) -> Tensor:
-    """Images (N, S, S, 3) uint8 to (N, 3, S, S) in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float().div(127.5).sub(1)
-
-
-def to_image(pixels: Tensor) -> Image.Image:
-    """Pixels (3, S, S) in [-1, 1] to an 8-bit image."""
-    levels = pixels.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
-    return Image.fromarray(levels.permute(1, 2, 0).contiguous().cpu().numpy())
 
 
 def _ends(path: Path) -> bytes:

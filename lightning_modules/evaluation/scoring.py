@@ -3,6 +3,7 @@
 Shape letters: N views, S image side.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +18,10 @@ from tqdm import tqdm
 from callbacks.metrics.faces import Reading
 from callbacks.metrics.sets import ENOUGH_FOR_FID, FID
 from callbacks.metrics.suite import MetricSuite
-from lightning_modules.evaluation.sampling import to_tensor
 from shards.alignment.photos import open_photo, photo_files
 from shards.cameras import angles
 from shards.errors import InputError
+from shards.pixels import to_pixels
 from shards.predictions import Predictions, View, some
 
 Background = Literal["keep", "remove"]
@@ -33,7 +34,7 @@ class Scoring:
 
     Args:
         metrics: names, with weights if others than the best on this machine are wanted; all by default
-        size: the side that all images are resized to; the predictions' own by default
+        size: the side that all images are resized to; by default the one that the predictions have
         background: keep it, or make it white by the truth's mask, in truth and prediction alike (Table 3)
         real: a folder of real portraits for FID and KID, where there is no truth
         batch: views scored at a time
@@ -75,7 +76,7 @@ class Scores:
 def score(predictions: Predictions, scoring: Scoring, device: str = "cpu") -> Scores:
     """Score all views of some predictions. Raises InputError on images and settings that do not fit, before
     any are scored."""
-    native = check_images(predictions)
+    native = check_images(predictions, scoring.size)
     size = scoring.size or max(native.values())
     check_masks(predictions, scoring.background)
     suite = MetricSuite(scoring.metrics).to(device)
@@ -99,12 +100,13 @@ def score(predictions: Predictions, scoring: Scoring, device: str = "cpu") -> Sc
         {label: means[label] for label in labels if label in means},
         {name: int(value) for name, value in means.items() if "_failures" in name},
         suite.directions,
-        [*_notes(predictions, native, size, means), *_faceless(portraits), *_few(suite, len(found))],
+        [*_notes(predictions, native, size, means), *_faceless(portraits), *_few(suite, means, len(found))],
     )
 
 
-def check_images(predictions: Predictions) -> dict[str, int]:
-    """The side of every predicted image by view name. Raises InputError where some are not square."""
+def check_images(predictions: Predictions, size: int | None = None) -> dict[str, int]:
+    """The side of every predicted image by view name. Raises InputError where some are not square, or differ
+    and no `size` to score them at is stated."""
     sides, odd = {}, []
     for view in predictions.views:
         path = predictions.folder / view.image
@@ -120,7 +122,18 @@ def check_images(predictions: Predictions) -> dict[str, int]:
         raise InputError(
             f"{predictions.folder}: {len(odd)} images are not square ({some(odd)}): crop all alike"
         )
+    if size is None and len(set(sides.values())) > 1:
+        raise InputError(
+            f"{predictions.folder}: the images' sizes differ ({counted(sides)}); --scoring.size says which to"
+            " score them at"
+        )
     return sides
+
+
+def counted(sides: Mapping[str, int]) -> str:
+    """How many images there are of each size, in words."""
+    counts = Counter(sides.values())
+    return ", ".join(f"{counts[side]} of {side}x{side}" for side in sorted(counts))
 
 
 def check_masks(predictions: Predictions, background: Background) -> None:
@@ -204,7 +217,7 @@ def read(folder: Path, names: Sequence[str], size: int) -> Tensor:
         image if image.size == (size, size) else image.resize((size, size), Image.Resampling.LANCZOS)
         for image in images
     ]
-    return to_tensor(np.stack([np.asarray(image) for image in resized]))
+    return to_pixels(np.stack([np.asarray(image) for image in resized]))
 
 
 def _matted(images: Tensor, masks: Sequence[Path]) -> Tensor:
@@ -242,10 +255,8 @@ def _notes(
 ) -> list[str]:
     """What a reader of the table has to know."""
     notes = []
-    sides = sorted(set(native.values()))
-    if sides != [size]:
-        made = ", ".join(f"{side}x{side}" for side in sides)
-        notes.append(f"made at {made}, scored at {size}x{size}")
+    if set(native.values()) != {size}:
+        notes.append(f"{counted(native)} pixels, scored at {size}x{size}")
     for name, value in means.items():
         if name.endswith("_failures") and value:
             of_truth = int(means.get(f"{name}_of_truth", 0))
@@ -265,10 +276,10 @@ def _faceless(portraits: Mapping[str, Reading | None]) -> list[str]:
     return [f"no face is found in {len(without)} of {len(portraits)} references: {some(without)}"]
 
 
-def _few(suite: MetricSuite, views: int) -> list[str]:
+def _few(suite: MetricSuite, means: Mapping[str, float], views: int) -> list[str]:
     """A note on a FID of few images."""
-    fid = next((metric.label for metric in suite.sets if isinstance(metric, FID) and metric.ready), None)
-    if fid is None or views >= ENOUGH_FOR_FID:
+    fid = next((metric.label for metric in suite.sets if isinstance(metric, FID)), None)
+    if fid not in means or views >= ENOUGH_FOR_FID:
         return []
     return [
         f"{fid} over {views} images is biased upwards: compare it between equal numbers only, or read KID"

@@ -11,6 +11,7 @@ import numpy as np
 
 from lightning_modules.evaluation.scoring import Scores
 from lightning_modules.evaluation.statistics import Estimate, by_yaw, estimates, names_of
+from lightning_modules.evaluation.subjects import Protocol
 
 ORDER = ("LPIPS", "DISTS", "SSIM", "PSNR", "ID", "POSE", "FID", "KID")
 
@@ -24,12 +25,14 @@ class Published:
         values: its figures by metric
         resolution: the side of the images that they were measured at
         source: where they stand, e.g. "Table 1, arXiv 2312.13016v4"
+        protocol: of which they are; the table's by default
     """
 
     name: str
     values: dict[str, float]
     resolution: int
     source: str
+    protocol: Protocol | None = None
 
 
 @dataclass(frozen=True)
@@ -64,10 +67,10 @@ def measured(name: str, scores: Scores) -> Row:
     )
 
 
-def quoted(row: Published, protocol: str) -> Row:
-    """The line of a published row."""
+def quoted(row: Published, protocol: Protocol) -> Row:
+    """The line of a published row, in a table of this protocol."""
     values = {name: Estimate(value, np.nan, np.nan, 0) for name, value in row.values.items()}
-    return Row(row.name, protocol, row.resolution, 0, 0, values, published=row.source)
+    return Row(row.name, row.protocol or protocol, row.resolution, 0, 0, values, published=row.source)
 
 
 def columns(rows: Sequence[Row]) -> list[str]:

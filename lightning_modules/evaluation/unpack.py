@@ -4,11 +4,14 @@ predictions that `lightning_modules.evaluate --predictions DIR` scores.
 | KIND | SOURCE holds |
 |---|---|
 | diffportrait3d | `<id>.mp4`, a frame for each image of `--conditions DIR`, as the released script writes |
-| goae | `<id>/video.mp4`, the orbit of EG3D's videos |
+| goae | `<id>/video.mp4`, the orbit of EG3D's videos; `<id>/rec_img.jpg`, the reconstruction |
 | eg3d | `<id>.mp4`, the same, as EG3D-projector and PTI write |
 | panohead | `<id>.mp4`; its cameras are a setting of its own: name them with `--cameras` |
-| triplanenet | `<id>_same-view.png`, `<id>_<yaw in radians>.png`, `<id>_original.png` |
+| triplanenet | `<id>_<yaw in radians>.png`; `<id>_same-view.png`, made again from `<id>_original.png` |
 | zero123 | `<id>/<polar>_<azimuth>.png`, degrees from a frontal portrait, azimuth to the camera's right |
+
+New views are taken by default; `--protocol reconstruction` or `wild` takes the reconstructions instead, whose
+truth is the portrait.
 """
 
 import re
@@ -23,6 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from lightning_modules.evaluation.subjects import Protocol
 from lightning_modules.sampling.image_folders import check_count, image_files, view_files
 from lightning_modules.sampling.trajectories import trajectory
 from lightning_modules.sampling.video import check_video
@@ -34,10 +38,9 @@ from shards.predictions import Predictions, View, some
 from shards.weights import whole_folder
 
 Kind = Literal["diffportrait3d", "goae", "eg3d", "panohead", "triplanenet", "zero123"]
-EG3D_VIDEO = (
-    20.05,
-    9.16,
-)  # degrees: EG3D's gen_videos turns 0.35 rad sideways and 0.25 of its pitch parameter
+# degrees: EG3D's gen_videos turns 0.35 rad sideways and 0.25 of its pitch parameter
+EG3D_VIDEO = (20.05, 9.16)
+SAME_VIEW = "same-view"
 
 _ANGLE = r"-?\d+(?:\.\d+)?"
 _TRIPLANENET = re.compile(rf"(?P<name>.+)_(?P<view>same-view|original|{_ANGLE})\.png")
@@ -52,6 +55,7 @@ class Unpacking:
         kind: which system wrote it
         source: the folder it wrote
         out: the folder of predictions
+        protocol: novel_view takes new views, reconstruction and wild (of photos) the portrait made again
         portraits: a folder of the reference portraits, `<id>.png` or any image of that name
         conditions: a folder of condition images, one for each frame of a video
         cameras: files of EG3D labels, one for each frame of a video
@@ -62,6 +66,7 @@ class Unpacking:
     kind: Kind
     source: str
     out: str
+    protocol: Protocol = "novel_view"
     portraits: str | None = None
     conditions: str | None = None
     cameras: list[str] | None = None
@@ -71,36 +76,49 @@ class Unpacking:
 
 @dataclass(frozen=True)
 class Found:
-    """One image of a system: whose it is, which view, its pixels, its camera (25) and its condition image,
-    as far as the system tells."""
+    """One image of a system: whose it is, which view, its pixels, its camera (25), its condition image and
+    the portrait it is made of, as far as the system tells."""
 
     subject: str
     view: str
     image: Image.Image
     camera: NDArray[np.float32] | None = None
     condition: Path | None = None
-    truth: Image.Image | None = None
+    portrait: Path | None = None
 
 
 def unpack(unpacking: Unpacking) -> Predictions:
     """Write the folder of predictions. Raises InputError on a source that is not as the kind writes it, and
-    on portraits or truths that match none of its names."""
+    on portraits or truths that are not those of its subjects and views."""
     source = Path(unpacking.source)
     if not source.is_dir():
         raise InputError(f"{source}: there is no such folder")
-    portraits = _portraits(unpacking)
+    reader, portraits = _reader(unpacking), _portraits(unpacking)
     with whole_folder(Path(unpacking.out)) as folder:
         views = [
             _write(folder, found, portraits, unpacking)
-            for found in tqdm(READERS[unpacking.kind](source, unpacking), desc="unpacking", unit="view")
+            for found in tqdm(reader(source, unpacking), desc="unpacking", unit="view")
         ]
         if not views:
             raise InputError(f"{source}: nothing in it is named as {unpacking.kind} names its results")
         _check_portraits(views, portraits, unpacking)
+        _check_truths(views, unpacking)
         settings: dict[str, Any] = {"unpacked": unpacking.kind}
-        protocol = "wild" if all(view.truth == view.reference for view in views) else "novel_view"
-        Predictions(folder, unpacking.system or unpacking.kind, protocol, tuple(views), settings).save()
+        system = unpacking.system or unpacking.kind
+        Predictions(folder, system, unpacking.protocol, tuple(views), settings).save()
     return Predictions.load(Path(unpacking.out))
+
+
+def _reader(unpacking: Unpacking) -> "Reader":
+    """What reads a kind's results of a protocol. Raises InputError where it writes none."""
+    if unpacking.protocol == "novel_view":
+        return READERS[unpacking.kind]
+    if unpacking.kind not in RECONSTRUCTIONS:
+        raise InputError(
+            f"--protocol {unpacking.protocol}: {unpacking.kind} writes new views only; reconstructions are"
+            f" written by {', '.join(RECONSTRUCTIONS)}"
+        )
+    return RECONSTRUCTIONS[unpacking.kind]
 
 
 def _write(folder: Path, found: Found, portraits: dict[str, Path], unpacking: Unpacking) -> View:
@@ -115,23 +133,27 @@ def _write(folder: Path, found: Found, portraits: dict[str, Path], unpacking: Un
     if found.condition is not None:
         open_photo(found.condition).save(folder / f"{stem}.condition.png")
         view = replace(view, condition=f"{stem}.condition.png")
-    if found.subject in portraits:
-        name = f"{found.subject}/reference.png"
-        if not (folder / name).exists():
-            open_photo(portraits[found.subject]).save(folder / name)
-        view = replace(view, reference=name)
-    truth = _truth(found, unpacking)
+    portrait = portraits.get(found.subject, found.portrait)
+    if portrait is not None:
+        view = replace(view, reference=f"{found.subject}/reference.png")
+        if not (folder / str(view.reference)).exists():
+            open_photo(portrait).save(folder / str(view.reference))
+    truth = _truth(found, portrait, unpacking)
     if truth is not None:
-        truth.save(folder / f"{stem}.truth.png")
+        open_photo(truth).save(folder / f"{stem}.truth.png")
         view = replace(view, truth=f"{stem}.truth.png")
     return view
 
 
-def _truth(found: Found, unpacking: Unpacking) -> Image.Image | None:
-    """What a view should be. Raises InputError where truths are given and it has none."""
-    if unpacking.truths is None:
-        return found.truth
-    return open_photo(Path(unpacking.truths) / found.subject / f"{found.view}.png")
+def _truth(found: Found, portrait: Path | None, unpacking: Unpacking) -> Path | None:
+    """What a view should be. Raises InputError where a portrait that is made again is missing."""
+    if unpacking.truths is not None:
+        return Path(unpacking.truths) / found.subject / f"{found.view}.png"
+    if unpacking.protocol == "novel_view":
+        return None
+    if portrait is None:
+        raise InputError(f"{found.subject}: what it is a reconstruction of is in no folder --portraits DIR")
+    return portrait
 
 
 def _portraits(unpacking: Unpacking) -> dict[str, Path]:
@@ -141,12 +163,31 @@ def _portraits(unpacking: Unpacking) -> dict[str, Path]:
 
 
 def _check_portraits(views: Sequence[View], portraits: dict[str, Path], unpacking: Unpacking) -> None:
-    """Raise InputError where portraits are given and subjects have none."""
-    without = sorted({view.subject for view in views} - portraits.keys())
+    """Raise InputError where portraits are given and they are not those of the subjects."""
+    subjects = {view.subject for view in views}
+    without, unmade = sorted(subjects - portraits.keys()), sorted(portraits.keys() - subjects)
     if portraits and without:
         raise InputError(
             f"{unpacking.portraits}: {len(without)} subjects of {unpacking.source} have no portrait in it:"
             f" {some(without)}"
+        )
+    if unmade:
+        raise InputError(
+            f"{unpacking.source}: {len(unmade)} of {len(portraits)} portraits have no results in it:"
+            f" {some(unmade)}; partial results are not scored"
+        )
+
+
+def _check_truths(views: Sequence[View], unpacking: Unpacking) -> None:
+    """Raise InputError where truths are given that no view was made of."""
+    if unpacking.truths is None:
+        return
+    there = {path.relative_to(unpacking.truths).as_posix() for path in Path(unpacking.truths).glob("*/*.png")}
+    unmade = sorted(there - {view.image for view in views})
+    if unmade:
+        raise InputError(
+            f"{unpacking.source}: {len(unmade)} of {len(there)} truths have no result in it: {some(unmade)};"
+            " partial results are not scored"
         )
 
 
@@ -215,19 +256,36 @@ def _panohead(source: Path, unpacking: Unpacking) -> Iterator[Found]:
         yield from _orbit(subject, path, unpacking, eg3d_path=False)
 
 
+def _goae_reconstruction(source: Path, unpacking: Unpacking) -> Iterator[Found]:  # noqa: ARG001
+    for path in sorted(source.glob("*/rec_img.jpg")):
+        yield Found(path.parent.name, SAME_VIEW, open_photo(path))
+
+
 def _triplanenet(source: Path, unpacking: Unpacking) -> Iterator[Found]:  # noqa: ARG001
-    """Views at yaw angles, pitch 0; the one at the portrait's own camera has the portrait as its truth."""
+    """Views at yaw angles, pitch 0."""
+    for name, view, path in _triplanenet_images(source):
+        if view != SAME_VIEW:
+            camera = label_from_angles(float(view), 0.0)
+            yield Found(name, f"yaw{view}", open_photo(path), camera, portrait=_original(path, name))
+
+
+def _triplanenet_reconstruction(source: Path, unpacking: Unpacking) -> Iterator[Found]:  # noqa: ARG001
+    for name, view, path in _triplanenet_images(source):
+        if view == SAME_VIEW:
+            yield Found(name, view, open_photo(path), portrait=_original(path, name))
+
+
+def _triplanenet_images(source: Path) -> Iterator[tuple[str, str, Path]]:
+    """Subject, view and file of everything but the portraits."""
     for path in image_files(source):
         match = _TRIPLANENET.fullmatch(path.name)
-        if match is None or match["view"] == "original":
-            continue
-        name, view = match["name"], match["view"]
-        if view == "same-view":
-            original = path.with_name(f"{name}_original.png")
-            truth = open_photo(original) if original.is_file() else None
-            yield Found(name, view, open_photo(path), truth=truth)
-        else:
-            yield Found(name, f"yaw{view}", open_photo(path), label_from_angles(float(view), 0.0))
+        if match is not None and match["view"] != "original":
+            yield match["name"], match["view"], path
+
+
+def _original(path: Path, name: str) -> Path | None:
+    original = path.with_name(f"{name}_original.png")
+    return original if original.is_file() else None
 
 
 def _zero123(source: Path, unpacking: Unpacking) -> Iterator[Found]:  # noqa: ARG001
@@ -239,13 +297,19 @@ def _zero123(source: Path, unpacking: Unpacking) -> Iterator[Found]:  # noqa: AR
             yield Found(path.parent.name, path.stem, open_photo(path), label_from_angles(yaw, pitch))
 
 
-READERS: dict[str, Callable[[Path, Unpacking], Iterator[Found]]] = {
+Reader = Callable[[Path, Unpacking], Iterator[Found]]
+
+READERS: dict[str, Reader] = {
     "diffportrait3d": _diffportrait3d,
     "goae": _goae,
     "eg3d": _eg3d,
     "panohead": _panohead,
     "triplanenet": _triplanenet,
     "zero123": _zero123,
+}
+RECONSTRUCTIONS: dict[str, Reader] = {
+    "goae": _goae_reconstruction,
+    "triplanenet": _triplanenet_reconstruction,
 }
 
 

@@ -17,6 +17,7 @@ from lightning_modules.evaluate import (
 from lightning_modules.evaluation.sampling import Made
 from lightning_modules.evaluation.scoring import Scoring
 from lightning_modules.evaluation.subjects import Subjects
+from lightning_modules.sampling.pipeline import Sampling
 from shards.errors import InputError
 
 CONFIGS = sorted((Path(__file__).parents[3] / "configs/evaluate").glob("*.yaml"))
@@ -63,7 +64,7 @@ def test_predictions_of_anybody(predictions, tmp_path, capsys):
 
 def test_rows_share_predictions_and_one_may_be_the_other_s_truth(capture, model, tmp_path):
     evaluation = Evaluation(
-        made=Made(str(model), Subjects(str(capture), views=1), steps=1),
+        made=Made(str(model), Subjects(str(capture), views=1), sampling=Sampling(steps=1)),
         scoring=Scoring(metrics=["PSNR"]),
         rows={
             "plain": {},
@@ -93,7 +94,7 @@ def test_w_and_b_shows_the_table(predictions, tmp_path, monkeypatch):
 
 def test_parts_are_not_scored_as_if_they_were_all(capture, model, tmp_path, capsys):
     evaluation = Evaluation(
-        made=Made(str(model), Subjects(str(capture), views=1), steps=1),
+        made=Made(str(model), Subjects(str(capture), views=1), sampling=Sampling(steps=1)),
         scoring=Scoring(metrics=["PSNR"]),
         out=str(tmp_path),
         part="0/2",
@@ -106,8 +107,8 @@ def test_parts_are_not_scored_as_if_they_were_all(capture, model, tmp_path, caps
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ({"a": {"made.stepz": 3}}, "row 'a': there is no setting made.stepz"),
-        ({"a": {"made.steps": "many"}}, "row 'a'"),
+        ({"a": {"made.sampling.stepz": 3}}, "row 'a': there is no setting made.sampling.stepz"),
+        ({"a": {"made.sampling.steps": "many"}}, "row 'a'"),
         ({"a": {"truth_from": "b"}}, "truth_from 'b' is no row above it"),
         ({"a/b": {}}, "without slashes"),
     ],

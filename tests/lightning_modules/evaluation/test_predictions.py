@@ -21,6 +21,11 @@ def test_a_folder_reads_back_as_it_was_written(predictions):
     assert list(read.subjects()) == ["ann", "bob", "cem"]
 
 
+def test_a_folder_without_a_manifest_is_told_what_to_do(tmp_path):
+    with pytest.raises(InputError, match=r"no manifest.json in it; .*evaluation.unpack"):
+        Predictions.load(tmp_path)
+
+
 def test_missing_files_are_counted_and_named(predictions):
     for name in ("ann/0.png", "bob/1.truth.png"):
         (predictions.folder / name).unlink()

@@ -8,6 +8,7 @@ from lightning_modules.evaluation import sampling
 from lightning_modules.evaluation.moving import moved
 from lightning_modules.evaluation.sampling import Made, make, shown_conditions
 from lightning_modules.evaluation.subjects import Subjects
+from lightning_modules.sampling.pipeline import Sampling
 from shards.cameras import angles
 from shards.errors import InputError
 from tests.faces import FlatRenderer
@@ -48,7 +49,7 @@ def test_too_few_views_are_one_line(capture):
 
 @pytest.fixture
 def made(capture, model):
-    return Made(str(model), Subjects(str(capture), views=2), steps=1, batch=1)
+    return Made(str(model), Subjects(str(capture), views=2), sampling=Sampling(steps=1), batch=1)
 
 
 def test_interrupted_sampling_goes_on_and_gives_the_same(made, tmp_path, monkeypatch):
@@ -82,9 +83,10 @@ def test_machines_share_the_subjects(made, tmp_path):
 
 
 def test_other_settings_are_other_predictions(made):
-    assert made.digest() == dataclasses.replace(made, batch=7).digest()
+    for same in ({"batch": 7}, {"sampling": Sampling(steps=1, chunk=3)}):
+        assert made.digest() == dataclasses.replace(made, **same).digest()
     others = [
-        dataclasses.replace(made, steps=2),
+        dataclasses.replace(made, sampling=Sampling(steps=2)),
         dataclasses.replace(made, reference_network="untrained"),
         dataclasses.replace(made, subjects=dataclasses.replace(made.subjects, seed=1)),
     ]

@@ -37,7 +37,7 @@ def test_every_view_is_scored_at_its_own_camera(predictions):
 
 def test_another_size_is_said(predictions):
     scores = score(predictions, dataclasses.replace(PIXELS, size=32))
-    assert scores.notes == ["made at 16x16, scored at 32x32"]
+    assert scores.notes == ["6 of 16x16 pixels, scored at 32x32"]
     assert scores.views[0].scores["PSNR"] == pytest.approx(TEN_LEVELS, abs=0.5)
 
 
@@ -58,6 +58,16 @@ def test_images_that_are_not_square_are_counted(predictions):
     Image.new("RGB", (16, 12)).save(predictions.folder / "ann/0.png")
     with pytest.raises(InputError, match=r"1 images are not square \(ann/0.png 16x12\)"):
         score(predictions, PIXELS)
+
+
+def test_sizes_that_differ_are_counted_and_take_a_stated_size(predictions):
+    path = predictions.folder / "ann/0.png"
+    Image.open(path).resize((32, 32)).save(path)
+    with pytest.raises(InputError, match=r"sizes differ \(5 of 16x16, 1 of 32x32\); --scoring.size"):
+        score(predictions, PIXELS)
+    scores = score(predictions, dataclasses.replace(PIXELS, size=16))
+    assert scores.notes == ["5 of 16x16, 1 of 32x32 pixels, scored at 16x16"]
+    assert [view.native for view in scores.views] == [32, 16, 16, 16, 16, 16]
 
 
 def test_a_subject_has_a_truth_for_all_views_or_none(predictions):
@@ -129,7 +139,9 @@ def test_tables_and_pictures(predictions):
     Image.fromarray(np.full((16, 16, 3), 90, np.uint8)).save(predictions.folder / "bob/1.png")
     scores = score(predictions, PIXELS)
     assert worst(scores, "PSNR", 1)[0].view.name == "bob/1"
-    paper = quoted(Published("theirs", {"PSNR": 20.0, "LPIPS": 0.25}, 256, "Table 9"), "novel_view")
+    published = Published("theirs", {"PSNR": 20.0, "LPIPS": 0.25}, 256, "Table 9")
+    assert quoted(dataclasses.replace(published, protocol="wild"), "novel_view").protocol == "wild"
+    paper = quoted(published, "novel_view")
     rows = [measured("ours", scores), paper]
     assert columns(rows) == ["LPIPS", "PSNR"]
     text = markdown("A table", rows)

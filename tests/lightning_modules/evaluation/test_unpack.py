@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lightning_modules.evaluation.scoring import Scoring, score
 from lightning_modules.evaluation.unpack import Unpacking, main, unpack
 from lightning_modules.sampling.video import write_video
 from shards.cameras import angles
@@ -32,8 +33,8 @@ def videos(tmp_path):
     return tmp_path
 
 
-def request(folder, kind, **more):
-    return Unpacking(kind, str(folder / "videos"), str(folder / "out"), **more)
+def request(folder, kind, out="out", **more):
+    return Unpacking(kind, str(folder / "videos"), str(folder / out), **more)
 
 
 def test_released_videos_with_their_conditions(videos):
@@ -61,7 +62,14 @@ def test_goae_s_folders(videos):
     for name in ("ann", "bob"):
         (videos / "videos" / name).mkdir()
         (videos / "videos" / f"{name}.mp4").rename(videos / "videos" / name / "video.mp4")
+        flat(70).save(videos / "videos" / name / "rec_img.jpg")
     assert list(unpack(request(videos, "goae")).subjects()) == ["ann", "bob"]
+    places = {"portraits": str(videos / "portraits"), "protocol": "reconstruction"}
+    made = unpack(request(videos, "goae", "again", **places))
+    assert [view.name for view in made.views] == ["ann/same-view", "bob/same-view"]
+    assert [shade(made.folder / view.image) for view in made.views] == [70, 70]
+    assert [shade(made.folder / view.truth) for view in made.views] == [90, 90]
+    assert score(made, Scoring(metrics=["PSNR"])).views[0].scores["PSNR"] == pytest.approx(22.11, abs=0.01)
 
 
 def test_triplanenet_s_names(tmp_path):
@@ -70,9 +78,23 @@ def test_triplanenet_s_names(tmp_path):
         flat(value).save(tmp_path / "videos" / f"my_face_{view}.png")
     made = unpack(request(tmp_path, "triplanenet"))
     found = {view.view: view for view in made.views}
-    assert set(found) == {"same-view", "yaw-0.3", "yaw0.3"}
-    assert shade(made.folder / found["same-view"].truth) == 90
+    assert set(found) == {"yaw-0.3", "yaw0.3"}
     assert angles(np.array(found["yaw0.3"].camera))[0] == pytest.approx(0.3, abs=1e-5)
+    assert shade(made.folder / found["yaw0.3"].reference) == 90
+    assert len(score(made, Scoring(metrics=["POSE"])).views) == 2
+    again = unpack(request(tmp_path, "triplanenet", "again", protocol="wild"))
+    (view,) = again.views
+    assert (view.view, again.protocol) == ("same-view", "wild")
+    assert shade(again.folder / view.truth) == 90
+
+
+def test_reconstructions_take_portraits_and_a_kind_that_makes_them(tmp_path):
+    (tmp_path / "videos/ann").mkdir(parents=True)
+    flat(70).save(tmp_path / "videos/ann/rec_img.jpg")
+    with pytest.raises(InputError, match="ann: what it is a reconstruction of"):
+        unpack(request(tmp_path, "goae", protocol="wild"))
+    with pytest.raises(InputError, match="zero123 writes new views only"):
+        unpack(request(tmp_path, "zero123", protocol="reconstruction"))
 
 
 def test_zero123_s_names(tmp_path):
@@ -87,9 +109,25 @@ def test_what_does_not_match_is_counted(videos):
     with pytest.raises(InputError, match="have no portrait in it: bob"):
         unpack(request(videos, "eg3d", portraits=str(videos / "portraits")))
     assert not (videos / "out").exists()
+    for name in ("bob", "cem"):
+        flat(90).save(videos / "portraits" / f"{name}.png")
+    with pytest.raises(InputError, match="1 of 3 portraits have no results in it: cem; partial"):
+        unpack(request(videos, "eg3d", portraits=str(videos / "portraits")))
     (videos / "conditions" / "0000002.png").unlink()
     with pytest.raises(InputError, match="2 conditions for 3 cameras"):
         unpack(request(videos, "diffportrait3d", conditions=str(videos / "conditions")))
+
+
+def test_truths_are_those_of_the_views(videos):
+    for name in ("ann", "bob"):
+        (videos / "truths" / name).mkdir(parents=True)
+        for number, value in enumerate(SHADES):
+            flat(value + 5).save(videos / "truths" / name / f"{number:03d}.png")
+    made = unpack(request(videos, "eg3d", truths=str(videos / "truths")))
+    assert [shade(made.folder / view.truth) for view in made.views[:3]] == [shade + 5 for shade in SHADES]
+    flat(5).save(videos / "truths" / "bob" / "003.png")
+    with pytest.raises(InputError, match=r"1 of 7 truths have no result in it: bob/003.png"):
+        unpack(request(videos, "eg3d", "again", truths=str(videos / "truths")))
 
 
 def test_the_command(videos, capsys):
