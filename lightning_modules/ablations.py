@@ -6,8 +6,11 @@ Shape letters: B frames, R references, K views, S image side.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +48,7 @@ FEW = 3  # people of the costlier probes
 TURNED = 8  # people of whom a portrait hides much of a view
 PATH = 24  # views of the sweep whose seams are measured
 STRANGER = 1_000_000  # the renderer's number of somebody who is in no capture
+SCORERS = 2  # processes that score
 NAN = float("nan")
 
 Batch = dict[str, Any]
@@ -115,22 +119,26 @@ def repeated(batch: Batch) -> Tensor:
     return batch["reference"][:, :1].expand_as(batch["target"]).contiguous()
 
 
-def true_faces(batch: Batch) -> Readings:
-    """The faces in the true views of a batch, which every row is held against."""
-    return FaceReader().read(batch["target"].flatten(0, 1))
+@contextmanager
+def scorers(batch: Batch) -> Iterator[Callable[[Tensor], Future[dict[str, float]]]]:
+    """`score` for views (B, K, 3, S, S) of this batch, in processes of their own: finding faces keeps one
+    core busy, and this process goes on. The faces in the true views are found once."""
+    truth, cameras = batch["target"].flatten(0, 1), batch["camera"].flatten(0, 1)
+    with ProcessPoolExecutor(SCORERS, get_context("spawn")) as pool:
+        faces = pool.submit(true_faces, truth)
+        yield lambda made: pool.submit(score, made.flatten(0, 1), truth, cameras, faces.result())
 
 
-def score(made: Tensor, batch: Batch, faces: Readings) -> dict[str, float]:
-    """Means over all views, and the median error of the yaw, degrees, against the true views, their `faces`,
-    and cameras."""
+def true_faces(truth: Tensor) -> Readings:
+    """The faces in true views (N, 3, S, S) in [-1, 1]."""
+    return FaceReader().read(truth)
+
+
+def score(made: Tensor, truth: Tensor, cameras: Tensor, faces: Readings) -> dict[str, float]:
+    """Means over views (N, 3, S, S) in [-1, 1], and the median error of the yaw, degrees, against the true
+    ones, their `faces`, and cameras (N, 25)."""
     suite = MetricSuite(METRICS)
-    singles = suite.update(
-        made.flatten(0, 1),
-        batch["target"].flatten(0, 1),
-        person=faces,
-        pose=faces,
-        cameras=batch["camera"].flatten(0, 1),
-    )
+    singles = suite.update(made, truth, person=faces, pose=faces, cameras=cameras)
     yaw = singles["POSE[label]_yaw_degrees"].nanmedian().item()
     return suite.compute() | {"median_yaw_error": yaw}
 
@@ -239,12 +247,15 @@ def run(
     pipeline = DiffPortrait3DPipeline.of(loaded)
     batch = read_frames(data, frames, views, pipeline.image_size)
     with whole_folder(Path(out)) as folder:
-        rows, shown, faces = {}, {}, true_faces(batch)
-        for row in (bar := tqdm(study.rows(), desc="ablations", unit="row")):
-            bar.set_postfix_str(row.name)
-            shown[row.name] = row.views(batch)
-            rows[row.name] = score(shown[row.name], batch, faces)
-        more = probes(loaded, batch, study.sampling)
+        shown: dict[str, Tensor] = {}
+        with scorers(batch) as scored:
+            pending = {}
+            for row in (bar := tqdm(study.rows(), desc="ablations", unit="row")):
+                bar.set_postfix_str(row.name)
+                shown[row.name] = row.views(batch)
+                pending[row.name] = scored(shown[row.name])
+            more = probes(loaded, batch, study.sampling)
+            rows = {name: scores.result() for name, scores in pending.items()}
         (folder / "ablations.json").write_text(
             json.dumps({"rows": rows, **more}, indent=1) + "\n", encoding="utf-8"
         )

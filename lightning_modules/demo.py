@@ -19,8 +19,7 @@ from lightning_modules.ablations import (
     load_whole,
     read_frames,
     report,
-    score,
-    true_faces,
+    scorers,
 )
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline, Sampling, to_image
 from lightning_modules.sampling.requests import Precision, Request
@@ -65,9 +64,10 @@ def demo(
     size = DiffPortrait3DPipeline.of(study.model).image_size
     batch = read_frames(data, frames, views, size)
     with whole_folder(Path(out), overwrite) as folder:
-        made = {row.name: row.views(batch) for row in study.rows()[:TRIVIAL_AND_FULL]}
-        faces = true_faces(batch)
-        rows = {name: score(images, batch, faces) for name, images in made.items()}
+        with scorers(batch) as scored:
+            made = {row.name: row.views(batch) for row in study.rows()[:TRIVIAL_AND_FULL]}
+            pending = {name: scored(images) for name, images in made.items()}
+            rows = {name: scores.result() for name, scores in pending.items()}
         (folder / TABLE).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
         (folder / "table.md").write_text(report(rows, {}, frames, views, steps), encoding="utf-8")
         *_, proxies, full = made.values()

@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_modules.ablations import Study, read_frames, report, run, sampled, score, true_faces, widest
+from lightning_modules.ablations import (
+    Study,
+    read_frames,
+    report,
+    run,
+    sampled,
+    score,
+    scorers,
+    true_faces,
+    widest,
+)
 from lightning_modules.networks.portrait import save_portrait_model
 from lightning_modules.sampling.consistency import seam, spread
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline, Sampling
@@ -56,13 +66,26 @@ def test_trivial_answers_are_what_they_say(made, batch):
 
 
 def test_the_truth_scores_best_and_another_person_s_views_worse(batch):
-    faces = true_faces(batch)
-    truth = score(batch["target"], batch, faces)
-    other = score(batch["target"].roll(1, 0), batch, faces)
+    views, cameras = batch["target"].flatten(0, 1), batch["camera"].flatten(0, 1)
+    faces = true_faces(views)
+    truth = score(views, views, cameras, faces)
+    other = score(batch["target"].roll(1, 0).flatten(0, 1), views, cameras, faces)
     assert truth["SSIM"] == pytest.approx(1, abs=1e-5)
     assert truth["LPIPS[efficientnet-lite0]"] == pytest.approx(0, abs=1e-5)
     assert other["PSNR"] < truth["PSNR"]
     assert other["LPIPS[efficientnet-lite0]"] > 0.01
+
+
+@pytest.mark.slow
+def test_other_processes_score_the_same(batch, made):
+    views, cameras = batch["target"].flatten(0, 1), batch["camera"].flatten(0, 1)
+    names = ("S alone", "full model")
+    with scorers(batch) as scored:
+        pending = [scored(made[name]) for name in names]
+        found = [scores.result() for scores in pending]
+    for name, scores in zip(names, found, strict=True):
+        here = score(made[name].flatten(0, 1), views, cameras, true_faces(views))
+        assert scores == pytest.approx(here, nan_ok=True)
 
 
 def test_probes_of_consistency():
