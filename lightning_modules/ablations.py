@@ -64,10 +64,12 @@ class Ablation:
 
 @dataclass(frozen=True)
 class Study:
-    """The model as it is, and what is changed about it one thing at a time."""
+    """The model as it is, and what is changed about it one thing at a time; `progress` says whether sampling
+    shows its own."""
 
     model: PortraitModel
     sampling: Sampling
+    progress: bool = False
 
     def rows(self) -> list[Ablation]:
         """All rows: the two trivial answers, the full model, then the paper's ablations."""
@@ -101,16 +103,23 @@ class Study:
             shown = batch["reference"][:, :references]
             if move:
                 shown = moved(shown.flatten(0, 1), **move).unflatten(0, shown.shape[:2])
-            return sampled(pipeline, batch | {"reference": shown}, settings)
+            return sampled(pipeline, batch | {"reference": shown}, settings, self.progress)
 
         return views
 
 
-def sampled(pipeline: DiffPortrait3DPipeline, batch: Batch, sampling: Sampling) -> Tensor:
+def sampled(
+    pipeline: DiffPortrait3DPipeline, batch: Batch, sampling: Sampling, progress: bool = False
+) -> Tensor:
     """Views (B, K, 3, S, S) of a batch, seeded by its frames' keys."""
     cameras = batch["camera"] if pipeline.noise_prior is not None else None
     return pipeline.views(
-        batch["reference"], batch["condition"], cameras, seeds=batch["key"], sampling=sampling
+        batch["reference"],
+        batch["condition"],
+        cameras,
+        seeds=batch["key"],
+        sampling=sampling,
+        progress=progress,
     )
 
 

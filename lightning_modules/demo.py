@@ -11,6 +11,7 @@ import torch
 from jsonargparse import ArgumentParser
 from PIL import Image
 from torch import Tensor
+from tqdm import tqdm
 
 from lightning_modules.ablations import (
     STRENGTH,
@@ -23,6 +24,7 @@ from lightning_modules.ablations import (
 )
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline, Sampling, to_image
 from lightning_modules.sampling.requests import Precision, Request
+from lightning_modules.sampling.video import check_video
 from lightning_modules.synthesize import synthesize
 from shards.errors import InputError, one_line
 from shards.sheet import camera_captions, view_sheet
@@ -59,15 +61,18 @@ def demo(
         overwrite: replace what an earlier run has left in the output folder.
     """
     check_out(Path(out), overwrite)
+    check_video()
     sampling = Sampling(steps=steps, strength=strength, window=views)
-    study = Study(load_whole(model, precision), sampling)
+    study = Study(load_whole(model, precision), sampling, progress=True)
     size = DiffPortrait3DPipeline.of(study.model).image_size
     batch = read_frames(data, frames, views, size)
     with whole_folder(Path(out), overwrite) as folder:
         with scorers(batch) as scored:
             made = {row.name: row.views(batch) for row in study.rows()[:TRIVIAL_AND_FULL]}
             pending = {name: scored(images) for name, images in made.items()}
-            rows = {name: scores.result() for name, scores in pending.items()}
+            rows = {
+                name: scores.result() for name, scores in tqdm(pending.items(), desc="scoring", unit="row")
+            }
         (folder / TABLE).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
         (folder / "table.md").write_text(report(rows, {}, frames, views, steps), encoding="utf-8")
         *_, proxies, full = made.values()

@@ -37,8 +37,14 @@ class FaceReader:
         self.detector = FaceDetector()
 
     def read(self, images: Tensor) -> list[Reading | None]:
-        """A reading of each of images (N, 3, S, S) in [-1, 1], None where no face is found."""
-        return [self._read(image) for image in to_images(images)]
+        """A reading of each of images (N, 3, S, S) in [-1, 1], None where no face is found; equal images have
+        one between them."""
+        found: dict[bytes, Reading | None] = {}
+        pixels = to_images(images)
+        for image in pixels:
+            if (content := image.tobytes()) not in found:
+                found[content] = self._read(image)
+        return [found[image.tobytes()] for image in pixels]
 
     def readings(self, images: Tensor | Readings) -> Readings:
         """Images read, or readings as they are."""

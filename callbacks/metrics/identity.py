@@ -49,7 +49,11 @@ class ID(FaceMetric):
         cosines = torch.full((len(images), 1), torch.nan)
         both = [i for i, pair in enumerate(zip(images, truth, strict=True)) if None not in pair]
         if both:
-            first, second = (self.embed([readings[i] for i in both]) for readings in (images, truth))
+            faces = {id(readings[i]): readings[i] for readings in (images, truth) for i in both}
+            known = dict(zip(faces, self.embed(list(faces.values())), strict=True))
+            first, second = (
+                torch.stack([known[id(readings[i])] for i in both]) for readings in (images, truth)
+            )
             cosines[both, 0] = F.cosine_similarity(first, second)
         return cosines
 
