@@ -52,8 +52,7 @@ class Given:
 def ours(pipeline: DiffPortrait3DPipeline, given: Given, steps: int) -> Tensor:
     """Views (K, 3, S, S) by the pipeline."""
     portrait, sampling = levels_to_pixels(given.portrait), Sampling(steps=steps, guidance=GUIDANCE)
-    made = pipeline.each_view(portrait, given.conditions, given.cameras, seeds=[0], sampling=sampling)
-    return torch.cat(list(made))
+    return pipeline.views(portrait, given.conditions, given.cameras, seeds=[0], sampling=sampling)[0]
 
 
 @torch.no_grad()

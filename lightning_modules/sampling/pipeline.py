@@ -40,7 +40,7 @@ from lightning_modules.sampling.portraits import MIN_SIDE
 from lightning_modules.sampling.starting_noise import diffused, half_noised, step_generators, view_noise
 from shards.cameras import check_labels
 from shards.errors import InputError
-from shards.pixels import levels_to_pixels, to_images
+from shards.pixels import levels_to_pixels, pixels_to_levels, to_images
 
 StartingNoise = Literal["random", "3d-aware"]
 
@@ -214,7 +214,7 @@ class DiffPortrait3DPipeline(DiffusionPipeline):
         references = [portrait] if isinstance(portrait, Image.Image) else list(portrait)
         labels = None if cameras is None else torch.from_numpy(check_labels(cameras, "cameras"))[None]
         count = self._count(labels, conditions, proxies)
-        images = self.each_view(
+        images = self.views(
             self._portraits(references),
             None if conditions is None else self._levels(conditions, "conditions"),
             labels,
@@ -223,8 +223,9 @@ class DiffPortrait3DPipeline(DiffusionPipeline):
             count=count,
             sampling=Sampling(**sampling),
             progress=progress,
+            levels=True,
         )
-        return Views(images=[to_image(view) for views in images for view in views])
+        return Views(images=[Image.fromarray(view) for view in images[0].movedim(1, -1).contiguous().numpy()])
 
     def _count(self, labels: Tensor | None, *given: Sequence[Image.Image] | None) -> int:
         sizes = (None if labels is None else labels.shape[1], *(None if x is None else len(x) for x in given))
@@ -257,6 +258,7 @@ class DiffPortrait3DPipeline(DiffusionPipeline):
 
     # Batches of portraits, as evaluation has them
 
+    @torch.no_grad()
     def views(
         self,
         references: Tensor,
@@ -268,31 +270,15 @@ class DiffPortrait3DPipeline(DiffusionPipeline):
         count: int | None = None,
         sampling: Sampling = PAPER,
         progress: bool = False,
+        levels: bool = False,
     ) -> Tensor:
-        """Views (B, K, 3, S, S) of references (B, R, 3, S, S), images in [-1, 1], on the CPU.
+        """Views (B, K, 3, S, S) of references (B, R, 3, S, S), images in [-1, 1], or uint8 if `levels`, on
+        the CPU.
 
         `conditions` and `proxies` are (B, K, 3, S, S), in [-1, 1] or uint8, `cameras` EG3D labels (B, K, 25),
         and `count` is K where none of them says it. A portrait's views follow from its seed and settings,
         whatever else is in the batch. Raises InputError on what does not fit.
         """
-        given = references, conditions, cameras, proxies
-        options = {"seeds": seeds, "count": count, "sampling": sampling, "progress": progress}
-        return torch.cat(list(self.each_view(*given, **options))).unflatten(0, (len(references), -1))
-
-    @torch.no_grad()
-    def each_view(
-        self,
-        references: Tensor,
-        conditions: Tensor | None = None,
-        cameras: Tensor | None = None,
-        proxies: Tensor | None = None,
-        *,
-        seeds: Sequence[int | str],
-        count: int | None = None,
-        sampling: Sampling = PAPER,
-        progress: bool = False,
-    ) -> Iterator[Tensor]:
-        """`views` a few at a time, portrait by portrait: each (n, 3, S, S), n at most `sampling.chunk`."""
         views = next((x.shape[1] for x in (conditions, cameras, proxies) if x is not None), count or 1)
         self._check(references, conditions, seeds)
         self._check_views(len(references), views, conditions, cameras, proxies)
@@ -315,7 +301,7 @@ class DiffPortrait3DPipeline(DiffusionPipeline):
             progress=progress,
             replicas=self.replicas,
         )
-        yield from self.decoded(clean, sampling.chunk)
+        return self.decode(clean, sampling.chunk, levels).unflatten(0, (len(references), views))
 
     def _start(
         self,
@@ -392,15 +378,14 @@ class DiffPortrait3DPipeline(DiffusionPipeline):
         images = levels_to_pixels(images) if images.dtype == torch.uint8 else images
         return self.vae.encode(images.to(self.device, self.vae.dtype)).latent_dist.mean.float()
 
-    def decode(self, latents: Tensor, chunk: int = 8) -> Tensor:
-        """Latents (N, 4, H, W) to images (N, 3, S, S) in [-1, 1], on the CPU."""
-        return torch.cat(list(self.decoded(latents, chunk)))
-
     @torch.no_grad()
-    def decoded(self, latents: Tensor, chunk: int = 8) -> Iterator[Tensor]:
-        """`decode` at most `chunk` at a time."""
+    def decode(self, latents: Tensor, chunk: int = 8, levels: bool = False) -> Tensor:
+        """Latents (N, 4, H, W) to images (N, 3, S, S) in [-1, 1], or uint8 if `levels`, on the CPU."""
+        images = []
         for some in latents.div(self.vae.config.scaling_factor).to(self.vae.dtype).split(chunk):
-            yield self.vae.decode(some).sample.float().clamp(-1, 1).cpu()
+            pixels = self.vae.decode(some).sample.float().clamp(-1, 1)
+            images.append((pixels_to_levels(pixels) if levels else pixels).cpu())
+        return torch.cat(images)
 
 
 def to_image(pixels: Tensor) -> Image.Image:
