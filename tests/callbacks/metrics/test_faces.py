@@ -16,7 +16,9 @@ from shards.alignment.camera import camera_from_landmarks
 from shards.cameras import label_from_angles, project
 from shards.errors import InputError
 from shards.geometry import STANDARD_LANDMARKS
+from shards.pixels import to_pixels
 from tests.callbacks.metrics.conftest import damaged
+from tests.faces import rendered_heads
 
 NEEDS_DLIB = pytest.mark.skipif(not CATALOGUE["dlib"].available, reason="dlib's models are not installed")
 
@@ -100,21 +102,14 @@ def test_facenet_sees_the_face(publish, readings):
 
 
 @NEEDS_DLIB
-def test_dlibs_points_recover_cameras_too(people, readings):
-    views, yaw = readings
-    metric = CameraPOSE("dlib-68")
-    assert metric.label == "POSE[dlib-68-label]"
-    seen = [
-        (reading, camera)
-        for row, cameras, angles in zip(views, people.cameras[:2, :5], yaw, strict=True)
-        for reading, camera, angle in zip(row, cameras, angles, strict=True)
-        if abs(angle) < 30 and reading is not None
-    ]
-    faces, cameras = zip(*seen, strict=True)
-    errors = metric.scores(faces, torch.stack(cameras)).median(0).values
-    assert (errors[1:] < 8).all(), errors
-    pair = POSE("dlib-68")
-    assert pair.label == "POSE[dlib-68]"
+def test_dlibs_points_recover_cameras_too():
+    heads = rendered_heads()
+    images = torch.cat([to_pixels(np.array(head.image))[None] for head in heads])
+    metric, pair = CameraPOSE("dlib-68"), POSE("dlib-68")
+    assert (metric.label, pair.label) == ("POSE[dlib-68-label]", "POSE[dlib-68]")
+    faces = metric.reader.read(images)
+    errors = metric.scores(faces, torch.from_numpy(np.stack([head.label for head in heads])))
+    assert (errors[:, 1:].median(0).values < 6).all(), errors
     assert float(pair.compare(faces, faces).abs().max()) == 0
     # other points than MTCNN's: the two do not agree to the digit
     assert not np.allclose(head_angles(faces, pair.camera_of), head_angles(faces), atol=1e-3)
@@ -150,6 +145,16 @@ def test_dlib_knows_people_apart(readings, photo):
     blurred = [metric.reader.read(damaged(photo, "blur", amount))[0] for amount in (0.5, 1.5, 3.0)]
     fading = metric.compare(blurred, metric.reader.read(photo) * 3)[:, 0].tolist()
     assert fading == sorted(fading, reverse=True)
+
+
+@NEEDS_DLIB
+def test_more_of_another_person_is_less_of_the_first(people):
+    metric = ID("dlib")
+    near = people.cameras[:, :, :16].unflatten(2, (4, 4))[:, :, 0, 3].abs().argmin(1)
+    first, other = people.views[0, near[0]], people.views[1, near[1]]
+    blends = torch.stack([torch.lerp(first, other, share) for share in (0.0, 0.5, 1.0)])
+    cosines = metric.scores(blends, first.expand_as(blends))[:, 0].tolist()
+    assert cosines == sorted(cosines, reverse=True), cosines
 
 
 def test_angles_of_no_face_are_unknown():

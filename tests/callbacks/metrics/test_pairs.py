@@ -36,6 +36,14 @@ def test_more_damage_is_worse(metric, photo, how):
     assert better.all(), scores
 
 
+def test_more_of_another_person_is_worse(metric, people):
+    truth, other = people.views[:2, 0]
+    images = torch.stack([torch.lerp(truth, other, share) for share in (0.1, 0.3, 0.6, 1.0)])
+    scores = metric.scores(images, truth.expand_as(images))[:, 0]
+    better = scores[:-1] > scores[1:] if metric.higher_is_better else scores[:-1] < scores[1:]
+    assert better.all(), scores
+
+
 def test_the_mean_is_over_images_and_what_cannot_be_scored_is_counted():
     metric = PSNR()
     metric.update(torch.zeros(2, 3, 16, 16), torch.tensor([0.2, 0.4]).view(2, 1, 1, 1).expand(2, 3, 16, 16))

@@ -45,20 +45,39 @@ def test_agreement_with_torchmetrics(counts):
     assert float(kernel_distance(first[:same], second[:same])) == pytest.approx(float(other))
 
 
+@pytest.fixture(scope="module", params=[FID, KID])
+def metric(request):
+    return request.param("efficientnet-lite0")
+
+
 @pytest.mark.filterwarnings("ignore:FID")
-@pytest.mark.parametrize("kind", [FID, KID])
-def test_more_damage_is_further_away(kind, people):
+@pytest.mark.parametrize(
+    ("how", "amounts"), [("noise", (0.15, 0.4)), ("blur", (1.0, 3.0)), ("shift", (4, 16))]
+)
+def test_more_damage_is_further_away(metric, people, how, amounts):
     images = people.views[:, 0]
-    metric = kind("efficientnet-lite0")
-    real = metric.network(images)
-    distances = []
-    for amount in (0.0, 0.15, 0.4):
-        metric.reset()
-        metric.update(images, True, features=real)
-        metric.update(damaged(images, "noise", amount), False)
-        distances.append(float(metric.compute()))
+    sets = [images, *(damaged(images, how, amount) for amount in amounts)]
+    distances = _distances(metric, images, sets)
     assert distances == sorted(distances)
-    assert distances[0] == pytest.approx(0, abs=1e-6) if kind is FID else distances[0] < 0
+    assert distances[0] == pytest.approx(0, abs=1e-6) if isinstance(metric, FID) else distances[0] < 0
+
+
+@pytest.mark.filterwarnings("ignore:FID")
+def test_fewer_of_the_people_are_further_away(metric, people):
+    images = people.views[:, 0]
+    sets = [torch.cat([images[: 8 - gone], images[:1].expand(gone, -1, -1, -1)]) for gone in (0, 3, 6)]
+    distances = _distances(metric, images, sets)
+    assert distances == sorted(distances)
+
+
+def _distances(metric, real, sets):
+    features, distances = metric.network(real), []
+    for images in sets:
+        metric.reset()
+        metric.update(real, True, features=features)
+        metric.update(images, False)
+        distances.append(float(metric.compute()))
+    return distances
 
 
 def test_few_images_are_warned_about_and_too_few_refused():
