@@ -29,6 +29,7 @@ LEFT_OUT = ("_failures", "_pitch_degrees", "_roll_degrees")
 RAW, SMOOTH = "#b8cfe2", "#1f77b4"
 WINDOW = 15  # values that a noisy curve is averaged over
 ORBIT_VIEWS = 12
+BESIDE = 2  # pictures in one row
 MARGIN = 12
 
 Curve = list[tuple[float, float]]
@@ -98,20 +99,23 @@ def _ordered(names: Sequence[str]) -> list[str]:
 
 
 def panel(name: str, curve: Curve) -> Image.Image:
-    """One curve over the steps, with an arrow where one way is better, and a ring at its best value."""
-    higher = higher_is_better(name)
-    arrow = {True: " ↑", False: " ↓", None: ""}[higher]
-    value = curve[-1][1]
-    smooth = _smoothed(curve)
-    best = None
-    if higher is not None and smooth is curve:
-        best = (max if higher else min)(curve, key=lambda point: point[1])
-        value = best[1]
-    last = curve[-1][0]
+    """One curve over the steps, a long one with its running mean, a short one with a ring at its best."""
+    smooth, last = _smoothed(curve), curve[-1][0]
     across = Axis(0, max(last, 1), {0: "0", last: f"{last:g}"})
-    title = f"{name.rsplit('/', 1)[-1]}{arrow}  {value:.4g}"
-    curves = [curve] if smooth is curve else [curve, smooth]
-    return line_plot(title, curves, across, PANEL, [SMOOTH] if smooth is curve else [RAW, SMOOTH], best)
+    title, best = told(name, smooth)
+    if smooth is not curve:
+        return line_plot(title, [curve, smooth], across, PANEL, [RAW, SMOOTH])
+    return line_plot(title, [curve], across, PANEL, [SMOOTH], best)
+
+
+def told(name: str, curve: Curve) -> tuple[str, tuple[float, float] | None]:
+    """A panel's title, and the curve's best point, whose value is told where one way is better; the last
+    value otherwise."""
+    short, higher = name.rsplit("/", 1)[-1], higher_is_better(name)
+    if higher is None:
+        return f"{short}  {curve[-1][1]:.4g}", None
+    best = (max if higher else min)(curve, key=lambda point: point[1])
+    return f"{short}  {'max' if higher else 'min'} {best[1]:.4g}", best
 
 
 def _smoothed(curve: Curve) -> Curve:
@@ -126,17 +130,17 @@ def _smoothed(curve: Curve) -> Curve:
 
 def _media(folder: Path) -> list[Image.Image]:
     """The newest of each kind of picture that the run has drawn."""
-    grid, worst = newest(folder / "evaluation", "grid"), newest(folder / "evaluation", "worst")
-    orbit = newest(folder / "evaluation", "orbit")
     shown: list[Image.Image] = []
-    if grid is not None:
-        shown += [_heading(f"evaluation, step {step_of(grid)}"), _fitted(Image.open(grid).convert("RGB"))]
+    kinds = (("evaluation", "grid"), ("evaluation", "worst"), ("pictures", "*"))
+    drawn = [path for place, kind in kinds if (path := newest(folder / place, kind)) is not None][:BESIDE]
+    if drawn:
+        pictures = [Image.open(path).convert("RGB") for path in drawn]
+        shown += [_heading(" and ".join(path.stem for path in drawn)), _fitted(_side_by_side(pictures))]
+    orbit = newest(folder / "evaluation", "orbit")
     if orbit is not None:
         frames = frames_of(orbit)
         chosen = [frames[number] for number in spread(len(frames), ORBIT_VIEWS)]
-        shown += [_heading(f"orbit, step {step_of(orbit)}"), _fitted(tiled(chosen, ORBIT_VIEWS))]
-    if worst is not None:
-        shown += [_heading(f"worst views, step {step_of(worst)}"), _fitted(Image.open(worst).convert("RGB"))]
+        shown += [_heading(orbit.stem), _fitted(tiled(chosen, ORBIT_VIEWS))]
     return shown
 
 
@@ -160,6 +164,20 @@ def _fitted(picture: Image.Image) -> Image.Image:
     page = Image.new("RGB", (WIDTH, picture.height + MARGIN), PAPER)
     page.paste(picture, (MARGIN, 0))
     return page
+
+
+def _side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Pictures at one height, the least of theirs."""
+    height = min(picture.height for picture in pictures)
+    scaled = [
+        p.resize((round(p.width * height / p.height), height), Image.Resampling.LANCZOS) for p in pictures
+    ]
+    row = Image.new("RGB", (sum(p.width + MARGIN for p in scaled) - MARGIN, height), PAPER)
+    left = 0
+    for picture in scaled:
+        row.paste(picture, (left, 0))
+        left += picture.width + MARGIN
+    return row
 
 
 def _title(folder: Path, curves: Mapping[str, Curve]) -> Image.Image:

@@ -48,7 +48,7 @@ class Evaluation(pl.Callback):
     whatever the loggers are. How long it took is logged as `val/evaluation_seconds`.
 
     Args:
-        frames: how many validation frames, evenly spaced
+        frames: how many validation frames, evenly spaced; one a rank where that is more
         views: how many views of each, at most as many as the data module's targets
         every_n_validations: how often
         steps: denoising steps
@@ -57,8 +57,8 @@ class Evaluation(pl.Callback):
         orbit_views: of the video; 0 for none
         renderer: of the orbit's conditions
 
-    Raises InputError in `setup` where the module is none that can be sampled, there are fewer frames than
-    ranks, or the orbit has no renderer or no writer.
+    Raises InputError in `setup` where the module is none that can be sampled, or the orbit has no renderer or
+    no writer; and where there are fewer validation frames than ranks.
     """
 
     def __init__(
@@ -84,6 +84,7 @@ class Evaluation(pl.Callback):
         self.orbit_views = orbit_views
         self.renderer = renderer
         self.last: dict[str, Path] = {}
+        self.table: Path | None = None
         self._suite: MetricSuite | None = None
         self._batch: Batch | None = None
         self._faces: list[Readings] = []
@@ -94,8 +95,6 @@ class Evaluation(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Loads the metrics, and says which weights they use."""
         sampler_of(pl_module, self.sampling)
-        if trainer.world_size > self.frames:
-            raise InputError(f"Evaluation: {self.frames} frames for {trainer.world_size} ranks: raise frames")
         if self.orbit_views and follows_cameras(pl_module):
             check_video()
             if sees_conditions(pl_module):
@@ -144,7 +143,7 @@ class Evaluation(pl.Callback):
     def _frames(self, trainer: pl.Trainer) -> Batch:
         """This rank's frames, read once: B frames, K views of each."""
         if self._batch is None:
-            whole = trainer.datamodule.samples(self.frames, "val")
+            whole = trainer.datamodule.samples(max(self.frames, trainer.world_size), "val")
             if len(whole["key"]) < trainer.world_size:
                 raise InputError(
                     f"Evaluation: {len(whole['key'])} validation frames for {trainer.world_size} ranks"
@@ -189,8 +188,8 @@ class Evaluation(pl.Callback):
         for name, picture in drawn.items():
             self.last[name] = save_picture(picture, folder, name, step)
             log_picture(trainer, f"media/{stage}/{name}", picture)
-        self.last["table"] = folder / f"views-{step:07d}.csv"
-        with self.last["table"].open("w", newline="", encoding="utf-8") as file:
+        self.table = folder / f"views-{step:07d}.csv"
+        with self.table.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerows(rows)
         log_rows(trainer, f"media/{stage}/views", rows, views)
 

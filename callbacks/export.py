@@ -6,6 +6,7 @@ from typing import Protocol
 
 import pytorch_lightning as pl
 
+from callbacks.media import run_folder
 from callbacks.weight_average import WeightAverage
 from shards.errors import InputError
 
@@ -36,7 +37,7 @@ class Export(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Writes the folder on rank zero."""
-        folder = self.folder or Path(trainer.log_dir or trainer.default_root_dir) / "export"
+        folder = self.folder or run_folder(trainer) / "export"
         if not trainer.is_global_zero:
             return
         average = next((c for c in trainer.callbacks if isinstance(c, WeightAverage)), None)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 
+from callbacks.evaluation import Evaluation
 from callbacks.export import Export
 from callbacks.pictures import Pictures
 
@@ -29,7 +30,7 @@ def whereabouts(trainer: pl.Trainer) -> list[tuple[str, Path]]:
     for callback in trainer.callbacks:
         if isinstance(callback, Export):
             places.append(("export", callback.written))
-        if isinstance(callback, Pictures):
+        if isinstance(callback, Pictures | Evaluation):
             places += [(f"picture ({name})", path) for name, path in callback.last.items()]
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):

@@ -46,10 +46,11 @@ def line_plot(
         return left + share * (right - left), bottom - height * (bottom - top)
 
     draw.text((left, 8 * FINER), title, INK, font)
-    for value in np.linspace(low, high, LINES) if high > low else [low]:
-        y = place(across.low, float(value))[1]
+    marks = [float(value) for value in np.linspace(low, high, LINES)] if high > low else [low]
+    for value, name in zip(marks, distinct(marks), strict=True):
+        y = place(across.low, value)[1]
         draw.line((left, y, right, y), FAINT, FINER)
-        draw.text((left - 4 * FINER, y), f"{value:.3g}", INK, font, anchor="rm")
+        draw.text((left - 4 * FINER, y), name, INK, font, anchor="rm")
     for x, name in across.ticks.items():
         column = place(x, low)[0]
         draw.line((column, top, column, bottom), FAINT, FINER)
@@ -60,6 +61,15 @@ def line_plot(
     if mark is not None:
         _dot(draw, place(*mark), 4, None)
     return canvas.resize(size, Image.Resampling.LANCZOS)
+
+
+def distinct(values: Sequence[float]) -> list[str]:
+    """Numbers with three digits, or with as many more as it takes to tell them apart."""
+    for digits in (3, 4, 5, 6):
+        names = [f"{value:.{digits}g}" for value in values]
+        if len(set(names)) == len(set(values)):
+            break
+    return names
 
 
 def legend(names: Sequence[str], width: int) -> Image.Image:

@@ -47,7 +47,7 @@ def test_scores_and_media(make_trainer, make_stage, make_data, tmp_path):
     for kind in ("grid", "worst"):
         assert len(list(folder.glob(f"{kind}-*.png"))) == 2
     assert Image.open(callback.last["grid"]).size == (2 * 16 * (1 + 2 * 2), 2 * 16 * 2)
-    rows = list(csv.DictReader(callback.last["table"].open()))
+    rows = list(csv.DictReader(callback.table.open()))
     assert len(rows) == 4
     mean = sum(float(row["PSNR"]) for row in rows) / 4
     assert mean == pytest.approx(float(values[logged("PSNR")]), abs=1e-3)
@@ -206,10 +206,10 @@ def test_every_nth_goes_on_after_a_resume():
 
 @pytest.mark.slow
 def test_two_ranks_log_what_one_logs(make_trainer, make_stage, make_data, tmp_path):
-    def scores(name, **options):
-        # three frames: the ranks' shares differ
+    def scores(name, frames, **options):
+        # three frames of four: the ranks' shares differ
         callback = Evaluation(
-            frames=3, views=1, steps=1, metrics=[*METRICS, "POSE", "KID[efficientnet-lite0]"]
+            frames=frames, views=1, steps=1, metrics=[*METRICS, "POSE", "KID[efficientnet-lite0]"]
         )
         logger = CSVLogger(tmp_path, name=name)
         fit(make_trainer, make_stage, make_data, [callback], logger=logger, max_steps=1, **options)
@@ -218,9 +218,11 @@ def test_two_ranks_log_what_one_logs(make_trainer, make_stage, make_data, tmp_pa
         assert (tmp_path / name / "version_0/evaluation/grid-0000001.png").is_file()
         return {key: float(value) for key, value in values.items() if key.startswith("val/novel_view/")}
 
-    alone = scores("one")
-    both = scores("two", devices=2, strategy="ddp_fork")
+    alone = scores("one", frames=3)
+    both = scores("two", frames=3, devices=2, strategy="ddp_fork")
     assert alone.keys() == both.keys()
     assert both[logged("POSE_failures")] == 3
     # the networks have had one step, on other batches
     assert both[logged("SSIM")] == pytest.approx(alone[logged("SSIM")], abs=0.02)
+    # never fewer than one a rank
+    assert scores("more", frames=1, devices=2, strategy="ddp_fork")[logged("POSE_failures")] == 2

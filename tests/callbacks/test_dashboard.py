@@ -1,0 +1,90 @@
+"""A run's picture, out of the files that a run leaves."""
+
+import csv
+
+import pytest
+from PIL import Image
+
+from callbacks.dashboard import WIDTH, dashboard, find_run, newest, read_log, sections, told
+from callbacks.dashboard import main as draw
+from callbacks.directions import higher_is_better
+from lightning_modules.sampling.video import write_video
+from shards.errors import InputError
+
+COLUMNS = ("step", "epoch", "train/loss", "val/loss", "val/novel_view/LPIPS", "val/novel_view/POSE_failures")
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run of 40 steps, validated twice."""
+    folder = tmp_path / "stage2/version_3"
+    (folder / "evaluation").mkdir(parents=True)
+    with (folder / "metrics.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows({"step": step, "epoch": 0, "train/loss": 1 / (step + 1)} for step in range(40))
+        for step, loss, lpips in ((19, 0.5, 3.0), (39, 0.25, 4.5)):
+            values = {"val/loss": loss, "val/novel_view/LPIPS": lpips, "val/novel_view/POSE_failures": 1}
+            writer.writerow({"step": step, "epoch": 0, **values})
+    red = Image.new("RGB", (64, 32), "red")
+    for step in (19, 39):
+        red.save(folder / f"evaluation/grid-{step:07d}.png")
+    write_video(folder / "evaluation/orbit-0000039.mp4", [red.resize((32, 32))] * 3, 8)
+    return folder
+
+
+def test_curves_stand_together_by_protocol(run):
+    curves = read_log(run / "metrics.csv")
+    assert curves["val/novel_view/LPIPS"] == [(19, 3.0), (39, 4.5)]
+    assert sections(curves) == {
+        "train": ["train/loss"],
+        "val": ["val/loss"],
+        "val/novel_view": ["val/novel_view/LPIPS"],
+    }
+
+
+def test_the_best_value_is_told_and_not_the_last():
+    curve = [(19, 3.0), (39, 4.5)]
+    assert told("val/novel_view/LPIPS", curve) == ("LPIPS  min 3", (19, 3.0))
+    assert told("val/reference_gain", curve) == ("reference_gain  max 4.5", (39, 4.5))
+    assert told("train/data_wait", curve) == ("data_wait  4.5", None)
+
+
+def test_the_page_has_curves_and_the_newest_media(run, tmp_path):
+    assert newest(run / "evaluation", "grid").name == "grid-0000039.png"
+    out = dashboard(str(tmp_path), str(tmp_path / "docs/page.jpg"))
+    page = Image.open(out)
+    assert page.width == WIDTH
+    colours = page.getcolors(1 << 24)
+    reds = sum(count for count, (r, g, b) in colours if r > 200 and g < 60 and b < 60)
+    assert reds > 64 * 32 + 3 * 256 * 200  # the grid, and the frames of the orbit
+
+
+def test_the_newest_run_below_a_folder_is_taken(run, tmp_path, capsys):
+    assert find_run(tmp_path) == run
+    draw([str(tmp_path)])
+    assert capsys.readouterr().out.strip() == str(run / "dashboard.png")
+
+
+def test_what_is_no_run_is_one_line(tmp_path):
+    with pytest.raises(InputError, match=r"no metrics.csv in it or below"):
+        dashboard(str(tmp_path))
+    (tmp_path / "metrics.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(InputError, match="no log of Lightning's CSVLogger"):
+        dashboard(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "better"),
+    [
+        ("val/loss", False),
+        ("val/loss_without_reference", None),
+        ("val/condition_gain", True),
+        ("val/novel_view/SSIM", True),
+        ("train/perceptual[efficientnet-lite0]", False),
+        ("train/images_per_second", None),
+        ("val/evaluation_seconds", None),
+    ],
+)
+def test_directions(name, better):
+    assert higher_is_better(name) is better
