@@ -18,14 +18,14 @@ from PIL import Image, ImageDraw, ImageFont
 from callbacks.directions import higher_is_better
 from datamodules.order import spread
 from lightning_modules.evaluation.plots import INK, PAPER, Axis, line_plot, stacked, tiled
-from lightning_modules.evaluation.tables import ordered
+from lightning_modules.evaluation.tables import LESSER, ordered
 from lightning_modules.evaluation.unpack import frames_of
 from shards.errors import InputError, one_line
 
 LOG, DASHBOARD = "metrics.csv", "dashboard.png"
 WIDTH, COLUMNS = 1440, 6
 PANEL = (WIDTH // COLUMNS, 150)
-LEFT_OUT = ("_failures", "_pitch_degrees", "_roll_degrees")
+LEFT_OUT = ("_failures", *LESSER)
 RAW, SMOOTH = "#b8cfe2", "#1f77b4"
 WINDOW = 15  # values that a noisy curve is averaged over
 ORBIT_VIEWS = 12

@@ -207,7 +207,7 @@ def save_whole(picture: Image.Image, path: Path) -> None:
 def plotted(scored: Mapping[str, Scores]) -> list[str]:
     """The metrics that are plotted by yaw, of those that were scored."""
     names = dict.fromkeys(name for scores in scored.values() for name in names_of(scores.views))
-    return [name for name in names if name in PLOTTED or name.split("[")[0] in ("LPIPS", "ID")]
+    return ordered([name for name in names if name in PLOTTED or name.split("[")[0] in ("LPIPS", "ID")])
 
 
 def log_to_wandb(evaluation: Evaluation, rows: Sequence[Row], pictures: Mapping[str, Image.Image]) -> None:

@@ -13,6 +13,7 @@ from lightning_modules.evaluation.scoring import Scores
 from lightning_modules.evaluation.statistics import Estimate, by_yaw, estimates, names_of
 from lightning_modules.evaluation.subjects import Protocol
 
+LESSER = ("_pitch_degrees", "_roll_degrees")
 ORDER = ("LPIPS", "DISTS", "SSIM", "PSNR", "ID", "POSE", "FID", "KID")
 
 
@@ -89,8 +90,9 @@ def ordered(names: Sequence[str]) -> list[str]:
 
 
 def markdown(title: str, rows: Sequence[Row]) -> str:
-    """The table as Markdown: means with 95 % intervals; then what was not found, and notes."""
-    names = columns(rows)
+    """The table as Markdown: means with 95 % intervals; then what was not found, and notes. Errors of single
+    angles but the yaw's are left to the other files: they would make it too wide to be read."""
+    names = [name for name in columns(rows) if not name.endswith(LESSER)]
     higher = {name: up for row in rows for name, up in row.higher.items()}
     arrows = {name: {True: " ↑", False: " ↓"}.get(higher.get(name), "") for name in names}
     head = ["system", "protocol", "size", "subjects", "views", *(f"{name}{arrows[name]}" for name in names)]

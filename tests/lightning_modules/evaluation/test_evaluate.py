@@ -62,6 +62,34 @@ def test_predictions_of_anybody(predictions, tmp_path, capsys):
     assert "| peer | novel_view | 16 | 3 | 6 |" in capsys.readouterr().out
 
 
+def test_published_rows_stand_beside_and_are_marked(predictions, tmp_path, capsys):
+    config = {
+        "title": "Ours beside theirs",
+        "published": [
+            {
+                "name": "theirs",
+                "values": {"PSNR": 31.5},
+                "resolution": 256,
+                "source": "Table 9",
+                "protocol": "wild",
+            }
+        ],
+    }
+    (tmp_path / "table.yaml").write_text(yaml.safe_dump(config))
+    more = [
+        "--predictions",
+        f"[{predictions.folder}]",
+        "--scoring.metrics",
+        "[PSNR]",
+        f"--out={tmp_path / 'out'}",
+    ]
+    main([f"--config={tmp_path / 'table.yaml'}", *more])
+    assert "| theirs (published: Table 9) | wild | 256 |  |  | 31.5 |" in capsys.readouterr().out
+    mine, theirs = json.loads((tmp_path / "out/table.json").read_text())["rows"]
+    assert mine["published"] is None
+    assert theirs["published"] == "Table 9"
+
+
 def test_rows_share_predictions_and_one_may_be_the_other_s_truth(capture, model, tmp_path):
     evaluation = Evaluation(
         made=Made(str(model), Subjects(str(capture), views=1), sampling=Sampling(steps=1)),

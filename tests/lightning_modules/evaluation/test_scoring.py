@@ -87,6 +87,10 @@ def test_without_a_face_nothing_is_made_up(predictions):
     assert scores.failures["POSE_failures"] == 6
     assert any("POSE: 6 of 6 views could not be scored, 6 of them" in note for note in scores.notes)
     assert all(np.isnan(view.scores["POSE"]) for view in scores.views)
+    rows = [measured("x", scores)]
+    assert "POSE_yaw_degrees" in markdown("x", rows)
+    assert "POSE_roll_degrees" not in markdown("x", rows)
+    assert "POSE_roll_degrees" in csv_table(rows)
     assert "nan" in markdown("x", [measured("x", scores)])
 
 
