@@ -108,7 +108,7 @@ LONG := --config configs/data/captures.yaml --data.batch_size 8 --data.targets 4
 train-mini: $(CAPTURES) ## Train all four shipped parts anew, as they were trained (some hours)
 	$(MAKE) train-stage1 ARGS="$(LONG) --trainer.max_steps 2000 --trainer.val_check_interval 500"
 	$(MAKE) train-stage2 ARGS="$(LONG) --trainer.max_steps 1000 --trainer.val_check_interval 250"
-	$(MAKE) train-stage3 ARGS="--config configs/data/captures.yaml --trainer.max_steps 400"
+	$(MAKE) train-stage3 ARGS="--trainer.max_steps 700 --trainer.val_check_interval 350"
 	$(MAKE) train-noise-prior ARGS="--config configs/data/captures.yaml --trainer.max_steps 800"
 
 ##  Using the model

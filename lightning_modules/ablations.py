@@ -43,7 +43,7 @@ from shards.weights import whole_folder
 REFERENCES = 4  # as many as Fig. 8 shows
 METRICS = ("PSNR", "SSIM", "LPIPS[efficientnet-lite0]", "ID", "POSE")
 SHIFT, SCALE, TILT = 0.12, 0.8, 20.0  # of the side, of the size, degrees: an unaligned reference
-STRENGTH = 0.6  # of the 3D-aware noise
+STRENGTH = 0.3  # of the 3D-aware noise
 FEW = 3  # people of the costlier probes
 TURNED = 8  # people of whom a portrait hides much of a view
 PATH = 24  # views of the sweep whose seams are measured
