@@ -47,7 +47,7 @@ class Size:
 # Stable Diffusion 1.5's UNet at 512x512, and one of its shape that two CPU cores run in seconds.
 SIZES = {"reduced": Size((64, 128, 256, 256), 16), "sd15": Size((320, 640, 1280, 1280), 64)}
 TOKENS, DOWNSAMPLING = 77, 8
-FLOOR = "The floor is the last way's operations at the rate of matrix products."
+FLOOR = "The floor is the fewest of these operations at the rate of matrix products."
 
 
 @dataclass

@@ -1,9 +1,11 @@
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
 from lightning_modules.appearance import AppearanceStage
+from lightning_modules.fit import read_config
 from lightning_modules.networks.cross_view import CrossView
 from lightning_modules.networks.denoiser import Denoiser
 from lightning_modules.networks.pretrained import save_backbone
@@ -94,6 +96,17 @@ def test_a_stage_is_tuned_as_its_settings_say(tmp_path):
             assert weight.is_contiguous(memory_format=torch.channels_last) == channels_last
         losses.append(stage.denoise(batch, *draws, torch.full((2, 3), 300)))
     torch.testing.assert_close(losses[1], losses[0], rtol=EXACT, atol=0)
+
+
+def test_they_are_settings_of_fit(tmp_path, monkeypatch):
+    config = Path(__file__).parents[2] / "configs/stage1.yaml"
+    save_backbone(toy_backbone(), str(tmp_path / "backbone"))
+    monkeypatch.chdir(tmp_path)
+    settings = {"backbone": tmp_path / "backbone", "channels_last": "true", "compile": "true"}
+    flags = [f"--model.init_args.{name}={value}" for name, value in settings.items()]
+    stage = read_config([f"--config={config}", "--trainer.accelerator=cpu", *flags]).model
+    assert stage.hparams.channels_last
+    assert stage.hparams.compile
 
 
 @pytest.mark.slow
