@@ -8,7 +8,7 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 PROCESSES ?= $(shell getconf _NPROCESSORS_ONLN)
 
-# The capture that training runs on by default: about five minutes on two cores.
+# The capture that training runs on by default: five to seven minutes on two cores.
 SHARDS := shards/built/synthetic
 CAPTURE := --identities 128 --val_identities 16 --test_identities 16 --views 10 --size 64 --seed 1
 # The larger one that the shipped backbone was trained on.
