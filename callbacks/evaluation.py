@@ -30,7 +30,7 @@ from shards.pixels import to_images, to_pixels
 from shards.renderers.registry import check_renderer
 from shards.sheet import case_sheet, grid
 
-SHOWN_VIEWS, SHOWN_CASES = 3, 8
+SHOWN_VIEWS, SHOWN_CASES = 3, 4
 ORBIT_FPS = 8.0
 ORBIT_COLUMNS = 8
 

@@ -45,7 +45,9 @@ def line_plot(
         height = (value - low + room) / (high - low + 2 * room)
         return left + share * (right - left), bottom - height * (bottom - top)
 
-    draw.text((left, 8 * FINER), title, INK, font)
+    # above the scale, and further left where it is too long for that
+    start = min(left, max(canvas.width - draw.textlength(title, font) - 4 * FINER, 0))
+    draw.text((start, 8 * FINER), title, INK, font)
     marks = [float(value) for value in np.linspace(low, high, LINES)] if high > low else [low]
     for value, name in zip(marks, distinct(marks), strict=True):
         y = place(across.low, value)[1]
