@@ -25,6 +25,9 @@ SHAKING, STILL_AFTER = 0.05, 0.75  # of the styles' spread, added to w; the shar
 DRAWN = 1000  # styles whose spread is measured
 COMPARED_SIDE = 256  # the perceptual distance is between images of at most this side
 SMALLEST_NOISE = 8
+# Rays whose gradients are kept at a time: rendering at 128² then takes 1.0 GiB instead of 2.8, and 1.4 times
+# as long.
+CHUNK = 1024
 
 
 @dataclass(frozen=True)
@@ -181,7 +184,8 @@ def noise_structure(noises: Iterable[Tensor]) -> Tensor:
 
 def _seen(generator: Generator, styles: Tensor, label: Tensor) -> Tensor:
     """The person of styles (1, W, Z) at a label (1, 1, 25): (1, 3, S, S)."""
-    how = Rendering(sampling=replace(generator.sampling, recompute=True), follow=True)
+    sampling = replace(generator.sampling, chunk=CHUNK, recompute=True)
+    how = Rendering(sampling=sampling, follow=True)
     return next(generator.each_view(generator.identity(styles), label, how)).image[:, 0]
 
 

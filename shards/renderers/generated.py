@@ -14,12 +14,12 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 
 from shards.alignment.detection import FaceDetector, choose
 from shards.alignment.head import HeadFrame, NoHeadError
 from shards.cameras import check_labels
 from shards.errors import InputError
+from shards.pixels import pixels_to_levels
 from shards.renderers.base import Renders
 from shards.renderers.gan.cameras import (
     check_range,
@@ -30,6 +30,7 @@ from shards.renderers.gan.cameras import (
 )
 from shards.renderers.gan.folder import load_generator
 from shards.renderers.gan.generator import Generator, Identity, Rendering, Views
+from shards.renderers.gan.networks import resized
 from shards.renderers.gan.options import GeneratorOptions
 
 STREAM = 0x6A4  # keeps these people apart from other uses of the same number
@@ -147,18 +148,16 @@ def as_renders(views: Iterable[Views], size: int, person: int = 0) -> Renders:
     """The views of one of the people as 8-bit squares of side `size`."""
     images, masks = [], []
     for view in views:
-        images.append(to_bytes(view.image[person, 0].add(1).div(2), size).transpose(1, 2, 0))
-        masks.append(to_bytes(view.mask[person, 0], size)[0])
+        images.append(to_levels(view.image[person, 0], size).transpose(1, 2, 0))
+        masks.append(to_levels(view.mask[person, 0] * 2 - 1, size)[0])
     return Renders(np.ascontiguousarray(np.stack(images)), np.stack(masks))
 
 
-def to_bytes(image: Tensor, size: int) -> NDArray[np.uint8]:
-    """An image (C, s, s) in [0, 1] as bytes (C, S, S), antialiased."""
-    if image.shape[-1] != size:
-        image = F.interpolate(
-            image.unsqueeze(0), size=(size, size), mode="bilinear", align_corners=False, antialias=True
-        )[0]
-    return image.clamp(0, 1).mul(255).round().byte().cpu().numpy()
+def to_levels(pixels: Tensor, size: int) -> NDArray[np.uint8]:
+    """Pixels (C, s, s) in [-1, 1] as levels (C, S, S), antialiased."""
+    if pixels.shape[-1] != size:
+        pixels = resized(pixels.unsqueeze(0), size, antialias=True)[0]
+    return pixels_to_levels(pixels).cpu().numpy()
 
 
 def check_device(device: str | None) -> None:

@@ -2,12 +2,15 @@
 
 import hashlib
 import pickle
+from multiprocessing import get_context
+from time import sleep
 
 import numpy as np
 import pytest
 
 from shards.alignment.head import HeadFrame
 from shards.build import SOURCES, main, with_variants
+from shards.builder import build
 from shards.cameras import angles, project
 from shards.errors import InputError
 from shards.geometry import STANDARD_LANDMARKS
@@ -102,6 +105,33 @@ def test_a_head_that_stands_elsewhere_is_seen_at_the_shared_place(tmp_path, monk
     np.testing.assert_allclose(sample.cameras, source.cameras(source.units()[0].identities[0]))
 
 
+def shard_digests(folder):
+    found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.tar")}
+    assert found
+    return found
+
+
+@pytest.mark.slow
+def test_a_build_in_several_processes_that_was_killed_is_the_same_build(tmp_path):
+    """Processes start anew (spawn), each with a generator of its own; what the killed ones left is used."""
+    save_generator(toy_generator("panohead"), tmp_path / "gan", "toy")
+    settings = {**TINY, "identities": 30, "batch": 1}
+    build(FlatPanoHead(str(tmp_path / "gan"), **settings), tmp_path / "one", processes=0)
+    source = FlatPanoHead(str(tmp_path / "gan"), **settings)
+    killed = get_context("spawn").Process(target=build, args=(source, tmp_path / "two", 2))
+    killed.start()
+    units = tmp_path / "two.partial" / "units"
+    while not list(units.glob("*.tar")):
+        assert killed.is_alive()
+        sleep(0.01)
+    killed.kill()
+    killed.join()
+    left = {path: path.stat().st_mtime_ns for path in units.glob("*.tar")}
+    assert 0 < len(left) < len(source.units())
+    build(source, tmp_path / "two", processes=2)
+    assert shard_digests(tmp_path / "one") == shard_digests(tmp_path / "two")
+
+
 def test_the_command_builds_shards_and_resumes_to_the_same_bytes(tmp_path, monkeypatch):
     monkeypatch.setattr("shards.conditions.open_renderer", lambda _: FlatRenderer())
     save_generator(toy_generator("panohead"), tmp_path / "gan", "toy")
@@ -124,7 +154,7 @@ def test_the_command_builds_shards_and_resumes_to_the_same_bytes(tmp_path, monke
                 main([*options, "--out", str(out), "--batch", "2"])
             monkeypatch.setattr(PanoHeadGenerator, "capture", capture)
         main([*options, "--out", str(out), "--batch", "2"])
-        digests.append({p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in out.glob("*.tar")})
+        digests.append(shard_digests(out))
     assert digests[0] == digests[1]
     assert Manifest.load(tmp_path / "a").source == "panohead"
 

@@ -1,4 +1,5 @@
-"""Inversions as the start of 3D-aware noise: what `shards.invert` writes, `synthesize --noise` takes."""
+"""Inversions beside a model: what `shards.invert` writes, `synthesize --noise` takes, and what `evaluate`
+makes, `shards.invert --predictions` takes."""
 
 import json
 from dataclasses import replace
@@ -7,15 +8,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lightning_modules.evaluation.sampling import Made, make
+from lightning_modules.evaluation.subjects import Subjects
 from lightning_modules.networks.portrait import save_portrait_model
 from lightning_modules.sampling import requests
+from lightning_modules.sampling.pipeline import Sampling
 from lightning_modules.synthesize import main as synthesize
+from shards.builder import build
 from shards.camera_files import write_cameras
 from shards.invert import main as invert
+from shards.predictions import Predictions
 from shards.renderers.gan.folder import save_generator
 from tests.faces import FlatRenderer
 from tests.inversion.test_invert import cameras, varied
 from tests.networks.toy import toy_model, toy_prior
+from tests.shards.fake_source import FakeSource
 
 SIDE = 32
 
@@ -74,3 +81,23 @@ def test_synthesis_starts_from_inversions(model, tmp_path, monkeypatch):
     for person in range(2):
         assert (made["inverted"][person] != made["prior"][person]).any()
         assert (made["inverted"][person] != made["random"][person]).any()
+
+
+def test_the_subjects_of_a_models_evaluation_are_inverted(model, tmp_path):
+    """As the shards have them: portraits at their own cameras, held against the same truths."""
+    build(FakeSource(2, 1, views=3, size=SIDE), tmp_path / "shards", 0)
+    subjects = Subjects(str(tmp_path / "shards"), cache_dir=str(tmp_path / "cache"))
+    theirs = make(Made(str(model), subjects, sampling=Sampling(steps=1)), tmp_path / "made")
+    save_generator(varied("eg3d"), tmp_path / "gan", "toy")
+    given = ["--generator", str(tmp_path / "gan"), "--predictions", str(tmp_path / "made")]
+    given += ["--tuning.style_steps", "1", "--tuning.tune_steps", "1", "--tuning.perceptual_weight", "0"]
+    invert([*given, "--out", str(tmp_path / "inverted")])
+    ours = Predictions.load(tmp_path / "inverted")
+    assert ours.protocol == theirs.protocol == "novel_view"
+    assert [view.name for view in ours.views] == [view.name for view in theirs.views]
+    frames = {subject.key: subject for subject in subjects.read(subjects.keys())}
+    for own, other in zip(ours.views, theirs.views, strict=True):
+        np.testing.assert_array_equal(own.reference_camera, frames[own.subject].reference_cameras[0])
+        for kind in ("truth", "condition"):
+            pair = (ours.folder / getattr(own, kind), theirs.folder / getattr(other, kind))
+            np.testing.assert_array_equal(*(Image.open(path) for path in pair))
