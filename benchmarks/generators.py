@@ -7,6 +7,8 @@ processor time. Weights are random: they cost what trained ones cost.
 
 import resource
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from typing import Literal
 
 import numpy as np
@@ -106,8 +108,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"{chosen.views} views, {device}, {kind_of_time}, {chosen.scale} widths")
     print("| generator | side | one identity | independent | ratio | images/s | peak GiB |")
     print("|---|---:|---:|---:|---:|---:|---:|")
-    for kind in KIND_NAMES:
-        print(benchmark(kind, chosen.scale, chosen.views, chosen.rounds, device))
+    # a process each: the peak is of one
+    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
+        for kind in KIND_NAMES:
+            print(pool.submit(benchmark, kind, chosen.scale, chosen.views, chosen.rounds, device).result())
 
 
 if __name__ == "__main__":

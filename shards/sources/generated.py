@@ -18,7 +18,7 @@ from shards.cameras import label_from_angles
 from shards.conditions import RenderedConditions
 from shards.errors import InputError
 from shards.renderers.gan.architecture import Kind
-from shards.renderers.gan.cameras import in_world, measuring_cameras
+from shards.renderers.gan.cameras import check_range, in_world, measuring_cameras
 from shards.renderers.gan.folder import WEIGHTS
 from shards.renderers.gan.generator import Identity
 from shards.renderers.gan.options import GeneratorOptions, Precision
@@ -134,7 +134,10 @@ class _Generated(RenderedConditions):
         return None if self.device == "cpu" else torch.cuda.device_count() or None
 
     def units(self) -> Sequence[Batch]:
-        """People of one split at a time, `batch` of them."""
+        """People of one split at a time, `batch` of them. Angles that the generator was not trained on are
+        warned of."""
+        furthest = label_from_angles(*np.radians((self.max_yaw, self.max_pitch)))
+        check_range(furthest[None], self.kind)
         by_split: dict[str, list[int]] = {split: [] for split in SPLITS}
         for identity in range(self.identities):
             by_split[split_by_hash(f"{self.kind} {self._named(identity)}", self.shares)].append(identity)
