@@ -131,11 +131,12 @@ def write_network(
     source: str = "raise SystemExit('executed')",
     protocol: int = 4,
     attributes: dict[str, Any] | None = None,
+    dtype: torch.dtype = torch.float32,
     **options: Any,
 ) -> dict[str, torch.Tensor]:
     """Write a toy's network pickle; its tensors come back. `attributes` are of modules, by name."""
     install(monkeypatch)
-    tensors = toy_tensors(kind)
+    tensors = {name: x.to(dtype) for name, x in toy_tensors(kind).items()}
     whole = {
         "rendering_kwargs": options_of(kind, **options),
         "neural_rendering_resolution": 16,

@@ -39,6 +39,20 @@ def test_a_network_becomes_a_folder(kind, protocol, tmp_path, monkeypatch, capsy
     assert torch.equal(generator.identity(w).planes, twin.identity(w).planes)
 
 
+def test_a_network_in_half_precision_runs_in_whole(tmp_path, monkeypatch):
+    """And the clamps of what was trained in float16 stay."""
+    clamped = {f"superresolution.block{n}.conv1:clamp": 256 for n in (0, 1)}
+    path = tmp_path / "net.pkl"
+    tensors = write_network(path, "panohead", monkeypatch, dtype=torch.float16, attributes=clamped)
+    main([str(path), "--out", str(tmp_path / "gan")])
+    generator = load_generator(tmp_path / "gan")
+    assert {x.dtype for x in generator.state_dict().values()} == {torch.float32}
+    assert all(torch.equal(generator.state_dict()[name], x.float()) for name, x in tensors.items())
+    for block in (generator.superresolution.block0, generator.superresolution.block1):
+        assert block.conv0.clamp == block.conv1.clamp == block.torgb.clamp == 256
+    assert generator.backbone.synthesis.b8.conv1.clamp is None
+
+
 def test_old_numpy_names(tmp_path, monkeypatch):
     path = tmp_path / "net.pkl"
     write_network(path, "eg3d", monkeypatch, protocol=2)
