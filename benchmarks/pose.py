@@ -1,6 +1,6 @@
 """`python -m benchmarks.pose`: how far POSE is from cameras that are known, by landmarks and by yaw.
 
-It takes a built folder with known cameras, such as the synthetic capture at 128 pixels or more.
+It takes a built folder with known cameras, such as the synthetic capture.
 `--fit_points true` prints instead where its people have dlib's points in EG3D's frame: `FACE_51` of
 `callbacks.metrics.landmarks` was made so, on other people than those it is measured on.
 """
@@ -87,7 +87,7 @@ def fit(subjects: Iterator[Subject]) -> NDArray[np.float64]:
         readings = reader.read(to_pixels(subject.truths[near]))
         views = [(r, c) for r, c in zip(readings, subject.cameras[near], strict=True) if r is not None]
         if len(views) >= FEWEST:
-            faces.append(_triangulated(views, finder))
+            faces.append(triangulated(views, finder))
     if not faces:
         raise InputError(f"nobody has {FEWEST} views within {FITTED_TO}° of yaw that show a face")
     face = np.median(faces, axis=0)
@@ -95,7 +95,7 @@ def fit(subjects: Iterator[Subject]) -> NDArray[np.float64]:
     return (face + mirrored) / 2
 
 
-def _triangulated(
+def triangulated(
     views: Sequence[tuple[Reading, NDArray[np.float32]]], finder: SixtyEightPoints
 ) -> NDArray[np.float64]:
     """One person's points (51, 3) from views with known cameras."""

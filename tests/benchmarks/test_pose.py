@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+
+from benchmarks.pose import fit, people, table, triangulated
+from callbacks.metrics.faces import Reading
+from callbacks.metrics.landmarks import FACE_51, JAW
+from shards.alignment.align import Aligned
+from shards.alignment.crop import Square
+from shards.builder import build
+from shards.cameras import label_from_angles, project
+from shards.errors import InputError
+from tests.shards.fake_source import FakeSource
+
+SIDE = 64
+
+
+class Finder:
+    """Finds the points of `FACE_51` where the reading's own camera sees them."""
+
+    def points(self, face):
+        return np.concatenate([np.zeros((JAW, 2)), project(FACE_51, face.aligned.camera)])
+
+
+def test_points_are_triangulated_where_they_are():
+    turns = ((-0.4, 0.1), (0.0, 0.0), (0.1, -0.2), (0.5, 0.1))
+    cameras = [label_from_angles(yaw, pitch) for yaw, pitch in turns]
+    whole = Square(-0.5, -0.5, SIDE)  # the crop is the image, from edge to edge
+    image = np.zeros((SIDE, SIDE, 3), np.uint8)
+    views = [(Reading(image, Aligned(None, camera, None, whole)), camera) for camera in cameras]
+    np.testing.assert_allclose(triangulated(views, Finder()), FACE_51, atol=1e-4)
+
+
+def test_medians_are_of_the_yaw_s_bin():
+    yaws = np.array([3.0, -10.0, 40.0])
+    errors = np.array([[1.0, 2.0, 3.0], [3.0, 4.0, 5.0], [np.nan] * 3])
+    lines = table(yaws, {"mtcnn": errors}).splitlines()
+    assert lines[2] == "| 0-15° | 2 of 2 | 2.0° | 3.0° | 4.0° |"
+    assert lines[4].startswith("| 30-45° | 0 of 1 |")
+
+
+def test_too_few_views_are_one_line(capture_of_nobody):
+    with pytest.raises(InputError, match="nobody has 4 views"):
+        fit(people(str(capture_of_nobody), "test", None))
+
+
+@pytest.fixture
+def capture_of_nobody(tmp_path):
+    """Two captured people without faces."""
+    build(FakeSource(2, 1, views=4, size=16), tmp_path / "fake", 0)
+    return tmp_path / "fake"
