@@ -51,7 +51,8 @@ def test_a_whole_run_and_where_its_results_are(config, capfd):
     said = capfd.readouterr().out
     places = dict(line.rsplit("  ", 1) for line in said.splitlines() if "runs/" in line and "  " in line)
     places = {what.strip(): Path(where.strip()) for what, where in places.items()}
-    assert set(places) == {"checkpoint", "export", "picture (samples)", "metrics", "W&B run"}
+    pictures = {f"picture ({name})" for name in ("samples", "grid", "worst")}
+    assert set(places) == {"checkpoint", "export", "metrics", "W&B run", *pictures}
     assert all(path.exists() for path in places.values()), places
     rows = list(csv.DictReader((places["metrics"] / "metrics.csv").open()))
     names = {name for row in rows for name, value in row.items() if value}
