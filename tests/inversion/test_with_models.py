@@ -1,5 +1,5 @@
-"""Inversions beside a model: what `shards.invert` writes, `synthesize --noise` takes, and what `evaluate`
-makes, `shards.invert --predictions` takes."""
+"""EG3D and PanoHead beside a model: `synthesize` takes their views as conditions, and what `shards.invert`
+writes as its start; `shards.invert --predictions` takes what `evaluate` makes."""
 
 import json
 from dataclasses import replace
@@ -19,6 +19,7 @@ from shards.camera_files import write_cameras
 from shards.invert import main as invert
 from shards.predictions import Predictions
 from shards.renderers.gan.folder import save_generator
+from shards.renderers.registry import open_renderer
 from tests.faces import FlatRenderer
 from tests.inversion.test_invert import cameras, varied
 from tests.networks.toy import toy_model, toy_prior
@@ -81,6 +82,28 @@ def test_synthesis_starts_from_inversions(model, tmp_path, monkeypatch):
     for person in range(2):
         assert (made["inverted"][person] != made["prior"][person]).any()
         assert (made["inverted"][person] != made["random"][person]).any()
+
+
+def test_synthesis_takes_a_generators_views_as_conditions(model, tmp_path):
+    labels, text = cameras(-0.3, 0.3), f"eg3d:{tmp_path / 'gan'}?faces=false&truncation=1"
+    save_generator(varied("eg3d"), tmp_path / "gan", "toy")
+    write_cameras(labels, tmp_path / "cameras.json")
+    draw = np.random.default_rng(0)
+    Image.fromarray(draw.integers(0, 256, (48, 48, 3), dtype=np.uint8)).save(tmp_path / "ada.png")
+    given = [
+        "--model",
+        str(model),
+        "--portrait",
+        str(tmp_path / "ada.png"),
+        "--align",
+        "false",
+        "--steps",
+        "1",
+    ]
+    given += ["--cameras", str(tmp_path / "cameras.json"), "--conditions", text, "--identity", "7"]
+    synthesize([*given, "--window", "2", "--overlap", "1", "--out", str(tmp_path / "out")])
+    shown = [np.asarray(Image.open(path)) for path in sorted((tmp_path / "out" / "conditions").iterdir())]
+    np.testing.assert_array_equal(shown, open_renderer(text).render(7, labels, SIDE).images)
 
 
 def test_the_subjects_of_a_models_evaluation_are_inverted(model, tmp_path):

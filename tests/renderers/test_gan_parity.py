@@ -83,13 +83,15 @@ def test_images(which):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("which", ["eg3d", "panohead"])
 @torch.no_grad()
-def test_bfloat16_where_it_holds():
+def test_bfloat16_where_it_holds(which):
     """Backbone and super-resolution in bfloat16, rays in float32: what that costs, at full width."""
-    generator, theirs = generator_of("eg3d"), golden("eg3d")
+    generator, theirs = generator_of(which), golden(which)
     generator.tune(torch.bfloat16)
     ws = generator.styles(theirs["z"][:1], theirs["conditioning_camera"][:1], 0.7, 14)
     views = generator.views(
         generator.identity(ws), theirs["cameras"][:1].unsqueeze(1), Rendering(SIDE, SAMPLING)
     )
     assert error(views.image[:, 0, :, ::4, ::4], theirs["image_every_4th_pixel"][:1]) < 0.05
+    assert error(views.depth[:, 0], theirs["image_depth"][:1]) < 0.01

@@ -115,9 +115,9 @@ class Generator(nn.Module):
         """Convolutions in `precision`, float32 or bfloat16, and convolutions and decoder compiled or not; in
         place.
 
-        Against eager float32, as the tests state: compiled images within 1e-5 of their norm, those in
-        bfloat16 within 5e-2. Compiling takes minutes at full width, at the first call and again for each new
-        shape, and a C++ compiler on a CPU. Copies are not compiled; names in the state dict stay.
+        Against eager float32, as the tests state: compiled images within 1e-5 of their norm, final ones
+        in bfloat16 within 5e-2. Compiling takes minutes at full width, at the first call and again for each
+        new shape, and a C++ compiler on a CPU. Copies are not compiled; names in the state dict stay.
         """
         self.precision = precision
         if compile:
