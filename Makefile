@@ -113,7 +113,7 @@ train-mini: $(CAPTURES) ## Train all four shipped parts anew, as they were train
 
 ##  Using the model
 
-.PHONY: demo synthesize ablations evaluate metric-weights
+.PHONY: demo synthesize ablations evaluate dashboard metric-weights
 demo: $(PEOPLE_SHARDS)/manifest.json ## Views of unseen people by the shipped model: pictures, an orbit, a table
 	$(RUN) -m lightning_modules.demo --model $(MODEL) --data $(PEOPLE_SHARDS) --overwrite true $(ARGS)
 
@@ -125,6 +125,9 @@ ablations: $(PEOPLE_SHARDS)/manifest.json ## What each part of the paper is wort
 
 evaluate: $(SHARDS)/manifest.json ## Score a model, a table of the paper at a time: TABLE=table1, settings in ARGS
 	$(RUN) -m lightning_modules.evaluate --config configs/evaluate/$(TABLE).yaml $(ARGS)
+
+dashboard: | $(VENV)/.run ## Draw the newest run as one picture, from its own files
+	$(RUN) -m callbacks.dashboard runs $(ARGS)
 
 metric-weights: | $(VENV)/.run ## Fetch the metrics' standard weights and verify them (for machines without internet: ARGS="--mirror DIR")
 	$(RUN) -m callbacks.metrics.fetch $(ARGS)
@@ -158,6 +161,7 @@ benchmark: $(SHARDS)/manifest.json ## Measure speed and memory, as ratios taken 
 	$(RUN) -m benchmarks.sampling --model $(MODEL)
 	$(RUN) -m benchmarks.evaluation
 	$(RUN) -m benchmarks.generators
+	$(RUN) -m benchmarks.pose
 
 ##  Pictures of the README
 
