@@ -18,14 +18,16 @@ from tqdm import tqdm
 from callbacks.metrics.faces import Reading
 from callbacks.metrics.sets import ENOUGH_FOR_FID, FID
 from callbacks.metrics.suite import MetricSuite
-from shards.alignment.photos import open_photo, photo_files
+from shards.alignment.photos import open_photo, photo_files, photo_size
 from shards.cameras import angles
 from shards.errors import InputError
 from shards.pixels import to_pixels
-from shards.predictions import Predictions, View, some
+from shards.predictions import FILES, Predictions, View, some
 
 Background = Literal["keep", "remove"]
 WHITE = 255
+# what all views have, or none: else figures of one row would be over different views
+HELD_AGAINST = ("reference", "camera", "truth", "condition")
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ class Scores:
 def score(predictions: Predictions, scoring: Scoring, device: str = "cpu") -> Scores:
     """Score all views of some predictions. Raises InputError on images and settings that do not fit, before
     any are scored."""
+    check_alike(predictions)
     native = check_images(predictions, scoring.size)
     size = scoring.size or max(native.values())
     check_masks(predictions, scoring.background)
@@ -104,30 +107,41 @@ def score(predictions: Predictions, scoring: Scoring, device: str = "cpu") -> Sc
     )
 
 
+def check_alike(predictions: Predictions) -> None:
+    """Raise InputError where some views have a reference, camera, truth or condition and others have none."""
+    for kind in HELD_AGAINST:
+        lacking = [view.name for view in predictions.views if getattr(view, kind) is None]
+        if 0 < len(lacking) < len(predictions.views):
+            raise InputError(
+                f"{predictions.folder}: {len(lacking)} of {len(predictions.views)} views have no {kind}:"
+                f" {some(lacking)}; give it to all or to none, so that all figures are over the same views"
+            )
+
+
 def check_images(predictions: Predictions, size: int | None = None) -> dict[str, int]:
-    """The side of every predicted image by view name. Raises InputError where some are not square, or differ
-    and no `size` to score them at is stated."""
-    sides, odd = {}, []
-    for view in predictions.views:
-        path = predictions.folder / view.image
-        try:
-            with Image.open(path) as image:
-                width, height = image.size
-        except (OSError, SyntaxError, ValueError) as error:
-            raise InputError(f"{path}: cannot be read as an image ({error})") from error
-        sides[view.name] = width
-        if width != height:
-            odd.append(f"{view.image} {width}x{height}")
+    """The side of every predicted image by view name. Raises InputError where they, or what they are held
+    against, are not square, or they differ and no `size` to score them at is stated."""
+    images = [view.image for view in predictions.views]
+    others = [getattr(view, kind) for view in predictions.views for kind in FILES]
+    sides = check_squares(predictions.folder, [*images, *(name for name in others if name is not None)])
+    native = {view.name: sides[view.image] for view in predictions.views}
+    if size is None and len(set(native.values())) > 1:
+        raise InputError(
+            f"{predictions.folder}: the images' sizes differ ({counted(native)}); --scoring.size says which"
+            " to score them at"
+        )
+    return native
+
+
+def check_squares(folder: Path, names: Sequence[str]) -> dict[str, int]:
+    """The side of every image by name. Raises InputError where some are not square: resized to a square they
+    would be squashed."""
+    files = tqdm(dict.fromkeys(names), desc="image sizes", unit="image", leave=False)
+    sizes = {name: photo_size(folder / name) for name in files}
+    odd = [f"{name} {width}x{height}" for name, (width, height) in sizes.items() if width != height]
     if odd:
-        raise InputError(
-            f"{predictions.folder}: {len(odd)} images are not square ({some(odd)}): crop all alike"
-        )
-    if size is None and len(set(sides.values())) > 1:
-        raise InputError(
-            f"{predictions.folder}: the images' sizes differ ({counted(sides)}); --scoring.size says which to"
-            " score them at"
-        )
-    return sides
+        raise InputError(f"{folder}: {len(odd)} images are not square ({some(odd)}): crop all alike")
+    return {name: width for name, (width, _) in sizes.items()}
 
 
 def counted(sides: Mapping[str, int]) -> str:
@@ -147,15 +161,23 @@ def check_masks(predictions: Predictions, background: Background) -> None:
 
 
 def check_sets(predictions: Predictions, scoring: Scoring, suite: MetricSuite) -> None:
-    """Raise InputError where FID or KID is asked for by name and there are no two images of either kind."""
+    """Raise InputError where FID or KID is asked for by name and there are no two images of either kind, and
+    on real images that are not square."""
     wanted = [metric.label for metric in suite.sets] if scoring.metrics is not None else []
     truths = sum(view.truth is not None for view in predictions.views)
-    real = len(photo_files(Path(scoring.real))) if scoring.real is not None else truths
+    real = len(real_names(scoring.real)) if scoring.real is not None else truths
     if wanted and min(real, len(predictions.views)) < 2:
         raise InputError(
             f"{', '.join(wanted)} of {predictions.folder}: {len(predictions.views)} predictions and {real}"
             " real images; two of either are the least, and --scoring.real DIR names real portraits"
         )
+    if scoring.real is not None and len(suite.sets):
+        check_squares(Path(scoring.real), real_names(scoring.real))
+
+
+def real_names(folder: str) -> list[str]:
+    """The photos in a folder and below it, named from it on. Raises InputError where there are none."""
+    return [path.relative_to(folder).as_posix() for path in photo_files(Path(folder))]
 
 
 def _score_views(
@@ -167,7 +189,7 @@ def _score_views(
     portraits: Mapping[str, Reading | None],
     device: str,
 ) -> dict[str, Tensor]:
-    """The scores (N,) by metric of views of one subject, of which all or none have a truth."""
+    """The scores (N,) by metric of views of one subject."""
     images = read(predictions.folder, [view.image for view in views], size).to(device)
     truth = _all(predictions.folder, views, "truth", size)
     if scoring.background == "remove" and truth is not None:
@@ -191,14 +213,9 @@ def _score_views(
 
 
 def _all(folder: Path, views: Sequence[View], kind: str, size: int) -> Tensor | None:
-    """The views' files of a kind (N, 3, S, S), None where none has one. Raises InputError where some have."""
+    """The views' files of a kind (N, 3, S, S), None where none has one."""
     names = [getattr(view, kind) for view in views]
-    lacking = [view.name for view, name in zip(views, names, strict=True) if name is None]
-    if len(lacking) == len(views):
-        return None
-    if lacking:
-        raise InputError(f"{folder}: subjects have a {kind} for some views only: {some(lacking)} lack it")
-    return read(folder, names, size)
+    return None if None in names else read(folder, names, size)
 
 
 def read_portraits(predictions: Predictions, size: int, suite: MetricSuite) -> dict[str, Reading | None]:
@@ -234,10 +251,9 @@ def _matted(images: Tensor, masks: Sequence[Path]) -> Tensor:
 def _add_real(suite: MetricSuite, scoring: Scoring, size: int, device: str) -> None:
     if scoring.real is None or not len(suite.sets):
         return
-    paths = photo_files(Path(scoring.real))
-    for start in range(0, len(paths), scoring.batch):
-        names = [path.name for path in paths[start : start + scoring.batch]]
-        suite.add_real(read(Path(scoring.real), names, size).to(device))
+    names = real_names(scoring.real)
+    for start in tqdm(range(0, len(names), scoring.batch), desc="real portraits", unit="batch"):
+        suite.add_real(read(Path(scoring.real), names[start : start + scoring.batch], size).to(device))
 
 
 def _by_view(

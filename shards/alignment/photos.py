@@ -1,5 +1,7 @@
 """Photos as people have them → upright 8-bit RGB."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,12 +22,25 @@ def open_photo(path: Path) -> Image.Image:
 
     Its size is checked before anything is decoded. HEIC takes the package pillow-heif. Raises InputError for
     what is no photo, is damaged, or is larger than MAX_PIXELS."""
+    with _opened(path) as image:
+        ImageOps.exif_transpose(image, in_place=True)
+        return to_rgb(image)
+
+
+def photo_size(path: Path) -> tuple[int, int]:
+    """Width and height of the photo as it is stored, of which nothing is decoded. Raises InputError as
+    `open_photo` does."""
+    with _opened(path) as image:
+        return image.size
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path, formats=_formats(path)) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise InputError(f"{path}: {image.width}x{image.height} pixels are too many: scale it down")
-            ImageOps.exif_transpose(image, in_place=True)
-            return to_rgb(image)
+            yield image
     except InputError:
         raise
     except Image.DecompressionBombError as error:

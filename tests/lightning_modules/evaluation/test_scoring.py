@@ -70,10 +70,48 @@ def test_sizes_that_differ_are_counted_and_take_a_stated_size(predictions):
     assert [view.native for view in scores.views] == [32, 16, 16, 16, 16, 16]
 
 
-def test_a_subject_has_a_truth_for_all_views_or_none(predictions):
+@pytest.mark.parametrize("kind", ["truth", "reference", "condition", "camera"])
+@pytest.mark.parametrize("subjects", [["bob"], ["bob", "cem"]])
+def test_all_views_or_none_have_what_they_are_held_against(predictions, kind, subjects):
+    whole = [
+        dataclasses.replace(view, reference=view.truth, condition=view.truth) for view in predictions.views
+    ]
+    views = [
+        dataclasses.replace(view, **{kind: None}) if view.subject in subjects else view for view in whole
+    ]
+    score(dataclasses.replace(predictions, views=tuple(whole)), PIXELS)
+    message = f"{2 * len(subjects)} of 6 views have no {kind}: bob/0, bob/1"
+    with pytest.raises(InputError, match=message):
+        score(dataclasses.replace(predictions, views=tuple(views)), PIXELS)
+
+
+def test_one_view_without_a_truth_is_refused(predictions):
     views = (dataclasses.replace(predictions.views[0], truth=None), *predictions.views[1:])
-    with pytest.raises(InputError, match="a truth for some views only: ann/0 lack it"):
+    with pytest.raises(InputError, match="1 of 6 views have no truth: ann/0;"):
         score(dataclasses.replace(predictions, views=views), PIXELS)
+
+
+def test_what_is_held_against_is_square_too(predictions):
+    for name in ("ann/0.truth.png", "bob/1.mask.png"):
+        Image.new("RGB", (16, 12)).save(predictions.folder / name)
+    with pytest.raises(InputError, match=r"2 images are not square \(ann/0.truth.png 16x12, bob/1.mask.png"):
+        score(predictions, PIXELS)
+
+
+def test_real_photos_may_lie_below_and_are_square(predictions, tmp_path):
+    bare = dataclasses.replace(
+        predictions, views=tuple(View(view.subject, view.view) for view in predictions.views)
+    )
+    real = tmp_path / "real"
+    for number in range(3):
+        (real / f"{number}000").mkdir(parents=True)
+        levels = np.random.default_rng(number).integers(0, 255, (20, 20, 3), dtype=np.uint8)
+        Image.fromarray(levels).save(real / f"{number}000/0000{number}.png")
+    scoring = Scoring(metrics=["KID[efficientnet-lite0]"], real=str(real))
+    assert np.isfinite(score(bare, scoring).sets["KID[efficientnet-lite0]"])
+    Image.new("RGB", (20, 30)).save(real / "2000/00002.png")
+    with pytest.raises(InputError, match=r"1 images are not square \(2000/00002.png 20x30\)"):
+        score(bare, scoring)
 
 
 def test_fid_takes_real_images(predictions):
