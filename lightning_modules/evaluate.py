@@ -9,6 +9,7 @@ again, and an interrupted run goes on. `--predictions DIR…` scores what any sy
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,12 @@ from lightning_modules.loggers import wandb_logger
 from shards.errors import InputError, one_line
 from shards.manifest import write_text
 from shards.predictions import Predictions
+from shards.sheet import save_whole
 
 PLOTTED = ("LPIPS", "SSIM", "ID", "POSE_yaw_degrees", "POSE[label]_yaw_degrees")
 TRUTH_FROM = "truth_from"
+OWN_FILES = ("table", "yaw")
+LONGEST_NAME = 200  # bytes; most file systems take 255, endings included
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,10 @@ def evaluate(evaluation: Evaluation) -> Path | None:
     device = evaluation.device or ("cuda" if torch.cuda.is_available() else "cpu")
     part = parse_part(evaluation.part)
     jobs = plan(evaluation)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out}: no folder can be made there: {error.strerror}") from error
     print(MetricSuite(evaluation.scoring.metrics).notice)
     found: dict[str, Predictions] = {}
     for name, (made, _, _) in jobs.items():
@@ -103,15 +111,15 @@ def plan(evaluation: Evaluation) -> dict[str, Job]:
     """What is made or read, and how it is scored, by row. Raises InputError on settings that are none."""
     if evaluation.predictions is not None:
         read = [Predictions.load(Path(folder)) for folder in evaluation.predictions]
-        names = [predictions.system for predictions in read]
-        if len(set(names)) < len(names):
-            names = evaluation.predictions
+        names = row_names([predictions.system for predictions in read])
+        for name, some in zip(names, read, strict=True):
+            if name != some.system:
+                print(f"row {name!r}: system {some.system!r} of {some.folder}")
         return {name: (some, evaluation.scoring, None) for name, some in zip(names, read, strict=True)}
-    rows = evaluation.rows or {Path(evaluation.made.model).name: {}}
+    rows = evaluation.rows or {name: {} for name in row_names([Path(evaluation.made.model).name])}
     jobs: dict[str, Job] = {}
     for name, changes in rows.items():
-        if Path(name).name != name:
-            raise InputError(f"row {name!r}: its name is a file's, without slashes")
+        check_row_name(name)
         truth_from = changes.get(TRUTH_FROM)
         if truth_from is not None and truth_from not in jobs:
             raise InputError(f"row {name!r}: {TRUTH_FROM} {truth_from!r} is no row above it")
@@ -119,6 +127,30 @@ def plan(evaluation: Evaluation) -> dict[str, Job]:
         changed = changed_settings(evaluation, own, name)
         jobs[name] = (changed.made, changed.scoring, truth_from)
     return jobs
+
+
+def check_row_name(name: str) -> None:
+    """Raise InputError on a name that no files of a row can have."""
+    if not name.isprintable() or Path(name).name != name or name in ("", "..") or "\\" in name:
+        raise InputError(f"row {name!r}: its name is a file's, without slashes")
+    if name in OWN_FILES:
+        raise InputError(f"row {name!r}: {', '.join(OWN_FILES)} are files of the table itself")
+    if len(name.encode()) > LONGEST_NAME:
+        raise InputError(f"row {name!r}: its name is a file's, of {LONGEST_NAME} bytes at most")
+
+
+def row_names(systems: Sequence[str]) -> list[str]:
+    """A row's name for each system: its own, with dashes for slashes, numbered where it is taken. Raises
+    InputError where no files can be called so."""
+    names: list[str] = []
+    for system in systems:
+        plain = system.replace("/", "-").replace("\\", "-")
+        taken = {*names, *OWN_FILES}
+        numbered = (f"{plain} {number}" for number in count(2))
+        name = plain if plain not in taken else next(name for name in numbered if name not in taken)
+        check_row_name(name)
+        names.append(name)
+    return names
 
 
 def changed_settings(evaluation: Evaluation, changes: Mapping[str, Any], row: str) -> Evaluation:
@@ -175,7 +207,6 @@ def _with_truth(found: Mapping[str, Predictions], name: str, truth_from: str | N
 
 def write(evaluation: Evaluation, out: Path, scored: Mapping[str, Scores]) -> list[Row]:
     """All files of a table, and its W&B run where wanted."""
-    out.mkdir(parents=True, exist_ok=True)
     rows = [measured(name, scores) for name, scores in scored.items()]
     rows += [quoted(row, evaluation.made.subjects.protocol) for row in evaluation.published]
     write_text(out / "table.csv", csv_table(rows))
@@ -195,13 +226,6 @@ def write(evaluation: Evaluation, out: Path, scored: Mapping[str, Scores]) -> li
     if evaluation.wandb:
         log_to_wandb(evaluation, rows, pictures)
     return rows
-
-
-def save_whole(picture: Image.Image, path: Path) -> None:
-    """Write a PNG under a temporary name, then give it its own."""
-    partial = path.with_name(f".{path.name}.partial")
-    picture.save(partial, format="PNG")
-    partial.replace(path)
 
 
 def plotted(scored: Mapping[str, Scores]) -> list[str]:

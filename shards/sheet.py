@@ -1,18 +1,22 @@
 """Contact sheets: a few frames on one picture, to be looked at."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw, ImageFont
 
 from shards.cameras import angles
+from shards.errors import InputError
 from shards.schema import Images, Sample
 
 MARGIN = 4
 CAPTION = 14
 GUTTER = 64
 MOST_VIEWS = 32
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
+QUALITY = 85  # of a JPEG, Pillow's scale
 PAPER = "white"
 INK = "black"
 
@@ -120,3 +124,17 @@ def grid(images: Images, columns: int, upscale: int) -> Image.Image:
     canvas = canvas.reshape(lines, columns, count, height, width, 3).transpose(0, 3, 1, 2, 4, 5)
     image = Image.fromarray(canvas.reshape(lines * height, columns * count * width, 3))
     return image.resize((image.width * upscale, image.height * upscale), Image.Resampling.NEAREST)
+
+
+def picture_format(path: Path) -> str:
+    """PNG or JPEG, by a picture's name. Raises InputError where it is neither's."""
+    if path.suffix.lower() not in FORMATS:
+        raise InputError(f"{path}: a picture's name ends in {', '.join(FORMATS)}")
+    return FORMATS[path.suffix.lower()]
+
+
+def save_whole(picture: Image.Image, path: Path) -> None:
+    """Write a PNG or JPEG under a temporary name, then give it its own. Raises InputError on other names."""
+    partial = path.with_name(f".{path.name}.partial")
+    picture.save(partial, format=picture_format(path), quality=QUALITY)
+    partial.replace(path)

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from lightning_modules.evaluate import (
 from lightning_modules.evaluation.sampling import Made
 from lightning_modules.evaluation.scoring import Scoring
 from lightning_modules.evaluation.subjects import Subjects
-from lightning_modules.sampling.pipeline import Sampling
+from lightning_modules.sampling.settings import Sampling
 from shards.errors import InputError
 
 CONFIGS = sorted((Path(__file__).parents[3] / "configs/evaluate").glob("*.yaml"))
@@ -60,6 +61,29 @@ def test_predictions_of_anybody(predictions, tmp_path, capsys):
         "peer.worst.png",
     }
     assert "| peer | novel_view | 16 | 3 | 6 |" in capsys.readouterr().out
+
+
+def test_any_system_has_a_row_and_files_of_its_own(predictions, tmp_path):
+    folders = []
+    for number, system in enumerate(("peer", "peer", "lab/net", "table")):
+        folders.append(shutil.copytree(predictions.folder, tmp_path / f"copy{number}"))
+        dataclasses.replace(predictions, folder=folders[-1], system=system).save()
+    before = {path for folder in folders for path in folder.rglob("*")}
+    wanted = f"[{','.join(map(str, folders))}]"
+    main(["--predictions", wanted, "--scoring.metrics", "[PSNR]", f"--out={tmp_path / 'out'}"])
+    content = json.loads((tmp_path / "out/table.json").read_text())
+    names = ["peer", "peer 2", "lab-net", "table 2"]
+    assert [row["name"] for row in content["rows"]] == names
+    assert all((tmp_path / "out" / f"{name}.csv").is_file() for name in names)
+    assert (tmp_path / "out/table.csv").read_text().startswith("system,")
+    assert before == {path for folder in folders for path in folder.rglob("*")}
+
+
+def test_a_system_that_no_file_can_be_called_after_is_refused_first(predictions, tmp_path):
+    dataclasses.replace(predictions, system="..").save()
+    with pytest.raises(InputError, match=r"row '\.\.': its name is a file's"):
+        main(["--predictions", f"[{predictions.folder}]", f"--out={tmp_path / 'out'}"])
+    assert not (tmp_path / "out").exists()
 
 
 def test_published_rows_stand_beside_and_are_marked(predictions, tmp_path, capsys):
@@ -139,6 +163,10 @@ def test_parts_are_not_scored_as_if_they_were_all(capture, model, tmp_path, caps
         ({"a": {"made.sampling.steps": "many"}}, "row 'a'"),
         ({"a": {"truth_from": "b"}}, "truth_from 'b' is no row above it"),
         ({"a/b": {}}, "without slashes"),
+        ({"..": {}}, "without slashes"),
+        ({"": {}}, "without slashes"),
+        ({"table": {}}, "row 'table': table, yaw are files of the table itself"),
+        ({"x" * 300: {}}, "of 200 bytes at most"),
     ],
 )
 def test_rows_that_cannot_be_are_one_line(rows, message):
