@@ -20,7 +20,8 @@ from lightning_modules.evaluation.sampling import (
     shown_references,
 )
 from lightning_modules.evaluation.subjects import Subject, Subjects
-from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline, Sampling
+from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
+from lightning_modules.sampling.settings import Sampling
 from shards.errors import InputError, one_line
 from shards.pixels import to_pixels
 

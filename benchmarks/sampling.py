@@ -20,7 +20,8 @@ from tqdm import tqdm
 
 from benchmarks.denoising import Parts, released_step
 from lightning_modules.sampling.ddim import ddim
-from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline, Sampling
+from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
+from lightning_modules.sampling.settings import Sampling
 from lightning_modules.sampling.starting_noise import diffused, view_noise
 from lightning_modules.sampling.trajectories import trajectory
 from shards.errors import one_line

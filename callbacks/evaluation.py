@@ -20,7 +20,7 @@ from callbacks.metrics.suite import MetricSuite
 from callbacks.pictures import save_picture
 from callbacks.stage_samples import Batch, Sampler, follows_cameras, sampler_of, sees_conditions
 from lightning_modules.evaluation.tables import ordered
-from lightning_modules.sampling.pipeline import Sampling
+from lightning_modules.sampling.settings import Sampling
 from lightning_modules.sampling.trajectories import trajectory
 from lightning_modules.sampling.video import check_video, write_video
 from lightning_modules.sampling.view_conditions import prepare_renderer, render_view_conditions

@@ -6,11 +6,8 @@ Shape letters: B frames, R references, K views, S image side.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +24,9 @@ from lightning_modules.evaluation.moving import moved
 from lightning_modules.networks.portrait import PortraitModel, load_portrait_model
 from lightning_modules.networks.reference import AppearanceReference
 from lightning_modules.sampling.consistency import seam, spread
-from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline, Sampling
+from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
 from lightning_modules.sampling.requests import Precision
+from lightning_modules.sampling.settings import Sampling
 from lightning_modules.sampling.synthesis import check_precision, choose_devices
 from lightning_modules.sampling.trajectories import trajectory
 from lightning_modules.sampling.view_conditions import prepare_renderer
@@ -46,9 +44,9 @@ SHIFT, SCALE, TILT = 0.12, 0.8, 20.0  # of the side, of the size, degrees: an un
 STRENGTH = 0.3  # of the 3D-aware noise
 FEW = 3  # people of the costlier probes
 TURNED = 8  # people of whom a portrait hides much of a view
+VIEWS = 8  # of one camera, whose spread is measured
 PATH = 24  # views of the sweep whose seams are measured
 STRANGER = 1_000_000  # the renderer's number of somebody who is in no capture
-SCORERS = 2  # processes that score
 NAN = float("nan")
 
 Batch = dict[str, Any]
@@ -128,19 +126,16 @@ def repeated(batch: Batch) -> Tensor:
     return batch["reference"][:, :1].expand_as(batch["target"]).contiguous()
 
 
-@contextmanager
-def scorers(batch: Batch) -> Iterator[Callable[[Tensor], Future[dict[str, float]]]]:
-    """`score` for views (B, K, 3, S, S) of this batch, in processes of their own: finding faces keeps one
-    core busy, and this process goes on. The faces in the true views are found once."""
-    truth, cameras = batch["target"].flatten(0, 1), batch["camera"].flatten(0, 1)
-    with ProcessPoolExecutor(SCORERS, get_context("spawn")) as pool:
-        faces = pool.submit(true_faces, truth)
-        yield lambda made: pool.submit(score, made.flatten(0, 1), truth, cameras, faces.result())
-
-
 def true_faces(truth: Tensor) -> Readings:
-    """The faces in true views (N, 3, S, S) in [-1, 1]."""
+    """The faces in true views (N, 3, S, S) in [-1, 1], which every row is held against."""
     return FaceReader().read(truth)
+
+
+def scorer(batch: Batch) -> Callable[[Tensor], dict[str, float]]:
+    """`score` for views (B, K, 3, S, S) of this batch, whose true faces are found once."""
+    truth, cameras = batch["target"].flatten(0, 1), batch["camera"].flatten(0, 1)
+    faces = true_faces(truth)
+    return lambda made: score(made.flatten(0, 1), truth, cameras, faces)
 
 
 def score(made: Tensor, truth: Tensor, cameras: Tensor, faces: Readings) -> dict[str, float]:
@@ -251,48 +246,55 @@ def run(
         strength: of the 3D-aware noise; the paper's is 1.
         precision: of the networks.
     """
-    loaded = load_whole(model, precision)
-    study = Study(loaded, Sampling(steps=steps, strength=strength, window=views))
-    pipeline = DiffPortrait3DPipeline.of(loaded)
-    batch = read_frames(data, frames, views, pipeline.image_size)
     with whole_folder(Path(out)) as folder:
-        shown: dict[str, Tensor] = {}
-        with scorers(batch) as scored:
-            pending = {}
-            for row in (bar := tqdm(study.rows(), desc="ablations", unit="row")):
-                bar.set_postfix_str(row.name)
-                shown[row.name] = row.views(batch)
-                pending[row.name] = scored(shown[row.name])
-            more = probes(loaded, batch, study.sampling)
-            rows = {name: scores.result() for name, scores in pending.items()}
+        loaded, renderer = load_whole(model, precision), prepare_renderer("synthetic")
+        study = Study(loaded, Sampling(steps=steps, strength=strength, window=views))
+        batch = read_frames(data, frames, views, DiffPortrait3DPipeline.of(loaded).image_size)
+        scored, rows, shown = scorer(batch), {}, {}
+        for row in (bar := tqdm(study.rows(), desc="ablations", unit="row")):
+            bar.set_postfix_str(row.name)
+            shown[row.name] = row.views(batch)
+            rows[row.name] = scored(shown[row.name])
+        more = probes(loaded, batch, study.sampling, renderer)
         (folder / "ablations.json").write_text(
             json.dumps({"rows": rows, **more}, indent=1) + "\n", encoding="utf-8"
         )
-        (folder / "ablations.md").write_text(report(rows, more, frames, views, steps), encoding="utf-8")
+        text = report(rows, more, frames, views, study.sampling)
+        (folder / "ablations.md").write_text(text, encoding="utf-8")
         sheet(batch, shown).save(folder / "views.png")
     print(Path(out, "ablations.md").read_text(encoding="utf-8"))
 
 
-def probes(model: PortraitModel, batch: Batch, sampling: Sampling) -> dict[str, Any]:
+def probes(model: PortraitModel, batch: Batch, sampling: Sampling, renderer: Renderer) -> dict[str, Any]:
     """What the rows do not say, on a few people: agreement of views, seams, and B.4."""
     full = DiffPortrait3DPipeline.of(model)
     without = DiffPortrait3DPipeline.of(replace(model, cross_view=None))
-    turned = widest(first(batch, TURNED))
-    shown = turned["reference"], turned["condition"][:, 0]
-    prior = model.noise_prior
-    cameras = turned["reference_camera"].to(prior.device), turned["camera"].to(prior.device)
-    unseen = hidden(prior, turned["reference"].to(prior.device, prior.dtype), *cameras).squeeze(1)
-    batch, renderer = first(batch, FEW), prepare_renderer("synthetic")
+    few = first(batch, FEW)
     return {
-        "spread of what the portrait hides (Fig. 5)": {
-            "with V": spread(full, *shown, 8, sampling, unseen),
-            "without V": spread(without, *shown, 8, sampling, unseen),
-            "share of the pixels": unseen.float().mean().item(),
+        "spread where the portrait hides the head, and elsewhere (Fig. 5)": {
+            "with V": spreads(full, widest(first(batch, TURNED)), sampling),
+            "without V": spreads(without, widest(first(batch, TURNED)), sampling),
         },
-        "seam": seams(full, batch, sampling, renderer),
+        "seam": seams(full, few, sampling, renderer),
         # from random noise: S would say the camera as well as the condition
-        "one camera (B.4)": same_camera(full, batch, replace(sampling, noise="random"), renderer),
+        "one camera (B.4)": same_camera(full, few, replace(sampling, noise="random"), renderer),
     }
+
+
+def spreads(pipeline: DiffPortrait3DPipeline, turned: Batch, sampling: Sampling) -> dict[str, float]:
+    """`sampling.consistency.spread` of eight views, the mean over pixels of the head that the portrait hides
+    and over all others, and the share of the first. A batch of one reference and one view."""
+    prior = pipeline.noise_prior
+    references, *cameras = (
+        turned[name].to(prior.device, prior.dtype if name == "reference" else None)
+        for name in ("reference", "reference_camera", "camera")
+    )
+    unseen = hidden(prior, references, *cameras).squeeze(1).cpu()
+    if not unseen.any():
+        raise InputError("no portrait hides any of the head seen: give people with views farther apart")
+    apart = spread(pipeline, turned["reference"], turned["condition"][:, 0], VIEWS, sampling)
+    shares = {"hidden": apart[unseen], "elsewhere": apart[~unseen]}
+    return {name: x.mean().item() for name, x in shares.items()} | {"share": unseen.float().mean().item()}
 
 
 def widest(batch: Batch) -> Batch:
@@ -315,7 +317,9 @@ def first(batch: Batch, count: int) -> Batch:
     return {name: x[:count] if isinstance(x, Tensor | list) else x for name, x in batch.items()}
 
 
-def report(rows: dict[str, dict[str, float]], more: dict[str, Any], *asked: int) -> str:
+def report(
+    rows: dict[str, dict[str, float]], more: dict[str, Any], frames: int, views: int, sampling: Sampling
+) -> str:
     """The tables as Markdown, without the columns that only the JSON has: single angles, and what fails in
     the truth."""
     names = [
@@ -324,7 +328,8 @@ def report(rows: dict[str, dict[str, float]], more: dict[str, Any], *asked: int)
         if not name.endswith(("_degrees", "_of_truth")) and not name.startswith("POSE[label]")
     ]
     lines = [
-        "{} unseen people, {} views each, {} steps.".format(*asked),
+        f"{frames} unseen people, {views} views each, {sampling.steps} steps, 3D-aware noise at strength "
+        f"{sampling.strength:g} unless said.",
         "",
         f"| | {' | '.join(names)} |",
         f"|---|{'---|' * len(names)}",

@@ -20,12 +20,14 @@ from lightning_modules.ablations import (
     load_whole,
     read_frames,
     report,
-    scorers,
+    scorer,
 )
-from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline, Sampling, to_image
+from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline, to_image
 from lightning_modules.sampling.requests import Precision, Request
+from lightning_modules.sampling.settings import Sampling
 from lightning_modules.sampling.video import check_video
 from lightning_modules.synthesize import synthesize
+from shards.cameras import angles
 from shards.errors import InputError, one_line
 from shards.sheet import camera_captions, view_sheet
 from shards.weights import whole_folder
@@ -67,14 +69,12 @@ def demo(
     size = DiffPortrait3DPipeline.of(study.model).image_size
     batch = read_frames(data, frames, views, size)
     with whole_folder(Path(out), overwrite) as folder:
-        with scorers(batch) as scored:
-            made = {row.name: row.views(batch) for row in study.rows()[:TRIVIAL_AND_FULL]}
-            pending = {name: scored(images) for name, images in made.items()}
-            rows = {
-                name: scores.result() for name, scores in tqdm(pending.items(), desc="scoring", unit="row")
-            }
+        scored, made, rows = scorer(batch), {}, {}
+        for row in tqdm(study.rows()[:TRIVIAL_AND_FULL], desc="rows of the table", unit="row"):
+            made[row.name] = row.views(batch)
+            rows[row.name] = scored(made[row.name])
         (folder / TABLE).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-        (folder / "table.md").write_text(report(rows, {}, frames, views, steps), encoding="utf-8")
+        (folder / "table.md").write_text(report(rows, {}, frames, views, sampling), encoding="utf-8")
         *_, proxies, full = made.values()
         people(batch, proxies, full).save(folder / "views.png")
         to_image(batch["reference"][0, 0]).save(folder / PORTRAIT)
@@ -93,8 +93,10 @@ def check_out(out: Path, overwrite: bool) -> None:
 
 
 def people(batch: Batch, proxies: Tensor, made: Tensor) -> Image.Image:
-    """Some people side by side: reference, and (B, K, 3, S, S) conditions, what S makes, views, truth."""
-    chosen = torch.linspace(0, len(made) - 1, min(SHOWN, len(made))).round().int().tolist()
+    """Those side by side whose views turn the farthest: reference, and (B, K, 3, S, S) conditions, what S
+    makes, views, truth."""
+    yaws = torch.from_numpy(angles(batch["camera"].numpy())[..., 0])
+    chosen = (yaws.amax(1) - yaws.amin(1)).topk(min(SHOWN, len(made))).indices.tolist()
     sheets = [
         view_sheet(
             [to_image(batch["reference"][person, 0])],

@@ -20,7 +20,8 @@ from tqdm import tqdm
 from lightning_modules.evaluation.moving import moved
 from lightning_modules.evaluation.subjects import Subject, Subjects
 from lightning_modules.networks.reference import AppearanceReference
-from lightning_modules.sampling.pipeline import PAPER, DiffPortrait3DPipeline, Sampling, to_image
+from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline, to_image
+from lightning_modules.sampling.settings import PAPER, Sampling
 from lightning_modules.sampling.view_conditions import prepare_renderer
 from shards.errors import InputError
 from shards.manifest import MANIFEST as SHARDS_MANIFEST

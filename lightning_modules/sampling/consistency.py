@@ -8,34 +8,27 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline, Sampling
+from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
+from lightning_modules.sampling.settings import Sampling
 from lightning_modules.sampling.windows import windows
 
 LEVELS = 127.5  # of the 255 of a pixel, in one unit of [-1, 1]
 
 
 def spread(
-    pipeline: DiffPortrait3DPipeline,
-    references: Tensor,
-    condition: Tensor,
-    views: int,
-    sampling: Sampling,
-    where: Tensor | None = None,
-) -> float:
+    pipeline: DiffPortrait3DPipeline, references: Tensor, condition: Tensor, views: int, sampling: Sampling
+) -> Tensor:
     """How far apart `views` views of one camera are that start from different random noise: the standard
-    deviation among them, of 255 levels, the mean over portraits and pixels, or over those that `where`
-    (B, S, S) has.
+    deviation among them (B, S, S), of 255 levels, the mean of the colours.
 
     `references` are (B, R, 3, S, S) and `condition` (B, 3, S, S), in [-1, 1]. What the portrait shows, the
-    views have in common; the rest each makes up, unless V makes them agree (Fig. 5). With `where` from
-    `visibility.hidden` it is of that rest.
+    views have in common; the rest (`visibility.hidden`) each makes up, unless V makes them agree (Fig. 5).
     """
     conditions = condition.unsqueeze(1).expand(-1, views, -1, -1, -1)
     seeds = list(range(len(references)))
     sampling = replace(sampling, noise="random", window=views)
     made = pipeline.views(references, conditions, seeds=seeds, sampling=sampling)
-    apart = made.std(1).mean(1) * LEVELS  # (B, S, S)
-    return (apart if where is None else apart[where.cpu()]).mean().item()
+    return made.std(1).mean(1) * LEVELS
 
 
 def seam(

@@ -22,6 +22,8 @@ from lightning_modules.sampling.prediction import BankAt, Prediction, lanes
 from lightning_modules.sampling.windows import windows
 from shards.errors import InputError
 
+NEEDED = ("alphas_cumprod", "add_noise", "init_noise_sigma", "scale_model_input")  # of a scheduler
+
 
 def ddim(schedule: ConfigMixin, steps: int) -> DDIMScheduler:
     """A DDIM scheduler over the noise schedule of any diffusers scheduler, on the released grid of timesteps.
@@ -51,11 +53,8 @@ def scheduler_for(schedule: SchedulerMixin, steps: int) -> SchedulerMixin:
     step from predictions of ε or whose noise cannot be seeded for each view."""
     if isinstance(schedule, DDPMScheduler):
         return ddim(schedule, steps)
-    name, trained = type(schedule).__name__, schedule.config.num_train_timesteps
-    if not hasattr(schedule, "scale_model_input") or schedule.config.get("prediction_type") != "epsilon":
-        raise InputError(f"{name}: it does not step from predictions of the noise, which F makes; DDIM does")
-    if hasattr(schedule, "noise_sampler"):
-        raise InputError(f"{name}: it draws noise of its own, not by each view's seed; EulerAncestral can")
+    name, trained = type(schedule).__name__, schedule.config.get("num_train_timesteps", 0)
+    _check_schedule(schedule)
     if not 0 < steps <= trained:
         raise InputError(f"{steps} sampling steps: take 1 to {trained}")
     scheduler = type(schedule).from_config(schedule.config)
@@ -64,6 +63,20 @@ def scheduler_for(schedule: SchedulerMixin, steps: int) -> SchedulerMixin:
     except ValueError as error:
         raise InputError(f"{steps} sampling steps: {name}: {error}") from error
     return scheduler
+
+
+def _check_schedule(schedule: SchedulerMixin) -> None:
+    name = type(schedule).__name__
+    whole = all(hasattr(schedule, part) for part in NEEDED) and "Inverse" not in name
+    extra = [
+        x for x in list(inspect.signature(schedule.step).parameters.values())[3:] if x.default is x.empty
+    ]
+    if not whole or extra or schedule.config.get("prediction_type") != "epsilon":
+        raise InputError(f"{name}: it does not step from predictions of the noise, which F makes; DDIM does")
+    if hasattr(schedule, "noise_sampler"):
+        raise InputError(f"{name}: it draws noise of its own, not by each view's seed; EulerAncestral can")
+    if schedule.config.get("skip_prk_steps") is False:
+        raise InputError(f"{name}: its Runge-Kutta steps cannot start midway: set skip_prk_steps")
 
 
 def timesteps_of(scheduler: SchedulerMixin, strength: float) -> Tensor:

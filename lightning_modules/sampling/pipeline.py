@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import diffusers
 import numpy as np
@@ -37,36 +37,11 @@ from lightning_modules.networks.speed import tune
 from lightning_modules.networks.weights import read_json, whole_folder
 from lightning_modules.sampling.ddim import portrait_bank, sample
 from lightning_modules.sampling.portraits import MIN_SIDE
+from lightning_modules.sampling.settings import PAPER, Sampling, StartingNoise
 from lightning_modules.sampling.starting_noise import diffused, half_noised, step_generators, view_noise
 from shards.cameras import check_labels
 from shards.errors import InputError
 from shards.pixels import levels_to_pixels, pixels_to_levels, to_images
-
-StartingNoise = Literal["random", "3d-aware"]
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How views are sampled; the defaults are the paper's (4, A.2).
-
-    `noise`: where sampling starts, "random" or "3d-aware"; None is the second where there are S or proxies.
-    `strength`: of that noise; 1 is the paper's, below it proxies are noised less and only that share of the
-    steps is sampled, so that more of them stays. `eta`: DDIM's, 0 for none of its noise. `window`,
-    `overlap`: how many views of a path V sees at a time, and how many of them neighbouring windows share,
-    None for half. `chunk`: how many images the VAE and S take at a time.
-    """
-
-    steps: int = 100
-    guidance: float = 3.0
-    eta: float = 0.0
-    noise: StartingNoise | None = None
-    strength: float = 1.0
-    window: int = 8
-    overlap: int | None = None
-    chunk: int = 8
-
-
-PAPER = Sampling()
 
 
 @dataclass

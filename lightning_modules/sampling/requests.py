@@ -11,8 +11,9 @@ from PIL import Image
 
 from lightning_modules.sampling.ddim import scheduler_for
 from lightning_modules.sampling.image_folders import check_count, view_files
-from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline, Sampling, StartingNoise
+from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
 from lightning_modules.sampling.portraits import Person
+from lightning_modules.sampling.settings import Sampling, StartingNoise
 from lightning_modules.sampling.trajectories import trajectory
 from lightning_modules.sampling.view_conditions import (
     CONDITIONS,
@@ -96,17 +97,12 @@ class Request:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        at_least = {"steps": 1, "chunk": 1, "fps": 0.1, "eta": 0.0, "seed": 0, "identity": 0}
+        at_least = {"fps": 0.1, "seed": 0, "identity": 0}
         for name, least in at_least.items():
             value = getattr(self, name)
             if value is not None and not least <= value < np.inf:
                 raise InputError(f"--{name} {value:g}: give {least:g} or more")
-        if self.eta > 1:
-            raise InputError(f"--eta {self.eta:g}: give 0 to 1")
-        if not 0 < self.strength <= 1:
-            raise InputError(f"--strength {self.strength:g}: give more than 0, and at most 1")
-        if not np.isfinite(self.guidance):
-            raise InputError(f"--guidance {self.guidance:g}: give a number; 1 is none")
+        self.sampling(None)
 
     def sampling(self, noise: StartingNoise | None) -> Sampling:
         """How the pipeline samples."""

@@ -12,7 +12,7 @@ from lightning_modules.evaluation.sampling import Made, make
 from lightning_modules.evaluation.subjects import Subjects
 from lightning_modules.networks.portrait import save_portrait_model
 from lightning_modules.sampling import requests
-from lightning_modules.sampling.pipeline import Sampling
+from lightning_modules.sampling.settings import Sampling
 from lightning_modules.synthesize import main as synthesize
 from shards.builder import build
 from shards.camera_files import write_cameras

@@ -1,23 +1,28 @@
 """The rows of the ablations at toy width: what each changes, and what it leaves."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from lightning_modules.ablations import (
+    VIEWS,
     Study,
     read_frames,
     report,
     run,
     sampled,
     score,
-    scorers,
+    scorer,
+    spreads,
     true_faces,
     widest,
 )
 from lightning_modules.networks.portrait import save_portrait_model
 from lightning_modules.sampling.consistency import seam, spread
-from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline, Sampling
+from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
+from lightning_modules.sampling.settings import Sampling
 from shards.builder import build
 from shards.cameras import angles
 from shards.errors import InputError
@@ -76,22 +81,37 @@ def test_the_truth_scores_best_and_another_person_s_views_worse(batch):
     assert other["LPIPS[efficientnet-lite0]"] > 0.01
 
 
-@pytest.mark.slow
-def test_other_processes_score_the_same(batch, made):
+def test_a_scorer_holds_views_against_the_batch_s_own(batch, made):
     views, cameras = batch["target"].flatten(0, 1), batch["camera"].flatten(0, 1)
-    names = ("S alone", "full model")
-    with scorers(batch) as scored:
-        pending = [scored(made[name]) for name in names]
-        found = [scores.result() for scores in pending]
-    for name, scores in zip(names, found, strict=True):
-        here = score(made[name].flatten(0, 1), views, cameras, true_faces(views))
-        assert scores == pytest.approx(here, nan_ok=True)
+    here = score(made["S alone"].flatten(0, 1), views, cameras, true_faces(views))
+    assert scorer(batch)(made["S alone"]) == pytest.approx(here, nan_ok=True)
+
+
+def test_spread_is_the_deviation_among_views_of_one_camera(batch, monkeypatch):
+    pipeline = DiffPortrait3DPipeline.of(toy_model(prior=True))
+    turned = widest(batch)
+    settings = replace(SAMPLING, noise="random", window=VIEWS)
+    conditions = turned["condition"].expand(-1, VIEWS, -1, -1, -1)
+    made = pipeline.views(turned["reference"], conditions, seeds=[0, 1], sampling=settings)
+    levels = made.add(1).mul(127.5)
+    mean = levels.mean(1, keepdim=True)
+    apart = ((levels - mean).square().sum(1) / (VIEWS - 1)).sqrt().mean(1)  # (B, S, S)
+    right = torch.zeros(2, 1, 16, 16, dtype=torch.bool)
+    right[..., 8:] = True
+    monkeypatch.setattr("lightning_modules.ablations.hidden", lambda *_: right)
+    found = spreads(pipeline, turned, SAMPLING)
+    assert found["hidden"] == pytest.approx(apart[:, :, 8:].mean().item(), rel=1e-3)
+    assert found["elsewhere"] == pytest.approx(apart[:, :, :8].mean().item(), rel=1e-3)
+    assert found["share"] == 0.5
+    monkeypatch.setattr("lightning_modules.ablations.hidden", lambda *_: ~(right | True))
+    with pytest.raises(InputError, match="no portrait hides"):
+        spreads(pipeline, turned, SAMPLING)
 
 
 def test_probes_of_consistency():
     pipeline = DiffPortrait3DPipeline.of(toy_model(prior=True))
     references, conditions = torch.rand(2, 1, 3, 16, 16), torch.rand(2, 12, 3, 16, 16)
-    assert spread(pipeline, references, conditions[:, 0], 3, SAMPLING) > 0
+    assert spread(pipeline, references, conditions[:, 0], 3, SAMPLING).shape == (2, 16, 16)
     sampling = Sampling(steps=2, noise="random", window=4, overlap=0)
     found = seam(pipeline, references, conditions, None, sampling)
     assert found.keys() == {"across", "within"}
@@ -110,8 +130,11 @@ def test_the_widest_turn_of_each_frame(batch):
 
 
 def test_report_has_a_line_for_each_row():
-    text = report({"a": {"PSNR": 20.123}, "b": {"PSNR": float("nan")}}, {"more": {"x": 1}}, 2, 3, 4)
-    assert text.startswith("2 unseen people, 3 views each, 4 steps.")
+    rows = {"a": {"PSNR": 20.123}, "b": {"PSNR": float("nan")}}
+    text = report(rows, {"more": {"x": 1}}, 2, 3, SAMPLING)
+    assert text.startswith(
+        "2 unseen people, 3 views each, 2 steps, 3D-aware noise at strength 0.5 unless said."
+    )
     assert "| a | 20.12 |" in text
     assert "| b | nan |" in text
     assert '- more: {"x": 1}' in text

@@ -1,13 +1,18 @@
 import pytest
 import torch
 from diffusers import (
+    DDIMInverseScheduler,
     DDIMScheduler,
     DPMSolverMultistepScheduler,
+    EDMEulerScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     HeunDiscreteScheduler,
+    IPNDMScheduler,
     LCMScheduler,
+    PNDMScheduler,
+    RePaintScheduler,
     UniPCMultistepScheduler,
 )
 
@@ -173,6 +178,11 @@ def test_schedulers_that_cannot_be_followed_are_one_line(denoiser):
     velocity = EulerDiscreteScheduler(prediction_type="v_prediction")
     with pytest.raises(InputError, match="EulerDiscreteScheduler: it does not step from"):
         sample(denoiser, velocity, noise(1, 4, 8, 8))
+    for kind in (DDIMInverseScheduler, EDMEulerScheduler, IPNDMScheduler, RePaintScheduler):
+        with pytest.raises(InputError, match=f"{kind.__name__}: it does not step from"):
+            sample(denoiser, kind(), noise(1, 4, 8, 8))
+    with pytest.raises(InputError, match="PNDMScheduler: its Runge-Kutta steps"):
+        sample(denoiser, PNDMScheduler(), noise(1, 4, 8, 8))
     with pytest.raises(InputError, match="LCMScheduler: "):
         sample(denoiser, LCMScheduler(), noise(1, 4, 8, 8), steps=60)
 

@@ -10,7 +10,8 @@ from diffusers import EulerAncestralDiscreteScheduler, UniPCMultistepScheduler
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from PIL import Image
 
-from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline, Sampling
+from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
+from lightning_modules.sampling.settings import Sampling
 from lightning_modules.sampling.starting_noise import diffused
 from shards.cameras import label_from_angles
 from shards.errors import InputError
@@ -238,8 +239,14 @@ def test_several_portraits_are_all_seen_in_any_order(pipeline):
         ({"portrait": picture(size=20)}, "a portrait of 20x20 pixels"),
         ({"portrait": []}, "no portrait"),
         ({"cameras": None, "conditions": None}, "no views are asked for"),
-        ({"steps": 0}, "sampling steps"),
-        ({"window": 0}, "at least 1"),
+        ({"steps": 0}, "steps 0"),
+        ({"steps": 1.5}, "steps 1.5"),
+        ({"steps": 600}, "sampling steps"),
+        ({"window": 0}, "window 0"),
+        ({"chunk": 0}, "chunk 0"),
+        ({"noise": "3D-aware"}, "noise '3D-aware'"),
+        ({"guidance": float("nan")}, "guidance nan"),
+        ({"eta": 2.0}, "eta 2"),
         ({"window": 2, "overlap": 2}, "cannot overlap by 2"),
         ({"strength": 0.0}, "strength 0"),
     ],

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from lightning_modules.networks.portrait import save_portrait_model
-from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline, Sampling
+from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
+from lightning_modules.sampling.settings import Sampling
 from lightning_modules.sampling.synthesis import open_pipeline
 from lightning_modules.synthesize import make_parser
 from tests.networks.toy import noise, toy_model
