@@ -89,7 +89,7 @@ def clock() -> Callable[[], float]:
 def peak_memory(model: str, views: int, steps: int) -> float:
     """GiB that a path of that many views takes at most, in a process of its own, networks included."""
     command = [sys.executable, "-m", "benchmarks.sampling", f"--model={model}", f"--steps={steps}"]
-    done = subprocess.run([*command, f"--only={views}"], capture_output=True, text=True, check=True)
+    done = subprocess.run([*command, f"--only={views}"], stdout=subprocess.PIPE, text=True, check=True)
     return float(done.stdout.split()[-1])
 
 
@@ -98,7 +98,8 @@ def measure_memory(pipeline: DiffPortrait3DPipeline, views: int, steps: int) -> 
     ours(pipeline, Given.of(pipeline, views), steps)
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    unit = 1 if sys.platform == "darwin" else 2**10  # bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
 def benchmark(

@@ -112,8 +112,8 @@ def test_pictures_show_condition_target_and_sample(number, make, data):
     assert drawn.shape == (2, 4 if number == 2 else 1 + 3 * 3, 3, 16, 16)
 
 
-@pytest.mark.parametrize("number", [2, 3])
-def test_resumes_exactly(number, make, data, make_trainer, tmp_path):
+@pytest.mark.parametrize(("number", "change"), [(2, {}), (3, {}), (3, {"fewer_views": True})])
+def test_resumes_exactly(number, change, make, data, make_trainer, tmp_path):
     def run(stage, *callbacks, ckpt_path=None):
         losses, average = Losses(), WeightAverage(0.9)
         trainer = make_trainer(
@@ -122,12 +122,12 @@ def test_resumes_exactly(number, make, data, make_trainer, tmp_path):
         trainer.fit(stage, data(), ckpt_path=ckpt_path)
         return losses.by_step, average.average
 
-    whole = make(number)
+    whole = make(number, **change)
     losses, average = run(whole)
     keep = ModelCheckpoint(dirpath=tmp_path, save_last=True, save_on_exception=True)
     with pytest.raises(SIGTERMException):
-        run(make(number), Terminate(2), keep)
-    again = make(number)
+        run(make(number, **change), Terminate(2), keep)
+    again = make(number, **change)
     after, resumed = run(again, ckpt_path=str(tmp_path / "last.ckpt"))
     assert after == {step: loss for step, loss in losses.items() if step in after}
     assert after

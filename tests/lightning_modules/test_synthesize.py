@@ -158,11 +158,11 @@ def test_what_is_there_is_replaced_only_where_asked_and_only_our_own(run, tmp_pa
 
 BAD = {
     "no such model": (["--model", "nowhere"], "nowhere has no appearance_reference/"),
-    "steps": (["--steps", "0"], "--steps 0: give 1 or more"),
+    "steps": (["--steps", "0"], "steps 0: give a whole number, 1 or more"),
     "too many steps": (["--steps", "501"], "501 sampling steps: take 1 to 500"),
-    "eta": (["--eta", "1.5"], "--eta 1.5: give 0 to 1"),
-    "window": (["--window", "0"], "windows of 0"),
-    "overlap": (["--overlap", "-1"], "cannot overlap by -1"),
+    "eta": (["--eta", "1.5"], "eta 1.5: give 0 to 1"),
+    "window": (["--window", "0"], "window 0: give a whole number"),
+    "overlap": (["--overlap", "-1"], "overlap -1: give a whole number"),
     "a window beyond V": (["--window", "40", "--views", "40"], "40 views"),
     "fps": (["--fps", "0"], "--fps 0: give 0.1 or more"),
     "views": (["--views", "0"], "--views 0: give 1 or more"),
