@@ -10,12 +10,12 @@ predictions that `lightning_modules.evaluate --predictions DIR` scores.
 | triplanenet | `<id>_<yaw in radians>.png`; `<id>_same-view.png`, made again from `<id>_original.png` |
 | zero123 | `<id>/<polar>_<azimuth>.png`, degrees from a frontal portrait, azimuth to the camera's right |
 
-New views are taken by default; `--protocol reconstruction` or `wild` takes the reconstructions instead, whose
-truth is the portrait.
+All subjects have the same views: results that were cut off are refused. New views are taken by default;
+`--protocol reconstruction` or `wild` takes the reconstructions instead, whose truth is the portrait.
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -40,10 +40,10 @@ from shards.weights import whole_folder
 Kind = Literal["diffportrait3d", "goae", "eg3d", "panohead", "triplanenet", "zero123"]
 # degrees: EG3D's gen_videos turns 0.35 rad sideways and 0.25 of its pitch parameter
 EG3D_VIDEO = (20.05, 9.16)
-SAME_VIEW = "same-view"
+SAME_VIEW, ORIGINAL = "same-view", "original"
 
 _ANGLE = r"-?\d+(?:\.\d+)?"
-_TRIPLANENET = re.compile(rf"(?P<name>.+)_(?P<view>same-view|original|{_ANGLE})\.png")
+_TRIPLANENET = re.compile(rf"(?P<name>.+)_(?P<view>{SAME_VIEW}|{ORIGINAL}|{_ANGLE})\.png")
 _ZERO123 = re.compile(rf"(?P<polar>{_ANGLE})_(?P<azimuth>{_ANGLE})\.png")
 
 
@@ -101,6 +101,7 @@ def unpack(unpacking: Unpacking) -> Predictions:
         ]
         if not views:
             raise InputError(f"{source}: nothing in it is named as {unpacking.kind} names its results")
+        _check_alike(views, source)
         _check_portraits(views, portraits, unpacking)
         _check_truths(views, unpacking)
         settings: dict[str, Any] = {"unpacked": unpacking.kind}
@@ -160,6 +161,38 @@ def _portraits(unpacking: Unpacking) -> dict[str, Path]:
     if unpacking.portraits is None:
         return {}
     return {path.stem: path for path in view_files(Path(unpacking.portraits), "portraits")}
+
+
+def _check_alike(views: Sequence[View], source: Path) -> None:
+    """Raise InputError unless all subjects have the same views: where some lack any they were cut off, and
+    cameras along a path would be those of another number of frames."""
+    names: dict[str, set[str]] = {}
+    for view in views:
+        names.setdefault(view.subject, set()).add(view.view)
+    every = set().union(*names.values())
+    partial = {subject: own for subject, own in names.items() if own != every}
+    if partial:
+        told = some([f"{subject} {len(own)}" for subject, own in partial.items()])
+        raise InputError(
+            f"{source}: {len(partial)} of {len(names)} subjects have not all of the {len(every)} views that"
+            f" there are: {told}; partial results are not scored"
+        )
+
+
+def _check_subjects(source: Path, there: Iterable[str], found: Iterable[str]) -> None:
+    """Raise InputError where subjects are `there` and only some of them are `found` to have results."""
+    everybody, made = set(there), set(found)
+    without = sorted(everybody - made)
+    if made and without:
+        raise InputError(
+            f"{source}: {len(without)} of {len(everybody)} subjects in it have no results: {some(without)};"
+            " partial results are not scored"
+        )
+
+
+def _folders(source: Path) -> list[str]:
+    """The subjects of a kind that keeps a folder for each."""
+    return [path.name for path in source.iterdir() if path.is_dir() and not path.name.startswith(".")]
 
 
 def _check_portraits(views: Sequence[View], portraits: dict[str, Path], unpacking: Unpacking) -> None:
@@ -240,7 +273,9 @@ def _diffportrait3d(source: Path, unpacking: Unpacking) -> Iterator[Found]:
 
 
 def _goae(source: Path, unpacking: Unpacking) -> Iterator[Found]:
-    for subject, path in _videos(source, "*/video.mp4", lambda path: path.parent.name):
+    videos = _videos(source, "*/video.mp4", lambda path: path.parent.name)
+    _check_subjects(source, _folders(source), (subject for subject, _ in videos))
+    for subject, path in videos:
         yield from _orbit(subject, path, unpacking, eg3d_path=True)
 
 
@@ -257,44 +292,46 @@ def _panohead(source: Path, unpacking: Unpacking) -> Iterator[Found]:
 
 
 def _goae_reconstruction(source: Path, unpacking: Unpacking) -> Iterator[Found]:  # noqa: ARG001
-    for path in sorted(source.glob("*/rec_img.jpg")):
+    images = sorted(source.glob("*/rec_img.jpg"))
+    _check_subjects(source, _folders(source), (path.parent.name for path in images))
+    for path in images:
         yield Found(path.parent.name, SAME_VIEW, open_photo(path))
 
 
 def _triplanenet(source: Path, unpacking: Unpacking) -> Iterator[Found]:  # noqa: ARG001
     """Views at yaw angles, pitch 0."""
-    for name, view, path in _triplanenet_images(source):
-        if view != SAME_VIEW:
-            camera = label_from_angles(float(view), 0.0)
-            yield Found(name, f"yaw{view}", open_photo(path), camera, portrait=_original(path, name))
+    for name, view, path in _triplanenet_images(source, lambda view: view not in (SAME_VIEW, ORIGINAL)):
+        camera = label_from_angles(float(view), 0.0)
+        yield Found(name, f"yaw{view}", open_photo(path), camera, portrait=_original(path, name))
 
 
 def _triplanenet_reconstruction(source: Path, unpacking: Unpacking) -> Iterator[Found]:  # noqa: ARG001
-    for name, view, path in _triplanenet_images(source):
-        if view == SAME_VIEW:
-            yield Found(name, view, open_photo(path), portrait=_original(path, name))
+    for name, view, path in _triplanenet_images(source, lambda view: view == SAME_VIEW):
+        yield Found(name, view, open_photo(path), portrait=_original(path, name))
 
 
-def _triplanenet_images(source: Path) -> Iterator[tuple[str, str, Path]]:
-    """Subject, view and file of everything but the portraits."""
-    for path in image_files(source):
-        match = _TRIPLANENET.fullmatch(path.name)
-        if match is not None and match["view"] != "original":
-            yield match["name"], match["view"], path
+def _triplanenet_images(source: Path, wanted: Callable[[str], bool]) -> list[tuple[str, str, Path]]:
+    """Subject, view and file of the views that are wanted. Raises InputError where a subject has none."""
+    named = [(path, _TRIPLANENET.fullmatch(path.name)) for path in image_files(source)]
+    images = [(match["name"], match["view"], path) for path, match in named if match is not None]
+    chosen = [image for image in images if wanted(image[1])]
+    _check_subjects(source, (name for name, _, _ in images), (name for name, _, _ in chosen))
+    return chosen
 
 
 def _original(path: Path, name: str) -> Path | None:
-    original = path.with_name(f"{name}_original.png")
+    original = path.with_name(f"{name}_{ORIGINAL}.png")
     return original if original.is_file() else None
 
 
 def _zero123(source: Path, unpacking: Unpacking) -> Iterator[Found]:  # noqa: ARG001
     """Views at angles from the portrait's, which is taken to be frontal; positive polar is downwards."""
-    for path in sorted(source.glob("*/*.png")):
-        match = _ZERO123.fullmatch(path.name)
-        if match is not None:
-            yaw, pitch = np.radians((float(match["azimuth"]), -float(match["polar"])))
-            yield Found(path.parent.name, path.stem, open_photo(path), label_from_angles(yaw, pitch))
+    named = [(path, _ZERO123.fullmatch(path.name)) for path in sorted(source.glob("*/*.png"))]
+    images = [(path, match) for path, match in named if match is not None]
+    _check_subjects(source, _folders(source), (path.parent.name for path, _ in images))
+    for path, match in images:
+        yaw, pitch = np.radians((float(match["azimuth"]), -float(match["polar"])))
+        yield Found(path.parent.name, path.stem, open_photo(path), label_from_angles(yaw, pitch))
 
 
 Reader = Callable[[Path, Unpacking], Iterator[Found]]

@@ -104,6 +104,47 @@ def test_zero123_s_names(tmp_path):
     np.testing.assert_allclose(np.degrees(angles(made.cameras()[0])), (-20, -10), atol=1e-3)
 
 
+def test_a_video_that_was_cut_off_is_refused(videos):
+    write_video(videos / "videos" / "bob.mp4", [flat(shade) for shade in SHADES[:2]], 10)
+    message = "1 of 2 subjects have not all of the 3 views that there are: bob 2; partial"
+    with pytest.raises(InputError, match=message):
+        unpack(request(videos, "eg3d"))
+    assert not (videos / "out").exists()
+
+
+def save(folder, *names):
+    for name in names:
+        (folder / "videos" / name).parent.mkdir(parents=True, exist_ok=True)
+        flat(70).save(folder / "videos" / name)
+
+
+def test_subjects_have_the_same_views(tmp_path):
+    save(tmp_path, "a/0_-20.png", "a/0_0.png", "a/0_20.png", "b/0_0.png")
+    with pytest.raises(InputError, match="1 of 2 subjects have not all of the 3 views that there are: b 1"):
+        unpack(request(tmp_path, "zero123"))
+    save(tmp_path, "b/0_-20.png", "b/0_20.png")
+    assert len(unpack(request(tmp_path, "zero123")).views) == 6
+    save(tmp_path, "c/input.png")
+    with pytest.raises(InputError, match="1 of 3 subjects in it have no results: c; partial"):
+        unpack(request(tmp_path, "zero123", "again"))
+
+
+def test_originals_without_results_are_counted(tmp_path):
+    save(tmp_path, "a_original.png", "a_0.3.png", "a_same-view.png", "b_original.png", "b_0.3.png")
+    assert len(unpack(request(tmp_path, "triplanenet")).views) == 2
+    with pytest.raises(InputError, match="1 of 2 subjects in it have no results: b; partial"):
+        unpack(request(tmp_path, "triplanenet", "again", protocol="wild"))
+    save(tmp_path, "c_original.png")
+    with pytest.raises(InputError, match="1 of 3 subjects in it have no results: c; partial"):
+        unpack(request(tmp_path, "triplanenet", "again"))
+
+
+def test_goae_s_folders_without_results_are_counted(tmp_path):
+    save(tmp_path, "a/rec_img.jpg", "b/input.jpg")
+    with pytest.raises(InputError, match="1 of 2 subjects in it have no results: b; partial"):
+        unpack(request(tmp_path, "goae", protocol="wild"))
+
+
 def test_what_does_not_match_is_counted(videos):
     (videos / "portraits" / "bob.png").unlink()
     with pytest.raises(InputError, match="have no portrait in it: bob"):
