@@ -49,7 +49,10 @@ class MetricSuite(nn.Module):
             self._add(*parse(name))
         poses = [metric for metric in self.faces if isinstance(metric, POSE)]
         self.cameras = nn.ModuleList(CameraPOSE(pose.weights, self.reader) for pose in poses)
-        self.notice = notice(ALL if metrics is None else [parse(name)[0] for name in names])
+        chosen = [
+            (m.symbol, m.weights) for m in (*self.pairs, *self.faces, *self.sets) if m.weights is not None
+        ]
+        self.notice = notice(chosen, set(ALL) - {parse(name)[0] for name in names} if metrics is None else ())
         log.info(self.notice)
 
     def _add(self, symbol: str, weights: str | None) -> None:

@@ -134,8 +134,13 @@ def choose(metric: str) -> str:
     for name in names:
         if CATALOGUE[name].available:
             return name
+    raise InputError(_why_not(metric))
+
+
+def _why_not(metric: str) -> str:
+    names = CHOICES[metric]
     ways = "; or ".join(CATALOGUE[name].remedy for name in reversed(names))
-    raise InputError(f"{metric} has no weights on this machine ({', '.join(names)}): {ways}")
+    return f"{metric} has no weights on this machine ({', '.join(names)}): {ways}"
 
 
 def metric_name(metric: str, weights: str | None) -> str:
@@ -152,24 +157,22 @@ def published(name: str) -> PublishedWeights:
     return weights
 
 
-def notice(metrics: Iterable[str]) -> str:
-    """One line: which weights these metrics take on this machine, and how to get the standard ones."""
-    chosen, lacking = {}, []
-    for metric in metrics:
-        if metric not in CHOICES:
-            continue
-        try:
-            chosen[metric] = choose(metric)
-        except InputError as error:
-            lacking.append(f"left out: {error}")
-    published_ones = {m: name for m, name in chosen.items() if isinstance(CATALOGUE[name], PublishedWeights)}
-    stand_ins = [metric_name(m, name) for m, name in chosen.items() if name != CHOICES[m][0]]
-    parts = []
-    if published_ones:
-        parts.append(f"standard weights for {', '.join(published_ones)}")
-    if stand_ins:
-        parts.append(f"stand-ins in {', '.join(stand_ins)}; {REMEDY}")
-    return "metrics: " + ("; ".join(parts + lacking) or "none of them takes weights that are fetched")
+def notice(chosen: Iterable[tuple[str, str]], lacking: Iterable[str] = ()) -> str:
+    """One line: which weights are in use, of (metric, its weights), and how to get the standard ones for
+    what stands in; which metrics are `lacking` any on this machine, and why."""
+    parts: dict[str, list[str]] = {"standard weights for": [], "as they are named:": [], "stand-ins in": []}
+    for metric, weights in chosen:
+        standard = CHOICES[metric][0]
+        if weights != standard:
+            named = weights not in CHOICES[metric] or CATALOGUE[standard].available
+            parts["as they are named:" if named else "stand-ins in"].append(metric_name(metric, weights))
+        elif isinstance(CATALOGUE[weights], PublishedWeights):
+            parts["standard weights for"].append(metric)
+    told = [f"{what} {', '.join(names)}" for what, names in parts.items() if names]
+    if parts["stand-ins in"]:
+        told.append(REMEDY)
+    told += [f"left out: {_why_not(metric)}" for metric in lacking]
+    return "metrics: " + ("; ".join(told) or "none of them takes weights that are fetched")
 
 
 @cache

@@ -8,7 +8,7 @@ from torch import nn
 
 from callbacks.metrics.fetch import fetch
 from callbacks.metrics.fetch import main as fetch_main
-from callbacks.metrics.suite import available
+from callbacks.metrics.suite import MetricSuite, available
 from callbacks.metrics.weights import CATALOGUE, choose, metric_name, notice, published
 from shards.errors import InputError
 
@@ -26,7 +26,7 @@ def test_standard_weights_are_taken_where_they_are(publish):
     publish("alexnet", nn.Linear(2, 2))
     assert choose("LPIPS") == "alexnet"
     assert choose("DISTS") == "efficientnet-lite0"
-    line = notice(["PSNR", "LPIPS", "DISTS"])
+    line = notice([("LPIPS", "alexnet"), ("DISTS", "efficientnet-lite0")])
     assert "\n" not in line
     assert "standard weights for LPIPS; stand-ins in DISTS[efficientnet-lite0]" in line
     assert "make metric-weights" in line
@@ -44,8 +44,18 @@ def test_a_metric_without_any_weights_is_left_out_and_said_so(monkeypatch):
     lacking = dataclasses.replace(CATALOGUE["dlib"], packages=("no_such_package",))
     monkeypatch.setitem(CATALOGUE, "dlib", lacking)
     assert "ID" not in available()
-    assert "left out: ID has no weights on this machine" in notice(["ID"])
-    assert "which has no_such_package" in notice(["ID"])
+    line = MetricSuite().notice
+    assert "left out: ID has no weights on this machine" in line
+    assert "which has no_such_package" in line
+
+
+@pytest.mark.usefixtures("bare")
+def test_the_line_on_weights_is_of_those_in_use(publish):
+    assert MetricSuite(["PSNR"]).notice == "metrics: none of them takes weights that are fetched"
+    assert "stand-ins in LPIPS[efficientnet-lite0]; `python" in MetricSuite(["LPIPS"]).notice
+    publish("alexnet", nn.Linear(2, 2))
+    line = MetricSuite(["LPIPS[efficientnet-lite0]", "POSE[dlib-68]"]).notice
+    assert line == "metrics: as they are named: LPIPS[efficientnet-lite0], POSE[dlib-68]"
 
 
 def test_another_file_under_the_name_is_refused(publish):
