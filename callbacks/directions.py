@@ -31,7 +31,8 @@ class BestValues:
         self._told: set[str] = set()
 
     def tell(self, loggers: list[Logger], names: list[str]) -> None:
-        """Define the values of these names, before they are first logged, where one way is better."""
+        """Define the values of these names where one way is better. What was logged before, as `train/` is
+        before the first validation, is not defined after the fact."""
         new = [name for name in names if name not in self._told and higher_is_better(name) is not None]
         self._told |= set(new)
         for logger in loggers:

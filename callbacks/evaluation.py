@@ -1,6 +1,7 @@
 """Scores and pictures of validation frames that the stage in training samples."""
 
 import csv
+import io
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ from lightning_modules.sampling.video import check_video, write_video
 from lightning_modules.sampling.view_conditions import prepare_renderer, render_view_conditions
 from shards.cameras import angles
 from shards.errors import InputError
+from shards.manifest import write_text
 from shards.pixels import to_images, to_pixels
 from shards.renderers.registry import check_renderer
 from shards.sheet import case_sheet, grid
@@ -119,8 +121,10 @@ class Evaluation(pl.Callback):
         self._validations += 1
         due = (self._validations - 1) % self.every_n_validations == 0
         results = self._evaluate(trainer, pl_module) if due else {}
+        # read on all ranks: values that are to be reduced are waited for
+        names = [*trainer.callback_metrics, *results]
         if trainer.is_global_zero:
-            self._best.tell(trainer.loggers, [*trainer.callback_metrics, *results])
+            self._best.tell(trainer.loggers, names)
         pl_module.log_dict(results, sync_dist=True, batch_size=1)
 
     def _evaluate(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, float]:
@@ -189,8 +193,9 @@ class Evaluation(pl.Callback):
             self.last[name] = save_picture(picture, folder, name, step)
             log_picture(trainer, f"media/{stage}/{name}", picture)
         self.table = folder / f"views-{step:07d}.csv"
-        with self.table.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerows(rows)
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(rows)
+        write_text(self.table, text.getvalue())
         log_rows(trainer, f"media/{stage}/views", rows, views)
 
     def _show_orbit(

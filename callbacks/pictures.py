@@ -10,7 +10,7 @@ from torch import Tensor
 
 from callbacks.media import log_picture, run_folder
 from shards.pixels import to_images
-from shards.sheet import grid
+from shards.sheet import grid, save_whole
 
 
 class Pictured(Protocol):
@@ -71,5 +71,5 @@ def save_picture(image: Image.Image, folder: Path, name: str, step: int) -> Path
     """`<name>-<step>.png` in a folder that is made where it is missing."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}-{step:07d}.png"
-    image.save(path)
+    save_whole(image, path)
     return path

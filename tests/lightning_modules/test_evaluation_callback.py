@@ -1,6 +1,7 @@
 """The callback on toy stages: what it logs, what it draws, and that training does not notice it."""
 
 import csv
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -59,6 +60,46 @@ def test_every_other_validation(make_trainer, make_stage, make_data, tmp_path):
     callback = Evaluation(frames=1, views=1, steps=1, metrics=["PSNR"], every_n_validations=2)
     trainer, _ = fit(make_trainer, make_stage, make_data, [callback], logger=CSVLogger(tmp_path))
     assert len(list((Path(trainer.log_dir) / "evaluation").glob("grid-*.png"))) == 1
+
+
+class OtherRank:
+    """A trainer of a rank that logs nothing, where reading the metrics waits for the other ranks."""
+
+    sanity_checking = is_global_zero = False
+    loggers = ()
+    read = 0
+
+    @property
+    def callback_metrics(self):
+        self.read += 1
+        return {}
+
+
+class Silent:
+    def log_dict(self, values, **options):
+        assert values == {}
+
+
+def test_all_ranks_read_what_they_reduce_together():
+    callback, trainer = Evaluation(metrics=["PSNR"], every_n_validations=2), OtherRank()
+    callback.load_state_dict({"validations": 1})
+    callback.on_validation_epoch_end(trainer, Silent())
+    assert trainer.read == 1
+
+
+def test_pictures_and_tables_appear_whole(make_trainer, make_stage, make_data, tmp_path, monkeypatch):
+    named = []
+    replace = os.replace
+
+    def spy(source, target):
+        named.append(Path(target).name)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", spy)
+    callback = Evaluation(frames=1, views=1, steps=1, metrics=["PSNR"])
+    fit(make_trainer, make_stage, make_data, [callback], logger=CSVLogger(tmp_path), max_steps=1)
+    assert {"grid-0000001.png", "worst-0000001.png", "views-0000001.csv"} <= set(named)
+    assert not list(tmp_path.rglob("*.partial"))
 
 
 def test_training_does_not_notice_it(make_trainer, make_stage, make_data):
