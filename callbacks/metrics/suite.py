@@ -49,10 +49,10 @@ class MetricSuite(nn.Module):
             self._add(*parse(name))
         poses = [metric for metric in self.faces if isinstance(metric, POSE)]
         self.cameras = nn.ModuleList(CameraPOSE(pose.weights, self.reader) for pose in poses)
-        chosen = [
-            (m.symbol, m.weights) for m in (*self.pairs, *self.faces, *self.sets) if m.weights is not None
-        ]
-        self.notice = notice(chosen, set(ALL) - {parse(name)[0] for name in names} if metrics is None else ())
+        weighted = (*self.pairs, *self.faces, *self.sets)
+        chosen = [(metric.symbol, metric.weights) for metric in weighted if metric.weights is not None]
+        taken = {parse(name)[0] for name in names}
+        self.notice = notice(chosen, [name for name in ALL if name not in taken] if metrics is None else [])
         log.info(self.notice)
 
     def _add(self, symbol: str, weights: str | None) -> None:

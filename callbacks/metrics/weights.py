@@ -160,12 +160,12 @@ def published(name: str) -> PublishedWeights:
 def notice(chosen: Iterable[tuple[str, str]], lacking: Iterable[str] = ()) -> str:
     """One line: which weights are in use, of (metric, its weights), and how to get the standard ones for
     what stands in; which metrics are `lacking` any on this machine, and why."""
-    parts: dict[str, list[str]] = {"standard weights for": [], "as they are named:": [], "stand-ins in": []}
+    parts: dict[str, list[str]] = {"standard weights for": [], "other weights in": [], "stand-ins in": []}
     for metric, weights in chosen:
         standard = CHOICES[metric][0]
         if weights != standard:
-            named = weights not in CHOICES[metric] or CATALOGUE[standard].available
-            parts["as they are named:" if named else "stand-ins in"].append(metric_name(metric, weights))
+            other = weights not in CHOICES[metric] or CATALOGUE[standard].available
+            parts["other weights in" if other else "stand-ins in"].append(metric_name(metric, weights))
         elif isinstance(CATALOGUE[weights], PublishedWeights):
             parts["standard weights for"].append(metric)
     told = [f"{what} {', '.join(names)}" for what, names in parts.items() if names]

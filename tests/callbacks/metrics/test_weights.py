@@ -55,7 +55,7 @@ def test_the_line_on_weights_is_of_those_in_use(publish):
     assert "stand-ins in LPIPS[efficientnet-lite0]; `python" in MetricSuite(["LPIPS"]).notice
     publish("alexnet", nn.Linear(2, 2))
     line = MetricSuite(["LPIPS[efficientnet-lite0]", "POSE[dlib-68]"]).notice
-    assert line == "metrics: as they are named: LPIPS[efficientnet-lite0], POSE[dlib-68]"
+    assert line == "metrics: other weights in LPIPS[efficientnet-lite0], POSE[dlib-68]"
 
 
 def test_another_file_under_the_name_is_refused(publish):
