@@ -3,7 +3,7 @@
 RUN is a run's folder, `runs/stage2/version_0`, or one above it, whose newest run is taken. Wanted are
 `metrics.csv` (Lightning's CSVLogger) and, for the media, the folders `evaluation/` and `pictures/`. It works
 while the run goes on, without a network, whatever other loggers there are. Curves stand together by what
-comes before a name's last slash, as in W&B: by split and protocol.
+comes before a name's last slash: by split and protocol.
 """
 
 import csv
@@ -21,6 +21,7 @@ from lightning_modules.evaluation.plots import INK, PAPER, Axis, line_plot, stac
 from lightning_modules.evaluation.tables import LESSER, ordered
 from lightning_modules.evaluation.unpack import frames_of
 from shards.errors import InputError, one_line
+from shards.sheet import picture_format, save_whole
 
 LOG, DASHBOARD = "metrics.csv", "dashboard.png"
 WIDTH, COLUMNS = 1440, 6
@@ -37,13 +38,16 @@ Curve = list[tuple[float, float]]
 
 
 def dashboard(run: str, out: str | None = None) -> Path:
-    """Draws a run; gives where the picture is. Raises InputError where there is no such run.
+    """Draws a run; gives where the picture is. Raises InputError where there is no such run, or it has logged
+    nothing yet, or the picture's name is neither PNG's nor JPEG's.
 
     Args:
         run: a run's folder, or one above it
         out: the picture's file, PNG or JPEG by its name; by default dashboard.png in the run's folder
     """
     folder = find_run(Path(run))
+    path = Path(out) if out is not None else folder / DASHBOARD
+    picture_format(path)
     curves = read_log(folder / LOG)
     parts = [_title(folder, curves)]
     for section, names in sections(curves).items():
@@ -51,9 +55,8 @@ def dashboard(run: str, out: str | None = None) -> Path:
         parts.append(tiled([panel(name, curves[name]) for name in names], COLUMNS))
     parts += _media(folder)
     whole = stacked(parts)
-    path = Path(out) if out is not None else folder / DASHBOARD
     path.parent.mkdir(parents=True, exist_ok=True)
-    whole.save(path, quality=85)
+    save_whole(whole, path)
     return path
 
 
@@ -66,14 +69,21 @@ def find_run(folder: Path) -> Path:
 
 
 def read_log(path: Path) -> dict[str, Curve]:
-    """The curves of a CSV log by name. Raises InputError on what is none."""
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    """The curves of a CSV log by name. Raises InputError on what is none, or has no finite value."""
+    text = path.read_text(encoding="utf-8")
+    # a line without an end is being written
+    rows = list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
     if not rows or "step" not in rows[0]:
         raise InputError(f"{path}: it is no log of Lightning's CSVLogger, or nothing is logged yet")
-    names = [name for name in rows[0] if name not in ("step", "epoch")]
-    curves = {name: _curve(rows, name) for name in names}
-    return {name: curve for name, curve in curves.items() if curve}
+    names = [name for name in rows[0] if name not in (None, "step", "epoch")]
+    try:
+        curves = {name: _curve(rows, name) for name in names}
+    except ValueError as error:
+        raise InputError(f"{path}: it is no log of Lightning's CSVLogger ({error})") from error
+    found = {name: curve for name, curve in curves.items() if curve}
+    if not found:
+        raise InputError(f"{path}: no finite value is logged yet, of {len(names)} names")
+    return found
 
 
 def _curve(rows: Iterable[Mapping[str, str | None]], name: str) -> Curve:
@@ -102,20 +112,20 @@ def panel(name: str, curve: Curve) -> Image.Image:
     """One curve over the steps, a long one with its running mean, a short one with a ring at its best."""
     smooth, last = _smoothed(curve), curve[-1][0]
     across = Axis(0, max(last, 1), {0: "0", last: f"{last:g}"})
-    title, best = told(name, smooth)
+    title, best = told(name, smooth, "mean " if smooth is not curve else "")
     if smooth is not curve:
         return line_plot(title, [curve, smooth], across, PANEL, [RAW, SMOOTH])
     return line_plot(title, [curve], across, PANEL, [SMOOTH], best)
 
 
-def told(name: str, curve: Curve) -> tuple[str, tuple[float, float] | None]:
+def told(name: str, curve: Curve, kind: str = "") -> tuple[str, tuple[float, float] | None]:
     """A panel's title, and the curve's best point, whose value is told where one way is better; the last
-    value otherwise."""
+    value otherwise. `kind` says what values they are, before the word for which of them."""
     short, higher = name.rsplit("/", 1)[-1], higher_is_better(name)
     if higher is None:
-        return f"{short}  {curve[-1][1]:.4g}", None
+        return f"{short}  {kind}{curve[-1][1]:.4g}", None
     best = (max if higher else min)(curve, key=lambda point: point[1])
-    return f"{short}  {'max' if higher else 'min'} {best[1]:.4g}", best
+    return f"{short}  {kind}{'max' if higher else 'min'} {best[1]:.4g}", best
 
 
 def _smoothed(curve: Curve) -> Curve:
@@ -146,7 +156,9 @@ def _media(folder: Path) -> list[Image.Image]:
 
 def newest(folder: Path, kind: str) -> Path | None:
     """The file `<kind>-<step>.*` of the latest step in a folder."""
-    return max(folder.glob(f"{kind}-*"), key=step_of, default=None)
+    # a file that is being written has a name with a dot before it
+    whole = (path for path in folder.glob(f"{kind}-*") if not path.name.startswith("."))
+    return max(whole, key=step_of, default=None)
 
 
 def step_of(path: Path) -> int:

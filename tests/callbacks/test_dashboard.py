@@ -1,11 +1,12 @@
 """A run's picture, out of the files that a run leaves."""
 
 import csv
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from callbacks.dashboard import WIDTH, dashboard, find_run, newest, read_log, sections, told
+from callbacks.dashboard import WIDTH, dashboard, find_run, newest, panel, read_log, sections, told
 from callbacks.dashboard import main as draw
 from callbacks.directions import higher_is_better
 from lightning_modules.sampling.video import write_video
@@ -72,6 +73,65 @@ def test_what_is_no_run_is_one_line(tmp_path):
     (tmp_path / "metrics.csv").write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match="no log of Lightning's CSVLogger"):
         dashboard(str(tmp_path))
+
+
+def test_a_line_that_is_being_written_waits(run):
+    log = run / "metrics.csv"
+    whole = read_log(log)
+    for cut in ("59,0,-", "59,0,0.", "5"):
+        with log.open("a") as file:
+            file.write(cut)
+        assert read_log(log) == whole
+        log.write_text(log.read_text()[: -len(cut)])
+    with log.open("a") as file:
+        file.write("59,0,-\n")
+    with pytest.raises(InputError, match=r"no log of Lightning's CSVLogger \(could not convert"):
+        dashboard(str(run))
+
+
+def test_a_run_of_nan_alone_is_one_line(tmp_path):
+    (tmp_path / "metrics.csv").write_text("step,epoch,train/loss\n0,0,nan\n1,0,inf\n2,0,\n")
+    with pytest.raises(InputError, match="no finite value is logged yet, of 1 names"):
+        dashboard(str(tmp_path))
+
+
+def test_another_picture_format_is_refused_before_anything_is_drawn(run, monkeypatch):
+    monkeypatch.setattr("callbacks.dashboard.panel", None)
+    with pytest.raises(InputError, match=r"x.pdfx: a picture's name ends in .png, .jpg, .jpeg"):
+        dashboard(str(run), str(run / "x.pdfx"))
+
+
+def test_the_page_appears_whole(run, monkeypatch):
+    page = dashboard(str(run))
+    before = page.read_bytes()
+
+    save = Image.Image.save
+
+    def full_disk(image, file, **options):
+        save(image, file, **options)
+        Path(file).write_bytes(Path(file).read_bytes()[:100])
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Image.Image, "save", full_disk)
+    with pytest.raises(OSError, match="no space left"):
+        dashboard(str(run))
+    assert page.read_bytes() == before
+
+
+def test_what_is_being_written_is_not_the_newest(tmp_path):
+    (tmp_path / ".samples-0000009.png.partial").touch()
+    assert newest(tmp_path, "*") is None
+
+
+def test_the_least_of_a_running_mean_is_called_so(monkeypatch):
+    titles = []
+
+    monkeypatch.setattr("callbacks.dashboard.line_plot", lambda title, *_: titles.append(title))
+    ramp = [(step, float(step)) for step in range(40)]
+    for name in ("train/loss", "train/data_wait"):
+        panel(name, ramp)
+        panel(name, ramp[:5])
+    assert titles == ["loss  mean min 7", "loss  min 0", "data_wait  mean 32", "data_wait  4"]
 
 
 @pytest.mark.parametrize(
