@@ -105,8 +105,9 @@ def gradients(checkpointing: bool) -> dict[str, torch.Tensor]:
     denoiser = Denoiser(unet.requires_grad_(False), prompt(5), gradient_checkpointing=checkpointing)
     reference.gradient_checkpointing = checkpointing
     timesteps = torch.tensor([40, 800])
-    bank = reference(noise(2, 1, 4, 8, 8, seed=1), timesteps, prompt(5))
-    denoiser(noise(4, 4, 8, 8), timesteps.repeat_interleave(2), bank, views=2).square().mean().backward()
+    # at 16x16 the innermost attention, too, has several tokens: over a single one there is nothing to learn
+    bank = reference(noise(2, 1, 4, 16, 16, seed=1), timesteps, prompt(5))
+    denoiser(noise(4, 4, 16, 16), timesteps.repeat_interleave(2), bank, views=2).square().mean().backward()
     assert all(parameter.grad is None for parameter in unet.parameters())
     return {name: parameter.grad for name, parameter in reference.named_parameters()}
 
@@ -144,8 +145,13 @@ def test_f_ref_round_trips_through_its_folder(tmp_path):
         load_model(AppearanceReference, tmp_path / "appearance_reference"),
         AppearanceReference.from_pretrained(tmp_path / "appearance_reference"),
     ):
+        kept, read = reference.state_dict(), loaded.state_dict()
+        assert kept.keys() == read.keys()
+        assert all(torch.equal(kept[name], read[name]) for name in kept)
         again = loaded(latents, timesteps, prompt())
-        assert all(torch.equal(again[name], bank[name]) for name in bank)
+        for name in bank:
+            # where tensors lie in memory says by which kernel they are multiplied, and so the last digit
+            torch.testing.assert_close(again[name], bank[name], **CLOSE)
 
 
 def test_a_bank_is_read_by_name():
