@@ -88,6 +88,15 @@ def test_all_ranks_read_what_they_reduce_together():
 
 
 def test_pictures_and_tables_appear_whole(make_trainer, make_stage, make_data, tmp_path, monkeypatch):
+    named = replacements(monkeypatch)
+    callback = Evaluation(frames=1, views=1, steps=1, metrics=["PSNR"])
+    fit(make_trainer, make_stage, make_data, [callback], logger=CSVLogger(tmp_path), max_steps=1)
+    assert {"grid-0000001.png", "worst-0000001.png", "views-0000001.csv"} <= set(named)
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def replacements(monkeypatch):
+    """The names that files are given once they are whole, from now on."""
     named = []
     replace = os.replace
 
@@ -96,10 +105,7 @@ def test_pictures_and_tables_appear_whole(make_trainer, make_stage, make_data, t
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", spy)
-    callback = Evaluation(frames=1, views=1, steps=1, metrics=["PSNR"])
-    fit(make_trainer, make_stage, make_data, [callback], logger=CSVLogger(tmp_path), max_steps=1)
-    assert {"grid-0000001.png", "worst-0000001.png", "views-0000001.csv"} <= set(named)
-    assert not list(tmp_path.rglob("*.partial"))
+    return named
 
 
 def test_training_does_not_notice_it(make_trainer, make_stage, make_data):
@@ -110,11 +116,18 @@ def test_training_does_not_notice_it(make_trainer, make_stage, make_data):
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
 
-def test_w_and_b_is_told_the_step_and_the_direction(
-    make_trainer, make_stage, make_data, tmp_path, monkeypatch
-):
+@pytest.fixture
+def wandb_logger(tmp_path):
+    """A logger with a run of its own, which is over when the test is: a later logger would go on with it."""
     logger = WandbLogger(save_dir=tmp_path, offline=True, log_model=False)
-    defined = {}
+    yield logger
+    logger.experiment.finish()
+
+
+def test_w_and_b_is_told_the_step_and_the_direction(
+    make_trainer, make_stage, make_data, wandb_logger, monkeypatch
+):
+    logger, defined = wandb_logger, {}
     define = logger.experiment.define_metric
 
     def spy(name, **options):
@@ -188,7 +201,8 @@ def test_tensorboard_has_pictures_and_text(make_trainer, make_stage, make_data, 
     assert logger.board.shown == {(f"media/appearance/{kind}", step): 1 for kind in kinds for step in (1, 2)}
 
 
-def test_s_is_scored_by_its_proxies(make_trainer, make_data, tmp_path):
+def test_s_is_scored_by_its_proxies(make_trainer, make_data, tmp_path, monkeypatch):
+    named = replacements(monkeypatch)
     callback = Evaluation(frames=2, views=2, metrics=["PSNR"], orbit_views=3)
     logger = CSVLogger(tmp_path, name="run")
     trainer = make_trainer(
@@ -202,6 +216,7 @@ def test_s_is_scored_by_its_proxies(make_trainer, make_data, tmp_path):
     expected = float(-10 * error.log10().mean())
     assert float(trainer.callback_metrics[logged("PSNR")]) == pytest.approx(expected, abs=1e-3)
     assert callback.last["orbit"].stat().st_size > 0
+    assert "orbit-0000001.mp4" in named
     # conditions are there, but S does not see them
     assert Image.open(callback.last["grid"]).width == 2 * 16 * (1 + 2 * 2)
 
