@@ -16,6 +16,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
+from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,6 +27,8 @@ from shards.manifest import Manifest, write_json
 from shards.packing import pack
 from shards.schema import SCHEMA_VERSION, Sample, encode
 from shards.skips import SKIPPED, Skip, check_share, load_skips, save_skips, summary
+from shards.workers import Worker
+from shards.workers import begin as begin_worker
 from shards.writer import MAX_SHARD_BYTES, SampleTar
 
 log = logging.getLogger(__name__)
@@ -184,7 +187,9 @@ def _work(job: _Job, pending: list[int], processes: int) -> Iterator[int]:
         yield from map(job.capture, pending)
         return
     with _single_threads():
-        pool = ProcessPoolExecutor(processes, get_context("spawn"), initializer=_begin, initargs=(job,))
+        context = get_context("spawn")
+        begun = context.Value("i", 0)
+        pool = ProcessPoolExecutor(processes, context, initializer=_begin, initargs=(job, begun, processes))
         try:
             yield from _drain(pool, pending, 2 * processes)
         except BrokenProcessPool as error:
@@ -230,9 +235,13 @@ def _single_threads() -> Iterator[None]:
 _job: _Job
 
 
-def _begin(job: _Job) -> None:
+def _begin(job: _Job, begun: "Synchronized[int]", processes: int) -> None:
+    """Begin a worker; `begun` counts them."""
     global _job
     _job = job
+    with begun.get_lock():
+        begin_worker(Worker(begun.value, processes))
+        begun.value += 1
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

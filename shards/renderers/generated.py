@@ -3,7 +3,6 @@
 Shape letters: K views, S image side.
 """
 
-import os
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -32,6 +31,7 @@ from shards.renderers.gan.folder import load_generator
 from shards.renderers.gan.generator import Generator, Identity, Rendering, Views
 from shards.renderers.gan.networks import resized
 from shards.renderers.gan.options import GeneratorOptions
+from shards.workers import this_worker
 
 STREAM = 0x6A4  # keeps these people apart from other uses of the same number
 ATTEMPTS = 8  # people drawn for one number before none has a face
@@ -171,6 +171,6 @@ def check_device(device: str | None) -> None:
 
 
 def _device() -> str:
-    """A GPU, if there is one; with several, another for each process."""
+    """A GPU, if there is one; a build's processes take them in turn."""
     count = torch.cuda.device_count()
-    return f"cuda:{os.getpid() % count}" if count else "cpu"
+    return f"cuda:{this_worker().gpu(count)}" if count else "cpu"

@@ -14,6 +14,7 @@ from shards.builder import build
 from shards.errors import InputError
 from shards.manifest import Manifest
 from shards.schema import Sample
+from shards.workers import Worker, this_worker
 from tests.shards.fake_source import FakeSource, make_sample
 
 FAKE = {"fake": "tests.shards.fake_source.FakeSource"}
@@ -28,6 +29,34 @@ def test_bytes_do_not_depend_on_processes(tmp_path: Path) -> None:
         build(FakeSource(), tmp_path / str(processes), processes, max_shard_bytes=100_000)
     assert contents(tmp_path / "0") == contents(tmp_path / "1") == contents(tmp_path / "2")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1", "2"]
+
+
+class NumberedSource(FakeSource):
+    """Leaves in `folder` which worker captured; each waits until all have."""
+
+    def __init__(self, folder: Path, workers: int) -> None:
+        super().__init__()
+        self.folder, self.workers = folder, workers
+
+    def capture(self, unit: tuple[str, int]) -> list[Sample]:
+        worker = this_worker()
+        (self.folder / f"{worker.number} of {worker.count}").touch()
+        for _ in range(3000):
+            if len(list(self.folder.iterdir())) == self.workers:
+                break
+            time.sleep(0.01)
+        return super().capture(unit)
+
+
+def test_workers_are_numbered_and_share_gpus_and_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "who").mkdir()
+    build(NumberedSource(tmp_path / "who", 2), tmp_path / "out", 2)
+    assert {path.name for path in (tmp_path / "who").iterdir()} == {"0 of 2", "1 of 2"}
+    assert [Worker(number, 4).gpu(2) for number in range(4)] == [0, 1, 0, 1]
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    assert [Worker(0, count).threads() for count in (1, 3, 40)] == [16, 5, 1]
 
 
 def test_manifest_tells_what_is_there(tmp_path: Path) -> None:
