@@ -206,7 +206,10 @@ class Evaluation(pl.Callback):
             self._orbit = self._orbit_batch(sees_conditions(pl_module))
         views = to_images(sampler(self._orbit)[0])
         self.last["orbit"] = folder / f"orbit-{trainer.global_step:07d}.mp4"
-        write_video(self.last["orbit"], [Image.fromarray(view) for view in views], ORBIT_FPS)
+        # ffmpeg knows an MP4 by its ending, which another name has to keep
+        partial = self.last["orbit"].with_name(f".{self.last['orbit'].name}")
+        write_video(partial, [Image.fromarray(view) for view in views], ORBIT_FPS)
+        partial.replace(self.last["orbit"])
         still = grid(views[:, None], ORBIT_COLUMNS, 1)
         log_video(trainer, f"media/{pl_module.stage}/orbit", self.last["orbit"], still)
 
