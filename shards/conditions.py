@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.renderers.base import Renderer
-from shards.renderers.registry import open_renderer
+from shards.renderers.registry import open_renderer, renderer_processes
 
 
 class RenderedConditions:
@@ -15,6 +15,12 @@ class RenderedConditions:
     when the first frame needs it, in the process that does."""
 
     conditions: str
+    device: str | None = None
+
+    @property
+    def processes(self) -> int | None:
+        """How many of a build's processes suit the renderer; None for one a core."""
+        return renderer_processes(self.conditions, self.device)
 
     def condition_images(self, key: str, cameras: NDArray[np.float32], size: int) -> NDArray[np.uint8]:
         """The conditions (K, S, S, 3) of the sample `key` at its cameras (K, 25)."""
@@ -22,7 +28,7 @@ class RenderedConditions:
 
     @cached_property
     def _renderer(self) -> Renderer:
-        return open_renderer(self.conditions)
+        return open_renderer(self.conditions, self.device)
 
 
 def render_conditions(

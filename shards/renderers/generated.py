@@ -170,6 +170,14 @@ def check_device(device: str | None) -> None:
         raise InputError(f"--device {device}: this machine has the devices cpu and {count} of cuda")
 
 
+def gpu_processes(device: str | None) -> int | None:
+    """How many processes suit a generator: one a GPU, one in all for a GPU that is named, and None, one a
+    core, without one."""
+    if device == "cpu":
+        return None
+    return 1 if device else torch.cuda.device_count() or None
+
+
 def _device() -> str:
     """A GPU, if there is one; a build's processes take them in turn."""
     count = torch.cuda.device_count()

@@ -7,6 +7,7 @@ from typing import Protocol
 from shards.errors import InputError
 from shards.renderers.base import Renderer
 from shards.renderers.gan.architecture import Kind
+from shards.workers import this_worker
 
 
 class Entry(Protocol):
@@ -15,7 +16,10 @@ class Entry(Protocol):
     def check(self, rest: str) -> None:
         """Raise InputError where it cannot be opened; quick."""
 
-    def open(self, rest: str) -> Renderer:
+    def processes(self, device: str | None) -> int | None:
+        """How many of a build's processes suit it on a device (None: any); None for one a core."""
+
+    def open(self, rest: str, device: str | None) -> Renderer:
         """Open it for use in one process. Raises InputError."""
 
 
@@ -24,10 +28,13 @@ class _Synthetic:
         if rest:
             raise InputError(f"--conditions synthetic:{rest}: the built-in head takes no options")
 
-    def open(self, rest: str) -> Renderer:  # noqa: ARG002
+    def processes(self, device: str | None) -> int | None:  # noqa: ARG002
+        return None
+
+    def open(self, rest: str, device: str | None) -> Renderer:  # noqa: ARG002
         from shards.renderers.synthetic_head import SyntheticHead, render_on_threads
 
-        render_on_threads(1)  # a build has a process for every core already
+        render_on_threads(this_worker().threads())
         return SyntheticHead()
 
 
@@ -42,11 +49,16 @@ class _Generated:
 
         parse_options(self.kind, rest).check()
 
-    def open(self, rest: str) -> Renderer:
+    def processes(self, device: str | None) -> int | None:
+        from shards.renderers.generated import gpu_processes
+
+        return gpu_processes(device)
+
+    def open(self, rest: str, device: str | None) -> Renderer:
         from shards.renderers.gan.options import parse_options
         from shards.renderers.generated import GeneratedHead
 
-        return GeneratedHead(parse_options(self.kind, rest))
+        return GeneratedHead(parse_options(self.kind, rest), device)
 
 
 RENDERERS: dict[str, Entry] = {
@@ -66,10 +78,17 @@ def check_renderer(text: str) -> None:
     _entry(text).check(text.partition(":")[2])
 
 
-def open_renderer(text: str) -> Renderer:
-    """The renderer of this text, ready for use in one process. Raises InputError where there is none."""
+def renderer_processes(text: str, device: str | None = None) -> int | None:
+    """How many of a build's processes suit the renderer of this text on a device (None: any); None for one a
+    core."""
+    return _entry(text).processes(device)
+
+
+def open_renderer(text: str, device: str | None = None) -> Renderer:
+    """The renderer of this text, ready for use in one process; generators run on `device`, by default on a
+    GPU if there is one. Raises InputError where there is none."""
     check_renderer(text)
-    return _entry(text).open(text.partition(":")[2])
+    return _entry(text).open(text.partition(":")[2], device)
 
 
 def _entry(text: str) -> Entry:

@@ -22,7 +22,7 @@ from shards.renderers.gan.cameras import check_range, in_world, measuring_camera
 from shards.renderers.gan.folder import WEIGHTS
 from shards.renderers.gan.generator import Identity
 from shards.renderers.gan.options import GeneratorOptions, Precision
-from shards.renderers.generated import GeneratedHead, as_renders, check_device
+from shards.renderers.generated import GeneratedHead, as_renders, check_device, gpu_processes
 from shards.renderers.registry import check_renderer
 from shards.schema import SPLITS, Sample, SampleMeta
 from shards.skips import Skip
@@ -130,8 +130,8 @@ class _Generated(RenderedConditions):
 
     @property
     def processes(self) -> int | None:
-        """How many suit it: one a GPU; None, one a core, without one."""
-        return None if self.device == "cpu" else torch.cuda.device_count() or None
+        """As many as suit the generator, whoever draws the conditions."""
+        return gpu_processes(self.device)
 
     def units(self) -> Sequence[Batch]:
         """People of one split at a time, `batch` of them. Angles that the generator was not trained on are

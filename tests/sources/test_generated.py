@@ -12,6 +12,7 @@ from shards.alignment.head import HeadFrame
 from shards.build import SOURCES, main, with_variants
 from shards.builder import build
 from shards.cameras import angles, project
+from shards.conditions import RenderedConditions
 from shards.errors import InputError
 from shards.geometry import STANDARD_LANDMARKS
 from shards.manifest import Manifest
@@ -32,6 +33,13 @@ class FlatEG3D(EG3DGenerator):
 
 class FlatPanoHead(PanoHeadGenerator):
     _renderer = FlatRenderer()
+
+
+class FlatConditions(RenderedConditions):
+    """A source as far as its conditions go, which are drawn by the renderer of a text."""
+
+    def __init__(self, conditions):
+        self.conditions = conditions
 
 
 @pytest.fixture(params=[FlatEG3D, FlatPanoHead])
@@ -72,6 +80,19 @@ def test_cameras_lie_over_the_whole_range(source):
     np.testing.assert_array_equal(np.histogram(yaw[1:], 8, (-180, 180))[0], 5)
     assert np.abs(pitch).max() <= 20.01
     assert np.abs(np.degrees(angles(source.cameras(3)))).max() <= 75.01
+
+
+def test_processes_and_conditions_are_of_the_device_asked_for(tmp_path, monkeypatch):
+    folder = str(tmp_path / "gan")
+    save_generator(toy_generator("eg3d"), tmp_path / "gan", "toy")
+    source = EG3DGenerator(folder, **TINY, device="cpu", conditions=f"eg3d:{folder}?faces=false")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    assert source.processes is None
+    assert source._renderer.device.type == "cpu"
+    assert EG3DGenerator(folder, **TINY).processes == 4
+    assert EG3DGenerator(folder, **TINY, device="cuda:1").processes == 1
+    assert FlatConditions("synthetic").processes is None
+    assert FlatConditions(f"eg3d:{folder}").processes == 4
 
 
 def test_angles_that_a_generator_was_not_trained_on_are_warned_of(source, caplog):
@@ -140,7 +161,7 @@ def test_a_build_in_several_processes_that_was_killed_is_the_same_build(tmp_path
 
 
 def test_the_command_builds_shards_and_resumes_to_the_same_bytes(tmp_path, monkeypatch):
-    monkeypatch.setattr("shards.conditions.open_renderer", lambda _: FlatRenderer())
+    monkeypatch.setattr("shards.conditions.open_renderer", lambda *_: FlatRenderer())
     save_generator(toy_generator("panohead"), tmp_path / "gan", "toy")
     options = ["panohead", "--generator", str(tmp_path / "gan"), "--identities", "4", "--views", "2"]
     options += ["--size", "16", "--faces", "false", "--frame", "own", "--processes", "0"]
@@ -178,7 +199,7 @@ def test_panohead_reads_a_folder_unless_a_generator_is_given(tmp_path):
 
 
 def test_a_file_of_options_makes_a_source_and_a_broken_one_is_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr("shards.conditions.open_renderer", lambda _: FlatRenderer())
+    monkeypatch.setattr("shards.conditions.open_renderer", lambda *_: FlatRenderer())
     save_generator(toy_generator("panohead"), tmp_path / "gan", "toy")
     config = tmp_path / "panohead.yaml"
     config.write_text(
