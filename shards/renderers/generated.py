@@ -21,11 +21,12 @@ from shards.errors import InputError
 from shards.pixels import pixels_to_levels
 from shards.renderers.base import Renders
 from shards.renderers.gan.cameras import (
-    check_range,
     in_world,
     measured_frame,
     measuring_cameras,
+    outside_range,
     own_camera,
+    warn_of_range,
 )
 from shards.renderers.gan.folder import load_generator
 from shards.renderers.gan.generator import Generator, Identity, Rendering, Views
@@ -55,11 +56,15 @@ class GeneratedHead:
         self.generator: Generator = load_generator(Path(options.folder), self.device)
         self.generator.tune(getattr(torch, options.precision), options.compile)
         self._people: OrderedDict[int, Identity] = OrderedDict()
+        self._warned = False
 
     def render(self, identity: int, labels: ArrayLike, size: int) -> Renders:
-        """See `Renderer.render`. Raises InputError on labels that are none."""
+        """See `Renderer.render`; the first camera outside the generator's range is warned of. Raises
+        InputError on labels that are none."""
         shared = check_labels(np.atleast_2d(np.asarray(labels)), self.name)
-        check_range(shared, self.options.kind)
+        if not self._warned and outside_range(shared, self.options.kind).any():
+            self._warned = True
+            warn_of_range("some of the cameras asked for are", self.options.kind)
         cameras = torch.from_numpy(in_world(shared, self.frame)).unsqueeze(0).to(self.device)
         return as_renders(self.seen(self.person(identity), cameras, size), size)
 

@@ -18,7 +18,7 @@ from shards.cameras import label_from_angles
 from shards.conditions import RenderedConditions
 from shards.errors import InputError
 from shards.renderers.gan.architecture import Kind
-from shards.renderers.gan.cameras import check_range, in_world, measuring_cameras
+from shards.renderers.gan.cameras import in_world, measuring_cameras, outside_range, warn_of_range
 from shards.renderers.gan.folder import WEIGHTS
 from shards.renderers.gan.generator import Identity
 from shards.renderers.gan.options import GeneratorOptions, Precision
@@ -137,7 +137,8 @@ class _Generated(RenderedConditions):
         """People of one split at a time, `batch` of them. Angles that the generator was not trained on are
         warned of."""
         furthest = label_from_angles(*np.radians((self.max_yaw, self.max_pitch)))
-        check_range(furthest[None], self.kind)
+        if outside_range(furthest[None], self.kind).any():
+            warn_of_range(f"--max_yaw {self.max_yaw:g} --max_pitch {self.max_pitch:g} reach", self.kind)
         by_split: dict[str, list[int]] = {split: [] for split in SPLITS}
         for identity in range(self.identities):
             by_split[split_by_hash(f"{self.kind} {self._named(identity)}", self.shares)].append(identity)

@@ -129,6 +129,12 @@ def test_cameras_outside_a_generators_range_are_warned_of(caplog):
     assert "1 of 2 cameras are outside what it was trained on" in caplog.text
 
 
+def test_a_renderer_warns_once_of_cameras_outside_its_range(renderer, caplog):
+    for pitch in (1.2, 1.1, 1.2):
+        renderer.render(1, label_from_angles(0.0, pitch)[None], 16)
+    assert caplog.text.count("outside what it was trained on") == 1
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -99,7 +99,7 @@ def test_angles_that_a_generator_was_not_trained_on_are_warned_of(source, caplog
     source.units()
     assert not caplog.records
     type(source)(source.options.folder, **{**TINY, "max_yaw": 150.0, "max_pitch": 65.0}).units()
-    assert "outside what it was trained on" in caplog.text
+    assert "--max_yaw 150 --max_pitch 65 reach outside what it was trained on" in caplog.text
 
 
 def test_people_whose_head_is_not_found_are_skipped_by_name(tmp_path):

@@ -64,19 +64,26 @@ def in_world(labels: Labels, frame: HeadFrame | None) -> Labels:
 
 def check_range(labels: Labels, kind: Kind) -> None:
     """Log a warning where cameras (K, 25) look from where the generator has seen no photographs."""
+    outside = outside_range(labels, kind)
+    if outside.any():
+        warn_of_range(f"{outside.sum()} of {len(outside)} cameras are", kind)
+
+
+def outside_range(labels: Labels, kind: Kind) -> NDArray[np.bool_]:
+    """Which cameras (K, 25) look from where the generator has seen no photographs, (K,)."""
     most_yaw, most_pitch = RANGES[kind]
     yaw, pitch = np.abs(np.degrees(angles(labels))).T
-    outside = (yaw > most_yaw + 0.5) | (pitch > most_pitch + 0.5)
-    if outside.any():
-        log.warning(
-            "%s: %d of %d cameras are outside what it was trained on (yaw to %g°, pitch to %g°): their "
-            "images are guesses",
-            kind,
-            int(outside.sum()),
-            len(outside),
-            most_yaw,
-            most_pitch,
-        )
+    return (yaw > most_yaw + 0.5) | (pitch > most_pitch + 0.5)
+
+
+def warn_of_range(what: str, kind: Kind) -> None:
+    """Log that `what` ("cameras are") outside the generator's range."""
+    log.warning(
+        "%s: %s outside what it was trained on (yaw to %g°, pitch to %g°): those images are guesses",
+        kind,
+        what,
+        *RANGES[kind],
+    )
 
 
 def _moved(one: NDArray[np.float64], frame: HeadFrame) -> Labels:
