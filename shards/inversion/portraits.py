@@ -17,6 +17,7 @@ from shards.alignment.detection import FaceDetector
 from shards.alignment.photos import open_photo, photo_files
 from shards.errors import InputError
 from shards.predictions import Predictions, View, some
+from shards.writer import checksum
 
 CROP_SIDE = 512
 PORTRAITS = "portraits"
@@ -40,10 +41,15 @@ class Portrait:
         return np.array([view.camera for view in self.views], dtype=np.float32)
 
     def digest(self) -> str:
-        """Sixteen characters that tell this portrait and its views from others."""
+        """Sixteen characters that tell this portrait, its views and the files that they are held against from
+        others."""
         digest = hashlib.sha256(self.image.convert("RGB").tobytes())
         digest.update(np.vstack([self.camera[None], self.cameras]).astype("<f4").tobytes())
         digest.update("/".join(view.view for view in self.views).encode())
+        for view in self.views:
+            for kind in KEPT:
+                if (file := getattr(view, kind)) is not None:
+                    digest.update(f"{view.view} {kind} {checksum(Path(file))}".encode())
         return digest.hexdigest()[:16]
 
 

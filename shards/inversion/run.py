@@ -123,6 +123,13 @@ def _tile(folder: Path, name: str | None) -> NDArray[np.uint8]:
         return np.asarray(image.convert("RGB").resize(side))
 
 
+def system_name(job: Job) -> str:
+    """What tables call it: the generator's kind, and the network whose features portraits were fitted by,
+    which A.4 leaves to LPIPS; l2 where none was."""
+    tuning = job.tuning
+    return f"{job.options.kind} inversion[{tuning.perceptual if tuning.perceptual_weight else 'l2'}]"
+
+
 def _claim(out: Path, job: Job) -> None:
     """Make the folder, or go on with it where it is of the same job."""
     if (out / RECIPE).is_file():
@@ -143,7 +150,8 @@ def _is_done(portrait: Portrait, out: Path) -> bool:
         return False
     if read_json(folder / REPORT).get("of") != portrait.digest():
         raise InputError(
-            f"{folder} is of another portrait, camera or other views: remove it, or choose another --out"
+            f"{folder} is of another portrait, camera, other views or truths: remove it, or choose another "
+            "--out"
         )
     return True
 
@@ -187,4 +195,4 @@ def _predictions(first: Sequence[str], job: Job, out: Path) -> Predictions:
     ]
     distances = {name: report["distances"] for name, report in reports.items()}
     settings = {**job.recipe(), "distances": distances}
-    return Predictions(out, f"{job.options.kind} inversion", job.protocol, tuple(views), settings)
+    return Predictions(out, system_name(job), job.protocol, tuple(views), settings)

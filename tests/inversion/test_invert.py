@@ -15,7 +15,7 @@ from shards.errors import InputError
 from shards.geometry import STANDARD_LANDMARKS
 from shards.inversion.pivotal import Inversion, Tuning, noise_patterns, noise_structure
 from shards.inversion.portraits import Portrait, read_portraits, views_at
-from shards.inversion.run import Job, invert_portraits
+from shards.inversion.run import Job, invert_portraits, system_name
 from shards.invert import main
 from shards.predictions import Predictions, View
 from shards.renderers.gan.folder import save_generator
@@ -153,8 +153,25 @@ def test_people_are_added_and_never_mistaken(folder, tmp_path):
     assert Image.open(out / "sheet.jpg").height == 3 * 192
     stranger = dataclasses.replace(people("ada")[0], image=Image.new("RGB", (48, 48)))
     for others in ([stranger], people("ada", views=cameras(0.0, 0.1))):
-        with pytest.raises(InputError, match="ada is of another portrait, camera or other views"):
+        with pytest.raises(InputError, match="ada is of another portrait, camera, other views or truths"):
             invert_portraits(others, job_of(folder), out, ["cpu"])
+
+
+def test_other_truths_are_other_portraits(tmp_path):
+    person = people("ada")[0]
+    found = {person.digest()}
+    for kind in ("truth", "condition", "mask"):
+        for level in (0, 255):
+            Image.new("RGB", (8, 8), (level,) * 3).save(tmp_path / "held.png")
+            views = [dataclasses.replace(view, **{kind: str(tmp_path / "held.png")}) for view in person.views]
+            found.add(dataclasses.replace(person, views=tuple(views)).digest())
+    assert len(found) == 7
+
+
+def test_a_system_is_named_by_its_perceptual_network(folder):
+    assert system_name(job_of(folder)) == "eg3d inversion[l2]"
+    assert system_name(job_of(folder, tuning=Tuning())) == "eg3d inversion[efficientnet-lite0]"
+    assert system_name(job_of(folder, tuning=Tuning(perceptual="vgg16"))) == "eg3d inversion[vgg16]"
 
 
 @pytest.mark.slow
@@ -221,7 +238,7 @@ def test_anothers_portraits_are_inverted_and_scored_against_the_same_truths(fold
     evaluate([*given, "--device", "cpu"])
     rows = json.loads((tables / "table.json").read_text())["rows"]
     scores = {row["name"]: row["values"]["PSNR"]["mean"] for row in rows}
-    assert scores["eg3d inversion"] > scores["averages"] + 6
+    assert scores["eg3d inversion[l2]"] > scores["averages"] + 6
     assert Image.open(out / "sheet.jpg").size == (3 * 192, 4 * 192)
 
 
