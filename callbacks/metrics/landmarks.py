@@ -32,9 +32,9 @@ class SixtyEightPoints:
     """The camera by the 51 of dlib's 68 points that lie within the face, by perspective-n-point against
     `FACE_51`.
 
-    They are finer than MTCNN's five in pitch and roll, and in yaw no better: as good to 45 degrees in images
-    of 128 pixels, worse beyond and in smaller ones (`python -m benchmarks.pose`). So MTCNN's are the standard
-    here. Their finder was trained on iBUG 300-W, whose licence leaves out commercial use.
+    Up to 45 degrees of yaw they are finer than MTCNN's five in pitch and roll, and in yaw no better: as good
+    in images of 128 pixels, worse in smaller ones, and worse beyond (`python -m benchmarks.pose`). So
+    MTCNN's are the standard here. Their finder was trained on iBUG 300-W, whose licence leaves out commercial use.
     """
 
     def __init__(self) -> None:
