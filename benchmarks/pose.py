@@ -1,12 +1,15 @@
 """`python -m benchmarks.pose`: how far POSE is from cameras that are known, by landmarks and by yaw.
 
-It takes a built folder with known cameras, such as the synthetic capture.
+It takes a built folder with known cameras, such as the synthetic capture, of 128 pixels or more
+(`python -m shards.build synthetic --size 128 …`): landmarks are coarser in smaller images, as are the default
+folder's of 64, and a table is of its shards' size.
 `--fit_points true` prints instead where its people have dlib's points in EG3D's frame: `FACE_51` of
 `callbacks.metrics.landmarks` was made so, on other people than those it is measured on.
 """
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -22,6 +25,7 @@ from lightning_modules.evaluation.subjects import Subject, Subjects
 from shards.cameras import angles, split_label
 from shards.errors import InputError, one_line
 from shards.geometry import triangulate
+from shards.manifest import Manifest
 from shards.pixels import to_pixels
 
 EDGES = (0, 15, 30, 45, 60, 75)
@@ -56,6 +60,11 @@ def errors(subjects: Iterator[Subject]) -> tuple[NDArray[np.float64], dict[str, 
         for name, metric in metrics.items():
             rows[name].append(metric.scores(found, torch.from_numpy(subject.cameras))[:, 1:].double().numpy())
     return np.concatenate(yaws), {name: np.concatenate(some) for name, some in rows.items()}
+
+
+def title(shards: str) -> str:
+    """What a table of these shards is of. Raises InputError where there are none."""
+    return f"Median errors of POSE in images of {Manifest.load(Path(shards)).image_size} pixels"
 
 
 def table(yaws: NDArray[np.float64], found: dict[str, NDArray[np.float64]]) -> str:
@@ -118,7 +127,7 @@ def benchmark(
     """The table, or the points.
 
     Args:
-        shards: a built folder with known cameras
+        shards: a built folder with known cameras, of images of 128 pixels or more
         split: whose people
         frames: how many of them; all by default
         fit_points: print where dlib's points are on these people
@@ -128,7 +137,7 @@ def benchmark(
         return np.array2string(
             fit(subjects), precision=4, suppress_small=True, separator=", ", threshold=1000
         )
-    return table(*errors(subjects))
+    return f"{title(shards)}\n\n{table(*errors(subjects))}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.pose import fit, people, table, triangulated
+from benchmarks.pose import fit, people, table, title, triangulated
 from callbacks.metrics.faces import Reading
 from callbacks.metrics.landmarks import FACE_51, JAW
 from shards.alignment.align import Aligned
@@ -36,6 +36,10 @@ def test_medians_are_of_the_yaw_s_bin():
     lines = table(yaws, {"mtcnn": errors}).splitlines()
     assert lines[2] == "| 0-15° | 2 of 2 | 2.0° | 3.0° | 4.0° |"
     assert lines[4].startswith("| 30-45° | 0 of 1 |")
+
+
+def test_a_table_says_the_size_of_its_images(capture_of_nobody):
+    assert title(str(capture_of_nobody)) == "Median errors of POSE in images of 16 pixels"
 
 
 def test_too_few_views_are_one_line(capture_of_nobody):
