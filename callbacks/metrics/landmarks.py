@@ -34,7 +34,8 @@ class SixtyEightPoints:
 
     Up to 45 degrees of yaw they are finer than MTCNN's five in pitch and roll, and in yaw no better: as good
     in images of 128 pixels, worse in smaller ones, and worse beyond (`python -m benchmarks.pose`). So
-    MTCNN's are the standard here. Their finder was trained on iBUG 300-W, whose licence leaves out commercial use.
+    MTCNN's are the standard here. Their finder was trained on iBUG 300-W, whose licence leaves out
+    commercial use.
     """
 
     def __init__(self) -> None:
