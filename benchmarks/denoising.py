@@ -25,13 +25,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from benchmarks.memory import TensorMemory
+from core.errors import InputError, one_line
 from lightning_modules.networks.cross_view import CrossView
 from lightning_modules.networks.denoiser import Denoiser
 from lightning_modules.networks.layers import KeysValues
 from lightning_modules.networks.reference import AppearanceReference, Bank, ReferenceBank
 from lightning_modules.networks.speed import tune
 from lightning_modules.networks.view_control import view_control
-from shards.errors import InputError, one_line
 
 Scale = Literal["reduced", "sd15"]
 

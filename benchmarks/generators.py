@@ -17,8 +17,8 @@ from jsonargparse import ArgumentParser
 from torch import Tensor
 
 from benchmarks.denoising import in_turn
+from core.errors import InputError, one_line
 from shards.cameras import label_from_angles
-from shards.errors import InputError, one_line
 from shards.renderers.gan.architecture import Architecture, Kind, Settings, SuperResolutionBlock
 from shards.renderers.gan.folder import KINDS
 from shards.renderers.gan.generator import Generator

@@ -18,10 +18,10 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from benchmarks.training import train
+from core.errors import InputError, one_line
 from lightning_modules.fit import read_config
 from lightning_modules.stage import Stage
 from shards.cache_latents import cache
-from shards.errors import InputError, one_line
 from shards.manifest import Manifest
 
 WARMUP_STEPS = 2

@@ -21,9 +21,9 @@ from tqdm import tqdm
 from callbacks.metrics.faces import FaceReader, Reading
 from callbacks.metrics.landmarks import HEAD_CAMERAS, JAW, SixtyEightPoints
 from callbacks.metrics.pose import CameraPOSE
+from core.errors import InputError, one_line
 from lightning_modules.evaluation.subjects import Subject, Subjects
 from shards.cameras import angles, split_label
-from shards.errors import InputError, one_line
 from shards.geometry import triangulate
 from shards.manifest import Manifest
 from shards.pixels import to_pixels

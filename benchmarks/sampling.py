@@ -19,12 +19,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.denoising import Parts, released_step
+from core.errors import one_line
 from lightning_modules.sampling.ddim import ddim
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
 from lightning_modules.sampling.settings import Sampling
 from lightning_modules.sampling.starting_noise import diffused, view_noise
 from lightning_modules.sampling.trajectories import trajectory
-from shards.errors import one_line
 from shards.pixels import levels_to_pixels
 
 PATHS = (8, 24, 96)  # views

@@ -21,12 +21,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.training import train
 from callbacks.throughput import Throughput
+from core.errors import one_line
 from datamodules import PortraitViewsDataModule, SourceConfig
 from datamodules.order import draw_views, generator
 from datamodules.reading import Item, ViewReader, collate
 from shards.builder import build
 from shards.cameras import label_from_angles
-from shards.errors import one_line
 from shards.reader import ShardReader
 from shards.schema import CAMERAS, Sample, SampleMeta, condition_name, decode_image, view_name
 

@@ -20,14 +20,14 @@ from callbacks.metrics.faces import Readings
 from callbacks.metrics.suite import MetricSuite
 from callbacks.pictures import save_picture
 from callbacks.stage_samples import Batch, Sampler, follows_cameras, sampler_of, sees_conditions
+from core.errors import InputError
+from core.files import write_text
 from lightning_modules.evaluation.tables import ordered
 from lightning_modules.sampling.settings import Sampling
 from lightning_modules.sampling.trajectories import trajectory
 from lightning_modules.sampling.video import check_video, write_video
 from lightning_modules.sampling.view_conditions import prepare_renderer, render_view_conditions
 from shards.cameras import angles
-from shards.errors import InputError
-from shards.manifest import write_text
 from shards.pixels import to_images, to_pixels
 from shards.renderers.registry import check_renderer
 from shards.sheet import case_sheet, grid

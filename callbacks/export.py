@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 
 from callbacks.media import run_folder
 from callbacks.weight_average import WeightAverage
-from shards.errors import InputError
+from core.errors import InputError
 
 
 class Exportable(Protocol):

@@ -10,13 +10,13 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from core.errors import InputError
 from lightning_modules.networks.denoiser import Denoiser
 from lightning_modules.networks.noise_prior import NoisePrior
 from lightning_modules.networks.portrait import PortraitModel
 from lightning_modules.networks.pretrained import Backbone
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
 from lightning_modules.sampling.settings import Sampling
-from shards.errors import InputError
 
 Batch = dict[str, Any]
 Sampler = Callable[[Batch], Tensor]

@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from shards.errors import InputError
+from core.errors import InputError
 
 
 class WeightAverage(pl.Callback):

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from core.errors import InputError
 from datamodules.reading import Batch
 from datamodules.stream import EvaluationBatches, TrainBatches
-from shards.errors import InputError
 
 log = logging.getLogger(__name__)
 

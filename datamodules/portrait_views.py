@@ -9,12 +9,12 @@ import pytorch_lightning as pl
 from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch.utils.data import DistributedSampler
 
+from core.errors import InputError
 from datamodules.loader import SkipLedger, StreamLoader, StreamProgress
 from datamodules.order import spread
 from datamodules.reading import Batch, Protocol, ViewReader
 from datamodules.sources import SourceBook, SourceConfig, Sources
 from datamodules.stream import EvaluationBatches, Stream, TrainBatches
-from shards.errors import InputError
 from shards.fetch import ShardCache
 from shards.frames import FrameSet
 

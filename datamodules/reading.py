@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from core.errors import InputError
 from datamodules.order import Draw, draw_again, draw_views
-from shards.errors import InputError
 from shards.frames import Frame, FrameSet
 from shards.latents import decode_latents
 from shards.schema import (

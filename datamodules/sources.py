@@ -4,10 +4,10 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from core.errors import InputError
 from datamodules.order import apportion, spread
 from datamodules.reading import ViewReader
 from shards.catalog import Catalog
-from shards.errors import InputError
 from shards.fetch import ShardCache
 from shards.frames import FrameSet
 

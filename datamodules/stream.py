@@ -7,9 +7,9 @@ from itertools import count
 
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
+from core.errors import InputError
 from datamodules.order import EpochOrder, Mixture, generator
 from datamodules.reading import Batch, Item, ViewReader, collate, first_readable
-from shards.errors import InputError
 from shards.frames import FrameSet
 
 

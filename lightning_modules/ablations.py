@@ -19,6 +19,8 @@ from tqdm import tqdm
 
 from callbacks.metrics.faces import FaceReader, Readings
 from callbacks.metrics.suite import MetricSuite
+from core.errors import InputError, one_line
+from core.files import whole_folder
 from datamodules import PortraitViewsDataModule, SourceConfig
 from lightning_modules.evaluation.moving import moved
 from lightning_modules.networks.portrait import PortraitModel, load_portrait_model
@@ -32,11 +34,9 @@ from lightning_modules.sampling.trajectories import trajectory
 from lightning_modules.sampling.view_conditions import prepare_renderer
 from lightning_modules.sampling.visibility import hidden
 from shards.cameras import angles
-from shards.errors import InputError, one_line
 from shards.pixels import to_images, to_pixels
 from shards.renderers.base import Renderer
 from shards.sheet import grid
-from shards.weights import whole_folder
 
 REFERENCES = 4  # as many as Fig. 8 shows
 METRICS = ("PSNR", "SSIM", "LPIPS[efficientnet-lite0]", "ID", "POSE")

@@ -12,6 +12,8 @@ from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.models.modeling_utils import ModelMixin
 from jsonargparse import ArgumentParser
 
+from core.errors import InputError, one_line
+from core.model_folders import load_model, read_json
 from lightning_modules.networks.cards import CARD, Lineage, StageCard, fingerprint
 from lightning_modules.networks.cross_view import CrossView
 from lightning_modules.networks.noise_prior import NoisePrior
@@ -26,10 +28,8 @@ from lightning_modules.networks.portrait import (
 )
 from lightning_modules.networks.pretrained import load_backbone
 from lightning_modules.networks.reference import AppearanceReference
-from lightning_modules.networks.weights import load_model, read_json
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
 from lightning_modules.trained_part import ExportDtype
-from shards.errors import InputError, one_line
 
 
 def assemble(

@@ -15,10 +15,11 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_modules.draws import generator, normal, spread_timesteps
+from core.files import whole_folder
+from core.model_folders import load_model, save_model
+from core.seeding import generator, normal, spread_timesteps
 from lightning_modules.networks.denoiser import Denoiser
 from lightning_modules.networks.pretrained import Backbone, save_backbone
-from lightning_modules.networks.weights import load_model, save_model, whole_folder
 from lightning_modules.optimization import Learning, Optimization, step_generator
 from lightning_modules.sampling.ddim import sample
 from shards.perceptual import PerceptualLoss, PerceptualWeights

@@ -13,6 +13,8 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from core.errors import InputError, one_line
+from core.files import whole_folder
 from lightning_modules.ablations import (
     STRENGTH,
     Batch,
@@ -28,9 +30,7 @@ from lightning_modules.sampling.settings import Sampling
 from lightning_modules.sampling.video import check_video
 from lightning_modules.synthesize import synthesize
 from shards.cameras import angles
-from shards.errors import InputError, one_line
 from shards.sheet import camera_captions, view_sheet
-from shards.weights import whole_folder
 
 TABLE, PORTRAIT = "table.json", "portrait.png"
 SHOWN = 3  # people on the contact sheet

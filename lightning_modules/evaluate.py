@@ -18,6 +18,8 @@ from jsonargparse import ArgumentError, ArgumentParser
 from PIL import Image
 
 from callbacks.metrics.suite import MetricSuite
+from core.errors import InputError, one_line
+from core.files import write_text
 from lightning_modules.evaluation.figures import worst_sheet, yaw_plot
 from lightning_modules.evaluation.sampling import Made, make
 from lightning_modules.evaluation.scoring import Scores, Scoring, score
@@ -34,8 +36,6 @@ from lightning_modules.evaluation.tables import (
     view_table,
 )
 from lightning_modules.loggers import wandb_logger
-from shards.errors import InputError, one_line
-from shards.manifest import write_text
 from shards.predictions import Predictions
 from shards.sheet import save_whole
 

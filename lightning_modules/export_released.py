@@ -13,17 +13,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from core.errors import InputError, one_line
+from core.model_folders import compare, empty_model, read_json, read_tensors, read_weights
 from lightning_modules.import_released import HOLDINGS, UNREAD
 from lightning_modules.networks import portrait
 from lightning_modules.networks.cross_view import CrossView
 from lightning_modules.networks.pretrained import check_unet
-from lightning_modules.networks.weights import (
-    compare,
-    empty_model,
-    read_json,
-    read_tensors,
-    read_weights,
-)
 from lightning_modules.released import names
 from lightning_modules.released.checkpoint import (
     TEXT_ENCODER,
@@ -34,7 +29,6 @@ from lightning_modules.released.checkpoint import (
     text_part,
 )
 from lightning_modules.released.structure import CROSS_VIEW_FIXED, UNET_FIXED
-from shards.errors import InputError, one_line
 
 NETWORKS = ("unet", portrait.REFERENCE, portrait.CONTROL, portrait.CROSS_VIEW)
 

@@ -17,7 +17,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch import nn
 
-from shards.errors import InputError, one_line
+from core.errors import InputError, one_line
 
 TERMINATED = 128 + 15  # what a shell reports of a process that SIGTERM ended
 

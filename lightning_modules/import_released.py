@@ -13,6 +13,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from core.errors import InputError, one_line
+from core.files import whole_folder
+from core.model_folders import WEIGHTS, save_model
 from lightning_modules.networks.portrait import write_cards
 from lightning_modules.networks.pretrained import (
     check_folder,
@@ -24,7 +27,6 @@ from lightning_modules.networks.pretrained import (
     load_vae,
     write_empty_prompt,
 )
-from lightning_modules.networks.weights import WEIGHTS, save_model, whole_folder
 from lightning_modules.released.checkpoint import (
     TEXT_ENCODER,
     Layout,
@@ -35,7 +37,6 @@ from lightning_modules.released.checkpoint import (
     shapes_of,
 )
 from lightning_modules.released.structure import text_config
-from shards.errors import InputError, one_line
 
 Precision = Literal["float32", "float16", "bfloat16"]
 UNREAD = "released_unread.safetensors"

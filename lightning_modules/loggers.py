@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pytorch_lightning.loggers import WandbLogger
 
-from shards.errors import InputError
+from core.errors import InputError
 
 WANDB_HOST = "api.wandb.ai"
 

@@ -11,8 +11,8 @@ from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from lightning_modules.draws import generator
-from shards.errors import InputError
+from core.errors import InputError
+from core.seeding import generator
 
 FINAL_FRACTION = 0.02
 

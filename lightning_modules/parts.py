@@ -8,16 +8,10 @@ import torch
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
+from core.errors import InputError
+from core.files import whole_folder
+from core.model_folders import WEIGHTS, load_strict, read_json, read_tensors, save_model
 from lightning_modules.networks.cards import CARD, StageCard, write_card
-from lightning_modules.networks.weights import (
-    WEIGHTS,
-    load_strict,
-    read_json,
-    read_tensors,
-    save_model,
-    whole_folder,
-)
-from shards.errors import InputError
 
 IN_CHECKPOINT = "diffportrait3d"
 

@@ -13,9 +13,9 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from lightning_modules.draws import generator
-from lightning_modules.networks.weights import load_model
-from shards.errors import InputError
+from core.errors import InputError
+from core.model_folders import load_model
+from core.seeding import generator
 from shards.index import ShardIndex
 from shards.manifest import Manifest
 from shards.pixels import levels_to_pixels

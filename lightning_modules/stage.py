@@ -13,7 +13,7 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
-from lightning_modules.draws import generator, normal, spread_timesteps
+from core.seeding import generator, normal, spread_timesteps
 from lightning_modules.networks.cards import Lineage, ReferenceTimestep, StageCard, fingerprint
 from lightning_modules.networks.denoiser import Denoiser
 from lightning_modules.networks.pretrained import load_backbone

@@ -11,7 +11,9 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
-from lightning_modules.networks.weights import read_json, whole_folder
+from core.errors import InputError, one_line
+from core.files import whole_folder, write_json
+from core.model_folders import read_json
 from lightning_modules.sampling.image_folders import read_squares
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
 from lightning_modules.sampling.portraits import Person, find_people, read_people
@@ -38,8 +40,6 @@ from lightning_modules.sampling.synthesis import (
 from lightning_modules.sampling.video import check_video
 from lightning_modules.sampling.view_conditions import CONDITIONS
 from shards.camera_files import write_cameras
-from shards.errors import InputError, one_line
-from shards.manifest import write_json
 
 COMMAND = "lightning_modules.synthesize"
 SETTINGS, CAMERAS = "settings.json", "cameras.json"

@@ -10,11 +10,11 @@ import torch
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
+from core.errors import InputError
+from core.model_folders import compare
 from lightning_modules.networks.cards import StageCard
-from lightning_modules.networks.weights import compare
 from lightning_modules.optimization import Learning, Optimization, rewind
 from lightning_modules.parts import IN_CHECKPOINT, save_part
-from shards.errors import InputError
 
 ExportDtype = Literal["float16", "float32"]
 

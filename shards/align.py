@@ -13,12 +13,12 @@ from jsonargparse import ArgumentParser
 from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw
 
+from core.errors import InputError, one_line
+from core.files import write_json
 from shards.alignment.align import Aligned, align
 from shards.alignment.detection import FaceDetector
 from shards.alignment.photos import open_photo
 from shards.cameras import PIVOT, angles, project
-from shards.errors import InputError, one_line
-from shards.manifest import write_json
 
 LABELS = "dataset.json"
 OVERLAY_SIDE = 1024

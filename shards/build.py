@@ -13,8 +13,8 @@ from pathlib import Path
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser
 
+from core.errors import InputError, one_line
 from shards.builder import MAX_SKIPPED_SHARE, Source, build
-from shards.errors import InputError, one_line
 from shards.manifest import Manifest
 from shards.schema import SPLITS
 from shards.writer import MAX_SHARD_BYTES

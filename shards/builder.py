@@ -22,8 +22,9 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from shards.errors import InputError
-from shards.manifest import Manifest, write_json
+from core.errors import InputError
+from core.files import write_json
+from shards.manifest import Manifest
 from shards.packing import pack
 from shards.schema import SCHEMA_VERSION, Sample, encode
 from shards.skips import SKIPPED, Skip, check_share, load_skips, save_skips, summary

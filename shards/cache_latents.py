@@ -18,14 +18,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from shards.errors import InputError, one_line
+from core.errors import InputError, one_line
+from core.files import checksum
 from shards.index import ShardIndex
 from shards.latents import Latents, encode_latents, vae_fingerprint
 from shards.manifest import Manifest, ShardRecord
 from shards.pixels import levels_to_pixels
 from shards.reader import read_members
 from shards.schema import LATENTS, Images, SampleError, decode
-from shards.writer import SampleTar, checksum
+from shards.writer import SampleTar
 
 BATCH = 32
 

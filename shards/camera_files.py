@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from core.errors import InputError
+from core.files import write_json
 from shards.alignment.align import NoFaceError, align
 from shards.alignment.detection import FaceDetector
 from shards.alignment.photos import SUFFIXES, open_photo
 from shards.cameras import LABEL_SIZE, check_labels
-from shards.errors import InputError
-from shards.manifest import write_json
 
 CAMERAS = "cameras"
 POSE_SIDE = 64  # the crop itself is not used

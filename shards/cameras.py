@@ -10,7 +10,7 @@ degrees.
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from shards.errors import InputError
+from core.errors import InputError
 
 LABEL_SIZE = 25
 RADIUS = 2.7

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from webdataset.shardlists import expand_urls
 
-from shards.errors import InputError
+from core.errors import InputError
 from shards.fetch import ShardCache, fetch_bytes, is_remote, local_path
 from shards.index import ShardIndex
 from shards.latents import fingerprint_of

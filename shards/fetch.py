@@ -14,8 +14,8 @@ from urllib.parse import unquote, urlparse
 
 from webdataset.gopen import gopen
 
-from shards.errors import InputError
-from shards.writer import checksum
+from core.errors import InputError
+from core.files import checksum
 
 CHUNK = 1 << 20
 IN_USE_SECONDS = 600.0  # a shard touched this recently is never thrown out

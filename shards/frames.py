@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
+from core.errors import InputError
 from shards.catalog import Shard, views_of
-from shards.errors import InputError
 from shards.fetch import ShardCache
 from shards.index import ShardIndex, Span
 from shards.reader import ShardReader

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
-from shards.errors import InputError, one_line
+from core.errors import InputError, one_line
 from shards.renderers.gan.checkpoint import generator_of
 from shards.renderers.gan.folder import save_generator
 from shards.renderers.gan.generator import Generator

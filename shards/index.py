@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.errors import InputError
+from core.errors import InputError
 from shards.writer import BLOCK
 
 Span = tuple[int, int]

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from jsonargparse import ArgumentParser
 
+from core.errors import InputError, one_line
 from shards.camera_files import read_cameras
-from shards.errors import InputError, one_line
 from shards.inversion.pivotal import Tuning
 from shards.inversion.portraits import Portrait, find_photos, predicted_portraits, read_portraits
 from shards.inversion.run import SHEET, Job, invert_portraits

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from shards.arrays import parse_npy
+from core.arrays import parse_npy
 from shards.schema import SampleError
 
 FINGERPRINT = "fingerprint"

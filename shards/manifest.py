@@ -1,13 +1,13 @@
 """manifest.json: what lies in a built folder and how it was made."""
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
-from shards.errors import InputError
+from core.errors import InputError
+from core.files import write_json
 from shards.schema import SCHEMA_VERSION, SPLITS
 
 MANIFEST = "manifest.json"
@@ -111,15 +111,3 @@ def disjoint(identities: Mapping[str, Iterable[str]], where: str) -> None:
         for name in names:
             if owner.setdefault(name, split) != split:
                 raise InputError(f"{where}: identity {name} is in both {owner[name]} and {split}")
-
-
-def write_json(path: Path, values: Any) -> None:
-    """Write JSON under a temporary name, then give it its own."""
-    write_text(path, json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write text under a temporary name, then give it its own."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from shards.errors import InputError
+from core.errors import InputError
 from shards.index import ShardIndex
 from shards.manifest import Manifest, ShardRecord, disjoint
 from shards.reader import read_members

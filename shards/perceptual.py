@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from shards.errors import InputError
+from core.errors import InputError
 
 PerceptualWeights = Literal["efficientnet-lite0", "vgg16"]
 

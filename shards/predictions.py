@@ -20,10 +20,10 @@ from typing import Any, Literal, Self, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from core.errors import InputError
+from core.files import write_json
+from core.tensors import read_json
 from shards.cameras import LABEL_SIZE, check_labels
-from shards.errors import InputError
-from shards.manifest import write_json
-from shards.weights import read_json
 
 MANIFEST = "manifest.json"
 FORMAT = 1

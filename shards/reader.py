@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from shards.errors import InputError
+from core.errors import InputError
 from shards.index import Span
 from shards.schema import SampleError
 

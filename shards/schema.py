@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from shards.arrays import parse_npy
+from core.arrays import parse_npy
+from core.errors import InputError
 from shards.cameras import LABEL_SIZE, check_labels
-from shards.errors import InputError
 
 SCHEMA_VERSION = 1
 SPLITS = ("train", "val", "test")

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw, ImageFont
 
+from core.errors import InputError
 from shards.cameras import angles
-from shards.errors import InputError
 from shards.schema import Images, Sample
 
 MARGIN = 4

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from shards.errors import InputError
-from shards.manifest import write_json
+from core.errors import InputError
+from core.files import write_json
 
 SKIPPED = "skipped.json"
 SHOWN = 12

@@ -1,6 +1,5 @@
 """Tar shards in WebDataset's layout, byte for byte the same whenever the same samples are written."""
 
-import hashlib
 import io
 import os
 import tarfile
@@ -9,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from core.files import checksum
 from shards.manifest import ShardRecord
 
 Members = Mapping[str, bytes]
@@ -92,9 +92,3 @@ class ShardPacker:
 def tar_size(data_bytes: int) -> int:
     """The bytes a member of this many data bytes takes in a tar: its header and its data, in blocks."""
     return BLOCK + -(-data_bytes // BLOCK) * BLOCK
-
-
-def checksum(path: Path) -> str:
-    """The SHA-256 of a file, as hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -8,9 +8,9 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, WandbLogger
 
 from callbacks.weight_average import WeightAverage
+from core.model_folders import save_model
 from lightning_modules.fit import read_config
 from lightning_modules.networks.portrait import CONTROL, REFERENCE, save_portrait_model
-from lightning_modules.networks.weights import save_model
 from tests.networks.toy import toy_model, toy_vae
 
 CONFIGS = Path(__file__).parents[1] / "configs"

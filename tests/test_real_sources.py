@@ -10,12 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
+from core.errors import InputError
 from datamodules import PortraitViewsDataModule, SourceConfig
 from lightning_modules.fit import read_config
 from lightning_modules.networks.pretrained import save_backbone
 from shards.builder import build
 from shards.cameras import PIVOT, project
-from shards.errors import InputError
 from shards.geometry import STANDARD_LANDMARKS
 from tests.faces import find_dots
 from tests.networks.toy import toy_backbone

@@ -6,11 +6,11 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
+from core.model_folders import load_model
 from datamodules import PortraitViewsDataModule, SourceConfig
 from lightning_modules.appearance import AppearanceStage
 from lightning_modules.networks.noise_prior import NoisePrior
 from lightning_modules.networks.portrait import CONTROL, CROSS_VIEW, NOISE_PRIOR, REFERENCE
-from lightning_modules.networks.weights import load_model
 from lightning_modules.noise_prior import NoisePriorStage
 from lightning_modules.parts import load_part
 from lightning_modules.pool import read_images

@@ -10,7 +10,7 @@ from PIL import Image
 
 from callbacks.metrics.faces import Reading
 from callbacks.metrics.weights import CATALOGUE
-from shards.errors import InputError
+from core.errors import InputError
 
 MODELS = "face_recognition_models"
 SIDE = 256  # what a landmark finder is given: the face is then about as large as it was trained on

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from callbacks.metrics.base import unit_range
 from callbacks.metrics.weights import INCEPTION, LITE, published
-from shards.errors import InputError
+from core.errors import InputError
 from shards.perceptual import LITE_MEAN, LITE_STD, efficientnet_lite0
 from shards.pixels import pixels_to_levels
 

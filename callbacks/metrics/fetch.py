@@ -13,8 +13,8 @@ from jsonargparse import ArgumentParser
 from torch.hub import download_url_to_file
 
 from callbacks.metrics.weights import CATALOGUE, PublishedWeights
-from shards.errors import InputError, one_line
-from shards.writer import checksum
+from core.errors import InputError, one_line
+from core.files import checksum
 
 
 def fetch(weights: PublishedWeights, mirror: str | None) -> str:

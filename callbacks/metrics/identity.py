@@ -14,7 +14,7 @@ from callbacks.metrics.base import weights_for
 from callbacks.metrics.dlib_faces import model_file, shown
 from callbacks.metrics.faces import FaceMetric, FaceReader, Reading, Readings
 from callbacks.metrics.weights import DLIB, VGGFACE2, published
-from shards.errors import InputError
+from core.errors import InputError
 
 FACENET_SIDE = 160
 

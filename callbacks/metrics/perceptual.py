@@ -11,7 +11,7 @@ from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
 from callbacks.metrics.base import PairMetric, unit_range, weights_for
 from callbacks.metrics.weights import ALEXNET, LITE, VGG16, published
-from shards.errors import InputError
+from core.errors import InputError
 from shards.perceptual import FeaturePyramid, PerceptualLoss
 
 STABILITY = 1e-6  # DISTS' c1 and c2

@@ -12,8 +12,8 @@ from callbacks.metrics.base import PairMetric, weights_for
 from callbacks.metrics.faces import FaceMetric, FaceReader, Readings
 from callbacks.metrics.landmarks import HEAD_CAMERAS, HeadCamera, five_points
 from callbacks.metrics.weights import MTCNN
+from core.errors import InputError
 from shards.cameras import LABEL_SIZE, split_label
-from shards.errors import InputError
 
 FLIP = np.diag([1.0, -1.0, -1.0])  # OpenCV's axes ↔ x right, y up, z towards the viewer
 AXES = ("yaw", "pitch", "roll")

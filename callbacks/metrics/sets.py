@@ -11,7 +11,7 @@ from torchmetrics.utilities import dim_zero_cat, rank_zero_warn
 from callbacks.metrics.base import weights_for
 from callbacks.metrics.features import extractor
 from callbacks.metrics.weights import metric_name
-from shards.errors import InputError
+from core.errors import InputError
 
 ENOUGH_FOR_FID = 2048
 KERNEL_DEGREE = 3

@@ -16,7 +16,7 @@ from callbacks.metrics.pixels import PSNR, SSIM
 from callbacks.metrics.pose import POSE, CameraPOSE
 from callbacks.metrics.sets import FID, KID, SetMetric
 from callbacks.metrics.weights import ALEXNET, CATALOGUE, CHOICES, VGG16, choose, notice
-from shards.errors import InputError
+from core.errors import InputError
 
 log = logging.getLogger(__name__)
 

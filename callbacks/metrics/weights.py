@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from shards.errors import InputError
-from shards.weights import read_tensors
-from shards.writer import checksum
+from core.errors import InputError
+from core.files import checksum
+from core.tensors import read_tensors
 
 REMEDY = "`python -m callbacks.metrics.fetch` (make metric-weights) fetches the standard ones"
 

@@ -17,20 +17,20 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from core.errors import InputError
+from core.files import whole_folder, write_json
+from core.tensors import read_json
 from lightning_modules.evaluation.moving import moved
 from lightning_modules.evaluation.subjects import Subject, Subjects
 from lightning_modules.networks.reference import AppearanceReference
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline, to_image
 from lightning_modules.sampling.settings import PAPER, Sampling
 from lightning_modules.sampling.view_conditions import prepare_renderer
-from shards.errors import InputError
 from shards.manifest import MANIFEST as SHARDS_MANIFEST
-from shards.manifest import write_json
 from shards.pixels import to_pixels
 from shards.predictions import Predictions, View
 from shards.renderers.base import Renderer
 from shards.renderers.registry import check_renderer
-from shards.weights import read_json, whole_folder
 
 ENDS = 1 << 16  # bytes read of either end of a weights file to tell it from others
 SETTINGS, VIEWS, REFERENCE = "settings.json", "views.json", "reference.png"

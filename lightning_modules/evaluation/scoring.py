@@ -18,9 +18,9 @@ from tqdm import tqdm
 from callbacks.metrics.faces import Reading
 from callbacks.metrics.sets import ENOUGH_FOR_FID, FID
 from callbacks.metrics.suite import MetricSuite
+from core.errors import InputError
 from shards.alignment.photos import open_photo, photo_files, photo_size
 from shards.cameras import angles
-from shards.errors import InputError
 from shards.pixels import to_pixels
 from shards.predictions import FILES, Predictions, View, some
 

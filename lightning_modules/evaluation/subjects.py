@@ -12,10 +12,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from core.errors import InputError
 from datamodules.order import generator, spread
 from shards.cameras import angles
 from shards.catalog import Catalog
-from shards.errors import InputError
 from shards.fetch import ShardCache
 from shards.frames import Frame, FrameSet
 from shards.schema import CAMERAS, Images, Sample, SampleError, count_views, decode, decode_cameras

@@ -26,6 +26,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from core.errors import InputError, one_line
+from core.files import whole_folder
 from lightning_modules.evaluation.subjects import Protocol
 from lightning_modules.sampling.image_folders import check_count, image_files, view_files
 from lightning_modules.sampling.trajectories import trajectory
@@ -33,9 +35,7 @@ from lightning_modules.sampling.video import check_video
 from shards.alignment.photos import open_photo
 from shards.camera_files import read_cameras
 from shards.cameras import label_from_angles
-from shards.errors import InputError, one_line
 from shards.predictions import Predictions, View, some
-from shards.weights import whole_folder
 
 Kind = Literal["diffportrait3d", "goae", "eg3d", "panohead", "triplanenet", "zero123"]
 # degrees: EG3D's gen_videos turns 0.35 rad sideways and 0.25 of its pitch parameter

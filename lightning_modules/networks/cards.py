@@ -11,7 +11,7 @@ from typing import Any, Literal, Self, get_args
 import torch
 from torch import Tensor
 
-from shards.errors import InputError
+from core.errors import InputError
 
 CARD = "stage.json"
 FORMAT = 1

@@ -14,9 +14,9 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
+from core.errors import InputError
+from core.model_folders import place_like
 from lightning_modules.networks.layers import Layer, attend, down_layers, project, up_layers
-from lightning_modules.networks.weights import place_like
-from shards.errors import InputError
 
 Middle = Literal["always", "unconditional", "never"]
 MAX_ITEMS = 2**15  # of one attention call: CUDA kernels keep the batch in a launch dimension of 65,535

@@ -8,6 +8,7 @@ from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
+from core.errors import InputError
 from lightning_modules.networks.cross_view import CrossView
 from lightning_modules.networks.layers import (
     Context,
@@ -23,7 +24,6 @@ from lightning_modules.networks.layers import (
 )
 from lightning_modules.networks.reference import Bank, ProjectedBank, ReferenceBank
 from lightning_modules.networks.view_control import Residuals, control_residuals, embed_condition
-from shards.errors import InputError
 
 
 class Denoiser(nn.Module):

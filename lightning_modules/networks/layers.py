@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from shards.errors import InputError
+from core.errors import InputError
 
 Result = TypeVar("Result")
 KeysValues = tuple[Tensor, Tensor]

@@ -13,6 +13,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from core.errors import InputError
 from lightning_modules.networks.noise_prior_parts import (
     Grow,
     PortraitEncoder,
@@ -22,7 +23,6 @@ from lightning_modules.networks.noise_prior_parts import (
     look_up,
 )
 from shards.cameras import LABEL_SIZE
-from shards.errors import InputError
 from shards.renderers.volume import RaySampling, Rendered, around_origin, rays, render
 
 EMPTY = -10.0  # raw density outside of the volume: nothing

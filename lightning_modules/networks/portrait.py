@@ -7,6 +7,9 @@ import torch
 from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.models.modeling_utils import ModelMixin
 
+from core.errors import InputError
+from core.files import whole_folder
+from core.model_folders import load_model, read_json, read_weights, save_model
 from lightning_modules.networks.cards import (
     CARD,
     Lineage,
@@ -20,14 +23,6 @@ from lightning_modules.networks.denoiser import Denoiser
 from lightning_modules.networks.noise_prior import NoisePrior
 from lightning_modules.networks.pretrained import Backbone, load_backbone, write_backbone
 from lightning_modules.networks.reference import AppearanceReference
-from lightning_modules.networks.weights import (
-    load_model,
-    read_json,
-    read_weights,
-    save_model,
-    whole_folder,
-)
-from shards.errors import InputError
 
 REFERENCE, CONTROL, CROSS_VIEW, NOISE_PRIOR = (
     "appearance_reference",

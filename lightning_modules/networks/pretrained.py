@@ -18,7 +18,9 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lightning_modules.networks.weights import (
+from core.errors import InputError
+from core.files import whole_folder
+from core.model_folders import (
     WEIGHTS,
     empty_model,
     load_model,
@@ -27,9 +29,7 @@ from lightning_modules.networks.weights import (
     read_tensors,
     read_weights,
     save_model,
-    whole_folder,
 )
-from shards.errors import InputError
 
 EMPTY_PROMPT = "empty_prompt"
 FILES = [

@@ -13,6 +13,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
+from core.errors import InputError
 from lightning_modules.networks.layers import (
     Context,
     KeysValues,
@@ -29,7 +30,6 @@ from lightning_modules.networks.layers import (
     to_tokens,
     up_layers,
 )
-from shards.errors import InputError
 
 STEM = ("conv_in", "time_proj", "time_embedding", "down_blocks", "mid_block", "up_blocks")
 

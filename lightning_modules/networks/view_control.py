@@ -10,6 +10,8 @@ from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
+from core.errors import InputError
+from core.model_folders import place_like
 from lightning_modules.networks.layers import (
     Context,
     check_latents,
@@ -19,8 +21,6 @@ from lightning_modules.networks.layers import (
     mid_layers,
     run_layer,
 )
-from lightning_modules.networks.weights import place_like
-from shards.errors import InputError
 
 HINT_CHANNELS = (16, 32, 96, 256, 256, 256)  # the first is full size, each next one half of it
 

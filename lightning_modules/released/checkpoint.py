@@ -11,13 +11,13 @@ from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
+from core.errors import InputError
+from core.model_folders import listed, read_tensors, shape_faults
 from lightning_modules.networks import portrait
 from lightning_modules.networks.cross_view import CrossView
 from lightning_modules.networks.reference import AppearanceReference
-from lightning_modules.networks.weights import listed, read_tensors, shape_faults
 from lightning_modules.released import names, structure
 from lightning_modules.released.structure import Shapes
-from shards.errors import InputError
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
 TEXT_ENCODER = "text_encoder"

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from statistics import mode
 from typing import Any
 
+from core.errors import InputError
 from lightning_modules.released.names import CONTROL, TEXT, UNET, VAE
-from shards.errors import InputError
 
 Shapes = Mapping[str, tuple[int, ...]]
 

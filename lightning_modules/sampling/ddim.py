@@ -16,11 +16,11 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 from tqdm import tqdm
 
+from core.errors import InputError
 from lightning_modules.networks.denoiser import Denoiser
 from lightning_modules.networks.reference import AppearanceReference, Bank
 from lightning_modules.sampling.prediction import BankAt, Prediction, lanes
 from lightning_modules.sampling.windows import windows
-from shards.errors import InputError
 
 NEEDED = ("alphas_cumprod", "add_noise", "init_noise_sigma", "scale_model_input")  # of a scheduler
 

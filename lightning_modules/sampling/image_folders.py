@@ -6,8 +6,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from core.errors import InputError
 from shards.alignment.photos import SUFFIXES, open_photo
-from shards.errors import InputError
 
 _DIGITS = re.compile(r"(\d+)")
 

@@ -22,6 +22,9 @@ from numpy.typing import ArrayLike
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from core.errors import InputError
+from core.files import whole_folder
+from core.model_folders import read_json
 from lightning_modules.networks.cross_view import CrossView
 from lightning_modules.networks.denoiser import Denoiser
 from lightning_modules.networks.noise_prior import NoisePrior
@@ -34,13 +37,11 @@ from lightning_modules.networks.portrait import (
 from lightning_modules.networks.pretrained import Backbone
 from lightning_modules.networks.reference import AppearanceReference
 from lightning_modules.networks.speed import tune
-from lightning_modules.networks.weights import read_json, whole_folder
 from lightning_modules.sampling.ddim import portrait_bank, sample
 from lightning_modules.sampling.portraits import MIN_SIDE
 from lightning_modules.sampling.settings import PAPER, Sampling, StartingNoise
 from lightning_modules.sampling.starting_noise import diffused, half_noised, step_generators, view_noise
 from shards.cameras import check_labels
-from shards.errors import InputError
 from shards.pixels import levels_to_pixels, pixels_to_levels, to_images
 
 

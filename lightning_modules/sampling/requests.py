@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from core.errors import InputError
 from lightning_modules.sampling.ddim import scheduler_for
 from lightning_modules.sampling.image_folders import check_count, view_files
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
@@ -24,7 +25,6 @@ from lightning_modules.sampling.view_conditions import (
 )
 from lightning_modules.sampling.windows import Window, windows
 from shards.camera_files import read_cameras
-from shards.errors import InputError
 
 Cameras = NDArray[np.float32]
 Precision = Literal["float32", "float16", "bfloat16"]

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from shards.errors import InputError
+from core.errors import InputError
 
 StartingNoise = Literal["random", "3d-aware"]
 

@@ -9,7 +9,7 @@ import torch
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
-from lightning_modules.draws import generator, normal
+from core.seeding import generator, normal
 from lightning_modules.sampling.ddim import scheduler_for, timesteps_of
 
 

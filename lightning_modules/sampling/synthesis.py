@@ -12,11 +12,11 @@ from PIL import Image
 from torch.multiprocessing.spawn import ProcessExitedException, spawn
 from tqdm import tqdm
 
+from core.errors import InputError, one_line
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
 from lightning_modules.sampling.requests import Precision
 from lightning_modules.sampling.settings import Sampling
 from lightning_modules.sampling.video import write_video
-from shards.errors import InputError, one_line
 from shards.sheet import camera_captions, view_sheet
 
 SHEET, VIDEO, VIEWS = "sheet.png", "views.mp4", "views"

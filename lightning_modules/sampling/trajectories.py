@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from core.errors import InputError
 from shards.cameras import label_from_angles
-from shards.errors import InputError
 
 Angles = tuple[NDArray[np.float64], NDArray[np.float64]]
 """Yaw and pitch (K,) each, radians."""

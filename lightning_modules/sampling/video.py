@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from shards.errors import InputError
+from core.errors import InputError
 
 SMALLEST_SIDE = 256  # pixels; smaller views are enlarged by a whole factor, so that they can be looked at
 QUALITY = 8  # of 10, imageio-ffmpeg's scale

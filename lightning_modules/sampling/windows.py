@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from shards.errors import InputError
+from core.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from core.errors import InputError
 from shards.alignment.camera import camera_from_landmarks
 from shards.alignment.crop import Square, cut, square_around
 from shards.alignment.detection import Face, FaceDetector, choose
-from shards.errors import InputError
 
 REFINED_SIDE = 320
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from shards.errors import InputError
+from core.errors import InputError
 
 DETECTION_SIDE = 640  # larger images are searched at this size: faces for portraits are large
 SMALL_SIDE = 224  # smaller ones at this: MTCNN looks for faces of 20 pixels and more

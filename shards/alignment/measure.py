@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from core.errors import one_line
 from shards.alignment.align import NoFaceError, align
 from shards.alignment.detection import FaceDetector
 from shards.cameras import angles, label_from_angles
-from shards.errors import one_line
 from shards.renderers.base import Renderer
 from shards.renderers.synthetic_head import SyntheticHead
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from shards.errors import InputError
+from core.errors import InputError
 from shards.perceptual import PerceptualLoss, PerceptualWeights
 from shards.renderers.gan.cameras import own_camera
 from shards.renderers.gan.generator import Generator, Rendering

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from core.errors import InputError
+from core.files import checksum
 from shards.alignment.align import NoFaceError, align
 from shards.alignment.detection import FaceDetector
 from shards.alignment.photos import open_photo, photo_files
-from shards.errors import InputError
 from shards.predictions import Predictions, View, some
-from shards.writer import checksum
 
 CROP_SIDE = 512
 PORTRAITS = "portraits"

@@ -11,18 +11,18 @@ from PIL import Image
 from torch.multiprocessing.spawn import ProcessExitedException, spawn
 from tqdm import tqdm
 
+from core.errors import InputError, one_line
+from core.files import whole_folder, write_json
+from core.tensors import read_json
 from shards.cameras import angles
-from shards.errors import InputError, one_line
 from shards.inversion.pivotal import Inversion, Inverted, Tuning
 from shards.inversion.portraits import Portrait, keep
-from shards.manifest import write_json
 from shards.pixels import to_pixels
 from shards.predictions import Predictions, Protocol, View
 from shards.renderers.gan.cameras import check_range, in_world
 from shards.renderers.gan.generator import Rendering
 from shards.renderers.gan.options import GeneratorOptions
 from shards.renderers.generated import GeneratedHead, as_renders
-from shards.weights import read_json, whole_folder
 
 RECIPE, REPORT, SHEET = "inversion.json", "report.json", "sheet.jpg"
 INPUT_ERROR = 2  # the exit code of `one_line`

@@ -14,10 +14,10 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from torch import Tensor
 
+from core.errors import InputError
 from shards.alignment.detection import FaceDetector, choose
 from shards.alignment.head import HeadFrame, NoHeadError
 from shards.cameras import check_labels
-from shards.errors import InputError
 from shards.pixels import pixels_to_levels
 from shards.renderers.base import Renders
 from shards.renderers.gan.cameras import (

@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-from shards.errors import InputError
+from core.errors import InputError
 from shards.renderers.base import Renderer
 from shards.renderers.gan.architecture import Kind
 from shards.workers import this_worker

@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from core.errors import InputError
+from core.files import checksum
 from shards.alignment.head import HeadFrame, NoHeadError
 from shards.cameras import label_from_angles
 from shards.conditions import RenderedConditions
-from shards.errors import InputError
 from shards.renderers.gan.architecture import Kind
 from shards.renderers.gan.cameras import in_world, measuring_cameras, outside_range, warn_of_range
 from shards.renderers.gan.folder import WEIGHTS
@@ -27,7 +28,6 @@ from shards.renderers.registry import check_renderer
 from shards.schema import SPLITS, Sample, SampleMeta
 from shards.skips import Skip
 from shards.sources.splits import Shares, split_by_hash
-from shards.writer import checksum
 
 # Where an identity's head is measured to stand: on itself, on the average person, or nowhere.
 Frames = Literal["each", "average", "own"]

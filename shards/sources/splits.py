@@ -3,7 +3,7 @@
 from hashlib import sha256
 from typing import NamedTuple
 
-from shards.errors import InputError
+from core.errors import InputError
 
 
 class Shares(NamedTuple):

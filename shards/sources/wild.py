@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from core.errors import InputError
 from shards.alignment.align import align
 from shards.alignment.camera import see_through
 from shards.alignment.crop import Square, cut
 from shards.alignment.detection import FaceDetector
 from shards.alignment.photos import open_photo, photo_files
 from shards.conditions import RenderedConditions
-from shards.errors import InputError
 from shards.renderers.registry import check_renderer
 from shards.schema import Sample, SampleMeta
 from shards.skips import Skip

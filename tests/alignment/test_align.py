@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 from skimage.data import astronaut
 
+from core.errors import InputError
 from shards import align as command
 from shards.alignment.align import Aligned, NoFaceError, align
 from shards.alignment.detection import FaceDetector, choose
 from shards.cameras import angles, split_label
-from shards.errors import InputError
 from tests.faces import rendered_heads
 
 SIZE = 256

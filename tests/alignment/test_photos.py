@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from core.errors import InputError
 from shards.alignment.photos import open_photo, photo_files
-from shards.errors import InputError
 
 
 @pytest.fixture

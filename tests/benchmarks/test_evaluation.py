@@ -1,7 +1,7 @@
 import pytest
 
 from benchmarks.evaluation import benchmark, table
-from shards.errors import InputError
+from core.errors import InputError
 
 
 def test_shares_add_up():

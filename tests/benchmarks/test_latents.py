@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.latents import main
+from core.errors import InputError
 from lightning_modules.networks.pretrained import save_backbone
 from shards.builder import build
-from shards.errors import InputError
 from tests.networks.toy import toy_backbone
 from tests.shards.fake_source import FakeSource
 

@@ -4,11 +4,11 @@ import pytest
 from benchmarks.pose import fit, people, table, title, triangulated
 from callbacks.metrics.faces import Reading
 from callbacks.metrics.landmarks import FACE_51, JAW
+from core.errors import InputError
 from shards.alignment.align import Aligned
 from shards.alignment.crop import Square
 from shards.builder import build
 from shards.cameras import label_from_angles, project
-from shards.errors import InputError
 from tests.shards.fake_source import FakeSource
 
 SIDE = 64

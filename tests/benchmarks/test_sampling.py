@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from benchmarks.sampling import Given, benchmark, ours, released
+from core.files import whole_folder
 from lightning_modules.networks.portrait import write_portrait_model
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
-from shards.weights import whole_folder
 from tests.networks.toy import toy_model
 
 

@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from callbacks.weight_average import WeightAverage
-from shards.errors import InputError
+from core.errors import InputError
 
 
 class HalfFrozen(pl.LightningModule):

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from core.errors import InputError
 from datamodules import PortraitViewsDataModule, SourceConfig
 from shards.builder import build
-from shards.errors import InputError
 from shards.schema import encode
 from shards.writer import SampleTar
 from tests.shards.fake_source import FakeSource, make_sample

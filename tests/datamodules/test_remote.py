@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from core.errors import InputError
 from datamodules import PortraitViewsDataModule, SourceConfig
-from shards.errors import InputError
 from shards.fetch import ShardCache
 
 Make = Callable[..., PortraitViewsDataModule]

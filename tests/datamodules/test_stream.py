@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+from core.errors import InputError
 from datamodules import PortraitViewsDataModule, SourceConfig
 from datamodules.stream import TrainBatches
-from shards.errors import InputError
 from shards.schema import decode_image
 from tests.shards.fake_source import make_sample
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
+from core.errors import InputError
 from lightning_modules.evaluate import main as evaluate
 from shards.camera_files import write_cameras
 from shards.cameras import angles, label_from_angles
-from shards.errors import InputError
 from shards.geometry import STANDARD_LANDMARKS
 from shards.inversion.pivotal import Inversion, Tuning, noise_patterns, noise_structure
 from shards.inversion.portraits import Portrait, read_portraits, views_at

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from core.errors import InputError
 from lightning_modules.ablations import (
     VIEWS,
     Study,
@@ -25,7 +26,6 @@ from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
 from lightning_modules.sampling.settings import Sampling
 from shards.builder import build
 from shards.cameras import angles
-from shards.errors import InputError
 from tests.networks.toy import toy_model
 from tests.shards.fake_source import FakeSource
 

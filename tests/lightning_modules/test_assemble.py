@@ -3,6 +3,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from core.errors import InputError
+from core.model_folders import save_model
 from lightning_modules.assemble import assemble
 from lightning_modules.networks.portrait import (
     CONTROL,
@@ -11,9 +13,7 @@ from lightning_modules.networks.portrait import (
     REFERENCE,
     save_portrait_model,
 )
-from lightning_modules.networks.weights import save_model
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
-from shards.errors import InputError
 from tests.networks.toy import shake, toy_model, toy_prior
 
 

@@ -6,12 +6,12 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
 from callbacks.export import Export
 from callbacks.weight_average import WeightAverage
+from core.errors import InputError
+from core.model_folders import save_model
 from lightning_modules.backbone import AutoencoderModule, BackboneModule
 from lightning_modules.networks.pretrained import load_backbone
-from lightning_modules.networks.weights import save_model
 from lightning_modules.optimization import Learning
 from lightning_modules.pool import ImagePool, PoolLoader, spread
-from shards.errors import InputError
 from tests.networks.toy import toy_vae
 
 

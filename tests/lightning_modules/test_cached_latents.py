@@ -10,9 +10,9 @@ import pytorch_lightning as pl
 import torch
 
 from callbacks.throughput import Throughput
+from core.seeding import generator
 from datamodules import PortraitViewsDataModule, SourceConfig
 from lightning_modules.appearance import AppearanceStage
-from lightning_modules.draws import generator
 from lightning_modules.stage import mirrored
 from shards.cache_latents import cache, load_vae
 from shards.latents import vae_fingerprint

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from core.errors import InputError
 from lightning_modules.demo import check_out, people
-from shards.errors import InputError
 
 
 def test_only_its_own_folder_is_replaced(tmp_path):

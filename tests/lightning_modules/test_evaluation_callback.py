@@ -14,9 +14,9 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from callbacks import evaluation
 from callbacks.evaluation import Evaluation, worst_views
 from callbacks.pictures import Pictures
+from core.errors import InputError
 from lightning_modules.networks.view_control import view_control
 from lightning_modules.noise_prior import NoisePriorStage
-from shards.errors import InputError
 from tests.faces import FlatRenderer
 from tests.networks.toy import toy_prior
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from core.errors import InputError
 from lightning_modules.fit import main, read_config
 from lightning_modules.loggers import logged_in, wandb_logger
-from shards.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 

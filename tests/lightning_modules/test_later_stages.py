@@ -9,15 +9,15 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from callbacks.weight_average import WeightAverage
+from core.errors import InputError
+from core.seeding import generator
 from lightning_modules.appearance import AppearanceStage
-from lightning_modules.draws import generator
 from lightning_modules.networks.cards import CARD, fingerprint
 from lightning_modules.networks.portrait import CONTROL, REFERENCE, save_portrait_model
 from lightning_modules.optimization import Learning
 from lightning_modules.parts import load_part
 from lightning_modules.view_consistency import ViewConsistencyStage, drawn_length, parted
 from lightning_modules.view_control import ViewControlStage
-from shards.errors import InputError
 from tests.lightning_modules.recording import Losses, Terminate, equal
 from tests.networks.toy import shake, toy_model
 

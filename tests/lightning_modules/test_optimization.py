@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_modules.draws import generator, normal, spread_timesteps
+from core.errors import InputError
+from core.seeding import generator, normal, spread_timesteps
 from lightning_modules.optimization import FINAL_FRACTION, Learning
-from shards.errors import InputError
 
 
 def test_warm_up_then_cosine():

@@ -6,8 +6,8 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from callbacks.weight_average import WeightAverage
+from core.model_folders import save_model
 from lightning_modules.backbone import AutoencoderModule, BackboneModule
-from lightning_modules.networks.weights import save_model
 from lightning_modules.optimization import Learning
 from lightning_modules.pool import ImagePool
 from tests.lightning_modules.recording import Losses, Terminate, equal

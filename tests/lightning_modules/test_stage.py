@@ -5,13 +5,13 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from callbacks.weight_average import WeightAverage
-from lightning_modules.draws import generator
+from core.errors import InputError
+from core.seeding import generator
 from lightning_modules.networks.pretrained import save_backbone
 from lightning_modules.networks.reference import AppearanceReference
 from lightning_modules.optimization import Learning
 from lightning_modules.parts import load_part, read_checkpoint
 from lightning_modules.stage import mirrored, others
-from shards.errors import InputError
 from tests.lightning_modules.recording import Losses, equal
 from tests.networks.toy import shake, toy_backbone
 

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from core.errors import InputError
+from core.model_folders import save_model
 from lightning_modules import synthesize as command
 from lightning_modules.networks.portrait import NOISE_PRIOR, PortraitModel, save_portrait_model
-from lightning_modules.networks.weights import save_model
 from lightning_modules.sampling import requests
 from lightning_modules.sampling.synthesis import crews_of
 from lightning_modules.sampling.trajectories import trajectory
 from shards.camera_files import read_cameras
-from shards.errors import InputError
 from tests.faces import FlatRenderer
 from tests.networks.toy import toy_model, toy_prior
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from core.errors import InputError
+from core.model_folders import load_model, save_model
 from lightning_modules.networks.noise_prior import Canonical, NoisePrior
 from lightning_modules.networks.noise_prior_parts import look_up
-from lightning_modules.networks.weights import load_model, save_model
 from shards.cameras import label_from_angles
-from shards.errors import InputError
 from tests.networks.toy import toy_prior
 
 BUDGET = 5_000_000  # bytes of the small scale's weights in half precision

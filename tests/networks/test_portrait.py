@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from core.errors import InputError
 from lightning_modules.networks.cards import CARD
 from lightning_modules.networks.cross_view import CrossView
 from lightning_modules.networks.portrait import (
@@ -18,7 +19,6 @@ from lightning_modules.networks.portrait import (
 from lightning_modules.networks.pretrained import save_backbone
 from lightning_modules.networks.reference import AppearanceReference
 from lightning_modules.networks.view_control import view_control
-from shards.errors import InputError
 from tests.networks.toy import noise, shake, toy_backbone, toy_model, toy_prior
 
 

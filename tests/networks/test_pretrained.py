@@ -9,10 +9,10 @@ import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 
+from core.errors import InputError
+from core.model_folders import load_strict, read_tensors
 from lightning_modules.networks import pretrained
 from lightning_modules.networks.pretrained import encode_nothing, load_backbone, save_backbone
-from lightning_modules.networks.weights import load_strict, read_tensors
-from shards.errors import InputError
 from tests.networks.toy import PROMPT_CHANNELS, noise, toy_backbone, toy_vae
 
 

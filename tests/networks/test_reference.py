@@ -1,11 +1,11 @@
 import pytest
 import torch
 
+from core.errors import InputError
+from core.model_folders import load_model, save_model
 from lightning_modules.networks.denoiser import Denoiser
 from lightning_modules.networks.layers import down_layers, mid_layers, self_attentions, up_layers
 from lightning_modules.networks.reference import AppearanceReference, ReferenceBank
-from lightning_modules.networks.weights import load_model, save_model
-from shards.errors import InputError
 from tests.networks.toy import noise, prompt, sd15_unet, shake, toy_unet
 
 # Float32 on tiny networks: sums taken in another order differ by about 1e-6 of outputs near 1.

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
+from core.errors import InputError
+from core.model_folders import load_model, save_model
 from lightning_modules.networks.denoiser import Denoiser
 from lightning_modules.networks.view_control import control_residuals, view_control
-from lightning_modules.networks.weights import load_model, save_model
-from shards.errors import InputError
 from tests.networks.toy import noise, prompt, sd15_unet, shake, toy_unet
 
 CLOSE = {"rtol": 1e-4, "atol": 2e-6}

@@ -2,13 +2,13 @@ import pytest
 import torch
 from diffusers.loaders import single_file_utils
 
+from core.errors import InputError
+from core.model_folders import shape_faults
 from lightning_modules.networks.cross_view import CrossView
 from lightning_modules.networks.view_control import view_control
-from lightning_modules.networks.weights import shape_faults
 from lightning_modules.released import names
 from lightning_modules.released.checkpoint import layout_of, released_layout, released_part, shapes_of
 from lightning_modules.released.structure import unet_config
-from shards.errors import InputError
 from tests.networks.toy import toy_unet, toy_vae
 from tests.parity.recipe import key_list, weights
 

@@ -5,9 +5,9 @@ import copy
 import pytest
 import torch
 
+from core.model_folders import load_strict
 from lightning_modules.import_released import released_schedule
 from lightning_modules.networks.denoiser import Denoiser
-from lightning_modules.networks.weights import load_strict
 from lightning_modules.released.checkpoint import released_layout
 from lightning_modules.sampling.ddim import ddim, portrait_bank, sample
 from tests.parity.recipe import golden, key_list, weights

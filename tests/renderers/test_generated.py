@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from core.errors import InputError
 from shards.cameras import PIVOT, label_from_angles, project
-from shards.errors import InputError
 from shards.geometry import STANDARD_LANDMARKS
 from shards.renderers.gan.cameras import check_range, in_world, measured_frame, measuring_cameras
 from shards.renderers.gan.folder import save_generator

@@ -16,14 +16,14 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
-from lightning_modules.draws import generator
+from core.errors import InputError
+from core.seeding import generator
 from lightning_modules.networks.cross_view import CrossView
 from lightning_modules.networks.denoiser import Denoiser
 from lightning_modules.networks.reference import AppearanceReference
 from lightning_modules.networks.view_control import view_control
 from lightning_modules.sampling.ddim import ddim, portrait_bank, sample, scheduler_for, timesteps_of
 from lightning_modules.sampling.starting_noise import half_noised
-from shards.errors import InputError
 from tests.networks.toy import noise, prompt, shake, toy_scheduler, toy_unet
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}

@@ -10,11 +10,11 @@ from diffusers import EulerAncestralDiscreteScheduler, UniPCMultistepScheduler
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from PIL import Image
 
+from core.errors import InputError
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
 from lightning_modules.sampling.settings import Sampling
 from lightning_modules.sampling.starting_noise import diffused
 from shards.cameras import label_from_angles
-from shards.errors import InputError
 from shards.pixels import levels_to_pixels
 from tests.networks.toy import noise, toy_model
 

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from core.errors import InputError
 from lightning_modules.sampling.portraits import Person, find_people, read_people, read_portrait
-from shards.errors import InputError
 from tests.faces import DOTS, DotDetector
 
 

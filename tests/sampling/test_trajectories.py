@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
+from core.errors import InputError
 from lightning_modules.sampling.trajectories import TRAJECTORIES, trajectory
 from shards.cameras import angles, check_labels, look_at, split_label
-from shards.errors import InputError
 
 
 def degrees(labels):

@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from core.errors import InputError
 from lightning_modules.sampling import video
 from lightning_modules.sampling.video import check_video, write_video
-from shards.errors import InputError
 
 
 @pytest.mark.parametrize(("side", "shown"), [(64, 256), (300, 300), (301, 302)])

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from core.errors import InputError
 from lightning_modules.sampling import view_conditions
 from lightning_modules.sampling.image_folders import check_count
 from lightning_modules.sampling.trajectories import trajectory
@@ -11,7 +12,6 @@ from lightning_modules.sampling.view_conditions import (
     read_conditions,
     render_view_conditions,
 )
-from shards.errors import InputError
 from shards.renderers.base import Renders
 
 

@@ -4,10 +4,10 @@ from itertools import pairwise
 import pytest
 import torch
 
+from core.errors import InputError
 from lightning_modules.networks.denoiser import Denoiser
 from lightning_modules.sampling.ddim import portrait_bank, sample
 from lightning_modules.sampling.windows import windows
-from shards.errors import InputError
 from tests.networks.toy import noise, toy_model
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from core.errors import InputError
 from shards.cameras import label_from_angles
-from shards.errors import InputError
 from shards.schema import SPLITS, Sample, SampleMeta
 
 

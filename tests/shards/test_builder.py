@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from core.errors import InputError
 from shards import build as command
 from shards.builder import build
-from shards.errors import InputError
 from shards.manifest import Manifest
 from shards.schema import Sample
 from shards.workers import Worker, this_worker

@@ -5,11 +5,11 @@ import pytest
 from PIL import Image
 from skimage.data import astronaut
 
+from core.errors import InputError
 from lightning_modules.sampling.trajectories import trajectory
 from shards.alignment.detection import FaceDetector
 from shards.camera_files import read_cameras, write_cameras
 from shards.cameras import angles
-from shards.errors import InputError
 
 LABELS = trajectory("orbit", 3)
 

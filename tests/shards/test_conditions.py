@@ -5,9 +5,9 @@ import pickle
 import numpy as np
 import pytest
 
+from core.errors import InputError
 from shards.cameras import label_from_angles
 from shards.conditions import RenderedConditions
-from shards.errors import InputError
 from shards.renderers.registry import check_renderer
 from tests.faces import FlatRenderer
 

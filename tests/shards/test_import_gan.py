@@ -8,7 +8,7 @@ import subprocess
 import pytest
 import torch
 
-from shards.errors import InputError, one_line
+from core.errors import InputError, one_line
 from shards.import_gan import main
 from shards.renderers.gan.checkpoint import SUPERRESOLUTIONS, generator_of
 from shards.renderers.gan.folder import load_generator

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from core.errors import InputError
 from shards import reader as reading
-from shards.errors import InputError
 from shards.index import ShardIndex
 from shards.reader import ShardReader
 from shards.schema import SampleError, encode

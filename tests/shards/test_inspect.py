@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from core.errors import InputError
 from shards.builder import build
-from shards.errors import InputError
 from shards.inspect import main
 from shards.sheet import contact_sheet
 from tests.shards.fake_source import FakeSource, make_sample

@@ -9,10 +9,10 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
+from core.errors import InputError
 from shards import cache_latents as command
 from shards.builder import build
 from shards.cache_latents import cache, load_vae, moments
-from shards.errors import InputError
 from shards.index import ShardIndex
 from shards.latents import Latents, decode_latents, encode_latents, fingerprint_of, vae_fingerprint
 from shards.manifest import Manifest

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from shards.errors import InputError
+from core.errors import InputError
 from shards.perceptual import PerceptualLoss
 
 

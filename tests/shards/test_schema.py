@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 
+from core.errors import InputError
 from shards import schema
-from shards.errors import InputError
 from shards.schema import SampleError, SampleMeta, decode, encode
 from tests.shards.fake_source import make_sample
 

@@ -8,12 +8,12 @@ from time import sleep
 import numpy as np
 import pytest
 
+from core.errors import InputError
 from shards.alignment.head import HeadFrame
 from shards.build import SOURCES, main, with_variants
 from shards.builder import build
 from shards.cameras import angles, project
 from shards.conditions import RenderedConditions
-from shards.errors import InputError
 from shards.geometry import STANDARD_LANDMARKS
 from shards.manifest import Manifest
 from shards.renderers.gan.folder import save_generator

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from core.errors import InputError
 from shards.builder import build
 from shards.cameras import angles, project
-from shards.errors import InputError
 from shards.geometry import STANDARD_LANDMARKS
 from shards.schema import Sample
 from shards.skips import SKIPPED, Skip, load_skips

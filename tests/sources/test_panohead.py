@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from core.errors import InputError
 from shards.cameras import PIVOT, label_from_angles, project
-from shards.errors import InputError
 from shards.geometry import STANDARD_LANDMARKS
 from shards.schema import Sample
 from shards.skips import Skip

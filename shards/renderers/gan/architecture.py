@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, Self
 
+from core.errors import InputError
 from shards.cameras import PIVOT, RADIUS
-from shards.errors import InputError
 
 Shapes = Mapping[str, tuple[int, ...]]
 Kind = Literal["eg3d", "panohead"]

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from shards.errors import InputError
+from core.errors import InputError
 from shards.renderers.gan.architecture import UNREAD, Architecture, Kind, Settings, kind_of
 from shards.renderers.gan.folder import build_generator
 from shards.renderers.gan.generator import Generator

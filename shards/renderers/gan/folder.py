@@ -7,13 +7,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from shards.errors import InputError
-from shards.manifest import write_json
+from core.errors import InputError
+from core.files import whole_folder, write_json
+from core.tensors import load_strict, read_json, read_tensors
 from shards.renderers.eg3d import EG3D
 from shards.renderers.gan.architecture import Architecture, Settings
 from shards.renderers.gan.generator import Generator
 from shards.renderers.panohead import PanoHead
-from shards.weights import load_strict, read_json, read_tensors, whole_folder
 
 WEIGHTS = "generator.safetensors"
 CARD = "generator.json"

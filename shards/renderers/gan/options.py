@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, get_args
 from urllib.parse import parse_qsl
 
-from shards.errors import InputError
+from core.errors import InputError
 from shards.renderers.gan.architecture import Kind
 from shards.renderers.gan.folder import read_settings
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shards.errors import InputError
+from core.errors import InputError
 
 # Classes become records, whatever they are: nothing of these packages is imported.
 RECORDED = ("training.", "torch_utils.", "dnnlib.", "metrics.", "torch.nn.")

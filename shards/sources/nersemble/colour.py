@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.arrays import parse_npy
+from core.arrays import parse_npy
 
 Colours = NDArray[np.float64]
 Correction = Callable[[Colours], Colours]

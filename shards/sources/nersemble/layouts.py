@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from shards.errors import InputError
+from core.errors import InputError
 
 PARTICIPANT = re.compile(r"\d{1,4}")
 SEQUENCE = re.compile(r"[A-Za-z0-9_+=@]+(-[A-Za-z0-9_+=@]+)*")

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from callbacks.metrics.weights import CATALOGUE
+from core.files import checksum
 from datamodules import PortraitViewsDataModule, SourceConfig
-from shards.writer import checksum
 
 CAPTURE = Path(__file__).parents[2] / "data/people"
 

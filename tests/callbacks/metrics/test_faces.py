@@ -12,9 +12,9 @@ from callbacks.metrics.identity import FacenetEmbedder
 from callbacks.metrics.landmarks import FACE_51
 from callbacks.metrics.pose import angle_scores, camera_angles, head_angles, wrapped
 from callbacks.metrics.weights import CATALOGUE
+from core.errors import InputError
 from shards.alignment.camera import camera_from_landmarks
 from shards.cameras import label_from_angles, project
-from shards.errors import InputError
 from shards.geometry import STANDARD_LANDMARKS
 from shards.pixels import to_pixels
 from tests.callbacks.metrics.conftest import damaged

@@ -9,7 +9,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torchvision.models import alexnet, vgg16
 
 from callbacks.metrics import DISTS, LPIPS, PSNR, SSIM
-from shards.errors import InputError
+from core.errors import InputError
 from tests.callbacks.metrics.conftest import damaged
 
 METRICS = {"PSNR": PSNR, "SSIM": SSIM, "LPIPS": LPIPS, "DISTS": DISTS}

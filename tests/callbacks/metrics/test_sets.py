@@ -12,7 +12,7 @@ from torchmetrics.image.kid import poly_mmd
 from callbacks.metrics import FID, KID
 from callbacks.metrics.features import InceptionFeatures
 from callbacks.metrics.sets import ENOUGH_FOR_FID, frechet_distance, kernel_distance
-from shards.errors import InputError
+from core.errors import InputError
 from tests.callbacks.metrics.conftest import damaged
 
 

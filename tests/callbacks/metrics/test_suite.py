@@ -11,7 +11,7 @@ from torch import distributed
 from callbacks import metrics
 from callbacks.metrics import FID, KID, LPIPS, POSE, PSNR, SSIM, MetricSuite
 from callbacks.metrics.suite import higher_is_better, parse
-from shards.errors import InputError
+from core.errors import InputError
 from tests.callbacks.metrics.conftest import damaged
 
 LITE = "[efficientnet-lite0]"

@@ -10,7 +10,7 @@ from callbacks.metrics.fetch import fetch
 from callbacks.metrics.fetch import main as fetch_main
 from callbacks.metrics.suite import MetricSuite, available
 from callbacks.metrics.weights import CATALOGUE, choose, metric_name, notice, published
-from shards.errors import InputError
+from core.errors import InputError
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from core.errors import InputError
 from lightning_modules.evaluate import (
     Evaluation,
     changed_settings,
@@ -19,7 +20,6 @@ from lightning_modules.evaluation.sampling import Made
 from lightning_modules.evaluation.scoring import Scoring
 from lightning_modules.evaluation.subjects import Subjects
 from lightning_modules.sampling.settings import Sampling
-from shards.errors import InputError
 
 CONFIGS = sorted((Path(__file__).parents[3] / "configs/evaluate").glob("*.yaml"))
 

@@ -4,7 +4,7 @@ import json
 import pytest
 from PIL import Image
 
-from shards.errors import InputError
+from core.errors import InputError
 from shards.predictions import MANIFEST, Predictions
 
 

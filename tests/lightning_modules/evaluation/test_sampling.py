@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from core.errors import InputError
 from lightning_modules.evaluation import sampling
 from lightning_modules.evaluation.moving import moved
 from lightning_modules.evaluation.sampling import Made, make, shown_conditions
 from lightning_modules.evaluation.subjects import Subjects
 from lightning_modules.sampling.settings import Sampling
 from shards.cameras import angles
-from shards.errors import InputError
 from tests.faces import FlatRenderer
 
 

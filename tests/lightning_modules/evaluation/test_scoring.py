@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from core.errors import InputError
 from lightning_modules.evaluation.figures import worst_sheet, yaw_plot
 from lightning_modules.evaluation.scoring import Scoring, ViewScore, score
 from lightning_modules.evaluation.statistics import by_yaw, interval, worst
@@ -17,7 +18,6 @@ from lightning_modules.evaluation.tables import (
     quoted,
     view_table,
 )
-from shards.errors import InputError
 from shards.predictions import View
 
 TEN_LEVELS = 20 * np.log10(25.5)

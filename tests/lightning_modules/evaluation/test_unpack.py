@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from core.errors import InputError
 from lightning_modules.evaluation.scoring import Scoring, score
 from lightning_modules.evaluation.unpack import Unpacking, main, unpack
 from lightning_modules.sampling.video import write_video
 from shards.cameras import angles
-from shards.errors import InputError
 from shards.predictions import Predictions
 
 SHADES = (40, 120, 200)

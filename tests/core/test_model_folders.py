@@ -1,7 +1,7 @@
 import pytest
 
-from lightning_modules.networks.weights import whole_folder
-from shards.errors import InputError
+from core.errors import InputError
+from core.files import whole_folder
 
 
 def names(folder):

@@ -9,16 +9,9 @@ from diffusers.models.modeling_utils import ModelMixin
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from shards.errors import InputError
-from shards.weights import (
-    compare,
-    listed,
-    load_strict,
-    read_json,
-    read_tensors,
-    shape_faults,
-    whole_folder,
-)
+from core.errors import InputError
+from core.files import whole_folder
+from core.tensors import compare, listed, load_strict, read_json, read_tensors, shape_faults
 
 __all__ = [
     "compare",

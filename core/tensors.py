@@ -1,11 +1,9 @@
-"""Tensors and JSON from files, compared strictly, and folders that are written whole or not at all."""
+"""Tensors and JSON from files, read safely and compared strictly."""
 
 import json
 import pickle
-import shutil
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from shards.errors import InputError
+from core.errors import InputError
 
 SHOWN = 8  # names listed in an error; a wrong file misses thousands
 
@@ -97,37 +95,3 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n", 1)[0]
-
-
-@contextmanager
-def whole_folder(path: Path, replace: bool = False) -> Iterator[Path]:
-    """A folder to write into that takes the name `path` once the block has ended well.
-
-    Raises InputError where `path` exists already, unless it is to be replaced, which happens at the end; and
-    where no folder can be made there. What an interrupted earlier run left beside it is removed.
-    """
-    if path.exists() and not replace:
-        raise InputError(f"{path} exists already: remove it or choose another folder")
-    partial = path.with_name(f"{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
-    except OSError as error:
-        raise InputError(f"{path}: no folder can be made there: {error.strerror}") from error
-    try:
-        yield partial
-        _take_place(partial, path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _take_place(partial: Path, path: Path) -> None:
-    """Give `partial` the name of a folder that may be there; an interruption leaves the old one beside it."""
-    if not path.exists():
-        partial.rename(path)
-        return
-    replaced = path.with_name(f"{path.name}.replaced")
-    shutil.rmtree(replaced, ignore_errors=True)
-    path.rename(replaced)
-    partial.rename(path)
-    shutil.rmtree(replaced)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shards.arrays import parse_npy
+from core.arrays import parse_npy
 
 
 def npy(array: np.ndarray, **options: Any) -> bytes:

@@ -1,0 +1,1 @@
+"""What every room uses: errors, files, and reading of what comes from outside."""
