@@ -23,7 +23,7 @@ from lightning_modules.evaluation.sampling import (
 from lightning_modules.evaluation.subjects import Subject, Subjects
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
 from lightning_modules.sampling.settings import Sampling
-from shards.pixels import to_pixels
+from portraits.pixels import to_pixels
 
 FEW, FEWEST = 3, 1  # steps measured
 GROUPS = {

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from benchmarks.denoising import in_turn
 from core.errors import InputError, one_line
-from shards.cameras import label_from_angles
+from portraits.cameras import label_from_angles
 from shards.renderers.gan.architecture import Architecture, Kind, Settings, SuperResolutionBlock
 from shards.renderers.gan.folder import KINDS
 from shards.renderers.gan.generator import Generator

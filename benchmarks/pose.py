@@ -23,10 +23,10 @@ from callbacks.metrics.landmarks import HEAD_CAMERAS, JAW, SixtyEightPoints
 from callbacks.metrics.pose import CameraPOSE
 from core.errors import InputError, one_line
 from lightning_modules.evaluation.subjects import Subject, Subjects
-from shards.cameras import angles, split_label
-from shards.geometry import triangulate
+from portraits.cameras import angles, split_label
+from portraits.geometry import triangulate
+from portraits.pixels import to_pixels
 from shards.manifest import Manifest
-from shards.pixels import to_pixels
 
 EDGES = (0, 15, 30, 45, 60, 75)
 FITTED_TO = 30  # degrees of yaw: beyond, points are hidden and the finder guesses

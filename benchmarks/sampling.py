@@ -25,7 +25,7 @@ from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
 from lightning_modules.sampling.settings import Sampling
 from lightning_modules.sampling.starting_noise import diffused, view_noise
 from lightning_modules.sampling.trajectories import trajectory
-from shards.pixels import levels_to_pixels
+from portraits.pixels import levels_to_pixels
 
 PATHS = (8, 24, 96)  # views
 GUIDANCE = 3.0

@@ -25,8 +25,8 @@ from core.errors import one_line
 from datamodules import PortraitViewsDataModule, SourceConfig
 from datamodules.order import draw_views, generator
 from datamodules.reading import Item, ViewReader, collate
+from portraits.cameras import label_from_angles
 from shards.builder import build
-from shards.cameras import label_from_angles
 from shards.reader import ShardReader
 from shards.schema import CAMERAS, Sample, SampleMeta, condition_name, decode_image, view_name
 

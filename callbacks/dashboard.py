@@ -21,7 +21,7 @@ from datamodules.order import spread
 from lightning_modules.evaluation.plots import INK, PAPER, Axis, line_plot, stacked, tiled
 from lightning_modules.evaluation.tables import LESSER, ordered
 from lightning_modules.evaluation.unpack import frames_of
-from shards.sheet import picture_format, save_whole
+from portraits.contact_sheet import picture_format, save_whole
 
 LOG, DASHBOARD = "metrics.csv", "dashboard.png"
 WIDTH, COLUMNS = 1440, 6

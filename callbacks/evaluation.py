@@ -25,12 +25,12 @@ from core.files import write_text
 from lightning_modules.evaluation.tables import ordered
 from lightning_modules.sampling.settings import Sampling
 from lightning_modules.sampling.trajectories import trajectory
-from lightning_modules.sampling.video import check_video, write_video
 from lightning_modules.sampling.view_conditions import prepare_renderer, render_view_conditions
-from shards.cameras import angles
-from shards.pixels import to_images, to_pixels
+from portraits.cameras import angles
+from portraits.contact_sheet import case_sheet, grid
+from portraits.pixels import to_images, to_pixels
+from portraits.video import check_video, write_video
 from shards.renderers.registry import check_renderer
-from shards.sheet import case_sheet, grid
 
 SHOWN_VIEWS, SHOWN_CASES = 3, 4
 ORBIT_FPS = 8.0

@@ -9,8 +9,8 @@ from PIL import Image
 from torch import Tensor
 
 from callbacks.media import log_picture, run_folder
-from shards.pixels import to_images
-from shards.sheet import grid, save_whole
+from portraits.contact_sheet import grid, save_whole
+from portraits.pixels import to_images
 
 
 class Pictured(Protocol):

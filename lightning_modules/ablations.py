@@ -33,10 +33,10 @@ from lightning_modules.sampling.synthesis import check_precision, choose_devices
 from lightning_modules.sampling.trajectories import trajectory
 from lightning_modules.sampling.view_conditions import prepare_renderer
 from lightning_modules.sampling.visibility import hidden
-from shards.cameras import angles
-from shards.pixels import to_images, to_pixels
+from portraits.cameras import angles
+from portraits.contact_sheet import grid
+from portraits.pixels import to_images, to_pixels
 from shards.renderers.base import Renderer
-from shards.sheet import grid
 
 REFERENCES = 4  # as many as Fig. 8 shows
 METRICS = ("PSNR", "SSIM", "LPIPS[efficientnet-lite0]", "ID", "POSE")

@@ -27,10 +27,10 @@ from lightning_modules.ablations import (
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline, to_image
 from lightning_modules.sampling.requests import Precision, Request
 from lightning_modules.sampling.settings import Sampling
-from lightning_modules.sampling.video import check_video
 from lightning_modules.synthesize import synthesize
-from shards.cameras import angles
-from shards.sheet import camera_captions, view_sheet
+from portraits.cameras import angles
+from portraits.contact_sheet import camera_captions, view_sheet
+from portraits.video import check_video
 
 TABLE, PORTRAIT = "table.json", "portrait.png"
 SHOWN = 3  # people on the contact sheet

@@ -4,7 +4,7 @@ system's figures.
 Writes `table.md`, `table.csv`, `table.json`, `yaw.png`, and for each row `<row>.csv` (every view) and
 `<row>.worst.png`. What a model makes is kept in `<out>/samples-<digest>/`: scored again, it is not sampled
 again, and an interrupted run goes on. `--predictions DIR…` scores what any system has made
-(`shards.predictions` says how such a folder looks).
+(`portraits.predictions` says how such a folder looks).
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,8 +36,8 @@ from lightning_modules.evaluation.tables import (
     view_table,
 )
 from lightning_modules.loggers import wandb_logger
-from shards.predictions import Predictions
-from shards.sheet import save_whole
+from portraits.contact_sheet import save_whole
+from portraits.predictions import Predictions
 
 PLOTTED = ("LPIPS", "SSIM", "ID", "POSE_yaw_degrees", "POSE[label]_yaw_degrees")
 TRUTH_FROM = "truth_from"

@@ -14,7 +14,7 @@ from lightning_modules.networks.cards import StageCard
 from lightning_modules.networks.noise_prior import NoisePrior, Proxies
 from lightning_modules.optimization import Learning, step_generator
 from lightning_modules.trained_part import ExportDtype, TrainedPart
-from shards.cameras import LABEL_SIZE
+from portraits.cameras import LABEL_SIZE
 from shards.perceptual import PerceptualLoss, PerceptualWeights
 
 Batch = dict[str, Any]

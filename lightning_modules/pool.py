@@ -16,9 +16,9 @@ from tqdm.auto import tqdm
 from core.errors import InputError
 from core.model_folders import load_model
 from core.seeding import generator
+from portraits.pixels import levels_to_pixels
 from shards.index import ShardIndex
 from shards.manifest import Manifest
-from shards.pixels import levels_to_pixels
 from shards.reader import ShardReader
 from shards.schema import decode
 

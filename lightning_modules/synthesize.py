@@ -14,9 +14,7 @@ from jsonargparse import ArgumentParser
 from core.errors import InputError, one_line
 from core.files import whole_folder, write_json
 from core.model_folders import read_json
-from lightning_modules.sampling.image_folders import read_squares
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
-from lightning_modules.sampling.portraits import Person, find_people, read_people
 from lightning_modules.sampling.requests import (
     PROXIES,
     Request,
@@ -37,9 +35,11 @@ from lightning_modules.sampling.synthesis import (
     synthesize_people,
     write_numbered,
 )
-from lightning_modules.sampling.video import check_video
 from lightning_modules.sampling.view_conditions import CONDITIONS
-from shards.camera_files import write_cameras
+from portraits.camera_files import write_cameras
+from portraits.image_folders import read_squares
+from portraits.people import Person, find_people, read_people
+from portraits.video import check_video
 
 COMMAND = "lightning_modules.synthesize"
 SETTINGS, CAMERAS = "settings.json", "cameras.json"

@@ -20,10 +20,10 @@ from tqdm import tqdm
 
 from core.errors import InputError, one_line
 from core.files import checksum
+from portraits.pixels import levels_to_pixels
 from shards.index import ShardIndex
 from shards.latents import Latents, encode_latents, vae_fingerprint
 from shards.manifest import Manifest, ShardRecord
-from shards.pixels import levels_to_pixels
 from shards.reader import read_members
 from shards.schema import LATENTS, Images, SampleError, decode
 from shards.writer import SampleTar

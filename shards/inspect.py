@@ -10,12 +10,12 @@ from tqdm import tqdm
 
 from core.errors import InputError, one_line
 from core.files import checksum
+from portraits.contact_sheet import contact_sheet
 from shards.catalog import Catalog, Shard
 from shards.fetch import ShardCache, is_remote
 from shards.frames import Frame, FrameSet
 from shards.manifest import MANIFEST, Manifest, ShardRecord
 from shards.schema import META, SPLITS, Sample, SampleError, count_views, decode, decode_meta
-from shards.sheet import contact_sheet
 
 
 @dataclass

@@ -12,11 +12,11 @@ import torch
 from jsonargparse import ArgumentParser
 
 from core.errors import InputError, one_line
-from shards.camera_files import read_cameras
+from portraits.camera_files import read_cameras
+from portraits.predictions import Predictions, Protocol
 from shards.inversion.pivotal import Tuning
 from shards.inversion.portraits import Portrait, find_photos, predicted_portraits, read_portraits
 from shards.inversion.run import SHEET, Job, invert_portraits
-from shards.predictions import Predictions, Protocol
 from shards.renderers.gan.folder import read_settings
 from shards.renderers.gan.options import Frame, GeneratorOptions, default_frame
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from core.arrays import parse_npy
 from core.errors import InputError
-from shards.cameras import LABEL_SIZE, check_labels
+from portraits.cameras import LABEL_SIZE, check_labels
 
 SCHEMA_VERSION = 1
 SPLITS = ("train", "val", "test")

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from shards.alignment.detection import Face
-from shards.cameras import label_from_angles
+from portraits.alignment.detection import Face
+from portraits.cameras import label_from_angles
 from shards.renderers.base import Renders
 
 # One pure colour for each of the five landmarks.

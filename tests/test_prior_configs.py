@@ -6,7 +6,7 @@ import torch
 
 from core.errors import InputError
 from lightning_modules.noise_prior import NoisePriorStage
-from shards.cameras import label_from_angles
+from portraits.cameras import label_from_angles
 from tests.test_configs import CONFIGS, check_run, elsewhere, read
 
 PRIOR, LARGE = CONFIGS / "noise_prior.yaml", CONFIGS / "scale" / "noise_prior_512.yaml"

@@ -14,9 +14,9 @@ from core.errors import InputError
 from datamodules import PortraitViewsDataModule, SourceConfig
 from lightning_modules.fit import read_config
 from lightning_modules.networks.pretrained import save_backbone
+from portraits.cameras import PIVOT, project
+from portraits.geometry import STANDARD_LANDMARKS
 from shards.builder import build
-from shards.cameras import PIVOT, project
-from shards.geometry import STANDARD_LANDMARKS
 from tests.faces import find_dots
 from tests.networks.toy import toy_backbone
 from tests.sources.studio import Studio, paint_dots, write_v2

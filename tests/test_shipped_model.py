@@ -16,7 +16,7 @@ from lightning_modules.parts import load_part
 from lightning_modules.pool import read_images
 from lightning_modules.view_consistency import ViewConsistencyStage
 from lightning_modules.view_control import ViewControlStage
-from shards.pixels import levels_to_pixels
+from portraits.pixels import levels_to_pixels
 
 MODEL = Path(__file__).parents[1] / "checkpoints/mini"
 PEOPLE = Path(__file__).parent / "data/people"

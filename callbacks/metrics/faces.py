@@ -12,9 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from callbacks.metrics.base import PairMetric
-from shards.alignment.align import Aligned, NoFaceError, align
-from shards.alignment.detection import FaceDetector
-from shards.pixels import to_images
+from portraits.alignment.align import Aligned, NoFaceError, align
+from portraits.alignment.detection import FaceDetector
+from portraits.pixels import to_images
 
 CROP_SIDE = 224
 

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from callbacks.metrics.base import unit_range
 from callbacks.metrics.weights import INCEPTION, LITE, published
 from core.errors import InputError
+from portraits.pixels import pixels_to_levels
 from shards.perceptual import LITE_MEAN, LITE_STD, efficientnet_lite0
-from shards.pixels import pixels_to_levels
 
 LITE_SIDE = 224
 

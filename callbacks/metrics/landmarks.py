@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from callbacks.metrics.dlib_faces import model_file, shown
 from callbacks.metrics.faces import Reading
 from callbacks.metrics.weights import DLIB_68, MTCNN
-from shards.alignment.camera import camera_from_landmarks
+from portraits.alignment.camera import camera_from_landmarks
 
 JAW = 17  # how many points outline the jaw, the first of the 68: other places of the face in each view
 WIDTH = 1.7  # of the square that the finder starts from, in distances of eyes and mouth

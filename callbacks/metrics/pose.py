@@ -13,7 +13,7 @@ from callbacks.metrics.faces import FaceMetric, FaceReader, Readings
 from callbacks.metrics.landmarks import HEAD_CAMERAS, HeadCamera, five_points
 from callbacks.metrics.weights import MTCNN
 from core.errors import InputError
-from shards.cameras import LABEL_SIZE, split_label
+from portraits.cameras import LABEL_SIZE, split_label
 
 FLIP = np.diag([1.0, -1.0, -1.0])  # OpenCV's axes ↔ x right, y up, z towards the viewer
 AXES = ("yaw", "pitch", "roll")
@@ -102,7 +102,7 @@ def angle_scores(angles: NDArray[np.float64], truth: NDArray[np.float64]) -> Ten
 
 def camera_angles(labels: ArrayLike) -> NDArray[np.float64]:
     """Yaw, pitch and roll (N, 3), radians, of cameras (N, 25), from their rotations alone: how a head is
-    turned does not depend on where in the image it is. Signs as in `shards.cameras`."""
+    turned does not depend on where in the image it is. Signs as in `portraits.cameras`."""
     poses = split_label(np.asarray(labels, dtype=np.float64).reshape(-1, LABEL_SIZE))[0]
     yaw, pitch, roll = Rotation.from_matrix(poses[:, :3, :3] @ FLIP).as_euler("YXZ").T
     return np.stack([yaw, -pitch, -roll], axis=1)

@@ -8,8 +8,8 @@ from PIL import Image
 from lightning_modules.evaluation.plots import COLOURS, Axis, legend, line_plot, stacked, tiled
 from lightning_modules.evaluation.scoring import Scores, ViewScore
 from lightning_modules.evaluation.statistics import YAW_EDGES, by_yaw, worst
-from shards.alignment.photos import open_photo
-from shards.sheet import case_sheet
+from portraits.alignment.photos import open_photo
+from portraits.contact_sheet import case_sheet
 
 YAW = Axis(YAW_EDGES[0], YAW_EDGES[-1], {yaw: f"{yaw:+d}°" for yaw in range(-60, 61, 30)})
 COLUMNS = 2

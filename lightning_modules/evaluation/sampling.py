@@ -26,9 +26,9 @@ from lightning_modules.networks.reference import AppearanceReference
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline, to_image
 from lightning_modules.sampling.settings import PAPER, Sampling
 from lightning_modules.sampling.view_conditions import prepare_renderer
+from portraits.pixels import to_pixels
+from portraits.predictions import Predictions, View
 from shards.manifest import MANIFEST as SHARDS_MANIFEST
-from shards.pixels import to_pixels
-from shards.predictions import Predictions, View
 from shards.renderers.base import Renderer
 from shards.renderers.registry import check_renderer
 

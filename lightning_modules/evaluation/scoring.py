@@ -19,10 +19,10 @@ from callbacks.metrics.faces import Reading
 from callbacks.metrics.sets import ENOUGH_FOR_FID, FID
 from callbacks.metrics.suite import MetricSuite
 from core.errors import InputError
-from shards.alignment.photos import open_photo, photo_files, photo_size
-from shards.cameras import angles
-from shards.pixels import to_pixels
-from shards.predictions import FILES, Predictions, View, some
+from portraits.alignment.photos import open_photo, photo_files, photo_size
+from portraits.cameras import angles
+from portraits.pixels import to_pixels
+from portraits.predictions import FILES, Predictions, View, some
 
 Background = Literal["keep", "remove"]
 WHITE = 255

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from core.errors import InputError
 from datamodules.order import generator, spread
-from shards.cameras import angles
+from portraits.cameras import angles
 from shards.catalog import Catalog
 from shards.fetch import ShardCache
 from shards.frames import Frame, FrameSet

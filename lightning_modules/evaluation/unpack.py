@@ -29,13 +29,13 @@ from tqdm import tqdm
 from core.errors import InputError, one_line
 from core.files import whole_folder
 from lightning_modules.evaluation.subjects import Protocol
-from lightning_modules.sampling.image_folders import check_count, image_files, view_files
 from lightning_modules.sampling.trajectories import trajectory
-from lightning_modules.sampling.video import check_video
-from shards.alignment.photos import open_photo
-from shards.camera_files import read_cameras
-from shards.cameras import label_from_angles
-from shards.predictions import Predictions, View, some
+from portraits.alignment.photos import open_photo
+from portraits.camera_files import read_cameras
+from portraits.cameras import label_from_angles
+from portraits.image_folders import check_count, image_files, view_files
+from portraits.predictions import Predictions, View, some
+from portraits.video import check_video
 
 Kind = Literal["diffportrait3d", "goae", "eg3d", "panohead", "triplanenet", "zero123"]
 # degrees: EG3D's gen_videos turns 0.35 rad sideways and 0.25 of its pitch parameter

@@ -22,7 +22,7 @@ from lightning_modules.networks.noise_prior_parts import (
     Volume,
     look_up,
 )
-from shards.cameras import LABEL_SIZE
+from portraits.cameras import LABEL_SIZE
 from shards.renderers.volume import RaySampling, Rendered, around_origin, rays, render
 
 EMPTY = -10.0  # raw density outside of the volume: nothing

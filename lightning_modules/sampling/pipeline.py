@@ -38,11 +38,11 @@ from lightning_modules.networks.pretrained import Backbone
 from lightning_modules.networks.reference import AppearanceReference
 from lightning_modules.networks.speed import tune
 from lightning_modules.sampling.ddim import portrait_bank, sample
-from lightning_modules.sampling.portraits import MIN_SIDE
 from lightning_modules.sampling.settings import PAPER, Sampling, StartingNoise
 from lightning_modules.sampling.starting_noise import diffused, half_noised, step_generators, view_noise
-from shards.cameras import check_labels
-from shards.pixels import levels_to_pixels, pixels_to_levels, to_images
+from portraits.cameras import check_labels
+from portraits.people import MIN_SIDE
+from portraits.pixels import levels_to_pixels, pixels_to_levels, to_images
 
 
 @dataclass

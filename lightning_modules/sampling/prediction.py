@@ -13,7 +13,7 @@ from torch import Tensor
 from lightning_modules.networks.denoiser import Denoiser
 from lightning_modules.networks.reference import Bank
 from lightning_modules.sampling.windows import Window
-from shards.pixels import levels_to_pixels
+from portraits.pixels import levels_to_pixels
 
 BankAt = Callable[[float], Bank]
 """The bank to read at a timestep."""

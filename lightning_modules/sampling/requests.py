@@ -11,9 +11,7 @@ from PIL import Image
 
 from core.errors import InputError
 from lightning_modules.sampling.ddim import scheduler_for
-from lightning_modules.sampling.image_folders import check_count, view_files
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
-from lightning_modules.sampling.portraits import Person
 from lightning_modules.sampling.settings import Sampling, StartingNoise
 from lightning_modules.sampling.trajectories import trajectory
 from lightning_modules.sampling.view_conditions import (
@@ -24,7 +22,9 @@ from lightning_modules.sampling.view_conditions import (
     render_view_conditions,
 )
 from lightning_modules.sampling.windows import Window, windows
-from shards.camera_files import read_cameras
+from portraits.camera_files import read_cameras
+from portraits.image_folders import check_count, view_files
+from portraits.people import Person
 
 Cameras = NDArray[np.float32]
 Precision = Literal["float32", "float16", "bfloat16"]

@@ -16,8 +16,8 @@ from core.errors import InputError, one_line
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
 from lightning_modules.sampling.requests import Precision
 from lightning_modules.sampling.settings import Sampling
-from lightning_modules.sampling.video import write_video
-from shards.sheet import camera_captions, view_sheet
+from portraits.contact_sheet import camera_captions, view_sheet
+from portraits.video import write_video
 
 SHEET, VIDEO, VIEWS = "sheet.png", "views.mp4", "views"
 INPUT_ERROR = 2  # the exit code of `one_line`

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import InputError
-from shards.cameras import label_from_angles
+from portraits.cameras import label_from_angles
 
 Angles = tuple[NDArray[np.float64], NDArray[np.float64]]
 """Yaw and pitch (K,) each, radians."""

@@ -9,7 +9,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from core.errors import InputError
-from lightning_modules.sampling.image_folders import read_squares, view_files
+from portraits.image_folders import read_squares, view_files
 from shards.renderers.base import Renderer
 from shards.renderers.registry import RENDERERS, check_renderer, is_renderer, open_renderer
 

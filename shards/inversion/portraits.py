@@ -14,10 +14,10 @@ from PIL import Image
 
 from core.errors import InputError
 from core.files import checksum
-from shards.alignment.align import NoFaceError, align
-from shards.alignment.detection import FaceDetector
-from shards.alignment.photos import open_photo, photo_files
-from shards.predictions import Predictions, View, some
+from portraits.alignment.align import NoFaceError, align
+from portraits.alignment.detection import FaceDetector
+from portraits.alignment.photos import open_photo, photo_files
+from portraits.predictions import Predictions, View, some
 
 CROP_SIDE = 512
 PORTRAITS = "portraits"

@@ -14,11 +14,11 @@ from tqdm import tqdm
 from core.errors import InputError, one_line
 from core.files import whole_folder, write_json
 from core.tensors import read_json
-from shards.cameras import angles
+from portraits.cameras import angles
+from portraits.pixels import to_pixels
+from portraits.predictions import Predictions, Protocol, View
 from shards.inversion.pivotal import Inversion, Inverted, Tuning
 from shards.inversion.portraits import Portrait, keep
-from shards.pixels import to_pixels
-from shards.predictions import Predictions, Protocol, View
 from shards.renderers.gan.cameras import check_range, in_world
 from shards.renderers.gan.generator import Rendering
 from shards.renderers.gan.options import GeneratorOptions

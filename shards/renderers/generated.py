@@ -15,10 +15,10 @@ from PIL import Image
 from torch import Tensor
 
 from core.errors import InputError
-from shards.alignment.detection import FaceDetector, choose
-from shards.alignment.head import HeadFrame, NoHeadError
-from shards.cameras import check_labels
-from shards.pixels import pixels_to_levels
+from portraits.alignment.detection import FaceDetector, choose
+from portraits.alignment.head import HeadFrame, NoHeadError
+from portraits.cameras import check_labels
+from portraits.pixels import pixels_to_levels
 from shards.renderers.base import Renders
 from shards.renderers.gan.cameras import (
     in_world,

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from shards.cameras import label_from_angles
+from portraits.cameras import label_from_angles
 from shards.renderers.synthetic_head import SyntheticHead
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from shards.cameras import LABEL_SIZE
+from portraits.cameras import LABEL_SIZE
 
 # Points (N, P, K, 3) in the world and the directions (N, P, 3) of their rays, to features (N, P, K, C) and
 # raw densities (N, P, K).

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from core.errors import InputError
 from core.files import checksum
-from shards.alignment.head import HeadFrame, NoHeadError
-from shards.cameras import label_from_angles
+from portraits.alignment.head import HeadFrame, NoHeadError
+from portraits.cameras import label_from_angles
 from shards.conditions import RenderedConditions
 from shards.renderers.gan.architecture import Kind
 from shards.renderers.gan.cameras import in_world, measuring_cameras, outside_range, warn_of_range

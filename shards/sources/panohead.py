@@ -19,11 +19,11 @@ from PIL import Image
 
 from core.arrays import parse_npy
 from core.errors import InputError
-from shards.alignment.detection import FaceDetector, choose
-from shards.alignment.head import HeadFrame, NoHeadError, locate_head
-from shards.alignment.photos import SUFFIXES, open_photo
-from shards.alignment.virtual import virtual_view
-from shards.cameras import LABEL_SIZE, check_labels, split_label
+from portraits.alignment.detection import FaceDetector, choose
+from portraits.alignment.head import HeadFrame, NoHeadError, locate_head
+from portraits.alignment.photos import SUFFIXES, open_photo
+from portraits.alignment.virtual import virtual_view
+from portraits.cameras import LABEL_SIZE, check_labels, split_label
 from shards.conditions import RenderedConditions
 from shards.renderers.registry import check_renderer
 from shards.schema import Sample, SampleMeta

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import InputError
-from shards.cameras import label_from_angles
+from portraits.cameras import label_from_angles
 from shards.renderers.head.anatomy import anatomy
 from shards.renderers.head.person import sample_person
 from shards.renderers.synthetic_head import SAMPLES, capture_instant, render_on_threads

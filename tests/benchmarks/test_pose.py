@@ -5,10 +5,10 @@ from benchmarks.pose import fit, people, table, title, triangulated
 from callbacks.metrics.faces import Reading
 from callbacks.metrics.landmarks import FACE_51, JAW
 from core.errors import InputError
-from shards.alignment.align import Aligned
-from shards.alignment.crop import Square
+from portraits.alignment.align import Aligned
+from portraits.alignment.crop import Square
+from portraits.cameras import label_from_angles, project
 from shards.builder import build
-from shards.cameras import label_from_angles, project
 from tests.shards.fake_source import FakeSource
 
 SIDE = 64

@@ -10,14 +10,14 @@ from PIL import Image
 
 from core.errors import InputError
 from lightning_modules.evaluate import main as evaluate
-from shards.camera_files import write_cameras
-from shards.cameras import angles, label_from_angles
-from shards.geometry import STANDARD_LANDMARKS
+from portraits.camera_files import write_cameras
+from portraits.cameras import angles, label_from_angles
+from portraits.geometry import STANDARD_LANDMARKS
+from portraits.predictions import Predictions, View
 from shards.inversion.pivotal import Inversion, Tuning, noise_patterns, noise_structure
 from shards.inversion.portraits import Portrait, read_portraits, views_at
 from shards.inversion.run import Job, invert_portraits, system_name
 from shards.invert import main
-from shards.predictions import Predictions, View
 from shards.renderers.gan.folder import save_generator
 from shards.renderers.gan.options import GeneratorOptions
 from shards.renderers.generated import GeneratedHead

@@ -14,10 +14,10 @@ from lightning_modules.networks.portrait import save_portrait_model
 from lightning_modules.sampling import requests
 from lightning_modules.sampling.settings import Sampling
 from lightning_modules.synthesize import main as synthesize
+from portraits.camera_files import write_cameras
+from portraits.predictions import Predictions
 from shards.builder import build
-from shards.camera_files import write_cameras
 from shards.invert import main as invert
-from shards.predictions import Predictions
 from shards.renderers.gan.folder import save_generator
 from shards.renderers.registry import open_renderer
 from tests.faces import FlatRenderer

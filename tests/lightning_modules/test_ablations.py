@@ -24,8 +24,8 @@ from lightning_modules.networks.portrait import save_portrait_model
 from lightning_modules.sampling.consistency import seam, spread
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
 from lightning_modules.sampling.settings import Sampling
+from portraits.cameras import angles
 from shards.builder import build
-from shards.cameras import angles
 from tests.networks.toy import toy_model
 from tests.shards.fake_source import FakeSource
 

@@ -12,7 +12,7 @@ from core.model_folders import load_model
 from lightning_modules.networks.noise_prior import NoisePrior
 from lightning_modules.noise_prior import NoisePriorStage, mirrored, mirrored_labels, psnr
 from lightning_modules.optimization import Learning
-from shards.cameras import label, label_from_angles, look_at, project
+from portraits.cameras import label, label_from_angles, look_at, project
 from tests.lightning_modules.recording import equal
 from tests.lightning_modules.test_resume import LEARNING, STEPS, interrupted, run
 from tests.networks.toy import toy_prior

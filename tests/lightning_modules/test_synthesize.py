@@ -19,7 +19,7 @@ from lightning_modules.networks.portrait import NOISE_PRIOR, PortraitModel, save
 from lightning_modules.sampling import requests
 from lightning_modules.sampling.synthesis import crews_of
 from lightning_modules.sampling.trajectories import trajectory
-from shards.camera_files import read_cameras
+from portraits.camera_files import read_cameras
 from tests.faces import FlatRenderer
 from tests.networks.toy import toy_model, toy_prior
 

@@ -10,7 +10,7 @@ from core.errors import InputError
 from core.model_folders import load_model, save_model
 from lightning_modules.networks.noise_prior import Canonical, NoisePrior
 from lightning_modules.networks.noise_prior_parts import look_up
-from shards.cameras import label_from_angles
+from portraits.cameras import label_from_angles
 from tests.networks.toy import toy_prior
 
 BUDGET = 5_000_000  # bytes of the small scale's weights in half precision

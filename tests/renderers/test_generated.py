@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from core.errors import InputError
-from shards.cameras import PIVOT, label_from_angles, project
-from shards.geometry import STANDARD_LANDMARKS
+from portraits.cameras import PIVOT, label_from_angles, project
+from portraits.geometry import STANDARD_LANDMARKS
 from shards.renderers.gan.cameras import check_range, in_world, measured_frame, measuring_cameras
 from shards.renderers.gan.folder import save_generator
 from shards.renderers.gan.generator import Generator

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from core.errors import InputError
-from shards.cameras import label_from_angles
+from portraits.cameras import label_from_angles
 from shards.renderers.gan.architecture import Architecture, Settings, kind_of
 from shards.renderers.gan.folder import build_generator, load_generator, read_settings, save_generator
 from shards.renderers.gan.generator import Identity, Rendering

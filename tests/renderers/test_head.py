@@ -7,8 +7,8 @@ import pytest
 from facenet_pytorch import MTCNN
 from PIL import Image
 
-from shards.cameras import label_from_angles, project
-from shards.geometry import STANDARD_LANDMARKS, similarity
+from portraits.cameras import label_from_angles, project
+from portraits.geometry import STANDARD_LANDMARKS, similarity
 from shards.renderers.head.anatomy import Shape, anatomy
 from shards.renderers.head.environment import background, sample_environment
 from shards.renderers.head.expression import EXPRESSIONS, sample_expression

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from shards.cameras import label, label_from_angles, look_at, project
+from portraits.cameras import label, label_from_angles, look_at, project
 from shards.renderers.volume import (
     RaySampling,
     around_origin,

@@ -14,8 +14,8 @@ from core.errors import InputError
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
 from lightning_modules.sampling.settings import Sampling
 from lightning_modules.sampling.starting_noise import diffused
-from shards.cameras import label_from_angles
-from shards.pixels import levels_to_pixels
+from portraits.cameras import label_from_angles
+from portraits.pixels import levels_to_pixels
 from tests.networks.toy import noise, toy_model
 
 FEW = {"steps": 2, "progress": False}

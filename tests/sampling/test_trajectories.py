@@ -3,7 +3,7 @@ import pytest
 
 from core.errors import InputError
 from lightning_modules.sampling.trajectories import TRAJECTORIES, trajectory
-from shards.cameras import angles, check_labels, look_at, split_label
+from portraits.cameras import angles, check_labels, look_at, split_label
 
 
 def degrees(labels):

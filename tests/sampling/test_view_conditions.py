@@ -4,7 +4,6 @@ from PIL import Image
 
 from core.errors import InputError
 from lightning_modules.sampling import view_conditions
-from lightning_modules.sampling.image_folders import check_count
 from lightning_modules.sampling.trajectories import trajectory
 from lightning_modules.sampling.view_conditions import (
     find_conditions,
@@ -12,6 +11,7 @@ from lightning_modules.sampling.view_conditions import (
     read_conditions,
     render_view_conditions,
 )
+from portraits.image_folders import check_count
 from shards.renderers.base import Renders
 
 

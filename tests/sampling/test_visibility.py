@@ -9,7 +9,7 @@ import torch
 
 from lightning_modules.networks.noise_prior import Proxies
 from lightning_modules.sampling.visibility import hidden
-from shards.cameras import PIVOT, label_from_angles
+from portraits.cameras import PIVOT, label_from_angles
 from shards.renderers.volume import rays
 
 SIDE, RADIUS = 32, 0.3

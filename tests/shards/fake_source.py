@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from core.errors import InputError
-from shards.cameras import label_from_angles
+from portraits.cameras import label_from_angles
 from shards.schema import SPLITS, Sample, SampleMeta
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from core.errors import InputError
-from shards.cameras import label_from_angles
+from portraits.cameras import label_from_angles
 from shards.conditions import RenderedConditions
 from shards.renderers.registry import check_renderer
 from tests.faces import FlatRenderer

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from core.errors import InputError
+from portraits.contact_sheet import contact_sheet
 from shards.builder import build
 from shards.inspect import main
-from shards.sheet import contact_sheet
 from tests.shards.fake_source import FakeSource, make_sample
 
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
-from shards.alignment.head import HeadFrame
-from shards.geometry import STANDARD_LANDMARKS, reproject
+from portraits.alignment.head import HeadFrame
+from portraits.geometry import STANDARD_LANDMARKS, reproject
 from shards.sources.nersemble.calibration import FULL_SIZE, PinholeCamera
 from tests.faces import DOTS
 

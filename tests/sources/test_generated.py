@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from core.errors import InputError
-from shards.alignment.head import HeadFrame
+from portraits.alignment.head import HeadFrame
+from portraits.cameras import angles, project
+from portraits.geometry import STANDARD_LANDMARKS
 from shards.build import SOURCES, main, with_variants
 from shards.builder import build
-from shards.cameras import angles, project
 from shards.conditions import RenderedConditions
-from shards.geometry import STANDARD_LANDMARKS
 from shards.manifest import Manifest
 from shards.renderers.gan.folder import save_generator
 from shards.schema import Sample

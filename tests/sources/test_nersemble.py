@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from core.errors import InputError
+from portraits.cameras import angles, project
+from portraits.geometry import STANDARD_LANDMARKS
 from shards.builder import build
-from shards.cameras import angles, project
-from shards.geometry import STANDARD_LANDMARKS
 from shards.schema import Sample
 from shards.skips import SKIPPED, Skip, load_skips
 from shards.sources.nersemble.layouts import find_takes

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from shards.alignment.detection import FaceDetector, choose
-from shards.alignment.head import HeadFrame, locate_head
-from shards.cameras import label
+from portraits.alignment.detection import FaceDetector, choose
+from portraits.alignment.head import HeadFrame, locate_head
+from portraits.cameras import label
 from shards.sources.nersemble.calibration import FULL_SIZE
 from shards.sources.nersemble.footage import Picture
 from shards.sources.nersemble.source import NersembleCapture

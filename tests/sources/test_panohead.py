@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from core.errors import InputError
-from shards.cameras import PIVOT, label_from_angles, project
-from shards.geometry import STANDARD_LANDMARKS
+from portraits.cameras import PIVOT, label_from_angles, project
+from portraits.geometry import STANDARD_LANDMARKS
 from shards.schema import Sample
 from shards.skips import Skip
 from shards.sources.names import key_name

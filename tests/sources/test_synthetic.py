@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from core.errors import InputError
+from portraits.cameras import angles
 from shards.builder import build
-from shards.cameras import angles
 from shards.sources.synthetic import SyntheticCapture
 
 TINY = {"identities": 4, "val_identities": 1, "test_identities": 1, "views": 2, "size": 24, "samples": 1}

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from portraits.cameras import angles, label_from_angles, project
+from portraits.geometry import STANDARD_LANDMARKS
 from shards.builder import build
-from shards.cameras import angles, label_from_angles, project
-from shards.geometry import STANDARD_LANDMARKS
 from shards.index import ShardIndex
 from shards.reader import read_members
 from shards.schema import decode

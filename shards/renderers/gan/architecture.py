@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, Self
 
 from core.errors import InputError
-from shards.cameras import PIVOT, RADIUS
+from portraits.cameras import PIVOT, RADIUS
 
 Shapes = Mapping[str, tuple[int, ...]]
 Kind = Literal["eg3d", "panohead"]

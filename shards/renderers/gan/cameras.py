@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from shards.alignment.detection import FaceDetector, choose
-from shards.alignment.head import HeadFrame, locate_head
-from shards.cameras import angles, label, label_from_angles, split_label
+from portraits.alignment.detection import FaceDetector, choose
+from portraits.alignment.head import HeadFrame, locate_head
+from portraits.cameras import angles, label, label_from_angles, split_label
 from shards.renderers.gan.architecture import Kind, Settings
 
 log = logging.getLogger(__name__)

@@ -2,7 +2,7 @@
 cameras.
 
 Anny's own frame is metres with z up and the face looking to -y. The canonical frame is the one EG3D's labels
-live in (`shards.cameras`): y up, the face looking to +z, about 2.7 units a metre. "Template" below means the
+live in (`portraits.cameras`): y up, the face looking to +z, about 2.7 units a metre. "Template" below means the
 mean person in Anny's frame: features are painted and hair is rooted by position on it, whatever the
 identity's own shape.
 """
@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from shards.geometry import STANDARD_LANDMARKS, similarity
+from portraits.geometry import STANDARD_LANDMARKS, similarity
 
 Array = NDArray[np.floating]
 Indices = NDArray[np.integer]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from shards.cameras import split_label
+from portraits.cameras import split_label
 from shards.renderers.head.appearance import Array, noise, ramp
 
 HEIGHT, WIDTH = 512, 1024

@@ -7,7 +7,7 @@ import mitsuba as mi
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from shards.cameras import split_label
+from portraits.cameras import split_label
 from shards.renderers.base import Renders
 from shards.renderers.head.anatomy import Array, Indices, Mesh, anatomy, vertex_normals
 from shards.renderers.head.appearance import HEAD_ISLAND, canvas, eye_centre, paint_eye, paint_skin

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from core.errors import InputError
-from shards.alignment.detection import FaceDetector, choose
-from shards.alignment.head import HeadFrame, NoHeadError, locate_head
-from shards.alignment.virtual import virtual_view
+from portraits.alignment.detection import FaceDetector, choose
+from portraits.alignment.head import HeadFrame, NoHeadError, locate_head
+from portraits.alignment.virtual import virtual_view
 from shards.conditions import RenderedConditions
 from shards.renderers.registry import check_renderer
 from shards.schema import Sample, SampleMeta

@@ -7,7 +7,7 @@ import torch
 from callbacks.metrics import ID
 from callbacks.metrics.faces import FaceReader
 from callbacks.metrics.weights import CATALOGUE
-from shards.pixels import to_pixels
+from portraits.pixels import to_pixels
 from tests.faces import DOTS, DotDetector
 
 

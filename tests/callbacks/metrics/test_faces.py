@@ -13,10 +13,10 @@ from callbacks.metrics.landmarks import FACE_51
 from callbacks.metrics.pose import angle_scores, camera_angles, head_angles, wrapped
 from callbacks.metrics.weights import CATALOGUE
 from core.errors import InputError
-from shards.alignment.camera import camera_from_landmarks
-from shards.cameras import label_from_angles, project
-from shards.geometry import STANDARD_LANDMARKS
-from shards.pixels import to_pixels
+from portraits.alignment.camera import camera_from_landmarks
+from portraits.cameras import label_from_angles, project
+from portraits.geometry import STANDARD_LANDMARKS
+from portraits.pixels import to_pixels
 from tests.callbacks.metrics.conftest import damaged
 from tests.faces import rendered_heads
 

@@ -9,9 +9,9 @@ from PIL import Image
 from lightning_modules.networks.portrait import PortraitModel, save_portrait_model
 from lightning_modules.networks.pretrained import Backbone
 from lightning_modules.networks.reference import AppearanceReference
+from portraits.cameras import label_from_angles
+from portraits.predictions import Predictions, View
 from shards.builder import build
-from shards.cameras import label_from_angles
-from shards.predictions import Predictions, View
 from tests.networks.toy import prompt, toy_scheduler, toy_unet, toy_vae
 from tests.shards.fake_source import FakeSource
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from core.errors import InputError
-from shards.predictions import MANIFEST, Predictions
+from portraits.predictions import MANIFEST, Predictions
 
 
 def change(predictions, **values):

@@ -10,7 +10,7 @@ from lightning_modules.evaluation.moving import moved
 from lightning_modules.evaluation.sampling import Made, make, shown_conditions
 from lightning_modules.evaluation.subjects import Subjects
 from lightning_modules.sampling.settings import Sampling
-from shards.cameras import angles
+from portraits.cameras import angles
 from tests.faces import FlatRenderer
 
 

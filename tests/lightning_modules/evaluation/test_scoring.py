@@ -18,7 +18,7 @@ from lightning_modules.evaluation.tables import (
     quoted,
     view_table,
 )
-from shards.predictions import View
+from portraits.predictions import View
 
 TEN_LEVELS = 20 * np.log10(25.5)
 PIXELS = Scoring(metrics=["PSNR"])

@@ -5,9 +5,9 @@ from PIL import Image
 from core.errors import InputError
 from lightning_modules.evaluation.scoring import Scoring, score
 from lightning_modules.evaluation.unpack import Unpacking, main, unpack
-from lightning_modules.sampling.video import write_video
-from shards.cameras import angles
-from shards.predictions import Predictions
+from portraits.cameras import angles
+from portraits.predictions import Predictions
+from portraits.video import write_video
 
 SHADES = (40, 120, 200)
 

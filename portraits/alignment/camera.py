@@ -5,9 +5,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import least_squares
 from scipy.spatial.transform import Rotation
 
-from shards.alignment.crop import Square
-from shards.cameras import INTRINSICS, RADIUS, label, split_label
-from shards.geometry import STANDARD_LANDMARKS
+from portraits.alignment.crop import Square
+from portraits.cameras import INTRINSICS, RADIUS, label, split_label
+from portraits.geometry import STANDARD_LANDMARKS
 
 LANDMARK_SPREAD = 0.012  # of the image side: how well points are found and how far faces differ
 DISTANCE_SPREAD = 0.3  # how far a crop's camera is from where EG3D's crop has it

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from core.errors import InputError
-from shards.alignment.photos import open_photo, photo_files
+from portraits.alignment.photos import open_photo, photo_files
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_a_very_large_photo_is_decoded_once(tmp_path):
     side = 9000
     Image.new("RGB", (side, side), (90, 120, 150)).save(tmp_path / "a.jpg", quality=50)
     script = (
-        "import resource, sys; from pathlib import Path; from shards.alignment.photos import open_photo;"
+        "import resource, sys; from pathlib import Path; from portraits.alignment.photos import open_photo;"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
         "before = peak(); image = open_photo(Path(sys.argv[1]));"
         "print(image.size, 1024 * (peak() - before))"

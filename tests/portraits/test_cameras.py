@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from core.errors import InputError
-from shards.cameras import angles, check_labels, label, label_from_angles, project, split_label
+from portraits.cameras import angles, check_labels, label, label_from_angles, project, split_label
 
 
 def test_frontal_label_is_eg3d_s():

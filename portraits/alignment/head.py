@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from shards.geometry import STANDARD_LANDMARKS, reproject, similarity, triangulate
+from portraits.geometry import STANDARD_LANDMARKS, reproject, similarity, triangulate
 
 Array = NDArray[np.floating]
 

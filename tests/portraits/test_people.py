@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from core.errors import InputError
-from lightning_modules.sampling.portraits import Person, find_people, read_people, read_portrait
+from portraits.people import Person, find_people, read_people, read_portrait
 from tests.faces import DOTS, DotDetector
 
 

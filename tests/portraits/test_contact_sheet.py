@@ -1,8 +1,17 @@
 import numpy as np
 from PIL import Image
 
-from shards.cameras import label_from_angles
-from shards.sheet import CAPTION, GUTTER, MARGIN, MOST_VIEWS, camera_captions, case_sheet, grid, view_sheet
+from portraits.cameras import label_from_angles
+from portraits.contact_sheet import (
+    CAPTION,
+    GUTTER,
+    MARGIN,
+    MOST_VIEWS,
+    camera_captions,
+    case_sheet,
+    grid,
+    view_sheet,
+)
 
 SIDE = 16
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from core.errors import InputError
-from shards.alignment.photos import SUFFIXES, open_photo
+from portraits.alignment.photos import SUFFIXES, open_photo
 
 _DIGITS = re.compile(r"(\d+)")
 
@@ -48,7 +48,7 @@ def _read_square(path: Path, size: int, what: str) -> Image.Image:
     if image.width != image.height:
         raise InputError(
             f"{path}: {image.width}x{image.height} pixels; {what} are square"
-            " (`python -m shards.align` crops photos)"
+            " (`python -m portraits.align` crops photos)"
         )
     return image if image.width == size else image.resize((size, size), Image.Resampling.LANCZOS)
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from core.errors import InputError
 from core.files import write_json
 from core.tensors import read_json
-from shards.cameras import LABEL_SIZE, check_labels
+from portraits.cameras import LABEL_SIZE, check_labels
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -108,7 +108,7 @@ class Predictions:
         path = folder / MANIFEST
         if not path.is_file():
             raise InputError(
-                f"{folder}: no {MANIFEST} in it; shards/predictions.py says what it holds, and `python -m"
+                f"{folder}: no {MANIFEST} in it; portraits/predictions.py says what it holds, and `python -m"
                 " lightning_modules.evaluation.unpack` writes it for what other systems make"
             )
         values = read_json(path)

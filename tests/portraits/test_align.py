@@ -9,10 +9,10 @@ from PIL import Image
 from skimage.data import astronaut
 
 from core.errors import InputError
-from shards import align as command
-from shards.alignment.align import Aligned, NoFaceError, align
-from shards.alignment.detection import FaceDetector, choose
-from shards.cameras import angles, split_label
+from portraits import align as command
+from portraits.alignment.align import Aligned, NoFaceError, align
+from portraits.alignment.detection import FaceDetector, choose
+from portraits.cameras import angles, split_label
 from tests.faces import rendered_heads
 
 SIZE = 256

@@ -1,4 +1,4 @@
-"""`python -m shards.alignment.measure`: how well cameras are recovered, on renders whose cameras are
+"""`python -m benchmarks.alignment`: how well cameras are recovered, on renders whose cameras are
 known."""
 
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from core.errors import one_line
-from shards.alignment.align import NoFaceError, align
-from shards.alignment.detection import FaceDetector
-from shards.cameras import angles, label_from_angles
+from portraits.alignment.align import NoFaceError, align
+from portraits.alignment.detection import FaceDetector
+from portraits.cameras import angles, label_from_angles
 from shards.renderers.base import Renderer
 from shards.renderers.synthetic_head import SyntheticHead
 
@@ -57,7 +57,7 @@ def table(rows: NDArray[np.float64]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
-    parser = ArgumentParser(prog="python -m shards.alignment.measure", description=__doc__)
+    parser = ArgumentParser(prog="python -m benchmarks.alignment", description=__doc__)
     parser.add_argument("--identities", type=int, default=40, help="people; one render in each yaw bin")
     parser.add_argument("--first", type=int, default=1000, help="the first person's number")
     parser.add_argument("--size", type=int, default=128, help="image side in pixels")

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from core.errors import InputError
-from shards.alignment.camera import camera_from_landmarks
-from shards.alignment.crop import Square, cut, square_around
-from shards.alignment.detection import Face, FaceDetector, choose
+from portraits.alignment.camera import camera_from_landmarks
+from portraits.alignment.crop import Square, cut, square_around
+from portraits.alignment.detection import Face, FaceDetector, choose
 
 REFINED_SIDE = 320
 

@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.alignment.head import HeadFrame
-from shards.cameras import FOCAL, PIVOT, RADIUS, label, look_at
+from portraits.alignment.head import HeadFrame
+from portraits.cameras import FOCAL, PIVOT, RADIUS, label, look_at
 
 Array = NDArray[np.floating]
 

@@ -10,10 +10,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from core.errors import InputError
 from core.files import write_json
-from shards.alignment.align import NoFaceError, align
-from shards.alignment.detection import FaceDetector
-from shards.alignment.photos import SUFFIXES, open_photo
-from shards.cameras import LABEL_SIZE, check_labels
+from portraits.alignment.align import NoFaceError, align
+from portraits.alignment.detection import FaceDetector
+from portraits.alignment.photos import SUFFIXES, open_photo
+from portraits.cameras import LABEL_SIZE, check_labels
 
 CAMERAS = "cameras"
 POSE_SIDE = 64  # the crop itself is not used
@@ -25,7 +25,7 @@ def read_cameras(paths: Sequence[Path], detector: FaceDetector | None = None) ->
 
     A `.json` holds `[[25 numbers], …]`, one label, `{"cameras": …}` as `write_cameras` has it, or EG3D's own
     `{"labels": [[name, [25 numbers]], …]}`; a `.npy` an array (K, 25) or (25,); a photo the camera that
-    `shards.alignment` finds it taken by. Raises InputError naming the file where it is none of these, is
+    `portraits.alignment` finds it taken by. Raises InputError naming the file where it is none of these, is
     damaged, holds no face, or a camera has another count of numbers, is not finite, or no rotation.
     """
     return np.concatenate([_read(path, detector) for path in paths])

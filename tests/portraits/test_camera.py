@@ -4,12 +4,12 @@ renderer."""
 import numpy as np
 import pytest
 
-from shards.alignment.camera import camera_from_landmarks, see_through
-from shards.alignment.crop import Square, square_around
-from shards.alignment.head import HeadFrame, NoHeadError, locate_head
-from shards.alignment.virtual import virtual_view
-from shards.cameras import INTRINSICS, angles, label_from_angles, project, split_label
-from shards.geometry import STANDARD_LANDMARKS, reproject, triangulate
+from portraits.alignment.camera import camera_from_landmarks, see_through
+from portraits.alignment.crop import Square, square_around
+from portraits.alignment.head import HeadFrame, NoHeadError, locate_head
+from portraits.alignment.virtual import virtual_view
+from portraits.cameras import INTRINSICS, angles, label_from_angles, project, split_label
+from portraits.geometry import STANDARD_LANDMARKS, reproject, triangulate
 
 TURNS = [(0, 0, 0), (25, -10, 0), (-40, 15, 12), (60, 5, -20), (-70, -20, 5)]
 

@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from shards.pixels import to_images, to_pixels
+from portraits.pixels import to_images, to_pixels
 
 
 def test_every_level_comes_back():

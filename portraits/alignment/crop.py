@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from shards.geometry import LANDMARKS_3D
+from portraits.geometry import LANDMARKS_3D
 
 RESCALE = 300.0  # EG3D scales the photo so that one unit of LANDMARKS_3D is this many pixels …
 CENTRE_CROP = 700.0  # … and cuts out a square of this side about the landmarks' origin

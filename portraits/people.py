@@ -9,11 +9,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from core.errors import InputError
-from lightning_modules.sampling.image_folders import image_files
-from shards.alignment.align import NoFaceError, align
-from shards.alignment.crop import Square, cut
-from shards.alignment.detection import FaceDetector
-from shards.alignment.photos import open_photo
+from portraits.alignment.align import NoFaceError, align
+from portraits.alignment.crop import Square, cut
+from portraits.alignment.detection import FaceDetector
+from portraits.alignment.photos import open_photo
+from portraits.image_folders import image_files
 
 MIN_SIDE = 32  # pixels of the photo that a portrait is made of; fewer show nobody
 SHOWN = 3  # photos at fault that an error tells of

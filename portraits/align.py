@@ -1,4 +1,4 @@
-"""`python -m shards.align PHOTO… --out DIR`: EG3D's crops of any photos, their cameras, and how they were
+"""`python -m portraits.align PHOTO… --out DIR`: EG3D's crops of any photos, their cameras, and how they were
 found.
 
 Writes `<photo>.png`, `<photo>.overlay.jpg` with landmarks, the crop and the head's axes drawn, and
@@ -15,10 +15,10 @@ from PIL import Image, ImageDraw
 
 from core.errors import InputError, one_line
 from core.files import write_json
-from shards.alignment.align import Aligned, align
-from shards.alignment.detection import FaceDetector
-from shards.alignment.photos import open_photo
-from shards.cameras import PIVOT, angles, project
+from portraits.alignment.align import Aligned, align
+from portraits.alignment.detection import FaceDetector
+from portraits.alignment.photos import open_photo
+from portraits.cameras import PIVOT, angles, project
 
 LABELS = "dataset.json"
 OVERLAY_SIDE = 1024
@@ -82,7 +82,7 @@ def align_photos(
 
 def make_parser() -> ArgumentParser:
     """The command's parser."""
-    parser = ArgumentParser(prog="python -m shards.align", description="EG3D crops and cameras of photos.")
+    parser = ArgumentParser(prog="python -m portraits.align", description="EG3D crops and cameras of photos.")
     parser.add_argument("photos", type=str, nargs="+", help="image files")
     parser.add_argument("--out", type=str, required=True, help="the folder for crops, labels and overlays")
     parser.add_argument("--size", type=int, default=512, help="side of the crops in pixels")

@@ -7,9 +7,9 @@ from skimage.data import astronaut
 
 from core.errors import InputError
 from lightning_modules.sampling.trajectories import trajectory
-from shards.alignment.detection import FaceDetector
-from shards.camera_files import read_cameras, write_cameras
-from shards.cameras import angles
+from portraits.alignment.detection import FaceDetector
+from portraits.camera_files import read_cameras, write_cameras
+from portraits.cameras import angles
 
 LABELS = trajectory("orbit", 3)
 

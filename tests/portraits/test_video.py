@@ -4,8 +4,8 @@ import pytest
 from PIL import Image
 
 from core.errors import InputError
-from lightning_modules.sampling import video
-from lightning_modules.sampling.video import check_video, write_video
+from portraits import video
+from portraits.video import check_video, write_video
 
 
 @pytest.mark.parametrize(("side", "shown"), [(64, 256), (300, 300), (301, 302)])

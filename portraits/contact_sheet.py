@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw, ImageFont
 
 from core.errors import InputError
-from shards.cameras import angles
+from portraits.cameras import angles
 from shards.schema import Images, Sample
 
 MARGIN = 4
