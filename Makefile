@@ -130,7 +130,7 @@ dashboard: | $(VENV)/.run ## Draw the newest run as one picture, from its own fi
 	$(RUN) -m callbacks.dashboard runs $(ARGS)
 
 metric-weights: | $(VENV)/.run ## Fetch the metrics' standard weights and verify them (for machines without internet: ARGS="--mirror DIR")
-	$(RUN) -m callbacks.metrics.fetch $(ARGS)
+	$(RUN) -m metrics.fetch $(ARGS)
 
 ##  Checking
 

@@ -12,7 +12,6 @@ from jsonargparse import ArgumentParser
 from tqdm import tqdm
 
 from benchmarks.sampling import clock
-from callbacks.metrics.suite import MetricSuite, available
 from core.errors import InputError, one_line
 from lightning_modules.evaluation.sampling import (
     Made,
@@ -23,6 +22,7 @@ from lightning_modules.evaluation.sampling import (
 from lightning_modules.evaluation.subjects import Subject, Subjects
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
 from lightning_modules.sampling.settings import Sampling
+from metrics.suite import MetricSuite, available
 from portraits.pixels import to_pixels
 
 FEW, FEWEST = 3, 1  # steps measured

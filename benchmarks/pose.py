@@ -4,7 +4,7 @@ It takes a built folder with known cameras, such as the synthetic capture, of 12
 (`python -m shards.build synthetic --size 128 …`): landmarks are coarser in smaller images, as are the default
 folder's of 64, and a table is of its shards' size.
 `--fit_points true` prints instead where its people have dlib's points in EG3D's frame: `FACE_51` of
-`callbacks.metrics.landmarks` was made so, on other people than those it is measured on.
+`metrics.landmarks` was made so, on other people than those it is measured on.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,11 +18,11 @@ from jsonargparse import ArgumentParser
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from callbacks.metrics.faces import FaceReader, Reading
-from callbacks.metrics.landmarks import HEAD_CAMERAS, JAW, SixtyEightPoints
-from callbacks.metrics.pose import CameraPOSE
 from core.errors import InputError, one_line
 from lightning_modules.evaluation.subjects import Subject, Subjects
+from metrics.faces import FaceReader, Reading
+from metrics.landmarks import HEAD_CAMERAS, JAW, SixtyEightPoints
+from metrics.pose import CameraPOSE
 from portraits.cameras import angles, split_label
 from portraits.geometry import triangulate
 from portraits.pixels import to_pixels

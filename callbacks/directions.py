@@ -4,7 +4,7 @@ import re
 
 from pytorch_lightning.loggers import Logger, WandbLogger
 
-from callbacks.metrics.suite import higher_is_better as metric_is_better_higher
+from metrics.suite import higher_is_better as metric_is_better_higher
 
 STEP = "trainer/global_step"  # what Lightning calls the training's step in W&B
 

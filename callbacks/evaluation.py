@@ -16,8 +16,6 @@ from torch import Tensor
 
 from callbacks.directions import BestValues
 from callbacks.media import Rows, log_picture, log_rows, log_video, run_folder
-from callbacks.metrics.faces import Readings
-from callbacks.metrics.suite import MetricSuite
 from callbacks.pictures import save_picture
 from callbacks.stage_samples import Batch, Sampler, follows_cameras, sampler_of, sees_conditions
 from core.errors import InputError
@@ -26,6 +24,8 @@ from lightning_modules.evaluation.tables import ordered
 from lightning_modules.sampling.settings import Sampling
 from lightning_modules.sampling.trajectories import trajectory
 from lightning_modules.sampling.view_conditions import prepare_renderer, render_view_conditions
+from metrics.faces import Readings
+from metrics.suite import MetricSuite
 from portraits.cameras import angles
 from portraits.contact_sheet import case_sheet, grid
 from portraits.pixels import to_images, to_pixels

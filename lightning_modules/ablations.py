@@ -17,8 +17,6 @@ from jsonargparse import ArgumentParser
 from torch import Tensor
 from tqdm import tqdm
 
-from callbacks.metrics.faces import FaceReader, Readings
-from callbacks.metrics.suite import MetricSuite
 from core.errors import InputError, one_line
 from core.files import whole_folder
 from datamodules import PortraitViewsDataModule, SourceConfig
@@ -33,6 +31,8 @@ from lightning_modules.sampling.synthesis import check_precision, choose_devices
 from lightning_modules.sampling.trajectories import trajectory
 from lightning_modules.sampling.view_conditions import prepare_renderer
 from lightning_modules.sampling.visibility import hidden
+from metrics.faces import FaceReader, Readings
+from metrics.suite import MetricSuite
 from portraits.cameras import angles
 from portraits.contact_sheet import grid
 from portraits.pixels import to_images, to_pixels

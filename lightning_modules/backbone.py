@@ -22,8 +22,8 @@ from lightning_modules.networks.denoiser import Denoiser
 from lightning_modules.networks.pretrained import Backbone, save_backbone
 from lightning_modules.optimization import Learning, Optimization, step_generator
 from lightning_modules.sampling.ddim import sample
+from metrics.perceptual_loss import PerceptualLoss, PerceptualWeights
 from portraits.pixels import levels_to_pixels
-from shards.perceptual import PerceptualLoss, PerceptualWeights
 
 # Stable Diffusion 1.5's
 SCHEDULE = {

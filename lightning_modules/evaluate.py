@@ -17,7 +17,6 @@ import torch
 from jsonargparse import ArgumentError, ArgumentParser
 from PIL import Image
 
-from callbacks.metrics.suite import MetricSuite
 from core.errors import InputError, one_line
 from core.files import write_text
 from lightning_modules.evaluation.figures import worst_sheet, yaw_plot
@@ -36,6 +35,7 @@ from lightning_modules.evaluation.tables import (
     view_table,
 )
 from lightning_modules.loggers import wandb_logger
+from metrics.suite import MetricSuite
 from portraits.contact_sheet import save_whole
 from portraits.predictions import Predictions
 

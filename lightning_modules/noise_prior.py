@@ -14,8 +14,8 @@ from lightning_modules.networks.cards import StageCard
 from lightning_modules.networks.noise_prior import NoisePrior, Proxies
 from lightning_modules.optimization import Learning, step_generator
 from lightning_modules.trained_part import ExportDtype, TrainedPart
+from metrics.perceptual_loss import PerceptualLoss, PerceptualWeights
 from portraits.cameras import LABEL_SIZE
-from shards.perceptual import PerceptualLoss, PerceptualWeights
 
 Batch = dict[str, Any]
 LEARNING = Learning(rate=5e-4, decay="cosine", warmup_steps=200)

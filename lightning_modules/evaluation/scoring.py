@@ -15,10 +15,10 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from callbacks.metrics.faces import Reading
-from callbacks.metrics.sets import ENOUGH_FOR_FID, FID
-from callbacks.metrics.suite import MetricSuite
 from core.errors import InputError
+from metrics.faces import Reading
+from metrics.sets import ENOUGH_FOR_FID, FID
+from metrics.suite import MetricSuite
 from portraits.alignment.photos import open_photo, photo_files, photo_size
 from portraits.cameras import angles
 from portraits.pixels import to_pixels

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from core.errors import InputError
-from shards.perceptual import PerceptualLoss, PerceptualWeights
+from metrics.perceptual_loss import PerceptualLoss, PerceptualWeights
 from shards.renderers.gan.cameras import own_camera
 from shards.renderers.gan.generator import Generator, Rendering
 from shards.renderers.gan.layers import StyledConvolution

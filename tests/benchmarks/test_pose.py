@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from benchmarks.pose import fit, people, table, title, triangulated
-from callbacks.metrics.faces import Reading
-from callbacks.metrics.landmarks import FACE_51, JAW
 from core.errors import InputError
+from metrics.faces import Reading
+from metrics.landmarks import FACE_51, JAW
 from portraits.alignment.align import Aligned
 from portraits.alignment.crop import Square
 from portraits.cameras import label_from_angles, project

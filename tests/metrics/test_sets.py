@@ -9,11 +9,11 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from torchmetrics.image.fid import NoTrainInceptionV3, _compute_fid
 from torchmetrics.image.kid import poly_mmd
 
-from callbacks.metrics import FID, KID
-from callbacks.metrics.features import InceptionFeatures
-from callbacks.metrics.sets import ENOUGH_FOR_FID, frechet_distance, kernel_distance
 from core.errors import InputError
-from tests.callbacks.metrics.conftest import damaged
+from metrics import FID, KID
+from metrics.features import InceptionFeatures
+from metrics.sets import ENOUGH_FOR_FID, frechet_distance, kernel_distance
+from tests.metrics.conftest import damaged
 
 
 def gaussian(count, deviations, mean, seed):

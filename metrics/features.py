@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from callbacks.metrics.base import unit_range
-from callbacks.metrics.weights import INCEPTION, LITE, published
 from core.errors import InputError
+from metrics.base import unit_range
+from metrics.catalogue import INCEPTION, LITE, published
+from metrics.perceptual_loss import LITE_MEAN, LITE_STD, efficientnet_lite0
 from portraits.pixels import pixels_to_levels
-from shards.perceptual import LITE_MEAN, LITE_STD, efficientnet_lite0
 
 LITE_SIDE = 224
 

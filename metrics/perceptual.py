@@ -9,10 +9,10 @@ from torch.nn import functional as F
 from torchmetrics.functional.image.dists import DISTSNetwork
 from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
-from callbacks.metrics.base import PairMetric, unit_range, weights_for
-from callbacks.metrics.weights import ALEXNET, LITE, VGG16, published
 from core.errors import InputError
-from shards.perceptual import FeaturePyramid, PerceptualLoss
+from metrics.base import PairMetric, unit_range, weights_for
+from metrics.catalogue import ALEXNET, LITE, VGG16, published
+from metrics.perceptual_loss import FeaturePyramid, PerceptualLoss
 
 STABILITY = 1e-6  # DISTS' c1 and c2
 

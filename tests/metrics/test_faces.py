@@ -6,19 +6,19 @@ import torch
 from facenet_pytorch import InceptionResnetV1
 
 from benchmarks.pose import MIRRORED
-from callbacks.metrics import ID, POSE, CameraPOSE
-from callbacks.metrics.faces import FaceReader
-from callbacks.metrics.identity import FacenetEmbedder
-from callbacks.metrics.landmarks import FACE_51
-from callbacks.metrics.pose import angle_scores, camera_angles, head_angles, wrapped
-from callbacks.metrics.weights import CATALOGUE
 from core.errors import InputError
+from metrics import ID, POSE, CameraPOSE
+from metrics.catalogue import CATALOGUE
+from metrics.faces import FaceReader
+from metrics.identity import FacenetEmbedder
+from metrics.landmarks import FACE_51
+from metrics.pose import angle_scores, camera_angles, head_angles, wrapped
 from portraits.alignment.camera import camera_from_landmarks
 from portraits.cameras import label_from_angles, project
 from portraits.geometry import STANDARD_LANDMARKS
 from portraits.pixels import to_pixels
-from tests.callbacks.metrics.conftest import damaged
 from tests.faces import rendered_heads
+from tests.metrics.conftest import damaged
 
 NEEDS_DLIB = pytest.mark.skipif(not CATALOGUE["dlib"].available, reason="dlib's models are not installed")
 

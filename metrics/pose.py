@@ -8,11 +8,11 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from callbacks.metrics.base import PairMetric, weights_for
-from callbacks.metrics.faces import FaceMetric, FaceReader, Readings
-from callbacks.metrics.landmarks import HEAD_CAMERAS, HeadCamera, five_points
-from callbacks.metrics.weights import MTCNN
 from core.errors import InputError
+from metrics.base import PairMetric, weights_for
+from metrics.catalogue import MTCNN
+from metrics.faces import FaceMetric, FaceReader, Readings
+from metrics.landmarks import HEAD_CAMERAS, HeadCamera, five_points
 from portraits.cameras import LABEL_SIZE, split_label
 
 FLIP = np.diag([1.0, -1.0, -1.0])  # OpenCV's axes ↔ x right, y up, z towards the viewer
@@ -23,7 +23,7 @@ class POSE(FaceMetric):
     """Squared distance of Euler angles, radians, summed over yaw, pitch and roll (the paper's), and each
     angle's absolute error in degrees; 0 where images are equal.
 
-    Cameras are solved from landmarks (`callbacks.metrics.landmarks`), in the truth as in the image, so that
+    Cameras are solved from landmarks (`metrics.landmarks`), in the truth as in the image, so that
     what the landmarks get wrong cancels. `weights`: whose landmarks, "mtcnn" (five of them, the standard) or
     "dlib-68". Raises InputError where this machine lacks them.
     """

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from callbacks.metrics import ID
-from callbacks.metrics.faces import FaceReader
-from callbacks.metrics.weights import CATALOGUE
+from metrics import ID
+from metrics.catalogue import CATALOGUE
+from metrics.faces import FaceReader
 from portraits.pixels import to_pixels
 from tests.faces import DOTS, DotDetector
 

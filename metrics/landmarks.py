@@ -6,9 +6,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from callbacks.metrics.dlib_faces import model_file, shown
-from callbacks.metrics.faces import Reading
-from callbacks.metrics.weights import DLIB_68, MTCNN
+from metrics.catalogue import DLIB_68, MTCNN
+from metrics.dlib_faces import model_file, shown
+from metrics.faces import Reading
 from portraits.alignment.camera import camera_from_landmarks
 
 JAW = 17  # how many points outline the jaw, the first of the 68: other places of the face in each view

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from core.errors import InputError
-from shards.perceptual import PerceptualLoss
+from metrics.perceptual_loss import PerceptualLoss
 
 
 @pytest.fixture(scope="module")

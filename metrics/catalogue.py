@@ -18,7 +18,7 @@ from core.errors import InputError
 from core.files import checksum
 from core.tensors import read_tensors
 
-REMEDY = "`python -m callbacks.metrics.fetch` (make metric-weights) fetches the standard ones"
+REMEDY = "`python -m metrics.fetch` (make metric-weights) fetches the standard ones"
 
 
 @dataclass(frozen=True)

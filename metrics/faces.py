@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from callbacks.metrics.base import PairMetric
+from metrics.base import PairMetric
 from portraits.alignment.align import Aligned, NoFaceError, align
 from portraits.alignment.detection import FaceDetector
 from portraits.pixels import to_images

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat, rank_zero_warn
 
-from callbacks.metrics.base import weights_for
-from callbacks.metrics.features import extractor
-from callbacks.metrics.weights import metric_name
 from core.errors import InputError
+from metrics.base import weights_for
+from metrics.catalogue import metric_name
+from metrics.features import extractor
 
 ENOUGH_FOR_FID = 2048
 KERNEL_DEGREE = 3

@@ -10,11 +10,11 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from callbacks.metrics.base import weights_for
-from callbacks.metrics.dlib_faces import model_file, shown
-from callbacks.metrics.faces import FaceMetric, FaceReader, Reading, Readings
-from callbacks.metrics.weights import DLIB, VGGFACE2, published
 from core.errors import InputError
+from metrics.base import weights_for
+from metrics.catalogue import DLIB, VGGFACE2, published
+from metrics.dlib_faces import model_file, shown
+from metrics.faces import FaceMetric, FaceReader, Reading, Readings
 
 FACENET_SIDE = 160
 

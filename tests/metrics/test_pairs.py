@@ -8,9 +8,9 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torchvision.models import alexnet, vgg16
 
-from callbacks.metrics import DISTS, LPIPS, PSNR, SSIM
 from core.errors import InputError
-from tests.callbacks.metrics.conftest import damaged
+from metrics import DISTS, LPIPS, PSNR, SSIM
+from tests.metrics.conftest import damaged
 
 METRICS = {"PSNR": PSNR, "SSIM": SSIM, "LPIPS": LPIPS, "DISTS": DISTS}
 IDEAL = {"PSNR": float("inf"), "SSIM": 1.0, "LPIPS": 0.0, "DISTS": 0.0}

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
-from callbacks.metrics.base import PairMetric, unit_range
+from metrics.base import PairMetric, unit_range
 
 WINDOW_SIGMA = 1.5  # pixels
 WINDOW_REACH = 5

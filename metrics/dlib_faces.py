@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from callbacks.metrics.faces import Reading
-from callbacks.metrics.weights import CATALOGUE
 from core.errors import InputError
+from metrics.catalogue import CATALOGUE
+from metrics.faces import Reading
 
 MODELS = "face_recognition_models"
 SIDE = 256  # what a landmark finder is given: the face is then about as large as it was trained on

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from callbacks.metrics.fetch import fetch
-from callbacks.metrics.fetch import main as fetch_main
-from callbacks.metrics.suite import MetricSuite, available
-from callbacks.metrics.weights import CATALOGUE, choose, metric_name, notice, published
 from core.errors import InputError
+from metrics.catalogue import CATALOGUE, choose, metric_name, notice, published
+from metrics.fetch import fetch
+from metrics.fetch import main as fetch_main
+from metrics.suite import MetricSuite, available
 
 
 @pytest.fixture

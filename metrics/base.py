@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from callbacks.metrics.weights import choose, metric_name
+from metrics.catalogue import choose, metric_name
 
 
 class PairMetric(Metric):

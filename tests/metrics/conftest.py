@@ -11,9 +11,9 @@ from skimage.data import astronaut
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from callbacks.metrics.weights import CATALOGUE
 from core.files import checksum
 from datamodules import PortraitViewsDataModule, SourceConfig
+from metrics.catalogue import CATALOGUE
 
 CAPTURE = Path(__file__).parents[2] / "data/people"
 

@@ -8,11 +8,11 @@ import torch
 import torch.multiprocessing
 from torch import distributed
 
-from callbacks import metrics
-from callbacks.metrics import FID, KID, LPIPS, POSE, PSNR, SSIM, MetricSuite
-from callbacks.metrics.suite import higher_is_better, parse
+import metrics
 from core.errors import InputError
-from tests.callbacks.metrics.conftest import damaged
+from metrics import FID, KID, LPIPS, POSE, PSNR, SSIM, MetricSuite
+from metrics.suite import higher_is_better, parse
+from tests.metrics.conftest import damaged
 
 LITE = "[efficientnet-lite0]"
 NAMES = ["PSNR", "SSIM", f"LPIPS{LITE}", "POSE", f"FID{LITE}", f"KID{LITE}"]
@@ -115,7 +115,7 @@ def test_metrics_know_neither_models_nor_training():
         nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         used = [node.module for node in nodes if isinstance(node, ast.ImportFrom)]
         rooms = ("callbacks", "lightning_modules", "datamodules", "pytorch_lightning")
-        assert all(name.startswith("callbacks.metrics") for name in used if name.startswith(rooms)), path
+        assert all(name.startswith("metrics") for name in used if name.startswith(rooms)), path
 
 
 def test_a_suite_of_nothing_is_one_line():

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, distributed, nn
 
-from callbacks.metrics.base import PairMetric
-from callbacks.metrics.faces import FaceReader, Readings
-from callbacks.metrics.features import extractor
-from callbacks.metrics.identity import ID
-from callbacks.metrics.perceptual import DISTS, LPIPS
-from callbacks.metrics.pixels import PSNR, SSIM
-from callbacks.metrics.pose import POSE, CameraPOSE
-from callbacks.metrics.sets import FID, KID, SetMetric
-from callbacks.metrics.weights import ALEXNET, CATALOGUE, CHOICES, VGG16, choose, notice
 from core.errors import InputError
+from metrics.base import PairMetric
+from metrics.catalogue import ALEXNET, CATALOGUE, CHOICES, VGG16, choose, notice
+from metrics.faces import FaceReader, Readings
+from metrics.features import extractor
+from metrics.identity import ID
+from metrics.perceptual import DISTS, LPIPS
+from metrics.pixels import PSNR, SSIM
+from metrics.pose import POSE, CameraPOSE
+from metrics.sets import FID, KID, SetMetric
 
 log = logging.getLogger(__name__)
 

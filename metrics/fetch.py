@@ -1,4 +1,4 @@
-"""`python -m callbacks.metrics.fetch`: the metrics' standard weights, fetched and verified, for machines
+"""`python -m metrics.fetch`: the metrics' standard weights, fetched and verified, for machines
 without internet.
 
 They go into `$TORCH_HOME`, where their packages look for them. Where there is no route, fetch them elsewhere
@@ -12,9 +12,9 @@ from urllib.error import URLError
 from jsonargparse import ArgumentParser
 from torch.hub import download_url_to_file
 
-from callbacks.metrics.weights import CATALOGUE, PublishedWeights
 from core.errors import InputError, one_line
 from core.files import checksum
+from metrics.catalogue import CATALOGUE, PublishedWeights
 
 
 def fetch(weights: PublishedWeights, mirror: str | None) -> str:
@@ -64,7 +64,7 @@ def _mirrored(mirror: str, name: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command. Raises InputError, at the latest when all files were tried."""
-    parser = ArgumentParser(prog="python -m callbacks.metrics.fetch", description=__doc__.split("\n", 1)[0])
+    parser = ArgumentParser(prog="python -m metrics.fetch", description=__doc__.split("\n", 1)[0])
     parser.add_function_arguments(fetch_all)
     troubles = fetch_all(**parser.parse_args(arguments).as_dict())
     if troubles:
