@@ -167,4 +167,4 @@ benchmark: $(SHARDS)/manifest.json ## Measure speed and memory, as ratios taken 
 
 .PHONY: pictures
 pictures: | $(VENV)/.run ## Draw the capture's contact sheet for the README anew
-	$(RUN) -m shards.renderers.sheet docs/capture.jpg
+	$(RUN) -m generators.parametric.sheet docs/capture.jpg

@@ -11,11 +11,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from core.errors import one_line
+from generators.base import Renderer
+from generators.parametric.renderer import SyntheticHead
 from portraits.alignment.align import NoFaceError, align
 from portraits.alignment.detection import FaceDetector
 from portraits.cameras import angles, label_from_angles
-from shards.renderers.base import Renderer
-from shards.renderers.synthetic_head import SyntheticHead
 
 BINS = (0, 15, 30, 45, 60, 75)
 MAX_PITCH = 20

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from benchmarks.denoising import in_turn
 from core.errors import InputError, one_line
+from generators.gan.architecture import Architecture, Kind, Settings, SuperResolutionBlock
+from generators.gan.folder import KINDS
+from generators.gan.generator import Generator
 from portraits.cameras import label_from_angles
-from shards.renderers.gan.architecture import Architecture, Kind, Settings, SuperResolutionBlock
-from shards.renderers.gan.folder import KINDS
-from shards.renderers.gan.generator import Generator
 
 Scale = Literal["reduced", "published"]
 KIND_NAMES: tuple[Kind, ...] = ("eg3d", "panohead")

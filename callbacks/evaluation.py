@@ -20,6 +20,7 @@ from callbacks.pictures import save_picture
 from callbacks.stage_samples import Batch, Sampler, follows_cameras, sampler_of, sees_conditions
 from core.errors import InputError
 from core.files import write_text
+from generators.registry import check_renderer
 from lightning_modules.evaluation.tables import ordered
 from lightning_modules.sampling.settings import Sampling
 from lightning_modules.sampling.trajectories import trajectory
@@ -30,7 +31,6 @@ from portraits.cameras import angles
 from portraits.contact_sheet import case_sheet, grid
 from portraits.pixels import to_images, to_pixels
 from portraits.video import check_video, write_video
-from shards.renderers.registry import check_renderer
 
 SHOWN_VIEWS, SHOWN_CASES = 3, 4
 ORBIT_FPS = 8.0

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from core.errors import InputError, one_line
 from core.files import whole_folder
 from datamodules import PortraitViewsDataModule, SourceConfig
+from generators.base import Renderer
 from lightning_modules.evaluation.moving import moved
 from lightning_modules.networks.portrait import PortraitModel, load_portrait_model
 from lightning_modules.networks.reference import AppearanceReference
@@ -36,7 +37,6 @@ from metrics.suite import MetricSuite
 from portraits.cameras import angles
 from portraits.contact_sheet import grid
 from portraits.pixels import to_images, to_pixels
-from shards.renderers.base import Renderer
 
 REFERENCES = 4  # as many as Fig. 8 shows
 METRICS = ("PSNR", "SSIM", "LPIPS[efficientnet-lite0]", "ID", "POSE")

@@ -6,8 +6,8 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.renderers.base import Renderer
-from shards.renderers.registry import open_renderer, renderer_processes
+from generators.base import Renderer
+from generators.registry import open_renderer, renderer_processes
 
 
 class RenderedConditions:

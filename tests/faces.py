@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from generators.base import Renders
 from portraits.alignment.detection import Face
 from portraits.cameras import label_from_angles
-from shards.renderers.base import Renders
 
 # One pure colour for each of the five landmarks.
 DOTS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 0, 255))
@@ -26,7 +26,7 @@ class Portrait(NamedTuple):
 @cache
 def rendered_heads(side: int = 128) -> tuple[Portrait, ...]:
     """Three people at three cameras each, within 35 degrees of yaw."""
-    from shards.renderers.synthetic_head import SyntheticHead
+    from generators.parametric.renderer import SyntheticHead
 
     found = []
     for identity, tilt in ((0, -8.0), (1, 0.0), (2, 8.0)):

@@ -20,6 +20,8 @@ from tqdm import tqdm
 from core.errors import InputError
 from core.files import whole_folder, write_json
 from core.tensors import read_json
+from generators.base import Renderer
+from generators.registry import check_renderer
 from lightning_modules.evaluation.moving import moved
 from lightning_modules.evaluation.subjects import Subject, Subjects
 from lightning_modules.networks.reference import AppearanceReference
@@ -29,8 +31,6 @@ from lightning_modules.sampling.view_conditions import prepare_renderer
 from portraits.pixels import to_pixels
 from portraits.predictions import Predictions, View
 from shards.manifest import MANIFEST as SHARDS_MANIFEST
-from shards.renderers.base import Renderer
-from shards.renderers.registry import check_renderer
 
 ENDS = 1 << 16  # bytes read of either end of a weights file to tell it from others
 SETTINGS, VIEWS, REFERENCE = "settings.json", "views.json", "reference.png"

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.errors import InputError
+from generators.volume import RaySampling, Rendered, around_origin, rays, render
 from lightning_modules.networks.noise_prior_parts import (
     Grow,
     PortraitEncoder,
@@ -23,7 +24,6 @@ from lightning_modules.networks.noise_prior_parts import (
     look_up,
 )
 from portraits.cameras import LABEL_SIZE
-from shards.renderers.volume import RaySampling, Rendered, around_origin, rays, render
 
 EMPTY = -10.0  # raw density outside of the volume: nothing
 

@@ -9,9 +9,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from core.errors import InputError
+from generators.base import Renderer
+from generators.registry import RENDERERS, check_renderer, is_renderer, open_renderer
 from portraits.image_folders import read_squares, view_files
-from shards.renderers.base import Renderer
-from shards.renderers.registry import RENDERERS, check_renderer, is_renderer, open_renderer
 
 CHUNK = 8  # views rendered at once: a scene is built for each chunk, and the bar moves with it
 CONDITIONS = "conditions"

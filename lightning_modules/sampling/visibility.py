@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from generators.volume import rays
 from lightning_modules.networks.noise_prior import NoisePrior
-from shards.renderers.volume import rays
 
 THERE = 0.5  # alpha from which a pixel is of the head
 BEHIND = 0.05  # in the world's units (a head is about 0.5 wide): more than the depths err, less than a nose

@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 
 from core.errors import InputError
 from core.files import checksum
+from generators.gan.architecture import Kind
+from generators.gan.cameras import in_world, measuring_cameras, outside_range, warn_of_range
+from generators.gan.folder import WEIGHTS
+from generators.gan.generator import Identity
+from generators.gan.options import GeneratorOptions, Precision
+from generators.gan.renderer import GeneratedHead, as_renders, check_device, gpu_processes
+from generators.registry import check_renderer
 from portraits.alignment.head import HeadFrame, NoHeadError
 from portraits.cameras import label_from_angles
 from shards.conditions import RenderedConditions
-from shards.renderers.gan.architecture import Kind
-from shards.renderers.gan.cameras import in_world, measuring_cameras, outside_range, warn_of_range
-from shards.renderers.gan.folder import WEIGHTS
-from shards.renderers.gan.generator import Identity
-from shards.renderers.gan.options import GeneratorOptions, Precision
-from shards.renderers.generated import GeneratedHead, as_renders, check_device, gpu_processes
-from shards.renderers.registry import check_renderer
 from shards.schema import SPLITS, Sample, SampleMeta
 from shards.skips import Skip
 from shards.sources.splits import Shares, split_by_hash
@@ -49,7 +49,7 @@ class _Generated(RenderedConditions):
     """Frames of people who do not exist, at exact cameras in the shared convention.
 
     Args:
-        generator: the generator's folder (python -m shards.import_gan makes it)
+        generator: the generator's folder (python -m generators.import_gan makes it)
         identities: people in all, over the three splits
         views: cameras a person: a reference near the front, and targets
         size: image side in pixels

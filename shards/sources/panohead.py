@@ -19,13 +19,13 @@ from PIL import Image
 
 from core.arrays import parse_npy
 from core.errors import InputError
+from generators.registry import check_renderer
 from portraits.alignment.detection import FaceDetector, choose
 from portraits.alignment.head import HeadFrame, NoHeadError, locate_head
 from portraits.alignment.photos import SUFFIXES, open_photo
 from portraits.alignment.virtual import virtual_view
 from portraits.cameras import LABEL_SIZE, check_labels, split_label
 from shards.conditions import RenderedConditions
-from shards.renderers.registry import check_renderer
 from shards.schema import Sample, SampleMeta
 from shards.skips import Skip
 from shards.sources.names import key_name

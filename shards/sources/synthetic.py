@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import InputError
+from generators.parametric.anatomy import anatomy
+from generators.parametric.person import sample_person
+from generators.parametric.renderer import SAMPLES, capture_instant, render_on_threads
 from portraits.cameras import label_from_angles
-from shards.renderers.head.anatomy import anatomy
-from shards.renderers.head.person import sample_person
-from shards.renderers.synthetic_head import SAMPLES, capture_instant, render_on_threads
 from shards.schema import Sample, SampleMeta
 
 MAX_YAW, MAX_PITCH = np.radians(75), np.radians(25)

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from core.errors import InputError
+from generators.registry import check_renderer
 from portraits.alignment.align import align
 from portraits.alignment.camera import see_through
 from portraits.alignment.crop import Square, cut
 from portraits.alignment.detection import FaceDetector
 from portraits.alignment.photos import open_photo, photo_files
 from shards.conditions import RenderedConditions
-from shards.renderers.registry import check_renderer
 from shards.schema import Sample, SampleMeta
 from shards.skips import Skip
 from shards.sources.names import key_name

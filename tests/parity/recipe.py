@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from generators.gan.layers import binomial_filter
 from lightning_modules.networks.cross_view import sinusoids
-from shards.renderers.gan.layers import binomial_filter
 
 FOLDER = Path(__file__).parent
 

@@ -3,6 +3,7 @@ import pytest
 from PIL import Image
 
 from core.errors import InputError
+from generators.base import Renders
 from lightning_modules.sampling import view_conditions
 from lightning_modules.sampling.trajectories import trajectory
 from lightning_modules.sampling.view_conditions import (
@@ -12,7 +13,6 @@ from lightning_modules.sampling.view_conditions import (
     render_view_conditions,
 )
 from portraits.image_folders import check_count
-from shards.renderers.base import Renders
 
 
 class Numbered:

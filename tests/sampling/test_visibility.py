@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from generators.volume import rays
 from lightning_modules.networks.noise_prior import Proxies
 from lightning_modules.sampling.visibility import hidden
 from portraits.cameras import PIVOT, label_from_angles
-from shards.renderers.volume import rays
 
 SIDE, RADIUS = 32, 0.3
 

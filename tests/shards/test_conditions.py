@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from core.errors import InputError
+from generators.registry import check_renderer
 from portraits.cameras import label_from_angles
 from shards.conditions import RenderedConditions
-from shards.renderers.registry import check_renderer
 from tests.faces import FlatRenderer
 
 SIZE = 48
@@ -46,7 +46,7 @@ def test_a_renderer_is_opened_by_name_where_it_is_needed():
 
 @pytest.mark.slow
 def test_the_built_in_head_is_seen_by_the_targets_cameras():
-    from shards.renderers.synthetic_head import SyntheticHead
+    from generators.parametric.renderer import SyntheticHead
 
     source, key = Plain(), "wild-ada-photo-0"
     left, right = source.condition_images(key, cameras(-60, 60), SIZE)

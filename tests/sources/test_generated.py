@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from core.errors import InputError
+from generators.gan.folder import save_generator
 from portraits.alignment.head import HeadFrame
 from portraits.cameras import angles, project
 from portraits.geometry import STANDARD_LANDMARKS
@@ -16,13 +17,12 @@ from shards.build import SOURCES, main, with_variants
 from shards.builder import build
 from shards.conditions import RenderedConditions
 from shards.manifest import Manifest
-from shards.renderers.gan.folder import save_generator
 from shards.schema import Sample
 from shards.skips import Skip
 from shards.sources.generated import EG3DGenerator, PanoHeadGenerator
 from tests.faces import FlatRenderer
-from tests.renderers.test_generated import Blind
-from tests.renderers.toy_generators import toy_generator
+from tests.generators.test_generated import Blind
+from tests.generators.toy_generators import toy_generator
 
 TINY = {"identities": 5, "views": 3, "size": 16, "faces": False, "frame": "own", "batch": 2}
 

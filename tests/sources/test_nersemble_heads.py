@@ -30,8 +30,8 @@ def studio() -> Studio:
 @pytest.fixture(scope="module")
 def pictures(studio: Studio) -> dict[str, np.ndarray]:
     """One head as the studio's cameras see it, rendered square and cut to portrait format."""
-    from shards.renderers.head.person import sample_person
-    from shards.renderers.synthetic_head import capture_instant
+    from generators.parametric.person import sample_person
+    from generators.parametric.renderer import capture_instant
 
     rng = np.random.default_rng(5)
     _, scene = capture_instant(sample_person(rng), rng, HEIGHT, SAMPLES)

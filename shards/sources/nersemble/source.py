@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from core.errors import InputError
+from generators.registry import check_renderer
 from portraits.alignment.detection import FaceDetector, choose
 from portraits.alignment.head import HeadFrame, NoHeadError, locate_head
 from portraits.alignment.virtual import virtual_view
 from shards.conditions import RenderedConditions
-from shards.renderers.registry import check_renderer
 from shards.schema import Sample, SampleMeta
 from shards.skips import Skip
 from shards.sources.nersemble.calibration import CalibrationError, PinholeCamera, load_cameras

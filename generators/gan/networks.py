@@ -1,0 +1,153 @@
+"""The networks of an EG3D-like generator: mapping, synthesis, decoder, super-resolution.
+
+Shape letters: N identities or images, W styles of an identity, Z numbers of a style, S image side.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from generators.gan.layers import Block, Dense, activate, unit_moment
+
+MAPPING_RATE = 0.01
+
+
+class MappingNetwork(nn.Module):
+    """Latent z and a conditioning vector to styles w: (N, `copies`, Z), all the same before truncation."""
+
+    w_avg: Tensor
+
+    def __init__(
+        self,
+        latent: int,
+        condition: int,
+        widths: tuple[int, ...],
+        copies: int,
+        rate: float = MAPPING_RATE,
+        linear_end: bool = False,
+    ) -> None:
+        super().__init__()
+        style = widths[-1]
+        self.embed = Dense(condition, style) if condition else None
+        before = [latent + (style if condition else 0), *widths[:-1]]
+        for index, (inputs, outputs) in enumerate(zip(before, widths, strict=True)):
+            self.add_module(f"fc{index}", Dense(inputs, outputs, rate))
+        self.register_buffer("w_avg", torch.zeros(style))
+        self.depth, self.copies, self.linear_end = len(widths), copies, linear_end
+
+    def forward(
+        self, z: Tensor, condition: Tensor, truncation: float = 1.0, cutoff: int | None = None
+    ) -> Tensor:
+        """z (N, latent), condition (N, condition). `truncation` 1 leaves the styles, 0 makes them all the
+        average; with `cutoff` only the first so many are moved."""
+        x = unit_moment(z)
+        if self.embed is not None:
+            x = torch.cat([x, unit_moment(self.embed(condition))], dim=1)
+        for index in range(self.depth):
+            x = self.get_submodule(f"fc{index}")(x)
+            x = x if self.linear_end and index == self.depth - 1 else activate(x)
+        ws = x.unsqueeze(1).repeat(1, self.copies, 1)
+        if truncation == 1:
+            return ws
+        nearer = self.w_avg.lerp(ws, truncation)
+        return torch.cat([nearer[:, :cutoff], ws[:, cutoff:]], dim=1) if cutoff is not None else nearer
+
+
+class SynthesisNetwork(nn.Module):
+    """Styles to an image of many channels, block by block from 4x4 up."""
+
+    def __init__(
+        self, channels: Mapping[int, int], image_channels: int, style: int, clamps: Mapping[int, float]
+    ) -> None:
+        """`channels` and `clamps` by resolution; blocks run at their resolutions in ascending order."""
+        super().__init__()
+        self.resolutions = sorted(channels)
+        inputs: int | None = None
+        for resolution in self.resolutions:
+            block = Block(
+                inputs, channels[resolution], style, resolution, image_channels, clamp=clamps.get(resolution)
+            )
+            self.add_module(f"b{resolution}", block)
+            inputs = channels[resolution]
+
+    @property
+    def styles(self) -> int:
+        """How many styles it takes: one a convolution, and one for the last block's image."""
+        return 2 * len(self.resolutions)
+
+    def forward(self, ws: Tensor, noise: bool = True) -> Tensor:
+        """ws (N, W, Z), of which the first `styles` are used, to (N, image channels, S, S). A block's image
+        has the style that the next block's first convolution has."""
+        x: Tensor | None = None
+        image: Tensor | None = None
+        at = 0
+        for resolution in self.resolutions:
+            block = self.get_submodule(f"b{resolution}")
+            convolutions = 2 if at else 1
+            x, image = block(x, image, ws[:, at : at + convolutions + 1], noise)
+            at += convolutions
+        assert image is not None
+        return image
+
+
+class Backbone(nn.Module):
+    """StyleGAN2's generator: mapping and synthesis, under the names of its checkpoints."""
+
+    def __init__(self, mapping: MappingNetwork, synthesis: SynthesisNetwork) -> None:
+        super().__init__()
+        self.mapping, self.synthesis = mapping, synthesis
+
+
+class Decoder(nn.Module):
+    """A point's features to its density and colour features: two layers, softplus between."""
+
+    def __init__(self, inputs: int, hidden: int, outputs: int, rate: float, activation: str) -> None:
+        """`outputs` colour features. `activation` of them: "sigmoid" (EG3D), "lrelu" or "none" (PanoHead)."""
+        super().__init__()
+        self.net = nn.Sequential(Dense(inputs, hidden, rate), nn.Softplus(), Dense(hidden, 1 + outputs, rate))
+        self.activation = activation
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """(..., inputs) to colour features (..., outputs) and raw densities (...)."""
+        decoded = self.net(features)
+        colours = decoded[..., 1:]
+        if self.activation == "sigmoid":
+            colours = widen(torch.sigmoid(colours))
+        elif self.activation == "lrelu":
+            colours = activate(colours)
+        return colours, decoded[..., 0]
+
+
+def widen(x: Tensor) -> Tensor:
+    """[0, 1] made a thousandth wider on both sides, as mip-NeRF does, so that its ends can be reached."""
+    return x * 1.002 - 0.001
+
+
+class SuperResolution(nn.Module):
+    """Rendered features and the raw image to the final image, by two blocks with the last style."""
+
+    def __init__(self, block0: Block, block1: Block, side: int, antialias: bool, only_enlarge: bool) -> None:
+        """`side` is the rendering's side that the blocks expect; other renderings are resized to it, but
+        larger ones are left where it is to `only_enlarge`."""
+        super().__init__()
+        self.block0, self.block1 = block0, block1
+        self.side, self.antialias, self.only_enlarge = side, antialias, only_enlarge
+
+    def forward(self, image: Tensor, features: Tensor, w: Tensor, noise: bool) -> Tensor:
+        """Raw image (N, 3, s, s), features (N, C, s, s) and the style w (N, Z) to the image (N, 3, S, S)."""
+        rendered = features.shape[-1]
+        if rendered < self.side or (rendered > self.side and not self.only_enlarge):
+            image, features = self._resized(image), self._resized(features)
+        ws = w.unsqueeze(1).expand(-1, 3, -1)
+        features, image = self.block0(features, image, ws, noise)
+        return self.block1(features, image, ws, noise)[1]
+
+    def _resized(self, x: Tensor) -> Tensor:
+        return resized(x, self.side, self.antialias)
+
+
+def resized(x: Tensor, side: int, antialias: bool) -> Tensor:
+    """Images (N, C, s, s) at another side, bilinearly."""
+    return F.interpolate(x, size=(side, side), mode="bilinear", align_corners=False, antialias=antialias)

@@ -1,0 +1,202 @@
+"""Pivotal tuning (Roich et al. 2022), as the paper inverts EG3D and PanoHead (A.4): first the style w that
+shows a portrait best, then the generator's weights around that pivot.
+
+Shape letters: N = 1 person, W styles, Z numbers of a style, S image side.
+"""
+
+import copy
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from core.errors import InputError
+from generators.gan.cameras import own_camera
+from generators.gan.generator import Generator, Rendering
+from generators.gan.layers import StyledConvolution
+from metrics.perceptual_loss import PerceptualLoss, PerceptualWeights
+
+RAMP_UP, RAMP_DOWN = 0.05, 0.25  # shares of the steps over which the style's rate rises and falls
+SHAKING, STILL_AFTER = 0.05, 0.75  # of the styles' spread, added to w; the share of steps after which none is
+DRAWN = 1000  # styles whose spread is measured
+COMPARED_SIDE = 256  # the perceptual distance is between images of at most this side
+SMALLEST_NOISE = 8
+# Rays whose gradients are kept at a time: rendering at 128² then takes 1.0 GiB instead of 2.8, and 1.4 times
+# as long.
+CHUNK = 1024
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How long and by what a portrait is fitted. A.4: 500 steps for w, 250 for the generator, by LPIPS and
+    L2.
+
+    style_steps, tune_steps: iterations of both. style_rate, tune_rate: Adam's. perceptual: whose features are
+    compared; perceptual_weight and l2: their distance's and the mean squared error's share. noise_weight: of
+    the regularisation that keeps noise patterns from showing anything.
+    """
+
+    style_steps: int = 500
+    tune_steps: int = 250
+    style_rate: float = 0.01
+    tune_rate: float = 3e-4
+    perceptual: PerceptualWeights = "efficientnet-lite0"
+    perceptual_weight: float = 1.0
+    l2: float = 1.0
+    noise_weight: float = 1e5
+
+    def __post_init__(self) -> None:
+        if min(self.style_steps, self.tune_steps) < 0 or min(self.style_rate, self.tune_rate) <= 0:
+            raise InputError("--tuning: steps are not negative, and rates are positive")
+
+
+@dataclass(frozen=True)
+class Inverted:
+    """A portrait in a generator: the `generator` tuned to it, the styles (1, W, Z), and the distance from the
+    portrait by stage: start, style, tuned."""
+
+    generator: Generator
+    styles: Tensor
+    distances: dict[str, float] = field(default_factory=dict)
+
+
+class Inversion:
+    """Fits portraits, one after the other, with one generator and one perceptual network."""
+
+    def __init__(self, generator: Generator, tuning: Tuning) -> None:
+        self.generator, self.tuning = generator, tuning
+        device = generator.backbone.mapping.w_avg.device
+        self.perceptual = PerceptualLoss(tuning.perceptual).to(device) if tuning.perceptual_weight else None
+
+    def fit(self, portrait: Tensor, camera: Tensor, name: str = "portrait", quiet: bool = False) -> Inverted:
+        """Invert a portrait (3, S, S) in [-1, 1], seen by a label (25,) in the generator's world. The result
+        is a function of them; the generator itself is left as it is."""
+        generator = copy.deepcopy(self.generator)
+        target, label = portrait.unsqueeze(0), camera.view(1, 1, -1)
+        average, spread = self.style_statistics()
+        distances = {"start": self._distance(generator, average, target, label)}
+        with tqdm(
+            total=self.tuning.style_steps + self.tuning.tune_steps, desc=name, unit="step", disable=quiet
+        ) as bar:
+            style = self._fit_style(generator, average, spread, target, label, bar)
+            distances["style"] = self._distance(generator, style, target, label)
+            self._tune(generator, style, target, label, bar)
+        distances["tuned"] = self._distance(generator, style, target, label)
+        return Inverted(generator, self._styles(style), distances)
+
+    @torch.no_grad()
+    def style_statistics(self) -> tuple[Tensor, float]:
+        """The average style (1, 1, Z) of drawn latents, and the root mean square distance from it."""
+        mapping, settings = self.generator.backbone.mapping, self.generator.settings
+        draw = torch.Generator().manual_seed(0)
+        z = torch.randn(DRAWN, self.generator.architecture.latent, generator=draw).to(mapping.w_avg)
+        frontal = torch.from_numpy(own_camera(settings)).to(mapping.w_avg)
+        ws = self.generator.styles(z, frontal.expand(DRAWN, -1))[:, :1]
+        average = ws.mean(0, keepdim=True)
+        return average, float((ws - average).square().sum(-1).mean().sqrt())
+
+    def loss(self, image: Tensor, target: Tensor) -> Tensor:
+        """The distance of images (1, 3, S, S): L2 and perceptual (A.4)."""
+        total = self.tuning.l2 * F.mse_loss(image, target)
+        if self.perceptual is None:
+            return total
+        pair = (image, target)
+        if target.shape[-1] > COMPARED_SIDE:
+            pair = tuple(F.interpolate(x, COMPARED_SIDE, mode="area") for x in pair)  # type: ignore[assignment]
+        return total + self.tuning.perceptual_weight * self.perceptual(*pair)
+
+    def _fit_style(
+        self, generator: Generator, start: Tensor, spread: float, target: Tensor, label: Tensor, bar: tqdm
+    ) -> Tensor:
+        """The style w (1, 1, Z) and, in the generator, the noise patterns that show the target best."""
+        style = start.clone().requires_grad_(True)
+        noises = noise_patterns(generator)
+        for noise in noises:
+            noise.requires_grad_(True)
+        optimizer = torch.optim.Adam([style, *noises], lr=self.tuning.style_rate, betas=(0.9, 0.999))
+        draw = torch.Generator().manual_seed(0)
+        for step in range(self.tuning.style_steps):
+            done = step / self.tuning.style_steps
+            optimizer.param_groups[0]["lr"] = self.tuning.style_rate * _ramp(done)
+            shake = spread * SHAKING * max(0.0, 1 - done / STILL_AFTER) ** 2 / math.sqrt(style.numel())
+            shaken = style + shake * torch.randn(style.shape, generator=draw).to(style)
+            distance = self.loss(_seen(generator, self._styles(shaken), label), target)
+            loss = distance + self.tuning.noise_weight * noise_structure(noises)
+            self._step(optimizer, loss, bar, distance)
+            _normalise(noises)
+        for noise in noises:
+            noise.requires_grad_(False)
+        return style.detach()
+
+    def _tune(self, generator: Generator, style: Tensor, target: Tensor, label: Tensor, bar: tqdm) -> None:
+        """The generator's weights, but for the mapping, which the pivot stands for."""
+        parameters = [x for name, x in generator.named_parameters() if "mapping" not in name]
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        optimizer = torch.optim.Adam(parameters, lr=self.tuning.tune_rate)
+        for _ in range(self.tuning.tune_steps):
+            distance = self.loss(_seen(generator, self._styles(style), label), target)
+            self._step(optimizer, distance, bar, distance)
+        generator.requires_grad_(False)
+
+    def _step(self, optimizer: torch.optim.Optimizer, loss: Tensor, bar: tqdm, shown: Tensor) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        bar.update(1)
+        bar.set_postfix(distance=f"{shown.item():.4f}", refresh=False)
+
+    @torch.no_grad()
+    def _distance(self, generator: Generator, style: Tensor, target: Tensor, label: Tensor) -> float:
+        return float(self.loss(_seen(generator, self._styles(style), label), target))
+
+    def _styles(self, style: Tensor) -> Tensor:
+        return style.expand(-1, self.generator.backbone.synthesis.styles, -1)
+
+
+def noise_patterns(generator: nn.Module) -> list[Tensor]:
+    """The noise patterns (H, W) of the layers that make planes and background; super-resolution uses none."""
+    return [
+        module.noise_const
+        for name, module in generator.named_modules()
+        if isinstance(module, StyledConvolution) and not name.startswith("superresolution")
+    ]
+
+
+def noise_structure(noises: Iterable[Tensor]) -> Tensor:
+    """How much neighbouring values of noise patterns (H, W) have to do with each other, at all scales: 0 for
+    white noise (Karras et al. 2020, appendix D)."""
+    total: Tensor | float = 0.0
+    for noise in noises:
+        pyramid = noise[None, None]
+        while True:
+            for axis in (2, 3):
+                total = total + (pyramid * pyramid.roll(1, axis)).mean().square()
+            if pyramid.shape[-1] <= SMALLEST_NOISE:
+                break
+            pyramid = F.avg_pool2d(pyramid, 2)
+    return torch.as_tensor(total)
+
+
+def _seen(generator: Generator, styles: Tensor, label: Tensor) -> Tensor:
+    """The person of styles (1, W, Z) at a label (1, 1, 25): (1, 3, S, S)."""
+    sampling = replace(generator.sampling, chunk=CHUNK, recompute=True)
+    how = Rendering(sampling=sampling, follow=True)
+    return next(generator.each_view(generator.identity(styles), label, how)).image[:, 0]
+
+
+def _ramp(done: float) -> float:
+    """The style's rate over the steps: up at once, held, and down along a cosine."""
+    down = min(1.0, (1 - done) / RAMP_DOWN)
+    return (0.5 - 0.5 * math.cos(math.pi * down)) * min(1.0, max(done / RAMP_UP, 0.05))
+
+
+@torch.no_grad()
+def _normalise(noises: Iterable[Tensor]) -> None:
+    for noise in noises:
+        noise -= noise.mean()
+        noise *= noise.square().mean().rsqrt()

@@ -1,0 +1,198 @@
+"""Inverting many portraits: one after the other or split over GPUs, each one written whole, to be resumed."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch.multiprocessing.spawn import ProcessExitedException, spawn
+from tqdm import tqdm
+
+from core.errors import InputError, one_line
+from core.files import whole_folder, write_json
+from core.tensors import read_json
+from generators.gan.cameras import check_range, in_world
+from generators.gan.generator import Rendering
+from generators.gan.options import GeneratorOptions
+from generators.gan.renderer import GeneratedHead, as_renders
+from generators.inversion.pivotal import Inversion, Inverted, Tuning
+from generators.inversion.portraits import Portrait, keep
+from portraits.cameras import angles
+from portraits.pixels import to_pixels
+from portraits.predictions import Predictions, Protocol, View
+
+RECIPE, REPORT, SHEET = "inversion.json", "report.json", "sheet.jpg"
+INPUT_ERROR = 2  # the exit code of `one_line`
+SHEET_PEOPLE, SHEET_VIEWS, SHEET_SIDE = 8, 7, 192
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is made of every portrait: views as squares of side `size`, 0 for the generator's own, to be
+    scored by `protocol`."""
+
+    options: GeneratorOptions
+    tuning: Tuning
+    size: int = 0
+    protocol: Protocol = "wild"
+
+    def recipe(self) -> dict[str, object]:
+        """What the results depend on, as JSON has it."""
+        return {
+            "generator": asdict(self.options),
+            "tuning": asdict(self.tuning),
+            "size": self.size,
+            "protocol": self.protocol,
+        }
+
+
+def invert_portraits(
+    portraits: Sequence[Portrait], job: Job, out: Path, devices: Sequence[str]
+) -> Predictions:
+    """Invert the portraits that the folder `out` does not have yet, in a process for each device where there
+    are several, and write the manifest of all that it has then.
+
+    `<out>/<name>/<view>.png` …: what `lightning_modules.evaluate --predictions` scores, and
+    `lightning_modules.synthesize --noise` starts from. Raises InputError where `out` was made otherwise."""
+    _claim(out, job)
+    todo = [portrait for portrait in portraits if not _is_done(portrait, out)]
+    check_range(np.concatenate([portrait.cameras for portrait in portraits]), job.options.kind)
+    shares = [share for n in range(len(devices)) if (share := todo[n :: len(devices)])]
+    if len(shares) > 1:
+        _on_devices(list(devices), shares, job, out)
+    elif shares:
+        _invert_share(devices[0], shares[0], job, out, quiet=False)
+    predictions = _predictions([portrait.name for portrait in portraits], job, out)
+    predictions.save()
+    sheet(predictions).save(out / SHEET, quality=90)
+    return predictions
+
+
+def invert_one(head: GeneratedHead, inversion: Inversion, portrait: Portrait, quiet: bool = True) -> Inverted:
+    """One portrait in the generator of `head`."""
+    side = head.generator.architecture.size
+    image = portrait.image.convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
+    camera = in_world(portrait.camera[None], head.frame)[0]
+    return inversion.fit(
+        to_pixels(np.array(image)).to(head.device),
+        torch.from_numpy(camera).to(head.device),
+        portrait.name,
+        quiet,
+    )
+
+
+@torch.inference_mode()
+def render_views(
+    head: GeneratedHead, inverted: Inverted, cameras: NDArray[np.float32], size: int
+) -> NDArray[np.uint8]:
+    """(K, S, S, 3): the inverted portrait at labels (K, 25)."""
+    generator = inverted.generator
+    labels = torch.from_numpy(in_world(cameras, head.frame)).unsqueeze(0).to(head.device)
+    views = generator.each_view(generator.identity(inverted.styles), labels, Rendering(follow=True))
+    return as_renders(views, size or generator.architecture.size).images
+
+
+def sheet(predictions: Predictions) -> Image.Image:
+    """A band for each person (eight at most): the portrait and views from left to right, and beneath them
+    the truths, where there are any."""
+    bands = [_band(views, predictions.folder) for views in predictions.subjects().values()][:SHEET_PEOPLE]
+    columns = max(band.shape[1] for band in bands)
+    widths = [((0, 0), (0, columns - band.shape[1]), (0, 0)) for band in bands]
+    padded = [np.pad(band, width) for band, width in zip(bands, widths, strict=True)]
+    return Image.fromarray(np.concatenate(padded))
+
+
+def _band(views: Sequence[View], folder: Path) -> NDArray[np.uint8]:
+    cameras = np.array([view.camera for view in views], dtype=np.float32)
+    order = np.argsort(angles(cameras)[:, 0], kind="stable")
+    chosen = order[np.linspace(0, len(order) - 1, min(SHEET_VIEWS, len(order))).round().astype(int)]
+    rows = [[views[0].reference, *(views[view].image for view in chosen)]]
+    if any(views[view].truth for view in chosen):
+        rows.append([None, *(views[view].truth for view in chosen)])
+    return np.concatenate([np.concatenate([_tile(folder, name) for name in row], axis=1) for row in rows])
+
+
+def _tile(folder: Path, name: str | None) -> NDArray[np.uint8]:
+    side = (SHEET_SIDE, SHEET_SIDE)
+    if name is None:
+        return np.zeros((*side, 3), np.uint8)
+    with Image.open(folder / name) as image:
+        return np.asarray(image.convert("RGB").resize(side))
+
+
+def system_name(job: Job) -> str:
+    """What tables call it: the generator's kind, and the network whose features portraits were fitted by,
+    which A.4 leaves to LPIPS; l2 where none was."""
+    tuning = job.tuning
+    return f"{job.options.kind} inversion[{tuning.perceptual if tuning.perceptual_weight else 'l2'}]"
+
+
+def _claim(out: Path, job: Job) -> None:
+    """Make the folder, or go on with it where it is of the same job."""
+    if (out / RECIPE).is_file():
+        if read_json(out / RECIPE) != job.recipe():
+            raise InputError(f"{out}: begun with other settings: use those again, or another --out")
+        return
+    if out.exists() and any(out.iterdir()):
+        raise InputError(f"{out} exists and is not of inversions: choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / RECIPE, job.recipe())
+
+
+def _is_done(portrait: Portrait, out: Path) -> bool:
+    """Whether a portrait's folder is there. Raises InputError where it is of another portrait or other
+    views."""
+    folder = out / portrait.name
+    if not folder.exists():
+        return False
+    if read_json(folder / REPORT).get("of") != portrait.digest():
+        raise InputError(
+            f"{folder} is of another portrait, camera, other views or truths: remove it, or choose another "
+            "--out"
+        )
+    return True
+
+
+def _invert_share(device: str, portraits: Sequence[Portrait], job: Job, out: Path, quiet: bool) -> None:
+    head = GeneratedHead(job.options, device)
+    inversion = Inversion(head.generator, job.tuning)
+    for portrait in tqdm(portraits, desc="inverting", unit="portrait", disable=quiet):
+        inverted = invert_one(head, inversion, portrait, quiet)
+        images = render_views(head, inverted, portrait.cameras, job.size)
+        views = keep(portrait, out)
+        with whole_folder(out / portrait.name) as folder:
+            for view, image in zip(views, images, strict=True):
+                Image.fromarray(image).save(folder / f"{view.view}.png")
+            report = {"of": portrait.digest(), "distances": inverted.distances}
+            write_json(folder / REPORT, report | {"views": [asdict(view) for view in views]})
+
+
+def _on_devices(devices: list[str], shares: list[list[Portrait]], job: Job, out: Path) -> None:
+    try:
+        spawn(_run_share, (devices, shares, job, out), nprocs=len(shares))
+    except ProcessExitedException as error:
+        if error.exit_code != INPUT_ERROR:
+            raise
+        raise SystemExit(INPUT_ERROR) from None
+
+
+def _run_share(process: int, devices: list[str], shares: list[list[Portrait]], job: Job, out: Path) -> None:
+    with one_line():
+        _invert_share(devices[process], shares[process], job, out, quiet=process > 0)
+
+
+def _predictions(first: Sequence[str], job: Job, out: Path) -> Predictions:
+    """All people whose folders are in `out`, those named first before earlier runs' others."""
+    others = sorted({path.parent.name for path in out.glob(f"*/{REPORT}")} - set(first))
+    reports = {name: read_json(out / name / REPORT) for name in [*first, *others]}
+    views = [
+        View.parse(entry, str(out / name / REPORT))
+        for name, report in reports.items()
+        for entry in report["views"]
+    ]
+    distances = {name: report["distances"] for name, report in reports.items()}
+    settings = {**job.recipe(), "distances": distances}
+    return Predictions(out, system_name(job), job.protocol, tuple(views), settings)

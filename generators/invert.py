@@ -1,0 +1,114 @@
+"""`python -m generators.invert --generator DIR --portrait … --cameras … --out DIR`: the inversion baselines.
+
+Portraits are inverted into EG3D or PanoHead by pivotal tuning (A.4) and rendered at new cameras. The folder
+made is scored by `lightning_modules.evaluate --predictions`, and its people's folders are proxies for the
+3D-aware noise of `lightning_modules.synthesize --noise`.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jsonargparse import ArgumentParser
+
+from core.errors import InputError, one_line
+from generators.gan.folder import read_settings
+from generators.gan.options import Frame, GeneratorOptions, default_frame
+from generators.inversion.pivotal import Tuning
+from generators.inversion.portraits import Portrait, find_photos, predicted_portraits, read_portraits
+from generators.inversion.run import SHEET, Job, invert_portraits
+from portraits.camera_files import read_cameras
+from portraits.predictions import Predictions, Protocol
+
+
+def invert(
+    generator: str,
+    out: str,
+    cameras: list[str] | None = None,
+    portrait: list[str] | None = None,
+    portraits: str | None = None,
+    portrait_cameras: str | None = None,
+    predictions: str | None = None,
+    size: int = 0,
+    frame: Frame | None = None,
+    tuning: Tuning = Tuning(),  # noqa: B008 (frozen)
+    devices: int | None = None,
+) -> None:
+    """Invert portraits into a generator and render new views of them.
+
+    Args:
+        generator: The generator's folder (python -m generators.import_gan makes it).
+        out: The folder to make; one that was interrupted is gone on with.
+        cameras: Files of EG3D labels (.json, .npy), or photos whose pose is taken: the views of everybody.
+        portrait: Photos, one a person; the file's name is the person's.
+        portraits: Or a folder of them.
+        portrait_cameras: A file with a label for each portrait, in order: they are squares already and are
+            taken as they are. Without one portraits are cropped as EG3D does and their cameras estimated.
+        predictions: Or a folder of another system's predictions, as lightning_modules.evaluate makes it: the
+            same portraits are inverted and seen by the same cameras, and held against the same truths.
+        size: Side of the views in pixels; 0 is the generator's own.
+        frame: own takes labels as the generator's; measured finds where its heads stand (PanoHead's default).
+        tuning: Steps, rates and weights.
+        devices: How many GPUs to split portraits over; all by default.
+    """
+    kind = read_settings(Path(generator)).kind
+    options = GeneratorOptions(kind, generator, frame=frame or default_frame(kind))
+    if size < 0:
+        raise InputError(f"--size {size}: give 0 or more")
+    used = choose_devices(devices)
+    protocol, people = find_people(cameras, portrait, portraits, portrait_cameras, predictions)
+    folder = Path(out)
+    found = invert_portraits(people, Job(options, tuning, size, protocol), folder, used)
+    for name, distances in found.settings["distances"].items():
+        print(f"{name}: distance from the portrait {' → '.join(f'{x:.4f}' for x in distances.values())}")
+    print(f"{folder}: {len(found.views)} views of {len(found.subjects())} people; see {folder / SHEET}")
+
+
+def find_people(
+    cameras: Sequence[str] | None,
+    portrait: Sequence[str] | None,
+    portraits: str | None,
+    portrait_cameras: str | None,
+    predictions: str | None,
+) -> tuple[Protocol, list[Portrait]]:
+    """Who is inverted and seen from where, and how that is scored; see `invert`. Raises InputError."""
+    if predictions is not None:
+        if any(given is not None for given in (cameras, portrait, portraits, portrait_cameras)):
+            raise InputError("--predictions has portraits and cameras of its own: give no others")
+        others = Predictions.load(Path(predictions))
+        return others.protocol, predicted_portraits(others)
+    photos = find_photos(portrait, portraits)
+    if cameras is None:
+        raise InputError("give the views: --cameras FILE…")
+    views = read_cameras([Path(path) for path in cameras])
+    own = None if portrait_cameras is None else read_cameras([Path(portrait_cameras)])
+    return "wild", read_portraits(photos, own, views)
+
+
+def choose_devices(count: int | None) -> list[str]:
+    """The GPUs to use; the CPU without one. Raises InputError for more than there are."""
+    gpus = torch.cuda.device_count()
+    if count is not None and not 1 <= count <= max(gpus, 1):
+        raise InputError(f"--devices {count}: this machine has {gpus} GPUs")
+    return [f"cuda:{number}" for number in range(count or gpus)] if gpus else ["cpu"]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command. Raises InputError."""
+    parser = ArgumentParser(
+        prog="python -m generators.invert", description="Invert portraits into EG3D or PanoHead."
+    )
+    parser.add_argument(
+        "--portrait", type=str, nargs="+", help="photos, one a person, who has the file's name"
+    )
+    parser.add_argument(
+        "--cameras", type=str, nargs="+", help="EG3D labels (.json, .npy), or photos for poses"
+    )
+    parser.add_function_arguments(invert, skip={"portrait", "cameras"})
+    chosen = parser.parse_args(arguments).as_dict()
+    invert(**chosen | {"tuning": Tuning(**chosen["tuning"])})
+
+
+if __name__ == "__main__":
+    with one_line():
+        main()

@@ -1,0 +1,47 @@
+"""`python -m generators.parametric.sheet OUT.jpg`: people of the built-in renderer, a row each, seen from left to
+right."""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from generators.parametric.renderer import SyntheticHead
+from portraits.cameras import label_from_angles
+
+
+def contact_sheet(identities: list[int], yaws: list[float], size: int, samples: int) -> Image.Image:
+    """One row a person, one column a yaw (degrees), tiles of `size` pixels."""
+    cameras = np.stack(
+        [label_from_angles(np.radians(yaw), np.radians(5 * np.cos(i))) for i, yaw in enumerate(yaws)]
+    )
+    renderer = SyntheticHead(samples)
+    rows = [
+        np.concatenate(list(renderer.render(identity, cameras, size).images), axis=1)
+        for identity in tqdm(identities, desc="rendering", unit="person")
+    ]
+    return Image.fromarray(np.concatenate(rows))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument(
+        "--identities", type=int, nargs="+", default=list(range(1, 7)), help="numbers of people"
+    )
+    parser.add_argument(
+        "--yaws", type=float, nargs="+", default=[-75, -45, -20, 0, 20, 45, 75], help="degrees"
+    )
+    parser.add_argument("--size", type=int, default=120, help="side of a tile in pixels")
+    parser.add_argument("--samples", type=int, default=48, help="light paths a pixel")
+    arguments = parser.parse_args()
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    sheet = contact_sheet(arguments.identities, arguments.yaws, arguments.size, arguments.samples)
+    sheet.save(arguments.out, quality=90)
+    print(arguments.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,317 @@
+"""Pivotal tuning, shown to work on renders of a toy generator whose people differ as a trained one's do."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from core.errors import InputError
+from generators.gan.folder import save_generator
+from generators.gan.options import GeneratorOptions
+from generators.gan.renderer import GeneratedHead
+from generators.inversion.pivotal import Inversion, Tuning, noise_patterns, noise_structure
+from generators.inversion.portraits import Portrait, read_portraits, views_at
+from generators.inversion.run import Job, invert_portraits, system_name
+from generators.invert import main
+from lightning_modules.evaluate import main as evaluate
+from portraits.camera_files import write_cameras
+from portraits.cameras import angles, label_from_angles
+from portraits.geometry import STANDARD_LANDMARKS
+from portraits.predictions import Predictions, View
+from tests.faces import DotDetector
+from tests.generators.test_generated import paint
+from tests.generators.toy_generators import toy_generator
+
+QUICK = Tuning(style_steps=3, tune_steps=2, perceptual_weight=0.0)
+
+
+def varied(kind):
+    """A toy with the recipe's weights, the mapping's at a trained generator's scale (1 / its rate), so that
+    latents make different people."""
+    generator = toy_generator(kind)
+    for layer in (generator.backbone.mapping.fc0, generator.backbone.mapping.fc1):
+        layer.weight.data *= 100
+    return generator
+
+
+def cameras(*yaws):
+    return np.stack([label_from_angles(yaw, 0.05) for yaw in yaws])
+
+
+@pytest.mark.parametrize("kind", ["eg3d", "panohead"])
+def test_a_render_is_found_again_and_seen_from_elsewhere(kind):
+    """The distance falls a hundredfold, and views from 40 degrees away are ten times nearer to the truth than
+    the average person's."""
+    generator = varied(kind)
+    labels = torch.from_numpy(cameras(0.2, -0.5)).unsqueeze(0)
+    z = torch.randn(1, 6, generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        truth = generator.views(generator.identity(generator.styles(z, labels[0, :1])), labels).image[0]
+    before = {name: x.clone() for name, x in generator.state_dict().items()}
+    tuning = Tuning(60, 40, style_rate=0.05, tune_rate=0.002, perceptual_weight=0.0)
+    inversion = Inversion(generator, tuning)
+    found = inversion.fit(truth[0], labels[0, 0], quiet=True)
+    start, style, tuned = found.distances.values()
+    assert style < start / 5
+    assert tuned < start / 50
+    assert tuned < style
+    average, _ = inversion.style_statistics()
+    with torch.no_grad():
+        of_average = generator.views(generator.identity(average.expand(-1, 6, -1)), labels).image[0, 1]
+        elsewhere = found.generator.views(found.generator.identity(found.styles), labels).image[0, 1]
+    error, usual = ((x - truth[1]).square().mean() for x in (elsewhere, of_average))
+    assert error < usual / 10
+    assert all(torch.equal(x, before[name]) for name, x in generator.state_dict().items())
+
+
+def test_the_perceptual_distance_counts():
+    generator = varied("eg3d")
+    target = torch.zeros(1, 3, 64, 64)
+    image = torch.linspace(-1, 1, 64).expand(1, 3, 64, 64)
+    plain = Inversion(generator, QUICK).loss(image, target)
+    both = Inversion(generator, Tuning(1, 1)).loss(image, target)
+    assert both > plain + 0.01
+
+
+def test_noise_stays_noise():
+    """White noise has no structure to speak of, a ramp has; fitted patterns stay normalised."""
+    white, ramp = torch.randn(32, 32), torch.linspace(-1.7, 1.7, 32).expand(32, 32)
+    assert noise_structure([ramp]) > 100 * noise_structure([white])
+    generator = varied("eg3d")
+    target = torch.zeros(3, 64, 64)
+    found = Inversion(generator, QUICK).fit(target, torch.from_numpy(cameras(0.0)[0]), quiet=True)
+    for noise, own in zip(noise_patterns(found.generator), noise_patterns(generator), strict=True):
+        assert noise.mean().abs() < 1e-5
+        assert noise.square().mean() == pytest.approx(1, abs=1e-4)
+        assert not torch.equal(noise, own)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    save_generator(varied("eg3d"), tmp_path / "gan", "toy")
+    return tmp_path / "gan"
+
+
+VIEWS = cameras(-0.4, 0.4)
+COLOURS = {"ada": (200, 120, 90), "ben": (40, 80, 160), "cyd": (90, 200, 60)}
+
+
+def people(*names, views=VIEWS):
+    return [
+        Portrait(name, Image.new("RGB", (48, 48), COLOURS[name]), cameras(0.1)[0], views_at(name, views))
+        for name in names or ("ada", "ben")
+    ]
+
+
+def job_of(folder, **changes):
+    return Job(GeneratorOptions("eg3d", str(folder)), **{"tuning": QUICK, "size": 32, **changes})
+
+
+def test_portraits_are_resumed_and_can_be_scored(folder, tmp_path, monkeypatch):
+    job = job_of(folder)
+    out = tmp_path / "out"
+    fit, names = Inversion.fit, []
+
+    def failing(self, portrait, camera, name="", quiet=False):
+        names.append(name)
+        if len(names) == 2:
+            raise KeyboardInterrupt
+        return fit(self, portrait, camera, name, quiet)
+
+    monkeypatch.setattr(Inversion, "fit", failing)
+    with pytest.raises(KeyboardInterrupt):
+        invert_portraits(people(), job, out, ["cpu"])
+    assert (out / "ada").is_dir()
+    assert not (out / "ben").exists()
+    assert not (out / "manifest.json").exists()
+    invert_portraits(people(), job, out, ["cpu"])
+    assert names == ["ada", "ben", "ben"]
+    read = Predictions.load(out)
+    assert [view.name for view in read.views] == [
+        "ada/view_000",
+        "ada/view_001",
+        "ben/view_000",
+        "ben/view_001",
+    ]
+    np.testing.assert_allclose(read.cameras()[:2], VIEWS)
+    np.testing.assert_allclose(read.views[0].reference_camera, cameras(0.1)[0])
+    assert Image.open(out / "ben" / "view_001.png").size == (32, 32)
+    assert set(read.settings["distances"]["ada"]) == {"start", "style", "tuned"}
+    assert Image.open(out / "sheet.jpg").width == 3 * 192
+    with pytest.raises(InputError, match="begun with other settings"):
+        invert_portraits(people(), job_of(folder, size=16), out, ["cpu"])
+
+
+def test_people_are_added_and_never_mistaken(folder, tmp_path):
+    out = tmp_path / "out"
+    invert_portraits(people("ben"), job_of(folder), out, ["cpu"])
+    invert_portraits(people("cyd", "ada"), job_of(folder), out, ["cpu"])
+    assert list(Predictions.load(out).subjects()) == ["cyd", "ada", "ben"]
+    assert Image.open(out / "sheet.jpg").height == 3 * 192
+    stranger = dataclasses.replace(people("ada")[0], image=Image.new("RGB", (48, 48)))
+    for others in ([stranger], people("ada", views=cameras(0.0, 0.1))):
+        with pytest.raises(InputError, match="ada is of another portrait, camera, other views or truths"):
+            invert_portraits(others, job_of(folder), out, ["cpu"])
+
+
+def test_other_truths_are_other_portraits(tmp_path):
+    person = people("ada")[0]
+    found = {person.digest()}
+    for kind in ("truth", "condition", "mask"):
+        for level in (0, 255):
+            Image.new("RGB", (8, 8), (level,) * 3).save(tmp_path / "held.png")
+            views = [dataclasses.replace(view, **{kind: str(tmp_path / "held.png")}) for view in person.views]
+            found.add(dataclasses.replace(person, views=tuple(views)).digest())
+    assert len(found) == 7
+
+
+def test_a_system_is_named_by_its_perceptual_network(folder):
+    assert system_name(job_of(folder)) == "eg3d inversion[l2]"
+    assert system_name(job_of(folder, tuning=Tuning())) == "eg3d inversion[efficientnet-lite0]"
+    assert system_name(job_of(folder, tuning=Tuning(perceptual="vgg16"))) == "eg3d inversion[vgg16]"
+
+
+@pytest.mark.slow
+def test_several_processes_make_what_one_makes(folder, tmp_path):
+    everybody = people("ada", "ben", "cyd")
+    for name, devices in (("one", ["cpu"]), ("two", ["cpu", "cpu"])):
+        invert_portraits(everybody, job_of(folder), tmp_path / name, devices)
+    names = [view.image for view in Predictions.load(tmp_path / "two").views]
+    assert len(names) == 6
+    for name in names:
+        np.testing.assert_array_equal(*(Image.open(tmp_path / which / name) for which in ("one", "two")))
+
+
+def test_cameras_of_photos_are_estimated_on_their_crop(tmp_path, monkeypatch):
+    monkeypatch.setattr("generators.inversion.portraits.FaceDetector", DotDetector)
+    own = cameras(-0.3, 0.2)
+    paths = [tmp_path / f"{name}.png" for name in ("ada", "ben")]
+    for label, path in zip(own, paths, strict=True):
+        paint(label, STANDARD_LANDMARKS).save(path)
+    found = read_portraits(paths, None, VIEWS)
+    for portrait, label in zip(found, own, strict=True):
+        assert portrait.image.size == (512, 512)
+        assert np.degrees(np.abs(angles(portrait.camera) - angles(label))).max() < 4
+        np.testing.assert_array_equal(portrait.cameras, VIEWS)
+
+
+@pytest.fixture
+def others(folder, tmp_path):
+    """Another system's novel views of two people of the generator, who it thinks are the average person."""
+    head = GeneratedHead(GeneratorOptions("eg3d", str(folder), truncation=1.0, faces=False))
+    average = GeneratedHead(GeneratorOptions("eg3d", str(folder), truncation=0.0, faces=False))
+    made, views = tmp_path / "others", []
+    own, labels = cameras(0.15), cameras(-0.5, 0.4)
+    for number, name in enumerate(("ada", "ben")):
+        (made / name).mkdir(parents=True)
+        Image.fromarray(head.render(number, own, 64).images[0]).save(made / name / "reference.png")
+        images = zip(
+            head.render(number, labels, 64).images, average.render(0, labels, 64).images, strict=True
+        )
+        for view, (truth, thought) in enumerate(images):
+            Image.fromarray(truth).save(made / name / f"{view:03d}.truth.png")
+            Image.fromarray(thought).save(made / name / f"{view:03d}.png")
+            files = {"reference": f"{name}/reference.png", "truth": f"{name}/{view:03d}.truth.png"}
+            known = {"camera": labels[view].tolist(), "reference_camera": own[0].tolist()}
+            views.append(View(name, f"{view:03d}", **files, **known))
+    Predictions(made, "averages", "novel_view", tuple(views)).save()
+    return made
+
+
+def test_anothers_portraits_are_inverted_and_scored_against_the_same_truths(folder, others, tmp_path):
+    """A row of the same table, the same views, and nearer to the truth than what it is beside."""
+    out = tmp_path / "out"
+    tuning = ["--tuning.style_steps", "40", "--tuning.tune_steps", "20", "--tuning.style_rate", "0.05"]
+    tuning += ["--tuning.tune_rate", "0.002", "--tuning.perceptual_weight", "0"]
+    main(["--generator", str(folder), "--predictions", str(others), "--out", str(out), *tuning])
+    ours, theirs = Predictions.load(out), Predictions.load(others)
+    assert ours.protocol == "novel_view"
+    assert [view.name for view in ours.views] == [view.name for view in theirs.views]
+    np.testing.assert_array_equal(ours.cameras(), theirs.cameras())
+    for own, other in zip(ours.views, theirs.views, strict=True):
+        np.testing.assert_array_equal(Image.open(out / own.truth), Image.open(others / other.truth))
+    tables = tmp_path / "tables"
+    given = ["--predictions", f"[{others},{out}]", "--scoring.metrics", "[PSNR]", "--out", str(tables)]
+    evaluate([*given, "--device", "cpu"])
+    rows = json.loads((tables / "table.json").read_text())["rows"]
+    scores = {row["name"]: row["values"]["PSNR"]["mean"] for row in rows}
+    assert scores["eg3d inversion[l2]"] > scores["averages"] + 6
+    assert Image.open(out / "sheet.jpg").size == (3 * 192, 4 * 192)
+
+
+def test_predictions_without_what_inverting_takes_are_refused(folder, others, tmp_path):
+    manifest = json.loads((others / "manifest.json").read_text())
+    given = ["--generator", str(folder), "--predictions", str(others), "--out", str(tmp_path / "out")]
+    with pytest.raises(InputError, match="has portraits and cameras of its own"):
+        main([*given, "--portrait", "x.png"])
+    for view in manifest["views"]:
+        del view["reference_camera"]
+    (others / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(
+        InputError, match=r"no face is found in .*reference.png: their references have no camera"
+    ):
+        main(given)
+    for view in manifest["views"]:
+        del view["camera"]
+    (others / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match="ada has views without a camera or a reference"):
+        main(given)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command(folder, tmp_path, capsys):
+    for person in people():
+        person.image.save(tmp_path / f"{person.name}.png")
+    write_cameras(cameras(0.1, 0.1), tmp_path / "own.json")
+    write_cameras(cameras(-0.3, 0.0, 0.3), tmp_path / "cameras.json")
+    arguments = ["--generator", str(folder), "--out", str(tmp_path / "out")]
+    arguments += ["--portrait", str(tmp_path / "ada.png"), str(tmp_path / "ben.png")]
+    arguments += [
+        "--cameras",
+        str(tmp_path / "cameras.json"),
+        "--portrait_cameras",
+        str(tmp_path / "own.json"),
+    ]
+    arguments += ["--tuning.style_steps", "2", "--tuning.tune_steps", "1", "--tuning.perceptual_weight", "0"]
+    main(arguments)
+    assert "6 views of 2 people" in capsys.readouterr().out
+    assert len(Predictions.load(tmp_path / "out").views) == 6
+    recipe = json.loads((tmp_path / "out" / "inversion.json").read_text())
+    assert recipe["tuning"]["style_steps"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "give the people"),
+        (["--portrait", "{tmp}/none.png"], "there is no such file"),
+        (["--portrait", "{tmp}/ada.png", "{tmp}/other/ada.png"], "portraits named ada"),
+        (["--portrait", "{tmp}/truths.png"], "portraits named truths"),
+        (["--portrait", "{tmp}/ada.png"], "no face is found in .*ada.png"),
+        (["--portrait", "{tmp}/ada.png", "--portrait_cameras", "{tmp}/two.json"], "2 labels for 1 portraits"),
+        (
+            ["--portrait", "{tmp}/wide.png", "--portrait_cameras", "{tmp}/cameras.json"],
+            "portraits with given cameras are squares",
+        ),
+        (["--portrait", "{tmp}/ada.png", "--size", "-1"], "--size -1"),
+        (["--portrait", "{tmp}/ada.png", "--devices", "9"], "this machine has"),
+        (["--portrait", "{tmp}/ada.png", "--tuning.tune_rate", "0"], "rates are positive"),
+    ],
+)
+def test_mistakes_end_in_one_line(arguments, said, folder, tmp_path):
+    (tmp_path / "other").mkdir()
+    for place in (tmp_path / "ada.png", tmp_path / "other" / "ada.png"):
+        Image.new("RGB", (64, 64)).save(place)
+    Image.new("RGB", (64, 32)).save(tmp_path / "wide.png")
+    Image.new("RGB", (64, 64)).save(tmp_path / "truths.png")
+    write_cameras(cameras(0.0), tmp_path / "cameras.json")
+    write_cameras(cameras(0.0, 0.1), tmp_path / "two.json")
+    given = ["--generator", str(folder), "--out", str(tmp_path / "out")]
+    given += ["--cameras", str(tmp_path / "cameras.json")]
+    given += [argument.format(tmp=tmp_path) for argument in arguments]
+    with pytest.raises(InputError, match=said):
+        main(given)
+    assert not (tmp_path / "out").exists()

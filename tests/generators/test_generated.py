@@ -1,0 +1,161 @@
+"""Generators as renderers: people by number, shared cameras, faces checked."""
+
+import logging
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from core.errors import InputError
+from generators.gan.cameras import check_range, in_world, measured_frame, measuring_cameras
+from generators.gan.folder import save_generator
+from generators.gan.generator import Generator
+from generators.gan.options import parse_options
+from generators.gan.renderer import GeneratedHead
+from generators.registry import check_renderer, is_renderer, open_renderer
+from portraits.cameras import PIVOT, label_from_angles, project
+from portraits.geometry import STANDARD_LANDMARKS
+from tests.faces import DOTS, DotDetector
+from tests.generators.toy_generators import toy_generator, toy_settings
+
+
+def cameras(*yaws):
+    return np.stack([label_from_angles(yaw, 0.05) for yaw in yaws])
+
+
+@pytest.fixture(params=["eg3d", "panohead"])
+def renderer(request, tmp_path):
+    folder = tmp_path / request.param
+    save_generator(toy_generator(request.param), folder, "toy")
+    return open_renderer(f"{request.param}:{folder}?faces=false&frame=own")
+
+
+def test_a_number_is_a_person_and_its_views_are_one_person(renderer):
+    views = renderer.render(5, cameras(-0.4, 0.4), 24)
+    assert views.images.shape == (2, 24, 24, 3)
+    assert views.masks.shape == (2, 24, 24)
+    assert views.images.dtype == views.masks.dtype == np.uint8
+    again = renderer.render(5, cameras(0.4), 24)
+    np.testing.assert_array_equal(again.images[0], views.images[1])
+    assert (renderer.render(6, cameras(0.4), 24).images != again.images).any()
+    assert (views.images[0] != views.images[1]).any()
+
+
+def test_planes_of_a_person_are_computed_once(renderer, monkeypatch):
+    calls = []
+    computed = Generator.identity
+    monkeypatch.setattr(Generator, "identity", lambda *a, **k: calls.append(1) or computed(*a, **k))
+    for _ in range(3):
+        renderer.render(9, cameras(0.0, 0.1, 0.2), 16)
+    assert len(calls) == 1
+
+
+def test_seed_and_truncation_are_settings(renderer):
+    folder, kind = renderer.options.folder, renderer.options.kind
+    images = [
+        open_renderer(f"{kind}:{folder}?faces=false&frame=own&{more}").render(1, cameras(0.0), 16).images
+        for more in ("seed=0", "seed=1", "truncation=0.3", "truncation=0.7", "truncation=0&seed=3")
+    ]
+    assert (images[0] != images[1]).any()
+    assert (images[0] != images[2]).any()
+    np.testing.assert_array_equal(images[0], images[3])
+    average = open_renderer(f"{kind}:{folder}?faces=false&frame=own&truncation=0")
+    np.testing.assert_array_equal(images[4], average.render(77, cameras(0.0), 16).images)
+
+
+class Picky:
+    """A detector that sees a face in the third image it is shown."""
+
+    def __init__(self):
+        self.asked = 0
+
+    def faces(self, image):  # noqa: ARG002
+        self.asked += 1
+        return DotDetector().faces(paint(cameras(0.0)[0], STANDARD_LANDMARKS)) if self.asked == 3 else []
+
+
+class Blind:
+    def faces(self, image):  # noqa: ARG002
+        return []
+
+
+def test_people_without_a_face_are_replaced(renderer):
+    options = parse_options(renderer.options.kind, f"{renderer.options.folder}?frame=own")
+    head = GeneratedHead(options, "cpu")
+    head.__dict__["_detector"] = Picky()
+    found = head.latents([4])
+    assert head._detector.asked == 3
+    assert not np.array_equal(found, renderer.latents([4]))
+    head.__dict__["_detector"] = Blind()
+    with pytest.raises(InputError, match="no face in 8 people drawn for the number 4"):
+        head.latents([4])
+
+
+def test_a_frame_that_cannot_be_measured_is_one_line(renderer):
+    head = GeneratedHead(parse_options(renderer.options.kind, f"{renderer.options.folder}?frame=measured"))
+    head.__dict__["_detector"] = Blind()
+    with pytest.raises(InputError, match="no frame can be measured on its average person"):
+        head.render(0, cameras(0.0), 16)
+
+
+def paint(label, points, side=160):
+    """Dots at world points."""
+    image = np.full((side, side, 3), 60, np.uint8)
+    for (x, y), colour in zip(project(points, label) * side - 0.5, DOTS, strict=True):
+        cv2.circle(image, (round(x * 16), round(y * 16)), side // 4, colour, -1, cv2.LINE_AA, shift=4)
+    return Image.fromarray(image)
+
+
+def test_shared_cameras_see_a_displaced_head_where_they_see_everybody():
+    """PanoHead's heads stand elsewhere: through the measured frame their landmarks come where EG3D's are."""
+    there = 0.9 * STANDARD_LANDMARKS + (0.02, -0.03, -0.18)
+    own = measuring_cameras(toy_settings("panohead"))
+    frame = measured_frame([paint(label, there) for label in own], own, DotDetector())
+    for shared in cameras(-0.6, 0.0, 0.5):
+        seen = project(there, in_world(shared[None], frame)[0])
+        np.testing.assert_allclose(seen, project(STANDARD_LANDMARKS, shared), atol=0.01)
+    np.testing.assert_array_equal(in_world(own, None), own)
+    np.testing.assert_allclose(project(np.zeros((1, 3)), own[2]), [[0.5, 0.5]], atol=1e-6)
+    assert PIVOT != (0.0, 0.0, 0.0)
+
+
+def test_cameras_outside_a_generators_range_are_warned_of(caplog):
+    with caplog.at_level(logging.WARNING):
+        check_range(cameras(0.0, 1.2), "eg3d")
+        check_range(cameras(3.0), "panohead")
+    assert not caplog.records
+    check_range(cameras(0.0, 2.0), "eg3d")
+    assert "1 of 2 cameras are outside what it was trained on" in caplog.text
+
+
+def test_a_renderer_warns_once_of_cameras_outside_its_range(renderer, caplog):
+    for pitch in (1.2, 1.1, 1.2):
+        renderer.render(1, label_from_angles(0.0, pitch)[None], 16)
+    assert caplog.text.count("outside what it was trained on") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("eg3d", "takes a generator's folder"),
+        ("eg3d:nowhere", "nowhere is no generator's folder"),
+        ("eg3d:{folder}?colour=1", "there is no option colour"),
+        ("eg3d:{folder}?seed=x", "seed is a number, not 'x'"),
+        ("eg3d:{folder}?faces=maybe", "faces is true or false"),
+        ("eg3d:{folder}?truncation=9", "truncation is from 0 to 1.5"),
+        ("panohead:{folder}", "the generator in that folder is eg3d"),
+        ("synthetic:{folder}", "takes no options"),
+        ("nobody:{folder}", "there is no such renderer"),
+    ],
+)
+def test_what_is_wrong_with_a_renderer_is_said_at_once(text, said, tmp_path):
+    save_generator(toy_generator("eg3d"), tmp_path / "gan", "toy")
+    with pytest.raises(InputError, match=said):
+        check_renderer(text.format(folder=tmp_path / "gan"))
+
+
+def test_renderers_are_told_from_folders():
+    assert is_renderer("eg3d:somewhere?seed=1")
+    assert is_renderer("synthetic")
+    assert not is_renderer("somewhere/eg3d")

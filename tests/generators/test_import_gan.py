@@ -1,0 +1,235 @@
+"""Published networks → generators: what is read, and what is refused, without running anything in them."""
+
+import io
+import os
+import pickle
+import subprocess
+
+import pytest
+import torch
+
+from core.errors import InputError, one_line
+from generators.gan.checkpoint import SUPERRESOLUTIONS, generator_of
+from generators.gan.folder import load_generator
+from generators.gan.pickles import StoredTensor
+from generators.import_gan import main
+from tests.generators.network_pickles import EasyDict, Persistent, write_network
+from tests.generators.toy_generators import toy_generator, toy_settings
+
+
+@pytest.fixture(autouse=True)
+def toy_sides(monkeypatch):
+    """The toy's super-resolution expects renderings of 16."""
+    monkeypatch.setitem(SUPERRESOLUTIONS, "SuperresolutionHybrid8XDC", (16, False))
+
+
+@pytest.mark.parametrize("kind", ["eg3d", "panohead"])
+@pytest.mark.parametrize("protocol", [2, 3, 4])
+def test_a_network_becomes_a_folder(kind, protocol, tmp_path, monkeypatch, capsys):
+    tensors = write_network(tmp_path / "net.pkl", kind, monkeypatch, protocol=protocol)
+    main([str(tmp_path / "net.pkl"), "--out", str(tmp_path / "gan")])
+    assert kind in capsys.readouterr().out
+    generator = load_generator(tmp_path / "gan")
+    assert generator.settings == toy_settings(kind)
+    state = generator.state_dict()
+    assert state.keys() == tensors.keys()
+    assert all(torch.equal(state[name], x) for name, x in tensors.items())
+    twin = toy_generator(kind)
+    w = torch.randn(1, twin.backbone.synthesis.styles, 8)
+    assert torch.equal(generator.identity(w).planes, twin.identity(w).planes)
+
+
+def test_a_network_in_half_precision_runs_in_whole(tmp_path, monkeypatch):
+    """And the clamps of what was trained in float16 stay."""
+    clamped = {f"superresolution.block{n}.conv1:clamp": 256 for n in (0, 1)}
+    path = tmp_path / "net.pkl"
+    tensors = write_network(path, "panohead", monkeypatch, dtype=torch.float16, attributes=clamped)
+    main([str(path), "--out", str(tmp_path / "gan")])
+    generator = load_generator(tmp_path / "gan")
+    assert {x.dtype for x in generator.state_dict().values()} == {torch.float32}
+    assert all(torch.equal(generator.state_dict()[name], x.float()) for name, x in tensors.items())
+    for block in (generator.superresolution.block0, generator.superresolution.block1):
+        assert block.conv0.clamp == block.conv1.clamp == block.torgb.clamp == 256
+    assert generator.backbone.synthesis.b8.conv1.clamp is None
+
+
+def test_old_numpy_names(tmp_path, monkeypatch):
+    path = tmp_path / "net.pkl"
+    write_network(path, "eg3d", monkeypatch, protocol=2)
+    new = path.read_bytes()
+    old = new.replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")
+    assert old != new
+    path.write_bytes(old)
+    generator_of(path)
+
+
+def test_what_a_pickle_says_of_its_rendering_is_kept(tmp_path, monkeypatch):
+    path = tmp_path / "net.pkl"
+    attributes = {"superresolution.block0.conv1:clamp": 256, "decoder.net.0": {"bias_gain": 2.0}}
+    write_network(
+        path,
+        "eg3d",
+        monkeypatch,
+        attributes=attributes,
+        c_gen_conditioning_zero=True,
+        box_warp=1.5,
+        depth_resolution=7,
+        avg_camera_pivot=[0, 0, -0.06],
+        superresolution_noise_mode="const",
+        white_back=True,
+    )
+    settings = generator_of(path).settings
+    assert settings.clamps == {"superresolution.block0": 256.0}
+    assert (settings.decoder_rate, settings.label_scale, settings.box, settings.coarse) == (2.0, 0.0, 1.5, 7)
+    assert settings.pivot == (0.0, 0.0, -0.06)
+    assert settings.superresolution_noise
+    assert settings.white_background
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"ray_start": "auto"}, "ray_start is 'auto'"),
+        ({"disparity_space_sampling": True}, "disparity_space_sampling is True"),
+        ({"clamp_mode": "relu"}, "clamp_mode is 'relu'"),
+        ({"superresolution_noise_mode": "random"}, "superresolution_noise_mode is 'random'"),
+        ({"fancy_fog": 1}, "not known here: fancy_fog"),
+    ],
+)
+def test_settings_that_are_not_known_are_named(options, said, tmp_path, monkeypatch):
+    write_network(tmp_path / "net.pkl", "eg3d", monkeypatch, **options)
+    with pytest.raises(InputError, match=said):
+        generator_of(tmp_path / "net.pkl")
+
+
+@pytest.mark.parametrize(
+    ("attributes", "said"),
+    [
+        ({"": {"img_resolution": 1024}}, "says it makes 1024x1024, its layers 64"),
+        ({"backbone.synthesis.b8": {"architecture": "resnet"}}, "b8 has architecture resnet"),
+        ({"backbone.mapping.fc0": {"bias_gain": 1.0}}, "fc0 has bias_gain 1.0"),
+    ],
+)
+def test_layers_that_are_not_known_are_named(attributes, said, tmp_path, monkeypatch):
+    write_network(tmp_path / "net.pkl", "eg3d", monkeypatch, attributes=attributes)
+    with pytest.raises(InputError, match=said):
+        generator_of(tmp_path / "net.pkl")
+
+
+def test_another_super_resolution_is_named(tmp_path, monkeypatch):
+    write_network(tmp_path / "net.pkl", "eg3d", monkeypatch)
+    monkeypatch.delitem(SUPERRESOLUTIONS, "SuperresolutionHybrid8XDC")
+    with pytest.raises(InputError, match="its super-resolution is SuperresolutionHybrid8XDC; known are"):
+        generator_of(tmp_path / "net.pkl")
+
+
+def test_networks_that_are_neither(tmp_path, monkeypatch):
+    path = tmp_path / "net.pkl"
+    write_network(path, "eg3d", monkeypatch)
+    stylegan = Persistent("Generator", "", {"_modules": {}, "_parameters": {}, "_buffers": {}})
+    path.write_bytes(pickle.dumps({"G_ema": stylegan}))
+    with pytest.raises(InputError, match="neither EG3D nor PanoHead"):
+        generator_of(path)
+    path.write_bytes(pickle.dumps({"D": stylegan}))
+    with pytest.raises(InputError, match="no network G_ema in it, but D"):
+        generator_of(path)
+    path.write_bytes(pickle.dumps((EasyDict(), EasyDict())))
+    with pytest.raises(InputError, match="but a tuple"):
+        generator_of(path)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
+def test_truncated_files(share, tmp_path, monkeypatch):
+    path = tmp_path / "net.pkl"
+    write_network(path, "eg3d", monkeypatch)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * share)])
+    with pytest.raises(InputError, match="truncated, or no network pickle"):
+        generator_of(path)
+
+
+def test_other_files(tmp_path):
+    (tmp_path / "a.pkl").write_text("not a pickle")
+    torch.save({"a": torch.zeros(1)}, tmp_path / "b.pkl")
+    for name in ("a.pkl", "b.pkl", "c.pkl"):
+        with pytest.raises(InputError, match=r"(truncated|cannot be read|a PyTorch or zip archive)"):
+            generator_of(tmp_path / name)
+
+
+class Hostile:
+    """Calls what it is made with."""
+
+    def __init__(self, *call):
+        self.call = call
+
+    def __reduce__(self):
+        return self.call[0], self.call[1:]
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        ((os.system, "touch {mark}"), "posix.system"),
+        ((eval, "open({mark!r}, 'w')"), "builtins.eval"),
+        ((getattr, os, "system"), "builtins.getattr"),
+        ((subprocess.Popen, ["touch", "{mark}"]), "subprocess.Popen"),
+        ((torch.load, "{mark}"), "torch.serialization.load"),
+        ((io.open, "{mark}", "w"), "io.open"),
+    ],
+)
+def test_hostile_pickles_do_nothing(call, name, tmp_path):
+    mark = str(tmp_path / "mark")
+    call = tuple(part.format(mark=mark) if isinstance(part, str) else part for part in call)
+    path = tmp_path / "net.pkl"
+    if call[0] is getattr:
+        path.write_bytes(b"cbuiltins\ngetattr\n(cposix\nsystem\nS'x'\ntR.")
+    else:
+        path.write_bytes(pickle.dumps({"G_ema": Hostile(*call)}))
+    with pytest.raises(InputError, match=f"it asks for {name}"):
+        generator_of(path)
+    assert not (tmp_path / "mark").exists()
+
+
+def test_source_in_a_network_is_not_executed(tmp_path, monkeypatch):
+    mark = tmp_path / "mark"
+    write_network(tmp_path / "net.pkl", "eg3d", monkeypatch, source=f"open({str(mark)!r}, 'w')")
+    generator_of(tmp_path / "net.pkl")
+    assert not mark.exists()
+
+
+def test_a_storage_with_code_in_it_is_refused():
+    class Storage:
+        def __reduce__(self):
+            return eval, ("1",)
+
+    buffer = io.BytesIO()
+    torch.save(Storage(), buffer, _use_new_zipfile_serialization=False)
+    with pytest.raises(pickle.UnpicklingError):
+        StoredTensor(buffer.getvalue(), 0, (1,), (1,)).read()
+
+
+def test_tensors_and_modules_that_lie(tmp_path, monkeypatch):
+    stored = torch.zeros(4).untyped_storage()
+    buffer = io.BytesIO()
+    torch.save(torch.storage.TypedStorage(wrap_storage=stored, dtype=torch.float32), buffer)
+    with pytest.raises(pickle.UnpicklingError, match="larger than its storage"):
+        StoredTensor(buffer.getvalue(), 0, (1 << 20, 1 << 20), (0, 0)).read()
+    path = tmp_path / "net.pkl"
+    write_network(path, "eg3d", monkeypatch)
+    state = {"_parameters": {}, "_buffers": {}, "_modules": {}}
+    loop = Persistent("Module", "", state)
+    for _ in range(20):
+        loop = Persistent("Module", "", {**state, "_modules": {"a": loop, "b": loop}})
+    path.write_bytes(pickle.dumps({"G_ema": loop}))
+    with pytest.raises(InputError, match="more than 10000 modules"):
+        generator_of(path)
+
+
+def test_the_command_ends_in_one_line(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"), one_line():
+        main([str(tmp_path / "none.pkl"), "--out", str(tmp_path / "x")])
+    assert (
+        capsys.readouterr().err
+        == f"error: {tmp_path / 'none.pkl'}: cannot be read (No such file or directory)\n"
+    )
+    assert not (tmp_path / "x").exists()
