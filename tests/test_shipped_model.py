@@ -8,12 +8,12 @@ import torch
 
 from core.model_folders import load_model
 from datamodules import PortraitViewsDataModule, SourceConfig
+from datamodules.pool import read_images
 from lightning_modules.appearance import AppearanceStage
 from lightning_modules.networks.noise_prior import NoisePrior
 from lightning_modules.networks.portrait import CONTROL, CROSS_VIEW, NOISE_PRIOR, REFERENCE
 from lightning_modules.noise_prior import NoisePriorStage
 from lightning_modules.parts import load_part
-from lightning_modules.pool import read_images
 from lightning_modules.view_consistency import ViewConsistencyStage
 from lightning_modules.view_control import ViewControlStage
 from portraits.pixels import levels_to_pixels

@@ -8,10 +8,10 @@ from callbacks.export import Export
 from callbacks.weight_average import WeightAverage
 from core.errors import InputError
 from core.model_folders import save_model
+from datamodules.pool import ImagePool, PoolLoader, spread
 from lightning_modules.backbone import AutoencoderModule, BackboneModule
 from lightning_modules.networks.pretrained import load_backbone
 from lightning_modules.optimization import Learning
-from lightning_modules.pool import ImagePool, PoolLoader, spread
 from tests.networks.toy import toy_vae
 
 

@@ -7,9 +7,9 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from callbacks.weight_average import WeightAverage
 from core.model_folders import save_model
+from datamodules.pool import ImagePool
 from lightning_modules.backbone import AutoencoderModule, BackboneModule
 from lightning_modules.optimization import Learning
-from lightning_modules.pool import ImagePool
 from tests.lightning_modules.recording import Losses, Terminate, equal
 from tests.networks.toy import toy_vae
 
