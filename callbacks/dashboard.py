@@ -15,9 +15,9 @@ import numpy as np
 from jsonargparse import ArgumentParser
 from PIL import Image, ImageDraw, ImageFont
 
-from callbacks.directions import higher_is_better
 from core.errors import InputError, one_line
 from datamodules.order import spread
+from lightning_modules.evaluation.directions import higher_is_better
 from lightning_modules.evaluation.plots import INK, PAPER, Axis, line_plot, stacked, tiled
 from lightning_modules.evaluation.tables import LESSER, ordered
 from lightning_modules.evaluation.unpack import frames_of

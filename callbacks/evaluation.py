@@ -14,13 +14,13 @@ from PIL import Image
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
-from callbacks.directions import BestValues
 from callbacks.media import Rows, log_picture, log_rows, log_video, run_folder
 from callbacks.pictures import save_picture
 from callbacks.stage_samples import Batch, Sampler, follows_cameras, sampler_of, sees_conditions
 from core.errors import InputError
 from core.files import write_text
 from generators.registry import check_renderer
+from lightning_modules.evaluation.directions import BestValues
 from lightning_modules.evaluation.tables import ordered
 from lightning_modules.sampling.settings import Sampling
 from lightning_modules.sampling.trajectories import trajectory

@@ -8,8 +8,8 @@ from PIL import Image
 
 from callbacks.dashboard import WIDTH, dashboard, find_run, newest, panel, read_log, sections, told
 from callbacks.dashboard import main as draw
-from callbacks.directions import higher_is_better
 from core.errors import InputError
+from lightning_modules.evaluation.directions import higher_is_better
 from portraits.video import write_video
 
 COLUMNS = ("step", "epoch", "train/loss", "val/loss", "val/novel_view/LPIPS", "val/novel_view/POSE_failures")
