@@ -14,13 +14,13 @@ from torch import Tensor
 
 from core.errors import InputError
 from datamodules.order import Draw, draw_again, draw_views
+from portraits.pixels import Images
 from shards.frames import Frame, FrameSet
 from shards.latents import decode_latents
 from shards.schema import (
     CAMERAS,
     LATENTS,
     META,
-    Images,
     SampleError,
     condition_name,
     count_views,

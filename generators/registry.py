@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from core.errors import InputError
+from core.workers import this_worker
 from generators.base import Renderer
 from generators.gan.architecture import Kind
-from shards.workers import this_worker
 
 
 class Entry(Protocol):

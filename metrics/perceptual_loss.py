@@ -55,7 +55,7 @@ class PerceptualLoss(nn.Module):
         self.weights = weights
         self.pyramid = _LOADERS[weights]().requires_grad_(False).eval()
 
-    def train(self, mode: bool = True) -> "PerceptualLoss":  # noqa: ARG002
+    def train(self, mode: bool = True) -> "PerceptualLoss":
         """Stays in eval mode: the features are a fixed ruler, batch statistics included."""
         return super().train(False)
 

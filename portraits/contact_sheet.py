@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from core.errors import InputError
 from portraits.cameras import angles
-from shards.schema import Images, Sample
+from portraits.pixels import Images
 
 MARGIN = 4
 CAPTION = 14
@@ -21,35 +21,8 @@ PAPER = "white"
 INK = "black"
 
 
-def contact_sheet(samples: Sequence[Sample], columns: int = 8, side: int = 128) -> Image.Image:
-    """Two rows for each frame: `columns` of its views from left to right (by yaw) and, beneath, their
-    conditions, each `side` pixels wide and captioned with yaw and pitch in degrees."""
-    columns = min(columns, max(len(sample.views) for sample in samples))
-    row = side + CAPTION
-    height = len(samples) * (CAPTION + 2 * row + 2 * MARGIN)
-    sheet = Image.new("RGB", (MARGIN + columns * (side + MARGIN), height), PAPER)
-    draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(10)
-    for number, sample in enumerate(samples):
-        top = number * (CAPTION + 2 * row + 2 * MARGIN)
-        draw.text((MARGIN, top + 1), f"{sample.key}  ({sample.meta.split})", INK, font)
-        for column, view in enumerate(_by_yaw(sample, columns)):
-            left = MARGIN + column * (side + MARGIN)
-            yaw, pitch = np.degrees(angles(sample.cameras[view]))
-            for half, images in enumerate((sample.views, sample.conditions)):
-                sheet.paste(_tile(images[view], side), (left, top + CAPTION + half * (side + MARGIN)))
-            caption = f"yaw {yaw:+.0f}  pitch {pitch:+.0f}"
-            draw.text((left, top + CAPTION + 2 * (side + MARGIN)), caption, INK, font)
-    return sheet
-
-
-def _by_yaw(sample: Sample, count: int) -> list[int]:
-    """`count` views evenly spaced over those of the frame ordered by yaw."""
-    order = np.argsort(angles(sample.cameras)[:, 0])
-    return [int(order[i]) for i in np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)]
-
-
-def _tile(image: Images, side: int) -> Image.Image:
+def tile(image: Images, side: int) -> Image.Image:
+    """An image (H, W, 3) uint8 resized to `side` pixels square."""
     return Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC)
 
 
@@ -92,7 +65,7 @@ def _row(sheet: Image.Image, name: str, images: Sequence[Image.Image], top: int,
     """A row of tiles, its name in the gutter."""
     ImageDraw.Draw(sheet).text((MARGIN, top + side // 2), name, INK, ImageFont.load_default(10))
     for column, image in enumerate(images):
-        sheet.paste(_tile(np.asarray(image), side), (GUTTER + column * (side + MARGIN), top))
+        sheet.paste(tile(np.asarray(image), side), (GUTTER + column * (side + MARGIN), top))
 
 
 def case_sheet(
@@ -107,9 +80,9 @@ def case_sheet(
         draw.text((column * step + 2, 1), kind, INK, font)
     for number, (caption, tiles) in enumerate(cases.items()):
         top = CAPTION + number * row
-        for column, tile in enumerate(tiles):
-            if tile is not None:
-                sheet.paste(_tile(np.asarray(tile), side), (column * step, top))
+        for column, image in enumerate(tiles):
+            if image is not None:
+                sheet.paste(tile(np.asarray(image), side), (column * step, top))
         draw.text((2, top + side), caption, INK, font)
     return sheet
 

@@ -7,13 +7,16 @@ from torch import Tensor
 
 MIDDLE = 127.5
 
+Images = NDArray[np.uint8]
+"""Images (…, S, S, 3)."""
 
-def to_pixels(images: NDArray[np.uint8]) -> Tensor:
+
+def to_pixels(images: Images) -> Tensor:
     """Images (…, S, S, 3) uint8 as float32 (…, 3, S, S) in [-1, 1]."""
     return levels_to_pixels(torch.from_numpy(np.ascontiguousarray(images)).movedim(-1, -3))
 
 
-def to_images(pixels: Tensor) -> NDArray[np.uint8]:
+def to_images(pixels: Tensor) -> Images:
     """Pixels (…, 3, S, S), clamped to [-1, 1], of any device and float type, as images (…, S, S, 3) uint8."""
     return np.ascontiguousarray(pixels_to_levels(pixels).movedim(-3, -1).cpu().numpy())
 

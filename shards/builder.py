@@ -24,12 +24,12 @@ from tqdm import tqdm
 
 from core.errors import InputError
 from core.files import write_json
+from core.workers import Worker
+from core.workers import begin as begin_worker
 from shards.manifest import Manifest
 from shards.packing import pack
 from shards.schema import SCHEMA_VERSION, Sample, encode
 from shards.skips import SKIPPED, Skip, check_share, load_skips, save_skips, summary
-from shards.workers import Worker
-from shards.workers import begin as begin_worker
 from shards.writer import MAX_SHARD_BYTES, SampleTar
 
 log = logging.getLogger(__name__)

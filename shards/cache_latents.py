@@ -20,12 +20,12 @@ from tqdm import tqdm
 
 from core.errors import InputError, one_line
 from core.files import checksum
-from portraits.pixels import levels_to_pixels
+from portraits.pixels import Images, levels_to_pixels
 from shards.index import ShardIndex
 from shards.latents import Latents, encode_latents, vae_fingerprint
 from shards.manifest import Manifest, ShardRecord
 from shards.reader import read_members
-from shards.schema import LATENTS, Images, SampleError, decode
+from shards.schema import LATENTS, SampleError, decode
 from shards.writer import SampleTar
 
 BATCH = 32

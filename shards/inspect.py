@@ -10,11 +10,11 @@ from tqdm import tqdm
 
 from core.errors import InputError, one_line
 from core.files import checksum
-from portraits.contact_sheet import contact_sheet
 from shards.catalog import Catalog, Shard
 from shards.fetch import ShardCache, is_remote
 from shards.frames import Frame, FrameSet
 from shards.manifest import MANIFEST, Manifest, ShardRecord
+from shards.sample_sheet import sample_sheet
 from shards.schema import META, SPLITS, Sample, SampleError, count_views, decode, decode_meta
 
 
@@ -102,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sets = [FrameSet(catalog.name, split, catalog.split(split), cache) for split in SPLITS]
     damaged = [message for frames in sets for message in _report_split(frames)]
     if chosen.sheet is not None:
-        contact_sheet(picture(sets, chosen.sheet_frames)).save(chosen.sheet)
+        sample_sheet(picture(sets, chosen.sheet_frames)).save(chosen.sheet)
         print(f"contact sheet: {chosen.sheet}")
     if damaged:
         raise InputError(f"{chosen.path}: {len(damaged)} damaged samples, the first: {damaged[0]}")

@@ -17,6 +17,7 @@ from PIL import Image
 from core.arrays import parse_npy
 from core.errors import InputError
 from portraits.cameras import LABEL_SIZE, check_labels
+from portraits.pixels import Images
 
 SCHEMA_VERSION = 1
 SPLITS = ("train", "val", "test")
@@ -26,8 +27,6 @@ LATENTS = "latents.npz"
 JPEG_QUALITY = 95
 MAX_KEY = 80  # with the longest member name it still fits a plain (USTAR) tar header
 MAX_META_BYTES = 1 << 20
-
-Images = NDArray[np.uint8]
 
 _VIEW = re.compile(r"view_(\d{2,3})\.jpg")
 _KEY_PART = re.compile(r"[A-Za-z0-9_+=@]+(-[A-Za-z0-9_+=@]+)*")

@@ -1,4 +1,4 @@
-"""A generator's folder: `generator.safetensors` and `generator.json`, as `generators.import_gan` writes it."""
+"""A generator's folder: `generator.safetensors` and `generator.json`, written by `generators.import_gan`."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from core.errors import InputError
+from core.workers import this_worker
 from generators.base import Renders
 from generators.gan.cameras import (
     in_world,
@@ -32,7 +33,6 @@ from portraits.alignment.detection import FaceDetector, choose
 from portraits.alignment.head import HeadFrame, NoHeadError
 from portraits.cameras import check_labels
 from portraits.pixels import pixels_to_levels
-from shards.workers import this_worker
 
 STREAM = 0x6A4  # keeps these people apart from other uses of the same number
 ATTEMPTS = 8  # people drawn for one number before none has a face

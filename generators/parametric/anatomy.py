@@ -1,8 +1,8 @@
 """Shape: Anny's parametric human, cut at the chest and brought into the canonical head frame of EG3D's
 cameras.
 
-Anny's own frame is metres with z up and the face looking to -y. The canonical frame is the one EG3D's labels
-live in (`portraits.cameras`): y up, the face looking to +z, about 2.7 units a metre. "Template" below means the
+Anny's own frame is metres with z up and the face looking to -y. The canonical frame is that of EG3D's labels
+(`portraits.cameras`): y up, the face looking to +z, about 2.7 units a metre. "Template" below means the
 mean person in Anny's frame: features are painted and hair is rooted by position on it, whatever the
 identity's own shape.
 """

@@ -1,5 +1,4 @@
-"""`python -m generators.parametric.sheet OUT.jpg`: people of the built-in renderer, a row each, seen from left to
-right."""
+"""`python -m generators.parametric.sheet OUT.jpg`: the built-in people, one per row, from left to right."""
 
 import argparse
 from pathlib import Path

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from core.errors import InputError
 from datamodules.order import generator, spread
 from portraits.cameras import angles
+from portraits.pixels import Images
 from shards.catalog import Catalog
 from shards.fetch import ShardCache
 from shards.frames import Frame, FrameSet
-from shards.schema import CAMERAS, Images, Sample, SampleError, count_views, decode, decode_cameras
+from shards.schema import CAMERAS, Sample, SampleError, count_views, decode, decode_cameras
 
 Protocol = Literal["reconstruction", "novel_view", "wild"]
 ReferenceView = Literal["any", "frontal"]

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from core.errors import InputError
+from core.workers import Worker, this_worker
 from shards import build as command
 from shards.builder import build
 from shards.manifest import Manifest
 from shards.schema import Sample
-from shards.workers import Worker, this_worker
 from tests.shards.fake_source import FakeSource, make_sample
 
 FAKE = {"fake": "tests.shards.fake_source.FakeSource"}

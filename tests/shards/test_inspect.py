@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from core.errors import InputError
-from portraits.contact_sheet import contact_sheet
 from shards.builder import build
 from shards.inspect import main
+from shards.sample_sheet import sample_sheet
 from tests.shards.fake_source import FakeSource, make_sample
 
 
@@ -52,7 +52,7 @@ def test_checksums(folder: Path) -> None:
 
 def test_sheet_shows_views_by_yaw() -> None:
     sample = make_sample(views=12)
-    sheet = np.asarray(contact_sheet([sample], columns=3, side=16))
+    sheet = np.asarray(sample_sheet([sample], columns=3, side=16))
     seen = [sheet[22, 4 + column * 20 + 8] for column in range(3)]
     for colour, view in zip(seen, (0, 6, 11), strict=True):
         np.testing.assert_array_equal(colour, sample.views[view, 0, 0])

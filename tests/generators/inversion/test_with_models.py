@@ -1,5 +1,5 @@
-"""EG3D and PanoHead beside a model: `synthesize` takes their views as conditions, and what `generators.invert`
-writes as its start; `generators.invert --predictions` takes what `evaluate` makes."""
+"""EG3D and PanoHead beside a model: `synthesize` takes their views as conditions, and what
+`generators.invert` writes as its start; `generators.invert --predictions` takes what `evaluate` makes."""
 
 import json
 from dataclasses import replace
