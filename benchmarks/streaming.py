@@ -22,8 +22,9 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks.training import train
 from callbacks.throughput import Throughput
 from core.errors import one_line
+from core.seeding import numpy_generator
 from datamodules import PortraitViewsDataModule, SourceConfig
-from datamodules.order import draw_views, generator
+from datamodules.order import draw_views
 from datamodules.reading import Item, ViewReader, collate
 from portraits.cameras import label_from_angles
 from shards.builder import build
@@ -54,7 +55,7 @@ class NoiseSource:
         """One frame of `VIEWS` views."""
         size = self.settings["size"]
         meta = SampleMeta(self.name, f"{unit:04d}", "train", "still", "0", "eg3d", "CC0-1.0")
-        random = generator(0, unit)
+        random = numpy_generator(0, unit)
         images = np.stack([_photograph(random, size) for _ in range(2 * VIEWS)])
         cameras = np.stack([label_from_angles(yaw, 0.0) for yaw in np.linspace(-1, 1, VIEWS)])
         return [Sample(meta, images[:VIEWS], images[VIEWS:], cameras)]
@@ -79,7 +80,7 @@ class LooseFiles(Dataset[Item]):
     def __getitem__(self, number: int) -> Item:
         folder = self.folders[number]
         views = len(list(folder.glob("view_*.jpg")))
-        draw = draw_views(generator(0, number), views, self.reader.references, self.reader.targets)
+        draw = draw_views(numpy_generator(0, number), views, self.reader.references, self.reader.targets)
         cameras = np.load(folder / CAMERAS)
         return Item(
             key=folder.name,
@@ -115,7 +116,7 @@ def sequential(urls: list[str], reader: ViewReader) -> Iterator[dict[str, Any]]:
     """Batches through WebDataset's own pipeline: whole shards one after the other, the same draws decoded."""
 
     def item(sample: dict[str, Any]) -> Item:
-        draw = draw_views(generator(0, sample["__key__"]), VIEWS, reader.references, reader.targets)
+        draw = draw_views(numpy_generator(0, sample["__key__"]), VIEWS, reader.references, reader.targets)
         cameras = np.frombuffer(sample[CAMERAS][-100 * VIEWS :], np.float32).reshape(VIEWS, 25)
 
         def images(names: Iterable[str]) -> np.ndarray:

@@ -1,15 +1,23 @@
-"""Random draws as a function of where training is, so that a resumed run draws what it would have drawn."""
+"""Random generators whose state is a function of a key, so that a resumed run repeats its draws."""
 
 import hashlib
+import zlib
 
+import numpy as np
 import torch
 from torch import Tensor
 
 
-def generator(*key: int | str) -> torch.Generator:
+def torch_generator(*key: int | str) -> torch.Generator:
     """A CPU generator whose state is a function of `key` alone, e.g. (seed, "noise", step, rank)."""
     digest = hashlib.blake2b("\x1f".join(str(part) for part in key).encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
+
+
+def numpy_generator(seed: int, *key: int | str) -> np.random.Generator:
+    """A NumPy generator whose state is a function of `seed` and `key` alone."""
+    numbers = [zlib.crc32(part.encode()) if isinstance(part, str) else part for part in key]
+    return np.random.default_rng([seed, *numbers])
 
 
 def normal(shape: torch.Size | tuple[int, ...], draw: torch.Generator, like: Tensor) -> Tensor:

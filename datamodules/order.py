@@ -4,7 +4,6 @@ Positions are cut into blocks; a block holds every source as often as its weight
 a source comes up is its turn n; its turns run through epoch after epoch, each a permutation of its frames.
 """
 
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,15 +13,11 @@ from itertools import accumulate
 import numpy as np
 from numpy.typing import NDArray
 
+from core.seeding import numpy_generator
+
 BLOCK = 1000
 
 IntArray = NDArray[np.int64]
-
-
-def generator(seed: int, *parts: int | str) -> np.random.Generator:
-    """Random numbers that follow from `seed` and what they are for, on every machine and in every process."""
-    numbers = [zlib.crc32(part.encode()) if isinstance(part, str) else part for part in parts]
-    return np.random.default_rng([seed, *numbers])
 
 
 def apportion(total: int, weights: Sequence[float]) -> list[int]:
@@ -58,7 +53,7 @@ def _block(weights: tuple[float, ...], seed: int, block: int) -> tuple[IntArray,
     before = apportion(block * BLOCK, weights)
     after = apportion((block + 1) * BLOCK, weights)
     sources = np.repeat(np.arange(len(weights)), np.subtract(after, before))
-    generator(seed, "mixture", block).shuffle(sources)
+    numpy_generator(seed, "mixture", block).shuffle(sources)
     turns = np.empty(BLOCK, dtype=np.int64)
     for source, first in enumerate(before):
         places = sources == source
@@ -90,7 +85,7 @@ class EpochOrder:
 
 @lru_cache(maxsize=16)
 def _shards(order: EpochOrder, epoch: int) -> IntArray:
-    return generator(order.seed, "shards", order.name, epoch).permutation(len(order.counts))
+    return numpy_generator(order.seed, "shards", order.name, epoch).permutation(len(order.counts))
 
 
 @lru_cache(maxsize=16)
@@ -105,7 +100,7 @@ def _group(order: EpochOrder, epoch: int, group: int) -> IntArray:
     first = [0, *accumulate(order.counts)]
     shards = _shards(order, epoch)[group * order.shuffle_shards :][: order.shuffle_shards]
     frames = np.concatenate([np.arange(first[shard], first[shard + 1]) for shard in shards])
-    return generator(order.seed, "frames", order.name, epoch, group).permutation(frames)
+    return numpy_generator(order.seed, "frames", order.name, epoch, group).permutation(frames)
 
 
 @dataclass(frozen=True)

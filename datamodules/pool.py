@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from core.errors import InputError
 from core.model_folders import load_model
-from core.seeding import generator
+from core.seeding import torch_generator
 from portraits.pixels import levels_to_pixels
 from shards.index import ShardIndex
 from shards.manifest import Manifest
@@ -45,7 +45,7 @@ class PoolLoader:
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         """The rest of this epoch: {name: (B, …)}."""
-        order = torch.randperm(len(self.rows), generator=generator(self.seed, "order", self.epoch))
+        order = torch.randperm(len(self.rows), generator=torch_generator(self.seed, "order", self.epoch))
         order = order[self.rank :: self.ranks]
         while self.position < len(self):
             start = self.position * self.batch_size

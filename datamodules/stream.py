@@ -8,7 +8,8 @@ from itertools import count
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from core.errors import InputError
-from datamodules.order import EpochOrder, Mixture, generator
+from core.seeding import numpy_generator
+from datamodules.order import EpochOrder, Mixture
 from datamodules.reading import Batch, Item, ViewReader, collate, first_readable
 from shards.frames import FrameSet
 
@@ -44,7 +45,7 @@ class Stream:
             frames,
             lambda attempt: order.frame(turn + attempt),
             self.reader,
-            lambda _: generator(self.seed, "views", position),
+            lambda _: numpy_generator(self.seed, "views", position),
         )
         return replace(item, position=position)
 
@@ -110,7 +111,7 @@ class EvaluationBatches(Dataset[Batch | InputError]):
             frames,
             lambda attempt: (number + attempt) % len(frames),
             self._reader,
-            lambda key: generator(0, "views", key),
+            lambda key: numpy_generator(0, "views", key),
         )
         fills = place >= len(self._frames)
         return replace(

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from core.files import whole_folder
 from core.model_folders import load_model, save_model
-from core.seeding import generator, normal, spread_timesteps
+from core.seeding import normal, spread_timesteps, torch_generator
 from lightning_modules.networks.denoiser import Denoiser
 from lightning_modules.networks.pretrained import Backbone, save_backbone
 from lightning_modules.optimization import Learning, Optimization, step_generator
@@ -148,7 +148,7 @@ class AutoencoderModule(pl.LightningModule):
         for batch, _ in zip(loader, range(batches), strict=False):
             images = levels_to_pixels(batch["images"].to(self.device))
             latents.append(
-                self.vae.encode(images).latent_dist.sample(generator(self.hparams.seed, "std")).cpu()
+                self.vae.encode(images).latent_dist.sample(torch_generator(self.hparams.seed, "std")).cpu()
             )
         return float(torch.cat(latents).std())
 
@@ -188,7 +188,7 @@ class BackboneModule(pl.LightningModule):
             cross_attention_dim=cross_attention_dim,
             norm_num_groups=norm_num_groups,
         )
-        empty_prompt = torch.randn(1, 1, cross_attention_dim, generator=generator(seed, "empty prompt"))
+        empty_prompt = torch.randn(1, 1, cross_attention_dim, generator=torch_generator(seed, "empty prompt"))
         self.denoiser = Denoiser(unet, empty_prompt)
         self.scheduler = DDPMScheduler(**SCHEDULE)
 
@@ -217,14 +217,14 @@ class BackboneModule(pl.LightningModule):
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """`val/loss`: Eq. 1 at the same timesteps and noise every time."""
-        loss = self.loss(batch["moments"], generator("validation", batch_idx)).mean()
+        loss = self.loss(batch["moments"], torch_generator("validation", batch_idx)).mean()
         self.log("val/loss", loss, batch_size=len(batch["moments"]), prog_bar=True, sync_dist=True)
 
     @torch.no_grad()
     def pictures(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """{"samples": (B, 1, 3, S, S)} in [-1, 1]: as many unconditional samples as the batch has images."""
         noise = normal(
-            batch["moments"].chunk(2, 1)[0].shape, generator("pictures"), self.denoiser.empty_prompt
+            batch["moments"].chunk(2, 1)[0].shape, torch_generator("pictures"), self.denoiser.empty_prompt
         )
         latents = sample(self.denoiser, self.scheduler, noise, guidance=1.0, steps=self.hparams.sample_steps)
         images = self.vae.decode(latents / self.vae.config.scaling_factor).sample

@@ -12,7 +12,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from core.errors import InputError
-from core.seeding import generator
+from core.seeding import torch_generator
 
 FINAL_FRACTION = 0.02
 
@@ -74,7 +74,7 @@ def step_generator(module: pl.LightningModule, seed: int | str, batch_idx: int) 
     rank."""
     trainer = module.trainer
     micro = batch_idx % trainer.accumulate_grad_batches
-    return generator(seed, "train", trainer.global_step, micro, trainer.global_rank)
+    return torch_generator(seed, "train", trainer.global_step, micro, trainer.global_rank)
 
 
 def rewind(checkpoint: dict[str, Any], accumulate: int) -> None:

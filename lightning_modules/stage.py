@@ -13,7 +13,7 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
-from core.seeding import generator, normal, spread_timesteps
+from core.seeding import normal, spread_timesteps, torch_generator
 from lightning_modules.networks.cards import Lineage, ReferenceTimestep, StageCard, fingerprint
 from lightning_modules.networks.denoiser import Denoiser
 from lightning_modules.networks.pretrained import load_backbone
@@ -196,7 +196,7 @@ class Stage(TrainedPart):
         The timesteps of a frame's views are spread evenly over the schedule, where they may differ.
         """
         views, total = latents.shape[1], self.scheduler.config.num_train_timesteps
-        draws = [generator("validation", key) for key in keys]
+        draws = [torch_generator("validation", key) for key in keys]
         noise = torch.stack([normal(latents.shape[1:], draw, latents) for draw in draws])
         place = torch.stack([torch.rand(1, generator=draw) for draw in draws])
         steps = torch.zeros(views) if self.one_timestep else torch.arange(views) / views
@@ -233,7 +233,7 @@ class Stage(TrainedPart):
         condition where it is used, the target, and the sample."""
         references, views = self.encode(batch["reference"]), min(self.shown_views, batch["target"].shape[1])
         shape = (views, *references.shape[2:])
-        noise = [normal(shape, generator("pictures", key), references) for key in batch["key"]]
+        noise = [normal(shape, torch_generator("pictures", key), references) for key in batch["key"]]
         timestep = 0 if self.reference_timestep == "zero" else None
         condition = batch["condition"][:, :views] if self.denoiser.control is not None else None
         latents = sample(

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import InputError
-from datamodules.order import generator, spread
+from core.seeding import numpy_generator
+from datamodules.order import spread
 from portraits.cameras import angles
 from portraits.pixels import Images
 from shards.catalog import Catalog
@@ -127,7 +128,7 @@ class Subjects:
 
     def _order(self, key: str, cameras: NDArray[np.float32]) -> list[int]:
         """The views, those first that references are taken from."""
-        drawn = generator(self.seed, "evaluation", key).permutation(len(cameras)).tolist()
+        drawn = numpy_generator(self.seed, "evaluation", key).permutation(len(cameras)).tolist()
         if self.reference_view == "any":
             return drawn
         turned = np.abs(angles(cameras)).sum(1)

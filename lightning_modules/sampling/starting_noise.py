@@ -9,7 +9,7 @@ import torch
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
-from core.seeding import generator, normal
+from core.seeding import normal, torch_generator
 from lightning_modules.sampling.ddim import scheduler_for, timesteps_of
 
 
@@ -17,13 +17,13 @@ def view_noise(seeds: Sequence[int | str], views: Sequence[int], like: Tensor) -
     """Standard normal noise (B, V, 4, H, W), of the latents `like` (…, 4, H, W): for each portrait's seed and
     each view's number on the path its own, so that it does not matter which others are drawn with it."""
     shape = like.shape[-3:]
-    rows = [[normal(shape, generator("noise", seed, view), like) for view in views] for seed in seeds]
+    rows = [[normal(shape, torch_generator("noise", seed, view), like) for view in views] for seed in seeds]
     return torch.stack([torch.stack(row) for row in rows])
 
 
 def step_generators(seeds: Sequence[int | str], views: Sequence[int]) -> list[torch.Generator]:
     """A (CPU) generator for each view of each portrait (B·V), of what schedulers draw on the way."""
-    return [generator("steps", seed, view) for seed in seeds for view in views]
+    return [torch_generator("steps", seed, view) for seed in seeds for view in views]
 
 
 def diffused(latents: Tensor, noise: Tensor, schedule: SchedulerMixin) -> Tensor:

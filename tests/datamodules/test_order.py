@@ -3,7 +3,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from datamodules.order import BLOCK, EpochOrder, Mixture, apportion, draw_views, generator, spread
+from core.seeding import numpy_generator
+from datamodules.order import BLOCK, EpochOrder, Mixture, apportion, draw_views, spread
 
 
 @pytest.mark.parametrize("weights", [(1.0,), (0.5, 0.5), (1.0, 1.0, 1.0), (0.7, 0.2, 0.1, 1e-4), (3.0, 1e-9)])
@@ -44,11 +45,11 @@ def test_few_shards_are_read_at_a_time() -> None:
 
 def test_the_order_is_the_same_on_every_machine() -> None:
     assert [EpochOrder("a", (4, 4), 0, 8).frame(turn) for turn in range(8)] == [4, 6, 7, 5, 2, 3, 1, 0]
-    assert generator(1, "views", 7).permutation(6).tolist() == [2, 1, 0, 5, 4, 3]
+    assert numpy_generator(1, "views", 7).permutation(6).tolist() == [2, 1, 0, 5, 4, 3]
 
 
 def test_drawn_views_are_different_and_shuffled() -> None:
-    draws = [draw_views(generator(0, position), 12, 2, 8) for position in range(200)]
+    draws = [draw_views(numpy_generator(0, position), 12, 2, 8) for position in range(200)]
     assert all(len({*draw.references, *draw.targets}) == 10 for draw in draws)
     assert {draw.references[0] for draw in draws} == {draw.targets[0] for draw in draws} == set(range(12))
 

@@ -10,7 +10,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from callbacks.weight_average import WeightAverage
 from core.errors import InputError
-from core.seeding import generator
+from core.seeding import torch_generator
 from lightning_modules.appearance import AppearanceStage
 from lightning_modules.networks.cards import CARD, fingerprint
 from lightning_modules.networks.portrait import CONTROL, REFERENCE, save_portrait_model
@@ -307,10 +307,10 @@ def test_rows_of_fewer_views_are_the_same_views(make, make_data):
 
 
 def test_v_learns_from_fewer_views_too_if_asked_to(make, make_data, make_trainer):
-    draws = [drawn_length(8, generator("test", step)) for step in range(200)]
+    draws = [drawn_length(8, torch_generator("test", step)) for step in range(200)]
     assert {length: draws.count(length) > 10 for length in set(draws)} == dict.fromkeys((1, 2, 4, 8), True)
     assert 80 < draws.count(8) < 120
-    assert drawn_length(1, generator(0)) == 1
+    assert drawn_length(1, torch_generator(0)) == 1
 
     seen = []
     stage = make(3, fewer_views=True)

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from core.errors import InputError
-from core.seeding import generator, normal, spread_timesteps
+from core.seeding import normal, spread_timesteps, torch_generator
 from lightning_modules.optimization import FINAL_FRACTION, Learning
 
 
@@ -36,26 +36,29 @@ def test_a_cosine_needs_an_end():
 def test_draws_follow_from_the_key_alone():
     like = torch.zeros(1)
     torch.manual_seed(1)
-    one = normal((3,), generator(0, "train", 5), like)
+    one = normal((3,), torch_generator(0, "train", 5), like)
     torch.manual_seed(2)
-    assert torch.equal(one, normal((3,), generator(0, "train", 5), like))
+    assert torch.equal(one, normal((3,), torch_generator(0, "train", 5), like))
     # the parts are kept apart: (1, 23) is not (12, 3)
-    assert not torch.equal(normal((3,), generator(1, 23), like), normal((3,), generator(12, 3), like))
+    assert not torch.equal(
+        normal((3,), torch_generator(1, 23), like), normal((3,), torch_generator(12, 3), like)
+    )
 
 
 def test_timesteps_cover_the_schedule_evenly():
-    timesteps = spread_timesteps(10, 1000, generator(0))
+    timesteps = spread_timesteps(10, 1000, torch_generator(0))
     assert sorted((timesteps // 100).tolist()) == list(range(10))
-    many = torch.cat([spread_timesteps(2, 1000, generator(seed)) for seed in range(2000)])
+    many = torch.cat([spread_timesteps(2, 1000, torch_generator(seed)) for seed in range(2000)])
     assert many.float().mean() == pytest.approx(499.5, abs=10)
     assert (many.min(), many.max()) == (0, 999)
 
 
 def test_shifted_timesteps_are_uniform_behind_the_shift():
     """Their inverse, u = t / (s - (s - 1) t), is spread evenly."""
-    shifted = spread_timesteps(1000, 1000, generator(0), shift=3.0).double().add(0.5) / 1000
+    shifted = spread_timesteps(1000, 1000, torch_generator(0), shift=3.0).double().add(0.5) / 1000
     uniform = (shifted / (3 - 2 * shifted)).sort().values
     torch.testing.assert_close(uniform, (torch.arange(1000).double() + 0.5) / 1000, rtol=0, atol=3e-3)
     assert torch.equal(
-        spread_timesteps(9, 1000, generator(1), shift=1.0), spread_timesteps(9, 1000, generator(1))
+        spread_timesteps(9, 1000, torch_generator(1), shift=1.0),
+        spread_timesteps(9, 1000, torch_generator(1)),
     )

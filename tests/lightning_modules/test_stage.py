@@ -6,7 +6,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 from callbacks.weight_average import WeightAverage
 from core.errors import InputError
-from core.seeding import generator
+from core.seeding import torch_generator
 from lightning_modules.networks.pretrained import save_backbone
 from lightning_modules.networks.reference import AppearanceReference
 from lightning_modules.optimization import Learning
@@ -109,7 +109,7 @@ def test_mirrored_frames_are_mirrored_whole(make_data):
     data = make_data(conditions=True)
     data.setup("validate")
     batch = data.samples(4)
-    flipped = mirrored(batch, generator("mirror"))
+    flipped = mirrored(batch, torch_generator("mirror"))
     kinds = ("reference", "target", "condition")
     whole = [[torch.equal(flipped[k][i], batch[k][i].flip(-1)) for k in kinds] for i in range(4)]
     same = [[torch.equal(flipped[k][i], batch[k][i]) for k in kinds] for i in range(4)]

@@ -17,7 +17,7 @@ from diffusers import (
 )
 
 from core.errors import InputError
-from core.seeding import generator
+from core.seeding import torch_generator
 from lightning_modules.networks.cross_view import CrossView
 from lightning_modules.networks.denoiser import Denoiser
 from lightning_modules.networks.reference import AppearanceReference
@@ -128,7 +128,7 @@ def test_what_is_drawn_on_the_way_is_each_item_s_own(denoiser, reference, name):
     bank = portrait_bank(alone, reference, noise(1, 1, 4, 8, 8))
 
     def run(items, seed=0):
-        generators = [generator("test", seed, item) for item in items]
+        generators = [torch_generator("test", seed, item) for item in items]
         settings = {"views": len(items), "bank": bank, "steps": 3, "generators": generators, **options}
         return sample(alone, schedule, start[items], **settings)
 
@@ -139,7 +139,7 @@ def test_what_is_drawn_on_the_way_is_each_item_s_own(denoiser, reference, name):
     with pytest.raises(InputError, match="give generators"):
         sample(alone, schedule, start, **options)
     with pytest.raises(InputError, match="2 generators for 3 latents"):
-        sample(alone, schedule, start, generators=[generator(0), generator(1)], **options)
+        sample(alone, schedule, start, generators=[torch_generator(0), torch_generator(1)], **options)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_fractional_timesteps_reach_the_networks_whole(denoiser, steps, expected
     seen = []
     denoiser.unet.time_proj.register_forward_hook(lambda _, given, __: seen.extend(given[0].tolist()))
     bare = Denoiser(denoiser.unet, prompt())
-    sample(bare, schedule, noise(1, 4, 8, 8), steps=steps, guidance=1.0, generators=[generator(0)])
+    sample(bare, schedule, noise(1, 4, 8, 8), steps=steps, guidance=1.0, generators=[torch_generator(0)])
     assert seen == pytest.approx(expected)
 
 
