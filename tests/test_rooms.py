@@ -13,6 +13,7 @@ ROOMS = (
     "portraits",
     "metrics",
     "generators",
+    "baselines",
     "shards",
     "datamodules",
     "lightning_modules",

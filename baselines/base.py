@@ -1,0 +1,82 @@
+"""What every system of the comparison (Tables 1a and 3) can do: one portrait and cameras in, views out."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.errors import InputError
+from portraits.cameras import check_labels
+from portraits.pixels import Images
+
+Cameras = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Request:
+    """The views of one person that are to be made.
+
+    Args:
+        name: of the person; what a system draws at random follows from it and `seed`
+        portraits: (R, S, S, 3) uint8, cropped as EG3D crops; systems that take one portrait use the first
+        portrait_cameras: their EG3D labels (R, 25)
+        cameras: EG3D labels (K, 25) of the views
+        masks: (R, S, S) uint8, 255 where the person is; for systems that remove the background
+        conditions: (K, S, S, 3) uint8, another person at `cameras`; for systems that read them (ours)
+        seed: of what is drawn at random
+
+    Raises InputError where shapes do not fit each other or a label is no camera.
+    """
+
+    name: str
+    portraits: Images
+    portrait_cameras: Cameras
+    cameras: Cameras
+    masks: Images | None = None
+    conditions: Images | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        shape = self.portraits.shape
+        if len(shape) != 4 or 0 in shape or shape[1] != shape[2] or shape[3] != 3:
+            raise InputError(f"{self.name}: portraits have shape {shape}; squares (R, S, S, 3) are wanted")
+        own = check_labels(self.portrait_cameras, f"{self.name}: portrait cameras")
+        check_labels(self.cameras, f"{self.name}: cameras")
+        if len(own) != len(self.portraits):
+            raise InputError(f"{self.name}: {len(own)} cameras for {len(self.portraits)} portraits")
+        if self.masks is not None and self.masks.shape != shape[:3]:
+            raise InputError(f"{self.name}: masks have shape {self.masks.shape}, portraits {shape}")
+        if self.conditions is not None and len(self.conditions) != len(self.cameras):
+            raise InputError(f"{self.name}: {len(self.conditions)} conditions for {len(self.cameras)} cameras")
+
+
+class ViewSynthesizer(Protocol):
+    """A system that makes views of a person from a portrait. `name` is what tables call it, `native_size` the
+    side of the images that it makes, `licence` the terms of its weights in one line."""
+
+    name: str
+    native_size: int
+    licence: str
+
+    def views(self, request: Request) -> Images:
+        """The views (K, `native_size`, `native_size`, 3) uint8. The same request gives the same views.
+        Raises InputError on what the system cannot use (masks or conditions that are missing)."""
+
+
+class Baseline(ViewSynthesizer, Protocol):
+    """A system that is opened from a folder of weights. `Settings` is a frozen dataclass, all of whose fields
+    have defaults, of what changes its images besides the weights."""
+
+    Settings: ClassVar[type]
+
+    @classmethod
+    def check(cls, folder: Path) -> None:
+        """Raise InputError where the folder does not hold this system's weights; quick, without reading
+        them."""
+
+    @classmethod
+    def open(cls, folder: Path, device: str = "cpu", settings: Any = None) -> Self:
+        """The system on a device, in float32. Raises InputError where a file is missing, damaged or of
+        another network."""

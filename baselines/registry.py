@@ -1,0 +1,53 @@
+"""The baselines by the kind that a configuration names. A new one is a class (`base.Baseline`) and a line here."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from baselines.base import Baseline, ViewSynthesizer
+from core.errors import InputError
+
+
+# Classes by kind, imported when they are asked for.
+BASELINES: dict[str, Callable[[], type[Baseline]]] = {}
+
+
+def check_baseline(kind: str, folder: Path, settings: Mapping[str, Any] | None = None) -> None:
+    """Raise InputError where there is no such kind or setting, or the folder does not hold its weights;
+    quick."""
+    baseline = _baseline(kind)
+    _settings(kind, baseline, settings)
+    baseline.check(folder)
+
+
+def open_baseline(
+    kind: str, folder: Path, device: str = "cpu", settings: Mapping[str, Any] | None = None
+) -> ViewSynthesizer:
+    """The baseline of a kind, with weights from `folder`; settings that are not given have their defaults.
+    Raises InputError where there is no such kind or setting, or the weights cannot be used."""
+    baseline = _baseline(kind)
+    chosen = _settings(kind, baseline, settings)
+    baseline.check(folder)
+    return baseline.open(folder, device, chosen)
+
+
+def _baseline(kind: str) -> type[Baseline]:
+    if kind not in BASELINES:
+        raise InputError(f"{kind}: there is no such baseline; choose of {', '.join(BASELINES)}")
+    return BASELINES[kind]()
+
+
+def _settings(kind: str, baseline: type[Baseline], values: Mapping[str, Any] | None) -> Any:
+    """The dataclass of a baseline's settings with these values."""
+    values = dict(values or {})
+    known = [entry.name for entry in fields(baseline.Settings)]
+    unknown = sorted(values.keys() - set(known))
+    if unknown:
+        raise InputError(
+            f"{kind}: it has no settings {', '.join(unknown)}; it has {', '.join(known) or 'none'}"
+        )
+    try:
+        return baseline.Settings(**values)
+    except TypeError as error:
+        raise InputError(f"{kind}: settings {values} do not fit: {error}") from error
