@@ -8,12 +8,20 @@ from contextlib import contextmanager
 class InputError(ValueError):
     """A user's mistake. Its message is one line naming the thing and the remedy."""
 
+    exit_code = 2
+
+
+class IncompleteError(InputError):
+    """Some of many inputs failed, and the others were processed. Its message names those that failed."""
+
+    exit_code = 1
+
 
 @contextmanager
 def one_line() -> Iterator[None]:
-    """End the command with `error: …` on stderr and exit code 2 on an InputError; let bugs through."""
+    """End the command with `error: …` on stderr and the exit code of an InputError; let bugs through."""
     try:
         yield
     except InputError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        raise SystemExit(2) from None
+        raise SystemExit(error.exit_code) from None
