@@ -19,7 +19,7 @@ from callbacks.pictures import save_picture
 from callbacks.stage_samples import Batch, Sampler, follows_cameras, sampler_of, sees_conditions
 from core.errors import InputError
 from core.files import write_text
-from generators.registry import check_renderer
+from generators.registry import RendererChoice, check_renderer
 from lightning_modules.evaluation.directions import BestValues
 from lightning_modules.evaluation.tables import ordered
 from lightning_modules.sampling.settings import Sampling
@@ -57,7 +57,7 @@ class Evaluation(pl.Callback):
         guidance: of classifier-free guidance
         metrics: names; all that this machine has weights for by default
         orbit_views: of the video; 0 for none
-        renderer: of the orbit's conditions
+        renderer: of the orbit's conditions: synthetic, eg3d:FOLDER, panohead:FOLDER, or a GAN's options
 
     Raises InputError in `setup` where the module is none that can be sampled, or the orbit has no renderer or
     no writer; and where there are fewer validation frames than ranks.
@@ -72,7 +72,7 @@ class Evaluation(pl.Callback):
         guidance: float = 3.0,
         metrics: Sequence[str] | None = None,
         orbit_views: int = 0,
-        renderer: str = "synthetic",
+        renderer: RendererChoice = "synthetic",
     ) -> None:
         counts = {"frames": frames, "views": views, "every_n_validations": every_n_validations}
         for name, value in counts.items():

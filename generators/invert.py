@@ -12,8 +12,7 @@ import torch
 from jsonargparse import ArgumentParser
 
 from core.errors import InputError, one_line
-from generators.gan.folder import read_settings
-from generators.gan.options import Frame, GeneratorOptions, default_frame
+from generators.gan.options import Frame, GeneratorOptions
 from generators.inversion.pivotal import Tuning
 from generators.inversion.portraits import Portrait, find_photos, predicted_portraits, read_portraits
 from generators.inversion.run import SHEET, Job, invert_portraits
@@ -51,8 +50,8 @@ def invert(
         tuning: Steps, rates and weights.
         devices: How many GPUs to split portraits over; all by default.
     """
-    kind = read_settings(Path(generator)).kind
-    options = GeneratorOptions(kind, generator, frame=frame or default_frame(kind))
+    options = GeneratorOptions(generator, frame=frame)
+    options.check()
     if size < 0:
         raise InputError(f"--size {size}: give 0 or more")
     used = choose_devices(devices)

@@ -1,98 +1,100 @@
-"""Renderers by the text that a configuration gives: a name, and for generators a folder and options
-(`eg3d:FOLDER?truncation=0.7&seed=1`). A new one is one class of two functions and one line in `RENDERERS`."""
+"""Renderers of condition images, R(v, z), by the setting that chooses one: a name, or a GAN's options.
 
-from dataclasses import dataclass
-from typing import Protocol
+`synthetic` is the built-in head. `eg3d:FOLDER` and `panohead:FOLDER` are a GAN with default options, and
+`GeneratorOptions` is one with any: on the command line, `--conditions.folder FOLDER --conditions.truncation
+0.5`.
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, get_args
 
 from core.errors import InputError
 from core.workers import this_worker
 from generators.base import Renderer
 from generators.gan.architecture import Kind
+from generators.gan.options import GeneratorOptions
+
+RendererChoice = GeneratorOptions | str
+
+SYNTHETIC = "synthetic"
+KINDS: tuple[Kind, ...] = get_args(Kind)
+RENDERERS = (SYNTHETIC, *(f"{kind}:FOLDER" for kind in KINDS))
 
 
-class Entry(Protocol):
-    """A kind of renderer. `rest` is what stands behind the colon of its text, nothing without one."""
-
-    def check(self, rest: str) -> None:
-        """Raise InputError where it cannot be opened; quick."""
-
-    def processes(self, device: str | None) -> int | None:
-        """How many of a build's processes suit it on a device (None: any); None for one a core."""
-
-    def open(self, rest: str, device: str | None) -> Renderer:
-        """Open it for use in one process. Raises InputError."""
+def is_renderer(choice: RendererChoice) -> bool:
+    """Whether a setting chooses a renderer, as opposed to, say, a folder of images."""
+    return not isinstance(choice, str) or choice.partition(":")[0] in (SYNTHETIC, *KINDS)
 
 
-class _Synthetic:
-    def check(self, rest: str) -> None:
-        if rest:
-            raise InputError(f"--conditions synthetic:{rest}: the built-in head takes no options")
+def check_renderer(choice: RendererChoice) -> None:
+    """Raise InputError unless the renderer can be opened; reads no weights."""
+    if (options := _options(choice)) is not None:
+        options.check(_named_kind(choice))
 
-    def processes(self, device: str | None) -> int | None:  # noqa: ARG002
+
+def renderer_processes(choice: RendererChoice, device: str | None = None) -> int | None:
+    """How many worker processes suit the renderer on a device (None: any): one a GPU for a GAN, None for one
+    a core."""
+    if _options(choice) is None:
         return None
+    from generators.gan.renderer import gpu_processes  # imports torch
 
-    def open(self, rest: str, device: str | None) -> Renderer:  # noqa: ARG002
-        from generators.parametric.renderer import SyntheticHead, render_on_threads
+    return gpu_processes(device)
+
+
+def open_renderer(choice: RendererChoice, device: str | None = None) -> Renderer:
+    """The renderer, ready for use in this process. A GAN runs on `device`, by default on a GPU if there is
+    one. Raises InputError where it cannot be opened."""
+    check_renderer(choice)
+    options = _options(choice)
+    if options is None:
+        from generators.parametric.renderer import SyntheticHead, render_on_threads  # imports Mitsuba
 
         render_on_threads(this_worker().threads())
         return SyntheticHead()
+    from generators.gan.renderer import GeneratedHead  # imports torch
+
+    return GeneratedHead(options, device)
 
 
-@dataclass(frozen=True)
-class _Generated:
-    """A 3D GAN; torch is imported where one is asked for."""
+def renderer_record(choice: RendererChoice) -> str | dict[str, Any]:
+    """What the renderer's images depend on, as JSON: its name, or a GAN's options and the fingerprint of
+    its folder. Raises InputError."""
+    options = _options(choice)
+    if options is None:
+        return SYNTHETIC
+    from generators.gan.folder import folder_fingerprint  # imports torch
 
-    kind: Kind
-
-    def check(self, rest: str) -> None:
-        from generators.gan.options import parse_options
-
-        parse_options(self.kind, rest).check()
-
-    def processes(self, device: str | None) -> int | None:
-        from generators.gan.renderer import gpu_processes
-
-        return gpu_processes(device)
-
-    def open(self, rest: str, device: str | None) -> Renderer:
-        from generators.gan.options import parse_options
-        from generators.gan.renderer import GeneratedHead
-
-        return GeneratedHead(parse_options(self.kind, rest), device)
+    fingerprint = folder_fingerprint(Path(options.folder))
+    return {"kind": options.kind, **asdict(options), "fingerprint": fingerprint}
 
 
-RENDERERS: dict[str, Entry] = {
-    "synthetic": _Synthetic(),
-    "eg3d": _Generated("eg3d"),
-    "panohead": _Generated("panohead"),
-}
+def _options(choice: RendererChoice) -> GeneratorOptions | None:
+    """A GAN's options; None for the built-in head. Raises InputError for what is neither."""
+    if not isinstance(choice, str):
+        return choice
+    name, _, folder = choice.partition(":")
+    if name == SYNTHETIC:
+        if folder:
+            raise InputError(f"--conditions {choice}: the built-in head takes no options")
+        return None
+    if name not in KINDS:
+        raise InputError(
+            f"--conditions {choice}: there is no such renderer; choose of {', '.join(RENDERERS)}"
+        )
+    if not folder:
+        raise InputError(f"--conditions {choice}: {name} takes a generator's folder, {name}:FOLDER")
+    if "?" in folder and not Path(folder).exists():
+        raise InputError(
+            f"--conditions {choice}: give options as --conditions.folder {folder.partition('?')[0]} "
+            "--conditions.truncation 0.7, …"
+        )
+    return GeneratorOptions(folder)
 
 
-def is_renderer(text: str) -> bool:
-    """Whether a text names a renderer, as opposed to, say, a folder of images."""
-    return text.partition(":")[0] in RENDERERS
-
-
-def check_renderer(text: str) -> None:
-    """Raise InputError unless there is a renderer of this text."""
-    _entry(text).check(text.partition(":")[2])
-
-
-def renderer_processes(text: str, device: str | None = None) -> int | None:
-    """How many of a build's processes suit the renderer of this text on a device (None: any); None for one a
-    core."""
-    return _entry(text).processes(device)
-
-
-def open_renderer(text: str, device: str | None = None) -> Renderer:
-    """The renderer of this text, ready for use in one process; generators run on `device`, by default on a
-    GPU if there is one. Raises InputError where there is none."""
-    check_renderer(text)
-    return _entry(text).open(text.partition(":")[2], device)
-
-
-def _entry(text: str) -> Entry:
-    name = text.partition(":")[0]
-    if name not in RENDERERS:
-        raise InputError(f"--conditions {text}: there is no such renderer; choose of {', '.join(RENDERERS)}")
-    return RENDERERS[name]
+def _named_kind(choice: RendererChoice) -> Kind | None:
+    """The kind that a short form names."""
+    if not isinstance(choice, str):
+        return None
+    return next(kind for kind in KINDS if kind == choice.partition(":")[0])

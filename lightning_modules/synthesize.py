@@ -156,7 +156,8 @@ def make_parser() -> ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command. Raises InputError."""
-    print(synthesize(Request(**make_parser().parse_args(arguments).as_dict())))
+    parser = make_parser()
+    print(synthesize(Request(**parser.instantiate(parser.parse_args(arguments)).as_dict())))
 
 
 if __name__ == "__main__":

@@ -109,7 +109,8 @@ def main(arguments: Sequence[str] | None = None, sources: Mapping[str, str] = SO
     """Run the command. Raises InputError."""
     arguments = sys.argv[1:] if arguments is None else arguments
     sources = with_variants(sources, arguments)
-    chosen = make_parser(sources).parse_args(arguments)
+    parser = make_parser(sources)
+    chosen = parser.instantiate(parser.parse_args(arguments))
     settings = chosen[chosen.source].as_dict()
     out, processes = Path(settings.pop("out")), settings.pop("processes")
     max_shard_mb, max_skipped_share = settings.pop("max_shard_mb"), settings.pop("max_skipped_share")

@@ -7,14 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from generators.base import Renderer
-from generators.registry import open_renderer, renderer_processes
+from generators.registry import RendererChoice, open_renderer, renderer_processes
 
 
 class RenderedConditions:
     """What sources have in common whose conditions are drawn by the renderer named `conditions`: it is opened
     when the first frame needs it, in the process that does."""
 
-    conditions: str
+    conditions: RendererChoice
     device: str | None = None
 
     @property

@@ -1,5 +1,6 @@
 """A generator's folder: `generator.safetensors` and `generator.json`, written by `generators.import_gan`."""
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from core.errors import InputError
-from core.files import whole_folder, write_json
+from core.files import checksum, whole_folder, write_json
 from core.tensors import load_strict, read_json, read_tensors
 from generators.gan.architecture import Architecture, Settings
 from generators.gan.eg3d import EG3D
@@ -61,3 +62,12 @@ def load_generator(folder: Path, device: str | torch.device = "cpu") -> Generato
     settings = read_settings(folder)
     tensors = {name: x.float() for name, x in read_tensors(folder / WEIGHTS).items()}
     return build_generator(tensors, settings, str(folder)).to(device)
+
+
+def folder_fingerprint(folder: Path) -> str:
+    """Sixteen characters that identify a generator's weights and settings. Raises InputError without any."""
+    read_settings(folder)
+    if not (folder / WEIGHTS).is_file():
+        raise InputError(f"{folder / WEIGHTS} is missing")
+    digests = "".join(checksum(folder / name) for name in (CARD, WEIGHTS))
+    return hashlib.sha256(digests.encode()).hexdigest()[:16]

@@ -49,9 +49,8 @@ class GeneratedHead:
 
     def __init__(self, options: GeneratorOptions, device: str | None = None) -> None:
         """Opens the generator on `device`, by default on a GPU if there is one. Raises InputError."""
-        options.check()
-        self.options = options
-        self.name: str = options.kind
+        self.options, self.kind = options, options.kind
+        self.name: str = self.kind
         self.device = torch.device(device or _device())
         self.generator: Generator = load_generator(Path(options.folder), self.device)
         self.generator.tune(getattr(torch, options.precision), options.compile)
@@ -62,9 +61,9 @@ class GeneratedHead:
         """See `Renderer.render`; the first camera outside the generator's range is warned of. Raises
         InputError on labels that are none."""
         shared = check_labels(np.atleast_2d(np.asarray(labels)), self.name)
-        if not self._warned and outside_range(shared, self.options.kind).any():
+        if not self._warned and outside_range(shared, self.kind).any():
             self._warned = True
-            warn_of_range("some of the cameras asked for are", self.options.kind)
+            warn_of_range("some of the cameras asked for are", self.kind)
         cameras = torch.from_numpy(in_world(shared, self.frame)).unsqueeze(0).to(self.device)
         return as_renders(self.seen(self.person(identity), cameras, size), size)
 
@@ -106,7 +105,7 @@ class GeneratedHead:
     def frame(self) -> HeadFrame | None:
         """Where heads stand in the generator's world, measured on the average person; None for EG3D's own
         frame. Raises InputError where the average person has no face."""
-        if self.options.frame == "own":
+        if not self.options.measures_frame():
             return None
         average = torch.zeros(1, self.generator.architecture.latent, device=self.device)
         labels = measuring_cameras(self.generator.settings)
@@ -118,7 +117,7 @@ class GeneratedHead:
         except NoHeadError as error:
             raise InputError(
                 f"{self.options.folder}: no frame can be measured on its average person ({error}): is it a "
-                "generator of heads? frame=own takes labels as they are"
+                "generator of heads? With frame: own labels are taken as they are"
             ) from error
 
     def frame_of(self, person: Identity, labels: NDArray[np.float32]) -> HeadFrame:
@@ -135,8 +134,8 @@ class GeneratedHead:
             if not self.options.faces or self._has_face(self.draw(z[None])):
                 return z
         raise InputError(
-            f"{self.options.kind}:{self.options.folder}: no face in {ATTEMPTS} people drawn for the number "
-            f"{identity}: lower the truncation, or draw without the check (faces=false)"
+            f"{self.options.folder}: no face in {ATTEMPTS} people drawn for the number {identity}: lower the "
+            "truncation, or draw without the check (faces: false)"
         )
 
     def _has_face(self, person: Identity) -> bool:

@@ -20,6 +20,7 @@ from generators.gan.options import GeneratorOptions
 from generators.gan.renderer import GeneratedHead, as_renders
 from generators.inversion.pivotal import Inversion, Inverted, Tuning
 from generators.inversion.portraits import Portrait, keep
+from generators.registry import renderer_record
 from portraits.cameras import angles
 from portraits.pixels import to_pixels
 from portraits.predictions import Predictions, Protocol, View
@@ -42,7 +43,7 @@ class Job:
     def recipe(self) -> dict[str, object]:
         """What the results depend on, as JSON has it."""
         return {
-            "generator": asdict(self.options),
+            "generator": renderer_record(self.options),
             "tuning": asdict(self.tuning),
             "size": self.size,
             "protocol": self.protocol,

@@ -21,7 +21,7 @@ from core.errors import InputError
 from core.files import whole_folder, write_json
 from core.tensors import read_json
 from generators.base import Renderer
-from generators.registry import check_renderer
+from generators.registry import RendererChoice, check_renderer, renderer_record
 from lightning_modules.evaluation.moving import moved
 from lightning_modules.evaluation.subjects import Subject, Subjects
 from lightning_modules.networks.reference import AppearanceReference
@@ -65,7 +65,7 @@ class Made:
     tilt: float = 20.0
     reference_network: Literal["trained", "untrained"] = "trained"
     conditions: Literal["shards", "others"] = "shards"
-    renderer: str = "synthetic"
+    renderer: RendererChoice = "synthetic"
     identity: int = 1_000_000
     sampling: Sampling = PAPER
     precision: Literal["float32", "float16", "bfloat16"] = "float32"
@@ -78,6 +78,7 @@ class Made:
         settings.pop("batch")
         settings["sampling"].pop("chunk")
         settings["subjects"].pop("cache_dir")
+        settings["renderer"] = renderer_record(self.renderer) if self.conditions == "others" else None
         content = json.dumps(settings, sort_keys=True).encode()
         digest = hashlib.sha256(content)
         for path in sorted(Path(self.model).rglob("*.safetensors")):

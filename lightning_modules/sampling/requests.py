@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from core.errors import InputError
+from generators.registry import RendererChoice
 from lightning_modules.sampling.ddim import scheduler_for
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
 from lightning_modules.sampling.settings import Sampling, StartingNoise
@@ -48,7 +49,8 @@ class Request:
         yaw: the trajectory's amplitude sideways in degrees, instead of its own
         pitch: the trajectory's amplitude up and down in degrees, instead of its own
         cameras: instead of a trajectory, files of EG3D labels (.json, .npy) or photos that have their poses
-        conditions: the renderer of the condition images, or a folder of one for each view
+        conditions: the renderer of the condition images (synthetic, eg3d:FOLDER, panohead:FOLDER, or a GAN's
+            options), or a folder of one image for each view
         identity: the number of the person whom the renderer shows; the seed where none is given
         noise: random, 3d-aware, or a folder of proxy images; 3d-aware where the model can
         strength: of 3d-aware noise, 1 as in the paper; below it more of the proxies stays
@@ -78,7 +80,7 @@ class Request:
     yaw: float | None = None
     pitch: float | None = None
     cameras: list[str] | None = None
-    conditions: str = "synthetic"
+    conditions: RendererChoice = "synthetic"
     identity: int | None = None
     noise: str | None = None
     strength: float = Sampling.strength

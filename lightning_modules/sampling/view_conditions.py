@@ -10,20 +10,20 @@ from tqdm import tqdm
 
 from core.errors import InputError
 from generators.base import Renderer
-from generators.registry import RENDERERS, check_renderer, is_renderer, open_renderer
+from generators.registry import RENDERERS, RendererChoice, check_renderer, is_renderer, open_renderer
 from portraits.image_folders import read_squares, view_files
 
 CHUNK = 8  # views rendered at once: a scene is built for each chunk, and the bar moves with it
 CONDITIONS = "conditions"
 
 
-def find_conditions(source: str) -> list[Path] | None:
+def find_conditions(source: RendererChoice) -> list[Path] | None:
     """The files of the conditions where `source` is a folder of them, in the order of the views; None where
-    it is a renderer's name.
+    it chooses a renderer.
 
     Raises InputError where it is neither, a folder without images, or a renderer that cannot be opened.
     """
-    if is_renderer(source):
+    if not isinstance(source, str) or is_renderer(source):
         check_renderer(source)
         return None
     if not Path(source).is_dir():
@@ -38,13 +38,14 @@ def read_conditions(files: list[Path], size: int) -> list[Image.Image]:
     return read_squares(files, size, CONDITIONS)
 
 
-def prepare_renderer(name: str) -> Renderer:
-    """The renderer of this name. Raises InputError for an unknown one, or where its packages are missing."""
+def prepare_renderer(choice: RendererChoice) -> Renderer:
+    """The renderer that a setting chooses. Raises InputError for an unknown one, or where its packages are
+    missing."""
     try:
-        return open_renderer(name)
+        return open_renderer(choice)
     except ModuleNotFoundError as error:
         raise InputError(
-            f"--conditions {name}: rendering takes the package {error.name}: pip install -e '.[capture]',"
+            f"--conditions {choice}: rendering takes the package {error.name}: pip install -e '.[capture]',"
             " or give a folder of images"
         ) from error
 

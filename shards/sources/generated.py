@@ -14,14 +14,13 @@ import torch
 from numpy.typing import NDArray
 
 from core.errors import InputError
-from core.files import checksum
 from generators.gan.architecture import Kind
 from generators.gan.cameras import in_world, measuring_cameras, outside_range, warn_of_range
-from generators.gan.folder import WEIGHTS
+from generators.gan.folder import folder_fingerprint
 from generators.gan.generator import Identity
 from generators.gan.options import GeneratorOptions, Precision
 from generators.gan.renderer import GeneratedHead, as_renders, check_device, gpu_processes
-from generators.registry import check_renderer
+from generators.registry import RendererChoice, check_renderer, renderer_record
 from portraits.alignment.head import HeadFrame, NoHeadError
 from portraits.cameras import label_from_angles
 from shards.conditions import RenderedConditions
@@ -67,7 +66,8 @@ class _Generated(RenderedConditions):
         device: such as cpu or cuda:1; by default the GPUs in turn, a process each, where there are any
         val_share: the share of identities kept for validation
         test_share: the share kept for testing
-        conditions: the renderer of the condition images, such as synthetic or eg3d:FOLDER
+        conditions: the renderer of the condition images: synthetic, eg3d:FOLDER, panohead:FOLDER, or
+            a GAN's options
         licence: under which terms the images may be used
     """
 
@@ -92,7 +92,7 @@ class _Generated(RenderedConditions):
     device: str | None = None
     val_share: float = 0.03
     test_share: float = 0.03
-    conditions: str = "synthetic"
+    conditions: RendererChoice = "synthetic"
     licence: str = "generated"
 
     def __post_init__(self) -> None:
@@ -104,20 +104,20 @@ class _Generated(RenderedConditions):
             raise InputError(
                 f"--max_yaw {self.max_yaw:g} --max_pitch {self.max_pitch:g}: up to 180 and under 90 degrees"
             )
-        self.options.check()
+        self.options.check(self.kind)
         check_device(self.device)
         check_renderer(self.conditions)
         self.shares.check()
         own = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.init}
         del own["device"]  # images are the same on another, but for the last bit
-        self.settings = own | {"weights": checksum(Path(self.generator) / WEIGHTS)}
+        own["conditions"] = renderer_record(self.conditions)
+        self.settings = own | {"fingerprint": folder_fingerprint(Path(self.generator))}
 
     @property
     def options(self) -> GeneratorOptions:
         """Who is drawn from the generator how."""
         shared = ("truncation", "seed", "faces", "resolution", "precision", "compile")
         return GeneratorOptions(
-            self.kind,
             self.generator,
             frame="measured" if self.frame == "average" else "own",
             **{name: getattr(self, name) for name in shared},

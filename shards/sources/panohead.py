@@ -19,7 +19,7 @@ from PIL import Image
 
 from core.arrays import parse_npy
 from core.errors import InputError
-from generators.registry import check_renderer
+from generators.registry import RendererChoice, check_renderer, renderer_record
 from portraits.alignment.detection import FaceDetector, choose
 from portraits.alignment.head import HeadFrame, NoHeadError, locate_head
 from portraits.alignment.photos import SUFFIXES, open_photo
@@ -77,7 +77,8 @@ class PanoHeadFolder(RenderedConditions):
             turns its cameras, which look at the head's middle, to EG3D's pivot
         val_share: the share of identities kept for validation
         test_share: the share kept for testing
-        conditions: the renderer of the condition images
+        conditions: the renderer of the condition images: synthetic, eg3d:FOLDER, panohead:FOLDER, or
+            a GAN's options
         min_views: identities with fewer usable images are skipped
         max_views: of identities with more images, this many are taken, evenly spaced by name
         min_inside: turned views of which less than this share lies in the image are left out
@@ -93,7 +94,7 @@ class PanoHeadFolder(RenderedConditions):
     convention: Literal["eg3d", "panohead"] = "panohead"
     val_share: float = 0.03
     test_share: float = 0.03
-    conditions: str = "synthetic"
+    conditions: RendererChoice = "synthetic"
     min_views: int = 9
     max_views: int = 64
     min_inside: float = 0.6
@@ -113,6 +114,7 @@ class PanoHeadFolder(RenderedConditions):
                 " shards.build wild"
             )
         own = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.init}
+        own["conditions"] = renderer_record(self.conditions)
         self.settings = own | {"found": sha256(repr(self._heads).encode()).hexdigest()[:16]}
 
     def units(self) -> Sequence[Head]:

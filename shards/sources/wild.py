@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from core.errors import InputError
-from generators.registry import check_renderer
+from generators.registry import RendererChoice, check_renderer, renderer_record
 from portraits.alignment.align import align
 from portraits.alignment.camera import see_through
 from portraits.alignment.crop import Square, cut
@@ -34,7 +34,7 @@ class WildPortraits(RenderedConditions):
         root: str,
         size: int = 512,
         align: bool = True,
-        conditions: str = "synthetic",
+        conditions: RendererChoice = "synthetic",
         licence: str = "unknown",
     ) -> None:
         """
@@ -42,7 +42,8 @@ class WildPortraits(RenderedConditions):
             root: the folder of photos
             size: image side in pixels
             align: crop as EG3D does; otherwise the largest middle square is taken as it is
-            conditions: the renderer of the condition images
+            conditions: the renderer of the condition images: synthetic, eg3d:FOLDER, panohead:FOLDER, or
+                a GAN's options
             licence: under which terms the photos may be used
         """
         if size < 16:
@@ -56,7 +57,7 @@ class WildPortraits(RenderedConditions):
             "root": root,
             "size": size,
             "align": align,
-            "conditions": conditions,
+            "conditions": renderer_record(conditions),
             "licence": licence,
             "found": sha256("\n".join(self._photos).encode()).hexdigest()[:16],
         }

@@ -1,19 +1,29 @@
 """Generators as renderers: people by number, shared cameras, faces checked."""
 
+import json
 import logging
+import shutil
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
+from jsonargparse import ArgumentError, ArgumentParser
 from PIL import Image
 
 from core.errors import InputError
 from generators.gan.cameras import check_range, in_world, measured_frame, measuring_cameras
 from generators.gan.folder import save_generator
 from generators.gan.generator import Generator
-from generators.gan.options import parse_options
+from generators.gan.options import GeneratorOptions
 from generators.gan.renderer import GeneratedHead
-from generators.registry import check_renderer, is_renderer, open_renderer
+from generators.registry import (
+    RendererChoice,
+    check_renderer,
+    is_renderer,
+    open_renderer,
+    renderer_record,
+)
 from portraits.cameras import PIVOT, label_from_angles, project
 from portraits.geometry import STANDARD_LANDMARKS
 from tests.faces import DOTS, DotDetector
@@ -28,7 +38,7 @@ def cameras(*yaws):
 def renderer(request, tmp_path):
     folder = tmp_path / request.param
     save_generator(toy_generator(request.param), folder, "toy")
-    return open_renderer(f"{request.param}:{folder}?faces=false&frame=own")
+    return open_renderer(GeneratorOptions(str(folder), faces=False, frame="own"))
 
 
 def test_a_number_is_a_person_and_its_views_are_one_person(renderer):
@@ -52,15 +62,20 @@ def test_planes_of_a_person_are_computed_once(renderer, monkeypatch):
 
 
 def test_seed_and_truncation_are_settings(renderer):
-    folder, kind = renderer.options.folder, renderer.options.kind
     images = [
-        open_renderer(f"{kind}:{folder}?faces=false&frame=own&{more}").render(1, cameras(0.0), 16).images
-        for more in ("seed=0", "seed=1", "truncation=0.3", "truncation=0.7", "truncation=0&seed=3")
+        open_renderer(replace(renderer.options, **more)).render(1, cameras(0.0), 16).images
+        for more in (
+            {"seed": 0},
+            {"seed": 1},
+            {"truncation": 0.3},
+            {"truncation": 0.7},
+            {"truncation": 0.0, "seed": 3},
+        )
     ]
     assert (images[0] != images[1]).any()
     assert (images[0] != images[2]).any()
     np.testing.assert_array_equal(images[0], images[3])
-    average = open_renderer(f"{kind}:{folder}?faces=false&frame=own&truncation=0")
+    average = open_renderer(replace(renderer.options, truncation=0.0))
     np.testing.assert_array_equal(images[4], average.render(77, cameras(0.0), 16).images)
 
 
@@ -81,8 +96,7 @@ class Blind:
 
 
 def test_people_without_a_face_are_replaced(renderer):
-    options = parse_options(renderer.options.kind, f"{renderer.options.folder}?frame=own")
-    head = GeneratedHead(options, "cpu")
+    head = GeneratedHead(replace(renderer.options, faces=True), "cpu")
     head.__dict__["_detector"] = Picky()
     found = head.latents([4])
     assert head._detector.asked == 3
@@ -93,7 +107,7 @@ def test_people_without_a_face_are_replaced(renderer):
 
 
 def test_a_frame_that_cannot_be_measured_is_one_line(renderer):
-    head = GeneratedHead(parse_options(renderer.options.kind, f"{renderer.options.folder}?frame=measured"))
+    head = GeneratedHead(replace(renderer.options, faces=True, frame="measured"))
     head.__dict__["_detector"] = Blind()
     with pytest.raises(InputError, match="no frame can be measured on its average person"):
         head.render(0, cameras(0.0), 16)
@@ -135,27 +149,67 @@ def test_a_renderer_warns_once_of_cameras_outside_its_range(renderer, caplog):
     assert caplog.text.count("outside what it was trained on") == 1
 
 
+def parsed(*arguments):
+    """A renderer setting as commands have it."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--conditions", type=RendererChoice, default="synthetic")
+    return parser.instantiate(parser.parse_args(arguments)).conditions
+
+
+def test_options_are_typed_arguments(tmp_path):
+    folder = str(tmp_path / "gan")
+    save_generator(toy_generator("panohead"), tmp_path / "gan", "toy")
+    given = ["--conditions.folder", folder, "--conditions.truncation", "0.5", "--conditions.faces", "false"]
+    assert parsed(*given) == GeneratorOptions(folder, truncation=0.5, faces=False)
+    assert parsed("--conditions", f"panohead:{folder}") == f"panohead:{folder}"
+    assert parsed() == "synthetic"
+    for wrong in (["--conditions.truncation", "much"], ["--conditions.colour", "1"]):
+        with pytest.raises(ArgumentError):
+            parsed("--conditions.folder", folder, *wrong)
+    short, long = open_renderer(f"panohead:{folder}"), open_renderer(GeneratorOptions(folder))
+    assert short.options == long.options
+    assert short.options.measures_frame()
+    save_generator(toy_generator("eg3d"), tmp_path / "other", "toy")
+    assert not GeneratorOptions(str(tmp_path / "other")).measures_frame()
+
+
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("choice", "said"),
     [
         ("eg3d", "takes a generator's folder"),
         ("eg3d:nowhere", "nowhere is no generator's folder"),
-        ("eg3d:{folder}?colour=1", "there is no option colour"),
-        ("eg3d:{folder}?seed=x", "seed is a number, not 'x'"),
-        ("eg3d:{folder}?faces=maybe", "faces is true or false"),
-        ("eg3d:{folder}?truncation=9", "truncation is from 0 to 1.5"),
+        ("eg3d:{folder}?seed=1", "give options as --conditions.folder .*gan --conditions.truncation"),
         ("panohead:{folder}", "the generator in that folder is eg3d"),
         ("synthetic:{folder}", "takes no options"),
         ("nobody:{folder}", "there is no such renderer"),
+        (GeneratorOptions("nowhere"), "nowhere is no generator's folder"),
     ],
 )
-def test_what_is_wrong_with_a_renderer_is_said_at_once(text, said, tmp_path):
+def test_wrong_renderers_are_refused_before_any_is_opened(choice, said, tmp_path):
     save_generator(toy_generator("eg3d"), tmp_path / "gan", "toy")
     with pytest.raises(InputError, match=said):
-        check_renderer(text.format(folder=tmp_path / "gan"))
+        check_renderer(choice.format(folder=tmp_path / "gan") if isinstance(choice, str) else choice)
+    with pytest.raises(InputError, match="truncation is from 0 to"):
+        GeneratorOptions("anywhere", truncation=9)
+
+
+def test_the_record_of_a_renderer_changes_with_its_options_and_its_weights(tmp_path):
+    folder = tmp_path / "gan"
+    records = [renderer_record("synthetic")]
+    for changes in ({}, {"near": 2.0}):
+        save_generator(toy_generator("eg3d", **changes), folder, "toy")
+        records += [renderer_record(f"eg3d:{folder}"), renderer_record(GeneratorOptions(str(folder), seed=1))]
+        shutil.rmtree(folder)
+    other = toy_generator("eg3d")
+    other.decoder.net[0].bias.data += 1
+    save_generator(other, folder, "toy")
+    records.append(renderer_record(f"eg3d:{folder}"))
+    assert records[0] == "synthetic"
+    assert len({json.dumps(record) for record in records}) == len(records)
 
 
 def test_renderers_are_told_from_folders():
-    assert is_renderer("eg3d:somewhere?seed=1")
+    assert is_renderer("eg3d:somewhere")
     assert is_renderer("synthetic")
+    assert is_renderer(GeneratorOptions("somewhere"))
     assert not is_renderer("somewhere/eg3d")

@@ -10,6 +10,7 @@ import pytest
 
 from core.errors import InputError
 from generators.gan.folder import save_generator
+from generators.gan.options import GeneratorOptions
 from portraits.alignment.head import HeadFrame
 from portraits.cameras import angles, project
 from portraits.geometry import STANDARD_LANDMARKS
@@ -85,7 +86,7 @@ def test_cameras_lie_over_the_whole_range(source):
 def test_processes_and_conditions_are_of_the_device_asked_for(tmp_path, monkeypatch):
     folder = str(tmp_path / "gan")
     save_generator(toy_generator("eg3d"), tmp_path / "gan", "toy")
-    source = EG3DGenerator(folder, **TINY, device="cpu", conditions=f"eg3d:{folder}?faces=false")
+    source = EG3DGenerator(folder, **TINY, device="cpu", conditions=GeneratorOptions(folder, faces=False))
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
     assert source.processes is None
     assert source._renderer.device.type == "cpu"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from core.errors import InputError
-from generators.registry import check_renderer
+from generators.registry import RendererChoice, check_renderer, renderer_record
 from portraits.alignment.detection import FaceDetector, choose
 from portraits.alignment.head import HeadFrame, NoHeadError, locate_head
 from portraits.alignment.virtual import virtual_view
@@ -54,7 +54,7 @@ class NersembleCapture(RenderedConditions):
         layout: str | None = None,
         colour: bool = True,
         background: Literal["keep", "white", "black"] = "keep",
-        conditions: str = "synthetic",
+        conditions: RendererChoice = "synthetic",
         min_views: int = 9,
     ) -> None:
         """
@@ -70,7 +70,8 @@ class NersembleCapture(RenderedConditions):
             layout: benchmark, v2, v1, paper or vhap; recognised if not given
             colour: whether to correct colours where corrections are there
             background: keep it, or replace it where there are mattes; frames without one are then skipped
-            conditions: the renderer of the condition images
+            conditions: the renderer of the condition images: synthetic, eg3d:FOLDER, panohead:FOLDER, or
+                a GAN's options
             min_views: frames with fewer views are skipped
         """
         settings = {name: value for name, value in locals().items() if name != "self"}
@@ -80,6 +81,7 @@ class NersembleCapture(RenderedConditions):
         shares = Shares(val_share, test_share)
         shares.check()
         check_renderer(conditions)
+        settings["conditions"] = renderer_record(conditions)
         self.size, self.colour, self.background = size, colour, background
         self.conditions, self.min_views = conditions, min_views
         self.layout, takes = _usable_takes(Path(root), layout, min_views)

@@ -107,7 +107,7 @@ def people(*names, views=VIEWS):
 
 
 def job_of(folder, **changes):
-    return Job(GeneratorOptions("eg3d", str(folder)), **{"tuning": QUICK, "size": 32, **changes})
+    return Job(GeneratorOptions(str(folder)), **{"tuning": QUICK, "size": 32, **changes})
 
 
 def test_portraits_are_resumed_and_can_be_scored(folder, tmp_path, monkeypatch):
@@ -201,8 +201,8 @@ def test_cameras_of_photos_are_estimated_on_their_crop(tmp_path, monkeypatch):
 @pytest.fixture
 def others(folder, tmp_path):
     """Another system's novel views of two people of the generator, who it thinks are the average person."""
-    head = GeneratedHead(GeneratorOptions("eg3d", str(folder), truncation=1.0, faces=False))
-    average = GeneratedHead(GeneratorOptions("eg3d", str(folder), truncation=0.0, faces=False))
+    head = GeneratedHead(GeneratorOptions(str(folder), truncation=1.0, faces=False))
+    average = GeneratedHead(GeneratorOptions(str(folder), truncation=0.0, faces=False))
     made, views = tmp_path / "others", []
     own, labels = cameras(0.15), cameras(-0.5, 0.4)
     for number, name in enumerate(("ada", "ben")):

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from generators.gan.folder import save_generator
+from generators.gan.options import GeneratorOptions
 from generators.invert import main as invert
 from generators.registry import open_renderer
 from lightning_modules.evaluation.sampling import Made, make
@@ -85,7 +86,7 @@ def test_synthesis_starts_from_inversions(model, tmp_path, monkeypatch):
 
 
 def test_synthesis_takes_a_generators_views_as_conditions(model, tmp_path):
-    labels, text = cameras(-0.3, 0.3), f"eg3d:{tmp_path / 'gan'}?faces=false&truncation=1"
+    labels = cameras(-0.3, 0.3)
     save_generator(varied("eg3d"), tmp_path / "gan", "toy")
     write_cameras(labels, tmp_path / "cameras.json")
     draw = np.random.default_rng(0)
@@ -100,10 +101,13 @@ def test_synthesis_takes_a_generators_views_as_conditions(model, tmp_path):
         "--steps",
         "1",
     ]
-    given += ["--cameras", str(tmp_path / "cameras.json"), "--conditions", text, "--identity", "7"]
+    given += ["--cameras", str(tmp_path / "cameras.json"), "--identity", "7"]
+    given += ["--conditions.folder", str(tmp_path / "gan"), "--conditions.faces", "false"]
+    given += ["--conditions.truncation", "1"]
     synthesize([*given, "--window", "2", "--overlap", "1", "--out", str(tmp_path / "out")])
     shown = [np.asarray(Image.open(path)) for path in sorted((tmp_path / "out" / "conditions").iterdir())]
-    np.testing.assert_array_equal(shown, open_renderer(text).render(7, labels, SIDE).images)
+    renderer = open_renderer(GeneratorOptions(str(tmp_path / "gan"), truncation=1.0, faces=False))
+    np.testing.assert_array_equal(shown, renderer.render(7, labels, SIDE).images)
 
 
 def test_the_subjects_of_a_models_evaluation_are_inverted(model, tmp_path):
