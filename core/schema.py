@@ -1,0 +1,73 @@
+"""JSON from outside, checked against the types of a dataclass.
+
+A dataclass is a schema once it has `__pydantic_config__ = STRICT`: unknown and missing names, values of
+another type, NaN and infinities are refused. A ValueError of its `__post_init__` is reported with the field.
+"""
+
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from core.errors import InputError
+
+if TYPE_CHECKING:  # pydantic is imported where something is parsed, so that commands start quickly
+    from pydantic import ConfigDict, TypeAdapter
+
+Schema = TypeVar("Schema")
+
+STRICT: "ConfigDict" = {"strict": True, "extra": "forbid", "allow_inf_nan": False}
+SHOWN = 3  # faults named in an error
+LONGEST = 80  # characters of a name or message shown
+
+
+def read_schema(schema: type[Schema], path: Path) -> Schema:
+    """The dataclass in a JSON file. Raises InputError naming the file and what is wrong in it."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    return parse_schema(schema, data, str(path))
+
+
+def parse_schema(schema: type[Schema], data: bytes | str, where: str) -> Schema:
+    """The dataclass in a JSON document. Raises InputError, naming `where`, on anything else."""
+    from pydantic import ValidationError
+
+    try:
+        return _adapter(schema).validate_json(data)
+    except ValidationError as error:
+        raise InputError(f"{where}: {_faults(error)}") from None
+
+
+def check_values(schema: type[Schema], values: Mapping[str, Any], where: str) -> Schema:
+    """The dataclass of values that come from another kind of file, such as a pickle: numbers, text, lists and
+    mappings as JSON has them. Raises InputError, naming `where`, on anything else."""
+    try:
+        data = json.dumps(values)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise InputError(f"{where}: {str(error)[:LONGEST]}") from None
+    return parse_schema(schema, data, where)
+
+
+@lru_cache(maxsize=64)
+def _adapter(schema: type[Schema]) -> "TypeAdapter[Schema]":
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(schema)
+
+
+def _faults(error: Any) -> str:
+    """The first faults of a ValidationError, as "field: message"."""
+    faults = error.errors(include_url=False, include_context=False, include_input=False)
+    shown = [
+        f"{'.'.join(map(str, fault['loc']))[:LONGEST]}: {fault['msg'].removeprefix('Value error, ')}"
+        if fault["loc"]
+        else fault["msg"].removeprefix("Value error, ")
+        for fault in faults[:SHOWN]
+    ]
+    more = f" and {len(faults) - SHOWN} more faults" if len(faults) > SHOWN else ""
+    return "; ".join(shown) + more
