@@ -16,7 +16,7 @@ from jsonargparse import ArgumentParser
 from PIL import Image, ImageDraw, ImageFont
 
 from core.errors import InputError, one_line
-from datamodules.order import spread
+from core.lists import spread
 from lightning_modules.evaluation.directions import higher_is_better
 from lightning_modules.evaluation.plots import INK, PAPER, Axis, line_plot, stacked, tiled
 from lightning_modules.evaluation.tables import LESSER, ordered

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import InputError
+from core.lists import shortened
 
 
 class WeightAverage(pl.Callback):
@@ -33,7 +34,7 @@ class WeightAverage(pl.Callback):
             self.average = {name: p.detach().clone() for name, p in parameters.items()}
         if self.average.keys() != parameters.keys():
             odd = sorted(self.average.keys() ^ parameters.keys())
-            raise InputError(f"the checkpoint's average is of other parameters: {', '.join(odd[:8])}")
+            raise InputError(f"the checkpoint's average is of other parameters: {shortened(odd)}")
         self.average = {name: value.to(parameters[name].device) for name, value in self.average.items()}
 
     @torch.no_grad()

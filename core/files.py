@@ -1,64 +1,244 @@
-"""Files and folders that appear under their name only when they are complete."""
+"""Writing files and folders whole: each appears under its name only when it is complete and on the disk.
 
+Everything is written beside its target, flushed, and renamed. What was there before stays until then, a crash
+or a full disk leaves nothing half-written under a final name, and two processes never mix their results.
+"""
+
+import errno
+import fcntl
 import hashlib
 import json
+import logging
 import os
+import secrets
 import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from core.errors import InputError
 
+log = logging.getLogger(__name__)
+
+PARTIAL = ".partial"
+RESULT = "result"
+STALE_SECONDS = 60.0  # a temporary file this old that nobody has locked was left by a process that died
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
 
 def write_json(path: Path, values: Any) -> None:
-    """Write JSON under a temporary name, then give it its own."""
+    """Write `values` as JSON, whole or not at all: indented, keys sorted, a newline at the end."""
     write_text(path, json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write text under a temporary name, then give it its own."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    """Write `text` in UTF-8, whole or not at all."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `data`, whole or not at all."""
+    with whole_file(path) as partial:
+        partial.write_bytes(data)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path in the folder of `path`, an empty file that replaces `path` when the block ends.
+
+    If the block raises, the temporary file is removed and `path` stays as it was. Several processes may write
+    one `path` at a time: readers see the whole file of one of them. The folder has to exist.
+    """
+    path = Path(path)
+    _remove_stale(path)
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
+    descriptor = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o666)
+    try:
+        _lock(descriptor, wait=False)
+        yield partial
+        flush(partial)
+        os.replace(partial, path)
+        flush(path.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+@contextmanager
+def whole_folder(path: Path, replace: bool = False) -> Iterator[Path]:
+    """Yield an empty folder `<path>.partial` that is renamed to `path` when the block ends.
+
+    If the block raises, the folder is removed and `path` stays as it was. What an interrupted run left is
+    removed, or completed where it was interrupted amid replacing.
+
+    Raises:
+        InputError: `path` exists and `replace` is False; another process is writing it; or no folder can be
+            made there.
+    """
+    path = Path(path)
+    with exclusive(path):
+        partial, replaced = _beside(path, PARTIAL), _beside(path, ".replaced")
+        if replaced.exists() and not path.exists():
+            replaced.rename(path)
+        if path.exists() and not replace:
+            raise InputError(f"{path} exists already: remove it or choose another folder")
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            partial.mkdir()
+        except OSError as error:
+            raise _no_folder(path, error) from error
+        try:
+            yield partial
+            flush_folder(partial)
+            shutil.rmtree(replaced, ignore_errors=True)
+            if path.exists():
+                path.rename(replaced)
+            partial.rename(path)
+            flush(path.parent)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+
+@contextmanager
+def resumable_folder(path: Path, recipe: Any) -> Iterator[Path]:
+    """Yield the folder `<path>.partial` to work in; what the block leaves in its `RESULT` becomes `path`.
+
+    If the block raises, or the process dies, the work stays, and the next call with the same `recipe` (values
+    that JSON can hold) goes on with it.
+
+    Raises:
+        InputError: `path` exists; another process is writing it; the work that is there has another recipe;
+            or no folder can be made there.
+    """
+    path = Path(path)
+    recipe = json.loads(json.dumps(recipe))
+    with exclusive(path):
+        if path.exists() or path.is_symlink():
+            raise InputError(f"{path} exists already: remove it or choose another folder")
+        partial = _beside(path, PARTIAL)
+        record = partial / "recipe.json"
+        try:
+            partial.mkdir(exist_ok=True)
+            if not record.exists():
+                write_json(record, recipe)
+            if json.loads(record.read_text(encoding="utf-8")) != recipe:
+                raise InputError(
+                    f"{partial} is an interrupted run's, with other settings: use those again, or remove it"
+                )
+        except OSError as error:
+            raise _no_folder(path, error) from error
+        yield partial
+        flush_folder(partial / RESULT)
+        (partial / RESULT).rename(path)
+        flush(path.parent)
+        shutil.rmtree(partial)
+
+
+@contextmanager
+def exclusive(path: Path, wait: bool = False) -> Iterator[None]:
+    """Hold `path`, a file or folder that need not exist yet, against every other process that asks for it.
+
+    The lock is `.<name>.lock` beside it, which goes away with the process that holds it. Where another one
+    does, `wait` for it. The folders above `path` are made.
+
+    Raises:
+        InputError: another process holds it and `wait` is False; or nothing can be written there.
+    """
+    path = Path(path)
+    lock = path.with_name(f".{path.name}.lock")
+    descriptor = _open_lock(path, lock, wait)
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _open_lock(path: Path, lock: Path, wait: bool) -> int:
+    """The descriptor of a lock file that this process has locked and that still has its name."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            descriptor = os.open(lock, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
+            if not _lock(descriptor, wait):
+                os.close(descriptor)
+                raise InputError(
+                    f"{path}: another process is writing it; wait for that one, or choose another place"
+                )
+            # The last holder may have removed the name between our opening it and our locking it.
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), lock.stat()):
+                    return descriptor
+            os.close(descriptor)
+    except OSError as error:
+        raise _no_folder(path, error) from error
+
+
+def _lock(descriptor: int, wait: bool) -> bool:
+    """Lock an open file; False where another process has. Filesystems without locks count as locked."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        log.debug("this filesystem has no locks; two runs must not write to one place")
+    return True
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove the temporary files of `path` that processes which died have left."""
+    for partial in path.parent.glob(f".{_escaped(path.name)}.????????{PARTIAL}"):
+        with suppress(OSError):
+            if time.time() - partial.stat().st_mtime < STALE_SECONDS:
+                continue
+            descriptor = os.open(partial, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                if _lock(descriptor, wait=False):
+                    partial.unlink()
+            finally:
+                os.close(descriptor)
+
+
+def _escaped(name: str) -> str:
+    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
+
+
+def _beside(path: Path, ending: str) -> Path:
+    return path.with_name(f"{path.name}{ending}")
+
+
+def _no_folder(path: Path, error: OSError) -> InputError:
+    reason = "Not a directory" if isinstance(error, FileExistsError) else error.strerror
+    return InputError(f"{path}: no folder can be made there: {reason}")
+
+
+def flush(path: Path) -> None:
+    """Flush a file, or a folder's list of names, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        if not path.is_dir():  # some network filesystems cannot flush a folder
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def flush_folder(folder: Path) -> None:
+    """Flush every file below a folder, and the folders, to the disk."""
+    for place, _, names in os.walk(folder):
+        for name in names:
+            if not os.path.islink(os.path.join(place, name)):
+                flush(Path(place, name))
+        flush(Path(place))
 
 
 def checksum(path: Path) -> str:
     """The SHA-256 of a file, as hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextmanager
-def whole_folder(path: Path, replace: bool = False) -> Iterator[Path]:
-    """A folder to write into that takes the name `path` once the block has ended well.
-
-    Raises InputError where `path` exists already, unless it is to be replaced, which happens at the end; and
-    where no folder can be made there. What an interrupted earlier run left beside it is removed.
-    """
-    if path.exists() and not replace:
-        raise InputError(f"{path} exists already: remove it or choose another folder")
-    partial = path.with_name(f"{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
-    except OSError as error:
-        raise InputError(f"{path}: no folder can be made there: {error.strerror}") from error
-    try:
-        yield partial
-        _take_place(partial, path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _take_place(partial: Path, path: Path) -> None:
-    """Give `partial` the name of a folder that may be there; an interruption leaves the old one beside it."""
-    if not path.exists():
-        partial.rename(path)
-        return
-    replaced = path.with_name(f"{path.name}.replaced")
-    shutil.rmtree(replaced, ignore_errors=True)
-    path.rename(replaced)
-    partial.rename(path)
-    shutil.rmtree(replaced)

@@ -11,12 +11,11 @@ from torch import Tensor, nn
 
 from core.errors import InputError
 from core.files import whole_folder
-from core.tensors import compare, listed, load_strict, read_json, read_tensors, shape_faults
+from core.tensors import compare, load_strict, read_json, read_tensors, shape_faults
 
 __all__ = [
     "compare",
     "empty_model",
-    "listed",
     "load_model",
     "load_strict",
     "place_like",

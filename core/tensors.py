@@ -13,8 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from core.errors import InputError
-
-SHOWN = 8  # names listed in an error; a wrong file misses thousands
+from core.lists import shortened
 
 
 def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
@@ -45,13 +44,7 @@ def shape_faults(wanted: Mapping[str, tuple[int, ...]], given: Mapping[str, tupl
         "unexpected": sorted(given.keys() - wanted.keys()),
         "misshapen": misshapen,
     }
-    return "; ".join(f"{fault} {listed(names)}" for fault, names in found.items() if names)
-
-
-def listed(names: list[str]) -> str:
-    """Names for one line: the first few, and how many more."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    return "; ".join(f"{fault} {shortened(names)}" for fault, names in found.items() if names)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -122,9 +122,3 @@ def draw_again(random: np.random.Generator, views: int, references: int) -> Draw
     """Draw views of a frame that are its references, and its targets once more."""
     chosen = tuple(random.permutation(views)[:references].tolist())
     return Draw(chosen, chosen)
-
-
-def spread(total: int, count: int) -> list[int]:
-    """`count` numbers of 0 … total-1, evenly spaced, all of them where there are fewer."""
-    count = min(count, total)
-    return [i * total // count for i in range(count)] if count else []

@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from core.errors import InputError
+from core.lists import spread
 from core.model_folders import load_model
 from core.seeding import torch_generator
 from portraits.pixels import levels_to_pixels
@@ -119,7 +120,8 @@ class ImagePool(pl.LightningDataModule):
         if len(set(sizes.values())) != 1:
             raise InputError(f"a pool takes folders of one image size: {_listed(sizes)}")
         train = torch.cat([read_images(folder, "train") for folder in self.folders])
-        val = spread(torch.cat([read_images(folder, "val") for folder in self.folders]), self.val_images)
+        val = torch.cat([read_images(folder, "val") for folder in self.folders])
+        val = val[spread(len(val), self.val_images)]
         if len(train) < self.batch_size or not len(val):
             raise InputError(
                 f"{_listed(sizes)}: {len(train)} training and {len(val)} validation images; "
@@ -165,13 +167,6 @@ def read_images(folder: Path, split: str) -> Tensor:
     side = manifest.image_size
     images = np.concatenate(frames) if frames else np.empty((0, side, side, 3), np.uint8)
     return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
-
-
-def spread(rows: Tensor, count: int) -> Tensor:
-    """At most `count` of the rows, evenly spread over them."""
-    if len(rows) <= count:
-        return rows
-    return rows[torch.arange(count) * len(rows) // count]
 
 
 @torch.no_grad()

@@ -10,8 +10,8 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch.utils.data import DistributedSampler
 
 from core.errors import InputError
+from core.lists import spread
 from datamodules.loader import SkipLedger, StreamLoader, StreamProgress
-from datamodules.order import spread
 from datamodules.reading import Batch, Protocol, ViewReader
 from datamodules.sources import SourceBook, SourceConfig, Sources
 from datamodules.stream import EvaluationBatches, Stream, TrainBatches

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from core.errors import InputError
-from datamodules.order import apportion, spread
+from core.lists import spread
+from datamodules.order import apportion
 from datamodules.reading import ViewReader
 from shards.catalog import Catalog
 from shards.fetch import ShardCache

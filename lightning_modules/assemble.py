@@ -12,9 +12,10 @@ from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.models.modeling_utils import ModelMixin
 from jsonargparse import ArgumentParser
 
+from core import fingerprints
 from core.errors import InputError, one_line
 from core.model_folders import load_model, read_json
-from lightning_modules.networks.cards import CARD, Lineage, StageCard, fingerprint
+from lightning_modules.networks.cards import CARD, Lineage, StageCard
 from lightning_modules.networks.cross_view import CrossView
 from lightning_modules.networks.noise_prior import NoisePrior
 from lightning_modules.networks.portrait import (
@@ -56,7 +57,7 @@ def assemble(
     if Path(out).exists():
         raise InputError(f"{out} exists already: remove it or choose another folder")
     base = load_backbone(backbone)
-    lineage = Lineage(fingerprint(base.unet.state_dict()))
+    lineage = Lineage(fingerprints.of_tensors(base.unet.state_dict()))
 
     def part(cls: type[ModelMixin], path: str | None, name: str) -> ModelMixin | None:
         if path is None:

@@ -1,6 +1,5 @@
 """A model folder to the authors' layout: `python -m lightning_modules.export_released DIR --out model.th`."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from core.errors import InputError, one_line
+from core.files import whole_file
 from core.model_folders import compare, empty_model, read_json, read_tensors, read_weights
 from lightning_modules.import_released import HOLDINGS, UNREAD
 from lightning_modules.networks import portrait
@@ -149,16 +149,12 @@ def invented(layout: Layout, tensors: dict[str, Tensor], unread: dict[str, Tenso
 
 def write_whole(tensors: dict[str, Tensor], path: Path) -> None:
     """A state dict under its name once it is complete: safetensors by suffix, or a PyTorch zip file."""
-    partial = path.with_name(f"{path.name}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with whole_file(path) as partial:
         if path.suffix == ".safetensors":
             save_file({name: x.contiguous() for name, x in tensors.items()}, partial)
         else:
             torch.save(tensors, partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _holdings(folder: Path) -> list[str]:

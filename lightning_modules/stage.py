@@ -13,8 +13,9 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
+from core import fingerprints
 from core.seeding import normal, spread_timesteps, torch_generator
-from lightning_modules.networks.cards import Lineage, ReferenceTimestep, StageCard, fingerprint
+from lightning_modules.networks.cards import Lineage, ReferenceTimestep, StageCard
 from lightning_modules.networks.denoiser import Denoiser
 from lightning_modules.networks.pretrained import load_backbone
 from lightning_modules.networks.reference import AppearanceReference
@@ -84,7 +85,7 @@ class Stage(TrainedPart):
         self.denoiser = Denoiser(
             loaded.unet, loaded.empty_prompt, gradient_checkpointing=gradient_checkpointing
         )
-        self.fingerprint = fingerprint(loaded.unet.state_dict())
+        self.fingerprint = fingerprints.of_tensors(loaded.unet.state_dict())
         self.lineage = Lineage(self.fingerprint)
         self.vae_fingerprint = vae_fingerprint(loaded.vae)
 

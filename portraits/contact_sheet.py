@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw, ImageFont
 
 from core.errors import InputError
+from core.files import whole_file
 from portraits.cameras import angles
 from portraits.pixels import Images
 
@@ -107,7 +108,7 @@ def picture_format(path: Path) -> str:
 
 
 def save_whole(picture: Image.Image, path: Path) -> None:
-    """Write a PNG or JPEG under a temporary name, then give it its own. Raises InputError on other names."""
-    partial = path.with_name(f".{path.name}.partial")
-    picture.save(partial, format=picture_format(path), quality=QUALITY)
-    partial.replace(path)
+    """Write a PNG or JPEG, whole or not at all. Raises InputError on other names."""
+    file_format = picture_format(path)
+    with whole_file(path) as partial:
+        picture.save(partial, format=file_format, quality=QUALITY)

@@ -9,6 +9,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from core.errors import InputError
+from core.lists import shortened
 from portraits.alignment.align import NoFaceError, align
 from portraits.alignment.crop import Square, cut
 from portraits.alignment.detection import FaceDetector
@@ -63,8 +64,7 @@ def read_people(
                     troubles.append(str(error))
                 bar.update()
     if troubles:
-        more = f"; and {len(troubles) - SHOWN} more photos" if len(troubles) > SHOWN else ""
-        raise InputError("; ".join(troubles[:SHOWN]) + more)
+        raise InputError(shortened(troubles, SHOWN, separator="; "))
     return portraits
 
 

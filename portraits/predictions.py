@@ -12,7 +12,7 @@ same camera) and `mask` (the truth's foreground) are files relative to DIR. All 
 without a truth, ID is against the reference and POSE against the condition.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from core.errors import InputError
 from core.files import write_json
+from core.lists import shortened
 from core.tensors import read_json
 from portraits.cameras import LABEL_SIZE, check_labels
 
@@ -30,7 +31,6 @@ FORMAT = 1
 Protocol = Literal["reconstruction", "novel_view", "wild"]
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 FILES = ("reference", "truth", "condition", "mask")
-NAMED = 4  # how many missing things an error names
 
 
 @dataclass(frozen=True)
@@ -142,15 +142,15 @@ class Predictions:
             kinds = sorted({wanted[name] for name in missing})
             raise InputError(
                 f"{self.folder}: {len(missing)} of {len(wanted)} files are missing ({', '.join(kinds)}):"
-                f" {some(missing)}; partial results are not scored"
+                f" {shortened(missing)}; partial results are not scored"
             )
         known = set(wanted)
         there = (path.relative_to(self.folder).as_posix() for path in self.folder.glob("*/*.png"))
         unmatched = sorted(name for name in there if name not in known)
         if unmatched:
             raise InputError(
-                f"{self.folder}: {len(unmatched)} images are not in {MANIFEST}: {some(unmatched)}; list or"
-                " remove them"
+                f"{self.folder}: {len(unmatched)} images are not in {MANIFEST}:"
+                f" {shortened(unmatched)}; list or remove them"
             )
 
     def subjects(self) -> dict[str, list[View]]:
@@ -168,9 +168,3 @@ def check_unique(views: Iterable[View], where: Path) -> None:
         if view.name in seen:
             raise InputError(f"{where}: {view.name} is listed twice")
         seen.add(view.name)
-
-
-def some(names: Sequence[str]) -> str:
-    """The first few of many names, for one line."""
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more

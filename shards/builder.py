@@ -4,8 +4,6 @@ Each unit of work ends as one small tar in `<out>.partial/units/`, so that an in
 it stopped; when all are there, they are packed into shards, and only then does anything appear under `<out>`.
 """
 
-import fcntl
-import json
 import logging
 import os
 import shutil
@@ -23,7 +21,7 @@ from typing import Any, Protocol
 from tqdm import tqdm
 
 from core.errors import InputError
-from core.files import write_json
+from core.files import RESULT, resumable_folder
 from core.workers import Worker
 from core.workers import begin as begin_worker
 from shards.manifest import Manifest
@@ -75,20 +73,18 @@ def build(
         raise InputError(f"{out} exists already: choose another --out, or remove it to build again")
     if processes is not None and processes < 0:
         raise InputError(f"--processes {processes}: give 0 or more")
-    staging = out.with_name(f"{out.name}.partial")
     units = source.units()
-    with _staged(staging, _recipe(source)):
+    with resumable_folder(out, _recipe(source)) as staging:
+        (staging / "units").mkdir(exist_ok=True)
         _capture_all(
             _Job(source, units, staging / "units"), os.cpu_count() or 1 if processes is None else processes
         )
-        packed = staging / "packed"
+        packed = staging / RESULT
         shutil.rmtree(packed, ignore_errors=True)
         packed.mkdir()
         paths = [unit_path(staging / "units", index) for index in range(len(units))]
         _account(source, units, paths, packed, max_skipped_share)
         manifest = pack(paths, packed, source.name, source.settings, max_shard_bytes)
-        os.rename(packed, out)
-        shutil.rmtree(staging)
     return manifest
 
 
@@ -105,32 +101,7 @@ def _account(
 
 
 def _recipe(source: Source) -> dict[str, Any]:
-    values = {"source": source.name, "settings": source.settings, "schema_version": SCHEMA_VERSION}
-    return json.loads(json.dumps(values))
-
-
-@contextmanager
-def _staged(staging: Path, recipe: dict[str, Any]) -> Iterator[None]:
-    """Hold the staging folder of one recipe, alone."""
-    try:
-        (staging / "units").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{staging}: cannot be made ({error.strerror}); choose another --out") from error
-    with (staging / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                f"{staging}: another build is at work there; wait for it or choose another --out"
-            ) from None
-        record = staging / "recipe.json"
-        if not record.exists():
-            write_json(record, recipe)
-        elif json.loads(record.read_text(encoding="utf-8")) != recipe:
-            raise InputError(
-                f"{staging}: an interrupted build with other settings; use those again or remove the folder"
-            )
-        yield
+    return {"source": source.name, "settings": source.settings, "schema_version": SCHEMA_VERSION}
 
 
 def unit_path(folder: Path, index: int) -> Path:

@@ -5,7 +5,7 @@ again and again. Only the VAE that made them may use them: its fingerprint goes 
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import cast
 
@@ -19,7 +19,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from core.errors import InputError, one_line
-from core.files import checksum
+from core.files import RESULT, checksum, resumable_folder
+from core.fingerprints import of_settings
 from portraits.pixels import Images, levels_to_pixels
 from shards.index import ShardIndex
 from shards.latents import Latents, encode_latents, vae_fingerprint
@@ -63,15 +64,18 @@ def cache(folder: Path, out: Path, vae: AutoencoderKL, batch: int = BATCH) -> Ma
         raise InputError(f"{out} exists already: choose another --out")
     manifest = Manifest.load(folder)
     name = vae_fingerprint(vae)
-    staging = out.with_name(f"{out.name}.{name}.partial")
-    staging.mkdir(parents=True, exist_ok=True)
-    records = []
-    with tqdm(total=sum(shard.samples for shard in manifest.shards), unit="frame", desc="latents") as bar:
-        for shard in manifest.shards:
-            records.append(_cache_shard(folder, staging, shard, vae, name, batch, bar))
-    cached = manifest.with_latents(name, records)
-    cached.save(staging)
-    staging.rename(out)
+    recipe = {"vae": name, "images": of_settings(asdict(manifest))}
+    frames = sum(shard.samples for shard in manifest.shards)
+    with (
+        resumable_folder(out, recipe) as staging,
+        tqdm(total=frames, unit="frame", desc="latents") as bar,
+    ):
+        (staging / RESULT).mkdir(exist_ok=True)
+        records = [
+            _cache_shard(folder, staging / RESULT, shard, vae, name, batch, bar) for shard in manifest.shards
+        ]
+        cached = manifest.with_latents(name, records)
+        cached.save(staging / RESULT)
     return cached
 
 

@@ -1,13 +1,11 @@
 """Remote shards, fetched whole into a folder of bounded size when they are first needed."""
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote, urlparse
@@ -15,7 +13,7 @@ from urllib.parse import unquote, urlparse
 from webdataset.gopen import gopen
 
 from core.errors import InputError
-from core.files import checksum
+from core.files import checksum, exclusive, whole_file
 
 CHUNK = 1 << 20
 IN_USE_SECONDS = 600.0  # a shard touched this recently is never thrown out
@@ -62,7 +60,7 @@ class ShardCache:
             return local_path(url)
         path = self._folder / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}.tar"
         if not self._touch(path):
-            with self._locked(path.with_suffix(".lock")):
+            with exclusive(path, wait=True):
                 if not self._touch(path):
                     self._fetch(url, path, size, sha256)
         return path
@@ -80,24 +78,21 @@ class ShardCache:
         return True
 
     def _fetch(self, url: str, path: Path, size: int | None, sha256: str | None) -> None:
-        with self._locked(self._folder / "room.lock"):
+        with exclusive(self._folder / "room", wait=True):
             self._make_room(size or 0)
-        partial = path.with_suffix(".partial")
         try:
-            with partial.open("wb") as file:
-                _copy(url, file, self._max_bytes if size is None else size)
-            fetched = partial.stat().st_size
-            if size not in (None, fetched):
-                raise InputError(f"{url}: {fetched} bytes came, its manifest promises {size}")
-            if sha256 not in (None, checksum(partial)):
-                raise InputError(f"{url}: what came has another checksum than its manifest promises")
-            os.replace(partial, path)
+            with whole_file(path) as partial:
+                with partial.open("wb") as file:
+                    _copy(url, file, self._max_bytes if size is None else size)
+                fetched = partial.stat().st_size
+                if size not in (None, fetched):
+                    raise InputError(f"{url}: {fetched} bytes came, its manifest promises {size}")
+                if sha256 not in (None, checksum(partial)):
+                    raise InputError(f"{url}: what came has another checksum than its manifest promises")
         except OSError as error:
             raise InputError(
                 f"{self._folder}: the shard cache cannot be written ({error.strerror})"
             ) from error
-        finally:
-            partial.unlink(missing_ok=True)
 
     def _make_room(self, needed: int) -> None:
         """Throw out copies, longest unused first, until `needed` bytes fit."""
@@ -114,19 +109,6 @@ class ShardCache:
             raise InputError(
                 f"{self._folder}: the cache is full of shards in use: raise cache_gb or lower shuffle_shards"
             )
-
-    @contextmanager
-    def _locked(self, path: Path) -> Iterator[None]:
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            file = path.open("w")
-        except OSError as error:
-            raise InputError(
-                f"{self._folder}: the shard cache cannot be written ({error.strerror})"
-            ) from error
-        with file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
 
 
 def _copy(url: str, file: BinaryIO, max_bytes: int) -> None:

@@ -5,7 +5,6 @@ K views, C latent channels, H W latent size. The file is a NumPy archive without
 without pickles, and only as far as its size and headers say what they should.
 """
 
-import hashlib
 import io
 import zipfile
 from collections.abc import Iterator
@@ -13,17 +12,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from core.arrays import parse_npy
+from core.fingerprints import of_tensors
 from shards.schema import SampleError
 
 FINGERPRINT = "fingerprint"
 ARRAYS = ("views", "mirrored")
 MAX_BYTES = 1 << 28
-SAMPLED = 512
 EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
@@ -37,16 +35,10 @@ class Latents:
     mirrored: NDArray[np.float16]
 
 
-@torch.no_grad()
 def vae_fingerprint(vae: nn.Module) -> str:
-    """Sixteen characters that tell a VAE's encoder from others, the same in half and in full precision."""
-    digest = hashlib.sha256()
-    for name, value in sorted(vae.state_dict().items()):
-        if name.startswith(("encoder.", "quant_conv.")):
-            flat = value.flatten()
-            sampled = flat[:: max(len(flat) // SAMPLED, 1)].half().cpu()
-            digest.update(f"{name}{tuple(value.shape)}".encode() + sampled.numpy().tobytes())
-    return digest.hexdigest()[:16]
+    """The fingerprint of a VAE's encoder, the same in half and in full precision."""
+    own = ("encoder.", "quant_conv.")
+    return of_tensors({name: value for name, value in vae.state_dict().items() if name.startswith(own)})
 
 
 def encode_latents(latents: Latents) -> bytes:

@@ -1,14 +1,14 @@
 """Tar shards in WebDataset's layout, byte for byte the same whenever the same samples are written."""
 
 import io
-import os
 import tarfile
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from core.files import checksum
+from core.files import checksum, whole_file
 from shards.manifest import ShardRecord
 
 Members = Mapping[str, bytes]
@@ -24,21 +24,18 @@ class SampleTar:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._partial = path.with_name(f".{path.name}.partial")
-        self._tar = tarfile.open(self._partial, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115 (closed by __exit__)
+        with ExitStack() as stack:
+            partial = stack.enter_context(whole_file(path))
+            self._tar = stack.enter_context(tarfile.open(partial, "w", format=tarfile.USTAR_FORMAT))
+            self._open = stack.pop_all()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, _error: BaseException | None, _tb: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._tar.close()
-        if kind is None:
-            os.replace(self._partial, self._path)
-        else:
-            self._partial.unlink(missing_ok=True)
+        self._open.__exit__(kind, error, traceback)
 
     def add(self, key: str, members: Members) -> None:
         """Append one sample."""

@@ -14,10 +14,11 @@ from PIL import Image
 
 from core.errors import InputError
 from core.files import checksum
+from core.lists import shortened
 from portraits.alignment.align import NoFaceError, align
 from portraits.alignment.detection import FaceDetector
 from portraits.alignment.photos import open_photo, photo_files
-from portraits.predictions import Predictions, View, some
+from portraits.predictions import Predictions, View
 
 CROP_SIDE = 512
 PORTRAITS = "portraits"
@@ -79,7 +80,9 @@ def check_names(names: Sequence[str]) -> None:
     twice = [name for name, count in Counter(names).items() if count > 1]
     reserved = [name for name in names if name in (PORTRAITS, *KEPT.values())]
     if twice or reserved:
-        raise InputError(f"portraits named {some(twice or reserved)}: give each person another file name")
+        raise InputError(
+            f"portraits named {shortened(twice or reserved)}: give each person another file name"
+        )
 
 
 def read_portraits(
@@ -138,7 +141,7 @@ def _opened(
             continue
         found.append(Portrait(name, aligned.image, aligned.camera, views))
     if faceless:
-        raise InputError(f"no face is found in {some(faceless)}: {remedy}")
+        raise InputError(f"no face is found in {shortened(faceless)}: {remedy}")
     return found
 
 

@@ -16,13 +16,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from core.errors import InputError
+from core.lists import shortened
 from metrics.faces import Reading
 from metrics.sets import ENOUGH_FOR_FID, FID
 from metrics.suite import MetricSuite
 from portraits.alignment.photos import open_photo, photo_files, photo_size
 from portraits.cameras import angles
 from portraits.pixels import to_pixels
-from portraits.predictions import FILES, Predictions, View, some
+from portraits.predictions import FILES, Predictions, View
 
 Background = Literal["keep", "remove"]
 WHITE = 255
@@ -114,7 +115,8 @@ def check_alike(predictions: Predictions) -> None:
         if 0 < len(lacking) < len(predictions.views):
             raise InputError(
                 f"{predictions.folder}: {len(lacking)} of {len(predictions.views)} views have no {kind}:"
-                f" {some(lacking)}; give it to all or to none, so that all figures are over the same views"
+                f" {shortened(lacking)}; give it to all or to none, so that all figures are over the same"
+                " views"
             )
 
 
@@ -140,7 +142,7 @@ def check_squares(folder: Path, names: Sequence[str]) -> dict[str, int]:
     sizes = {name: photo_size(folder / name) for name in files}
     odd = [f"{name} {width}x{height}" for name, (width, height) in sizes.items() if width != height]
     if odd:
-        raise InputError(f"{folder}: {len(odd)} images are not square ({some(odd)}): crop all alike")
+        raise InputError(f"{folder}: {len(odd)} images are not square ({shortened(odd)}): crop all alike")
     return {name: width for name, (width, _) in sizes.items()}
 
 
@@ -156,7 +158,7 @@ def check_masks(predictions: Predictions, background: Background) -> None:
     if background == "remove" and without:
         raise InputError(
             f"{predictions.folder}: background remove takes a mask and a truth for every view;"
-            f" {len(without)} of {len(predictions.views)} have none: {some(without)}"
+            f" {len(without)} of {len(predictions.views)} have none: {shortened(without)}"
         )
 
 
@@ -289,7 +291,7 @@ def _faceless(portraits: Mapping[str, Reading | None]) -> list[str]:
     without = [name for name, reading in portraits.items() if reading is None]
     if not without:
         return []
-    return [f"no face is found in {len(without)} of {len(portraits)} references: {some(without)}"]
+    return [f"no face is found in {len(without)} of {len(portraits)} references: {shortened(without)}"]
 
 
 def _few(suite: MetricSuite, means: Mapping[str, float], views: int) -> list[str]:

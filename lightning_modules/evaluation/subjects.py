@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import InputError
+from core.lists import spread
 from core.seeding import numpy_generator
-from datamodules.order import spread
 from portraits.cameras import angles
 from portraits.pixels import Images
 from shards.catalog import Catalog

@@ -28,13 +28,14 @@ from tqdm import tqdm
 
 from core.errors import InputError, one_line
 from core.files import whole_folder
+from core.lists import shortened
 from lightning_modules.evaluation.subjects import Protocol
 from lightning_modules.sampling.trajectories import trajectory
 from portraits.alignment.photos import open_photo
 from portraits.camera_files import read_cameras
 from portraits.cameras import label_from_angles
 from portraits.image_folders import check_count, image_files, view_files
-from portraits.predictions import Predictions, View, some
+from portraits.predictions import Predictions, View
 from portraits.video import check_video
 
 Kind = Literal["diffportrait3d", "goae", "eg3d", "panohead", "triplanenet", "zero123"]
@@ -172,7 +173,7 @@ def _check_alike(views: Sequence[View], source: Path) -> None:
     every = set().union(*names.values())
     partial = {subject: own for subject, own in names.items() if own != every}
     if partial:
-        told = some([f"{subject} {len(own)}" for subject, own in partial.items()])
+        told = shortened([f"{subject} {len(own)}" for subject, own in partial.items()])
         raise InputError(
             f"{source}: {len(partial)} of {len(names)} subjects have not all of the {len(every)} views that"
             f" there are: {told}; partial results are not scored"
@@ -185,8 +186,8 @@ def _check_subjects(source: Path, there: Iterable[str], found: Iterable[str]) ->
     without = sorted(everybody - made)
     if made and without:
         raise InputError(
-            f"{source}: {len(without)} of {len(everybody)} subjects in it have no results: {some(without)};"
-            " partial results are not scored"
+            f"{source}: {len(without)} of {len(everybody)} subjects in it have no results:"
+            f" {shortened(without)}; partial results are not scored"
         )
 
 
@@ -202,12 +203,12 @@ def _check_portraits(views: Sequence[View], portraits: dict[str, Path], unpackin
     if portraits and without:
         raise InputError(
             f"{unpacking.portraits}: {len(without)} subjects of {unpacking.source} have no portrait in it:"
-            f" {some(without)}"
+            f" {shortened(without)}"
         )
     if unmade:
         raise InputError(
             f"{unpacking.source}: {len(unmade)} of {len(portraits)} portraits have no results in it:"
-            f" {some(unmade)}; partial results are not scored"
+            f" {shortened(unmade)}; partial results are not scored"
         )
 
 
@@ -219,8 +220,8 @@ def _check_truths(views: Sequence[View], unpacking: Unpacking) -> None:
     unmade = sorted(there - {view.image for view in views})
     if unmade:
         raise InputError(
-            f"{unpacking.source}: {len(unmade)} of {len(there)} truths have no result in it: {some(unmade)};"
-            " partial results are not scored"
+            f"{unpacking.source}: {len(unmade)} of {len(there)} truths have no result in it:"
+            f" {shortened(unmade)}; partial results are not scored"
         )
 
 

@@ -1,21 +1,19 @@
 """What a trained part says of itself: which stage made it, on which backbone, beside which other parts, and
 what using it takes."""
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
-import torch
 from torch import Tensor
 
+from core import fingerprints
 from core.errors import InputError
+from core.files import write_json
 
 CARD = "stage.json"
 FORMAT = 1
-SAMPLED_VALUES = 8
 ReferenceTimestep = Literal["zero", "current"]
 # The names of settings.
 TIMESTEP, TRAINED_WITH = "reference_timestep", "trained_with"
@@ -121,7 +119,7 @@ class Lineage:
             )
         card.check_beside(self.parts, where)
         self.reference_timestep = timestep
-        self.parts[card.stage] = fingerprint(weights)
+        self.parts[card.stage] = fingerprints.of_tensors(weights)
 
     def settings(self, reference_timestep: ReferenceTimestep) -> dict[str, Any]:
         """The settings of the card of a part that is trained with these parts."""
@@ -131,15 +129,4 @@ class Lineage:
 
 def write_card(card: StageCard, folder: Path) -> None:
     """Puts the card beside the part in a folder."""
-    (folder / CARD).write_text(json.dumps(asdict(card), indent=1) + "\n", encoding="utf-8")
-
-
-@torch.no_grad()
-def fingerprint(weights: Mapping[str, Tensor]) -> str:
-    """Twelve characters that tell a network's weights, a state dictionary, from others: the same in half and
-    in full precision."""
-    digest = hashlib.sha256()
-    for name, value in sorted(weights.items()):
-        sampled = value.flatten()[: SAMPLED_VALUES * 64 : 64].half().cpu()
-        digest.update(f"{name}{tuple(value.shape)}".encode() + sampled.numpy().tobytes())
-    return digest.hexdigest()[:12]
+    write_json(folder / CARD, asdict(card))

@@ -7,6 +7,7 @@ import torch
 from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.models.modeling_utils import ModelMixin
 
+from core import fingerprints
 from core.errors import InputError
 from core.files import whole_folder
 from core.model_folders import load_model, read_json, read_weights, save_model
@@ -15,7 +16,6 @@ from lightning_modules.networks.cards import (
     Lineage,
     ReferenceTimestep,
     StageCard,
-    fingerprint,
     write_card,
 )
 from lightning_modules.networks.cross_view import CrossView
@@ -71,7 +71,7 @@ def load_portrait_model(path: str, dtype: torch.dtype = torch.float32) -> Portra
             f"{folder} has no {REFERENCE}/: give a folder that import_released or training has made"
         )
     backbone = load_backbone(path, dtype)
-    timestep = _check_cards(folder, fingerprint(read_weights(folder / "unet")))
+    timestep = _check_cards(folder, fingerprints.of_tensors(read_weights(folder / "unet")))
 
     def part(cls: type[ModelMixin], name: str) -> ModelMixin | None:
         return load_model(cls, folder / name, dtype) if (folder / name).is_dir() else None
@@ -135,7 +135,7 @@ def write_portrait_model(model: PortraitModel, folder: Path, dtype: torch.dtype 
 def write_cards(folder: Path, reference_timestep: ReferenceTimestep) -> None:
     """Beside each part in a model's folder, the card by which stages and `load_portrait_model` know it: the
     parts of one folder were trained with each other."""
-    lineage = Lineage(fingerprint(read_weights(folder / "unet")))
+    lineage = Lineage(fingerprints.of_tensors(read_weights(folder / "unet")))
     for name, (stage, part) in STAGES.items():
         place = folder / name
         if place.is_dir():

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from core.errors import InputError
-from core.files import whole_folder
+from core.files import whole_file, whole_folder
 from core.model_folders import (
     WEIGHTS,
     empty_model,
@@ -113,9 +113,8 @@ def write_backbone(backbone: Backbone, folder: Path, dtype: torch.dtype | None =
 
 def write_empty_prompt(empty_prompt: Tensor, folder: Path) -> None:
     """`empty_prompt.safetensors` of a folder: float32 (1, T, D)."""
-    partial = folder / f"{EMPTY_PROMPT}.{os.getpid()}.partial"
-    save_file({EMPTY_PROMPT: empty_prompt.detach().float().cpu().contiguous()}, partial)
-    partial.rename(folder / f"{EMPTY_PROMPT}.safetensors")
+    with whole_file(folder / f"{EMPTY_PROMPT}.safetensors") as partial:
+        save_file({EMPTY_PROMPT: empty_prompt.detach().float().cpu().contiguous()}, partial)
 
 
 def load_schedule(folder: Path) -> DDPMScheduler:

@@ -12,7 +12,8 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
 from core.errors import InputError
-from core.model_folders import listed, read_tensors, shape_faults
+from core.lists import shortened
+from core.model_folders import read_tensors, shape_faults
 from lightning_modules.networks import portrait
 from lightning_modules.networks.cross_view import CrossView
 from lightning_modules.networks.reference import AppearanceReference
@@ -102,7 +103,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     others = sorted(str(name) for name, x in tensors.items() if not isinstance(x, Tensor))
     if others or not tensors:
         raise InputError(
-            f"{path} is no state dict: {listed(others) or 'it is empty'} where tensors are wanted"
+            f"{path} is no state dict: {shortened(others) or 'it is empty'} where tensors are wanted"
         )
     return tensors
 

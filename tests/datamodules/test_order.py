@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from core.seeding import numpy_generator
-from datamodules.order import BLOCK, EpochOrder, Mixture, apportion, draw_views, spread
+from datamodules.order import BLOCK, EpochOrder, Mixture, apportion, draw_views
 
 
 @pytest.mark.parametrize("weights", [(1.0,), (0.5, 0.5), (1.0, 1.0, 1.0), (0.7, 0.2, 0.1, 1e-4), (3.0, 1e-9)])
@@ -52,9 +52,3 @@ def test_drawn_views_are_different_and_shuffled() -> None:
     draws = [draw_views(numpy_generator(0, position), 12, 2, 8) for position in range(200)]
     assert all(len({*draw.references, *draw.targets}) == 10 for draw in draws)
     assert {draw.references[0] for draw in draws} == {draw.targets[0] for draw in draws} == set(range(12))
-
-
-def test_spread() -> None:
-    assert spread(10, 5) == [0, 2, 4, 6, 8]
-    assert spread(3, 5) == [0, 1, 2]
-    assert spread(3, 0) == spread(0, 3) == []

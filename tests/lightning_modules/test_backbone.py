@@ -8,7 +8,7 @@ from callbacks.export import Export
 from callbacks.weight_average import WeightAverage
 from core.errors import InputError
 from core.model_folders import save_model
-from datamodules.pool import ImagePool, PoolLoader, spread
+from datamodules.pool import ImagePool, PoolLoader
 from lightning_modules.backbone import AutoencoderModule, BackboneModule
 from lightning_modules.networks.pretrained import load_backbone
 from lightning_modules.optimization import Learning
@@ -59,11 +59,6 @@ def test_ranks_share_an_epoch_without_overlap():
     ranks = [PoolLoader(torch.arange(16), "rows", 4, 0, rank, 2) for rank in range(2)]
     seen = [torch.cat([batch["rows"] for batch in loader]).tolist() for loader in ranks]
     assert sorted(seen[0] + seen[1]) == list(range(16))
-
-
-def test_spread_takes_evenly():
-    assert spread(torch.arange(10), 4).tolist() == [0, 2, 5, 7]
-    assert spread(torch.arange(3), 4).tolist() == [0, 1, 2]
 
 
 def test_pools_that_cannot_be_are_one_line(capture, tmp_path):

@@ -9,10 +9,11 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from callbacks.weight_average import WeightAverage
+from core import fingerprints
 from core.errors import InputError
 from core.seeding import torch_generator
 from lightning_modules.appearance import AppearanceStage
-from lightning_modules.networks.cards import CARD, fingerprint
+from lightning_modules.networks.cards import CARD
 from lightning_modules.networks.portrait import CONTROL, REFERENCE, save_portrait_model
 from lightning_modules.optimization import Learning
 from lightning_modules.parts import load_part
@@ -148,7 +149,7 @@ def test_each_stage_goes_on_from_the_checkpoint_before(
     second = train(make(2, appearance=first), data(), "two")
     third = make(3, appearance=first, control=second)
     card = load_part(third.denoiser.control, second, "view_control", third.fingerprint)
-    known = fingerprint(third.reference.state_dict())
+    known = fingerprints.of_tensors(third.reference.state_dict())
     assert card.settings == {"reference_timestep": "zero", "trained_with": {"appearance": known}}
     train(third, data(), "three")
 

@@ -87,7 +87,7 @@ def test_what_makes_no_portrait_is_one_line_that_names_the_photo(tmp_path):
 def test_all_bad_photos_are_told_of_at_once(tmp_path):
     names = list(bad(tmp_path))
     people = [Person(name, (tmp_path / name,)) for name in names]
-    with pytest.raises(InputError, match=r"none\.jpg.*; .*empty\.jpg.*; .*broken\.jpg.*; and 6 more photos"):
+    with pytest.raises(InputError, match=r"none\.jpg.*; .*empty\.jpg.*; .*broken\.jpg.* and 6 more"):
         read_people(people, 64, aligned=True, detector=DotDetector())
 
 

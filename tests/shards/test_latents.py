@@ -1,7 +1,9 @@
 """Latents in shards: what a cached sample holds, and whose it is."""
 
 import io
+import shutil
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import torch
 from diffusers import AutoencoderKL
 
 from core.errors import InputError
+from core.files import RESULT
 from shards import cache_latents as command
 from shards.builder import build
 from shards.cache_latents import cache, load_vae, moments
@@ -119,11 +122,33 @@ def test_cached_shards_hold_the_vae_s_moments(vae: AutoencoderKL, folders: tuple
 
 def test_an_interrupted_run_goes_on(vae: AutoencoderKL, folders: tuple[Path, Path], tmp_path: Path):
     plain, cached = folders
-    staging = tmp_path / f"again.{vae_fingerprint(vae)}.partial"
-    staging.mkdir()
-    first = Manifest.load(cached).shards[0].name
-    (staging / first).write_bytes((cached / first).read_bytes())
-    assert cache(plain, tmp_path / "again", vae) == Manifest.load(cached)
+    copy, out = tmp_path / "copy", tmp_path / "again"
+    shutil.copytree(plain, copy)
+    first, *_, last = (shard.name for shard in Manifest.load(plain).shards)
+    (copy / last).unlink()
+    with pytest.raises(InputError, match=f"{last} is missing"):
+        cache(copy, out, vae)
+    done = tmp_path / "again.partial" / RESULT / first
+    stamp = done.stat().st_mtime_ns
+    shutil.copy(plain / last, copy)
+    assert cache(copy, out, vae) == Manifest.load(cached)
+    assert (out / first).stat().st_mtime_ns == stamp
+
+
+def test_an_interrupted_run_does_not_go_on_with_other_images(
+    vae: AutoencoderKL, folders: tuple[Path, Path], tmp_path: Path
+):
+    plain, _ = folders
+    copy, out = tmp_path / "copy", tmp_path / "out"
+    shutil.copytree(plain, copy)
+    manifest = Manifest.load(plain)
+    (copy / manifest.shards[-1].name).unlink()
+    with pytest.raises(InputError, match="is missing"):
+        cache(copy, out, vae)
+    replace(manifest, shards=[replace(shard, sha256="0" * 64) for shard in manifest.shards]).save(copy)
+    with pytest.raises(InputError, match="with other settings"):
+        cache(copy, out, vae)
+    assert not out.exists()
 
 
 def test_mistakes_end_in_one_line(folders: tuple[Path, Path], vae: AutoencoderKL, tmp_path: Path):

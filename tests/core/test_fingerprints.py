@@ -1,0 +1,77 @@
+"""What fingerprints tell apart, and what they do not."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from core import fingerprints
+from core.errors import InputError
+
+
+def weights(seed: int = 0) -> dict[str, torch.Tensor]:
+    draw = torch.Generator().manual_seed(seed)
+    return {"a": torch.randn(40, 30, generator=draw), "b": torch.randn(7, generator=draw)}
+
+
+def test_every_value_counts_and_the_precision_does_not():
+    tensors = weights()
+    known = fingerprints.of_tensors(tensors)
+    assert known == fingerprints.of_tensors(dict(reversed(tensors.items())))
+    assert known == fingerprints.of_tensors({name: x.half() for name, x in tensors.items()})
+    for name, value in tensors.items():
+        for place in range(0, value.numel(), 13):
+            other = value.clone()
+            other.view(-1)[place] += 0.25
+            assert fingerprints.of_tensors(tensors | {name: other}) != known
+    assert fingerprints.of_tensors(tensors | {"a": tensors["a"].reshape(30, 40)}) != known
+    assert fingerprints.of_tensors({"c": tensors["a"], "b": tensors["b"]}) != known
+
+
+def test_settings_count_by_value():
+    assert fingerprints.of_settings({"a": 1, "b": [2]}) == fingerprints.of_settings({"b": [2], "a": 1})
+    assert fingerprints.of_settings({"a": 1}) != fingerprints.of_settings({"a": "1"})
+
+
+def model(folder: Path) -> Path:
+    (folder / "unet").mkdir(parents=True)
+    (folder / "unet" / "config.json").write_text(json.dumps({"width": 3}))
+    (folder / "unet" / "weights.safetensors").write_bytes(bytes(1000))
+    (folder / "sheet.png").write_bytes(b"a picture")
+    return folder
+
+
+def test_a_folder_is_its_weights_and_settings(tmp_path: Path):
+    known = fingerprints.of_folder(model(tmp_path / "one"))
+    assert known == fingerprints.of_folder(model(tmp_path / "two"))
+    (tmp_path / "two" / "sheet.png").write_bytes(b"another picture")
+    (tmp_path / "two" / "._config.json").write_bytes(b"a Mac's")
+    assert known == fingerprints.of_folder(tmp_path / "two")
+
+
+@pytest.mark.parametrize("name", ["unet/config.json", "unet/weights.safetensors"])
+def test_a_byte_in_the_middle_of_a_file_counts(tmp_path: Path, name: str):
+    folder = model(tmp_path / "model")
+    known = fingerprints.of_folder(folder)
+    path = folder / name
+    status = path.stat()
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    assert fingerprints.of_folder(folder) != known
+
+
+def test_a_file_moved_within_the_folder_counts(tmp_path: Path):
+    folder = model(tmp_path / "model")
+    known = fingerprints.of_folder(folder)
+    (folder / "unet").rename(folder / "vae")
+    assert fingerprints.of_folder(folder) != known
+
+
+def test_a_folder_with_nothing_in_it_has_none(tmp_path: Path):
+    for place in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(InputError, match=str(place)):
+            fingerprints.of_folder(place)

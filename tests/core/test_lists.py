@@ -1,0 +1,16 @@
+"""Long lists made short."""
+
+from core.lists import shortened, spread
+
+
+def test_the_rest_of_many_names_is_counted():
+    assert shortened([]) == ""
+    assert shortened(["a", "b"], shown=2) == "a, b"
+    assert shortened(["a", "b", "c", "d"], shown=2, separator="; ") == "a; b and 2 more"
+
+
+def test_spread_takes_evenly():
+    assert spread(10, 5) == [0, 2, 4, 6, 8]
+    assert spread(10, 4) == [0, 2, 5, 7]
+    assert spread(3, 5) == [0, 1, 2]
+    assert spread(3, 0) == spread(0, 3) == []
