@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.errors import InputError
-from generators.volume import RaySampling, Rendered, around_origin, rays, render
+from generators.volume import RaySampling, Rendered, around_origin, density, rays, render
 from lightning_modules.networks.noise_prior_parts import (
     Grow,
     PortraitEncoder,
@@ -188,6 +188,15 @@ class NoisePrior(ModelMixin, ConfigMixin):
         inside = grid.detach().abs().amax(-1) < 1
         raw = torch.where(inside, values[..., -1], EMPTY)
         return values[..., :-1].reshape(*shape[:3], -1), raw.reshape(shape[:3])
+
+    @torch.no_grad()
+    def density(self, canonical: Canonical, points: Tensor) -> Tensor:
+        """Densities (B, M) of the head at world points (M, 3), as volume rendering takes them: per unit of
+        EG3D's world."""
+        people = len(canonical.volume)
+        every = points.expand(people, -1, -1)
+        raw = self._at(canonical.volume.float(), every, torch.Size((people, 1, len(points))))[1]
+        return density(raw[:, 0])
 
     def render(self, canonical: Canonical, cameras: Tensor, chunk: int = 0) -> Tensor:
         """Ĩ (B, V, 3, S, S) in [-1, 1] at EG3D cameras (B, V, 25); as `proxies`."""

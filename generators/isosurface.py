@@ -1,0 +1,157 @@
+"""Meshes of density fields: marching cubes, colours from views that see the surface, PLY and GLB files.
+
+Shape letters: M points, N vertices, K views, S image side.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from scipy.spatial import cKDTree
+from torch import Tensor
+from tqdm import tqdm
+
+from core.errors import InputError
+from core.files import whole_file
+from portraits.cameras import check_labels, project, split_label
+from portraits.pixels import Images
+
+Density = Callable[[Tensor], Tensor]
+"""Points (M, 3) in the world to densities (M,)."""
+Unit = Literal["eg3d", "millimetres"]
+
+UNITS_PER_METRE = 2.7
+CHUNK = 1 << 18  # points evaluated at a time
+BUFFER_PIXELS_PER_EDGE = (
+    2  # a depth buffer's pixels are wider than this many mesh edges, so that it has no holes
+)
+FORMATS = (".ply", ".glb")
+
+
+@dataclass(frozen=True)
+class Surface:
+    """A triangle mesh in EG3D's world: vertices (N, 3), faces (F, 3), unit normals (N, 3) outwards."""
+
+    vertices: NDArray[np.float64]
+    faces: NDArray[np.int64]
+    normals: NDArray[np.float64]
+
+
+@torch.no_grad()
+def extract_surface(density: Density, extent: float, level: float, resolution: int = 128) -> Surface:
+    """The largest connected surface on which `density` is `level`, by marching cubes.
+
+    Args:
+        density: the field
+        extent: half the side of the cube about the origin that is searched, in EG3D's units
+        level: the density that counts as the surface, above 0
+        resolution: samples along a side of the cube
+
+    The mesh is watertight: outside the cube there is nothing. Raises InputError where the field never reaches
+    `level`.
+    """
+    try:
+        from skimage.measure import marching_cubes
+    except ImportError as error:
+        raise InputError(f"meshes take packages that are missing: pip install '.[mesh]' ({error})") from error
+    side = torch.linspace(-extent, extent, resolution)
+    points = torch.stack(torch.meshgrid(side, side, side, indexing="ij"), -1).view(-1, 3)
+    values = torch.cat([density(some) for some in tqdm(points.split(CHUNK), desc="density", unit="chunk")])
+    grid = values.float().cpu().numpy().reshape((resolution,) * 3)
+    if not grid.max() > level:
+        raise InputError(f"the density is at most {grid.max():.3g}, below the surface's {level:g}: no mesh")
+    step = 2 * extent / (resolution - 1)
+    closed = np.pad(grid, 1)  # so that a surface that leaves the cube is closed at its border
+    vertices, faces, _, _ = marching_cubes(closed, level, gradient_direction="ascent")
+    return _largest_part((vertices - 1) * step - extent, faces)
+
+
+def _largest_part(vertices: ArrayLike, faces: ArrayLike) -> Surface:
+    import trimesh
+
+    mesh = trimesh.Trimesh(vertices, faces, process=True)
+    part = max(mesh.split(only_watertight=False), key=lambda piece: len(piece.faces))
+    trimesh.repair.fix_normals(part)
+    return Surface(np.asarray(part.vertices), np.asarray(part.faces), np.asarray(part.vertex_normals))
+
+
+def colours_from_views(surface: Surface, images: Images, labels: ArrayLike) -> NDArray[np.uint8]:
+    """Colours (N, 3) of a surface's vertices from the views (K, S, S, 3) that see them.
+
+    Each vertex takes the mean of the views in which nothing hides it, weighted by the squared cosine between
+    its normal and the view's direction; a vertex that no view sees takes the nearest coloured one's.
+    """
+    labels = check_labels(labels, "cameras")
+    edge = np.linalg.norm(np.diff(surface.vertices[surface.faces[:, :2]], axis=1), axis=-1).mean()
+    total = np.zeros((len(surface.vertices), 3))
+    weight = np.zeros(len(surface.vertices))
+    for image, label in zip(images, labels, strict=True):
+        origin = split_label(label)[0][:3, 3]
+        towards = origin - surface.vertices
+        distance = np.linalg.norm(towards, axis=1)
+        facing = np.clip((surface.normals * towards).sum(1) / distance, 0, 1) ** 2
+        place = project(surface.vertices, label)
+        seen = facing * _unhidden(place, distance, edge, label)
+        total += seen[:, None] * _sampled(image, place)
+        weight += seen
+    known = weight > 1e-6
+    if not known.any():
+        raise InputError("no view sees the surface: its cameras and the mesh are not in one frame")
+    colours = np.zeros_like(total)
+    colours[known] = total[known] / weight[known, None]
+    nearest = cKDTree(surface.vertices[known]).query(surface.vertices[~known])[1] if not known.all() else []
+    colours[~known] = colours[known][nearest]
+    return np.clip(np.round(colours), 0, 255).astype(np.uint8)
+
+
+def _unhidden(
+    place: NDArray[np.floating], distance: NDArray[np.floating], edge: float, label: NDArray[np.float32]
+) -> NDArray[np.bool_]:
+    """Which vertices at normalised image coordinates (N, 2) are within the image and behind no other, by a
+    depth buffer of the vertices themselves."""
+    within = ((place > 0) & (place < 1)).all(1)
+    focal = float(split_label(label)[1][0, 0])
+    side = max(8, int(distance.mean() / (focal * edge * BUFFER_PIXELS_PER_EDGE)))
+    pixel = np.clip((place * side).astype(int), 0, side - 1)
+    buffer = np.full((side, side), np.inf)
+    np.minimum.at(buffer, (pixel[within, 1], pixel[within, 0]), distance[within])
+    tolerance = 4 * BUFFER_PIXELS_PER_EDGE * edge  # a slope of 4 within a pixel of the buffer
+    return within & (distance < buffer[pixel[:, 1], pixel[:, 0]] + tolerance)
+
+
+def _sampled(image: NDArray[np.uint8], place: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Bilinear samples (N, 3) of an image (S, S, 3) at normalised coordinates (N, 2)."""
+    from scipy.ndimage import map_coordinates
+
+    at = (place * len(image) - 0.5).T[::-1]
+    channels = [
+        map_coordinates(image[..., c].astype(np.float64), at, order=1, mode="nearest") for c in range(3)
+    ]
+    return np.stack(channels, -1)
+
+
+def write_mesh(surface: Surface, colours: NDArray[np.uint8], path: Path, unit: Unit = "eg3d") -> None:
+    """A coloured mesh as `.ply` or `.glb`, by the name of `path`, y up and the face looking to +z.
+
+    Raises InputError on another name or unit.
+    """
+    import trimesh
+
+    if path.suffix.lower() not in FORMATS:
+        raise InputError(f"{path}: a mesh's name ends in {' or '.join(FORMATS)}")
+    if unit not in get_args(Unit):
+        raise InputError(f"unit {unit!r}: choose {' or '.join(get_args(Unit))}")
+    scale = 1000 / UNITS_PER_METRE if unit == "millimetres" else 1.0
+    mesh = trimesh.Trimesh(
+        surface.vertices * scale,
+        surface.faces,
+        vertex_normals=surface.normals,
+        vertex_colors=np.concatenate([colours, np.full((len(colours), 1), 255, np.uint8)], 1),
+        process=False,
+    )
+    with whole_file(path) as partial:
+        partial.write_bytes(mesh.export(file_type=path.suffix.lower()[1:]))
