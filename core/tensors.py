@@ -19,9 +19,10 @@ from core.lists import shortened
 def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
     """Put tensors in the place of a module's own; `where` names their origin in the error.
 
-    Raises InputError listing missing, unexpected and misshapen names.
+    Raises InputError listing missing, unexpected and misshapen names, and those with NaN or infinite values.
     """
     compare({name: tuple(x.shape) for name, x in module.state_dict().items()}, tensors, where)
+    check_finite(tensors, where)
     module.load_state_dict(dict(tensors), assign=True)
 
 
@@ -30,6 +31,18 @@ def compare(wanted: Mapping[str, tuple[int, ...]], given: Mapping[str, Tensor], 
     faults = shape_faults(wanted, {name: tuple(x.shape) for name, x in given.items()})
     if faults:
         raise InputError(f"{where}: {faults}")
+
+
+def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
+    """Raise InputError, naming `where`, listing tensors with NaN or infinite values."""
+    wrong = [name for name, x in tensors.items() if x.is_floating_point() and not _finite(x)]
+    if wrong:
+        raise InputError(f"{where}: NaN or infinite values in {shortened(wrong)}")
+
+
+def _finite(x: Tensor) -> bool:
+    """Whether all values are finite: where the sum is, they are, and it takes no memory."""
+    return bool(x.sum(dtype=torch.float64).isfinite()) or bool(x.isfinite().all())
 
 
 def shape_faults(wanted: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[int, ...]]) -> str:

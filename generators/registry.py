@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from core.errors import InputError
+from core.fingerprints import of_folder
 from core.workers import this_worker
 from generators.base import Renderer
 from generators.gan.architecture import Kind
@@ -64,10 +65,7 @@ def renderer_record(choice: RendererChoice) -> str | dict[str, Any]:
     options = _options(choice)
     if options is None:
         return SYNTHETIC
-    from generators.gan.folder import folder_fingerprint  # imports torch
-
-    fingerprint = folder_fingerprint(Path(options.folder))
-    return {"kind": options.kind, **asdict(options), "fingerprint": fingerprint}
+    return {"kind": options.kind, **asdict(options), "fingerprint": of_folder(Path(options.folder))}
 
 
 def _options(choice: RendererChoice) -> GeneratorOptions | None:

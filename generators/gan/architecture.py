@@ -1,92 +1,115 @@
-"""What a generator is built of, read from the names and shapes of its tensors, and how it renders."""
+"""The architecture of a generator, read from names and shapes of its tensors, and its rendering settings."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from core.errors import InputError
-from portraits.cameras import PIVOT, RADIUS
+from core.schema import STRICT, check_values
+from portraits.cameras import LABEL_SIZE, PIVOT, RADIUS
 
 Shapes = Mapping[str, tuple[int, ...]]
 Kind = Literal["eg3d", "panohead"]
 Activation = Literal["sigmoid", "lrelu", "none"]
 
 PLANES = 3
-# A buffer that some of the published super-resolution modules have and none reads.
+# A buffer of some published super-resolution modules that no layer uses.
 UNREAD = ("superresolution.resample_filter",)
+
+
+MAX_SIDE = 4096  # of images and renderings, in pixels
+MAX_DEPTHS = 4096  # of a ray, coarse or fine
+MAX_LENGTH = 1e4  # of near, far, box and radius
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a generator renders: what its checkpoint says beside the tensors.
+    """Rendering settings of a generator: what its checkpoint holds beside the tensors.
 
-    Depths, `box` (the side of the cube that the planes span), `crop`, `radius` and `pivot` are in the units
-    of EG3D labels. Raises InputError on values that cannot be.
+    Lengths are in the units of EG3D labels. Raises InputError on values out of range.
     """
+
+    __pydantic_config__: ClassVar = STRICT
 
     kind: Kind
     near: float = 2.25
+    """Depth at which rays start."""
     far: float = 3.3
+    """Depth at which rays end."""
     coarse: int = 48
     """Stratified depths of a ray."""
     fine: int = 48
     """Importance depths of a ray."""
     box: float = 1.0
+    """Side of the cube that the feature planes span."""
     crop: float = 0.0
-    """Space this close to the cube's left, right, front and back faces, and outside, is empty (PanoHead:
-    0.1); 0 crops nothing."""
+    """Space within this distance of the cube's left, right, front and back faces, and outside them, is empty
+    (PanoHead: 0.1); 0 for no crop."""
     rendering: int = 64
     """Side of the rendered feature image."""
     decoder_activation: Activation = "sigmoid"
     decoder_rate: float = 1.0
+    """Learning rate multiplier of the decoder's layers, which scales their weights."""
     label_scale: float = 1.0
-    """The conditioning camera is multiplied by this; 0 is a generator that knows none."""
+    """The conditioning camera is multiplied by this; 0 for a generator without camera conditioning."""
     white_background: bool = False
     superresolution_side: int = 128
+    """Side of rendering that the super-resolution takes; others are resized to it."""
     superresolution_noise: bool = False
     antialias: bool = True
     only_enlarge: bool = False
     """Renderings larger than `superresolution_side` are not resized."""
     clamps: dict[str, float] = field(default_factory=dict)
-    """The limit of activations by block (`superresolution.block0`); blocks without one have none."""
+    """Limit of activations by block (`superresolution.block0`); other blocks have none."""
     radius: float = RADIUS
+    """Distance of the generator's own cameras from the origin."""
     pivot: tuple[float, float, float] = PIVOT
-    """Where the generator's own sampling cameras look."""
+    """Point that the generator's own cameras look at."""
 
     def __post_init__(self) -> None:
-        sound = 0 < self.near < self.far and self.coarse > 3 and self.fine >= 0 and self.box > 0
-        sound &= min(self.rendering, self.superresolution_side) > 0 and 0 <= self.crop < self.box / 2
-        if not sound or self.kind not in ("eg3d", "panohead"):
-            raise InputError(f"a generator cannot render with these settings: {asdict(self)}")
+        in_range = {
+            "near": 0 < self.near < self.far,
+            "far": self.far <= MAX_LENGTH,
+            "coarse": 3 < self.coarse <= MAX_DEPTHS,
+            "fine": 0 <= self.fine <= MAX_DEPTHS,
+            "box": 0 < self.box <= MAX_LENGTH,
+            "crop": 0 <= self.crop < self.box / 2,
+            "rendering": 0 < self.rendering <= MAX_SIDE,
+            "decoder_rate": 0 < self.decoder_rate < math.inf,
+            "superresolution_side": 0 < self.superresolution_side <= MAX_SIDE,
+            "clamps": all(clamp > 0 for clamp in self.clamps.values()),
+            "radius": 0 < self.radius <= MAX_LENGTH,
+        }
+        wrong = [f"{name} {str(getattr(self, name))[:20]}" for name, sound in in_range.items() if not sound]
+        if wrong:
+            raise InputError(f"rendering settings out of range: {', '.join(wrong)}")
 
     @classmethod
     def of(cls, kind: Kind) -> Self:
-        """What the published training of this kind has where a checkpoint does not say."""
+        """The settings of the published training of this kind."""
         if kind == "eg3d":
             return cls(kind)
         return cls(kind, crop=0.1, decoder_activation="none", pivot=(0.0, 0.0, 0.0))
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """The settings as a JSON object."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], where: str) -> Self:
-        """The way back from `to_json`. Raises InputError, naming `where`, on anything unknown or missing."""
-        names = {entry.name for entry in fields(cls)}
-        if names != set(values):
-            odd = ", ".join(sorted(names ^ set(values)))
-            raise InputError(f"{where}: its settings are not a generator's: missing or unexpected {odd}")
-        try:
-            return cls(**{**values, "pivot": tuple(values["pivot"])})
-        except TypeError as error:
-            raise InputError(f"{where}: its settings are not a generator's: {error}") from error
+        """The settings of a JSON object. Raises InputError, naming `where`, on anything unknown, missing, of
+        another type or out of range."""
+        missing = {entry.name for entry in fields(cls)} - set(values)
+        if missing:
+            raise InputError(f"{where}: rendering settings without {', '.join(sorted(missing))}")
+        return check_values(cls, values, where)
 
 
 @dataclass(frozen=True)
 class SuperResolutionBlock:
-    """Channels in and out, and the side of the image it makes."""
+    """Channels in and out, and the side of the image it outputs."""
 
     inputs: int
     outputs: int
@@ -95,7 +118,7 @@ class SuperResolutionBlock:
 
 @dataclass(frozen=True)
 class Architecture:
-    """Widths and depths of a generator. Channels of synthesis networks are by resolution."""
+    """Widths and depths of a generator; channels of synthesis networks by resolution."""
 
     latent: int
     label: int
@@ -106,7 +129,7 @@ class Architecture:
     """Features of a point, hidden units, colour features."""
     superresolution: tuple[SuperResolutionBlock, SuperResolutionBlock]
     raw_image: bool
-    """A layer makes the raw image of the features; otherwise it is their first three."""
+    """Whether a layer maps the features to the raw image; otherwise it is their first three channels."""
     background: dict[int, int] | None
     background_channels: int
     shift: tuple[int, ...] | None
@@ -114,29 +137,40 @@ class Architecture:
 
     @property
     def style(self) -> int:
-        """Numbers of a style w."""
+        """Size of a style vector w."""
         return self.mapping[-1]
 
     @property
     def depth(self) -> int:
-        """Layers of a feature plane (PanoHead's tri-grid: 3)."""
+        """Depth of a feature plane: 1, or 3 for PanoHead's tri-grid."""
         return self.plane_channels // (PLANES * self.decoder[0])
 
     @property
     def size(self) -> int:
-        """Side of the final image."""
+        """Side of the final image in pixels."""
         return self.superresolution[1].resolution
 
     @classmethod
     def read(cls, shapes: Shapes, where: str) -> Self:
         """The architecture of tensors of these names and shapes. Raises InputError, naming `where`, where
-        they are no such generator's."""
+        they are not those of such a generator."""
         try:
-            return cls._read(shapes)
+            read = cls._read(shapes)
         except KeyError as error:
             raise InputError(
                 f"{where}: neither EG3D nor PanoHead: it has no tensor {error.args[0]}"
             ) from None
+        except (IndexError, ValueError, ZeroDivisionError) as error:
+            raise InputError(f"{where}: neither EG3D nor PanoHead: misshapen tensors ({error})") from None
+        sides = [block.resolution for block in read.superresolution]
+        if not 0 < sides[0] <= sides[1] <= MAX_SIDE:
+            raise InputError(f"{where}: its super-resolution makes images of {sides} pixels")
+        if read.latent < 1 or read.label not in (0, LABEL_SIZE):
+            raise InputError(
+                f"{where}: latents of {read.latent} and cameras of {read.label} numbers; cameras have "
+                f"{LABEL_SIZE} or, without conditioning, 0"
+            )
+        return read
 
     @classmethod
     def _read(cls, shapes: Shapes) -> Self:
@@ -164,21 +198,24 @@ class Architecture:
 
 
 def kind_of(shapes: Shapes) -> Kind:
-    """PanoHead by what only it has, EG3D otherwise."""
+    """PanoHead where there is a tensor that only it has, EG3D otherwise."""
     own = ("t_mapping.fc0.weight", "bcg_synthesis.b4.const", "torgb.weight")
     return "panohead" if any(name in shapes for name in own) else "eg3d"
 
 
 def _synthesis(shapes: Shapes, prefix: str) -> tuple[dict[int, int], int]:
-    """Channels by resolution, and of the image, of the network at `prefix`."""
+    """Channels by resolution, and of the image, of the synthesis network at `prefix`. Raises ValueError
+    unless its resolutions are 4, 8, 16 and so on."""
     pattern = re.compile(rf"{re.escape(prefix)}\.b(\d+)\.conv1\.weight")
     found = {int(match[1]): shape[0] for name, shape in shapes.items() if (match := pattern.fullmatch(name))}
     channels = dict(sorted(found.items()))
+    if any(side != 4 << place for place, side in enumerate(channels)) or max(channels, default=0) > MAX_SIDE:
+        raise ValueError(f"{prefix} has the resolutions {list(channels)[:12]}")
     return channels, shapes[f"{prefix}.b{next(iter(channels), 4)}.torgb.weight"][0]
 
 
 def _mapping(shapes: Shapes, prefix: str) -> tuple[int, ...]:
-    """Outputs of the layers of the mapping network at `prefix`."""
+    """Output widths of the layers of the mapping network at `prefix`."""
     widths = [shapes[f"{prefix}.fc0.weight"][0]]
     while (name := f"{prefix}.fc{len(widths)}.weight") in shapes:
         widths.append(shapes[name][0])

@@ -1,4 +1,4 @@
-"""Published EG3D and PanoHead networks → generators: the tensors by name, and how they are rendered."""
+"""Conversion of published EG3D and PanoHead network pickles: tensors by name, and rendering settings."""
 
 import math
 import pickle
@@ -13,20 +13,20 @@ from generators.gan.architecture import UNREAD, Architecture, Kind, Settings, ki
 from generators.gan.folder import build_generator
 from generators.gan.generator import Generator
 from generators.gan.networks import MAPPING_RATE
-from generators.gan.pickles import DAMAGE, Module, as_module, read_network
+from generators.gan.pickles import DAMAGE, Module, as_module, read_network, shown
 
 NETWORK = "G_ema"
 GENERATOR = "TriPlaneGenerator"
 MAX_MODULES = 10_000
 LAYERS = {"SynthesisLayer": ("lrelu",), "FullyConnectedLayer": ("lrelu", "linear")}
-# Of each super-resolution module: the rendering's side, and whether larger renderings are left as they are.
+# Super-resolution modules: the side of rendering they take, and whether larger renderings keep their side.
 SUPERRESOLUTIONS = {
     "SuperresolutionHybrid8XDC": (128, False),
     "SuperresolutionHybrid8X": (128, False),
     "SuperresolutionHybrid4X": (128, True),
     "SuperresolutionHybrid2X": (64, False),
 }
-# Rendering options that say nothing about how a trained generator renders.
+# Rendering options that do not change how a trained generator renders.
 FOR_TRAINING = {
     "image_resolution",
     "gpc_reg_prob",
@@ -41,13 +41,13 @@ FOR_TRAINING = {
     "avg_camera_pivot",
     "superresolution_module",
     "decoder_lr_mul",
-    # what follows shows in the tensors
+    # the shapes of the tensors say the following
     "triplane_size",
     "triplane_depth",
     "use_torgb_raw",
     "use_background",
 }
-# Options with the one value that is known; the published generators have no other.
+# Options with the one value that is implemented; the published generators have no other.
 ONLY = {"disparity_space_sampling": False, "clamp_mode": "softplus", "density_noise": 0}
 NUMBERS = {
     "near": "ray_start",
@@ -68,18 +68,21 @@ OTHERS = {
 
 
 def generator_of(path: Path) -> Generator:
-    """The generator of a network pickle: its moving average, `G_ema`. Raises InputError where the file is
-    damaged, hostile, another network, or renders in a way that is not known."""
+    """The generator in a network pickle: its moving average, `G_ema`.
+
+    Raises InputError where the file is damaged or hostile, holds another network, or one with settings or
+    layers that are not implemented here.
+    """
     networks = read_network(path)
     network = as_module(networks.get(NETWORK))
     if network is None:
-        raise InputError(f"{path}: there is no network {NETWORK} in it, but {', '.join(map(str, networks))}")
+        raise InputError(f"{path}: there is no network {NETWORK} in it, but {shown(list(networks))}")
     where = f"{path}: {NETWORK}"
     try:
         modules = {"": network, **dict(_modules(network))}
-        tensors = dict(_tensors(modules))
+        tensors = _tensors(modules, path.stat().st_size)
     except (*DAMAGE, RuntimeError) as error:
-        raise InputError(f"{where} is damaged: {str(error).splitlines()[0]}") from error
+        raise InputError(f"{where} is damaged: {shown(error)}") from error
     shapes = {name: tuple(x.shape) for name, x in tensors.items()}
     architecture = Architecture.read(shapes, where)
     if network.kind != GENERATOR:
@@ -88,58 +91,58 @@ def generator_of(path: Path) -> Generator:
     settings = settings_of(modules, kind_of(shapes), where)
     resolution = network.attributes.get("img_resolution", architecture.size)
     if resolution != architecture.size:
-        raise InputError(f"{where} says it makes {resolution}x{resolution}, its layers {architecture.size}")
+        side = architecture.size
+        raise InputError(f"{where}: img_resolution is {shown(resolution)}, its layers make {side}x{side}")
     return build_generator(tensors, settings, where)
 
 
 def settings_of(modules: Mapping[str, Module], kind: Kind, where: str) -> Settings:
-    """How a pickled generator renders, its modules by name ("" is the whole). Raises InputError naming what
-    is not known, or is missing."""
+    """The rendering settings of a pickled generator, its modules by name ("" is the generator itself). Raises
+    InputError naming what is not known, missing, or out of range."""
     network = modules[""]
     options = network.attributes.get("rendering_kwargs")
     if not isinstance(options, dict):
         raise InputError(f"{where} has no rendering settings (rendering_kwargs)")
     _check_options(options, where)
     side, only_enlarge = _superresolution(modules, where)
-    known = Settings.of(kind)
-    activation: Any = (
-        "sigmoid" if kind == "eg3d" else options.get("decoder_activation", known.decoder_activation)
-    )
-    pivot = options.get("avg_camera_pivot") if kind == "eg3d" else None
-    return Settings(
-        kind,
-        **{ours: options[theirs] for ours, theirs in NUMBERS.items()},
-        crop=options.get("triplane_crop", known.crop) if kind == "panohead" else 0.0,
-        rendering=int(network.attributes.get("neural_rendering_resolution", known.rendering)),
-        decoder_activation=activation,
-        decoder_rate=_rate(modules, "decoder.net.0", options.get("decoder_lr_mul", 1.0)),
-        label_scale=0.0 if options.get("c_gen_conditioning_zero") else float(options.get("c_scale", 0)),
-        white_background=bool(options.get("white_back", False)),
-        superresolution_side=side,
-        superresolution_noise=options.get("superresolution_noise_mode") == "const",
-        antialias=bool(options.get("sr_antialias", True)),
-        only_enlarge=only_enlarge,
-        clamps=dict(_clamps(modules)),
-        radius=float(options.get("avg_camera_radius", known.radius)),
-        pivot=known.pivot if pivot is None else (float(pivot[0]), float(pivot[1]), float(pivot[2])),
-    )
+    known = Settings.of(kind).to_json()
+    values = {ours: options[theirs] for ours, theirs in NUMBERS.items()}
+    values |= {
+        "kind": kind,
+        "rendering": network.attributes.get("neural_rendering_resolution", known["rendering"]),
+        "decoder_rate": _rate(modules, "decoder.net.0", options.get("decoder_lr_mul", 1.0)),
+        "label_scale": 0.0 if options.get("c_gen_conditioning_zero") else options.get("c_scale", 0),
+        "white_background": bool(options.get("white_back", False)),
+        "superresolution_side": side,
+        "superresolution_noise": options.get("superresolution_noise_mode") == "const",
+        "antialias": bool(options.get("sr_antialias", True)),
+        "only_enlarge": only_enlarge,
+        "clamps": dict(_clamps(modules)),
+        "radius": options.get("avg_camera_radius", known["radius"]),
+    }
+    if kind == "panohead":
+        values["crop"] = options.get("triplane_crop", known["crop"])
+        values["decoder_activation"] = options.get("decoder_activation", known["decoder_activation"])
+    elif options.get("avg_camera_pivot") is not None:
+        values["pivot"] = options["avg_camera_pivot"]
+    return Settings.from_json(known | values, where)
 
 
 def _check_options(options: Mapping[str, Any], where: str) -> None:
     known = FOR_TRAINING | set(ONLY) | set(NUMBERS.values()) | OTHERS
-    strange = sorted(map(str, options.keys() - known))
-    if strange:
-        raise InputError(f"{where}: rendering settings that are not known here: {', '.join(strange)}")
+    unknown = sorted(map(str, options.keys() - known))
+    if unknown:
+        raise InputError(f"{where}: rendering settings that are not known here: {shown(', '.join(unknown))}")
     for name, value in ONLY.items():
         if options.get(name, value) != value:
-            raise InputError(f"{where}: {name} is {options[name]!r}; only {value!r} is known here")
+            raise InputError(f"{where}: {name} is {shown(options[name])}; only {value!r} is known here")
     for name in NUMBERS.values():
-        if not isinstance(options.get(name), int | float):
-            raise InputError(f"{where}: {name} is {options.get(name)!r}, not a number")
-    if options.get("superresolution_noise_mode", "none") not in ("none", "const"):
+        if type(options.get(name)) not in (int, float):
+            raise InputError(f"{where}: {name} is {shown(options.get(name))}, not a number")
+    mode = options.get("superresolution_noise_mode", "none")
+    if mode not in ("none", "const"):
         raise InputError(
-            f"{where}: superresolution_noise_mode is {options['superresolution_noise_mode']!r}; only 'none' "
-            "and 'const' make the same image twice"
+            f"{where}: superresolution_noise_mode is {shown(mode)}; only 'none' and 'const' are deterministic"
         )
 
 
@@ -148,7 +151,7 @@ def _superresolution(modules: Mapping[str, Module], where: str) -> tuple[int, bo
     if kind not in SUPERRESOLUTIONS:
         raise InputError(
             f"{where}: its super-resolution is {kind}; known are {', '.join(SUPERRESOLUTIONS)} (images of "
-            "512, 256 and 128)"
+            "512, 256 and 128 pixels)"
         )
     return SUPERRESOLUTIONS[kind]
 
@@ -156,25 +159,26 @@ def _superresolution(modules: Mapping[str, Module], where: str) -> tuple[int, bo
 def _rate(modules: Mapping[str, Module], name: str, otherwise: float) -> float:
     """The learning rate multiplier of a dense layer, which scales its weights: its `bias_gain`."""
     layer = modules.get(name)
-    return float(otherwise if layer is None else layer.attributes.get("bias_gain", otherwise))
+    return otherwise if layer is None else layer.attributes.get("bias_gain", otherwise)
 
 
 def _clamps(modules: Mapping[str, Module]) -> Iterator[tuple[str, float]]:
-    """Blocks whose layers hold activations within limits (those trained in float16)."""
+    """The clamps of activations by block, of blocks that have one (those trained in float16)."""
     for name, module in modules.items():
         clamp = module.attributes.get("conv_clamp")
         if clamp is None:
             continue
         if name == "torgb":
-            yield name, float(clamp)
+            yield name, clamp
         elif name.endswith(".conv1"):
-            yield name.removesuffix(".conv1"), float(clamp)
+            yield name.removesuffix(".conv1"), clamp
 
 
 def _modules(
     module: Module, name: str = "", budget: Iterator[int] | None = None
 ) -> Iterator[tuple[str, Module]]:
-    """All modules below one, by their full names; a file with modules within themselves has too many."""
+    """All modules below one, by their full names. Raises UnpicklingError for more than `MAX_MODULES`, as in a
+    file whose modules contain each other."""
     budget = budget or iter(range(MAX_MODULES))
     for child_name, child in module.children():
         if next(budget, None) is None:
@@ -184,17 +188,24 @@ def _modules(
         yield from _modules(child, full, budget)
 
 
-def _tensors(modules: Mapping[str, Module]) -> Iterator[tuple[str, Tensor]]:
-    """The state dict of a pickled network, without what no module reads."""
+def _tensors(modules: Mapping[str, Module], limit: int) -> dict[str, Tensor]:
+    """The state dict of a pickled network, without unused buffers. Raises UnpicklingError where its tensors
+    take more than `limit` bytes: many may share one storage."""
+    tensors: dict[str, Tensor] = {}
+    total = 0
     for name, module in modules.items():
         for own, stored in module.own_tensors():
             full = f"{name}.{own}" if name else own
+            total += len(stored.storage)
+            if total > limit:
+                raise pickle.UnpicklingError("its tensors are larger than the file")
             if full not in UNREAD:
-                yield full, stored.read()
+                tensors[full] = stored.read()
+    return tensors
 
 
 def _check_layers(modules: Mapping[str, Module], where: str) -> None:
-    """Raise InputError on layers that compute otherwise than those of all published networks."""
+    """Raise InputError on layers with other settings than those of all published networks."""
     for name, module in modules.items():
         attributes = module.attributes
         odd = {"architecture": attributes.get("architecture", "skip") != "skip"}
@@ -202,7 +213,10 @@ def _check_layers(modules: Mapping[str, Module], where: str) -> None:
             module.kind in LAYERS and attributes.get("activation", "lrelu") not in LAYERS[module.kind]
         )
         if name.startswith("backbone.mapping.fc"):
-            odd["bias_gain"] = not math.isclose(attributes.get("bias_gain", MAPPING_RATE), MAPPING_RATE)
-        for attribute, strange in odd.items():
-            if strange:
-                raise InputError(f"{where}: {name} has {attribute} {attributes[attribute]}, not known here")
+            rate = attributes.get("bias_gain", MAPPING_RATE)
+            odd["bias_gain"] = type(rate) is not float or not math.isclose(rate, MAPPING_RATE)
+        for attribute, unknown in odd.items():
+            if unknown:
+                raise InputError(
+                    f"{where}: {name} has {attribute} {shown(attributes[attribute])}, not known here"
+                )

@@ -1,16 +1,20 @@
-"""A generator's folder: `generator.safetensors` and `generator.json`, written by `generators.import_gan`."""
+"""A generator's folder, written by `import-gan`: `generator.safetensors` and `generator.json`."""
 
-import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from safetensors.torch import save_file
 from torch import Tensor
 
 from core.errors import InputError
-from core.files import checksum, whole_folder, write_json
-from core.tensors import load_strict, read_json, read_tensors
+from core.files import whole_folder, write_json
+from core.lists import shortened
+from core.schema import STRICT, read_schema
+from core.tensors import load_strict, read_tensors
 from generators.gan.architecture import Architecture, Settings
 from generators.gan.eg3d import EG3D
 from generators.gan.generator import Generator
@@ -22,11 +26,28 @@ VERSION = 1
 KINDS: dict[str, type[Generator]] = {"eg3d": EG3D, "panohead": PanoHead}
 
 
+@dataclass(frozen=True)
+class Card:
+    """The schema of `generator.json`: version of the format, name of the converted file, and settings."""
+
+    __pydantic_config__: ClassVar = STRICT
+
+    version: Literal[1]
+    settings: Settings
+    origin: Annotated[str, Field(alias="from")]
+
+
 def build_generator(tensors: Mapping[str, Tensor], settings: Settings, where: str) -> Generator:
-    """The generator of these tensors, ready for inference, sharing their memory. Raises InputError, naming
-    `where`, listing what is missing, unexpected or misshapen."""
+    """The generator of these tensors, ready for inference, sharing their memory.
+
+    Raises InputError, naming `where`, listing tensors that are missing, unexpected, misshapen, not floating
+    point, or not finite.
+    """
     shapes = {name: tuple(x.shape) for name, x in tensors.items()}
     architecture = Architecture.read(shapes, where)
+    odd = [name for name, x in tensors.items() if not x.is_floating_point()]
+    if odd:
+        raise InputError(f"{where}: {shortened(odd)} are not of floating point numbers")
     with torch.device("meta"):
         generator = KINDS[settings.kind](architecture, settings)
     load_strict(generator, tensors, where)
@@ -34,7 +55,7 @@ def build_generator(tensors: Mapping[str, Tensor], settings: Settings, where: st
 
 
 def save_generator(generator: Generator, folder: Path, origin: str) -> None:
-    """Write a generator's folder, which must not exist; `origin` says where its weights came from."""
+    """Write a generator's folder, which must not exist; `origin` is the name of the converted file."""
     with whole_folder(folder) as partial:
         tensors = {name: x.detach().cpu().contiguous() for name, x in generator.state_dict().items()}
         save_file(tensors, partial / WEIGHTS)
@@ -45,29 +66,17 @@ def save_generator(generator: Generator, folder: Path, origin: str) -> None:
 
 
 def read_settings(folder: Path) -> Settings:
-    """How the generator of a folder renders, without its weights. Raises InputError."""
+    """The rendering settings of the generator in a folder; reads no weights. Raises InputError."""
     if not (folder / CARD).is_file():
         raise InputError(
-            f"{folder} is no generator's folder: it has no {CARD}; make one of a checkpoint with "
-            "python -m generators.import_gan"
+            f"{folder} is no generator's folder: it has no {CARD}; make one of a published checkpoint with "
+            "diffportrait3d import-gan"
         )
-    card = read_json(folder / CARD)
-    if card.get("version") != VERSION or not isinstance(card.get("settings"), dict):
-        raise InputError(f"{folder / CARD} is not a generator's card of version {VERSION}")
-    return Settings.from_json(card["settings"], str(folder / CARD))
+    return read_schema(Card, folder / CARD).settings
 
 
 def load_generator(folder: Path, device: str | torch.device = "cpu") -> Generator:
-    """The generator of a folder, in float32, ready for inference. Raises InputError."""
+    """The generator in a folder, in float32, ready for inference. Raises InputError."""
     settings = read_settings(folder)
     tensors = {name: x.float() for name, x in read_tensors(folder / WEIGHTS).items()}
     return build_generator(tensors, settings, str(folder)).to(device)
-
-
-def folder_fingerprint(folder: Path) -> str:
-    """Sixteen characters that identify a generator's weights and settings. Raises InputError without any."""
-    read_settings(folder)
-    if not (folder / WEIGHTS).is_file():
-        raise InputError(f"{folder / WEIGHTS} is missing")
-    digests = "".join(checksum(folder / name) for name in (CARD, WEIGHTS))
-    return hashlib.sha256(digests.encode()).hexdigest()[:16]

@@ -1,26 +1,28 @@
-"""Network pickles of StyleGAN2's descendants, read as data: no class in them is made, no code in them is run.
+"""A restricted reader of the network pickles of StyleGAN2's descendants: no code in them is executed.
 
-Their modules are "persistent": each carries its source, to be executed when it is unpickled. Here the names a
-pickle may use are listed; those that stand for classes become records of what they were given, and the source
-stays text. A pickle that uses any other name is refused.
+Their modules are "persistent": each carries its source code, which the original reader executes. Here only
+the names listed below may occur in a pickle. Those of classes become `Record`s of their arguments, and source
+code stays text. Memory is bounded by the size of the file.
 """
 
 import io
 import pickle
+import pickletools
+import reprlib
 import struct
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
 from core.errors import InputError
 
-# Classes become records, whatever they are: nothing of these packages is imported.
+# Names of classes, read as records; nothing of these packages is imported.
 RECORDED = ("training.", "torch_utils.", "dnnlib.", "metrics.", "torch.nn.")
 RECORDED_NAMES = {
     "torch.device",
@@ -37,7 +39,25 @@ RECORDED_NAMES = {
     "numpy._core.multiarray._reconstruct",
 }
 NUMBERS = {"f8": "d", "f4": "f", "f2": "e", "i8": "q", "i4": "i", "i2": "h", "i1": "b", "u1": "B", "b1": "?"}
-# What a malformed pickle makes the reader raise.
+STORAGE_MAGIC, STORAGE_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
+COUNT = struct.Struct("<q")
+STORAGES = {
+    "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+}
+MAX_DIMENSIONS = 8
+MAX_OPERATIONS = 1_000_000  # a published network has some ten thousand
+SPARE = 1 << 20  # bytes that a small file may unpack to beyond its size
+LONGEST = 80  # characters of a value in an error
+# What reading a malformed pickle raises.
 DAMAGE = (
     pickle.UnpicklingError,
     EOFError,
@@ -55,11 +75,11 @@ DAMAGE = (
 
 
 class RefusedError(pickle.UnpicklingError):
-    """A pickle uses a name that is not among those a network needs."""
+    """A pickle uses a name that no network needs, or takes more memory than its size allows."""
 
 
 class Record(dict):  # type: ignore[type-arg]
-    """What a class was given: `arguments` and `state`, and items if it is a mapping."""
+    """An object of a class that is not imported: its `arguments`, `state`, and items if it is a mapping."""
 
     origin = ""
 
@@ -81,7 +101,7 @@ class Record(dict):  # type: ignore[type-arg]
 
 @dataclass(frozen=True)
 class Module:
-    """A module as it was pickled: its class's name and its attributes."""
+    """A pickled module: the name of its class and its attributes."""
 
     kind: str
     attributes: dict[str, Any]
@@ -95,22 +115,22 @@ class Module:
 
     def own_tensors(self) -> Iterator[tuple[str, "StoredTensor"]]:
         """Parameters and persistent buffers by name, without those of submodules."""
-        passing = self.attributes.get("_non_persistent_buffers_set", ())
+        dropped = self.attributes.get("_non_persistent_buffers_set", ())
         for table in ("_parameters", "_buffers"):
             for name, value in self._table(table).items():
-                if isinstance(value, StoredTensor) and name not in passing:
+                if isinstance(value, StoredTensor) and name not in dropped:
                     yield name, value
 
     def _table(self, name: str) -> dict[str, Any]:
         table = self.attributes.get(name, {})
-        if not isinstance(table, dict):
-            raise pickle.UnpicklingError(f"{name} of a {self.kind} is not a mapping")
+        if not isinstance(table, dict) or not all(isinstance(key, str) for key in table):
+            raise pickle.UnpicklingError(f"{name} of a {self.kind} is not a mapping of names")
         return table
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor that has not been read yet."""
+    """A tensor that has not been read yet: a serialized storage, and offset, shape and strides within it."""
 
     storage: bytes
     offset: int
@@ -119,36 +139,87 @@ class StoredTensor:
 
     def read(self) -> Tensor:
         """The tensor, on the CPU. Raises what `DAMAGE` lists, or RuntimeError, if it is damaged."""
-        stored = torch.load(io.BytesIO(self.storage), map_location="cpu", weights_only=True)
-        if not isinstance(stored, torch.storage.TypedStorage):
-            raise pickle.UnpicklingError("a tensor's storage has no type")
-        # what torch's own rebuilding of tensors does: the public way to a typed storage's bytes is deprecated
-        flat = torch.empty(0, dtype=stored.dtype).set_(stored._untyped_storage)
+        flat = read_storage(self.storage)
         if torch.Size(self.shape).numel() > flat.numel():
             raise pickle.UnpicklingError("a tensor is larger than its storage")
         return flat.as_strided(self.shape, self.stride, self.offset).clone()
 
 
+def read_storage(data: bytes) -> Tensor:
+    """The flat tensor of a storage in PyTorch's format before 1.6, which `torch.Storage.__reduce__` still
+    writes: five pickles, then the count and the values.
+
+    Raises UnpicklingError, or what else `DAMAGE` lists, on anything else.
+    """
+    file = io.BytesIO(data)
+    header = [_StorageReader(file).load() for _ in range(5)]
+    if header[:2] != [STORAGE_MAGIC, STORAGE_PROTOCOL] or not isinstance(header[3], _StorageClaim):
+        raise pickle.UnpicklingError("a tensor's storage is not in PyTorch's format")
+    claim, start = header[3], file.tell() + COUNT.size
+    (count,) = COUNT.unpack(data[file.tell() : start])
+    size = count * claim.dtype.itemsize
+    if count != claim.count or count < 0 or start + size > len(data):
+        raise pickle.UnpicklingError("a tensor's storage is truncated")
+    if count == 0:
+        return torch.empty(0, dtype=claim.dtype)
+    return torch.frombuffer(bytearray(data[start : start + size]), dtype=claim.dtype)
+
+
+@dataclass(frozen=True)
+class _StorageClaim:
+    """The type and the count of a storage's values, as its header says."""
+
+    dtype: torch.dtype
+    count: int
+
+
+class _StorageReader(pickle.Unpickler):
+    """The header of a storage: numbers, text and one persistent id."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module in ("torch", "torch.storage") and name in STORAGES:
+            return STORAGES[name]
+        raise RefusedError(f"a tensor's storage asks for {module}.{name}: it is not read")
+
+    def persistent_load(self, pid: Any) -> _StorageClaim:
+        if isinstance(pid, tuple) and len(pid) >= 5 and pid[0] == "storage":
+            dtype, count = pid[1], pid[4]
+            if isinstance(dtype, torch.dtype) and type(count) is int:
+                return _StorageClaim(dtype, count)
+        raise pickle.UnpicklingError("a tensor's storage has no type")
+
+
 def read_network(path: Path) -> dict[str, Any]:
     """The mapping in a network pickle, as `Module`, `StoredTensor`, `Record` and plain values.
 
-    Raises InputError where the file is missing, is no such pickle, is truncated, or uses a name that a
-    network has no need of.
+    Raises InputError where the file is missing, is not such a pickle, is truncated, uses a name that no
+    network needs, or would take more memory than its size.
     """
     if zipfile.is_zipfile(path):
-        raise InputError(f"{path}: a PyTorch or zip archive, not the pickle of networks that is published")
+        raise InputError(f"{path}: a PyTorch or zip archive, not a pickle of networks as published")
     try:
         with path.open("rb") as file:
-            loaded = _Reader(file).load()
+            _check_length(file)
+            loaded = _NetworkReader(file, path.stat().st_size).load()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     except RefusedError as error:
         raise InputError(f"{path}: {error}") from None
     except DAMAGE as error:
-        raise InputError(f"{path}: truncated, or no network pickle ({error})") from error
-    if not isinstance(loaded, dict):
+        raise InputError(f"{path}: truncated, or no network pickle ({shown(error)})") from error
+    if not isinstance(loaded, dict) or not all(isinstance(name, str) for name in loaded):
         raise InputError(f"{path}: not a pickle of networks by name (G_ema), but a {_kind(loaded)}")
     return loaded
+
+
+def shown(value: object) -> str:
+    """A value from a pickle, or an error about one, short enough for an error's one line."""
+    if isinstance(value, BaseException):
+        return (str(value).splitlines() or [type(value).__name__])[0][:LONGEST]
+    try:
+        return reprlib.repr(value)[:LONGEST]
+    except ValueError:  # an integer of more than 4,300 digits
+        return f"a {type(value).__name__}"
 
 
 def as_module(value: Any) -> Module | None:
@@ -160,19 +231,61 @@ def as_module(value: Any) -> Module | None:
     return None
 
 
-class _Reader(pickle.Unpickler):
-    """An unpickler that knows listed names only."""
+def _check_length(file: BinaryIO) -> None:
+    """Refuse a pickle of more operations than any network has: one byte of a pickle can make an object of
+    hundreds. The file is at its start again afterwards."""
+    for number, _ in enumerate(pickletools.genops(file)):
+        if number > MAX_OPERATIONS:
+            raise RefusedError(
+                f"it has more than {MAX_OPERATIONS:,} values, as no network has: it is not read"
+            )
+    file.seek(0)
+
+
+class _NetworkReader(pickle.Unpickler):
+    """An unpickler that knows listed names only. What they make of values that a pickle refers to again and
+    again is limited to the size of the file."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        super().__init__(file)
+        self._left = size + SPARE
+        self._functions: dict[str, Callable[..., Any]] = {
+            "_codecs.encode": self._encode,
+            "builtins.set": self._set,
+            "__builtin__.set": self._set,
+            "builtins.frozenset": self._frozenset,
+        }
 
     def find_class(self, module: str, name: str) -> Any:
         full = f"{module}.{name}"
-        if full in _READ:
-            return _READ[full]
+        known = self._functions.get(full) or FUNCTIONS.get(full)
+        if known is not None:
+            return known
         if full in RECORDED_NAMES or full.startswith(RECORDED):
             return type(name, (Record,), {"origin": full})
-        raise RefusedError(f"it asks for {full}, which no network needs: it is not read")
+        raise RefusedError(f"it asks for {full[:LONGEST]}, which no network needs: it is not read")
 
     def persistent_load(self, pid: Any) -> Any:
-        raise RefusedError(f"it asks for something outside the file ({str(pid)[:40]}): it is not read")
+        raise RefusedError(f"it asks for something outside the file ({shown(pid)}): it is not read")
+
+    def _take(self, size: int) -> None:
+        self._left -= size
+        if self._left < 0:
+            raise RefusedError("it unpacks to more than its size, as no network does: it is not read")
+
+    def _encode(self, text: str, encoding: str) -> bytes:
+        if encoding != "latin1":
+            raise RefusedError(f"it asks for the text encoding {shown(encoding)}: it is not read")
+        self._take(len(text))
+        return text.encode("latin1")
+
+    def _set(self, items: Collection[Any] = ()) -> set[Any]:
+        self._take(len(items))
+        return set(items)
+
+    def _frozenset(self, items: Collection[Any] = ()) -> frozenset[Any]:
+        self._take(len(items))
+        return frozenset(items)
 
 
 def _kind(value: Any) -> str:
@@ -180,17 +293,26 @@ def _kind(value: Any) -> str:
 
 
 def _persistent(meta: dict[str, Any]) -> Module:
-    """What `torch_utils.persistence` executes source for."""
+    """In place of `torch_utils.persistence`, which executes the source code in `meta`."""
     state = meta["state"]
     if not isinstance(state, dict):
         raise pickle.UnpicklingError("a persistent object has no state")
-    return Module(str(meta["class_name"]), state)
+    return Module(str(meta["class_name"])[:LONGEST], state)
 
 
 def _tensor(storage: Any, offset: int, shape: Any, stride: Any, *_rest: Any) -> StoredTensor:
     if not isinstance(storage, bytes):
         raise pickle.UnpicklingError("a tensor has no storage")
-    return StoredTensor(storage, int(offset), tuple(map(int, shape)), tuple(map(int, stride)))
+    return StoredTensor(storage, int(offset), _sizes(shape), _sizes(stride))
+
+
+def _sizes(values: Any) -> tuple[int, ...]:
+    """A shape or strides."""
+    if not isinstance(values, tuple) or len(values) > MAX_DIMENSIONS:
+        raise pickle.UnpicklingError(f"a tensor has the shape {shown(values)}")
+    if not all(type(value) is int and 0 <= value < 1 << 40 for value in values):
+        raise pickle.UnpicklingError(f"a tensor has the shape {shown(values)}")
+    return values
 
 
 def _storage(data: Any) -> bytes:
@@ -207,30 +329,20 @@ def _number(dtype: Record, data: bytes = b"") -> float | int | bool:
     """A numpy scalar of a simple type."""
     code = NUMBERS.get(str(dtype.arguments[0]))
     if code is None:
-        raise pickle.UnpicklingError(f"a numpy number of type {dtype.arguments[0]}")
+        raise pickle.UnpicklingError(f"a numpy number of type {shown(dtype.arguments[0])}")
     order = dtype.state[1] if isinstance(dtype.state, tuple) else "<"
     return struct.unpack((">" if order == ">" else "<") + code, data)[0]
 
 
-def _encode(text: str, encoding: str) -> bytes:
-    if encoding != "latin1":
-        raise RefusedError(f"it asks for the text encoding {encoding}: it is not read")
-    return text.encode("latin1")
-
-
-_READ: dict[str, Callable[..., Any]] = {
+FUNCTIONS: dict[str, Callable[..., Any]] = {
     "torch_utils.persistence._reconstruct_persistent_obj": _persistent,
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_parameter": _parameter,
     "torch._utils._rebuild_parameter_with_state": _parameter,
     "torch.storage._load_from_bytes": _storage,
-    "torch.Size": tuple,
+    "torch.Size": _sizes,
     "numpy.core.multiarray.scalar": _number,
     "numpy._core.multiarray.scalar": _number,
-    "_codecs.encode": _encode,
     "collections.OrderedDict": OrderedDict,
-    "builtins.set": set,
-    "builtins.frozenset": frozenset,
-    "__builtin__.set": set,
 }

@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 
 from core.errors import InputError
+from core.fingerprints import of_folder
 from generators.gan.architecture import Kind
 from generators.gan.cameras import in_world, measuring_cameras, outside_range, warn_of_range
-from generators.gan.folder import folder_fingerprint
 from generators.gan.generator import Identity
 from generators.gan.options import GeneratorOptions, Precision
 from generators.gan.renderer import GeneratedHead, as_renders, check_device, gpu_processes
@@ -111,7 +111,7 @@ class _Generated(RenderedConditions):
         own = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.init}
         del own["device"]  # images are the same on another, but for the last bit
         own["conditions"] = renderer_record(self.conditions)
-        self.settings = own | {"fingerprint": folder_fingerprint(Path(self.generator))}
+        self.settings = own | {"fingerprint": of_folder(Path(self.generator))}
 
     @property
     def options(self) -> GeneratorOptions:

@@ -286,7 +286,54 @@ def test_what_does_not_fit_is_named(tmp_path):
         build_generator({"a": torch.zeros(1)}, toy_settings("eg3d"), "toy")
     with pytest.raises(InputError, match="no generator's folder"):
         load_generator(tmp_path)
-    with pytest.raises(InputError, match="cannot render"):
-        dataclasses.replace(toy_settings("eg3d"), near=4.0)
-    with pytest.raises(InputError, match="unexpected colour"):
-        Settings.from_json({**toy_settings("eg3d").to_json(), "colour": 1}, "card")
+    for value, said in (
+        (float("nan"), "NaN or infinite values in decoder"),
+        (0, "are not of floating point"),
+    ):
+        bad = torch.full_like(tensors["decoder.net.0.bias"], value)
+        bad = bad if value else bad.int()
+        with pytest.raises(InputError, match=said):
+            build_generator({**tensors, "decoder.net.0.bias": bad}, toy_settings("eg3d"), "toy")
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"colour": 1}, "card: colour: Unexpected keyword argument"),
+        ({"near": None}, "card: near: Input should be a valid number"),
+        ({"near": 4.0}, "card: rendering settings out of range: near 4.0"),
+        ({"coarse": 10**9}, "card: rendering settings out of range: coarse 1000000000"),
+        ({"fine": -1}, "card: rendering settings out of range: fine -1"),
+        ({"rendering": 10**9}, "card: rendering settings out of range: rendering 1000000000"),
+        ({"radius": 1e308}, "card: rendering settings out of range: radius"),
+        ({"box": float("inf")}, "card: box: Input should be a finite number"),
+        ({"pivot": [0, 1]}, "card: pivot"),
+        ({"clamps": {"torgb": "256"}}, "card: clamps.torgb: Input should be a valid number"),
+        ({"kind": "stylegan"}, "card: kind: Input should be 'eg3d' or 'panohead'"),
+    ],
+)
+def test_settings_are_checked_by_type_and_range(values, said):
+    settings = toy_settings("eg3d").to_json()
+    assert Settings.from_json(settings, "card") == toy_settings("eg3d")
+    with pytest.raises(InputError, match=said):
+        Settings.from_json({**settings, **values}, "card")
+    with pytest.raises(InputError, match="card: rendering settings without near"):
+        Settings.from_json({name: value for name, value in settings.items() if name != "near"}, "card")
+
+
+@pytest.mark.parametrize(
+    ("tensor", "shape", "said"),
+    [
+        ("backbone.mapping.fc0.weight", (8, 7), "latents of -1 and cameras of 25 numbers"),
+        ("backbone.mapping.embed.weight", (8, 7), "cameras of 7 numbers"),
+        ("decoder.net.0.weight", (8,), "misshapen tensors"),
+        ("decoder.net.0.weight", (8, 0), "misshapen tensors"),
+        ("superresolution.block0.conv1.noise_const", (), "misshapen tensors"),
+        ("backbone.synthesis.b99999999999.conv1.weight", (8, 8, 3, 3), "misshapen tensors"),
+        ("backbone.synthesis.b12.conv1.weight", (8, 8, 3, 3), "has the resolutions"),
+    ],
+)
+def test_shapes_of_no_generator_are_refused(tensor, shape, said):
+    shapes = {name: tuple(x.shape) for name, x in toy_tensors("eg3d").items()}
+    with pytest.raises(InputError, match=said):
+        Architecture.read({**shapes, tensor: shape}, "toy")

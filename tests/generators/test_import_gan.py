@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import struct
 import subprocess
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from core.errors import InputError, one_line
 from generators.gan.checkpoint import SUPERRESOLUTIONS, generator_of
 from generators.gan.folder import load_generator
-from generators.gan.pickles import StoredTensor
+from generators.gan.pickles import DAMAGE, StoredTensor, read_storage
 from generators.import_gan import main
 from tests.generators.network_pickles import EasyDict, Persistent, write_network
 from tests.generators.toy_generators import toy_generator, toy_settings
@@ -93,7 +94,13 @@ def test_what_a_pickle_says_of_its_rendering_is_kept(tmp_path, monkeypatch):
         ({"disparity_space_sampling": True}, "disparity_space_sampling is True"),
         ({"clamp_mode": "relu"}, "clamp_mode is 'relu'"),
         ({"superresolution_noise_mode": "random"}, "superresolution_noise_mode is 'random'"),
-        ({"fancy_fog": 1}, "not known here: fancy_fog"),
+        ({"fancy_fog": 1}, "not known here: .fancy_fog"),
+        ({"avg_camera_radius": None}, "G_ema: radius: Input should be a valid number"),
+        ({"avg_camera_pivot": [0, "x", 0]}, "G_ema: pivot.1: Input should be a valid number"),
+        ({"depth_resolution": 10**9}, "rendering settings out of range: coarse 1000000000"),
+        ({"depth_resolution": 10**400}, "range: coarse 10000000000000000000"),
+        ({"box_warp": float("nan")}, "G_ema: box: Input should be a finite number"),
+        ({"c_scale": "one"}, "G_ema: label_scale: Input should be a valid number"),
     ],
 )
 def test_settings_that_are_not_known_are_named(options, said, tmp_path, monkeypatch):
@@ -105,9 +112,11 @@ def test_settings_that_are_not_known_are_named(options, said, tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("attributes", "said"),
     [
-        ({"": {"img_resolution": 1024}}, "says it makes 1024x1024, its layers 64"),
-        ({"backbone.synthesis.b8": {"architecture": "resnet"}}, "b8 has architecture resnet"),
+        ({"": {"img_resolution": 1024}}, "img_resolution is 1024, its layers make 64x64"),
+        ({"backbone.synthesis.b8": {"architecture": "resnet"}}, "b8 has architecture .resnet"),
         ({"backbone.mapping.fc0": {"bias_gain": 1.0}}, "fc0 has bias_gain 1.0"),
+        ({"backbone.mapping.fc0": {"bias_gain": None}}, "fc0 has bias_gain None"),
+        ({"superresolution.block0.conv1:clamp": "x"}, "G_ema: clamps.superresolution.block0"),
     ],
 )
 def test_layers_that_are_not_known_are_named(attributes, said, tmp_path, monkeypatch):
@@ -131,7 +140,7 @@ def test_networks_that_are_neither(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="neither EG3D nor PanoHead"):
         generator_of(path)
     path.write_bytes(pickle.dumps({"D": stylegan}))
-    with pytest.raises(InputError, match="no network G_ema in it, but D"):
+    with pytest.raises(InputError, match=r"no network G_ema in it, but \[.D.\]"):
         generator_of(path)
     path.write_bytes(pickle.dumps((EasyDict(), EasyDict())))
     with pytest.raises(InputError, match="but a tuple"):
@@ -197,23 +206,42 @@ def test_source_in_a_network_is_not_executed(tmp_path, monkeypatch):
     assert not mark.exists()
 
 
-def test_a_storage_with_code_in_it_is_refused():
+def stored(x):
+    """A tensor's storage as `torch.Storage.__reduce__` writes it."""
+    buffer = io.BytesIO()
+    storage = torch.storage.TypedStorage(wrap_storage=x.untyped_storage(), dtype=x.dtype, _internal=True)
+    torch.save(storage, buffer, _use_new_zipfile_serialization=False)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.bool])
+def test_storages_are_read_as_torch_reads_them(dtype):
+    values = torch.arange(6).to(dtype)
+    strided = StoredTensor(stored(values), 1, (2, 2), (1, 2)).read()
+    assert torch.equal(strided, values[[1, 3, 2, 4]].view(2, 2))
+    assert torch.equal(read_storage(stored(torch.empty(0, dtype=dtype))), torch.empty(0, dtype=dtype))
+
+
+def test_storages_that_are_none_are_refused():
     class Storage:
         def __reduce__(self):
             return eval, ("1",)
 
     buffer = io.BytesIO()
     torch.save(Storage(), buffer, _use_new_zipfile_serialization=False)
-    with pytest.raises(pickle.UnpicklingError):
-        StoredTensor(buffer.getvalue(), 0, (1,), (1,)).read()
-
-
-def test_tensors_and_modules_that_lie(tmp_path, monkeypatch):
-    stored = torch.zeros(4).untyped_storage()
-    buffer = io.BytesIO()
-    torch.save(torch.storage.TypedStorage(wrap_storage=stored, dtype=torch.float32), buffer)
+    archive = io.BytesIO()
+    torch.save(torch.zeros(2), archive)
+    whole = stored(torch.zeros(4))
+    for data in (buffer.getvalue(), archive.getvalue(), whole[:-1], whole[:-17], whole[:40], b""):
+        with pytest.raises(DAMAGE):
+            read_storage(data)
     with pytest.raises(pickle.UnpicklingError, match="larger than its storage"):
-        StoredTensor(buffer.getvalue(), 0, (1 << 20, 1 << 20), (0, 0)).read()
+        StoredTensor(whole, 0, (1 << 20, 1 << 20), (0, 0)).read()
+    with pytest.raises(RuntimeError):
+        StoredTensor(whole, 3, (4,), (1,)).read()
+
+
+def test_modules_that_contain_each_other_are_refused(tmp_path, monkeypatch):
     path = tmp_path / "net.pkl"
     write_network(path, "eg3d", monkeypatch)
     state = {"_parameters": {}, "_buffers": {}, "_modules": {}}
@@ -222,6 +250,47 @@ def test_tensors_and_modules_that_lie(tmp_path, monkeypatch):
         loop = Persistent("Module", "", {**state, "_modules": {"a": loop, "b": loop}})
     path.write_bytes(pickle.dumps({"G_ema": loop}))
     with pytest.raises(InputError, match="more than 10000 modules"):
+        generator_of(path)
+
+
+def test_modules_and_tensors_have_names(tmp_path, monkeypatch):
+    path = tmp_path / "net.pkl"
+    write_network(path, "eg3d", monkeypatch)
+    for table in ("_modules", "_parameters"):
+        state = {"_parameters": {}, "_buffers": {}, "_modules": {}, table: {7: None}}
+        path.write_bytes(pickle.dumps({"G_ema": Persistent("Module", "", state)}))
+        with pytest.raises(InputError, match=f"{table} of a Module is not a mapping of names"):
+            generator_of(path)
+    path.write_bytes(pickle.dumps({"G_ema": Persistent("Module", "", state), 7: None}))
+    with pytest.raises(InputError, match="not a pickle of networks by name"):
+        generator_of(path)
+
+
+TEXT = b"X" + struct.pack("<I", 1 << 16) + b"a" * (1 << 16) + b"q\x00"  # remembered as 0
+INFLATING = {
+    "dictionaries": b"}0" * 10_000 + b"}.",
+    "encoded text": TEXT + b"c_codecs\nencode\nq\x010(h\x01h\x00X\x06\x00\x00\x00latin1\x86R" * 400 + b"l.",
+    "sets": b"]q\x00(" + b"K\x01" * 60_000 + b"e(cbuiltins\nset\nq\x010" + b"h\x01h\x00\x85R" * 400 + b"l.",
+}
+
+
+@pytest.mark.parametrize("how", INFLATING)
+def test_a_pickle_that_unpacks_to_far_more_than_its_size_is_refused(how, tmp_path, monkeypatch):
+    """A few bytes make an object, or a copy of one that the pickle holds already."""
+    monkeypatch.setattr("generators.gan.pickles.MAX_OPERATIONS", 10_000)
+    (tmp_path / "net.pkl").write_bytes(b"\x80\x02" + INFLATING[how])
+    with pytest.raises(InputError, match=r"more than its size|more than 10,000 values"):
+        generator_of(tmp_path / "net.pkl")
+
+
+def test_tensors_that_share_a_storage_take_no_more_than_the_file(tmp_path, monkeypatch):
+    path = tmp_path / "net.pkl"
+    write_network(path, "eg3d", monkeypatch)
+    shared = torch.zeros(1 << 16)
+    state = {"_parameters": {f"x{n}": shared for n in range(1000)}, "_buffers": {}, "_modules": {}}
+    path.write_bytes(pickle.dumps({"G_ema": Persistent("Module", "", state)}))
+    assert path.stat().st_size < 1 << 19
+    with pytest.raises(InputError, match="its tensors are larger than the file"):
         generator_of(path)
 
 
