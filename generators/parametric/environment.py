@@ -21,10 +21,12 @@ HEIGHT, WIDTH = 512, 1024
 @dataclass(frozen=True)
 class Environment:
     """`image` (HEIGHT, WIDTH, 3): row 0 is the zenith; column 0 looks to +z, growing towards +x. It is scaled
-    by `exposure`, constant in a frame, before it is developed."""
+    by `exposure`, constant in a frame, before it is developed. Where there is a `backdrop`, a square image,
+    every camera sees that behind the head."""
 
     image: NDArray[np.float32]
     exposure: float
+    backdrop: NDArray[np.float32] | None = None
 
 
 def sample_environment(rng: np.random.Generator) -> Environment:
@@ -32,14 +34,14 @@ def sample_environment(rng: np.random.Generator) -> Environment:
     kind = (_indoor, _outdoor, _studio)[rng.choice(3, p=[0.45, 0.4, 0.15])]
     image = gaussian_filter(kind(rng), (*[rng.uniform(0.3, 2.2)] * 2, 0), mode=("nearest", "wrap", "nearest"))
     image = np.clip(image, 0.004, 12)
-    image = image / max(_luminance(image).mean(), 1e-3) * rng.uniform(0.35, 0.9)
+    image = image / max(luminance(image).mean(), 1e-3) * rng.uniform(0.35, 0.9)
     image = image + _key_light(rng)
     return Environment(image.astype(np.float32), float(rng.uniform(0.8, 1.15)))
 
 
 def _key_light(rng: np.random.Generator) -> Array:
     """A round softbox in front of the face, in the half of the world that lies behind the cameras."""
-    azimuth, elevation = _grid()
+    azimuth, elevation = grid()
     yaw, pitch, radius = rng.uniform(-1.3, 1.3), rng.uniform(0.0, 1.1), rng.uniform(0.12, 0.30)
     cosine = np.sin(pitch) * np.sin(elevation) + np.cos(pitch) * np.cos(elevation) * np.cos(azimuth - yaw)
     disc = ramp(np.arccos(np.clip(cosine, -1, 1)), radius * 1.15, radius * 0.85)
@@ -50,6 +52,8 @@ def _key_light(rng: np.random.Generator) -> Array:
 
 def background(environment: Environment, label: Array, size: int, oversample: int = 2) -> NDArray[np.float32]:
     """What the camera of `label` (25,) sees of the environment: (size, size, 3), linear RGB."""
+    if environment.backdrop is not None:
+        return cv2.resize(environment.backdrop, (size, size), interpolation=cv2.INTER_LINEAR)
     pose, intrinsics = split_label(label)
     side = size * oversample
     centres = (np.arange(side) + 0.5) / side
@@ -65,7 +69,15 @@ def background(environment: Environment, label: Array, size: int, oversample: in
     return seen.reshape(size, oversample, size, oversample, 3).mean(axis=(1, 3)).astype(np.float32)
 
 
-def _luminance(image: Array) -> Array:
+def look_up(image: NDArray[np.float32], column: Array, row: Array, border: int) -> NDArray[np.float32]:
+    """An image (H, W, C) at places (P,) between its texels (P, C); `border` is OpenCV's."""
+    count, line = len(column), 1024  # OpenCV takes lines of limited length
+    padded = -(-count // line) * line
+    at = [np.resize(x.astype(np.float32), padded).reshape(-1, line) for x in (column, row)]
+    return cv2.remap(image, *at, cv2.INTER_LINEAR, borderMode=border).reshape(padded, -1)[:count]
+
+
+def luminance(image: Array) -> Array:
     return image @ np.array([0.2126, 0.7152, 0.0722])
 
 
@@ -80,7 +92,7 @@ def _natural(rng: np.random.Generator, brightness: float, saturation: float = 0.
 
 
 @cache
-def _grid() -> tuple[Array, Array]:
+def grid() -> tuple[Array, Array]:
     """Azimuth (-pi to pi, 0 looking to +z) and elevation (-pi/2 to pi/2) of every texel."""
     azimuth = ((np.arange(WIDTH) + 0.5) / WIDTH * 2 * np.pi + np.pi) % (2 * np.pi) - np.pi
     elevation = np.pi / 2 - (np.arange(HEIGHT) + 0.5) / HEIGHT * np.pi
@@ -96,7 +108,7 @@ def _box(
 ) -> None:
     """Draw an upright box (azimuth and elevation of its centre, its extents, radians), framed now and then,
     in place."""
-    azimuth, elevation = _grid()
+    azimuth, elevation = grid()
     across = np.abs((azimuth - centre[0] + np.pi) % (2 * np.pi) - np.pi)
     up = np.abs(elevation - centre[1])
     inside = (across < extent[0] / 2) & (up < extent[1] / 2)
@@ -109,7 +121,7 @@ def _box(
 
 
 def _indoor(rng: np.random.Generator) -> Array:
-    _, elevation = _grid()
+    _, elevation = grid()
     wall, floor, ceiling = (
         _natural(rng, rng.uniform(0.2, 0.9)),
         _natural(rng, rng.uniform(0.08, 0.4)),
@@ -141,7 +153,7 @@ def _indoor(rng: np.random.Generator) -> Array:
 
 
 def _outdoor(rng: np.random.Generator) -> Array:
-    _, elevation = _grid()
+    _, elevation = grid()
     zenith = np.array([0.25, 0.42, 0.80]) * rng.uniform(0.7, 1.3) * (1, 1, rng.uniform(0.8, 1))
     horizon = _natural(rng, rng.uniform(0.9, 1.6), 0.15)
     cloud = np.clip(noise(rng, elevation.shape, rng.uniform(10, 28)), 0, 1) * rng.uniform(0, 0.9)
@@ -167,7 +179,7 @@ def _outdoor(rng: np.random.Generator) -> Array:
 
 
 def _studio(rng: np.random.Generator) -> Array:
-    azimuth, elevation = _grid()
+    azimuth, elevation = grid()
     colour = _natural(rng, rng.uniform(0.08, 0.9), 0.2)
     glow = 1 + rng.uniform(0, 1.2) * np.exp(
         -((np.abs(azimuth) - np.pi) ** 2 + elevation**2) / rng.uniform(0.3, 1.5)

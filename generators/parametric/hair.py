@@ -29,6 +29,9 @@ class HairStyle:
     beard: float  # length of the beard, 0 for none
     clumps: int = 1800
     width: float = 0.0058
+    beard_clumps: int = 900
+    beard_width: float = 0.0022
+    tip: float = 0.3  # width of a clump's tip, as a share of its own
 
     @property
     def bald(self) -> bool:
@@ -61,21 +64,21 @@ def grow(
         weight = (hairline(centroids) - style.receding * front > -0.002) * (centroids[:, 2] > -0.075)
         pieces.append(_clumps(style, style.clumps, weight, vertices, normals, rng))
     if style.beard > 0:
-        shaped = replace(style, length=style.beard, sides=1, lift=0.35, curl=0.2, fringe=1, width=0.0022)
+        shaped = replace(style, length=style.beard, sides=1, lift=0.35, curl=0.2, fringe=1)
         weight = beard_region(centroids) * (centroids[:, 1] < 0.06)
-        pieces.append(_clumps(shaped, 900, weight, vertices, normals, rng, falling=True))
+        pieces.append(_clumps(shaped, style.beard_clumps, weight, vertices, normals, rng, falling=True))
     if not pieces:
         return None
     paths = np.concatenate([piece[0] for piece in pieces])
     outward = np.concatenate([piece[1] for piece in pieces])
     widths = np.concatenate([np.full(len(p), w) for (p, _), w in zip(pieces, _widths(style), strict=False)])
-    mesh = _ribbons(paths, outward, widths, rng)
+    mesh = _ribbons(paths, outward, widths, style.tip, rng)
     scale, rotation, translation = canonical
     return Mesh(scale * mesh.vertices @ rotation.T + translation, mesh.normals @ rotation.T, mesh.faces)
 
 
 def _widths(style: HairStyle) -> list[float]:
-    return [w for w, there in ((style.width, not style.bald), (0.0022, style.beard > 0)) if there]
+    return [w for w, there in ((style.width, not style.bald), (style.beard_width, style.beard > 0)) if there]
 
 
 def _clumps(
@@ -163,12 +166,12 @@ def _combing(style: HairStyle, place: Array) -> Array:
     return _unit(np.stack([away * 0.9, back - forward, -0.55 * np.ones_like(away)], axis=1))
 
 
-def _ribbons(paths: Array, outward: Array, widths: Array, rng: np.random.Generator) -> Mesh:
-    """Two vertices a step, `widths` (N,) wide at the root and pointed at the tip."""
+def _ribbons(paths: Array, outward: Array, widths: Array, tip: float, rng: np.random.Generator) -> Mesh:
+    """Two vertices a step, `widths` (N,) wide at the root, a share `tip` of it at the end."""
     count = len(paths)
     tangent = np.gradient(paths, axis=1)
     across = _unit(np.cross(tangent, outward) + rng.standard_normal((count, 1, 3)) * 0.004)
-    taper = np.interp(np.linspace(0, 1, STEPS), [0, 0.15, 0.6, 1], [0.7, 1.0, 0.9, 0.3])
+    taper = np.interp(np.linspace(0, 1, STEPS), [0, 0.15, 0.6, 1], [0.7, 1.0, 0.9, tip])
     half = across * (widths[:, None] * rng.uniform(0.6, 1.3, (count, 1)) * taper)[..., None] / 2
     vertices = np.stack([paths - half, paths + half], axis=2).reshape(-1, 3)
     normals = np.stack([_unit(outward - 120 * half), _unit(outward + 120 * half)], axis=2).reshape(-1, 3)

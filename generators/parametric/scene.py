@@ -1,18 +1,18 @@
 """A posed person in an environment as a Mitsuba scene, and its renders from EG3D cameras."""
 
 from collections.abc import Iterable, Mapping
-from functools import cache
 
 import mitsuba as mi
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from generators.base import Renders
-from generators.parametric.anatomy import Array, Indices, Mesh, anatomy, vertex_normals
-from generators.parametric.appearance import HEAD_ISLAND, canvas, eye_centre, paint_eye, paint_skin
+from generators.parametric.anatomy import Array, Mesh, anatomy
+from generators.parametric.appearance import canvas, paint_eye, paint_skin
 from generators.parametric.environment import Environment, background
 from generators.parametric.hair import cover, grow
 from generators.parametric.person import Person
+from generators.parametric.surfaces import dressed_body, eyeball, skin_mesh, strand_shades, submesh
 from portraits.cameras import split_label
 
 mi.set_variant("scalar_rgb")
@@ -45,7 +45,7 @@ class HeadScene:
         placed = scale * vertices @ rotation.T + translation
         texture = next((t for side, t in TEXTURE_SIDE.items() if size <= side), LARGE_TEXTURE)
         shapes: dict[str, object] = {"skin": _skin(placed, person, texture), **_body(placed, person)}
-        shapes["tongue"] = _shape(_mesh(placed, body.parts["tongue"]), _plastic((0.30, 0.09, 0.08), 0.35))
+        shapes["tongue"] = _shape(submesh(placed, body.parts["tongue"]), _plastic((0.30, 0.09, 0.08), 0.35))
         for side in ("left", "right"):
             shapes[f"{side}_eye"] = _eye(placed, side, person)
         hair = grow(person.hair, vertices, canonical, np.random.default_rng(hair_seed))
@@ -72,12 +72,12 @@ class HeadScene:
             )
             alpha = np.clip(film[..., 3:4], 0, 1)
             linear = film[..., :3] + (1 - alpha) * background(self.environment, label, self.size)
-            images.append(_develop(linear * self.environment.exposure))
+            images.append(develop(linear * self.environment.exposure))
             masks.append(np.round(alpha[..., 0] * 255).astype(np.uint8))
         return Renders(np.stack(images), np.stack(masks))
 
 
-def _develop(linear: Array) -> NDArray[np.uint8]:
+def develop(linear: Array) -> NDArray[np.uint8]:
     """Linear light to sRGB through a soft shoulder, so that highlights roll off as a camera's do."""
     shouldered = linear * (1 + linear / 9.0) / (1 + linear * 0.8)
     encoded = np.where(
@@ -116,13 +116,6 @@ def _lights(environment: Environment) -> dict[str, object]:
     bitmap = mi.Bitmap(np.ascontiguousarray(environment.image[:, ::-1]))
     to_world = mi.ScalarTransform4f().rotate([0, 1, 0], 180.0)
     return {"environment": {"type": "envmap", "bitmap": bitmap, "to_world": to_world}}
-
-
-def _mesh(vertices: Array, faces: Indices) -> Mesh:
-    """The part of a mesh that `faces` uses, with its own numbering."""
-    used, renumbered = np.unique(faces, return_inverse=True)
-    renumbered = renumbered.reshape(faces.shape)
-    return Mesh(vertices[used], vertex_normals(vertices[used], renumbered), renumbered)
 
 
 def _plastic(
@@ -171,66 +164,28 @@ def _shape(
     return shape
 
 
-@cache
-def _skin_topology() -> tuple[Indices, Indices, Array, Indices]:
-    """The head's faces renumbered by UV corner, their vertices, their canvas UVs, and the faces below the
-    island."""
-    body = anatomy()
-    low, high = canvas(64).low, canvas(64).high
-    corner_uv = body.uv[body.skin_uv]
-    on_island = ((corner_uv > low) & (corner_uv < high)).all(axis=(1, 2)) & (
-        corner_uv[..., 0].min(1) > HEAD_ISLAND[0]
-    )
-    corners, first, renumbered = np.unique(body.skin_uv[on_island], return_index=True, return_inverse=True)
-    vertices = body.skin[on_island].ravel()[first]
-    uv = (body.uv[corners] - low) / (high - low)
-    uv[:, 1] = 1 - uv[:, 1]  # an image's first row is its top; Mitsuba puts v = 0 there
-    return renumbered.reshape(-1, 3), vertices, uv, body.skin[~on_island]
-
-
 def _skin(placed: Array, person: Person, texture_side: int) -> mi.Mesh:
-    faces, vertices, uv, _ = _skin_topology()
-    normals = np.zeros_like(placed)
-    body = anatomy()
-    normals = vertex_normals(placed, body.skin)  # smooth across the UV seams
+    mesh, uv = skin_mesh(placed)
     painted = paint_skin(person.look, cover(canvas(texture_side).positions, person.hair), texture_side)
-    mesh = Mesh(placed[vertices], normals[vertices], faces)
     return _shape(mesh, _plastic(_texture(painted), 0.48, 0.35), uv=uv)
 
 
 def _body(placed: Array, person: Person) -> dict[str, mi.Mesh]:
     """What lies below the head's UV island, down to the neckline bare and in cloth below it."""
-    *_, faces = _skin_topology()
-    below = anatomy().template[:, 2] - eye_centre()[2] < person.neckline
-    dressed = below[faces].any(axis=1)
-    cloth, neck = _mesh(placed, faces[dressed]), _mesh(placed, faces[~below[faces].all(axis=1)])
-    lifted = Mesh(cloth.vertices + 0.014 * cloth.normals, cloth.normals, cloth.faces)
+    cloth, neck = dressed_body(placed, person)
     return {
-        "chest": _shape(lifted, _plastic(person.cloth, 0.85, 0.2)),
+        "chest": _shape(cloth, _plastic(person.cloth, 0.85, 0.2)),
         "neck": _shape(neck, _plastic(person.look.skin, 0.48, 0.35)),
     }
 
 
 def _eye(placed: Array, side: str, person: Person) -> mi.Mesh:
-    body = anatomy()
-    index = body.eye(side)
-    rest = body.template[index]
-    centre = (rest.min(0) + rest.max(0)) / 2
-    radius = (rest.max(0) - rest.min(0))[[0, 2]].mean() / 2
-    flat = (rest - centre)[:, [0, 2]] / radius
-    behind = rest[:, 1] > centre[1]
-    flat[behind] /= np.maximum(np.linalg.norm(flat[behind], axis=1, keepdims=True), 1e-6)
-    mesh = _mesh(placed, body.parts[side])
-    uv = flat * (0.5, 0.5) + 0.5
+    mesh, uv = eyeball(placed, side)
     return _shape(mesh, _plastic(_texture(paint_eye(person.look)), 0.12, 0.6), uv=uv)
 
 
 def _hair_shape(hair: Mesh, tone: Array, rng: np.random.Generator) -> mi.Mesh:
-    clumps = len(hair.vertices) // 18
-    shade = np.repeat(rng.uniform(0.55, 1.45, clumps), 18) * np.tile(
-        np.repeat(np.linspace(0.7, 1.15, 9), 2), clumps
-    )
-    colours = np.clip(tone * shade[:, None], 0, 0.9)
+    colours = np.clip(tone * strand_shades(hair, rng)[:, None], 0, 0.9)
     return _shape(
         hair, _plastic({"type": "mesh_attribute", "name": "vertex_color"}, 0.5, 0.25), colours=colours
     )

