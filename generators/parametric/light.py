@@ -33,7 +33,7 @@ class Lights:
 
 @dataclass(frozen=True)
 class Baked:
-    """What reaches each vertex: irradiance over π (N, 3), and how open it is to the light (N, 1) in [0, 1]."""
+    """What reaches each vertex: irradiance over π (N, 3), and the share of the light that does (N, 1)."""
 
     irradiance: NDArray[np.float32]
     openness: NDArray[np.float32]

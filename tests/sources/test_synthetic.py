@@ -46,6 +46,25 @@ def test_cameras_are_wide_and_frontal_heavy():
     assert np.median(np.abs(yaw)) < 30
 
 
+def test_studio_cameras_are_spread_over_the_arc():
+    source = SyntheticCapture(views=16, place="studio")
+    yaw, pitch = np.degrees(angles(source._cameras(0, 0))).T
+    assert np.abs(yaw).max() <= 47.01
+    assert np.abs(pitch).max() <= 16.01
+    assert np.diff(np.sort(yaw)).max() < 2 * 94 / 16 + 0.01
+    assert not np.array_equal(np.sort(yaw), yaw)
+    assert not np.array_equal(source._cameras(0, 0), source._cameras(1, 0))
+
+
+def test_a_studio_block_is_deterministic_and_has_masks_and_conditions():
+    tiny = TINY | {"place": "studio", "identities": 3}
+    (first,), (again,) = (SyntheticCapture(**tiny).capture(SyntheticCapture(**tiny).units()[0]) for _ in "12")
+    np.testing.assert_array_equal(first.views, again.views)
+    np.testing.assert_array_equal(first.conditions, again.conditions)
+    assert first.masks.shape == (2, 24, 24)
+    assert np.abs(first.views.astype(int) - first.conditions).mean() > 5
+
+
 def test_shards_are_the_same_bytes_whatever_the_number_of_processes(tmp_path):
     digests = []
     for processes in (0, 2):
