@@ -53,9 +53,7 @@ def test_light_from_everywhere_leaves_hollows_darker_than_what_stands_out():
     rng = np.random.default_rng(5)
     scene = LitScene(sample_person(rng), sample_expression(rng)[1], uniform(1.0), 0, 32)
     body = scene.body
-    baked = bake(
-        scene.scene, body.vertices, body.normals, np.zeros(3), median_cut(uniform(1.0)), np.zeros(3)
-    )
+    baked = bake(scene.scene, body.vertices, body.normals, np.zeros(3), median_cut(uniform(1.0)), np.zeros(3))
     tongue = next(i for i, s in enumerate(body.surfaces) if s.gloss.roughness == 0.30)
     skin = body.owner == 0
     forehead = skin & (body.vertices[:, 2] > np.quantile(body.vertices[skin, 2], 0.97))
