@@ -49,9 +49,8 @@ class Request:
         if self.masks is not None and self.masks.shape != shape[:3]:
             raise InputError(f"{self.name}: masks have shape {self.masks.shape}, portraits {shape}")
         if self.conditions is not None and len(self.conditions) != len(self.cameras):
-            raise InputError(
-                f"{self.name}: {len(self.conditions)} conditions for {len(self.cameras)} cameras"
-            )
+            count = len(self.conditions)
+            raise InputError(f"{self.name}: {count} conditions for {len(self.cameras)} cameras")
 
 
 class ViewSynthesizer(Protocol):

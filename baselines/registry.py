@@ -1,4 +1,7 @@
-"""The baselines by the kind that a configuration names. A new one is a class (`base.Baseline`) and a line here."""
+"""The baselines by the kind that a configuration names.
+
+A new one is a class (`base.Baseline`) and a line here.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields
@@ -7,7 +10,6 @@ from typing import Any
 
 from baselines.base import Baseline, ViewSynthesizer
 from core.errors import InputError
-
 
 # Classes by kind, imported when they are asked for.
 BASELINES: dict[str, Callable[[], type[Baseline]]] = {}

@@ -3,7 +3,7 @@
 Shape letters: N identities or images, W styles of an identity, Z numbers of a style, S image side.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -80,16 +80,27 @@ class SynthesisNetwork(nn.Module):
     def forward(self, ws: Tensor, noise: bool = True) -> Tensor:
         """ws (N, W, Z), of which the first `styles` are used, to (N, image channels, S, S). A block's image
         has the style that the next block's first convolution has."""
-        x: Tensor | None = None
-        image: Tensor | None = None
-        at = 0
-        for resolution in self.resolutions:
+        return self.blocks(ws, noise=noise)[1]
+
+    def blocks(
+        self,
+        ws: Tensor,
+        x: Tensor | None = None,
+        image: Tensor | None = None,
+        resolutions: Sequence[int] | None = None,
+        noise: bool = True,
+    ) -> tuple[Tensor, Tensor]:
+        """The features (N, C, S, S) and the image (N, image channels, S, S) after some of the blocks, by
+        default all. Those that do not begin with the first go on from features `x` and `image` of the block
+        before; each takes its own of the styles ws (N, W, Z)."""
+        for resolution in self.resolutions if resolutions is None else resolutions:
             block = self.get_submodule(f"b{resolution}")
-            convolutions = 2 if at else 1
-            x, image = block(x, image, ws[:, at : at + convolutions + 1], noise)
-            at += convolutions
+            number = self.resolutions.index(resolution)
+            first, convolutions = max(2 * number - 1, 0), 2 if number else 1
+            x, image = block(x, image, ws[:, first : first + convolutions + 1], noise)
+        assert x is not None
         assert image is not None
-        return image
+        return x, image
 
 
 class Backbone(nn.Module):

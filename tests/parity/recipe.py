@@ -3,6 +3,7 @@
 import json
 import math
 import zlib
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor
 from generators.gan.layers import binomial_filter
 from lightning_modules.networks.cross_view import sinusoids
 
+GENERATOR = "decoder."
+EQUALISED = ("linear.weight", "output_layer.0.weight", "output_layer.2.weight")  # scaled as they run
 FOLDER = Path(__file__).parent
 
 
@@ -24,7 +27,8 @@ def key_list(which: str) -> dict[str, tuple[int, ...]]:
 
 def golden(which: str = "small") -> dict[str, Tensor]:
     """Inputs and outputs of the released code with `weights(key_list("small"))`; of the public generators
-    (`eg3d`, `panohead`) with `gan_weights` of theirs."""
+    (`eg3d`, `panohead`) with `gan_weights` of theirs; of the baselines' code with `weights` (`zero123`) or
+    `baseline_weights` (`triplanenet`, `goae` with contrast 0.3)."""
     return load_file(FOLDER / f"golden_{which}.safetensors")
 
 
@@ -36,6 +40,30 @@ def weights(shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
 def gan_weights(shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
     """The same for a generator of StyleGAN2's layers, which scale unit-variance weights as they run."""
     return {name: _gan_tensor(name, shape) for name, shape in shapes.items()}
+
+
+def baseline_weights(shapes: dict[str, tuple[int, ...]], contrast: float = 1.0) -> dict[str, Tensor]:
+    """The same for the encoders of TriPlaneNet and GOAE; names that begin with `decoder.` are of their EG3D
+    generator, whose densities and colours are multiplied by `contrast`."""
+    return {name: _baseline_tensor(name, shape, shapes.keys(), contrast) for name, shape in shapes.items()}
+
+
+def _baseline_tensor(name: str, shape: tuple[int, ...], names: Collection[str], contrast: float) -> Tensor:
+    if name.startswith(GENERATOR):
+        weight = _gan_tensor(name.removeprefix(GENERATOR), shape)
+        return contrast * weight if name.startswith(GENERATOR + "decoder.") else weight
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(zlib.crc32(name.encode())))
+    if name == "latent_avg" or name.endswith("running_mean"):
+        return 0.1 * noise
+    if name.endswith("running_var"):
+        return torch.exp(0.2 * noise)
+    if name.endswith("logit_scale"):  # some of them lie above the clamp at log 100
+        return math.log(10) + noise
+    if name.endswith(EQUALISED):
+        return noise
+    if len(shape) == 1 and name.endswith(".weight") and name.removesuffix("weight") + "bias" not in names:
+        return 0.25 + 0.05 * noise  # a PReLU's slopes
+    return _tensor(name, shape)
 
 
 def _gan_tensor(name: str, shape: tuple[int, ...]) -> Tensor:

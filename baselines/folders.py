@@ -1,0 +1,92 @@
+"""The folder of a baseline that works on an EG3D generator: its networks, the generator, and a card.
+
+`baseline.json` says what the folder holds, where it came from and under which terms; `networks.safetensors`
+holds the baseline's own networks, and `generator/` is a generator's folder (`generators.gan.folder`).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Self
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from core.errors import InputError
+from core.files import whole_folder, write_json
+from core.tensors import read_json
+from generators.gan.folder import load_generator, read_settings, save_generator
+from generators.gan.generator import Generator
+
+CARD = "baseline.json"
+NETWORKS = "networks.safetensors"
+GENERATOR = "generator"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a folder holds: its `kind`, the names of the `files` that it was made of, the terms of its weights
+    (`licence`), and `notes` on what was assumed in making it."""
+
+    kind: str
+    files: tuple[str, ...]
+    licence: str
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, folder: Path, kind: str) -> Self:
+        """The card of a folder. Raises InputError where it has none, or one of another kind."""
+        path = folder / CARD
+        if not path.is_file():
+            raise InputError(
+                f"{folder} is no {kind} folder: it has no {CARD}; make one of the released files with "
+                f"python -m baselines.import_baseline {kind}"
+            )
+        values = read_json(path)
+        if values.get("kind") != kind:
+            raise InputError(f"{folder} holds {values.get('kind')!r}, not {kind}")
+        if values.get("version") != VERSION:
+            raise InputError(f"{path} is of version {values.get('version')!r}, not {VERSION}")
+        notes, files = values.get("notes", ()), values.get("files", ())
+        return cls(kind, tuple(files), str(values.get("licence", "")), tuple(notes))
+
+    def write(self, folder: Path) -> None:
+        """Write `baseline.json` into a folder."""
+        write_json(folder / CARD, {"version": VERSION, **asdict(self)})
+
+
+def save_baseline(
+    folder: Path, card: Card, tensors: Mapping[str, Tensor], generator: Generator, origin: str
+) -> None:
+    """Write a baseline's folder, which must not exist; `origin` says where the generator came from. Raises
+    InputError."""
+    with whole_folder(folder) as partial:
+        save_file({name: x.detach().cpu().contiguous() for name, x in tensors.items()}, partial / NETWORKS)
+        save_generator(generator, partial / GENERATOR, origin)
+        card.write(partial)
+
+
+def check_folder(folder: Path, kind: str) -> None:
+    """Raise InputError unless a folder holds the files of a baseline of this kind; tensors are not read."""
+    Card.read(folder, kind)
+    if not (folder / NETWORKS).is_file():
+        raise InputError(f"{folder} has no {NETWORKS}: import the released files again")
+    settings = read_settings(folder / GENERATOR)
+    if settings.kind != "eg3d":
+        raise InputError(f"{folder / GENERATOR}: {kind} works on EG3D, not on {settings.kind}")
+
+
+def open_generator(folder: Path, device: str = "cpu") -> Generator:
+    """The generator in a baseline's folder. Raises InputError."""
+    return load_generator(folder / GENERATOR, device)
+
+
+def networks_file(folder: Path) -> Path:
+    """Where a baseline's own networks are."""
+    return folder / NETWORKS
+
+
+def names_of(files: Sequence[Path]) -> tuple[str, ...]:
+    """The names of files, for a card: where they were on somebody's machine is nobody's business."""
+    return tuple(file.name for file in files)
