@@ -2,7 +2,7 @@
 
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from core.errors import InputError
-from core.tensors import listed, read_tensors
+from core.lists import shortened
+from core.tensors import read_tensors
 
 # Mappings, by the end of their class's name: dnnlib's EasyDict, Lightning's AttributeDict.
 MAPPING = "Dict"
@@ -37,7 +38,7 @@ def read_archive(path: Path) -> dict[str, Any]:
         return read_tensors(path)
 
 
-def _stand_ins(path: Path) -> list[tuple[type, str]]:
+def _stand_ins(path: Path) -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
     """A class here for each class that a file names and PyTorch's restricted reader does not know."""
     if not path.is_file() or not zipfile.is_zipfile(path):
         return []
@@ -57,7 +58,7 @@ def state_dict(contents: Mapping[str, Any], where: str) -> dict[str, Tensor]:
         raise InputError(f"{where} holds no tensors by name")
     odd = sorted(str(name) for name, x in tensors.items() if not isinstance(x, Tensor))
     if odd:
-        raise InputError(f"{where} is no state dict: it has no tensors at {listed(odd)}")
+        raise InputError(f"{where} is no state dict: it has no tensors at {shortened(odd)}")
     if all(str(name).startswith("module.") for name in tensors):
         tensors = {str(name).removeprefix("module."): x for name, x in tensors.items()}
     return {str(name): x for name, x in tensors.items()}

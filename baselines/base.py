@@ -67,8 +67,8 @@ class ViewSynthesizer(Protocol):
 
 
 class Baseline(ViewSynthesizer, Protocol):
-    """A system that is opened from a folder of weights. `Settings` is a frozen dataclass, all of whose fields
-    have defaults, of what changes its images besides the weights."""
+    """A system that is opened from a folder of weights. `Settings` is a frozen dataclass and a schema
+    (`core.schema`), all of whose fields have defaults, of what changes its images besides the weights."""
 
     Settings: ClassVar[type]
 

@@ -7,21 +7,20 @@ holds the baseline's own networks, and `generator/` is a generator's folder (`ge
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Literal, Self
 
 from safetensors.torch import save_file
 from torch import Tensor
 
 from core.errors import InputError
 from core.files import whole_folder, write_json
-from core.tensors import read_json
+from core.schema import STRICT, read_schema
 from generators.gan.folder import load_generator, read_settings, save_generator
 from generators.gan.generator import Generator
 
 CARD = "baseline.json"
 NETWORKS = "networks.safetensors"
 GENERATOR = "generator"
-VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,9 @@ class Card:
     files: tuple[str, ...]
     licence: str
     notes: tuple[str, ...] = ()
+    version: Literal[1] = 1
+
+    __pydantic_config__: ClassVar = STRICT
 
     @classmethod
     def read(cls, folder: Path, kind: str) -> Self:
@@ -43,17 +45,14 @@ class Card:
                 f"{folder} is no {kind} folder: it has no {CARD}; make one of the released files with "
                 f"python -m baselines.import_baseline {kind}"
             )
-        values = read_json(path)
-        if values.get("kind") != kind:
-            raise InputError(f"{folder} holds {values.get('kind')!r}, not {kind}")
-        if values.get("version") != VERSION:
-            raise InputError(f"{path} is of version {values.get('version')!r}, not {VERSION}")
-        notes, files = values.get("notes", ()), values.get("files", ())
-        return cls(kind, tuple(files), str(values.get("licence", "")), tuple(notes))
+        card = read_schema(cls, path)
+        if card.kind != kind:
+            raise InputError(f"{folder} holds {card.kind}, not {kind}")
+        return card
 
     def write(self, folder: Path) -> None:
         """Write `baseline.json` into a folder."""
-        write_json(folder / CARD, {"version": VERSION, **asdict(self)})
+        write_json(folder / CARD, asdict(self))
 
 
 def save_baseline(

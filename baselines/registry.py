@@ -4,15 +4,31 @@ A new one is a class (`base.Baseline`) and a line here.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from baselines.base import Baseline, ViewSynthesizer
 from core.errors import InputError
+from core.schema import check_values
+
+
+def _triplanenet() -> type[Baseline]:
+    from baselines.triplanenet.system import TriPlaneNet
+
+    return TriPlaneNet
+
+
+def _goae() -> type[Baseline]:
+    from baselines.goae.system import GOAE
+
+    return GOAE
+
 
 # Classes by kind, imported when they are asked for.
-BASELINES: dict[str, Callable[[], type[Baseline]]] = {}
+BASELINES: dict[str, Callable[[], type[Baseline]]] = {
+    "triplanenet": _triplanenet,
+    "goae": _goae,
+}
 
 
 def check_baseline(kind: str, folder: Path, settings: Mapping[str, Any] | None = None) -> None:
@@ -42,14 +58,4 @@ def _baseline(kind: str) -> type[Baseline]:
 
 def _settings(kind: str, baseline: type[Baseline], values: Mapping[str, Any] | None) -> Any:
     """The dataclass of a baseline's settings with these values."""
-    values = dict(values or {})
-    known = [entry.name for entry in fields(baseline.Settings)]
-    unknown = sorted(values.keys() - set(known))
-    if unknown:
-        raise InputError(
-            f"{kind}: it has no settings {', '.join(unknown)}; it has {', '.join(known) or 'none'}"
-        )
-    try:
-        return baseline.Settings(**values)
-    except TypeError as error:
-        raise InputError(f"{kind}: settings {values} do not fit: {error}") from error
+    return check_values(baseline.Settings, values or {}, f"settings of {kind}")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.modeling_utils import ModelMixin
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ __all__ = [
     "empty_model",
     "load_model",
     "load_strict",
+    "load_vae",
     "place_like",
     "read_json",
     "read_tensors",
@@ -46,6 +48,23 @@ def load_model(cls: type[Model], folder: Path, dtype: torch.dtype | None = None)
     tensors = read_weights(folder)
     load_strict(model, {name: x.to(dtype or x.dtype) for name, x in tensors.items()}, str(folder))
     return model.eval()
+
+
+def load_vae(folder: Path, dtype: torch.dtype = torch.float32) -> AutoencoderKL:
+    """The VAE in a `vae/` folder of any diffusers version, in `dtype`. InputError as `load_model`."""
+    tensors = {_current_name(name): x.to(dtype) for name, x in read_weights(folder).items()}
+    vae = empty_model(AutoencoderKL, read_json(folder / "config.json"), folder)
+    load_strict(vae, tensors, str(folder))
+    return vae.eval()
+
+
+def _current_name(name: str) -> str:
+    """VAEs saved before diffusers 0.15 call their middle attention's parts otherwise."""
+    renamed = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+    parts = name.split(".")
+    if "attentions" in parts:
+        parts = [renamed.get(part, part) for part in parts]
+    return ".".join(parts)
 
 
 def empty_model(cls: type[Model], config: Mapping[str, Any], folder: Path) -> Model:

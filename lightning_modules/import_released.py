@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from core.errors import InputError, one_line
 from core.files import whole_folder
-from core.model_folders import WEIGHTS, save_model
+from core.model_folders import WEIGHTS, load_vae, save_model
 from lightning_modules.networks.portrait import write_cards
 from lightning_modules.networks.pretrained import (
     check_folder,
@@ -24,7 +24,6 @@ from lightning_modules.networks.pretrained import (
     find_folder,
     load_empty_prompt,
     load_schedule,
-    load_vae,
     write_empty_prompt,
 )
 from lightning_modules.released.checkpoint import (

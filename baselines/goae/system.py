@@ -21,7 +21,9 @@ from baselines.goae.encoder import EncoderSize, StyleEncoder
 from baselines.layers import load_networks
 from baselines.rendering import check_styles, crop, pixels_of, rendering, view_images
 from core.errors import InputError
-from core.tensors import listed, read_tensors
+from core.lists import shortened
+from core.schema import STRICT
+from core.tensors import read_tensors
 from generators.gan.generator import Generator, Identity, Rendering, Views
 from portraits.pixels import Images, to_images
 
@@ -45,9 +47,11 @@ class GOAESettings:
     rendering: int = 0
     blur: float = 1.5
 
+    __pydantic_config__: ClassVar = STRICT
+
     def __post_init__(self) -> None:
         if self.rendering < 0 or self.blur <= 0:
-            raise InputError(f"goae: {self}: a side of 0 or more, and a blur above 0")
+            raise InputError(f"{self}: a side of 0 or more, and a blur above 0")
 
 
 class Networks(nn.Module):
@@ -82,8 +86,8 @@ class GOAE:
     Settings: ClassVar[type] = GOAESettings
     name = "GOAE"
     licence = (
-        "neither code nor weights have a licence: using the weights is their user's own affair; the generator "
-        "is NVIDIA's (research and evaluation only)"
+        "neither code nor weights have a licence: using the weights is their user's own affair; the "
+        "generator is NVIDIA's (research and evaluation only)"
     )
 
     def __init__(self, networks: Networks, generator: Generator, settings: GOAESettings) -> None:
@@ -122,7 +126,7 @@ class GOAE:
         small = large.resize((side, side), Image.Resampling.BICUBIC)
         labels = torch.from_numpy(request.portrait_cameras[:1]).to(device)
         made = self.reconstruct(pixels_of(small, device), pixels_of(large, device), labels)
-        images = view_images(self.generator, made.identity, request.cameras, self._how)
+        images = view_images(self.generator, made.identity, request.cameras, self.how)
         own = (request.cameras == request.portrait_cameras[0]).all(axis=1)
         images[own] = to_images(made.view.image[0, 0])
         return images
@@ -153,14 +157,15 @@ class GOAE:
         return Identity(flat.unflatten(1, (3, -1)), styles[:, -1], None)
 
     def _view(self, identity: Identity, labels: Tensor) -> Views:
-        return self.generator.views(identity, labels.unsqueeze(1), self._how)
+        return self.generator.views(identity, labels.unsqueeze(1), self.how)
 
     @property
     def _planes(self) -> int:
         return max(self.generator.architecture.backbone)
 
     @property
-    def _how(self) -> Rendering:
+    def how(self) -> Rendering:
+        """How its planes are rendered."""
         return rendering(self.generator, self.settings.rendering)
 
 
@@ -170,7 +175,7 @@ def build_networks(tensors: Mapping[str, Tensor], generator: Generator, where: s
     the generator."""
     strange = [name for name in tensors if not name.startswith(("encoder.", "afa."))]
     if strange:
-        raise InputError(f"{where}: unexpected {listed(sorted(strange))}")
+        raise InputError(f"{where}: unexpected {shortened(sorted(strange))}")
     encoder = build_encoder(without_prefix(tensors, "encoder."), where)
     check_styles(generator, encoder.size.count, encoder.size.style, where)
     correction = build_correction(without_prefix(tensors, "afa."), where)

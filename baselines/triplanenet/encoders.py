@@ -60,7 +60,7 @@ class Widths:
 
     @classmethod
     def _read(cls, shapes: Shapes) -> Self:
-        heads = []
+        heads: list[int] = []
         while f"psp_encoder.styles.{len(heads)}.linear.weight" in shapes:
             head, count = f"psp_encoder.styles.{len(heads)}.convs", 0
             while f"{head}.{2 * count}.weight" in shapes:
@@ -186,13 +186,17 @@ class PlaneEncoder(nn.Module):
 
     def forward(self, reconstruction: Tensor, planes: Tensor) -> Tensor:
         """`reconstruction` (N, 9, S, S) and EG3D's planes (N, C, S, S) to planes (N, C, S, S)."""
+        finest = self.levels(reconstruction)[-1]
+        return planes + self.final_head_two(torch.cat([planes, self._larger(finest)], dim=1))
+
+    def levels(self, reconstruction: Tensor) -> list[Tensor]:
+        """The features after each of the four double convolutions."""
         features = self.input_layer(reconstruction)
         c0, c1, c2, c3, x = outputs_of(self.body, features, (*SKIPS, LAST))
-        x = self.up1(c3, x)
-        x = self.up2(c2, self._larger(x))
-        x = self.up3(c1, self._larger(x))
-        x = self.up4(c0, self._larger(x))
-        return planes + self.final_head_two(torch.cat([planes, self._larger(x)], dim=1))
+        found = [self.up1(c3, x)]
+        for up, skip in ((self.up2, c2), (self.up3, c1), (self.up4, c0)):
+            found.append(up(skip, self._larger(found[-1])))
+        return found
 
     def _larger(self, x: Tensor) -> Tensor:
         if self.pixel_shuffle:

@@ -19,6 +19,7 @@ from baselines.layers import load_networks
 from baselines.rendering import check_styles, crop, pixels_of, rendering, view_images
 from baselines.triplanenet.encoders import COARSE, MIDDLE, TriPlaneEncoders, Widths
 from core.errors import InputError
+from core.schema import STRICT
 from core.tensors import read_tensors
 from generators.gan.generator import Generator, Identity, Rendering, Views
 from portraits.pixels import Images
@@ -42,9 +43,11 @@ class TriPlaneNetSettings:
     rendering: int = 0
     depths: int = 2
 
+    __pydantic_config__: ClassVar = STRICT
+
     def __post_init__(self) -> None:
         if self.rendering < 0 or self.depths < 1:
-            raise InputError(f"triplanenet: {self}: a side of 0 or more, and depths of 1 or more")
+            raise InputError(f"{self}: a side of 0 or more, and depths of 1 or more")
 
 
 @dataclass(frozen=True)
@@ -98,21 +101,24 @@ class TriPlaneNet:
         portrait = halved(pixels_of(crop(request, self.native_size), device), self.side)
         labels = torch.from_numpy(request.portrait_cameras[:1]).to(device)
         made = self.reconstruct(portrait, labels)
-        return view_images(self.generator, made.identity, request.cameras, self._how)
+        return view_images(self.generator, made.identity, request.cameras, self.how)
 
     def reconstruct(self, portrait: Tensor, labels: Tensor) -> Reconstruction:
         """The planes of portraits (N, 3, S, S) in [-1, 1], seen at EG3D labels (N, 25)."""
         styles = self.encoders.styles(portrait)
         first = self.generator.identity(styles)
         both = torch.stack([labels, mirrored(labels)], dim=1)
-        view, mirror = self.generator.each_view(first, both, self._how)
-        lacking = [portrait - halved(view.image[:, 0], self.side)]
-        lacking.append(portrait.flip(-1) - halved(mirror.image[:, 0], self.side))
-        seen = torch.cat([halved(view.image[:, 0], self.side), *lacking], dim=1)
+        view, mirror = self.generator.each_view(first, both, self.how)
         planes = first.planes.flatten(1, 2)
-        better = self.encoders.triplanenet_encoder(seen, planes)
+        better = self.encoders.triplanenet_encoder(self.residuals(portrait, view, mirror), planes)
         identity = Identity(better.unflatten(1, first.planes.shape[1:3]), first.style, None)
         return Reconstruction(styles, planes, view, mirror, identity)
+
+    def residuals(self, portrait: Tensor, view: Views, mirror: Views) -> Tensor:
+        """What the second encoder sees (N, 9, S, S): the first reconstruction, and what it and its mirrored
+        view lack of the portraits (N, 3, S, S) and their mirror images."""
+        front, back = (halved(seen.image[:, 0], self.side) for seen in (view, mirror))
+        return torch.cat([front, portrait - front, portrait.flip(-1) - back], dim=1)
 
     @property
     def side(self) -> int:
@@ -120,7 +126,8 @@ class TriPlaneNet:
         return max(self.generator.architecture.backbone)
 
     @property
-    def _how(self) -> Rendering:
+    def how(self) -> Rendering:
+        """How its planes are rendered."""
         return rendering(self.generator, self.settings.rendering, self.settings.depths)
 
 

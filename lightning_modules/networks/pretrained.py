@@ -22,12 +22,10 @@ from core.errors import InputError
 from core.files import whole_file, whole_folder
 from core.model_folders import (
     WEIGHTS,
-    empty_model,
     load_model,
-    load_strict,
+    load_vae,
     read_json,
     read_tensors,
-    read_weights,
     save_model,
 )
 
@@ -190,23 +188,6 @@ def find_folder(path_or_hub_id: str) -> Path:
         raise InputError(
             f"{path_or_hub_id}: no such folder, and the hub did not give it: {reason}"
         ) from error
-
-
-def load_vae(folder: Path, dtype: torch.dtype = torch.float32) -> AutoencoderKL:
-    """The VAE in a `vae/` folder of any diffusers version, in `dtype`. InputError as `load_model`."""
-    tensors = {_current_name(name): x.to(dtype) for name, x in read_weights(folder).items()}
-    vae = empty_model(AutoencoderKL, read_json(folder / "config.json"), folder)
-    load_strict(vae, tensors, str(folder))
-    return vae.eval()
-
-
-def _current_name(name: str) -> str:
-    """VAEs saved before diffusers 0.15 call their middle attention's parts otherwise."""
-    renamed = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-    parts = name.split(".")
-    if "attentions" in parts:
-        parts = [renamed.get(part, part) for part in parts]
-    return ".".join(parts)
 
 
 def load_empty_prompt(folder: Path, channels: int) -> Tensor:
