@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 from benchmarks.denoising import Parts, released_step
 from core.errors import one_line
-from lightning_modules.sampling.ddim import ddim
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
+from lightning_modules.sampling.schedulers import ddim_scheduler
 from lightning_modules.sampling.settings import Sampling
 from lightning_modules.sampling.starting_noise import diffused, view_noise
 from lightning_modules.sampling.trajectories import trajectory
@@ -65,7 +65,7 @@ def released(pipeline: DiffPortrait3DPipeline, given: Given, steps: int) -> Tens
     if given.cameras is not None:
         proxies = pipeline.proxies(portrait, given.cameras)
         start = diffused(pipeline.encode(proxies), start, pipeline.scheduler)
-    scheduler = ddim(pipeline.scheduler, steps)
+    scheduler = ddim_scheduler(pipeline.scheduler, steps)
     networks = pipeline.denoiser, pipeline.appearance_reference
     parts = Parts(*networks, start[0], conditions.to(latents), latents)
     for timestep in scheduler.timesteps.tolist():

@@ -24,14 +24,13 @@ from generators.base import Renderer
 from lightning_modules.evaluation.moving import moved
 from lightning_modules.networks.portrait import PortraitModel, load_portrait_model
 from lightning_modules.networks.reference import AppearanceReference
-from lightning_modules.sampling.consistency import seam, spread
+from lightning_modules.sampling.consistency import view_deviation, window_seams
+from lightning_modules.sampling.devices import Precision, check_precision, choose_devices
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
-from lightning_modules.sampling.requests import Precision
 from lightning_modules.sampling.settings import Sampling
-from lightning_modules.sampling.synthesis import check_precision, choose_devices
 from lightning_modules.sampling.trajectories import trajectory
 from lightning_modules.sampling.view_conditions import prepare_renderer
-from lightning_modules.sampling.visibility import hidden
+from lightning_modules.sampling.visibility import occluded
 from metrics.faces import FaceReader, Readings
 from metrics.suite import MetricSuite
 from portraits.cameras import angles
@@ -169,15 +168,15 @@ def same_camera(
 def seams(
     pipeline: DiffPortrait3DPipeline, batch: Batch, sampling: Sampling, renderer: Renderer
 ) -> dict[str, dict[str, float]]:
-    """`sampling.consistency.seam` of a yaw sweep, whose cameras are evenly spaced, with windows that overlap
-    and with windows that don't."""
+    """`sampling.consistency.window_seams` of a yaw sweep, whose cameras are evenly spaced, with windows that
+    overlap and with windows that don't."""
     side, people = batch["condition"].shape[-1], len(batch["key"])
     cameras = trajectory("yaw_sweep", PATH)
     conditions = to_pixels(renderer.render(STRANGER, cameras, side).images)
     conditions = conditions.expand(people, PATH, 3, side, side)
     labels = torch.from_numpy(cameras).expand(people, *cameras.shape)
     return {
-        f"overlap {overlap}": seam(
+        f"overlap {overlap}": window_seams(
             pipeline,
             batch["reference"][:, :1],
             conditions,
@@ -282,17 +281,17 @@ def probes(model: PortraitModel, batch: Batch, sampling: Sampling, renderer: Ren
 
 
 def spreads(pipeline: DiffPortrait3DPipeline, turned: Batch, sampling: Sampling) -> dict[str, float]:
-    """`sampling.consistency.spread` of eight views, the mean over pixels of the head that the portrait hides
-    and over all others, and the share of the first. A batch of one reference and one view."""
+    """`sampling.consistency.view_deviation` of eight views, the mean over pixels of the head that portraits
+    hide and over all others, and the share of the first. A batch of one reference and one view."""
     prior = pipeline.noise_prior
     references, *cameras = (
         turned[name].to(prior.device, prior.dtype if name == "reference" else None)
         for name in ("reference", "reference_camera", "camera")
     )
-    unseen = hidden(prior, references, *cameras).squeeze(1).cpu()
+    unseen = occluded(prior, references, *cameras).squeeze(1).cpu()
     if not unseen.any():
         raise InputError("no portrait hides any of the head seen: give people with views farther apart")
-    apart = spread(pipeline, turned["reference"], turned["condition"][:, 0], VIEWS, sampling)
+    apart = view_deviation(pipeline, turned["reference"], turned["condition"][:, 0], VIEWS, sampling)
     shares = {"hidden": apart[unseen], "elsewhere": apart[~unseen]}
     return {name: x.mean().item() for name, x in shares.items()} | {"share": unseen.float().mean().item()}
 

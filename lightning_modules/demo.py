@@ -24,8 +24,9 @@ from lightning_modules.ablations import (
     report,
     scorer,
 )
+from lightning_modules.sampling.devices import Precision
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline, to_image
-from lightning_modules.sampling.requests import Precision, Request
+from lightning_modules.sampling.requests import Request
 from lightning_modules.sampling.settings import Sampling
 from lightning_modules.synthesize import synthesize
 from portraits.cameras import angles

@@ -1,144 +1,105 @@
 """`python -m lightning_modules.synthesize --model DIR --portrait PHOTO… --out DIR`: new views of people.
 
-Writes, for one person into `--out`, for the people of a folder into a folder each below it: the portraits as
-the model sees them, `views/000.png` …, `views.mp4` and the contact sheet `sheet.png`; and for all of them
-`conditions/`, `cameras.json` and `settings.json`.
+Writes, into `--out` for the person of `--portrait`, or into a folder below it for each person of
+`--portraits`: the portraits as the model sees them, `views/000.png` …, `views.mp4` and the contact sheet
+`sheet.png`; and into `--out` for all of them `conditions/`, `cameras.json` and `settings.json`.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from jsonargparse import ArgumentParser
+from PIL import Image
 
-from core.errors import InputError, one_line
+from core.errors import IncompleteError, one_line
 from core.files import whole_folder, write_json
-from core.model_folders import read_json
-from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
-from lightning_modules.sampling.requests import (
-    PROXIES,
-    Request,
-    check_model,
-    find_proxies,
-    make_conditions,
-    plan_views,
-    starting_noise,
-)
+from lightning_modules.sampling.plan import CAMERAS, COMMAND, PROXIES, SETTINGS, Plan, make_plan
+from lightning_modules.sampling.requests import Request
 from lightning_modules.sampling.synthesis import (
-    Job,
-    Subject,
-    check_precision,
-    choose_devices,
-    crews_of,
+    NetworkOptions,
+    PersonInputs,
+    SharedInputs,
     open_pipeline,
-    synthesize_by_crews,
+    synthesize_in_processes,
     synthesize_people,
     write_numbered,
 )
 from lightning_modules.sampling.view_conditions import CONDITIONS
 from portraits.camera_files import write_cameras
 from portraits.image_folders import read_squares
-from portraits.people import Person, find_people, read_people
-from portraits.video import check_video
-
-COMMAND = "lightning_modules.synthesize"
-SETTINGS, CAMERAS = "settings.json", "cameras.json"
+from portraits.people import read_people
 
 
 def synthesize(request: Request) -> Path:
-    """Make the views that are asked for; the folder they are in comes back. Raises InputError, before
-    anything is sampled, and leaves nothing half-made."""
-    out = Path(request.out).resolve()
-    check_out(out, request.overwrite)
-    check_video()
-    people = find_people(request.portrait, request.portraits)
-    check_names(people, request)
-    devices = choose_devices(request.devices)
-    check_precision(request.precision, devices)
-    plan = plan_views(request)
-    proxies = find_proxies(request.noise, people, len(plan))
-    crews = crews_of(devices, len(people), len(plan.windows(request)))
-    speed = {"channels_last": request.channels_last, "compile": request.compile}
-    crew = crews[0] if len(crews) == 1 else ["cpu"]
-    with whole_folder(out, request.overwrite) as folder:
-        pipeline = open_pipeline(request.model, request.precision, crew, **speed)
-        check_model(pipeline, request, len(plan))
-        prior, cameras = pipeline.noise_prior is not None, plan.cameras is not None
-        noise = starting_noise(request.noise, proxies is not None, cameras, prior)
-        subjects = read_subjects(request, people, proxies, pipeline.image_size)
-        job = Job(
-            model=request.model,
-            precision=request.precision,
-            **speed,
-            conditions=make_conditions(request, plan, pipeline.image_size),
-            cameras=plan.cameras,
-            sampling=request.sampling(noise),
-            seed=request.seed,
-            fps=request.fps,
+    """Make the views that a request asks for, and return their folder.
+
+    Raises InputError before a model is loaded, leaving nothing behind; and IncompleteError at the end where
+    some photos of `--portraits` could not be used, and the views of all others are there.
+    """
+    plan = make_plan(request)
+    with whole_folder(plan.output.folder, plan.output.overwrite) as folder:
+        people, failures = read_inputs(plan)
+        shared = SharedInputs(
+            plan.conditions.images(plan.cameras, plan.image_size),
+            plan.cameras,
+            plan.sampling,
+            plan.seed,
+            plan.output.fps,
         )
-        write_common(folder, request, job, pipeline.image_size)
-        run(pipeline, crews, subjects, job, folder)
-    return out
+        write_shared(folder, shared, plan.output.settings)
+        run(plan.networks, plan.device_groups[: len(people)], people, shared, folder)
+    if failures:
+        raise IncompleteError(
+            f"{len(failures)} photos could not be used: {'; '.join(failures)}; the views of all others are "
+            f"in {plan.output.folder}"
+        )
+    return plan.output.folder
 
 
-def check_out(out: Path, overwrite: bool) -> None:
-    """Raise InputError where `out` exists and is not to be overwritten, or is not this command's own."""
-    if not out.exists():
-        return
-    if not overwrite:
-        raise InputError(f"--out {out}: it exists already; --overwrite replaces it")
-    settings = out / SETTINGS
-    if not settings.is_file() or read_json(settings).get("command") != COMMAND:
-        raise InputError(f"--out {out}: this command has not made it and will not replace it; choose another")
+def read_inputs(plan: Plan) -> tuple[list[PersonInputs], list[str]]:
+    """The images of all people, and what is wrong with the photos that could not be read.
+
+    Raises InputError where nobody is left, or one of the photos of a single person (`--portrait`) or a proxy
+    cannot be read.
+    """
+    portraits, failures = read_people(plan.people, plan.image_size, plan.align, plan.output.person_folders)
+    people = []
+    for index, (person, images) in enumerate(zip(plan.people, portraits, strict=True)):
+        if images:
+            folder = person.name if plan.output.person_folders else "."
+            people.append(PersonInputs(folder, images, read_proxies(plan, index)))
+    return people, failures
 
 
-def check_names(people: Sequence[Person], request: Request) -> None:
-    """Raise InputError where a person's folder would be one of this command's own files or folders."""
-    own = {CONDITIONS, CAMERAS, SETTINGS}
-    for person in people if request.portraits is not None else ():
-        if person.name.casefold() in own:
-            raise InputError(
-                f"--portraits {request.portraits}: nobody can be called {person.name}, as the results have "
-                "that name; rename the photo or folder"
-            )
+def read_proxies(plan: Plan, person: int) -> list[Image.Image] | None:
+    """The proxies of the person numbered `person`, where they are given. Raises InputError."""
+    return None if plan.proxies is None else read_squares(plan.proxies[person], plan.image_size, PROXIES)
 
 
-def read_subjects(
-    request: Request, people: Sequence[Person], proxies: list[list[Path]] | None, size: int
-) -> list[Subject]:
-    """The people's images as squares of `size`. A single person's results go into the output folder itself.
-    Raises InputError."""
-    folders = [person.name for person in people] if request.portrait is None else ["."]
-    portraits = read_people(people, size, request.align)
-    starts = [None] * len(people) if proxies is None else [read_squares(p, size, PROXIES) for p in proxies]
-    return [Subject(*parts) for parts in zip(folders, portraits, starts, strict=True)]
-
-
-def write_common(folder: Path, request: Request, job: Job, size: int) -> None:
-    """What is the same for all people: conditions, cameras, and the settings as they were taken."""
-    write_numbered(folder / CONDITIONS, job.conditions)
-    if job.cameras is not None:
-        write_cameras(job.cameras, folder / CAMERAS)
-    taken = {**asdict(request), "noise_taken": job.sampling.noise, "image_size": size}
-    write_json(folder / SETTINGS, {"command": COMMAND, **taken})
+def write_shared(folder: Path, shared: SharedInputs, settings: dict[str, object]) -> None:
+    """Write what is the same for all people: conditions, cameras and settings."""
+    write_numbered(folder / CONDITIONS, shared.conditions)
+    if shared.cameras is not None:
+        write_cameras(shared.cameras, folder / CAMERAS)
+    write_json(folder / SETTINGS, settings)
 
 
 def run(
-    pipeline: DiffPortrait3DPipeline,
-    crews: list[list[str]],
-    subjects: list[Subject],
-    job: Job,
+    networks: NetworkOptions,
+    device_groups: list[list[str]],
+    people: list[PersonInputs],
+    shared: SharedInputs,
     folder: Path,
 ) -> None:
-    """Make and write everybody's views, by one crew of devices in this process or by several in their own."""
-    if len(crews) == 1:
-        synthesize_people(pipeline, subjects, job, folder)
+    """Sample and write everybody's views, in this process or in one for each of several groups of devices."""
+    if len(device_groups) == 1:
+        synthesize_people(open_pipeline(networks, device_groups[0]), people, shared, folder)
     else:
-        synthesize_by_crews(crews, subjects, job, folder)
+        synthesize_in_processes(networks, device_groups, people, shared, folder)
 
 
 def make_parser() -> ArgumentParser:
-    """The command's parser: a flag for every field of `Request`."""
+    """The command's parser: an option for every field of `Request`."""
     parser = ArgumentParser(prog=f"python -m {COMMAND}", description="New views of the people on portraits.")
     parser.add_argument("--portrait", type=str, nargs="+", help="one or more photos of one person")
     parser.add_argument(

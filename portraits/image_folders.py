@@ -1,4 +1,4 @@
-"""Folders of square images, one a view: conditions, and proxies for the noise. K views, S image side."""
+"""Folders of square images, one for each view: conditions, or proxies for 3D-aware noise. S image side."""
 
 import re
 from collections.abc import Sequence
@@ -13,14 +13,14 @@ _DIGITS = re.compile(r"(\d+)")
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The images in a folder, not below it, by name with numbers in their order: 2.png before 10.png."""
+    """The image files directly in a folder, in natural order: 2.png before 10.png."""
     found = (path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
     return sorted(found, key=lambda path: (_natural(path.name), path.name))
 
 
 def view_files(folder: Path, what: str) -> list[Path]:
-    """The images of a folder that holds one for each view; `what` names them. Raises InputError where it is
-    missing or holds none."""
+    """The image files of a folder that holds one for each view. Raises InputError, which calls the images
+    `what`, where the folder is missing or holds none."""
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder of {what}")
     files = image_files(folder)
@@ -30,7 +30,7 @@ def view_files(folder: Path, what: str) -> list[Path]:
 
 
 def check_count(files: Sequence[Path], views: int, what: str) -> None:
-    """Raise InputError unless the files are one for each of the `views`."""
+    """Raise InputError, which calls the files `what`, unless there is one for each of the `views`."""
     if len(files) != views:
         raise InputError(
             f"{files[0].parent}: it holds {len(files)} {what} for {views} cameras: there is one for each"
@@ -38,8 +38,11 @@ def check_count(files: Sequence[Path], views: int, what: str) -> None:
 
 
 def read_squares(files: Sequence[Path], size: int, what: str) -> list[Image.Image]:
-    """Images as RGB squares of side `size`. Raises InputError where one is damaged or not square: cropped, it
-    would show another camera than the one it stands for."""
+    """RGB images (S, S), S = `size`, from files.
+
+    Raises InputError, which calls the images `what`, where one is damaged or not square: cropping it would
+    change its camera.
+    """
     return [_read_square(path, size, what) for path in files]
 
 
@@ -54,5 +57,5 @@ def _read_square(path: Path, size: int, what: str) -> Image.Image:
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """A key that orders numbers within names by value."""
+    """A sort key that compares numbers within names by value."""
     return [(int(part), "") if part.isdecimal() else (0, part) for part in _DIGITS.split(name) if part]

@@ -1,4 +1,4 @@
-"""Portraits from people's own photos: whose they are, and the squares that the networks see. S image side."""
+"""People's own photos: whose they are, and their crops for the networks. S image side."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -9,34 +9,32 @@ from PIL import Image
 from tqdm import tqdm
 
 from core.errors import InputError
-from core.lists import shortened
 from portraits.alignment.align import NoFaceError, align
 from portraits.alignment.crop import Square, cut
 from portraits.alignment.detection import FaceDetector
 from portraits.alignment.photos import open_photo
 from portraits.image_folders import image_files
 
-MIN_SIDE = 32  # pixels of the photo that a portrait is made of; fewer show nobody
-SHOWN = 3  # photos at fault that an error tells of
+MIN_SIDE = 32  # pixels of a photo or of the crop of its face
 
 
 @dataclass(frozen=True)
 class Person:
-    """Whose views are made: a name, and the photos of that one person (Eq. 5 takes any number)."""
+    """A name, and any number of photos of that one person (Eq. 5)."""
 
     name: str
     photos: tuple[Path, ...]
 
 
 def find_people(portrait: Sequence[str] | None, portraits: str | None) -> list[Person]:
-    """The person on the photos `portrait`, or the people below the folder `portraits`: each photo in it is a
+    """The person of the photos `portrait`, or the people of the folder `portraits`: each photo in it is a
     person, and so is each folder of photos in it.
 
     Raises InputError where neither or both are given, a file is missing, there are no photos, or two people
-    have one name.
+    have the same name.
     """
     if (portrait is None) == (portraits is None):
-        raise InputError("say whose views to make: --portrait PHOTO… of one person, or --portraits FOLDER")
+        raise InputError("give either --portrait PHOTO… of one person, or --portraits FOLDER of several")
     if portrait is not None:
         photos = tuple(Path(photo) for photo in portrait)
         for photo in photos:
@@ -47,13 +45,16 @@ def find_people(portrait: Sequence[str] | None, portraits: str | None) -> list[P
 
 
 def read_people(
-    people: Sequence[Person], size: int, aligned: bool, detector: FaceDetector | None = None
-) -> list[list[Image.Image]]:
-    """Every person's portraits as RGB squares of side `size`, as `read_portrait` makes them, with a progress
-    bar. Raises one InputError that names the photos that make none."""
+    people: Sequence[Person], size: int, aligned: bool, skip: bool, detector: FaceDetector | None = None
+) -> tuple[list[list[Image.Image]], list[str]]:
+    """Each person's portraits (S, S), S = `size`, as `read_portrait` makes them, with a progress bar; and
+    what is wrong with the photos of which it makes none, which are left out if `skip`.
+
+    Raises InputError naming all of these photos if not `skip`, or where no photo is left.
+    """
     detector = detector or FaceDetector()
     portraits: list[list[Image.Image]] = []
-    troubles = []
+    failures: list[str] = []
     with tqdm(total=sum(len(person.photos) for person in people), desc="portraits", unit="photo") as bar:
         for person in people:
             portraits.append([])
@@ -61,18 +62,18 @@ def read_people(
                 try:
                     portraits[-1].append(read_portrait(photo, size, aligned, detector))
                 except InputError as error:
-                    troubles.append(str(error))
+                    failures.append(str(error))
                 bar.update()
-    if troubles:
-        raise InputError(shortened(troubles, SHOWN, separator="; "))
-    return portraits
+    if failures and not (skip and any(portraits)):
+        raise InputError("; ".join(failures))
+    return portraits, failures
 
 
 def read_portrait(path: Path, size: int, aligned: bool, detector: FaceDetector | None = None) -> Image.Image:
-    """A photo's EG3D crop about the largest face (`aligned`), or its largest middle square, as RGB (S, S).
+    """A photo's EG3D crop of the largest face if `aligned`, otherwise its middle square, as RGB (S, S).
 
-    Raises InputError where the file is no photo, has too few pixels or only one colour, or, where the crop is
-    asked for, shows no face or too small a one.
+    Raises InputError where the file is no photo, is smaller than `MIN_SIDE`, or has a single colour; and, if
+    `aligned`, where no face is found or its crop is smaller than `MIN_SIDE`.
     """
     photo = open_photo(path)
     if min(photo.size) < MIN_SIDE:
@@ -87,7 +88,7 @@ def read_portrait(path: Path, size: int, aligned: bool, detector: FaceDetector |
     try:
         found = align(photo, size, detector=detector)
     except NoFaceError as error:
-        raise InputError(f"{path}: {error}; --align false takes the middle of it as it is") from error
+        raise InputError(f"{path}: {error}; --align false takes its middle square instead") from error
     if found.square.side < MIN_SIDE:
         raise InputError(
             f"{path}: the face's crop is {found.square.side:.0f} pixels wide, too few for a portrait:"

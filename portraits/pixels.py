@@ -1,11 +1,11 @@
-"""Images as networks take them, and as files have them."""
+"""Conversion between images of 255 levels, as in files, and pixels in [-1, 1], as networks take them."""
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-MIDDLE = 127.5
+MIDDLE = 127.5  # levels
 
 Images = NDArray[np.uint8]
 """Images (…, S, S, 3)."""
@@ -17,15 +17,15 @@ def to_pixels(images: Images) -> Tensor:
 
 
 def to_images(pixels: Tensor) -> Images:
-    """Pixels (…, 3, S, S), clamped to [-1, 1], of any device and float type, as images (…, S, S, 3) uint8."""
+    """Pixels (…, 3, S, S) of any device and float dtype, clamped to [-1, 1], as images (…, S, S, 3) uint8."""
     return np.ascontiguousarray(pixels_to_levels(pixels).movedim(-3, -1).cpu().numpy())
 
 
 def levels_to_pixels(levels: Tensor) -> Tensor:
-    """Levels uint8 of any shape as float32 in [-1, 1]."""
+    """Levels, uint8 of any shape, as float32 pixels in [-1, 1]."""
     return levels.float().div(MIDDLE).sub(1)
 
 
 def pixels_to_levels(pixels: Tensor) -> Tensor:
-    """Pixels of any shape, clamped to [-1, 1], as levels uint8, rounded."""
+    """Pixels of any shape, clamped to [-1, 1], as levels, uint8, rounded."""
     return pixels.float().add(1).mul(MIDDLE).round().clamp(0, 255).to(torch.uint8)

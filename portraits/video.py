@@ -1,4 +1,4 @@
-"""Views as an MP4 that any player and browser shows (H.264)."""
+"""Writing of views as an MP4 video (H.264), which all players and browsers show."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -9,22 +9,22 @@ from PIL import Image
 
 from core.errors import InputError
 
-SMALLEST_SIDE = 256  # pixels; smaller views are enlarged by a whole factor, so that they can be looked at
-QUALITY = 8  # of 10, imageio-ffmpeg's scale
+SMALLEST_SIDE = 256  # pixels; smaller views are enlarged by a whole factor
+QUALITY = 8  # of 10, on imageio-ffmpeg's scale
 
 
 def check_video() -> None:
-    """Raise InputError where the package that writes videos is missing."""
+    """Raise InputError where imageio-ffmpeg, which writes videos, is not installed."""
     if find_spec("imageio_ffmpeg") is None:
         raise InputError("writing an MP4 takes one more package: pip install imageio-ffmpeg")
 
 
 def write_video(path: Path, images: Sequence[Image.Image], fps: float) -> None:
-    """Write RGB squares of one size, one after the other, at `fps` images a second."""
+    """Write RGB images (S, S) as a video of `fps` frames a second."""
     from imageio_ffmpeg import write_frames
 
     side = images[0].width * max(1, -(-SMALLEST_SIDE // images[0].width))
-    # 4:2:0 colour takes even sides; blocks of 2 leave them as they are
+    # 4:2:0 colour needs even sides, and nothing larger: macro blocks of 2 avoid further resizing
     writer = write_frames(str(path), (side, side), fps=fps, quality=QUALITY, macro_block_size=2)
     writer.send(None)
     for image in images:

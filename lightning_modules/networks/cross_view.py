@@ -164,16 +164,21 @@ class CrossView(ModelMixin, ConfigMixin):
         return place_like(cross_view, unet)
 
     def check_views(self, views: int) -> None:
-        """InputError where there are more views than places to encode."""
-        if self.config.positions and views > self.config.positions:
-            raise InputError(
-                f"{views} views at once, and V encodes the places of {self.config.positions}: "
-                "take fewer, or train V with positions=0"
-            )
+        """Raise InputError where there are more views than V has positional encodings for."""
+        check_views(views, self.config.positions)
 
     def runs_middle(self, conditional: bool) -> bool:
         """Whether the middle module runs in a pass with (or without) a reference bank."""
         return self.config.middle == "always" or (self.config.middle == "unconditional" and not conditional)
+
+
+def check_views(views: int, positions: int) -> None:
+    """Raise InputError where V with so many `positions`, 0 for any, cannot attend over so many views."""
+    if positions and views > positions:
+        raise InputError(
+            f"{views} views at once, and V encodes the places of {positions}: "
+            "take fewer, or train V with positions=0"
+        )
 
 
 def _width(layer: Layer) -> int:

@@ -91,11 +91,15 @@ def load_portrait_model(path: str, dtype: torch.dtype = torch.float32) -> Portra
 
 def check_prior(prior: NoisePrior, backbone: Backbone, where: str) -> None:
     """Raises InputError unless S makes images of the size that F is for."""
-    side = backbone.unet.config.sample_size * backbone.downsampling
-    if prior.config.image_size != side:
+    check_prior_size(prior.config.image_size, backbone.unet.config.sample_size * backbone.downsampling, where)
+
+
+def check_prior_size(made: int, wanted: int, where: str) -> None:
+    """Raise InputError unless the side of S's images, in pixels, is the side of F's."""
+    if made != wanted:
         raise InputError(
-            f"{where}: S makes images of {prior.config.image_size} pixels, and F takes {side}: give an S "
-            f"trained at image_size {side}, or none"
+            f"{where}: S makes images of {made} pixels, and F takes {wanted}: give an S "
+            f"trained at image_size {wanted}, or none"
         )
 
 

@@ -1,6 +1,6 @@
-"""From a portrait and cameras to images: the paper's inference (3.4, A.2) as a diffusers pipeline.
+"""The paper's inference (3.4, A.2) as a diffusers pipeline: a portrait and cameras to images.
 
-Shape letters: B portraits, R references, K views of a path, S image side, H W latent size.
+Shape letters: B portraits, R references of a portrait, K views of a path, S image side, H W latent size.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import diffusers
-import numpy as np
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.controlnets.controlnet import ControlNetModel
@@ -19,7 +18,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.outputs import BaseOutput
 from numpy.typing import ArrayLike
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from core.errors import InputError
@@ -34,30 +33,41 @@ from lightning_modules.networks.portrait import (
     load_portrait_model,
     write_portrait_model,
 )
-from lightning_modules.networks.pretrained import Backbone
+from lightning_modules.networks.pretrained import Backbone, load_schedule
 from lightning_modules.networks.reference import AppearanceReference
 from lightning_modules.networks.speed import tune
+from lightning_modules.sampling import latents as vae_latents
 from lightning_modules.sampling.ddim import portrait_bank, sample
+from lightning_modules.sampling.inputs import portrait_pixels, square_levels, view_count
 from lightning_modules.sampling.settings import PAPER, Sampling, StartingNoise
-from lightning_modules.sampling.starting_noise import diffused, half_noised, step_generators, view_noise
+from lightning_modules.sampling.starting_noise import diffused, partly_noised, step_generators, view_noise
 from portraits.cameras import check_labels
-from portraits.people import MIN_SIDE
-from portraits.pixels import levels_to_pixels, pixels_to_levels, to_images
+from portraits.pixels import to_images
 
 
 @dataclass
 class Views(BaseOutput):
-    """What the pipeline returns: `images`, K views (S, S)."""
+    """Output of the pipeline: `images`, K views (S, S)."""
 
     images: list[Image.Image]
 
 
 class DiffPortrait3DPipeline(DiffusionPipeline):
-    """Novel views of a portrait. A folder of `save_pretrained`, `import_released` or training is loaded by
-    `from_pretrained`.
+    """Novel views of a portrait.
 
-    `scheduler` is the noise schedule of training (DDPM), then sampled by DDIM on the released grid, or any
-    other diffusers scheduler, then used as it is configured.
+    `from_pretrained` loads a folder that `save_pretrained`, `import_released` or training has written.
+
+    Args:
+        vae: the VAE of F.
+        unet: F (3.1).
+        scheduler: a training schedule (DDPM), which is sampled by DDIM on the released grid of timesteps, or
+            another diffusers scheduler, which is used as configured.
+        appearance_reference: F_ref (3.2).
+        view_control: F_cam (3.3), a ControlNet; without it views follow no camera.
+        cross_view: V (3.4).
+        noise_prior: S (3.4), for 3D-aware noise.
+        reference_timestep: what F_ref sees: "zero", or the "current" timestep, as released.
+        empty_prompt: the text embedding (1, T, D) of the empty prompt.
     """
 
     _optional_components = ["view_control", "cross_view", "noise_prior"]  # noqa: RUF012 (diffusers' own name)
@@ -90,12 +100,13 @@ class DiffPortrait3DPipeline(DiffusionPipeline):
         self.empty_prompt = empty_prompt
         self.replicas: tuple[Denoiser, ...] = ()
         self.compiled = False
+        self._denoiser: Denoiser | None = None
 
-    # From and to folders
+    # Loading and saving
 
     @classmethod
     def of(cls, model: PortraitModel) -> Self:
-        """The pipeline of networks that are loaded already."""
+        """A pipeline of networks that are already loaded."""
         backbone = model.backbone
         return cls(
             backbone.vae,
@@ -111,20 +122,31 @@ class DiffPortrait3DPipeline(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(cls, path: str | Path, dtype: torch.dtype = torch.float32) -> Self:
-        """The pipeline in a folder, as `networks.portrait.load_portrait_model` reads it, which says what it
-        refuses; with the scheduler it was saved with, where a pipeline saved it."""
+        """Load a folder, its networks in `dtype`, with the scheduler that it was saved with.
+
+        Raises InputError as `networks.portrait.load_portrait_model` and `read_scheduler` do.
+        """
         pipeline = cls.of(load_portrait_model(str(path), dtype))
-        index = Path(path) / cls.config_name
-        if index.is_file() and read_json(index).get("_class_name") == cls.__name__:
-            name = read_json(index).get("scheduler", (None, None))[1]
-            kind = getattr(diffusers, str(name), None)
-            if not (isinstance(kind, type) and issubclass(kind, SchedulerMixin)):
-                raise InputError(f"{index}: {name!r} is none of diffusers' schedulers")
-            pipeline.scheduler = kind.from_config(read_json(Path(path) / "scheduler/scheduler_config.json"))
+        pipeline.scheduler = cls.read_scheduler(Path(path))
         return pipeline
 
+    @classmethod
+    def read_scheduler(cls, folder: Path) -> SchedulerMixin:
+        """The scheduler of a folder that a pipeline has saved; of any other folder its noise schedule (DDPM).
+
+        Raises InputError where it is not one of diffusers' schedulers or its config is damaged.
+        """
+        index = folder / cls.config_name
+        if not index.is_file() or read_json(index).get("_class_name") != cls.__name__:
+            return load_schedule(folder / "scheduler")
+        name = read_json(index).get("scheduler", (None, None))[1]
+        scheduler = getattr(diffusers, str(name), None)
+        if not (isinstance(scheduler, type) and issubclass(scheduler, SchedulerMixin)):
+            raise InputError(f"{index}: {name!r} is none of diffusers' schedulers")
+        return scheduler.from_config(read_json(folder / "scheduler/scheduler_config.json"))
+
     def save_pretrained(self, save_directory: str | Path, dtype: torch.dtype | None = None) -> None:
-        """The folder that `from_pretrained` reads. Raises InputError where it exists."""
+        """Write the folder that `from_pretrained` reads. Raises InputError where it exists."""
         with whole_folder(Path(save_directory)) as folder:
             write_portrait_model(self.model, folder, dtype)
             self.save_config(folder)
@@ -144,31 +166,37 @@ class DiffPortrait3DPipeline(DiffusionPipeline):
 
     @property
     def denoiser(self) -> Denoiser:
-        """F with all that is attached to it."""
+        """F with F_cam and V attached, compiled if `tune` says so: one module until a part is exchanged."""
+        kept = self._denoiser
+        parts = (self.unet, self.view_control, self.cross_view)
+        if kept is None or (kept.unet, kept.control, kept.cross_view) != parts:
+            kept = Denoiser(self.unet, self.empty_prompt, self.view_control, self.cross_view)
+            self._denoiser = tune(kept, compile=self.compiled)
         prompt = self.empty_prompt.to(self.device, self.unet.dtype)
-        denoiser = Denoiser(self.unet, prompt, self.view_control, self.cross_view)
-        return tune(denoiser, compile=self.compiled)
+        if kept.empty_prompt.device != prompt.device or kept.empty_prompt.dtype != prompt.dtype:
+            kept.empty_prompt = prompt
+        return kept
 
     def tune(self, channels_last: bool = False, compile: bool = False) -> Self:
-        """F, F_ref, F_cam and V in channels-last memory, or compiled, in later calls: `networks.speed`."""
-        self.compiled = compile
+        """Put F, F_ref, F_cam and V into channels-last memory, or compile them; see `networks.speed`."""
+        self.compiled, self._denoiser = compile, None
         tune(self.denoiser, channels_last=channels_last)
         tune(self.appearance_reference, channels_last=channels_last, compile=compile)
         return self
 
     def replicate(self, devices: Sequence[str | torch.device]) -> Self:
-        """Copies F, F_cam and V, as they are now, to more devices, where later calls have a share of a longer
-        path's windows made. What is made stays the same."""
+        """Copy F, F_cam and V as they are now to further devices, which later calls share the windows of a
+        path with. Views stay the same."""
         copies = (deepcopy(self.denoiser).to(device) for device in devices)
         self.replicas = tuple(tune(copy, compile=self.compiled) for copy in copies)
         return self
 
     @property
     def image_size(self) -> int:
-        """The side S of the images that F was trained on."""
+        """S, the side of the images that F was trained on, in pixels."""
         return self.unet.config.sample_size * self.model.backbone.downsampling
 
-    # One portrait, as people have it
+    # One portrait, from PIL images
 
     def __call__(
         self,
@@ -180,59 +208,41 @@ class DiffPortrait3DPipeline(DiffusionPipeline):
         progress: bool = True,
         **sampling: Any,
     ) -> Views:
-        """K views of the person on `portrait`, one photo or several (Eq. 5), whose middle square is seen.
+        """K views of the person in `portrait`. The same seed gives the same views.
 
-        `conditions` are K images of anybody, seen as the person is to be seen; where F_cam is there they are
-        needed. `cameras` are EG3D labels (K, 25), for S. `proxies` are K images that take S's place as the
-        start of 3D-aware noise. `sampling` are fields of `Sampling`. The same seed gives the same views.
-        Raises InputError on what does not fit.
+        Args:
+            portrait: one photo or several (Eq. 5) of one person, whose middle squares are used.
+            cameras: EG3D labels (K, 25), for S.
+            conditions: K square images of somebody at the wanted cameras, for F_cam.
+            proxies: K square images that replace S's as the start of 3D-aware noise.
+            seed: of all noise.
+            progress: show a progress bar.
+            sampling: fields of `Sampling`.
+
+        Raises InputError on inputs that do not fit each other or the model.
         """
         references = [portrait] if isinstance(portrait, Image.Image) else list(portrait)
         labels = None if cameras is None else torch.from_numpy(check_labels(cameras, "cameras"))[None]
-        count = self._count(labels, conditions, proxies)
+        view_count(cameras=cameras, conditions=conditions, proxies=proxies)
         images = self.views(
             self._portraits(references),
-            None if conditions is None else self._levels(conditions, "conditions"),
+            self._levels(conditions, "conditions"),
             labels,
-            None if proxies is None else self._levels(proxies, "proxies"),
+            self._levels(proxies, "proxies"),
             seeds=[seed],
-            count=count,
             sampling=Sampling(**sampling),
             progress=progress,
             levels=True,
         )
         return Views(images=[Image.fromarray(view) for view in images[0].movedim(1, -1).contiguous().numpy()])
 
-    def _count(self, labels: Tensor | None, *given: Sequence[Image.Image] | None) -> int:
-        sizes = (None if labels is None else labels.shape[1], *(None if x is None else len(x) for x in given))
-        names = ("cameras", "conditions", "proxies")
-        counts = {name: size for name, size in zip(names, sizes, strict=True) if size is not None}
-        if not counts or 0 in counts.values():
-            raise InputError("no views are asked for: give cameras, conditions or both")
-        if len(set(counts.values())) > 1:
-            raise InputError(
-                f"{', '.join(f'{n} {name}' for name, n in counts.items())}: there is one for each view"
-            )
-        return next(iter(counts.values()))
-
-    def _levels(self, images: Sequence[Image.Image], what: str) -> Tensor:
-        """(1, N, 3, S, S) uint8 of square images of any size."""
-        if odd := next((image.size for image in images if image.width != image.height), None):
-            raise InputError(f"{what}: an image of {odd[0]}x{odd[1]} pixels; squares are wanted, cut alike")
-        side = self.image_size
-        squares = [image.convert("RGB").resize((side, side), Image.Resampling.LANCZOS) for image in images]
-        return torch.from_numpy(np.stack([np.asarray(square) for square in squares])).movedim(-1, 1)[None]
-
     def _portraits(self, images: Sequence[Image.Image]) -> Tensor:
-        """(1, R, 3, S, S) of portraits of any size and shape."""
-        if not images:
-            raise InputError("no portrait was given")
-        if small := next((image.size for image in images if min(image.size) < MIN_SIDE), None):
-            raise InputError(f"a portrait of {small[0]}x{small[1]} pixels: {MIN_SIDE} a side at least")
-        squares = [ImageOps.fit(image, (min(image.size),) * 2) for image in images]
-        return levels_to_pixels(self._levels(squares, "portrait"))
+        return portrait_pixels(images, self.image_size)
 
-    # Batches of portraits, as evaluation has them
+    def _levels(self, images: Sequence[Image.Image] | None, name: str) -> Tensor | None:
+        return None if images is None else square_levels(images, self.image_size, name)
+
+    # Batches of portraits, from tensors
 
     @torch.no_grad()
     def views(
@@ -248,24 +258,36 @@ class DiffPortrait3DPipeline(DiffusionPipeline):
         progress: bool = False,
         levels: bool = False,
     ) -> Tensor:
-        """Views (B, K, 3, S, S) of references (B, R, 3, S, S), images in [-1, 1], or uint8 if `levels`, on
-        the CPU.
+        """Views (B, K, 3, S, S) on the CPU, in [-1, 1], or uint8 if `levels`.
 
-        `conditions` and `proxies` are (B, K, 3, S, S), in [-1, 1] or uint8, `cameras` EG3D labels (B, K, 25),
-        and `count` is K where none of them says it. A portrait's views follow from its seed and settings,
-        whatever else is in the batch. Raises InputError on what does not fit.
+        A portrait's views are a function of its own inputs, its seed and `sampling`, whatever else is in the
+        batch.
+
+        Args:
+            references: (B, R, 3, S, S) in [-1, 1].
+            conditions: (B, K, 3, S, S) in [-1, 1] or uint8, for F_cam.
+            cameras: EG3D labels (B, K, 25), for S.
+            proxies: (B, K, 3, S, S) in [-1, 1] or uint8, in place of S's.
+            seeds: B, one for each portrait.
+            count: K, where none of the above has it.
+            sampling: settings.
+            progress: show a progress bar.
+            levels: return uint8.
+
+        Raises InputError on inputs that do not fit each other or the model.
         """
         views = next((x.shape[1] for x in (conditions, cameras, proxies) if x is not None), count or 1)
         self._check(references, conditions, seeds)
         self._check_views(len(references), views, conditions, cameras, proxies)
-        sampling = replace(sampling, noise=self._noise(sampling, cameras, proxies))
+        sampling = replace(sampling, noise=self._starting_noise(sampling, cameras, proxies))
         latents = self.encode(references, sampling.chunk)
+        denoiser = self.denoiser
         clean = sample(
-            denoiser := self.denoiser,
+            denoiser,
             self.scheduler,
             self._start(latents, references, cameras, proxies, seeds, views, sampling).flatten(0, 1),
             views=views,
-            bank=portrait_bank(denoiser, self.appearance_reference, latents, self._timestep),
+            bank=portrait_bank(denoiser, self.appearance_reference, latents, self._reference_timestep),
             condition=None if conditions is None else conditions.flatten(0, 1),
             steps=sampling.steps,
             guidance=sampling.guidance,
@@ -289,21 +311,22 @@ class DiffPortrait3DPipeline(DiffusionPipeline):
         views: int,
         sampling: Sampling,
     ) -> Tensor:
-        """Where sampling starts (B, K, 4, H, W)."""
+        """Starting noise (B, K, 4, H, W) for latents `like` (…, 4, H, W)."""
         noise = view_noise(seeds, range(views), like)
         if sampling.noise != "3d-aware":
             return noise
         if proxies is None:
-            some = self.each_proxy(references, cameras, sampling.chunk)
-            start = torch.cat([self.encode(x, sampling.chunk) for x in some]).unflatten(0, noise.shape[:2])
+            rendered = self._render_proxies(references, cameras, sampling.chunk)
+            start = torch.cat([self.encode(x, sampling.chunk) for x in rendered])
+            start = start.unflatten(0, noise.shape[:2])
         else:
             start = self.encode(proxies, sampling.chunk)
         if sampling.strength == 1:
             return diffused(start, noise, self.scheduler)
-        return half_noised(start, noise, self.scheduler, sampling.steps, sampling.strength)
+        return partly_noised(start, noise, self.scheduler, sampling.steps, sampling.strength)
 
     @property
-    def _timestep(self) -> int | None:
+    def _reference_timestep(self) -> int | None:
         return 0 if self.config.reference_timestep == "zero" else None
 
     def _check(self, references: Tensor, conditions: Tensor | None, seeds: Sequence[int | str]) -> None:
@@ -321,49 +344,39 @@ class DiffPortrait3DPipeline(DiffusionPipeline):
                     f"{name} {tuple(tensor.shape)}: {people} portraits of {views} views are asked for"
                 )
 
-    def _noise(self, sampling: Sampling, cameras: Tensor | None, proxies: Tensor | None) -> StartingNoise:
-        able = proxies is not None or (self.noise_prior is not None and cameras is not None)
-        if sampling.noise == "3d-aware" and not able:
-            lacking = "cameras" if self.noise_prior is not None else "a model with noise_prior/ (S)"
-            raise InputError(f"3d-aware noise takes {lacking}, or proxies; or ask for random noise")
-        return sampling.noise or ("3d-aware" if able else "random")
+    def _starting_noise(
+        self, sampling: Sampling, cameras: Tensor | None, proxies: Tensor | None
+    ) -> StartingNoise:
+        possible = proxies is not None or (self.noise_prior is not None and cameras is not None)
+        if sampling.noise == "3d-aware" and not possible:
+            missing = "cameras" if self.noise_prior is not None else "a model with noise_prior/ (S)"
+            raise InputError(f"3d-aware noise takes {missing}, or proxies; or ask for random noise")
+        return sampling.noise or ("3d-aware" if possible else "random")
 
     def proxies(self, references: Tensor, cameras: Tensor, chunk: int = 8) -> Tensor:
-        """S's Ĩ (B, K, 3, S, S) in [-1, 1], on the CPU, of references (B, R, 3, S, S) at EG3D labels
-        (B, K, 25)."""
-        some = [proxies.cpu() for proxies in self.each_proxy(references, cameras, chunk)]
-        return torch.cat(some).unflatten(0, cameras.shape[:2])
+        """S's proxies Ĩ (B, K, 3, S, S) in [-1, 1], on the CPU, of references (B, R, 3, S, S) at EG3D labels
+        (B, K, 25), `chunk` views at a time."""
+        rendered = [images.cpu() for images in self._render_proxies(references, cameras, chunk)]
+        return torch.cat(rendered).unflatten(0, cameras.shape[:2])
 
     @torch.no_grad()
-    def each_proxy(self, references: Tensor, cameras: Tensor, chunk: int = 8) -> Iterator[Tensor]:
-        """`proxies` a few at a time, person by person: each (n, 3, S, S), n at most `chunk`."""
+    def _render_proxies(self, references: Tensor, cameras: Tensor, chunk: int) -> Iterator[Tensor]:
+        """The proxies (n, 3, S, S) of one person after the other, n at most `chunk`."""
         prior = self.noise_prior
         for person, labels in zip(references.split(1), cameras.split(1), strict=True):
             canonical = prior.encode(person.to(self.device, prior.dtype))
-            for some in labels.split(chunk, 1):
-                yield prior.render(canonical, some.to(self.device))[0]
+            for part in labels.split(chunk, 1):
+                yield prior.render(canonical, part.to(self.device))[0]
 
-    @torch.no_grad()
     def encode(self, images: Tensor, chunk: int = 8) -> Tensor:
-        """Images (…, 3, S, S) in [-1, 1], or uint8, to latents (…, 4, H, W) in F's scale: the posterior's
-        mean."""
-        means = [self._mean(some) for some in images.flatten(0, -4).split(chunk)]
-        return torch.cat(means).mul(self.vae.config.scaling_factor).unflatten(0, images.shape[:-3])
+        """Images (…, 3, S, S), in [-1, 1] or uint8, to latents (…, 4, H, W); see `sampling.latents`."""
+        return vae_latents.encode(self.vae, images, chunk)
 
-    def _mean(self, images: Tensor) -> Tensor:
-        images = levels_to_pixels(images) if images.dtype == torch.uint8 else images
-        return self.vae.encode(images.to(self.device, self.vae.dtype)).latent_dist.mean.float()
-
-    @torch.no_grad()
     def decode(self, latents: Tensor, chunk: int = 8, levels: bool = False) -> Tensor:
-        """Latents (N, 4, H, W) to images (N, 3, S, S) in [-1, 1], or uint8 if `levels`, on the CPU."""
-        images = []
-        for some in latents.div(self.vae.config.scaling_factor).to(self.vae.dtype).split(chunk):
-            pixels = self.vae.decode(some).sample.float().clamp(-1, 1)
-            images.append((pixels_to_levels(pixels) if levels else pixels).cpu())
-        return torch.cat(images)
+        """Latents (N, 4, H, W) to images (N, 3, S, S) on the CPU; see `sampling.latents`."""
+        return vae_latents.decode(self.vae, latents, chunk, levels)
 
 
 def to_image(pixels: Tensor) -> Image.Image:
-    """An image (3, S, S) in [-1, 1] as people look at it."""
+    """A PIL image of pixels (3, S, S) in [-1, 1]."""
     return Image.fromarray(to_images(pixels))

@@ -1,4 +1,4 @@
-"""How views are sampled."""
+"""Settings of sampling."""
 
 import math
 from dataclasses import dataclass
@@ -11,13 +11,20 @@ StartingNoise = Literal["random", "3d-aware"]
 
 @dataclass(frozen=True)
 class Sampling:
-    """How views are sampled; the defaults are the paper's (4, A.2).
+    """Settings of sampling; the defaults are the paper's (4, A.2).
 
-    `noise`: where sampling starts, "random" or "3d-aware"; None is the second where there are S or proxies.
-    `strength`: of that noise; 1 is the paper's, below it proxies are noised less and only that share of the
-    steps is sampled, so that more of them stays. `eta`: DDIM's, 0 for none of its noise. `window`,
-    `overlap`: how many views of a path V sees at a time, and how many of them neighbouring windows share,
-    None for half. `chunk`: how many images the VAE and S take at a time.
+    Args:
+        steps: denoising steps.
+        guidance: weight of classifier-free guidance; 1 for none.
+        eta: DDIM's share of fresh noise at each step, 0 to 1.
+        noise: starting noise; by default "3d-aware" where there is S or there are proxies, else "random".
+        strength: of 3D-aware noise. 1 is the paper's; below it proxies are noised less and only that share of
+            the steps is sampled, which keeps more of the proxies.
+        window: how many views of a path V attends over at a time.
+        overlap: how many views neighbouring windows share; by default half a window.
+        chunk: how many images the VAE and S process at a time.
+
+    Raises InputError on values out of range.
     """
 
     steps: int = 100
@@ -30,7 +37,7 @@ class Sampling:
     chunk: int = 8
 
     def __post_init__(self) -> None:
-        """Raises InputError on settings that no sampling has."""
+        """Check the ranges."""
         for name, least in (("steps", 1), ("window", 1), ("chunk", 1), ("overlap", 0)):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < least):

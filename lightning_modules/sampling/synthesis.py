@@ -1,7 +1,6 @@
-"""Views of people, written to a folder: on one device, or on several that people are split over, and longer
-paths where people are few. K views."""
+"""Sampling of people's views and writing of the results, in one process or several. K views, S image side."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,20 +12,29 @@ from torch.multiprocessing.spawn import ProcessExitedException, spawn
 from tqdm import tqdm
 
 from core.errors import InputError, one_line
+from lightning_modules.sampling.devices import Precision
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
-from lightning_modules.sampling.requests import Precision
 from lightning_modules.sampling.settings import Sampling
 from portraits.contact_sheet import camera_captions, view_sheet
 from portraits.video import write_video
 
 SHEET, VIDEO, VIEWS = "sheet.png", "views.mp4", "views"
-INPUT_ERROR = 2  # the exit code of `one_line`
 
 
 @dataclass(frozen=True)
-class Subject:
-    """One person: `folder` for the results, below the output folder; portraits, and perhaps a proxy for each
-    view, as squares of the model's size."""
+class NetworkOptions:
+    """A model folder, and how to load its networks."""
+
+    model: str
+    precision: Precision = "float32"
+    channels_last: bool = False
+    compile: bool = False
+
+
+@dataclass(frozen=True)
+class PersonInputs:
+    """One person's portraits and, where given, K proxies, as images (S, S); and the `folder` of the results,
+    relative to the output folder."""
 
     folder: str
     portraits: list[Image.Image]
@@ -34,14 +42,10 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Job:
-    """What is made of every person: the K views that the conditions, squares of the model's size, and the
-    cameras (K, 25) say, sampled from one seed; and a video of `fps` views a second."""
+class SharedInputs:
+    """What is the same for all people: K condition images (S, S) and cameras (K, 25), the sampling with its
+    seed, and the frames a second of the videos."""
 
-    model: str
-    precision: Precision
-    channels_last: bool
-    compile: bool
     conditions: list[Image.Image]
     cameras: NDArray[np.float32] | None
     sampling: Sampling
@@ -49,102 +53,102 @@ class Job:
     fps: float
 
 
-def open_pipeline(
-    model: str, precision: Precision, crew: Sequence[str], channels_last: bool = False, compile: bool = False
-) -> DiffPortrait3DPipeline:
-    """The model in a folder, ready to sample on the devices of a crew. Raises InputError where it is none."""
-    pipeline = DiffPortrait3DPipeline.from_pretrained(model, dtype=getattr(torch, precision))
-    return pipeline.to(crew[0]).tune(channels_last, compile).replicate(crew[1:])
+def open_pipeline(networks: NetworkOptions, devices: Sequence[str]) -> DiffPortrait3DPipeline:
+    """Load a model onto devices. Raises InputError where it cannot be loaded."""
+    pipeline = DiffPortrait3DPipeline.from_pretrained(
+        networks.model, dtype=getattr(torch, networks.precision)
+    )
+    pipeline.to(devices[0]).tune(networks.channels_last, networks.compile)
+    return pipeline.replicate(devices[1:])
 
 
-def make_views(
-    pipeline: DiffPortrait3DPipeline, subject: Subject, job: Job, progress: bool
+def synthesize_people(
+    pipeline: DiffPortrait3DPipeline,
+    people: Sequence[PersonInputs],
+    shared: SharedInputs,
+    out: Path,
+    progress: bool = True,
+) -> None:
+    """Sample and write everybody's views, one person after the other, with a progress bar."""
+    for person in tqdm(people, desc="people", unit="person", disable=not progress or len(people) == 1):
+        views = sample_views(pipeline, person, shared, progress)
+        write_views(out / person.folder, person, shared, views)
+
+
+def synthesize_in_processes(
+    networks: NetworkOptions,
+    device_groups: Sequence[Sequence[str]],
+    people: Sequence[PersonInputs],
+    shared: SharedInputs,
+    out: Path,
+) -> None:
+    """As `synthesize_people`, with the people distributed over groups of devices, a process for each group.
+
+    The first process shows its progress. Where one fails all end. An InputError is printed by the process it
+    occurs in and ends this one with the same exit code.
+    """
+    shares = [list(people[start :: len(device_groups)]) for start in range(len(device_groups))]
+    arguments = (networks, list(device_groups), shares, shared, out)
+    try:
+        spawn(_synthesize_share, arguments, nprocs=len(device_groups))
+    except ProcessExitedException as error:
+        if error.exit_code != InputError.exit_code:
+            raise
+        raise SystemExit(error.exit_code) from None
+
+
+def _synthesize_share(
+    process: int,
+    networks: NetworkOptions,
+    device_groups: list[Sequence[str]],
+    shares: list[list[PersonInputs]],
+    shared: SharedInputs,
+    out: Path,
+) -> None:
+    with one_line():
+        pipeline = open_pipeline(networks, device_groups[process])
+        synthesize_people(pipeline, shares[process], shared, out, progress=process == 0)
+
+
+def sample_views(
+    pipeline: DiffPortrait3DPipeline, person: PersonInputs, shared: SharedInputs, progress: bool
 ) -> list[Image.Image]:
-    """The K views of one person; a function of the person and the job, whoever else is made."""
+    """The K views of one person, whoever else is sampled."""
     return pipeline(
-        subject.portraits,
-        cameras=job.cameras,
-        conditions=job.conditions,
-        proxies=subject.proxies,
-        seed=job.seed,
+        person.portraits,
+        cameras=shared.cameras,
+        conditions=shared.conditions,
+        proxies=person.proxies,
+        seed=shared.seed,
         progress=progress,
-        **asdict(job.sampling),
+        **asdict(shared.sampling),
     ).images
 
 
-def write_views(folder: Path, subject: Subject, job: Job, views: Sequence[Image.Image]) -> None:
-    """A person's results: portraits, every view, a video, and a contact sheet of all."""
+def write_views(
+    folder: Path, person: PersonInputs, shared: SharedInputs, views: Sequence[Image.Image]
+) -> None:
+    """Write a person's results: portraits, views, a video, and a contact sheet of them."""
     folder.mkdir(parents=True, exist_ok=True)
-    for number, portrait in enumerate(subject.portraits):
+    for number, portrait in enumerate(person.portraits):
         portrait.save(folder / f"portrait_{number}.png")
     write_numbered(folder / VIEWS, views)
-    write_video(folder / VIDEO, views, job.fps)
+    write_video(folder / VIDEO, views, shared.fps)
     captions = [f"view {number}" for number in range(len(views))]
-    rows = {"conditions": job.conditions, "proxies": subject.proxies, "views": views}
+    rows: Mapping[str, Sequence[Image.Image] | None] = {
+        "conditions": shared.conditions,
+        "proxies": person.proxies,
+        "views": views,
+    }
     view_sheet(
-        subject.portraits,
+        person.portraits,
         {name: images for name, images in rows.items() if images is not None},
-        captions if job.cameras is None else camera_captions(job.cameras),
+        captions if shared.cameras is None else camera_captions(shared.cameras),
     ).save(folder / SHEET)
 
 
 def write_numbered(folder: Path, images: Sequence[Image.Image]) -> None:
-    """`000.png`, `001.png` … in a new folder."""
+    """Write `000.png`, `001.png`, … into a new folder."""
     folder.mkdir(parents=True)
     for number, image in enumerate(images):
         image.save(folder / f"{number:03d}.png")
-
-
-def synthesize_people(
-    pipeline: DiffPortrait3DPipeline, subjects: Sequence[Subject], job: Job, out: Path, progress: bool = True
-) -> None:
-    """Make and write the views of all subjects, one after the other, with a progress bar."""
-    shown = progress and len(subjects) > 1
-    for subject in tqdm(subjects, desc="people", unit="person", disable=not shown):
-        write_views(out / subject.folder, subject, job, make_views(pipeline, subject, job, progress))
-
-
-def synthesize_by_crews(
-    crews: Sequence[Sequence[str]], subjects: Sequence[Subject], job: Job, out: Path
-) -> None:
-    """The same with the subjects split over crews, a process each; the first one shows its progress. Where
-    one fails all end; where it fails by a user's mistake, which it has told of, this process ends as well."""
-    shares = [list(subjects[start :: len(crews)]) for start in range(len(crews))]
-    try:
-        spawn(_run_share, (list(crews), shares, job, out), nprocs=len(crews))
-    except ProcessExitedException as error:
-        if error.exit_code != INPUT_ERROR:
-            raise
-        raise SystemExit(INPUT_ERROR) from None
-
-
-def choose_devices(count: int | None) -> list[str]:
-    """Where to sample: on `count` GPUs, or all there are; without a GPU `count` times on the CPU, or once.
-    Raises InputError for more GPUs than there are."""
-    gpus = torch.cuda.device_count()
-    if count is not None and count < 1:
-        raise InputError(f"--devices {count}: give 1 or more")
-    if gpus and count is not None and count > gpus:
-        raise InputError(f"--devices {count}: this machine has {gpus}")
-    return [f"cuda:{number}" if gpus else "cpu" for number in range(count or max(gpus, 1))]
-
-
-def crews_of(devices: Sequence[str], people: int, windows: int) -> list[list[str]]:
-    """The devices in crews that each make some of the people: one device a crew where there are enough
-    people. Of what is left each takes more, no more than a path has windows, which they share."""
-    count = min(len(devices), people)
-    return [list(devices[first::count])[:windows] for first in range(count)]
-
-
-def check_precision(precision: Precision, devices: Sequence[str]) -> None:
-    """Raises InputError where a network would have to run on the CPU in what it cannot."""
-    if precision == "float16" and "cpu" in devices:
-        raise InputError("--precision float16 takes a GPU, and there is none: choose bfloat16 or float32")
-
-
-def _run_share(
-    process: int, crews: list[list[str]], shares: list[list[Subject]], job: Job, out: Path
-) -> None:
-    with one_line():
-        pipeline = open_pipeline(job.model, job.precision, crews[process], job.channels_last, job.compile)
-        synthesize_people(pipeline, shares[process], job, out, progress=process == 0)

@@ -1,6 +1,6 @@
-"""Camera paths about the head, as EG3D labels: orbit, yaw sweep, pitch sweep, and the released spiral.
+"""Camera paths around the head, as EG3D labels: orbit, yaw sweep, pitch sweep, and the released spiral.
 
-Amplitudes are degrees, as people are told angles. K views.
+K views. Amplitudes of users are in degrees.
 """
 
 from collections.abc import Callable
@@ -15,15 +15,16 @@ from portraits.cameras import label_from_angles
 Angles = tuple[NDArray[np.float64], NDArray[np.float64]]
 """Yaw and pitch (K,) each, radians."""
 
-MAX_YAW, MAX_PITCH = 180.0, 85.0  # degrees; straight above and below, "upright" has no meaning
-# EG3D's videos circle about a camera 0.05 of its pitch parameter above the front: arcsin(2 · 0.05 / π).
+MAX_YAW, MAX_PITCH = 180.0, 85.0  # degrees; at the poles the camera's up vector is undefined
+# Degrees: EG3D's videos circle around a camera 0.05 of its pitch parameter above the front,
+# arcsin(2 · 0.05 / π).
 SPIRAL_ELEVATION = 1.824
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """A named path: its `angles(views, yaw, pitch)` for amplitudes in radians, and the amplitudes taken where
-    none are given, degrees; None for an angle that the path holds still."""
+    """A camera path: `angles(views, yaw, pitch)` from amplitudes in radians, and its default amplitudes in
+    degrees, None for an angle that the path does not change."""
 
     angles: Callable[[int, float, float], Angles]
     yaw: float | None
@@ -31,25 +32,25 @@ class Trajectory:
 
 
 def orbit(views: int, yaw: float, pitch: float) -> Angles:
-    """An ellipse about the front that closes: the first view, from above, would follow the last."""
+    """A closed ellipse around the front, which starts above it; the first view would follow the last."""
     phase = _phase(views)
     return yaw * np.sin(phase), pitch * np.cos(phase)
 
 
 def yaw_sweep(views: int, yaw: float, _pitch: float) -> Angles:
-    """From -yaw, the face pointing to the image's right, to +yaw in equal steps; one view is the front."""
+    """From -yaw, where the face points to the image's right, to +yaw in equal steps; one view is frontal."""
     return _sweep(views, yaw), np.zeros(views)
 
 
 def pitch_sweep(views: int, _yaw: float, pitch: float) -> Angles:
-    """From below, at -pitch, to above in equal steps; one view is the front."""
+    """From -pitch, below the face, to +pitch in equal steps; one view is frontal."""
     return np.zeros(views), _sweep(views, pitch)
 
 
 def spiral(views: int, yaw: float, pitch: float) -> Angles:
-    """The path of EG3D's videos, which the released condition images follow: from below over +x and above.
+    """The path of EG3D's videos and of the released condition images: from below over +x to above.
 
-    EG3D's pitch parameter moves the height of the camera, not its angle, in equal steps.
+    EG3D's pitch parameter is linear in the height of the camera, not in its angle.
     """
     phase = _phase(views)
     height = np.sin(np.radians(SPIRAL_ELEVATION)) - np.sin(pitch) * np.cos(phase)
@@ -57,8 +58,8 @@ def spiral(views: int, yaw: float, pitch: float) -> Angles:
     return yaw * np.sin(phase), np.arcsin(np.clip(height, -steepest, steepest))
 
 
-# The amplitudes of the released path are not published. These, 0.4 rad and 0.5 of EG3D's pitch parameter, fit
-# its 16 pictures; EG3D's own videos have 0.35 and 0.25 (20.05 and 9.16 degrees).
+# The amplitudes of the released path are not published. 0.4 rad and 0.5 of EG3D's pitch parameter fit its 16
+# images; EG3D's own videos have 0.35 and 0.25 (20.05 and 9.16 degrees).
 TRAJECTORIES = {
     "orbit": Trajectory(orbit, 40.0, 12.0),
     "yaw_sweep": Trajectory(yaw_sweep, 45.0, None),
@@ -70,10 +71,10 @@ TRAJECTORIES = {
 def trajectory(
     name: str, views: int, yaw: float | None = None, pitch: float | None = None
 ) -> NDArray[np.float32]:
-    """EG3D labels (K, 25) of the `views` cameras of a path, amplitudes in degrees or the path's own.
+    """EG3D labels (K, 25) of `views` cameras on the named path, with amplitudes in degrees or its defaults.
 
-    Raises InputError for an unknown name, fewer than one view, an amplitude out of range, and one for an
-    angle that the path holds still.
+    Raises InputError on an unknown name, less than one view, an amplitude out of range, or an amplitude of an
+    angle that the path does not change.
     """
     if name not in TRAJECTORIES:
         raise InputError(f"--trajectory {name}: there is no such path; choose of {', '.join(TRAJECTORIES)}")
@@ -88,11 +89,11 @@ def trajectory(
     return np.stack([label_from_angles(float(yaw), float(pitch)) for yaw, pitch in pairs])
 
 
-def _amplitude(name: str, angle: str, given: float | None, own: float | None, limit: float) -> float:
+def _amplitude(name: str, angle: str, given: float | None, default: float | None, limit: float) -> float:
     if given is None:
-        return own or 0.0
-    if own is None:
-        raise InputError(f"--{angle} {given:g}: {name} holds the {angle} still; leave it out")
+        return default or 0.0
+    if default is None:
+        raise InputError(f"--{angle} {given:g}: {name} does not change the {angle}; leave it out")
     if not 0 <= abs(given) <= limit:
         raise InputError(f"--{angle} {given:g}: give an amplitude in degrees, at most {limit:g}")
     return given

@@ -1,6 +1,9 @@
-"""The images that tell F_cam the cameras (3.3): another person's, from files or rendered. K views, S image
-side."""
+"""Condition images, which show F_cam the cameras (3.3): another person's, from files or rendered.
 
+K views, S image side.
+"""
+
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,34 +16,56 @@ from generators.base import Renderer
 from generators.registry import RENDERERS, RendererChoice, check_renderer, is_renderer, open_renderer
 from portraits.image_folders import read_squares, view_files
 
-CHUNK = 8  # views rendered at once: a scene is built for each chunk, and the bar moves with it
+CHUNK = 8  # views rendered at a time: the scene is built once for each chunk, and the progress bar updated
 CONDITIONS = "conditions"
 
+Cameras = NDArray[np.float32]
 
-def find_conditions(source: RendererChoice) -> list[Path] | None:
-    """The files of the conditions where `source` is a folder of them, in the order of the views; None where
-    it chooses a renderer.
 
-    Raises InputError where it is neither, a folder without images, or a renderer that cannot be opened.
+@dataclass(frozen=True)
+class ConditionFiles:
+    """Condition images in files, one for each view."""
+
+    files: tuple[Path, ...]
+
+    def images(self, cameras: Cameras | None, size: int) -> list[Image.Image]:  # noqa: ARG002
+        """The images (S, S), S = `size`. Raises InputError where one is damaged or not square."""
+        return read_squares(self.files, size, CONDITIONS)
+
+
+@dataclass(frozen=True)
+class RenderedConditions:
+    """Condition images of the person numbered `identity` of a renderer."""
+
+    renderer: RendererChoice
+    identity: int
+
+    def images(self, cameras: Cameras, size: int) -> list[Image.Image]:
+        """The images (S, S), S = `size`, at cameras (K, 25), with a progress bar. Raises InputError where the
+        renderer cannot be opened."""
+        return render_view_conditions(prepare_renderer(self.renderer), self.identity, cameras, size)
+
+
+Conditions = ConditionFiles | RenderedConditions
+
+
+def find_conditions(source: RendererChoice, identity: int) -> Conditions:
+    """Conditions from `source`, the choice of a renderer or a folder of images in the order of the views.
+
+    Raises InputError where it is neither, the folder has no images, or the renderer cannot be opened.
     """
     if not isinstance(source, str) or is_renderer(source):
         check_renderer(source)
-        return None
+        return RenderedConditions(source, identity)
     if not Path(source).is_dir():
         raise InputError(
             f"--conditions {source}: there is no such folder, and the renderers are {', '.join(RENDERERS)}"
         )
-    return view_files(Path(source), CONDITIONS)
-
-
-def read_conditions(files: list[Path], size: int) -> list[Image.Image]:
-    """Condition images (S, S) from files. Raises InputError where one is damaged or not square."""
-    return read_squares(files, size, CONDITIONS)
+    return ConditionFiles(tuple(view_files(Path(source), CONDITIONS)))
 
 
 def prepare_renderer(choice: RendererChoice) -> Renderer:
-    """The renderer that a setting chooses. Raises InputError for an unknown one, or where its packages are
-    missing."""
+    """The chosen renderer. Raises InputError for an unknown one, or where its packages are missing."""
     try:
         return open_renderer(choice)
     except ModuleNotFoundError as error:
@@ -51,9 +76,9 @@ def prepare_renderer(choice: RendererChoice) -> Renderer:
 
 
 def render_view_conditions(
-    renderer: Renderer, identity: int, cameras: NDArray[np.float32], size: int
+    renderer: Renderer, identity: int, cameras: Cameras, size: int
 ) -> list[Image.Image]:
-    """The person numbered `identity` from all cameras (K, 25), (S, S) each, with a progress bar."""
+    """Images (S, S) of the person numbered `identity` at cameras (K, 25), with a progress bar."""
     images: list[Image.Image] = []
     with tqdm(total=len(cameras), desc=CONDITIONS, unit="view") as bar:
         for start in range(0, len(cameras), CHUNK):

@@ -1,9 +1,10 @@
-"""Paths longer than what V has been trained on: overlapping windows of views, whose predictions are blended.
+"""Long camera paths as overlapping windows of views, whose noise predictions are blended.
 
-Shape letters: K views of a path.
+Shape letters: B portraits, K views of a path, H W latent size.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +15,8 @@ from core.errors import InputError
 
 @dataclass(frozen=True)
 class Window:
-    """The views from `start` to `stop` (exclusive), and what each one's prediction weighs (stop - start,)."""
+    """The views from `start` to `stop` (exclusive) of a path, and the blending weights of their predictions
+    (stop - start,)."""
 
     start: int
     stop: int
@@ -22,17 +24,17 @@ class Window:
 
     @property
     def views(self) -> slice:
-        """Where the window is on the path."""
+        """The window as a slice of the path's views."""
         return slice(self.start, self.stop)
 
 
 def windows(views: int, window: int, overlap: int | None = None) -> list[Window]:
-    """Windows of at most `window` views that cover a path of `views`, neighbours sharing at least `overlap`,
-    or half a window.
+    """Windows of at most `window` views that cover a path of `views`; neighbours share at least `overlap`
+    views, by default half a window.
 
-    All are equally long. A prediction weighs more in the middle of its window than at the ends, and the
-    weights of each view sum to 1: going along the path, one window fades into the next. Raises InputError
-    where the numbers do not fit.
+    All windows have the same length. Weights rise linearly from a window's ends to its middle, and those of
+    each view sum to 1, so that along the path one window fades into the next. Raises InputError where `views`
+    or `window` is below 1 or `overlap` is not in 0 to `window` - 1.
     """
     if views < 1 or window < 1:
         raise InputError(f"{views} views in windows of {window}: both are at least 1")
@@ -48,3 +50,13 @@ def windows(views: int, window: int, overlap: int | None = None) -> list[Window]
     for start in starts:
         total[start : start + length] += fade
     return [Window(start, start + length, fade / total[start : start + length]) for start in starts]
+
+
+def blend(predictions: Sequence[Tensor], path: Sequence[Window], like: Tensor) -> Tensor:
+    """The weighted sum (B, K, 4, H, W) of each window's prediction (B, stop - start, 4, H, W), on the device
+    and in the dtype of `like` (B, K, 4, H, W)."""
+    blended = torch.zeros_like(like)
+    for prediction, window in zip(predictions, path, strict=True):
+        weights = window.weights.to(like).view(-1, 1, 1, 1)
+        blended[:, window.views] += weights * prediction.to(like)
+    return blended

@@ -21,7 +21,7 @@ from lightning_modules.ablations import (
     widest,
 )
 from lightning_modules.networks.portrait import save_portrait_model
-from lightning_modules.sampling.consistency import seam, spread
+from lightning_modules.sampling.consistency import view_deviation, window_seams
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
 from lightning_modules.sampling.settings import Sampling
 from portraits.cameras import angles
@@ -98,12 +98,12 @@ def test_spread_is_the_deviation_among_views_of_one_camera(batch, monkeypatch):
     apart = ((levels - mean).square().sum(1) / (VIEWS - 1)).sqrt().mean(1)  # (B, S, S)
     right = torch.zeros(2, 1, 16, 16, dtype=torch.bool)
     right[..., 8:] = True
-    monkeypatch.setattr("lightning_modules.ablations.hidden", lambda *_: right)
+    monkeypatch.setattr("lightning_modules.ablations.occluded", lambda *_: right)
     found = spreads(pipeline, turned, SAMPLING)
     assert found["hidden"] == pytest.approx(apart[:, :, 8:].mean().item(), rel=1e-3)
     assert found["elsewhere"] == pytest.approx(apart[:, :, :8].mean().item(), rel=1e-3)
     assert found["share"] == 0.5
-    monkeypatch.setattr("lightning_modules.ablations.hidden", lambda *_: ~(right | True))
+    monkeypatch.setattr("lightning_modules.ablations.occluded", lambda *_: ~(right | True))
     with pytest.raises(InputError, match="no portrait hides"):
         spreads(pipeline, turned, SAMPLING)
 
@@ -111,9 +111,9 @@ def test_spread_is_the_deviation_among_views_of_one_camera(batch, monkeypatch):
 def test_probes_of_consistency():
     pipeline = DiffPortrait3DPipeline.of(toy_model(prior=True))
     references, conditions = torch.rand(2, 1, 3, 16, 16), torch.rand(2, 12, 3, 16, 16)
-    assert spread(pipeline, references, conditions[:, 0], 3, SAMPLING).shape == (2, 16, 16)
+    assert view_deviation(pipeline, references, conditions[:, 0], 3, SAMPLING).shape == (2, 16, 16)
     sampling = Sampling(steps=2, noise="random", window=4, overlap=0)
-    found = seam(pipeline, references, conditions, None, sampling)
+    found = window_seams(pipeline, references, conditions, None, sampling)
     assert found.keys() == {"across", "within"}
     assert all(value > 0 for value in found.values())
 

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core.errors import InputError
+from core.errors import IncompleteError, InputError
 from core.model_folders import save_model
 from lightning_modules import synthesize as command
 from lightning_modules.networks.portrait import NOISE_PRIOR, PortraitModel, save_portrait_model
-from lightning_modules.sampling import requests
-from lightning_modules.sampling.synthesis import crews_of
+from lightning_modules.sampling import view_conditions
+from lightning_modules.sampling.devices import group_devices
 from lightning_modules.sampling.trajectories import trajectory
 from portraits.camera_files import read_cameras
 from tests.faces import FlatRenderer
@@ -42,7 +42,7 @@ def models(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def flat_renderer(monkeypatch):
-    monkeypatch.setattr(requests, "prepare_renderer", lambda _: FlatRenderer())
+    monkeypatch.setattr(view_conditions, "open_renderer", lambda _: FlatRenderer())
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_one_person_s_views_with_all_that_belongs_to_them(run):
     assert cv2.VideoCapture(str(out / "views.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 3
     assert Image.open(out / "portrait_0.png").size == (SIZE, SIZE)
     settings = json.loads((out / "settings.json").read_text())
-    assert (settings["steps"], settings["seed"], settings["noise_taken"]) == (2, 5, "3d-aware")
+    assert (settings["steps"], settings["seed"], settings["starting_noise"]) == (2, 5, "3d-aware")
     assert not list(out.parent.glob("*.partial"))
 
 
@@ -126,7 +126,7 @@ def test_conditions_alone_say_the_views(run, tmp_path):
     out = run("--conditions", str(squares(tmp_path / "seen", 4, 20)))
     assert len(views(out)) == 4
     assert "cameras.json" not in files(out)
-    assert json.loads((out / "settings.json").read_text())["noise_taken"] == "random"
+    assert json.loads((out / "settings.json").read_text())["starting_noise"] == "random"
 
 
 def test_every_noise_is_another(run, tmp_path):
@@ -173,21 +173,28 @@ BAD = {
     "noise": (["--noise", "pink"], "--noise pink: it is neither random, nor 3d-aware, nor a folder"),
     "devices": (["--devices", "0"], "--devices 0: give 1 or more"),
     "half precision": (["--precision", "float16"], "--precision float16 takes a GPU, and there is none"),
-    "both": (["--portraits", "."], "--portrait PHOTO… of one person, or --portraits FOLDER"),
+    "both": (["--portraits", "."], "either --portrait PHOTO… of one person, or --portraits FOLDER"),
     "a face where none is": (["--align", "true"], "ada.jpg: no face is found .* --align false"),
 }
 
 
+@pytest.fixture
+def no_model(monkeypatch):
+    """Fails the test where a model is loaded."""
+    monkeypatch.setattr(command, "open_pipeline", lambda *_: pytest.fail("a model was loaded"))
+
+
+@pytest.mark.usefixtures("no_model")
 @pytest.mark.parametrize(("arguments", "line"), BAD.values(), ids=BAD)
-def test_bad_input_is_one_line_and_leaves_nothing(run, tmp_path, arguments, line):
+def test_bad_input_is_one_line_before_a_model_is_loaded(run, tmp_path, arguments, line):
     with pytest.raises(InputError, match=line):
         run(*arguments)
     assert {path.name for path in tmp_path.iterdir()} == {"photos"}
 
 
-def test_a_folder_that_cannot_be_made_is_found_out_first(run, tmp_path, monkeypatch):
+@pytest.mark.usefixtures("no_model")
+def test_a_folder_that_cannot_be_made_is_found_out_first(run, tmp_path):
     (tmp_path / "file").write_text("no folder")
-    monkeypatch.setattr(command, "open_pipeline", lambda *_, **__: pytest.fail("a model was loaded"))
     with pytest.raises(InputError, match="file/out: no folder can be made there"):
         run(out="file/out")
 
@@ -250,6 +257,16 @@ def test_portraits_that_are_none_are_one_line(run, photos, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_folder_with_bad_photos_is_made_without_them(run, photos, tmp_path):
+    (photos / "broken.jpg").write_bytes(b"no photo")
+    (photos / "cleo" / "0.png").write_bytes(b"no photo")
+    with pytest.raises(IncompleteError, match=r"^2 photos could not be used: .*broken\.jpg.*; .*0\.png"):
+        run("--views", "1", portrait=("--portraits", ""))
+    people = {path.name for path in (tmp_path / "out").iterdir() if path.is_dir()}
+    assert people == {"ada", "bo", "cleo", "conditions"}
+    assert len(list((tmp_path / "out" / "cleo").glob("portrait_*.png"))) == 2
+
+
 @pytest.mark.parametrize("name", ["conditions", "Settings.json"])
 def test_nobody_is_called_as_the_results_are(run, photos, tmp_path, name):
     (photos / "bo.png").rename(photos / f"{name}.png")
@@ -259,6 +276,7 @@ def test_nobody_is_called_as_the_results_are(run, photos, tmp_path, name):
     assert run("--views", "1", portrait=("--portrait", f"{name}.png")).is_dir()
 
 
+@pytest.mark.usefixtures("no_model")
 def test_an_s_of_another_size_is_one_line(run, models, tmp_path):
     shutil.copytree(models / "whole", tmp_path / "mixed")
     shutil.rmtree(tmp_path / "mixed" / NOISE_PRIOR)
@@ -267,32 +285,33 @@ def test_an_s_of_another_size_is_one_line(run, models, tmp_path):
         run("--model", str(tmp_path / "mixed"))
 
 
-def test_devices_make_crews_for_people_and_windows():
+def test_devices_are_grouped_by_people_and_windows():
     four = ["a", "b", "c", "d"]
-    assert crews_of(four, people=9, windows=5) == [["a"], ["b"], ["c"], ["d"]]
-    assert crews_of(four, people=1, windows=5) == [four]
-    assert crews_of(four, people=1, windows=3) == [["a", "b", "c"]]
-    assert crews_of(four, people=3, windows=5) == [["a", "d"], ["b"], ["c"]]
-    assert crews_of(["a"], people=2, windows=5) == [["a"]]
+    assert group_devices(four, people=9, windows=5) == [["a"], ["b"], ["c"], ["d"]]
+    assert group_devices(four, people=1, windows=5) == [four]
+    assert group_devices(four, people=1, windows=3) == [["a", "b", "c"]]
+    assert group_devices(four, people=3, windows=5) == [["a", "d"], ["b"], ["c"]]
+    assert group_devices(["a"], people=2, windows=5) == [["a"]]
 
 
 def test_a_path_s_windows_are_split_over_devices(run, monkeypatch):
     path = ["--views", "5", "--steps", "2"]
     one = run(*path, out="one")
-    crews = []
+    opened = []
 
-    def watched(pipeline, crews_given, *rest):
-        crews.extend((crew, len(pipeline.replicas)) for crew in crews_given)
-        return run_crews(pipeline, crews_given, *rest)
+    def watched(networks, devices):
+        opened.append((devices, open_pipeline(networks, devices)))
+        return opened[-1][1]
 
-    run_crews = command.run
-    monkeypatch.setattr(command, "run", watched)
+    open_pipeline = command.open_pipeline
+    monkeypatch.setattr(command, "open_pipeline", watched)
     three = run(*path, "--devices", "3", out="three")
-    assert crews == [(["cpu"] * 3, 2)]
+    assert [(devices, len(pipeline.replicas)) for devices, pipeline in opened] == [(["cpu"] * 3, 2)]
     # a level: where a copy's weights lie in memory says how its sums are rounded
     assert np.abs(views(one).astype(int) - views(three)).max() <= 1
 
 
+@pytest.mark.usefixtures("no_model")
 def test_a_model_of_stage_1_is_one_line(run, models):
     with pytest.raises(InputError, match=r"stage1: it has no view_control/ \(F_cam\)"):
         run("--model", str(models / "stage1"))

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -84,11 +86,18 @@ def test_what_makes_no_portrait_is_one_line_that_names_the_photo(tmp_path):
             read_portrait(tmp_path / name, 64, aligned=True, detector=DotDetector())
 
 
-def test_all_bad_photos_are_told_of_at_once(tmp_path):
+def test_all_bad_photos_are_named_and_can_be_left_out(tmp_path):
     names = list(bad(tmp_path))
     people = [Person(name, (tmp_path / name,)) for name in names]
-    with pytest.raises(InputError, match=r"none\.jpg.*; .*empty\.jpg.*; .*broken\.jpg.* and 6 more"):
-        read_people(people, 64, aligned=True, detector=DotDetector())
+    paint_face(tmp_path / "good.png")
+    both = Person("ada", (tmp_path / "empty.jpg", tmp_path / "good.png"))
+    for skip, given in ((False, [*people, both]), (True, people)):
+        with pytest.raises(InputError, match=".*; .*".join(re.escape(name) for name in names)):
+            read_people(given, 64, aligned=True, skip=skip, detector=DotDetector())
+    portraits, failures = read_people([*people, both], 64, True, skip=True, detector=DotDetector())
+    assert [len(images) for images in portraits] == [0] * len(people) + [1]
+    assert len(failures) == len(people) + 1
+    assert all(name in failure for name, failure in zip([*names, "empty.jpg"], failures, strict=True))
 
 
 def test_whose_views_is_asked_for_clearly(tmp_path):
@@ -96,7 +105,7 @@ def test_whose_views_is_asked_for_clearly(tmp_path):
     paint(tmp_path / "twice" / "ada.png")
     paint(tmp_path / "twice" / "ada.jpg")
     for arguments, line in {
-        (None, None): "--portrait PHOTO… of one person, or --portraits FOLDER",
+        (None, None): "either --portrait PHOTO… of one person, or --portraits FOLDER",
         (("a.png",), "folder"): "--portrait PHOTO… of one person, or --portraits FOLDER",
         (("none.png",), None): r"--portrait none\.png: there is no such file",
         (None, "none"): "--portraits none: there is no such folder",

@@ -9,7 +9,8 @@ from core.model_folders import load_strict
 from lightning_modules.import_released import released_schedule
 from lightning_modules.networks.denoiser import Denoiser
 from lightning_modules.released.checkpoint import released_layout
-from lightning_modules.sampling.ddim import ddim, portrait_bank, sample
+from lightning_modules.sampling.ddim import portrait_bank, sample
+from lightning_modules.sampling.schedulers import ddim_scheduler
 from tests.parity.recipe import golden, key_list, weights
 
 VIEWS = 8
@@ -49,7 +50,10 @@ def test_conditional_prediction(networks):
 
 
 def test_the_grid_is_the_released_samplers():
-    assert ddim(released_schedule(), 4).timesteps.tolist() == golden()["ddim_timesteps"].flip(0).tolist()
+    assert (
+        ddim_scheduler(released_schedule(), 4).timesteps.tolist()
+        == golden()["ddim_timesteps"].flip(0).tolist()
+    )
 
 
 @pytest.fixture(scope="module")

@@ -22,8 +22,9 @@ from lightning_modules.networks.cross_view import CrossView
 from lightning_modules.networks.denoiser import Denoiser
 from lightning_modules.networks.reference import AppearanceReference
 from lightning_modules.networks.view_control import view_control
-from lightning_modules.sampling.ddim import ddim, portrait_bank, sample, scheduler_for, timesteps_of
-from lightning_modules.sampling.starting_noise import half_noised
+from lightning_modules.sampling.ddim import portrait_bank, sample
+from lightning_modules.sampling.schedulers import ddim_scheduler, sampled_timesteps, scheduler_for
+from lightning_modules.sampling.starting_noise import partly_noised
 from tests.networks.toy import noise, prompt, shake, toy_scheduler, toy_unet
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
@@ -66,8 +67,8 @@ def test_equals_the_slow_twin(denoiser, reference):
 
 
 def test_the_released_grid():
-    assert ddim(toy_scheduler(), 50).timesteps[[0, -1]].tolist() == [981, 1]
-    assert ddim(toy_scheduler(), 100).timesteps[[0, -1]].tolist() == [991, 1]
+    assert ddim_scheduler(toy_scheduler(), 50).timesteps[[0, -1]].tolist() == [981, 1]
+    assert ddim_scheduler(toy_scheduler(), 100).timesteps[[0, -1]].tolist() == [991, 1]
 
 
 def test_a_fixed_timestep_computes_the_bank_once_and_changes_nothing(denoiser, reference):
@@ -162,9 +163,9 @@ def test_half_noised_clean_latents_come_back(kind):
     own = {"clip_sample": False} if kind is DDIMScheduler else {}
     schedule = kind(beta_schedule="scaled_linear", **own)
     clean, epsilon = noise(2, 4, 8, 8), noise(2, 4, 8, 8, seed=1)
-    start = half_noised(clean, epsilon, schedule, 10, 0.5)
+    start = partly_noised(clean, epsilon, schedule, 10, 0.5)
     scheduler = scheduler_for(schedule, 10)
-    latents, timesteps = start, timesteps_of(scheduler, 0.5)
+    latents, timesteps = start, sampled_timesteps(scheduler, 0.5)
     assert len(timesteps) == {HeunDiscreteScheduler: 9}.get(kind, 5)
     for timestep in timesteps:
         latents = scheduler.step(epsilon, timestep, latents).prev_sample

@@ -8,7 +8,7 @@ import torch
 from lightning_modules.networks.portrait import save_portrait_model
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
 from lightning_modules.sampling.settings import Sampling
-from lightning_modules.sampling.synthesis import open_pipeline
+from lightning_modules.sampling.synthesis import NetworkOptions, open_pipeline
 from lightning_modules.synthesize import make_parser
 from tests.networks.toy import noise, toy_model
 
@@ -24,25 +24,41 @@ def views(pipeline):
 
 def test_channels_last_makes_the_same_views(tmp_path):
     save_portrait_model(toy_model(), str(tmp_path / "model"))
-    plain = open_pipeline(str(tmp_path / "model"), "float32", ["cpu"])
-    other = open_pipeline(str(tmp_path / "model"), "float32", ["cpu", "cpu"], channels_last=True)
+    model = str(tmp_path / "model")
+    plain = open_pipeline(NetworkOptions(model), ["cpu"])
+    other = open_pipeline(NetworkOptions(model, channels_last=True), ["cpu", "cpu"])
     weights = [network.unet.down_blocks[0].resnets[0].conv1.weight for network in (other, *other.replicas)]
     weights += [part.conv_in.weight for part in (other.appearance_reference, other.view_control)]
     assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
     torch.testing.assert_close(views(other), views(plain), rtol=0, atol=EXACT)
 
 
-def test_all_that_runs_is_compiled(monkeypatch):
-    compiled = []
-    monkeypatch.setattr(
-        torch.nn.Module, "compile", lambda module, **_: compiled.append(type(module).__name__)
-    )
+@pytest.fixture
+def compiled(monkeypatch):
+    """The modules that are compiled, without compiling them."""
+    modules = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **_: modules.append(module))
+    return modules
+
+
+def test_f_f_ref_and_each_replica_are_compiled_once(compiled):
     pipeline = DiffPortrait3DPipeline.of(toy_model()).tune(compile=True).replicate(["cpu"])
-    assert "AppearanceReference" in compiled
-    before = len(compiled)
-    assert pipeline.denoiser is not None
-    assert compiled[before:] == ["Denoiser"]
-    assert compiled.count("Denoiser") >= 3  # the replica as well
+    views(pipeline)
+    views(pipeline)
+    expected = [pipeline.denoiser, pipeline.appearance_reference, *pipeline.replicas]
+    assert [id(module) for module in compiled] == [id(module) for module in expected]
+
+
+def test_the_denoiser_is_kept_until_a_part_is_exchanged(compiled):
+    pipeline = DiffPortrait3DPipeline.of(toy_model()).tune(compile=True)
+    kept = pipeline.denoiser
+    pipeline.to(torch.bfloat16)
+    assert pipeline.denoiser is kept
+    assert kept.empty_prompt.dtype == torch.bfloat16
+    pipeline.cross_view = None
+    assert pipeline.denoiser is not kept
+    assert pipeline.denoiser.cross_view is None
+    assert sum(type(module) is type(kept) for module in compiled) == 2
 
 
 def test_they_are_flags_of_synthesize():

@@ -63,8 +63,8 @@ def test_the_spiral_starts_below_and_goes_over_the_camera_s_right():
         (("orbit", 8, 200.0), "--yaw 200: .* at most 180"),
         (("orbit", 8, None, 90.0), "--pitch 90: .* at most 85"),
         (("orbit", 8, float("nan")), "--yaw nan"),
-        (("yaw_sweep", 8, None, 10.0), "--pitch 10: yaw_sweep holds the pitch still"),
-        (("pitch_sweep", 8, 10.0), "--yaw 10: pitch_sweep holds the yaw still"),
+        (("yaw_sweep", 8, None, 10.0), "--pitch 10: yaw_sweep does not change the pitch"),
+        (("pitch_sweep", 8, 10.0), "--yaw 10: pitch_sweep does not change the yaw"),
     ],
 )
 def test_what_makes_no_path_is_one_line(settings, line):

@@ -7,9 +7,9 @@ from generators.base import Renders
 from lightning_modules.sampling import view_conditions
 from lightning_modules.sampling.trajectories import trajectory
 from lightning_modules.sampling.view_conditions import (
+    RenderedConditions,
     find_conditions,
     prepare_renderer,
-    read_conditions,
     render_view_conditions,
 )
 from portraits.image_folders import check_count
@@ -34,13 +34,13 @@ def folder(tmp_path):
 
 
 def test_a_folder_s_images_come_in_the_order_of_their_numbers(folder):
-    images = read_conditions(find_conditions(str(folder)), 8)
+    images = find_conditions(str(folder), 0).images(None, 8)
     assert [image.size for image in images] == [(8, 8)] * 12
     assert [image.getpixel((0, 0))[0] for image in images] == list(range(12))
 
 
 def test_a_renderer_is_known_by_its_name():
-    assert find_conditions("synthetic") is None
+    assert find_conditions("synthetic", 3) == RenderedConditions("synthetic", 3)
 
 
 def test_rendering_by_chunks_is_rendering_at_once():
@@ -53,22 +53,22 @@ def test_rendering_by_chunks_is_rendering_at_once():
 @pytest.mark.parametrize("views", [11, 13])
 def test_more_or_fewer_conditions_than_cameras_is_one_line(folder, views):
     with pytest.raises(InputError, match=f"holds 12 conditions for {views} cameras"):
-        check_count(find_conditions(str(folder)), views, "conditions")
+        check_count(find_conditions(str(folder), 0).files, views, "conditions")
 
 
 def test_no_folder_and_no_renderer_is_one_line(tmp_path):
     with pytest.raises(
         InputError, match="--conditions nowhere: there is no such folder, and the renderers are"
     ):
-        find_conditions("nowhere")
+        find_conditions("nowhere", 0)
     with pytest.raises(InputError, match="there are no conditions in it"):
-        find_conditions(str(tmp_path))
+        find_conditions(str(tmp_path), 0)
 
 
 def test_a_condition_that_is_not_square_is_one_line(tmp_path):
     Image.new("RGB", (20, 16)).save(tmp_path / "0.png")
     with pytest.raises(InputError, match=r"0\.png: 20x16 pixels; conditions are square"):
-        read_conditions(find_conditions(str(tmp_path)), 16)
+        find_conditions(str(tmp_path), 0).images(None, 16)
 
 
 def test_a_renderer_without_its_packages_is_one_line(monkeypatch):

@@ -9,7 +9,7 @@ import torch
 
 from generators.volume import rays
 from lightning_modules.networks.noise_prior import Proxies
-from lightning_modules.sampling.visibility import hidden
+from lightning_modules.sampling.visibility import occluded
 from portraits.cameras import PIVOT, label_from_angles
 
 SIDE, RADIUS = 32, 0.3
@@ -38,7 +38,7 @@ def missing(seen_yaws, yaw):
     labels = [torch.from_numpy(label_from_angles(math.radians(y), 0.0)) for y in (*seen_yaws, yaw)]
     seen, camera = torch.stack(labels[:-1])[None], labels[-1][None, None]
     portraits = torch.zeros(1, len(seen_yaws), 3, 64, 64)
-    found = hidden(Ball(), portraits, seen, camera)
+    found = occluded(Ball(), portraits, seen, camera)
     ball = Ball().proxies(None, camera).alpha[0, 0].bool()
     return found[0, 0].view(SIDE, 2, SIDE, 2)[:, 0, :, 0], ball
 

@@ -15,7 +15,7 @@ from generators.registry import open_renderer
 from lightning_modules.evaluation.sampling import Made, make
 from lightning_modules.evaluation.subjects import Subjects
 from lightning_modules.networks.portrait import save_portrait_model
-from lightning_modules.sampling import requests
+from lightning_modules.sampling import view_conditions
 from lightning_modules.sampling.settings import Sampling
 from lightning_modules.synthesize import main as synthesize
 from portraits.camera_files import write_cameras
@@ -44,7 +44,7 @@ def views(folder):
 
 
 def test_synthesis_starts_from_inversions(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(requests, "prepare_renderer", lambda _: FlatRenderer())
+    monkeypatch.setattr(view_conditions, "open_renderer", lambda _: FlatRenderer())
     photos, labels = tmp_path / "photos", tmp_path / "cameras.json"
     photos.mkdir()
     draw = np.random.default_rng(0)
@@ -78,7 +78,7 @@ def test_synthesis_starts_from_inversions(model, tmp_path, monkeypatch):
         synthesize([*common, "--noise", noise, "--out", str(out)])
         made[name] = [views(out / person) for person in ("ada", "ben")]
     settings = json.loads((tmp_path / "views of inverted" / "settings.json").read_text())
-    assert settings["noise_taken"] == "3d-aware"
+    assert settings["starting_noise"] == "3d-aware"
     assert made["inverted"][0].shape == (3, SIDE, SIDE, 3)
     for person in range(2):
         assert (made["inverted"][person] != made["prior"][person]).any()

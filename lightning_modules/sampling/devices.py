@@ -1,0 +1,69 @@
+"""The devices to sample on, how people and windows are distributed over them, and the precision."""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Literal, Protocol, TypeVar
+
+import torch
+
+from core.errors import InputError
+
+Precision = Literal["float32", "float16", "bfloat16"]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class DeviceMap(Protocol):
+    """`map` whose function also gets the number of the device to run on."""
+
+    def __call__(self, function: Callable[[Item, int], Result], items: Sequence[Item]) -> list[Result]:
+        """`function(item, device)` for each item; results in the order of the items."""
+        ...
+
+
+@contextmanager
+def device_map(devices: int) -> Iterator[DeviceMap]:
+    """A `DeviceMap` over `devices` devices: item i runs on device i modulo `devices`, each in its own thread.
+
+    With one device it runs in the calling thread.
+    """
+    with ThreadPoolExecutor(devices) as pool:
+
+        def run(function: Callable[[Item, int], Result], items: Sequence[Item]) -> list[Result]:
+            def on_device(device: int) -> list[Result]:
+                return [function(item, device) for item in items[device::devices]]
+
+            shares = list((map if devices == 1 else pool.map)(on_device, range(devices)))
+            return [shares[index % devices][index // devices] for index in range(len(items))]
+
+        yield run
+
+
+def choose_devices(count: int | None) -> list[str]:
+    """`count` GPUs, or all of them if None; without a GPU, `count` times the CPU, or once.
+
+    Raises InputError where `count` is below 1 or there are fewer GPUs.
+    """
+    gpus = torch.cuda.device_count()
+    if count is not None and count < 1:
+        raise InputError(f"--devices {count}: give 1 or more")
+    if gpus and count is not None and count > gpus:
+        raise InputError(f"--devices {count}: this machine has {gpus}")
+    return [f"cuda:{number}" if gpus else "cpu" for number in range(count or max(gpus, 1))]
+
+
+def group_devices(devices: Sequence[str], people: int, windows: int) -> list[list[str]]:
+    """The devices in groups, each of which samples a share of the people.
+
+    With at least as many people as devices each group has one device. Otherwise there is a group for each
+    person, whose devices share the windows of the path; devices beyond the number of windows are not used.
+    """
+    count = min(len(devices), people)
+    return [list(devices[first::count])[:windows] for first in range(count)]
+
+
+def check_precision(precision: Precision, devices: Sequence[str]) -> None:
+    """Raise InputError where the precision is not supported on one of the devices."""
+    if precision == "float16" and "cpu" in devices:
+        raise InputError("--precision float16 takes a GPU, and there is none: choose bfloat16 or float32")

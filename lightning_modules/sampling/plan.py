@@ -1,0 +1,187 @@
+"""The plan of `synthesize`: everything that a request asks for, found and checked before a model is loaded.
+
+K views.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from core.errors import InputError
+from core.model_folders import read_json
+from lightning_modules.sampling.devices import check_precision, choose_devices, group_devices
+from lightning_modules.sampling.model_summary import ModelSummary
+from lightning_modules.sampling.requests import Request
+from lightning_modules.sampling.settings import Sampling, StartingNoise
+from lightning_modules.sampling.synthesis import NetworkOptions
+from lightning_modules.sampling.trajectories import trajectory
+from lightning_modules.sampling.view_conditions import (
+    CONDITIONS,
+    Cameras,
+    ConditionFiles,
+    Conditions,
+    find_conditions,
+)
+from lightning_modules.sampling.windows import windows
+from portraits.camera_files import read_cameras
+from portraits.image_folders import check_count, view_files
+from portraits.people import Person, find_people
+from portraits.video import check_video
+
+COMMAND = "lightning_modules.synthesize"
+SETTINGS, CAMERAS, PROXIES = "settings.json", "cameras.json", "proxies"
+RANDOM, AWARE = "random", "3d-aware"
+DEFAULT_VIEWS = 24
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where results go: `folder`, which is replaced if `overwrite`, with a folder below it for each person if
+    `person_folders`; the video's frames a second; and the content of `settings.json`."""
+
+    folder: Path
+    overwrite: bool
+    person_folders: bool
+    fps: float
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `synthesize` will do.
+
+    Args:
+        people: whose views to make.
+        proxies: each person's proxy images, one for each view; None where they are not given.
+        align: crop portraits as EG3D does.
+        cameras: EG3D labels (K, 25), None where only the conditions show them.
+        conditions: the source of the K condition images.
+        sampling: settings, with the starting noise decided.
+        seed: of all noise.
+        image_size: the side of all images in pixels.
+        networks: the model, and how to load it.
+        device_groups: each group of devices samples a share of the people.
+        output: where results go.
+    """
+
+    people: list[Person]
+    proxies: list[list[Path]] | None
+    align: bool
+    cameras: Cameras | None
+    conditions: Conditions
+    sampling: Sampling
+    seed: int
+    image_size: int
+    networks: NetworkOptions
+    device_groups: list[list[str]]
+    output: Output
+
+
+def make_plan(request: Request) -> Plan:
+    """The plan of a request. Raises InputError on anything in it that cannot be done; loads no weights."""
+    folder = Path(request.out).resolve()
+    check_output(folder, request.overwrite)
+    check_video()
+    people = find_people(request.portrait, request.portraits)
+    if request.portraits is not None:
+        check_names(people, request.portraits)
+    devices = choose_devices(request.devices)
+    check_precision(request.precision, devices)
+
+    identity = request.seed if request.identity is None else request.identity
+    conditions = find_conditions(request.conditions, identity)
+    cameras = find_cameras(request, conditions)
+    views = len(conditions.files) if cameras is None else len(cameras)
+    if isinstance(conditions, ConditionFiles):
+        check_count(conditions.files, views, CONDITIONS)
+    path = windows(views, request.window, request.overlap)
+    proxies = find_proxies(request.noise, people, views)
+
+    model = ModelSummary.read(request.model)
+    model.check(request.steps, min(request.window, views))
+    noise = starting_noise(request.noise, proxies is not None, cameras is not None, model.has_noise_prior)
+    settings = {"command": COMMAND, **asdict(request)}
+    settings |= {"starting_noise": noise, "image_size": model.image_size}
+    return Plan(
+        people=people,
+        proxies=proxies,
+        align=request.align,
+        cameras=cameras,
+        conditions=conditions,
+        sampling=request.sampling(noise),
+        seed=request.seed,
+        image_size=model.image_size,
+        networks=NetworkOptions(request.model, request.precision, request.channels_last, request.compile),
+        device_groups=group_devices(devices, len(people), len(path)),
+        output=Output(folder, request.overwrite, request.portraits is not None, request.fps, settings),
+    )
+
+
+def check_output(folder: Path, overwrite: bool) -> None:
+    """Raise InputError where a folder exists and may not be overwritten, or was not made by `synthesize`."""
+    if not folder.exists():
+        return
+    if not overwrite:
+        raise InputError(f"--out {folder}: it exists already; --overwrite replaces it")
+    settings = folder / SETTINGS
+    if not settings.is_file() or read_json(settings).get("command") != COMMAND:
+        raise InputError(
+            f"--out {folder}: this command has not made it and will not replace it; choose another"
+        )
+
+
+def check_names(people: Sequence[Person], portraits: str) -> None:
+    """Raise InputError where a person's folder would have the name of one of the command's own outputs."""
+    reserved = {CONDITIONS, CAMERAS, SETTINGS}
+    for person in people:
+        if person.name.casefold() in reserved:
+            raise InputError(
+                f"--portraits {portraits}: nobody can be called {person.name}, as the results have "
+                "that name; rename the photo or folder"
+            )
+
+
+def find_cameras(request: Request, conditions: Conditions) -> Cameras | None:
+    """The cameras (K, 25) of the request's files or trajectory; None where it has neither, but condition
+    images. Raises InputError where it has both, or they cannot be read."""
+    names = ("trajectory", "views", "yaw", "pitch")
+    given = [f"--{name}" for name in names if getattr(request, name) is not None]
+    if request.cameras is not None:
+        if given:
+            raise InputError(f"--cameras says where they are: leave out {', '.join(given)}")
+        return read_cameras([Path(file) for file in request.cameras])
+    files = conditions.files if isinstance(conditions, ConditionFiles) else ()
+    if files and not given:
+        return None
+    views = request.views if request.views is not None else len(files) or DEFAULT_VIEWS
+    return trajectory(request.trajectory or "orbit", views, request.yaw, request.pitch)
+
+
+def find_proxies(noise: str | None, people: Sequence[Person], views: int) -> list[list[Path]] | None:
+    """Each person's proxies where `noise` is a folder of them, or has a folder with the name of each person;
+    None where it is the name of a starting noise. Raises InputError where there is not one for each view."""
+    if noise in (None, RANDOM, AWARE):
+        return None
+    folder = Path(str(noise))
+    if not folder.is_dir():
+        raise InputError(f"--noise {noise}: it is neither {RANDOM}, nor {AWARE}, nor a folder of {PROXIES}")
+    folders = [folder / person.name for person in people]
+    if len(people) == 1 and not folders[0].is_dir():
+        folders = [folder]
+    proxies = [view_files(place, PROXIES) for place in folders]
+    for files in proxies:
+        check_count(files, views, PROXIES)
+    return proxies
+
+
+def starting_noise(name: str | None, proxies: bool, cameras: bool, prior: bool) -> StartingNoise:
+    """The starting noise called `name`; where it is None, 3D-aware noise if there are proxies, or cameras and
+    a noise prior. Raises InputError where 3D-aware noise is asked for and not possible."""
+    possible = proxies or (prior and cameras)
+    if name == AWARE and not possible:
+        missing = (
+            "cameras: --trajectory or --cameras" if prior else "a model with noise_prior/ (S), or proxies"
+        )
+        raise InputError(f"--noise {AWARE} takes {missing}")
+    return "random" if name == RANDOM or not possible else "3d-aware"

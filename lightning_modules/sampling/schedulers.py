@@ -1,0 +1,104 @@
+"""Diffusers schedulers for sampling: DDIM, as in the paper (4, A.2), or any other one as configured."""
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from diffusers.configuration_utils import ConfigMixin
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from torch import Tensor
+
+from core.errors import InputError
+
+REQUIRED_ATTRIBUTES = ("alphas_cumprod", "add_noise", "init_noise_sigma", "scale_model_input")
+
+
+def ddim_scheduler(schedule: ConfigMixin, steps: int) -> DDIMScheduler:
+    """A DDIM scheduler over the noise schedule of any diffusers scheduler, on the released timestep grid.
+
+    The grid is `steps` evenly spaced timesteps that start at 1: 50 steps of 1000 are 1, 21, …, 981. Raises
+    InputError where `steps` is not in 1 to half the schedule's timesteps.
+    """
+    trained = schedule.config.num_train_timesteps
+    if not 0 < steps <= trained // 2:  # beyond a half, the grid never reaches the last timestep
+        raise InputError(f"{steps} sampling steps: take 1 to {trained // 2}")
+    betas = ("beta_start", "beta_end", "beta_schedule", "trained_betas")
+    scheduler = DDIMScheduler(
+        num_train_timesteps=trained,
+        **{name: schedule.config[name] for name in betas},
+        clip_sample=False,
+        set_alpha_to_one=False,
+        timestep_spacing="leading",
+        steps_offset=1,
+    )
+    scheduler.set_timesteps(steps)
+    return scheduler
+
+
+def scheduler_for(schedule: SchedulerMixin, steps: int) -> SchedulerMixin:
+    """A new scheduler set to `steps`: DDIM where `schedule` is a training schedule (DDPM), otherwise a copy
+    of `schedule`.
+
+    Raises InputError on a number of steps that it does not support, on schedulers that do not step from
+    predictions of ε, and on those whose noise cannot be seeded for each view.
+    """
+    if isinstance(schedule, DDPMScheduler):
+        return ddim_scheduler(schedule, steps)
+    name, trained = type(schedule).__name__, schedule.config.get("num_train_timesteps", 0)
+    _check_supported(schedule)
+    if not 0 < steps <= trained:
+        raise InputError(f"{steps} sampling steps: take 1 to {trained}")
+    scheduler = type(schedule).from_config(schedule.config)
+    try:
+        scheduler.set_timesteps(steps)
+    except ValueError as error:
+        raise InputError(f"{steps} sampling steps: {name}: {error}") from error
+    return scheduler
+
+
+def _check_supported(schedule: SchedulerMixin) -> None:
+    name = type(schedule).__name__
+    complete = all(hasattr(schedule, part) for part in REQUIRED_ATTRIBUTES) and "Inverse" not in name
+    parameters = list(inspect.signature(schedule.step).parameters.values())
+    further_inputs = [x for x in parameters[3:] if x.default is x.empty]
+    if not complete or further_inputs or schedule.config.get("prediction_type") != "epsilon":
+        raise InputError(f"{name}: it does not step from predictions of the noise, which F makes; DDIM does")
+    if hasattr(schedule, "noise_sampler"):
+        raise InputError(f"{name}: its noise cannot be seeded for each view; EulerAncestral's can")
+    if schedule.config.get("skip_prk_steps") is False:
+        raise InputError(f"{name}: its Runge-Kutta steps cannot start midway: set skip_prk_steps")
+
+
+def sampled_timesteps(scheduler: SchedulerMixin, strength: float) -> Tensor:
+    """The timesteps to sample: all of them, or at a `strength` below 1 the last `strength` of them.
+
+    Raises InputError unless `strength` is in (0, 1].
+    """
+    if not 0 < strength <= 1:
+        raise InputError(f"strength {strength:g}: give more than 0, and at most 1")
+    steps = scheduler.num_inference_steps
+    skipped = steps - max(1, round(strength * steps))
+    return scheduler.timesteps[skipped * scheduler.order :]
+
+
+def step_options(
+    scheduler: SchedulerMixin, eta: float, generators: Sequence[torch.Generator] | None, items: int
+) -> dict[str, Any]:
+    """Keyword arguments for `scheduler.step` on a batch of `items`: `eta` and `generator`, if it has them.
+
+    Raises InputError where `eta` is not supported, or where the scheduler draws noise and there is not one
+    generator for each item.
+    """
+    parameters, name = inspect.signature(scheduler.step).parameters, type(scheduler).__name__
+    if eta > 0 and "eta" not in parameters:
+        raise InputError(f"eta={eta}: {name} has no eta; DDIMScheduler has")
+    stochastic = eta > 0 if "eta" in parameters else "generator" in parameters
+    if stochastic and generators is None:
+        raise InputError(f"{name} draws noise at each step: give generators, or DDIM with eta=0")
+    if stochastic and len(generators) != items:
+        raise InputError(f"{len(generators)} generators for {items} latents: there is one for each")
+    options = {"eta": eta} if "eta" in parameters else {}
+    return options | ({"generator": list(generators)} if stochastic else {})
