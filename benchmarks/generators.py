@@ -1,8 +1,8 @@
-"""`python -m benchmarks.generators`: K views of one identity of EG3D and PanoHead, and K independent calls.
+"""`python -m benchmarks.generators`: time of K views of one identity, with and without shared planes.
 
-An independent call is what the public scripts make of each view: mapping, planes, rays, super-resolution.
-Here planes (and PanoHead's background) are computed once. Both ways in one run, taking turns, on a CPU in
-processor time. Weights are random: they cost what trained ones cost.
+"independent" repeats mapping, planes, rays and super-resolution for each view, as the public scripts do;
+"one identity" computes planes (and PanoHead's background) once. Both are timed interleaved, on a CPU in
+processor time. Weights are random, which does not change the cost.
 """
 
 import resource
@@ -30,13 +30,13 @@ REDUCED = {4: 128, 8: 128, 16: 128, 32: 128, 64: 64}
 
 
 def build(kind: Kind, scale: Scale, device: str) -> Generator:
-    """A generator of the published widths, or one that a CPU runs in a second, its weights random."""
+    """A generator with random weights, of the published widths or reduced ones for a CPU."""
     whole = scale == "published"
     channels, features, style = (PUBLISHED, 32, 512) if whole else (REDUCED, 16, 128)
     side = 128 if whole else 32
     pano = kind == "panohead"
     wide, narrow = (256, 128) if whole else (64, 32)
-    behind = {resolution: width // 2 for resolution, width in channels.items() if resolution <= side}
+    background = {resolution: width // 2 for resolution, width in channels.items() if resolution <= side}
     architecture = Architecture(
         latent=style,
         label=25,
@@ -49,7 +49,7 @@ def build(kind: Kind, scale: Scale, device: str) -> Generator:
             SuperResolutionBlock(wide, narrow, 4 * side),
         ),
         raw_image=pano,
-        background=behind if pano else None,
+        background=background if pano else None,
         background_channels=32 if pano else 0,
         shift=(3, 3) if pano else None,
     )
@@ -59,25 +59,27 @@ def build(kind: Kind, scale: Scale, device: str) -> Generator:
 
 
 def ways(generator: Generator, views: int) -> dict[str, Callable[[], Tensor]]:
-    """The images (1, K, 3, S, S) of one identity, planes computed once, and by a call for each view."""
+    """Both ways to compute images (1, K, 3, S, S) of one identity, by name."""
     device = generator.backbone.mapping.w_avg.device
     labels = np.stack([label_from_angles(yaw, 0.1) for yaw in np.linspace(-0.8, 0.8, views)])
     cameras = torch.from_numpy(labels).unsqueeze(0).to(device)
     z = torch.randn(1, generator.architecture.latent, generator=torch.Generator().manual_seed(1)).to(device)
 
-    def seen(some: Tensor) -> Tensor:
+    def render(labels: Tensor) -> Tensor:
         ws = generator.styles(z, cameras[:, 0], 0.7)
-        return generator.views(generator.identity(ws), some).image
+        return generator.views(generator.identity(ws), labels).image
 
     return {
-        "one identity": lambda: seen(cameras),
-        "independent": lambda: torch.cat([seen(camera.unsqueeze(1)) for camera in cameras.unbind(1)], dim=1),
+        "one identity": lambda: render(cameras),
+        "independent": lambda: torch.cat(
+            [render(camera.unsqueeze(1)) for camera in cameras.unbind(1)], dim=1
+        ),
     }
 
 
 @torch.inference_mode()
 def benchmark(kind: Kind, scale: Scale, views: int, rounds: int, device: str) -> str:
-    """One row of the table: seconds of both ways, their ratio, images a second, peak memory in GiB."""
+    """One row of the table: seconds of both ways, their ratio, images per second, peak memory in GiB."""
     generator = build(kind, scale, device)
     times = in_turn(ways(generator, views), rounds, device, kind)
     shared, independent = times["one identity"], times["independent"]
@@ -88,7 +90,7 @@ def benchmark(kind: Kind, scale: Scale, views: int, rounds: int, device: str) ->
 
 
 def peak_memory(device: str) -> float:
-    """GiB: of the GPU's allocator, or of this whole process with its libraries."""
+    """Peak memory in GiB: of the GPU's allocator, or on a CPU of the process."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated() / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -99,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(prog="python -m benchmarks.generators")
     parser.add_argument("--scale", type=Scale, default="reduced", help="widths; published for a GPU")
     parser.add_argument("--views", type=int, default=9, help="K")
-    parser.add_argument("--rounds", type=int, default=3, help="how often the ways take turns")
+    parser.add_argument("--rounds", type=int, default=3, help="repetitions")
     chosen = parser.parse_args(arguments)
     if min(chosen.views, chosen.rounds) < 1:
         raise InputError("--views and --rounds: give 1 or more")
@@ -108,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"{chosen.views} views, {device}, {kind_of_time}, {chosen.scale} widths")
     print("| generator | side | one identity | independent | ratio | images/s | peak GiB |")
     print("|---|---:|---:|---:|---:|---:|---:|")
-    # a process each: the peak is of one
+    # in a process each, to measure the peak memory of one
     with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
         for kind in KIND_NAMES:
             print(pool.submit(benchmark, kind, chosen.scale, chosen.views, chosen.rounds, device).result())

@@ -1,4 +1,4 @@
-"""`python -m generators.import_gan NETWORK.pkl --out DIR`: published EG3D or PanoHead → safetensors, JSON."""
+"""`diffportrait3d import-gan NETWORK.pkl --out DIR`: convert a published EG3D or PanoHead network."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,11 +22,11 @@ def import_gan(network: Path, folder: Path) -> None:
 
 
 def describe(generator: Generator) -> str:
-    """What a generator is, in one line."""
+    """A generator's kind, size and rendering settings, in one line."""
     architecture, settings = generator.architecture, generator.settings
     millions = sum(x.numel() for x in generator.state_dict().values()) / 1e6
     return (
-        f"{settings.kind}, {millions:.1f} M numbers, {architecture.size}x{architecture.size} from "
+        f"{settings.kind}, {millions:.1f} M parameters, {architecture.size}x{architecture.size} from "
         f"{settings.rendering}x{settings.rendering} rendered with {settings.coarse} + {settings.fine} depths"
     )
 
@@ -34,7 +34,8 @@ def describe(generator: Generator) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command. Raises InputError."""
     parser = ArgumentParser(
-        prog="python -m generators.import_gan", description="Convert a published EG3D or PanoHead network."
+        prog="diffportrait3d import-gan",
+        description="Convert a published EG3D or PanoHead network into a folder of safetensors and JSON.",
     )
     parser.add_argument(
         "network", type=str, help="the pickle: ffhqrebalanced512-128.pkl, easy-khair-….pkl, …"

@@ -1,8 +1,8 @@
-"""`python -m generators.invert --generator DIR --portrait … --cameras … --out DIR`: the inversion baselines.
+"""`diffportrait3d invert --generator DIR --portrait … --cameras … --out DIR`: the inversion baselines (A.4).
 
-Portraits are inverted into EG3D or PanoHead by pivotal tuning (A.4) and rendered at new cameras. The folder
-made is scored by `lightning_modules.evaluate --predictions`, and its people's folders are proxies for the
-3D-aware noise of `lightning_modules.synthesize --noise`.
+Portraits are inverted into EG3D or PanoHead by pivotal tuning and rendered at new cameras. The folder can be
+scored by `diffportrait3d evaluate --predictions`, and used as proxies for 3D-aware noise by `diffportrait3d
+synthesize --noise`.
 """
 
 from collections.abc import Sequence
@@ -36,19 +36,20 @@ def invert(
     """Invert portraits into a generator and render new views of them.
 
     Args:
-        generator: The generator's folder (python -m generators.import_gan makes it).
-        out: The folder to make; one that was interrupted is gone on with.
-        cameras: Files of EG3D labels (.json, .npy), or photos whose pose is taken: the views of everybody.
-        portrait: Photos, one a person; the file's name is the person's.
-        portraits: Or a folder of them.
-        portrait_cameras: A file with a label for each portrait, in order: they are squares already and are
-            taken as they are. Without one portraits are cropped as EG3D does and their cameras estimated.
-        predictions: Or a folder of another system's predictions, as lightning_modules.evaluate makes it: the
-            same portraits are inverted and seen by the same cameras, and held against the same truths.
-        size: Side of the views in pixels; 0 is the generator's own.
-        frame: own takes labels as the generator's; measured finds where its heads stand (PanoHead's default).
-        tuning: Steps, rates and weights.
-        devices: How many GPUs to split portraits over; all by default.
+        generator: The generator's folder, as import-gan writes it.
+        out: The output folder; an interrupted run is resumed.
+        cameras: Files of EG3D labels (.json, .npy), or photos whose cameras are estimated: the views of
+            everybody.
+        portrait: Photos, one for each person, named by the file.
+        portraits: Or a folder of such photos.
+        portrait_cameras: A file with a label for each portrait, in order; portraits are then squares and
+            taken as they are. Without it they are cropped as EG3D does and their cameras estimated.
+        predictions: Or a folder of another system's predictions, as evaluate writes it: the same portraits
+            are inverted and rendered at the same cameras, with the same truths.
+        size: Side of the views in pixels; 0 for the generator's own.
+        frame: own takes labels as the generator's; measured detects where its heads are (PanoHead's default).
+        tuning: Steps, learning rates and loss weights.
+        devices: The number of GPUs to split portraits over; all by default.
     """
     options = GeneratorOptions(generator, frame=frame)
     options.check()
@@ -70,7 +71,7 @@ def find_people(
     portrait_cameras: str | None,
     predictions: str | None,
 ) -> tuple[Protocol, list[Portrait]]:
-    """Who is inverted and seen from where, and how that is scored; see `invert`. Raises InputError."""
+    """The protocol of scoring, and the portraits with their cameras; see `invert`. Raises InputError."""
     if predictions is not None:
         if any(given is not None for given in (cameras, portrait, portraits, portrait_cameras)):
             raise InputError("--predictions has portraits and cameras of its own: give no others")
@@ -85,7 +86,7 @@ def find_people(
 
 
 def choose_devices(count: int | None) -> list[str]:
-    """The GPUs to use; the CPU without one. Raises InputError for more than there are."""
+    """The GPUs to use, or the CPU without any. Raises InputError for more than there are."""
     gpus = torch.cuda.device_count()
     if count is not None and not 1 <= count <= max(gpus, 1):
         raise InputError(f"--devices {count}: this machine has {gpus} GPUs")
@@ -95,7 +96,7 @@ def choose_devices(count: int | None) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command. Raises InputError."""
     parser = ArgumentParser(
-        prog="python -m generators.invert", description="Invert portraits into EG3D or PanoHead."
+        prog="diffportrait3d invert", description="Invert portraits into EG3D or PanoHead."
     )
     parser.add_argument(
         "--portrait", type=str, nargs="+", help="photos, one a person, who has the file's name"

@@ -1,7 +1,7 @@
-"""Volume rendering along the rays of EG3D cameras: stratified depths, importance depths, marching.
+"""Volume rendering along the rays of EG3D cameras: stratified depths, importance depths, ray marching.
 
-It is shared by the 3D GANs that render R(v, z) (3.3) and by the noise prior S (3.4, A.1): a field gives
-features and densities at points, and everything about it, such as its box and its decoder, is its own.
+Shared by the 3D GANs that render R(v, z) (3.3) and by the noise prior S (3.4, A.1). A field is a function
+from points to features and densities.
 
 Shape letters: N cameras, P rays of a camera, K depths along a ray, C channels of a feature.
 """
@@ -21,7 +21,7 @@ from portraits.cameras import LABEL_SIZE
 Field = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 Activation = Callable[[Tensor], Tensor]
 
-WEIGHT_FLOOR = 0.01  # added to every interval's weight, so that importance depths look everywhere a little
+WEIGHT_FLOOR = 0.01  # added to the weight of every interval before importance sampling
 EPSILON = 1e-5
 OPACITY_EPSILON = 1e-10
 
@@ -40,8 +40,8 @@ class Rays:
 
 @dataclass(frozen=True)
 class Rendered:
-    """features (N, P, C), weighted by what each interval adds; depth (N, P), in the world's units; alpha
-    (N, P) in [0, 1], the sum of the weights."""
+    """features (N, P, C), the weighted sum over intervals; depth (N, P) in world units; alpha (N, P), the sum
+    of the weights, in [0, 1]."""
 
     features: Tensor
     depth: Tensor
@@ -50,8 +50,7 @@ class Rendered:
 
 @dataclass(frozen=True)
 class Marched:
-    """What `march` returns: features (N, P, C), depth (N, P), and the weights (N, P, K - 1) of the
-    intervals."""
+    """The result of `march`: features (N, P, C), depth (N, P), and the weights (N, P, K - 1) of intervals."""
 
     features: Tensor
     depth: Tensor
@@ -60,11 +59,13 @@ class Marched:
 
 @dataclass(frozen=True)
 class RaySampling:
-    """How many depths: `coarse` stratified ones, and `fine` where the coarse ones found something (0: none).
+    """Numbers of depths of a ray, and how memory is bounded.
 
-    `chunk` is how many rays of a camera are rendered at a time (0: all), and with `recompute` a chunk is
-    rendered again when gradients flow back through it, so that those of all chunks are never kept together:
-    both change memory, never the result.
+    Args:
+        coarse: stratified depths
+        fine: importance depths, drawn where the coarse ones have weight; 0 for none
+        chunk: rays of a camera rendered at a time, 0 for all; does not change the result
+        recompute: checkpoint each chunk: it is rendered again in the backward pass instead of being kept
     """
 
     coarse: int
@@ -79,8 +80,8 @@ def density(raw: Tensor) -> Tensor:
 
 
 def rays(labels: Tensor, resolution: int) -> Rays:
-    """The rays through the pixel centres of squares of side `resolution` seen by EG3D labels (N, 25), row by
-    row: (N, resolution², 3).
+    """The rays (N, resolution², 3) through the pixel centres, in row-major order, of square images at EG3D
+    labels (N, 25).
 
     Raises ValueError on labels of another shape.
     """
@@ -94,14 +95,13 @@ def rays(labels: Tensor, resolution: int) -> Rays:
     x = (u.reshape(1, -1) - cx.unsqueeze(1) - skew.unsqueeze(1) * y) / fx.unsqueeze(1)
     in_camera = torch.stack([x, y, torch.ones_like(x), torch.ones_like(x)], dim=-1)
     origins = pose[:, None, :3, 3]
-    # The difference of two points, as the public generators round it, rather than a rotated vector.
+    # A difference of points rather than a rotated vector, to round as the public generators do.
     directions = F.normalize((pose[:, :3] @ in_camera.mT).mT - origins, dim=-1)
     return Rays(origins.expand_as(directions), directions)
 
 
 def around_origin(labels: Tensor, extent: float) -> tuple[Tensor, Tensor]:
-    """Near and far (N, 1, 1) of cameras (N, 25): where they look at most `extent` before and behind the
-    origin's distance."""
+    """Near and far depths (N, 1, 1) of cameras (N, 25): their distance from the origin ∓ `extent`."""
     radius = labels[:, :16].unflatten(1, (4, 4))[:, :3, 3].norm(dim=1).view(-1, 1, 1)
     return (radius - extent).clamp_min(EPSILON), radius + extent
 
@@ -119,27 +119,27 @@ def stratified(near: float | Tensor, far: float | Tensor, jitter: Tensor) -> Ten
 
 
 def march(features: Tensor, raw: Tensor, depths: Tensor, activation: Activation = density) -> Marched:
-    """Absorption and emission along rays, on the midpoints of the K - 1 intervals between ascending depths.
+    """Emission and absorption along rays, at the midpoints of the K - 1 intervals between ascending depths.
 
-    features (N, P, K, C), raw densities (N, P, K), depths (N, P, K). Features and raw densities are averaged
-    between neighbours before `activation`. A ray that meets nothing has its last depth.
+    Takes features (N, P, K, C), raw densities (N, P, K) and depths (N, P, K). Features and raw densities are
+    averaged between neighbours before `activation`. The depth of a ray without density is its last one.
     """
     lengths = depths.diff(dim=-1)
     optical = activation((raw[..., :-1] + raw[..., 1:]) / 2) * lengths
-    # Rounded once, on any machine: the opacities of a nearly empty ray are a few roundings of 1, where
-    # exponentials that differ in the last bit differ much.
+    # In float64: opacities of a nearly empty ray are close to the rounding error of 1 in float32, where a
+    # difference in the exponential's last bit is large.
     opacity = 1 - torch.exp(-optical.double()).to(optical.dtype)
     passed = torch.cumprod(1 - opacity[..., :-1] + OPACITY_EPSILON, dim=-1)
     weights = torch.cat([opacity[..., :1], opacity[..., 1:] * passed], dim=-1)
     middles = (depths[..., :-1] + depths[..., 1:]) / 2
-    # Σ w (c_k + c_{k+1}) / 2, without an array of the midpoints' features
+    # Σ w (c_k + c_{k+1}) / 2 without materialising the midpoints' features
     shares = (F.pad(weights, (0, 1)) + F.pad(weights, (1, 0))) / 2
-    seen = torch.einsum("npk,npkc->npc", shares, features)
-    return Marched(seen, _mean_depth(weights, middles, depths), weights)
+    integrated = torch.einsum("npk,npkc->npc", shares, features)
+    return Marched(integrated, _mean_depth(weights, middles, depths), weights)
 
 
 def _mean_depth(weights: Tensor, middles: Tensor, depths: Tensor) -> Tensor:
-    """Σ w d / Σ w, within the ray's depths; the last of them where nothing was met."""
+    """Σ w d / Σ w, clamped to the ray's depths; the last depth where all weights are 0."""
     total = weights.sum(-1)
     met = total > 0
     mean = (weights * middles).sum(-1) / torch.where(met, total, 1)
@@ -149,11 +149,11 @@ def _mean_depth(weights: Tensor, middles: Tensor, depths: Tensor) -> Tensor:
 
 @torch.no_grad()
 def importance(depths: Tensor, weights: Tensor, quantiles: Tensor) -> Tensor:
-    """New depths (N, P, Q), ascending with `quantiles` (N, P, Q) in [0, 1], dense where `weights`
-    (N, P, K - 1) of the intervals between `depths` (N, P, K) are large. No gradient flows through them.
+    """Importance depths (N, P, Q) at `quantiles` (N, P, Q) in [0, 1] of the distribution that `weights`
+    (N, P, K - 1) of the intervals between `depths` (N, P, K) define. No gradient flows through them.
 
-    EG3D's: weights are smoothed, and the inverse of their cumulative distribution is taken over the
-    midpoints of the intervals, from the first to the last but one.
+    As in EG3D: weights are smoothed, and their cumulative distribution is inverted over the midpoints of the
+    intervals, without the last one.
     """
     smooth = F.avg_pool1d(F.max_pool1d(weights.flatten(0, 1), 2, 1, padding=1), 2, 1)
     mass = smooth[:, 1:-1] + WEIGHT_FLOOR + EPSILON
@@ -178,18 +178,20 @@ def render(
     draw: torch.Generator | None = None,
     activation: Activation = density,
 ) -> Rendered:
-    """What rays (N, P) see of a field between `near` and `far` (numbers, or (N, 1, 1)).
+    """Render a field along rays (N, P) between depths `near` and `far`, numbers or (N, 1, 1).
 
-    With a (CPU) generator the depths are drawn, at random within their strata and the importance
-    distribution; without one they are the strata's middles and evenly spaced quantiles.
+    With a CPU generator `draw`, depths are jittered within their strata and importance quantiles are random;
+    without one they are the strata's middles and evenly spaced quantiles.
     """
     jitter, quantiles = _draws(cast.directions, sampling, draw)
     size = sampling.chunk or cast.directions.shape[1]
     parts = zip(
         *(x.split(size, dim=1) for x in (cast.origins, cast.directions, jitter, quantiles)), strict=True
     )
-    some = _render_again_for_gradients if sampling.recompute else _render_some
-    pieces = [some(field, Rays(o, d), stratified(near, far, j), q, activation) for o, d, j, q in parts]
+    render_chunk = _render_chunk_checkpointed if sampling.recompute else _render_chunk
+    pieces = [
+        render_chunk(field, Rays(o, d), stratified(near, far, j), q, activation) for o, d, j, q in parts
+    ]
     if len(pieces) == 1:
         return pieces[0]
     names = ("features", "depth", "alpha")
@@ -197,7 +199,8 @@ def render(
 
 
 def _draws(directions: Tensor, sampling: RaySampling, draw: torch.Generator | None) -> tuple[Tensor, Tensor]:
-    """Jitter (N, P, coarse) and quantiles (N, P, fine), of all rays at once: chunks don't change them."""
+    """Jitter (N, P, coarse) and quantiles (N, P, fine), drawn for all rays at once, so that chunks do not
+    change them."""
     shape = directions.shape[:2]
     if draw is None:
         jitter = torch.full((), 0.5).expand(*shape, sampling.coarse)
@@ -208,11 +211,11 @@ def _draws(directions: Tensor, sampling: RaySampling, draw: torch.Generator | No
     return jitter.to(directions), quantiles.to(directions)
 
 
-def _render_again_for_gradients(
+def _render_chunk_checkpointed(
     field: Field, cast: Rays, depths: Tensor, quantiles: Tensor, activation: Activation
 ) -> Rendered:
     return checkpoint(
-        _render_some,
+        _render_chunk,
         field,
         cast,
         depths,
@@ -223,7 +226,7 @@ def _render_again_for_gradients(
     )
 
 
-def _render_some(
+def _render_chunk(
     field: Field, cast: Rays, depths: Tensor, quantiles: Tensor, activation: Activation
 ) -> Rendered:
     features, raw = field(cast.points(depths), cast.directions)

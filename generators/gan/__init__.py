@@ -1,1 +1,1 @@
-"""The 3D GANs that render R(v, z): StyleGAN2 layers, feature planes, and the folder a generator lives in."""
+"""EG3D and PanoHead: layers, networks, conversion of published checkpoints, and the renderer R(v, z)."""

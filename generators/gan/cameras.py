@@ -1,7 +1,7 @@
-"""A generator's own cameras, and shared labels in its world.
+"""Conversion of EG3D labels into a generator's own world coordinates, and the cameras it was trained at.
 
-EG3D's world is that of shared labels. PanoHead's heads stand about the origin of theirs, where its cameras
-look: a frame measured on faces, a similarity, brings one onto the other.
+EG3D's world is that of EG3D labels. PanoHead's heads are centred at the origin, where its cameras look: a
+similarity transform, measured on detected faces, maps one world to the other.
 """
 
 import logging
@@ -20,26 +20,27 @@ log = logging.getLogger(__name__)
 
 Labels = NDArray[np.float32]
 
-# Beyond these a generator has seen no photographs: yaw and pitch in degrees.
+# Largest yaw and pitch of the training images, in degrees.
 RANGES: dict[Kind, tuple[float, float]] = {"eg3d": (75.0, 40.0), "panohead": (180.0, 60.0)}
 MEASURED_YAWS = (-30.0, -15.0, 0.0, 15.0, 30.0)
 
 
 def own_camera(settings: Settings, yaw: float = 0.0, pitch: float = 0.0) -> NDArray[np.float32]:
-    """The label (25,) of the generator's own camera at an angle (radians): on its sphere, at its pivot."""
+    """The label (25,) of the generator's own camera at yaw and pitch in radians: at its radius, looking at
+    its pivot."""
     return label_from_angles(yaw, pitch, radius=settings.radius, pivot=settings.pivot)
 
 
 def measuring_cameras(settings: Settings) -> Labels:
-    """Own cameras (K, 25) from which a face is seen well."""
+    """Own cameras (K, 25) from which faces are detected reliably."""
     return np.stack([own_camera(settings, np.radians(yaw), 0.05) for yaw in MEASURED_YAWS])
 
 
 def measured_frame(
     images: Sequence[Image.Image], labels: Labels, detector: FaceDetector | None = None
 ) -> HeadFrame:
-    """The similarity from a generator's world to the shared one, from square images (S, S) at labels (K, 25)
-    in its world. Raises NoHeadError where too few show a face, or they do not agree."""
+    """The similarity from a generator's world to that of EG3D labels, from square images (S, S) at labels
+    (K, 25) in its own. Raises NoHeadError where faces are detected in too few, or do not agree."""
     detector = detector or FaceDetector()
     projections, landmarks = {}, {}
     for index, (image, own) in enumerate(zip(images, labels, strict=True)):
@@ -55,31 +56,30 @@ def measured_frame(
 
 
 def in_world(labels: Labels, frame: HeadFrame | None) -> Labels:
-    """Shared labels (K, 25) in the world of a generator whose head has this frame; without one as they
-    are."""
+    """EG3D labels (K, 25) in the world of a generator whose head has this frame; unchanged without one."""
     if frame is None:
         return np.asarray(labels, dtype=np.float32)
     return np.stack([_moved(one, frame) for one in np.asarray(labels, dtype=np.float64)])
 
 
 def check_range(labels: Labels, kind: Kind) -> None:
-    """Log a warning where cameras (K, 25) look from where the generator has seen no photographs."""
+    """Log a warning where cameras (K, 25) are outside the range of the training images."""
     outside = outside_range(labels, kind)
     if outside.any():
         warn_of_range(f"{outside.sum()} of {len(outside)} cameras are", kind)
 
 
 def outside_range(labels: Labels, kind: Kind) -> NDArray[np.bool_]:
-    """Which cameras (K, 25) look from where the generator has seen no photographs, (K,)."""
+    """Which cameras (K, 25) are outside the range of the training images, (K,)."""
     most_yaw, most_pitch = RANGES[kind]
     yaw, pitch = np.abs(np.degrees(angles(labels))).T
     return (yaw > most_yaw + 0.5) | (pitch > most_pitch + 0.5)
 
 
 def warn_of_range(what: str, kind: Kind) -> None:
-    """Log that `what` ("cameras are") outside the generator's range."""
+    """Log that `what` (such as "2 of 9 cameras are") outside the generator's range."""
     log.warning(
-        "%s: %s outside what it was trained on (yaw to %g°, pitch to %g°): those images are guesses",
+        "%s: %s outside the range of its training images (yaw to %g°, pitch to %g°): expect artefacts",
         kind,
         what,
         *RANGES[kind],

@@ -6,8 +6,7 @@ from torch.nn import functional as F
 
 from generators.gan.generator import Generator
 
-# Coordinates that index each plane. The released weights were trained with the third as it is here: (z, x),
-# not (z, y).
+# Coordinates that index each plane. The released weights were trained with (z, x) for the third, not (z, y).
 AXES = ((0, 1), (0, 2), (2, 0))
 
 
@@ -15,7 +14,7 @@ class EG3D(Generator):
     """EG3D's generator."""
 
     def look_up(self, planes: Tensor, points: Tensor) -> Tensor:
-        """See `Generator.look_up`: planes (N, 3, C, H, W), bilinearly, nothing outside."""
+        """See `Generator.look_up`: planes (N, 3, C, H, W), bilinearly, zeros outside."""
         total = torch.zeros((), device=planes.device, dtype=planes.dtype)
         for plane, axes in zip(planes.unbind(1), AXES, strict=True):
             at = points[..., axes].to(plane.dtype)

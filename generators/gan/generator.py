@@ -1,10 +1,10 @@
-"""A 3D GAN of EG3D's family: styles → feature planes → rays → raw image → super-resolved image.
+"""The generator shared by EG3D and PanoHead: styles, feature planes, volume rendering, super-resolution.
 
-Everything that does not depend on the camera is computed once for an identity (`identity`), everything that
-does for one view at a time (`views`), so that memory is bounded at any number of views.
+`identity` computes what does not depend on the camera, once for each identity; `views` renders one camera at
+a time, so that memory does not grow with their number.
 
-Shape letters: N identities, V views of each, W styles, Z numbers of a style, s and S sides of the rendered
-and of the final image, C channels, P rays, K depths.
+Shape letters: N identities, V views of each, W styles, Z size of a style, s and S sides of the rendered and
+of the final image, C channels, P rays, K depths.
 """
 
 from collections.abc import Iterator
@@ -27,15 +27,15 @@ from generators.gan.networks import (
 )
 from generators.volume import RaySampling, Rendered, rays, render
 
-CHUNK = 4096  # rays of an identity at a time
-TRANSLATION = (3, 7, 11)  # of a label
-CLOSE = 1e-3  # of a camera's distance to the usual one
+CHUNK = 4096  # rays of an identity rendered at a time
+TRANSLATION = (3, 7, 11)  # places of the camera's position in a label
+DISTANCE_TOLERANCE = 1e-3  # difference of a camera's distance from the radius that is ignored
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What a generator knows of N people, without a camera: feature planes (N, 3, C, …), the style (N, Z) of
-    the layers after rendering, and the features (N, C, s, s) of the background, if it has any."""
+    """N identities without a camera: feature planes (N, 3, C, …), style (N, Z) of the layers after rendering,
+    and background features (N, C, s, s) where the generator has a background network."""
 
     planes: Tensor
     style: Tensor
@@ -44,12 +44,14 @@ class Identity:
 
 @dataclass(frozen=True)
 class Rendering:
-    """How views are rendered: at which side `resolution` and with which `sampling`, both the checkpoint's by
-    default.
+    """How views are rendered.
 
-    With a `seed` depths are jittered, every view by the same draws, so that a view does not depend on which
-    others are rendered; without one nothing is random. With `follow` the range of depths moves with a
-    camera's distance; otherwise it is where the checkpoint has it, whatever the camera.
+    Args:
+        resolution: side of the rendered feature image; the checkpoint's by default
+        sampling: depths of each ray; the checkpoint's by default
+        seed: of the jitter of depths, the same for each view whichever others are rendered; without one there
+            is no jitter
+        follow: shift the range of depths by the camera's distance, instead of keeping the checkpoint's
     """
 
     resolution: int | None = None
@@ -63,9 +65,8 @@ AS_TRAINED = Rendering()
 
 @dataclass(frozen=True)
 class Views:
-    """image (N, V, 3, S, S) and raw (N, V, 3, s, s), in [-1, 1] but for a little overshoot; depth
-    (N, V, 1, s, s) along the ray; mask (N, V, 1, s, s), about 1 where a ray is stopped and 0 where it is
-    not."""
+    """image (N, V, 3, S, S) and raw (N, V, 3, s, s) in about [-1, 1]; depth (N, V, 1, s, s) along the ray;
+    mask (N, V, 1, s, s), the opacity of the ray in about [0, 1]."""
 
     image: Tensor
     raw: Tensor
@@ -74,9 +75,9 @@ class Views:
 
 
 class Generator(nn.Module):
-    """What EG3D and PanoHead share; each has its own way to look up a point in the planes.
+    """What EG3D and PanoHead share; each implements `look_up`.
 
-    `precision` is that of the convolutions; latents, rays and results are float32 (`tune` sets it).
+    `precision` is that of the convolutions, set by `tune`; latents, rays and results are float32.
     """
 
     def __init__(self, architecture: Architecture, settings: Settings) -> None:
@@ -112,12 +113,13 @@ class Generator(nn.Module):
             )
 
     def tune(self, precision: torch.dtype = torch.float32, compile: bool = False) -> Self:
-        """Convolutions in `precision`, float32 or bfloat16, and convolutions and decoder compiled or not; in
+        """Set the precision of convolutions, float32 or bfloat16, and compile convolutions and decoder; in
         place.
 
-        Against eager float32, as the tests state: compiled images within 1e-5 of their norm, final ones
-        in bfloat16 within 5e-2. Compiling takes minutes at full width, at the first call and again for each
-        new shape, and a C++ compiler on a CPU. Copies are not compiled; names in the state dict stay.
+        Images of a compiled generator are within 1e-5 of the eager ones (relative norm), those in bfloat16
+        within 5e-2. Compiling takes minutes at full width, at the first call and again for each new shape,
+        and needs a C++ compiler on a CPU. Deep copies are not compiled. Names in the state dict do not
+        change.
         """
         self.precision = precision
         if compile:
@@ -129,14 +131,16 @@ class Generator(nn.Module):
     def styles(
         self, z: Tensor, conditioning: Tensor, truncation: float = 1.0, cutoff: int | None = None
     ) -> Tensor:
-        """Styles (N, W, Z) of latents z (N, latent) for the conditioning cameras (N, 25); `truncation` 1 is
-        the whole variety, 0 the average person, for the first `cutoff` styles or for all."""
+        """Styles (N, W, Z) of latents z (N, latent) at conditioning cameras (N, 25).
+
+        `truncation` interpolates from the average style, 0, to the latent's own, 1; with `cutoff` only the
+        first so many of the W styles."""
         label = conditioning * self.settings.label_scale
         return self.backbone.mapping(z, label, truncation, cutoff)
 
     def shifted(self, labels: Tensor, z: Tensor, conditioning: Tensor, truncation: float = 1.0) -> Tensor:
-        """Labels (N, 25) with the translation that PanoHead learned to add while it trained; its sampling
-        does not use it. Other generators leave labels as they are."""
+        """Labels (N, 25) with the camera shift that PanoHead predicts during training; its sampling does not
+        use it. Unchanged for other generators."""
         if self.t_mapping is None:
             return labels
         label = conditioning * self.settings.label_scale
@@ -146,7 +150,7 @@ class Generator(nn.Module):
         return moved
 
     def identity(self, ws: Tensor, noise: bool = True) -> Identity:
-        """People of styles (N, W, Z); `noise` adds the fixed noise patterns of the backbone."""
+        """The identities of styles (N, W, Z); `noise` adds the backbone's constant noise."""
         channels, depth = self.architecture.decoder[0], self.architecture.depth
         background = None
         with self._convolving(ws):
@@ -157,13 +161,13 @@ class Generator(nn.Module):
         return Identity(planes, ws[:, -1], background)
 
     def views(self, identity: Identity, labels: Tensor, how: Rendering = AS_TRAINED) -> Views:
-        """People seen from EG3D labels (N, V, 25)."""
+        """Views of identities at labels (N, V, 25)."""
         parts = list(self.each_view(identity, labels, how))
         names = ("image", "raw", "depth", "mask")
         return Views(*(torch.cat([getattr(part, name) for part in parts], dim=1) for name in names))
 
     def each_view(self, identity: Identity, labels: Tensor, how: Rendering = AS_TRAINED) -> Iterator[Views]:
-        """The views of `views`, one after the other, each with V = 1."""
+        """Like `views`, one view at a time (V = 1)."""
         for camera in labels.unbind(1):
             raw, features, rendered = self.raw_view(identity, camera, how)
             noise = self.settings.superresolution_noise
@@ -174,7 +178,7 @@ class Generator(nn.Module):
     def each_raw_view(
         self, identity: Identity, labels: Tensor, how: Rendering = AS_TRAINED
     ) -> Iterator[Views]:
-        """The same without super-resolution: the raw image is the image."""
+        """Like `each_view`, without super-resolution: `image` is the raw image."""
         for camera in labels.unbind(1):
             raw, _, rendered = self.raw_view(identity, camera, how)
             yield _one_view(raw, raw, rendered)
@@ -182,8 +186,8 @@ class Generator(nn.Module):
     def raw_view(
         self, identity: Identity, camera: Tensor, how: Rendering = AS_TRAINED
     ) -> tuple[Tensor, Tensor, Rendered]:
-        """What comes before super-resolution, of labels (N, 25): the raw image (N, 3, s, s), the features
-        (N, C, s, s), and what was rendered, with P = s²."""
+        """The input of the super-resolution at labels (N, 25): raw image (N, 3, s, s), features (N, C, s, s),
+        and the result of volume rendering, with P = s²."""
         resolution = how.resolution or self.settings.rendering
         near, far = self._range(camera, how.follow)
         rendered = render(
@@ -199,48 +203,49 @@ class Generator(nn.Module):
         return raw, features, rendered
 
     def field(self, planes: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Colour features (N, P, K, C) and raw densities (N, P, K) at points (N, P, K, 3) of the world."""
+        """Colour features (N, P, K, C) and raw densities (N, P, K) at world points (N, P, K, 3)."""
         return self.decoder(self.look_up(planes, points * (2 / self.settings.box)))
 
     def look_up(self, planes: Tensor, points: Tensor) -> Tensor:
-        """The mean (N, P, K, C) of the planes' features at points (N, P, K, 3), ±1 on the cube's faces."""
+        """The mean (N, P, K, C) over planes of the features at points (N, P, K, 3), in [-1, 1] in the
+        cube."""
         raise NotImplementedError
 
     @property
     def sampling(self) -> RaySampling:
-        """The depths that the checkpoint asks for, in chunks of rays that bound memory."""
+        """The checkpoint's numbers of depths, in chunks of rays to bound memory."""
         return RaySampling(self.settings.coarse, self.settings.fine, CHUNK)
 
     def _range(self, camera: Tensor, follow: bool) -> tuple[float | Tensor, float | Tensor]:
         near, far = self.settings.near, self.settings.far
-        further = camera[:, TRANSLATION].norm(dim=1) - self.settings.radius
-        if not follow or bool((further.abs() < CLOSE).all()):
+        offset = camera[:, TRANSLATION].norm(dim=1) - self.settings.radius
+        if not follow or bool((offset.abs() < DISTANCE_TOLERANCE).all()):
             return near, far
-        shift = further.view(-1, 1, 1)
-        return (near + shift).clamp_min(CLOSE), far + shift
+        shift = offset.view(-1, 1, 1)
+        return (near + shift).clamp_min(DISTANCE_TOLERANCE), far + shift
 
     def _convolving(self, x: Tensor) -> torch.autocast:
-        """Convolutions within run in `precision` on the device of `x`."""
+        """A context in which convolutions run in `precision` on the device of `x`."""
         lower = self.precision != torch.float32
         return torch.autocast(x.device.type, self.precision if lower else torch.bfloat16, enabled=lower)
 
     def _composed(self, rendered: Rendered, background: Tensor | None, resolution: int) -> Tensor:
-        """The feature image (N, C, s, s): what was rendered, before the background."""
-        features, unseen = rendered.features, 1 - rendered.alpha.unsqueeze(-1)
+        """The feature image (N, C, s, s): the rendered features composited over the background."""
+        features, transparency = rendered.features, 1 - rendered.alpha.unsqueeze(-1)
         if self.settings.white_background:
-            features = features + unseen
+            features = features + transparency
         if self.settings.decoder_activation == "sigmoid":
             features = features * 2 - 1
         if background is not None:
-            behind = resized(background, resolution, self.settings.antialias)
-            features = features + unseen * behind.flatten(2).transpose(1, 2)
+            resized_background = resized(background, resolution, self.settings.antialias)
+            features = features + transparency * resized_background.flatten(2).transpose(1, 2)
         return features.transpose(1, 2).unflatten(2, (resolution, resolution))
 
     def _background_ws(self, ws: Tensor) -> Tensor:
-        """The styles of the background network: the first, the last repeated if there are too few."""
+        """The styles of the background network: the last one is repeated if there are too few."""
         assert self.bcg_synthesis is not None
-        lacking = self.bcg_synthesis.styles - ws.shape[1]
-        return ws if lacking <= 0 else torch.cat([ws, ws[:, -1:].expand(-1, lacking, -1)], dim=1)
+        missing = self.bcg_synthesis.styles - ws.shape[1]
+        return ws if missing <= 0 else torch.cat([ws, ws[:, -1:].expand(-1, missing, -1)], dim=1)
 
 
 def _one_view(image: Tensor, raw: Tensor, rendered: Rendered) -> Views:

@@ -1,7 +1,7 @@
-"""StyleGAN2's layers (Karras et al. 2020), as the backbones of EG3D and PanoHead have them.
+"""StyleGAN2's layers (Karras et al. 2020), as in the backbones of EG3D and PanoHead.
 
-Weights are stored at unit variance and scaled as they run. Parameters have the names that published
-checkpoints give them. Shape letters: N images, C channels, H W pixels, Z numbers of a style vector w.
+Weights are stored at unit variance and scaled in the forward pass. Parameters have the names of published
+checkpoints. Shape letters: N images, C channels, H W pixels, Z size of a style vector w.
 """
 
 import math
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 SLOPE = 0.2
 GAIN = math.sqrt(2)
 EPSILON = 1e-8
-TAPS = 4  # of the resampling filter, a side
+TAPS = 4  # side of the resampling filter
 
 
 class Dense(nn.Module):
@@ -32,7 +32,7 @@ class Dense(nn.Module):
 
 
 def activate(x: Tensor, clamp: float | None = None) -> Tensor:
-    """Leaky ReLU of slope 0.2 times sqrt 2, then held to ±`clamp`."""
+    """Leaky ReLU of slope 0.2 times sqrt 2, clamped to ±`clamp`."""
     x = F.leaky_relu(x, SLOPE) * GAIN
     return x if clamp is None else x.clamp(-clamp, clamp)
 
@@ -49,26 +49,26 @@ def binomial_filter() -> Tensor:
 
 
 def smooth(x: Tensor, taps: Tensor) -> Tensor:
-    """Images (N, C, H, W) convolved with taps (4, 4) of gain 4, one pixel smaller a side."""
+    """Images (N, C, H, W) convolved with taps (4, 4) at a gain of 4, without the border: (N, C, H - 1, W -
+    1)."""
     channels = x.shape[1]
     kernel = 4 * taps.flip(0, 1).to(x.dtype).expand(channels, 1, TAPS, TAPS)
     return F.conv2d(x, kernel, padding=1, groups=channels)
 
 
 def upsample(x: Tensor, taps: Tensor) -> Tensor:
-    """Images (N, C, H, W) at twice the side: zeros between the pixels, then taps (4, 4) of gain 4."""
+    """Images (N, C, H, W) upsampled by 2: zeros between pixels, then taps (4, 4) at a gain of 4."""
     channels = x.shape[1]
     kernel = 4 * taps.to(x.dtype).expand(channels, 1, TAPS, TAPS)
     return F.conv_transpose2d(x, kernel, stride=2, padding=1, groups=channels)
 
 
 def modulated_convolution(x: Tensor, weight: Tensor, styles: Tensor, demodulate: bool, up: bool) -> Tensor:
-    """Convolution of (N, C, H, W) by a weight (C', C, k, k) whose inputs each image scales by its styles
-    (N, C). `demodulate` brings every output channel back to unit gain. With `up` the convolution is
-    transposed, by two, and makes (N, C', 2H + 1, 2W + 1).
+    """Convolution of x (N, C, H, W) with a weight (C', C, k, k) whose input channels are scaled by the styles
+    (N, C) of each image. `demodulate` normalises output channels to unit gain. With `up` the convolution is
+    transposed with stride 2 and returns (N, C', 2H + 1, 2W + 1).
 
-    Activations are scaled instead of weights, so that a batch shares one convolution; it is the same linear
-    map.
+    Activations are scaled instead of weights: the linear map is the same, and a batch shares one convolution.
     """
     scaled = x * styles[:, :, None, None].to(x.dtype)
     if up:
@@ -82,7 +82,7 @@ def modulated_convolution(x: Tensor, weight: Tensor, styles: Tensor, demodulate:
 
 
 class StyledConvolution(nn.Module):
-    """Modulated 3x3 convolution, noise of a fixed pattern, bias, activation; upsamples by two with `up`."""
+    """Modulated 3x3 convolution, constant noise, bias, activation; upsamples by 2 with `up`."""
 
     resample_filter: Tensor
     noise_const: Tensor
@@ -107,7 +107,7 @@ class StyledConvolution(nn.Module):
         self.up, self.clamp = up, clamp
 
     def forward(self, x: Tensor, w: Tensor, noise: bool) -> Tensor:
-        """(N, inputs, H, W) and styles w (N, Z) to (N, outputs, H', W'); `noise` adds the fixed pattern."""
+        """(N, inputs, H, W) and styles w (N, Z) to (N, outputs, H', W'); `noise` adds the constant noise."""
         y = modulated_convolution(x, self.weight, self.affine(w), demodulate=True, up=self.up)
         if self.up:
             y = smooth(y, self.resample_filter)
@@ -117,7 +117,7 @@ class StyledConvolution(nn.Module):
 
 
 class ToImage(nn.Module):
-    """Modulated 1x1 convolution to the channels of an image, or of feature planes; no demodulation."""
+    """Modulated 1x1 convolution, without demodulation, to the channels of an image or of feature planes."""
 
     def __init__(self, inputs: int, outputs: int, style: int, clamp: float | None = None) -> None:
         super().__init__()
@@ -136,9 +136,9 @@ class ToImage(nn.Module):
 
 
 class Block(nn.Module):
-    """The convolutions of one resolution and its contribution to the image ("skip" architecture).
+    """The convolutions of one resolution, and its contribution to the image ("skip" architecture).
 
-    The first block of a network starts from a learned constant (`inputs` None) and has one convolution.
+    The first block of a network (`inputs` None) starts from a learned constant and has one convolution.
     """
 
     resample_filter: Tensor
@@ -166,8 +166,9 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor | None, image: Tensor | None, ws: Tensor, noise: bool
     ) -> tuple[Tensor, Tensor]:
-        """Features (N, inputs, H, W) and the image so far, with a style a convolution and one for the image
-        (N, 2 or 3, Z): features (N, outputs, H', W') and image at this block's resolution."""
+        """Features (N, outputs, H', W') and image at this block's resolution, from features (N, inputs, H,
+        W), the previous block's image, and styles ws (N, 2 or 3, Z), one for each convolution and one for the
+        image."""
         styles = iter(ws.unbind(1))
         if self.first or x is None:
             x = self.const.expand(ws.shape[0], *self.const.shape)

@@ -1,6 +1,6 @@
-"""The networks of an EG3D-like generator: mapping, synthesis, decoder, super-resolution.
+"""The networks of EG3D and PanoHead: mapping, synthesis, decoder, super-resolution.
 
-Shape letters: N identities or images, W styles of an identity, Z numbers of a style, S image side.
+Shape letters: N identities or images, W styles of an identity, Z size of a style, S image side.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ MAPPING_RATE = 0.01
 
 
 class MappingNetwork(nn.Module):
-    """Latent z and a conditioning vector to styles w: (N, `copies`, Z), all the same before truncation."""
+    """Maps a latent z and a conditioning vector to a style w, repeated to (N, `copies`, Z)."""
 
     w_avg: Tensor
 
@@ -40,8 +40,8 @@ class MappingNetwork(nn.Module):
     def forward(
         self, z: Tensor, condition: Tensor, truncation: float = 1.0, cutoff: int | None = None
     ) -> Tensor:
-        """z (N, latent), condition (N, condition). `truncation` 1 leaves the styles, 0 makes them all the
-        average; with `cutoff` only the first so many are moved."""
+        """Styles (N, copies, Z) of z (N, latent) and condition (N, condition). `truncation` interpolates from
+        the average style, 0, to the latent's own, 1; with `cutoff` only the first so many styles."""
         x = unit_moment(z)
         if self.embed is not None:
             x = torch.cat([x, unit_moment(self.embed(condition))], dim=1)
@@ -51,17 +51,17 @@ class MappingNetwork(nn.Module):
         ws = x.unsqueeze(1).repeat(1, self.copies, 1)
         if truncation == 1:
             return ws
-        nearer = self.w_avg.lerp(ws, truncation)
-        return torch.cat([nearer[:, :cutoff], ws[:, cutoff:]], dim=1) if cutoff is not None else nearer
+        truncated = self.w_avg.lerp(ws, truncation)
+        return torch.cat([truncated[:, :cutoff], ws[:, cutoff:]], dim=1) if cutoff is not None else truncated
 
 
 class SynthesisNetwork(nn.Module):
-    """Styles to an image of many channels, block by block from 4x4 up."""
+    """Maps styles to an image of many channels, block by block from 4x4 up."""
 
     def __init__(
         self, channels: Mapping[int, int], image_channels: int, style: int, clamps: Mapping[int, float]
     ) -> None:
-        """`channels` and `clamps` by resolution; blocks run at their resolutions in ascending order."""
+        """`channels` and `clamps` by resolution, of blocks in ascending order."""
         super().__init__()
         self.resolutions = sorted(channels)
         inputs: int | None = None
@@ -74,12 +74,12 @@ class SynthesisNetwork(nn.Module):
 
     @property
     def styles(self) -> int:
-        """How many styles it takes: one a convolution, and one for the last block's image."""
+        """The number of styles: one for each convolution, and one for the last block's image."""
         return 2 * len(self.resolutions)
 
     def forward(self, ws: Tensor, noise: bool = True) -> Tensor:
-        """ws (N, W, Z), of which the first `styles` are used, to (N, image channels, S, S). A block's image
-        has the style that the next block's first convolution has."""
+        """Image (N, image channels, S, S) of the first `styles` of ws (N, W, Z). A block's image layer and
+        the next block's first convolution share a style."""
         return self.blocks(ws, noise=noise)[1]
 
     def blocks(
@@ -90,8 +90,8 @@ class SynthesisNetwork(nn.Module):
         resolutions: Sequence[int] | None = None,
         noise: bool = True,
     ) -> tuple[Tensor, Tensor]:
-        """The features (N, C, S, S) and the image (N, image channels, S, S) after some of the blocks, by
-        default all. Those that do not begin with the first go on from features `x` and `image` of the block
+        """Features (N, C, S, S) and image (N, image channels, S, S) after the blocks of the given
+        resolutions, by default all. Blocks after the first need the features `x` and the image of the block
         before; each takes its own of the styles ws (N, W, Z)."""
         for resolution in self.resolutions if resolutions is None else resolutions:
             block = self.get_submodule(f"b{resolution}")
@@ -104,7 +104,7 @@ class SynthesisNetwork(nn.Module):
 
 
 class Backbone(nn.Module):
-    """StyleGAN2's generator: mapping and synthesis, under the names of its checkpoints."""
+    """StyleGAN2's generator: mapping and synthesis."""
 
     def __init__(self, mapping: MappingNetwork, synthesis: SynthesisNetwork) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ class Backbone(nn.Module):
 
 
 class Decoder(nn.Module):
-    """A point's features to its density and colour features: two layers, softplus between."""
+    """Maps features of a point to density and colour features: two layers with a softplus between."""
 
     def __init__(self, inputs: int, hidden: int, outputs: int, rate: float, activation: str) -> None:
         """`outputs` colour features. `activation` of them: "sigmoid" (EG3D), "lrelu" or "none" (PanoHead)."""
@@ -132,22 +132,21 @@ class Decoder(nn.Module):
 
 
 def widen(x: Tensor) -> Tensor:
-    """[0, 1] made a thousandth wider on both sides, as mip-NeRF does, so that its ends can be reached."""
+    """Values in [0, 1] stretched to [-0.001, 1.001], as in mip-NeRF, so that a sigmoid can reach 0 and 1."""
     return x * 1.002 - 0.001
 
 
 class SuperResolution(nn.Module):
-    """Rendered features and the raw image to the final image, by two blocks with the last style."""
+    """Maps rendered features and the raw image to the final image, by two blocks with the last style."""
 
     def __init__(self, block0: Block, block1: Block, side: int, antialias: bool, only_enlarge: bool) -> None:
-        """`side` is the rendering's side that the blocks expect; other renderings are resized to it, but
-        larger ones are left where it is to `only_enlarge`."""
+        """Renderings are resized to `side`, which the blocks take; with `only_enlarge`, smaller ones only."""
         super().__init__()
         self.block0, self.block1 = block0, block1
         self.side, self.antialias, self.only_enlarge = side, antialias, only_enlarge
 
     def forward(self, image: Tensor, features: Tensor, w: Tensor, noise: bool) -> Tensor:
-        """Raw image (N, 3, s, s), features (N, C, s, s) and the style w (N, Z) to the image (N, 3, S, S)."""
+        """Image (N, 3, S, S) of the raw image (N, 3, s, s), features (N, C, s, s) and style w (N, Z)."""
         rendered = features.shape[-1]
         if rendered < self.side or (rendered > self.side and not self.only_enlarge):
             image, features = self._resized(image), self._resized(features)
@@ -160,5 +159,5 @@ class SuperResolution(nn.Module):
 
 
 def resized(x: Tensor, side: int, antialias: bool) -> Tensor:
-    """Images (N, C, s, s) at another side, bilinearly."""
+    """Images (N, C, s, s) resized bilinearly to (N, C, side, side)."""
     return F.interpolate(x, size=(side, side), mode="bilinear", align_corners=False, antialias=antialias)

@@ -1,5 +1,5 @@
-"""PanoHead (An et al., CVPR 2023): EG3D with three grids instead of planes, so that the back of a head is not
-the mirror of its front, and a background of its own."""
+"""PanoHead (An et al., CVPR 2023): EG3D with tri-grids instead of planes, so that the back of a head is not
+the mirror of its front, and with a separate background network."""
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ class PanoHead(Generator):
     """PanoHead's generator."""
 
     def look_up(self, planes: Tensor, points: Tensor) -> Tensor:
-        """See `Generator.look_up`: planes (N, 3, C · D, H, W) as grids of depth D, trilinearly, nothing
+        """See `Generator.look_up`: planes (N, 3, C · D, H, W) as grids of depth D, trilinearly, zeros
         outside."""
         depth = self.architecture.depth
         total = torch.zeros((), device=planes.device, dtype=planes.dtype)
@@ -27,8 +27,8 @@ class PanoHead(Generator):
         return total.movedim(1, -1) / len(AXES)
 
     def field(self, planes: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Generator.field`; nothing is left near the sides of the cube and outside, above and below
-        excepted."""
+        """See `Generator.field`. Space near and beyond the left, right, front and back faces of the cube is
+        empty."""
         features, raw = super().field(planes, points)
         if not self.settings.crop:
             return features, raw

@@ -1,4 +1,4 @@
-"""R(v, z) by a 3D GAN (section 3.3): people drawn from EG3D or PanoHead by number.
+"""A 3D GAN as the renderer R(v, z) (section 3.3): identities of EG3D or PanoHead by number.
 
 Shape letters: K views, S image side.
 """
@@ -34,21 +34,21 @@ from portraits.alignment.head import HeadFrame, NoHeadError
 from portraits.cameras import check_labels
 from portraits.pixels import pixels_to_levels
 
-STREAM = 0x6A4  # keeps these people apart from other uses of the same number
-ATTEMPTS = 8  # people drawn for one number before none has a face
-FACE_SIDE = 160  # of the image in which a face is looked for
-REMEMBERED = 2  # identities whose planes are kept
+STREAM = 0x6A4  # of the random generator of latents
+ATTEMPTS = 8  # latents drawn for one number until a face is detected
+FACE_SIDE = 160  # side of the image in which a face is detected
+CACHED = 2  # identities whose planes are kept
 
 
 class GeneratedHead:
-    """A generator as a renderer: the same number is the same person, whose planes are computed once.
+    """A `Renderer` of the identities of a generator; feature planes are computed once for each.
 
-    Images up to the side that is rendered are the raw ones, larger ones are super-resolved; both are resized
-    to what is asked for. Masks are what rays were stopped by: EG3D's backgrounds included, PanoHead's not.
+    Images up to the rendered side are resized raw images, larger ones are resized super-resolved images.
+    Masks are the opacity of rays, which includes EG3D's background and excludes PanoHead's.
     """
 
     def __init__(self, options: GeneratorOptions, device: str | None = None) -> None:
-        """Opens the generator on `device`, by default on a GPU if there is one. Raises InputError."""
+        """Open the generator on `device`, by default on a GPU if there is one. Raises InputError."""
         self.options, self.kind = options, options.kind
         self.name: str = self.kind
         self.device = torch.device(device or _device())
@@ -58,19 +58,19 @@ class GeneratedHead:
         self._warned = False
 
     def render(self, identity: int, labels: ArrayLike, size: int) -> Renders:
-        """See `Renderer.render`; the first camera outside the generator's range is warned of. Raises
-        InputError on labels that are none."""
+        """See `Renderer.render`. Logs a warning at the first camera outside the generator's range. Raises
+        InputError on malformed labels."""
         shared = check_labels(np.atleast_2d(np.asarray(labels)), self.name)
         if not self._warned and outside_range(shared, self.kind).any():
             self._warned = True
-            warn_of_range("some of the cameras asked for are", self.kind)
+            warn_of_range("some cameras are", self.kind)
         cameras = torch.from_numpy(in_world(shared, self.frame)).unsqueeze(0).to(self.device)
-        return as_renders(self.seen(self.person(identity), cameras, size), size)
+        return as_renders(self.each_view(self.person(identity), cameras, size), size)
 
     @torch.inference_mode()
-    def seen(self, people: Identity, cameras: Tensor, size: int) -> list[Views]:
-        """People seen by cameras (N, K, 25) in the generator's world, view by view, large enough for images
-        of side `size`."""
+    def each_view(self, people: Identity, cameras: Tensor, size: int) -> list[Views]:
+        """Views of identities at labels (N, K, 25) in the generator's world, each with V = 1: raw images
+        where they are large enough for `size` pixels, otherwise super-resolved ones."""
         how = Rendering(self.options.resolution or None, follow=True)
         raw = size <= (how.resolution or self.generator.settings.rendering)
         each = self.generator.each_raw_view if raw else self.generator.each_view
@@ -78,24 +78,24 @@ class GeneratedHead:
 
     @torch.inference_mode()
     def person(self, identity: int) -> Identity:
-        """The person numbered `identity`, remembered for the next views. Raises InputError where the face
-        check finds none."""
+        """The identity of a number, cached. Raises InputError where faces are checked and none is
+        detected."""
         if identity not in self._people:
             self._people[identity] = self.draw(self.latents([identity]))
         self._people.move_to_end(identity)
-        while len(self._people) > REMEMBERED:
+        while len(self._people) > CACHED:
             self._people.popitem(last=False)
         return self._people[identity]
 
     @torch.inference_mode()
     def latents(self, identities: Sequence[int]) -> NDArray[np.float32]:
-        """The latents z (N, latent) of numbered people: the first drawn whose frontal image has a face, where
-        faces are checked. Raises InputError where none has."""
+        """The latents z (N, latent) of numbered identities. Where faces are checked, each is the first draw
+        in whose frontal image a face is detected. Raises InputError where there is none."""
         return np.stack([self._latent(identity) for identity in identities])
 
     @torch.inference_mode()
     def draw(self, latents: ArrayLike) -> Identity:
-        """The people of latents (N, latent), truncated as the options say."""
+        """The identities of latents (N, latent), truncated as in the options."""
         z = torch.from_numpy(np.asarray(latents, dtype=np.float32)).to(self.device)
         frontal = torch.from_numpy(own_camera(self.generator.settings)).to(self.device)
         ws = self.generator.styles(z, frontal.expand(len(z), -1), self.options.truncation)
@@ -103,8 +103,8 @@ class GeneratedHead:
 
     @cached_property
     def frame(self) -> HeadFrame | None:
-        """Where heads stand in the generator's world, measured on the average person; None for EG3D's own
-        frame. Raises InputError where the average person has no face."""
+        """The head's coordinate frame, measured on the average identity; None where labels are in the
+        generator's own world. Raises InputError where no face is detected."""
         if not self.options.measures_frame():
             return None
         average = torch.zeros(1, self.generator.architecture.latent, device=self.device)
@@ -116,15 +116,15 @@ class GeneratedHead:
             return self.frame_of(person, labels)
         except NoHeadError as error:
             raise InputError(
-                f"{self.options.folder}: no frame can be measured on its average person ({error}): is it a "
-                "generator of heads? With frame: own labels are taken as they are"
+                f"{self.options.folder}: the head's frame cannot be measured on the average identity "
+                f"({error}): is it a generator of heads? frame: own takes labels as the generator's"
             ) from error
 
     def frame_of(self, person: Identity, labels: NDArray[np.float32]) -> HeadFrame:
-        """Where one person's head stands, by the faces in images at own cameras (K, 25). Raises
+        """The coordinate frame of one identity's head, measured on views at own cameras (K, 25). Raises
         NoHeadError."""
         cameras = torch.from_numpy(labels).unsqueeze(0).to(self.device)
-        views = as_renders(self.seen(person, cameras, FACE_SIDE), FACE_SIDE).images
+        views = as_renders(self.each_view(person, cameras, FACE_SIDE), FACE_SIDE).images
         return measured_frame([Image.fromarray(view) for view in views], labels, self._detector)
 
     def _latent(self, identity: int) -> NDArray[np.float32]:
@@ -134,13 +134,13 @@ class GeneratedHead:
             if not self.options.faces or self._has_face(self.draw(z[None])):
                 return z
         raise InputError(
-            f"{self.options.folder}: no face in {ATTEMPTS} people drawn for the number {identity}: lower the "
-            "truncation, or draw without the check (faces: false)"
+            f"{self.options.folder}: no face is detected in {ATTEMPTS} draws of identity {identity}: lower "
+            "the truncation, or turn the check off (faces: false)"
         )
 
     def _has_face(self, person: Identity) -> bool:
         camera = torch.from_numpy(own_camera(self.generator.settings)).view(1, 1, -1).to(self.device)
-        image = as_renders(self.seen(person, camera, FACE_SIDE), FACE_SIDE).images[0]
+        image = as_renders(self.each_view(person, camera, FACE_SIDE), FACE_SIDE).images[0]
         return choose(self._detector.faces(Image.fromarray(image))) is not None
 
     @cached_property
@@ -149,7 +149,7 @@ class GeneratedHead:
 
 
 def as_renders(views: Iterable[Views], size: int, person: int = 0) -> Renders:
-    """The views of one of the people as 8-bit squares of side `size`."""
+    """Views of the identity at place `person`, as 8-bit squares of `size` pixels."""
     images, masks = [], []
     for view in views:
         images.append(to_levels(view.image[person, 0], size).transpose(1, 2, 0))
@@ -158,14 +158,14 @@ def as_renders(views: Iterable[Views], size: int, person: int = 0) -> Renders:
 
 
 def to_levels(pixels: Tensor, size: int) -> NDArray[np.uint8]:
-    """Pixels (C, s, s) in [-1, 1] as levels (C, S, S), antialiased."""
+    """Pixels (C, s, s) in [-1, 1] as levels (C, S, S), resized with antialiasing."""
     if pixels.shape[-1] != size:
         pixels = resized(pixels.unsqueeze(0), size, antialias=True)[0]
     return pixels_to_levels(pixels).cpu().numpy()
 
 
 def check_device(device: str | None) -> None:
-    """Raise InputError unless this machine has the device (None: any)."""
+    """Raise InputError unless this machine has the device; None is always there."""
     if device is None or device == "cpu":
         return
     kind, _, number = device.partition(":")
@@ -175,8 +175,8 @@ def check_device(device: str | None) -> None:
 
 
 def gpu_processes(device: str | None) -> int | None:
-    """How many processes suit a generator: one a GPU, one in all for a GPU that is named, and None, one a
-    core, without one."""
+    """The number of worker processes for a generator: one for each GPU, 1 for a given GPU, and None (one for
+    each core) on a CPU."""
     if device == "cpu":
         return None
     return 1 if device else torch.cuda.device_count() or None

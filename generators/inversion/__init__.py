@@ -1,1 +1,1 @@
-"""The inversion baselines: a portrait into a 3D GAN, and the views that come out (A.4)."""
+"""Inversion baselines (A.4): a portrait fitted by a 3D GAN, and its views."""

@@ -1,7 +1,7 @@
-"""Pivotal tuning (Roich et al. 2022), as the paper inverts EG3D and PanoHead (A.4): first the style w that
-shows a portrait best, then the generator's weights around that pivot.
+"""Pivotal tuning inversion (Roich et al. 2022) of EG3D and PanoHead, as in A.4: optimise the style w for a
+portrait, then the generator's weights at that style.
 
-Shape letters: N = 1 person, W styles, Z numbers of a style, S image side.
+Shape letters: N = 1 person, W styles, Z size of a style, S image side.
 """
 
 import copy
@@ -20,24 +20,31 @@ from generators.gan.generator import Generator, Rendering
 from generators.gan.layers import StyledConvolution
 from metrics.perceptual_loss import PerceptualLoss, PerceptualWeights
 
-RAMP_UP, RAMP_DOWN = 0.05, 0.25  # shares of the steps over which the style's rate rises and falls
-SHAKING, STILL_AFTER = 0.05, 0.75  # of the styles' spread, added to w; the share of steps after which none is
-DRAWN = 1000  # styles whose spread is measured
-COMPARED_SIDE = 256  # the perceptual distance is between images of at most this side
-SMALLEST_NOISE = 8
-# Rays whose gradients are kept at a time: rendering at 128² then takes 1.0 GiB instead of 2.8, and 1.4 times
-# as long.
+RAMP_UP, RAMP_DOWN = 0.05, 0.25  # shares of the steps in which the learning rate of w rises and falls
+W_NOISE = 0.05  # noise added to w, in standard deviations of w
+W_NOISE_STEPS = 0.75  # share of the steps that have it
+SAMPLES = 1000  # latents of which the mean and deviation of w are computed
+PERCEPTUAL_SIDE = 256  # largest side of the images of the perceptual loss
+SMALLEST_NOISE = 8  # side of the coarsest level of the noise regularisation
+# Rays whose activations are kept for the backward pass: rendering at 128² takes 1.0 GiB instead of 2.8, and
+# 1.4 times as long.
 CHUNK = 1024
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """How long and by what a portrait is fitted. A.4: 500 steps for w, 250 for the generator, by LPIPS and
-    L2.
+    """Steps, learning rates and loss weights of an inversion. A.4: 500 steps for w, 250 for the generator, by
+    LPIPS and L2.
 
-    style_steps, tune_steps: iterations of both. style_rate, tune_rate: Adam's. perceptual: whose features are
-    compared; perceptual_weight and l2: their distance's and the mean squared error's share. noise_weight: of
-    the regularisation that keeps noise patterns from showing anything.
+    Args:
+        style_steps: iterations for the style w
+        tune_steps: iterations for the generator's weights
+        style_rate: Adam's learning rate for w
+        tune_rate: Adam's learning rate for the generator
+        perceptual: network of the perceptual loss
+        perceptual_weight: weight of the perceptual loss; 0 needs no network
+        l2: weight of the mean squared error
+        noise_weight: weight of the noise regularisation
     """
 
     style_steps: int = 500
@@ -51,13 +58,13 @@ class Tuning:
 
     def __post_init__(self) -> None:
         if min(self.style_steps, self.tune_steps) < 0 or min(self.style_rate, self.tune_rate) <= 0:
-            raise InputError("--tuning: steps are not negative, and rates are positive")
+            raise InputError("--tuning: steps are 0 or more, and rates are positive")
 
 
 @dataclass(frozen=True)
 class Inverted:
-    """A portrait in a generator: the `generator` tuned to it, the styles (1, W, Z), and the distance from the
-    portrait by stage: start, style, tuned."""
+    """An inverted portrait: the tuned `generator`, the styles (1, W, Z), and the loss by stage: start, style,
+    tuned."""
 
     generator: Generator
     styles: Tensor
@@ -65,7 +72,7 @@ class Inverted:
 
 
 class Inversion:
-    """Fits portraits, one after the other, with one generator and one perceptual network."""
+    """Inverts portraits one by one with a generator and a perceptual network that are loaded once."""
 
     def __init__(self, generator: Generator, tuning: Tuning) -> None:
         self.generator, self.tuning = generator, tuning
@@ -73,8 +80,8 @@ class Inversion:
         self.perceptual = PerceptualLoss(tuning.perceptual).to(device) if tuning.perceptual_weight else None
 
     def fit(self, portrait: Tensor, camera: Tensor, name: str = "portrait", quiet: bool = False) -> Inverted:
-        """Invert a portrait (3, S, S) in [-1, 1], seen by a label (25,) in the generator's world. The result
-        is a function of them; the generator itself is left as it is."""
+        """Invert a portrait (3, S, S) in [-1, 1] at a label (25,) in the generator's world. Deterministic;
+        the generator itself is not changed."""
         generator = copy.deepcopy(self.generator)
         target, label = portrait.unsqueeze(0), camera.view(1, 1, -1)
         average, spread = self.style_statistics()
@@ -90,29 +97,29 @@ class Inversion:
 
     @torch.no_grad()
     def style_statistics(self) -> tuple[Tensor, float]:
-        """The average style (1, 1, Z) of drawn latents, and the root mean square distance from it."""
+        """The mean style (1, 1, Z) of sampled latents, and the root mean square distance from it."""
         mapping, settings = self.generator.backbone.mapping, self.generator.settings
         draw = torch.Generator().manual_seed(0)
-        z = torch.randn(DRAWN, self.generator.architecture.latent, generator=draw).to(mapping.w_avg)
+        z = torch.randn(SAMPLES, self.generator.architecture.latent, generator=draw).to(mapping.w_avg)
         frontal = torch.from_numpy(own_camera(settings)).to(mapping.w_avg)
-        ws = self.generator.styles(z, frontal.expand(DRAWN, -1))[:, :1]
+        ws = self.generator.styles(z, frontal.expand(SAMPLES, -1))[:, :1]
         average = ws.mean(0, keepdim=True)
         return average, float((ws - average).square().sum(-1).mean().sqrt())
 
     def loss(self, image: Tensor, target: Tensor) -> Tensor:
-        """The distance of images (1, 3, S, S): L2 and perceptual (A.4)."""
+        """The loss between images (1, 3, S, S): L2 and perceptual (A.4)."""
         total = self.tuning.l2 * F.mse_loss(image, target)
         if self.perceptual is None:
             return total
         pair = (image, target)
-        if target.shape[-1] > COMPARED_SIDE:
-            pair = tuple(F.interpolate(x, COMPARED_SIDE, mode="area") for x in pair)  # type: ignore[assignment]
+        if target.shape[-1] > PERCEPTUAL_SIDE:
+            pair = tuple(F.interpolate(x, PERCEPTUAL_SIDE, mode="area") for x in pair)  # type: ignore[assignment]
         return total + self.tuning.perceptual_weight * self.perceptual(*pair)
 
     def _fit_style(
         self, generator: Generator, start: Tensor, spread: float, target: Tensor, label: Tensor, bar: tqdm
     ) -> Tensor:
-        """The style w (1, 1, Z) and, in the generator, the noise patterns that show the target best."""
+        """The optimised style w (1, 1, Z); the generator's noise is optimised in place."""
         style = start.clone().requires_grad_(True)
         noises = noise_patterns(generator)
         for noise in noises:
@@ -122,9 +129,9 @@ class Inversion:
         for step in range(self.tuning.style_steps):
             done = step / self.tuning.style_steps
             optimizer.param_groups[0]["lr"] = self.tuning.style_rate * _ramp(done)
-            shake = spread * SHAKING * max(0.0, 1 - done / STILL_AFTER) ** 2 / math.sqrt(style.numel())
-            shaken = style + shake * torch.randn(style.shape, generator=draw).to(style)
-            distance = self.loss(_seen(generator, self._styles(shaken), label), target)
+            scale = spread * W_NOISE * max(0.0, 1 - done / W_NOISE_STEPS) ** 2 / math.sqrt(style.numel())
+            noisy = style + scale * torch.randn(style.shape, generator=draw).to(style)
+            distance = self.loss(_view(generator, self._styles(noisy), label), target)
             loss = distance + self.tuning.noise_weight * noise_structure(noises)
             self._step(optimizer, loss, bar, distance)
             _normalise(noises)
@@ -133,13 +140,13 @@ class Inversion:
         return style.detach()
 
     def _tune(self, generator: Generator, style: Tensor, target: Tensor, label: Tensor, bar: tqdm) -> None:
-        """The generator's weights, but for the mapping, which the pivot stands for."""
+        """Optimise the generator's weights, other than the mapping network's, in place."""
         parameters = [x for name, x in generator.named_parameters() if "mapping" not in name]
         for parameter in parameters:
             parameter.requires_grad_(True)
         optimizer = torch.optim.Adam(parameters, lr=self.tuning.tune_rate)
         for _ in range(self.tuning.tune_steps):
-            distance = self.loss(_seen(generator, self._styles(style), label), target)
+            distance = self.loss(_view(generator, self._styles(style), label), target)
             self._step(optimizer, distance, bar, distance)
         generator.requires_grad_(False)
 
@@ -152,14 +159,14 @@ class Inversion:
 
     @torch.no_grad()
     def _distance(self, generator: Generator, style: Tensor, target: Tensor, label: Tensor) -> float:
-        return float(self.loss(_seen(generator, self._styles(style), label), target))
+        return float(self.loss(_view(generator, self._styles(style), label), target))
 
     def _styles(self, style: Tensor) -> Tensor:
         return style.expand(-1, self.generator.backbone.synthesis.styles, -1)
 
 
 def noise_patterns(generator: nn.Module) -> list[Tensor]:
-    """The noise patterns (H, W) of the layers that make planes and background; super-resolution uses none."""
+    """The constant noise (H, W) of the layers of backbone and background; super-resolution uses none."""
     return [
         module.noise_const
         for name, module in generator.named_modules()
@@ -168,8 +175,8 @@ def noise_patterns(generator: nn.Module) -> list[Tensor]:
 
 
 def noise_structure(noises: Iterable[Tensor]) -> Tensor:
-    """How much neighbouring values of noise patterns (H, W) have to do with each other, at all scales: 0 for
-    white noise (Karras et al. 2020, appendix D)."""
+    """The noise regularisation of Karras et al. 2020, appendix D: autocorrelation of noise (H, W) between
+    neighbours over all scales, 0 for white noise."""
     total: Tensor | float = 0.0
     for noise in noises:
         pyramid = noise[None, None]
@@ -182,15 +189,15 @@ def noise_structure(noises: Iterable[Tensor]) -> Tensor:
     return torch.as_tensor(total)
 
 
-def _seen(generator: Generator, styles: Tensor, label: Tensor) -> Tensor:
-    """The person of styles (1, W, Z) at a label (1, 1, 25): (1, 3, S, S)."""
+def _view(generator: Generator, styles: Tensor, label: Tensor) -> Tensor:
+    """The image (1, 3, S, S) of styles (1, W, Z) at a label (1, 1, 25)."""
     sampling = replace(generator.sampling, chunk=CHUNK, recompute=True)
     how = Rendering(sampling=sampling, follow=True)
     return next(generator.each_view(generator.identity(styles), label, how)).image[:, 0]
 
 
 def _ramp(done: float) -> float:
-    """The style's rate over the steps: up at once, held, and down along a cosine."""
+    """The factor of the learning rate at a share of the steps: a linear warm-up and a cosine decay."""
     down = min(1.0, (1 - done) / RAMP_DOWN)
     return (0.5 - 0.5 * math.cos(math.pi * down)) * min(1.0, max(done / RAMP_UP, 0.05))
 

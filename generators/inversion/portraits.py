@@ -1,4 +1,4 @@
-"""The people to be inverted: from photos and cameras, or those of another system's predictions."""
+"""Portraits to be inverted: from photos and cameras, or from another system's predictions."""
 
 import hashlib
 import shutil
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from core.errors import InputError
-from core.files import checksum
+from core.fingerprints import of_file, of_settings
 from core.lists import shortened
 from portraits.alignment.align import NoFaceError, align
 from portraits.alignment.detection import FaceDetector
@@ -22,14 +22,14 @@ from portraits.predictions import Predictions, View
 
 CROP_SIDE = 512
 PORTRAITS = "portraits"
-# Where what a view is held against is kept, by the manifest's names.
+# Folders of the inputs and truths of views, by their names in the manifest.
 KEPT = {"truth": "truths", "condition": "conditions", "mask": "masks"}
 
 
 @dataclass(frozen=True)
 class Portrait:
-    """One person: a name, the square portrait (S, S) and its label (25,), in the shared convention, and the
-    `views` to be made, each with a camera, their files wherever they are."""
+    """One person: a name, the square portrait (S, S), its EG3D label (25,), and the `views` to be rendered,
+    each with a camera and absolute paths of its truth, condition and mask, where there are any."""
 
     name: str
     image: Image.Image
@@ -41,21 +41,23 @@ class Portrait:
         """The labels (K, 25) of the views."""
         return np.array([view.camera for view in self.views], dtype=np.float32)
 
-    def digest(self) -> str:
-        """Sixteen characters that tell this portrait, its views and the files that they are held against from
-        others."""
-        digest = hashlib.sha256(self.image.convert("RGB").tobytes())
-        digest.update(np.vstack([self.camera[None], self.cameras]).astype("<f4").tobytes())
-        digest.update("/".join(view.view for view in self.views).encode())
-        for view in self.views:
-            for kind in KEPT:
-                if (file := getattr(view, kind)) is not None:
-                    digest.update(f"{view.view} {kind} {checksum(Path(file))}".encode())
-        return digest.hexdigest()[:16]
+    def fingerprint(self) -> str:
+        """The fingerprint of the portrait, its views, and their truths, conditions and masks."""
+        files = {kind: [getattr(view, kind) for view in self.views] for kind in KEPT}
+        return of_settings(
+            {
+                "image": hashlib.sha256(self.image.convert("RGB").tobytes()).hexdigest(),
+                "cameras": np.vstack([self.camera[None], self.cameras]).tolist(),
+                "views": [view.view for view in self.views],
+                "files": {
+                    kind: [path and of_file(Path(path)) for path in paths] for kind, paths in files.items()
+                },
+            }
+        )
 
 
 def views_at(name: str, cameras: NDArray[np.float32]) -> tuple[View, ...]:
-    """The views of one person at labels (K, 25)."""
+    """Views of one person at labels (K, 25)."""
     return tuple(
         View(name, f"view_{number:03d}", camera=[float(value) for value in camera])
         for number, camera in enumerate(cameras)
@@ -63,8 +65,8 @@ def views_at(name: str, cameras: NDArray[np.float32]) -> tuple[View, ...]:
 
 
 def find_photos(portrait: Sequence[str] | None, portraits: str | None) -> list[Path]:
-    """The portraits' files. Raises InputError where none or both are given, one is missing, or two have one
-    name."""
+    """The files of portraits. Raises InputError where neither or both are given, a file is missing, or two
+    have the same name."""
     if (portrait is None) == (portraits is None):
         raise InputError("give the people: --portrait PHOTO…, or --portraits FOLDER")
     photos = photo_files(Path(portraits)) if portraits else [Path(path) for path in portrait or ()]
@@ -76,7 +78,7 @@ def find_photos(portrait: Sequence[str] | None, portraits: str | None) -> list[P
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Raise InputError where two people have one name, or one has a folder's."""
+    """Raise InputError where two people have the same name, or one has that of an output folder."""
     twice = [name for name, count in Counter(names).items() if count > 1]
     reserved = [name for name in names if name in (PORTRAITS, *KEPT.values())]
     if twice or reserved:
@@ -88,8 +90,11 @@ def check_names(names: Sequence[str]) -> None:
 def read_portraits(
     photos: Sequence[Path], own: NDArray[np.float32] | None, cameras: NDArray[np.float32]
 ) -> list[Portrait]:
-    """Portraits to be seen by `cameras` (K, 25). Their own labels (N, 25) are given for squares, or estimated
-    on EG3D's crop. Raises one InputError that names the photos in which no face is found."""
+    """Portraits to be rendered at `cameras` (K, 25).
+
+    With their own labels (N, 25), photos are squares and taken as they are; without, they are cropped as EG3D
+    does and their cameras estimated. Raises an InputError that names all photos in which no face is detected.
+    """
     if own is not None and len(own) != len(photos):
         raise InputError(f"--portrait_cameras: {len(own)} labels for {len(photos)} portraits")
     labels = [None] * len(photos) if own is None else list(own)
@@ -101,9 +106,9 @@ def read_portraits(
 
 
 def predicted_portraits(predictions: Predictions) -> list[Portrait]:
-    """The portraits of another system's predictions, to be seen as that system was to see them, and held
-    against the same files. A reference without a camera in the manifest is cropped and posed as a photo is.
-    Raises InputError where a view has no camera or no reference."""
+    """The portraits of another system's predictions, with the same cameras and truths. A reference without a
+    camera in the manifest is cropped and its camera estimated. Raises InputError where a view has no camera
+    or no reference."""
     people = []
     subjects = predictions.subjects()
     check_names(list(subjects))
@@ -118,7 +123,7 @@ def predicted_portraits(predictions: Predictions) -> list[Portrait]:
 
 
 def _found(view: View, folder: Path) -> View:
-    """A view whose files are named as seen from here."""
+    """The view with the paths of its files, instead of those relative to the folder."""
     names: dict[str, Any] = {kind: getattr(view, kind) for kind in KEPT}
     names = {kind: name and str(folder / name) for kind, name in names.items()}
     return replace(view, **names)
@@ -141,7 +146,7 @@ def _opened(
             continue
         found.append(Portrait(name, aligned.image, aligned.camera, views))
     if faceless:
-        raise InputError(f"no face is found in {shortened(faceless)}: {remedy}")
+        raise InputError(f"no face is detected in {shortened(faceless)}: {remedy}")
     return found
 
 
@@ -152,8 +157,8 @@ def _square(photo: Image.Image, path: Path) -> Image.Image:
 
 
 def keep(portrait: Portrait, out: Path) -> list[View]:
-    """Write the portrait and what its views are held against into the folder `out`; the views come back as
-    its manifest has them."""
+    """Copy the portrait and the truths, conditions and masks of its views into `out`; returns the views with
+    paths relative to it."""
     (out / PORTRAITS).mkdir(exist_ok=True)
     portrait.image.save(out / PORTRAITS / f"{portrait.name}.png")
     return [_kept(view, portrait, out) for view in portrait.views]

@@ -1,4 +1,4 @@
-"""Inverting many portraits: one after the other or split over GPUs, each one written whole, to be resumed."""
+"""Inversion of many portraits, on one device or split over several; interrupted runs are resumed."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -32,8 +32,14 @@ SHEET_PEOPLE, SHEET_VIEWS, SHEET_SIDE = 8, 7, 192
 
 @dataclass(frozen=True)
 class Job:
-    """What is made of every portrait: views as squares of side `size`, 0 for the generator's own, to be
-    scored by `protocol`."""
+    """Settings of a run.
+
+    Args:
+        options: the generator
+        tuning: of the inversion
+        size: side of the views in pixels, 0 for the generator's own
+        protocol: by which the views are scored
+    """
 
     options: GeneratorOptions
     tuning: Tuning
@@ -41,7 +47,7 @@ class Job:
     protocol: Protocol = "wild"
 
     def recipe(self) -> dict[str, object]:
-        """What the results depend on, as JSON has it."""
+        """What the results depend on, as a JSON object, with the fingerprint of the generator's weights."""
         return {
             "generator": renderer_record(self.options),
             "tuning": asdict(self.tuning),
@@ -53,11 +59,12 @@ class Job:
 def invert_portraits(
     portraits: Sequence[Portrait], job: Job, out: Path, devices: Sequence[str]
 ) -> Predictions:
-    """Invert the portraits that the folder `out` does not have yet, in a process for each device where there
-    are several, and write the manifest of all that it has then.
+    """Invert the portraits that are not in the folder `out` yet, in one process per device, and write its
+    manifest of predictions.
 
-    `<out>/<name>/<view>.png` …: what `lightning_modules.evaluate --predictions` scores, and
-    `lightning_modules.synthesize --noise` starts from. Raises InputError where `out` was made otherwise."""
+    The folder can be scored by `evaluate --predictions`, and `<out>/<name>/` are proxies for `synthesize
+    --noise`. Raises InputError where `out` was made with other settings or another generator.
+    """
     _claim(out, job)
     todo = [portrait for portrait in portraits if not _is_done(portrait, out)]
     check_range(np.concatenate([portrait.cameras for portrait in portraits]), job.options.kind)
@@ -73,7 +80,7 @@ def invert_portraits(
 
 
 def invert_one(head: GeneratedHead, inversion: Inversion, portrait: Portrait, quiet: bool = True) -> Inverted:
-    """One portrait in the generator of `head`."""
+    """Invert one portrait into the generator of `head`."""
     side = head.generator.architecture.size
     image = portrait.image.convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
     camera = in_world(portrait.camera[None], head.frame)[0]
@@ -89,7 +96,7 @@ def invert_one(head: GeneratedHead, inversion: Inversion, portrait: Portrait, qu
 def render_views(
     head: GeneratedHead, inverted: Inverted, cameras: NDArray[np.float32], size: int
 ) -> NDArray[np.uint8]:
-    """(K, S, S, 3): the inverted portrait at labels (K, 25)."""
+    """Views (K, S, S, 3) of an inverted portrait at labels (K, 25); `size` 0 is the generator's own."""
     generator = inverted.generator
     labels = torch.from_numpy(in_world(cameras, head.frame)).unsqueeze(0).to(head.device)
     views = generator.each_view(generator.identity(inverted.styles), labels, Rendering(follow=True))
@@ -97,8 +104,8 @@ def render_views(
 
 
 def sheet(predictions: Predictions) -> Image.Image:
-    """A band for each person (eight at most): the portrait and views from left to right, and beneath them
-    the truths, where there are any."""
+    """A contact sheet of at most eight people: the portrait and views ordered by yaw, and below them the
+    truths where there are any."""
     bands = [_band(views, predictions.folder) for views in predictions.subjects().values()][:SHEET_PEOPLE]
     columns = max(band.shape[1] for band in bands)
     widths = [((0, 0), (0, columns - band.shape[1]), (0, 0)) for band in bands]
@@ -125,31 +132,33 @@ def _tile(folder: Path, name: str | None) -> NDArray[np.uint8]:
 
 
 def system_name(job: Job) -> str:
-    """What tables call it: the generator's kind, and the network whose features portraits were fitted by,
-    which A.4 leaves to LPIPS; l2 where none was."""
+    """The name in tables: the generator's kind, and in brackets the network of the perceptual loss (A.4:
+    LPIPS), or l2 without one."""
     tuning = job.tuning
     return f"{job.options.kind} inversion[{tuning.perceptual if tuning.perceptual_weight else 'l2'}]"
 
 
 def _claim(out: Path, job: Job) -> None:
-    """Make the folder, or go on with it where it is of the same job."""
+    """Make the folder, or check that one that exists is of the same job."""
     if (out / RECIPE).is_file():
         if read_json(out / RECIPE) != job.recipe():
-            raise InputError(f"{out}: begun with other settings: use those again, or another --out")
+            raise InputError(
+                f"{out}: begun with other settings or another generator: use those again, or another --out"
+            )
         return
     if out.exists() and any(out.iterdir()):
-        raise InputError(f"{out} exists and is not of inversions: choose another --out")
+        raise InputError(f"{out} exists and holds no inversions: choose another --out")
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / RECIPE, job.recipe())
 
 
 def _is_done(portrait: Portrait, out: Path) -> bool:
-    """Whether a portrait's folder is there. Raises InputError where it is of another portrait or other
-    views."""
+    """Whether a portrait is inverted already. Raises InputError where its folder is of another portrait or
+    other views."""
     folder = out / portrait.name
     if not folder.exists():
         return False
-    if read_json(folder / REPORT).get("of") != portrait.digest():
+    if read_json(folder / REPORT).get("of") != portrait.fingerprint():
         raise InputError(
             f"{folder} is of another portrait, camera, other views or truths: remove it, or choose another "
             "--out"
@@ -167,7 +176,7 @@ def _invert_share(device: str, portraits: Sequence[Portrait], job: Job, out: Pat
         with whole_folder(out / portrait.name) as folder:
             for view, image in zip(views, images, strict=True):
                 Image.fromarray(image).save(folder / f"{view.view}.png")
-            report = {"of": portrait.digest(), "distances": inverted.distances}
+            report = {"of": portrait.fingerprint(), "distances": inverted.distances}
             write_json(folder / REPORT, report | {"views": [asdict(view) for view in views]})
 
 
@@ -186,7 +195,7 @@ def _run_share(process: int, devices: list[str], shares: list[list[Portrait]], j
 
 
 def _predictions(first: Sequence[str], job: Job, out: Path) -> Predictions:
-    """All people whose folders are in `out`, those named first before earlier runs' others."""
+    """The predictions of all people in `out`: those of `first`, then those of earlier runs."""
     others = sorted({path.parent.name for path in out.glob(f"*/{REPORT}")} - set(first))
     reports = {name: read_json(out / name / REPORT) for name in [*first, *others]}
     views = [

@@ -48,7 +48,7 @@ class _Generated(RenderedConditions):
     """Frames of people who do not exist, at exact cameras in the shared convention.
 
     Args:
-        generator: the generator's folder (python -m generators.import_gan makes it)
+        generator: the generator's folder, as import-gan writes it
         identities: people in all, over the three splits
         views: cameras a person: a reference near the front, and targets
         size: image side in pixels
@@ -173,7 +173,7 @@ class _Generated(RenderedConditions):
                 for (identity, _), place in zip(latents, located, strict=True)
             ]
         )
-        views = self._head.seen(people, torch.from_numpy(world).to(self._head.device), self.size)
+        views = self._head.each_view(people, torch.from_numpy(world).to(self._head.device), self.size)
         for index, ((identity, _), place) in enumerate(zip(latents, located, strict=True)):
             if isinstance(place, str):
                 results.append(Skip(self._named(identity), place))

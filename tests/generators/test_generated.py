@@ -102,14 +102,14 @@ def test_people_without_a_face_are_replaced(renderer):
     assert head._detector.asked == 3
     assert not np.array_equal(found, renderer.latents([4]))
     head.__dict__["_detector"] = Blind()
-    with pytest.raises(InputError, match="no face in 8 people drawn for the number 4"):
+    with pytest.raises(InputError, match="no face is detected in 8 draws of identity 4"):
         head.latents([4])
 
 
 def test_a_frame_that_cannot_be_measured_is_one_line(renderer):
     head = GeneratedHead(replace(renderer.options, faces=True, frame="measured"))
     head.__dict__["_detector"] = Blind()
-    with pytest.raises(InputError, match="no frame can be measured on its average person"):
+    with pytest.raises(InputError, match="the head's frame cannot be measured on the average identity"):
         head.render(0, cameras(0.0), 16)
 
 
@@ -140,13 +140,13 @@ def test_cameras_outside_a_generators_range_are_warned_of(caplog):
         check_range(cameras(3.0), "panohead")
     assert not caplog.records
     check_range(cameras(0.0, 2.0), "eg3d")
-    assert "1 of 2 cameras are outside what it was trained on" in caplog.text
+    assert "1 of 2 cameras are outside the range of its training images" in caplog.text
 
 
 def test_a_renderer_warns_once_of_cameras_outside_its_range(renderer, caplog):
     for pitch in (1.2, 1.1, 1.2):
         renderer.render(1, label_from_angles(0.0, pitch)[None], 16)
-    assert caplog.text.count("outside what it was trained on") == 1
+    assert caplog.text.count("outside the range of its training images") == 1
 
 
 def parsed(*arguments):

@@ -100,7 +100,7 @@ def test_angles_that_a_generator_was_not_trained_on_are_warned_of(source, caplog
     source.units()
     assert not caplog.records
     type(source)(source.options.folder, **{**TINY, "max_yaw": 150.0, "max_pitch": 65.0}).units()
-    assert "--max_yaw 150 --max_pitch 65 reach outside what it was trained on" in caplog.text
+    assert "--max_yaw 150 --max_pitch 65 reach outside the range of its training images" in caplog.text
 
 
 def test_people_whose_head_is_not_found_are_skipped_by_name(tmp_path):
@@ -119,13 +119,13 @@ def test_a_head_that_stands_elsewhere_is_seen_at_the_shared_place(tmp_path, monk
     moved = HeadFrame(1.1, np.eye(3), np.array([0.0, 0.01, 0.2]))
     seen = []
     monkeypatch.setattr(type(source._head), "frame_of", lambda *_: moved)
-    real = type(source._head).seen
+    real = type(source._head).each_view
 
     def recorded(self, people, cameras, size):
         seen.append(cameras)
         return real(self, people, cameras, size)
 
-    monkeypatch.setattr(type(source._head), "seen", recorded)
+    monkeypatch.setattr(type(source._head), "each_view", recorded)
     sample = source.capture(source.units()[0])[0]
     assert isinstance(sample, Sample)
     where = moved.world(STANDARD_LANDMARKS)

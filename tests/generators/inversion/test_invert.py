@@ -159,12 +159,12 @@ def test_people_are_added_and_never_mistaken(folder, tmp_path):
 
 def test_other_truths_are_other_portraits(tmp_path):
     person = people("ada")[0]
-    found = {person.digest()}
+    found = {person.fingerprint()}
     for kind in ("truth", "condition", "mask"):
         for level in (0, 255):
             Image.new("RGB", (8, 8), (level,) * 3).save(tmp_path / "held.png")
             views = [dataclasses.replace(view, **{kind: str(tmp_path / "held.png")}) for view in person.views]
-            found.add(dataclasses.replace(person, views=tuple(views)).digest())
+            found.add(dataclasses.replace(person, views=tuple(views)).fingerprint())
     assert len(found) == 7
 
 
@@ -251,7 +251,7 @@ def test_predictions_without_what_inverting_takes_are_refused(folder, others, tm
         del view["reference_camera"]
     (others / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(
-        InputError, match=r"no face is found in .*reference.png: their references have no camera"
+        InputError, match=r"no face is detected in .*reference.png: their references have no camera"
     ):
         main(given)
     for view in manifest["views"]:
@@ -290,7 +290,7 @@ def test_the_command(folder, tmp_path, capsys):
         (["--portrait", "{tmp}/none.png"], "there is no such file"),
         (["--portrait", "{tmp}/ada.png", "{tmp}/other/ada.png"], "portraits named ada"),
         (["--portrait", "{tmp}/truths.png"], "portraits named truths"),
-        (["--portrait", "{tmp}/ada.png"], "no face is found in .*ada.png"),
+        (["--portrait", "{tmp}/ada.png"], "no face is detected in .*ada.png"),
         (["--portrait", "{tmp}/ada.png", "--portrait_cameras", "{tmp}/two.json"], "2 labels for 1 portraits"),
         (
             ["--portrait", "{tmp}/wide.png", "--portrait_cameras", "{tmp}/cameras.json"],
