@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat, rank_zero_warn
+from torchmetrics.utilities import dim_zero_cat
 
 from core.errors import InputError
 from metrics.base import weights_for
@@ -63,33 +63,36 @@ class SetMetric(Metric):
         fewest = min(len(generated), len(real))
         if fewest < self.least:
             raise InputError(f"{self.label} takes two images or more in either set; one has {fewest}")
-        return self.distance(generated.double(), real.double(), fewest)
+        return self.distance(generated.double(), real.double())
 
     def results(self) -> dict[str, float]:
         """The distance by its name."""
         return {self.label: float(self.compute())}
 
     @abstractmethod
-    def distance(self, generated: Tensor, real: Tensor, fewest: int) -> Tensor:
-        """The distance of features (N, D) float64; `fewest` is the size of the smaller set."""
+    def distance(self, generated: Tensor, real: Tensor) -> Tensor:
+        """The distance of features (N, D) float64."""
 
 
 class FID(SetMetric):
     """Fréchet Inception distance (Heusel et al. 2017); 0 where the sets are equal.
 
-    It is biased upwards in small sets, about which it warns: compare it only between sets of equal size, and
-    read KID beside it.
+    It is biased upwards in small sets: compare it only between sets of equal size, and read KID beside it.
     """
 
     symbol = "FID"
 
-    def distance(self, generated: Tensor, real: Tensor, fewest: int) -> Tensor:
+    def note(self, images: int) -> str | None:
+        """A sentence for readers of an FID over so many images, if they are too few for an unbiased value."""
+        if images >= ENOUGH_FOR_FID:
+            return None
+        return (
+            f"{self.label} over {images} images is biased upwards ({ENOUGH_FOR_FID} or more are needed):"
+            " compare it between equal numbers of images only, or read KID"
+        )
+
+    def distance(self, generated: Tensor, real: Tensor) -> Tensor:
         """The Fréchet distance of the Gaussians that fit the features."""
-        if fewest < ENOUGH_FOR_FID:
-            rank_zero_warn(
-                f"{self.label} over {fewest} images is biased upwards (it takes {ENOUGH_FOR_FID} and more): "
-                "compare it between equal numbers of images only, or read KID"
-            )
         return frechet_distance(generated, real)
 
 
@@ -99,7 +102,7 @@ class KID(SetMetric):
 
     symbol = "KID"
 
-    def distance(self, generated: Tensor, real: Tensor, fewest: int) -> Tensor:
+    def distance(self, generated: Tensor, real: Tensor) -> Tensor:
         """The squared MMD."""
         return kernel_distance(generated, real)
 

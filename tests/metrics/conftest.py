@@ -15,7 +15,7 @@ from core.files import checksum
 from datamodules import PortraitViewsDataModule, SourceConfig
 from metrics.catalogue import CATALOGUE
 
-CAPTURE = Path(__file__).parents[2] / "data/people"
+CAPTURE = Path(__file__).parents[1] / "data/people"
 
 
 class People(NamedTuple):
