@@ -10,31 +10,31 @@ from callbacks.export import Export
 from callbacks.pictures import Pictures
 
 
-class Whereabouts(pl.Callback):
-    """Prints where checkpoint, export, logs and pictures are when training has ended."""
+class ResultPaths(pl.Callback):
+    """Prints the paths of checkpoint, export, logs and pictures when training ends."""
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Prints one line for each thing there is."""
+        """Prints a line for each result."""
         if trainer.is_global_zero:
-            places = whereabouts(trainer)
-            width = max((len(what) for what, _ in places), default=0)
-            for what, where in places:
-                print(f"{what:<{width}}  {where}")
+            paths = result_paths(trainer)
+            width = max((len(name) for name, _ in paths), default=0)
+            for name, path in paths:
+                print(f"{name:<{width}}  {path}")
 
 
-def whereabouts(trainer: pl.Trainer) -> list[tuple[str, Path]]:
-    """(what, where) of everything that a run has written so far."""
-    places: list[tuple[str, Path | str | None]] = []
+def result_paths(trainer: pl.Trainer) -> list[tuple[str, Path]]:
+    """(name, path) of every result that a run has written so far."""
+    paths: list[tuple[str, Path | str | None]] = []
     for callback in trainer.checkpoint_callbacks:
-        places.append(("checkpoint", callback.last_model_path or callback.best_model_path))
+        paths.append(("checkpoint", callback.last_model_path or callback.best_model_path))
     for callback in trainer.callbacks:
         if isinstance(callback, Export):
-            places.append(("export", callback.written))
+            paths.append(("export", callback.written))
         if isinstance(callback, Pictures | Evaluation):
-            places += [(f"picture ({name})", path) for name, path in callback.last.items()]
+            paths += [(f"picture ({name})", path) for name, path in callback.last.items()]
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
-            places.append(("W&B run", Path(logger.experiment.dir).parent))
+            paths.append(("W&B run", Path(logger.experiment.dir).parent))
         elif isinstance(logger, CSVLogger | TensorBoardLogger):
-            places.append(("metrics", logger.log_dir))
-    return [(what, Path(where)) for what, where in places if where]
+            paths.append(("metrics", logger.log_dir))
+    return [(name, Path(path)) for name, path in paths if path]
