@@ -1,11 +1,13 @@
-"""`python -m benchmarks.evaluation`: what of a full evaluation is sampling, and what is scoring.
+"""`python -m benchmarks.evaluation`: the time that an evaluation takes to sample and to score.
 
-Views of one frame are sampled and scored as `lightning_modules.evaluate` does; on a CPU in processor time.
-Sampling is measured over a few steps and drawn out to `steps` of them: every step costs the same.
+Views of one frame are sampled and scored as `lightning_modules.evaluate` does. Times are wall-clock seconds
+on a GPU and processor seconds on a CPU. Sampling is measured over a few steps and extrapolated to `steps`,
+because every step costs the same.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from jsonargparse import ArgumentParser
@@ -13,19 +15,20 @@ from tqdm import tqdm
 
 from benchmarks.sampling import clock
 from core.errors import InputError, one_line
+from lightning_modules.evaluation.planning import find_device
 from lightning_modules.evaluation.sampling import (
-    Made,
+    ModelChoice,
+    condition_pixels,
     open_model,
-    shown_conditions,
-    shown_references,
+    reference_pixels,
 )
-from lightning_modules.evaluation.subjects import Subject, Subjects
+from lightning_modules.evaluation.subjects import Subject, SubjectSettings, find_subjects
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
 from lightning_modules.sampling.settings import Sampling
 from metrics.suite import MetricSuite, available
 from portraits.pixels import to_pixels
 
-FEW, FEWEST = 3, 1  # steps measured
+MORE_STEPS, STEPS = 3, 1  # that are measured
 GROUPS = {
     "PSNR, SSIM": ("PSNR", "SSIM"),
     "LPIPS, DISTS": ("LPIPS", "DISTS"),
@@ -35,7 +38,7 @@ GROUPS = {
 
 
 def seconds(run: Callable[[], object]) -> float:
-    """What a run takes, after one that warms up."""
+    """The time of a second call; the first one warms up."""
     run()
     now = clock()
     began = now()
@@ -43,9 +46,10 @@ def seconds(run: Callable[[], object]) -> float:
     return now() - began
 
 
-def sampling_seconds(pipeline: DiffPortrait3DPipeline, made: Made, subject: Subject) -> float:
-    """What sampling all views of a subject takes in `made.sampling.steps` steps."""
-    references, conditions = shown_references(subject, made)[None], shown_conditions(subject, made)[None]
+def sampling_seconds(pipeline: DiffPortrait3DPipeline, sampling: Sampling, subject: Subject) -> float:
+    """The seconds that sampling all views of a subject takes."""
+    references = reference_pixels(subject, None)[None]
+    conditions = condition_pixels(subject, None, None)[None]
     cameras = torch.from_numpy(subject.cameras)[None]
 
     def sample(steps: int) -> None:
@@ -55,33 +59,34 @@ def sampling_seconds(pipeline: DiffPortrait3DPipeline, made: Made, subject: Subj
             cameras if pipeline.noise_prior is not None else None,
             seeds=[0],
             count=len(subject.truths),
-            sampling=replace(made.sampling, steps=steps),
+            sampling=replace(sampling, steps=steps),
         )
 
-    fewest, few = (seconds(lambda n=n: sample(n)) for n in tqdm((FEWEST, FEW), desc="sampling", unit="run"))
-    a_step = (few - fewest) / (FEW - FEWEST)
-    return fewest + (made.sampling.steps - FEWEST) * a_step
+    runs = tqdm((STEPS, MORE_STEPS), desc="sampling", unit="run")
+    short, long = (seconds(lambda steps=steps: sample(steps)) for steps in runs)
+    per_step = (long - short) / (MORE_STEPS - STEPS)
+    return short + (sampling.steps - STEPS) * per_step
 
 
 def scoring_seconds(subject: Subject, device: str) -> dict[str, float]:
-    """What scoring all views of a subject takes, by group of metrics."""
+    """The seconds that scoring all views of a subject takes, by group of metrics."""
     truth = to_pixels(subject.truths).to(device)
     cameras = torch.from_numpy(subject.cameras)
-    found = {}
+    measured = {}
     for name, metrics in tqdm(GROUPS.items(), desc="scoring", unit="group"):
         chosen = [metric for metric in metrics if metric in available()]
         if chosen:
             suite = MetricSuite(chosen).to(device)
-            found[name] = seconds(lambda suite=suite: suite.update(truth, truth, cameras=cameras))
-    return found
+            measured[name] = seconds(lambda suite=suite: suite.update(truth, truth, cameras=cameras))
+    return measured
 
 
 def table(sampling: float, scoring: dict[str, float], views: int) -> str:
-    """Seconds a view and shares, as Markdown."""
+    """Seconds per view and fractions of the total, as Markdown."""
     total = sampling + sum(scoring.values())
     rows = {"sampling": sampling, "scoring": sum(scoring.values())}
     rows |= {f"of it {name}": value for name, value in scoring.items()}
-    lines = ["| | seconds a view | share |", "|---|---:|---:|"]
+    lines = ["| | seconds per view | share |", "|---|---:|---:|"]
     lines += [f"| {name} | {value / views:.3f} | {value / total:.1%} |" for name, value in rows.items()]
     return "\n".join(lines)
 
@@ -93,30 +98,31 @@ def benchmark(
     steps: int = 100,
     device: str | None = None,
 ) -> str:
-    """The table for views of the first test frame.
+    """The table of times for views of the first test frame.
 
     Args:
         model: a model folder
         shards: a built folder of its image size
-        views: how many views
-        steps: denoising steps of the evaluation; the paper takes 100
+        views: number of views
+        steps: number of denoising steps of the evaluation; the paper takes 100
         device: cpu or cuda
     """
-    if steps <= FEW:
-        raise InputError(f"--steps {steps}: give more than {FEW}")
-    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    made = Made(model, Subjects(shards, frames=1, views=views), sampling=Sampling(steps=steps))
-    (subject,) = made.subjects.read(made.subjects.keys())
-    sampling = sampling_seconds(open_model(made).to(where), made, subject)
-    scoring = scoring_seconds(subject, where)
+    if steps <= MORE_STEPS:
+        raise InputError(f"--steps {steps}: give more than {MORE_STEPS}")
+    device = find_device(device)
+    subjects = find_subjects(SubjectSettings(shards, frames=1, views=views))
+    (subject,) = subjects.read(subjects.keys)
+    pipeline = open_model(ModelChoice(Path(model))).to(device)
+    sampling = sampling_seconds(pipeline, Sampling(steps=steps), subject)
+    scoring = scoring_seconds(subject, device)
     side = subject.truths.shape[1]
-    title = f"{len(subject.truths)} views of {side}x{side} pixels, {steps} steps, on {where}:"
+    title = f"{len(subject.truths)} views of {side}x{side} pixels, {steps} steps, on {device}:"
     return f"{title}\n\n{table(sampling, scoring, len(subject.truths))}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command. Raises InputError."""
-    parser = ArgumentParser(prog="python -m benchmarks.evaluation", description="The cost of an evaluation.")
+    parser = ArgumentParser(prog="python -m benchmarks.evaluation", description="Time an evaluation.")
     parser.add_function_arguments(benchmark)
     print(benchmark(**parser.parse_args(arguments).as_dict()))
 

@@ -1,10 +1,10 @@
-"""`python -m benchmarks.pose`: how far POSE is from cameras that are known, by landmarks and by yaw.
+"""`python -m benchmarks.pose`: errors of POSE against known cameras, by landmark detector and by yaw.
 
-It takes a built folder with known cameras, such as the synthetic capture, of 128 pixels or more
-(`python -m shards.build synthetic --size 128 …`): landmarks are coarser in smaller images, as are the default
-folder's of 64, and a table is of its shards' size.
-`--fit_points true` prints instead where its people have dlib's points in EG3D's frame: `FACE_51` of
-`metrics.landmarks` was made so, on other people than those it is measured on.
+Takes a built folder with known cameras, such as the synthetic capture, best of 128 pixels or more
+(`python -m shards.build synthetic --size 128 …`): landmarks are less accurate in smaller images, such as the
+64 pixels of the default folder. `--fit_points true` prints instead the mean positions of dlib's landmarks on
+its people, in EG3D's coordinates: `FACE_51` of `metrics.landmarks` was fitted so, on other people than those
+of the published errors.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from core.errors import InputError, one_line
-from lightning_modules.evaluation.subjects import Subject, Subjects
+from lightning_modules.evaluation.subjects import Subject, SubjectSettings, find_subjects
 from metrics.faces import FaceReader, Reading
 from metrics.landmarks import HEAD_CAMERAS, JAW, SixtyEightPoints
 from metrics.pose import CameraPOSE
@@ -29,9 +29,9 @@ from portraits.pixels import to_pixels
 from shards.manifest import Manifest
 
 EDGES = (0, 15, 30, 45, 60, 75)
-FITTED_TO = 30  # degrees of yaw: beyond, points are hidden and the finder guesses
-FEWEST = 4  # views that a person's points are triangulated from
-# the mirror image of each of the 51: brows, bridge and tip of the nose, nostrils, eyes, outer and inner lips
+MAX_FIT_YAW = 30  # degrees; beyond, landmarks are hidden and the detector guesses
+MIN_FIT_VIEWS = 4  # from which a person's landmarks are triangulated
+# each landmark's mirror image: brows, bridge and tip of the nose, nostrils, eyes, outer and inner lips
 MIRRORED = (
     *range(9, -1, -1),
     *range(10, 14),
@@ -43,14 +43,14 @@ MIRRORED = (
 
 
 def people(shards: str, split: Literal["train", "val", "test"], frames: int | None) -> Iterator[Subject]:
-    """Frames with all of their views as truths."""
-    subjects = Subjects(shards, split=split, frames=frames, references=0)
-    yield from subjects.read(subjects.keys())
+    """Subjects with all views of a frame as truths, and no reference."""
+    subjects = find_subjects(SubjectSettings(shards, split=split, frames=frames, references=0))
+    yield from subjects.read(subjects.keys)
 
 
 def errors(subjects: Iterator[Subject]) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]]]:
-    """The true yaw of every view (N,), degrees, and by landmarks its absolute errors of yaw, pitch and roll
-    (N, 3), NaN where no face is found."""
+    """The true yaw of every view (N,), in degrees, and by landmark detector the absolute errors of yaw, pitch
+    and roll (N, 3), NaN where no face is found."""
     reader = FaceReader()
     metrics = {name: CameraPOSE(name, reader) for name in HEAD_CAMERAS}
     yaws, rows = [], {name: [] for name in metrics}
@@ -59,16 +59,16 @@ def errors(subjects: Iterator[Subject]) -> tuple[NDArray[np.float64], dict[str, 
         yaws.append(np.degrees(angles(subject.cameras))[:, 0])
         for name, metric in metrics.items():
             rows[name].append(metric.scores(found, torch.from_numpy(subject.cameras))[:, 1:].double().numpy())
-    return np.concatenate(yaws), {name: np.concatenate(some) for name, some in rows.items()}
+    return np.concatenate(yaws), {name: np.concatenate(parts) for name, parts in rows.items()}
 
 
 def title(shards: str) -> str:
-    """What a table of these shards is of. Raises InputError where there are none."""
+    """The title of a table. Raises InputError where there are no such shards."""
     return f"Median errors of POSE in images of {Manifest.load(Path(shards)).image_size} pixels"
 
 
 def table(yaws: NDArray[np.float64], found: dict[str, NDArray[np.float64]]) -> str:
-    """Medians by yaw and landmarks, as Markdown."""
+    """Median errors by yaw and landmark detector, as Markdown."""
     head = [f"{angle}, {name}" for angle in ("yaw", "pitch", "roll") for name in found]
     lines = [f"| yaw | faces | {' | '.join(head)} |", "|---|---|" + "---:|" * len(head)]
     faces = np.isfinite(next(iter(found.values()))[:, 0])
@@ -76,9 +76,9 @@ def table(yaws: NDArray[np.float64], found: dict[str, NDArray[np.float64]]) -> s
         inside = (np.abs(yaws) >= low) & (np.abs(yaws) < high)
         seen = inside & faces
         medians = [
-            np.median(some[seen, axis]) if seen.any() else np.nan
+            np.median(own[seen, axis]) if seen.any() else np.nan
             for axis in range(3)
-            for some in found.values()
+            for own in found.values()
         ]
         cells = " | ".join(f"{value:.1f}°" for value in medians)
         lines.append(f"| {low}-{high}° | {seen.sum()} of {inside.sum()} | {cells} |")
@@ -86,19 +86,18 @@ def table(yaws: NDArray[np.float64], found: dict[str, NDArray[np.float64]]) -> s
 
 
 def fit(subjects: Iterator[Subject]) -> NDArray[np.float64]:
-    """Where dlib's 51 points are on these people (51, 3), in EG3D's frame: triangulated from the views of
-    each by their cameras; the median of all, made symmetric. Raises InputError where nobody has enough
-    views."""
+    """The positions of dlib's 51 landmarks (51, 3) in EG3D's coordinates: triangulated for each person, then
+    the median over people, made symmetric. Raises InputError where nobody has enough views."""
     reader, finder = FaceReader(), SixtyEightPoints()
     faces = []
     for subject in tqdm(subjects, desc="views of", unit="person"):
-        near = np.abs(np.degrees(angles(subject.cameras))[:, 0]) < FITTED_TO
+        near = np.abs(np.degrees(angles(subject.cameras))[:, 0]) < MAX_FIT_YAW
         readings = reader.read(to_pixels(subject.truths[near]))
         views = [(r, c) for r, c in zip(readings, subject.cameras[near], strict=True) if r is not None]
-        if len(views) >= FEWEST:
+        if len(views) >= MIN_FIT_VIEWS:
             faces.append(triangulated(views, finder))
     if not faces:
-        raise InputError(f"nobody has {FEWEST} views within {FITTED_TO}° of yaw that show a face")
+        raise InputError(f"nobody has {MIN_FIT_VIEWS} views within {MAX_FIT_YAW}° of yaw that show a face")
     face = np.median(faces, axis=0)
     mirrored = face[list(MIRRORED)] * (-1, 1, 1)
     return (face + mirrored) / 2
@@ -107,7 +106,7 @@ def fit(subjects: Iterator[Subject]) -> NDArray[np.float64]:
 def triangulated(
     views: Sequence[tuple[Reading, NDArray[np.float32]]], finder: SixtyEightPoints
 ) -> NDArray[np.float64]:
-    """One person's points (51, 3) from views with known cameras."""
+    """One person's landmarks (51, 3), triangulated from views with known cameras."""
     seen, projections = [], []
     for reading, camera in views:
         square = reading.aligned.square
@@ -124,13 +123,13 @@ def benchmark(
     frames: int | None = None,
     fit_points: bool = False,
 ) -> str:
-    """The table, or the points.
+    """The table of errors, or the fitted landmarks.
 
     Args:
-        shards: a built folder with known cameras, of images of 128 pixels or more
-        split: whose people
-        frames: how many of them; all by default
-        fit_points: print where dlib's points are on these people
+        shards: a built folder with known cameras, best with images of 128 pixels or more
+        split: of the shards
+        frames: number of frames; all by default
+        fit_points: print the fitted positions of dlib's landmarks instead
     """
     subjects = people(shards, split, frames)
     if fit_points:

@@ -1,67 +1,80 @@
-"""`python -m callbacks.dashboard RUN`: one picture of a run, out of the files that it has left.
+"""One picture of a training run, from the files that the run has left.
 
-RUN is a run's folder, `runs/stage2/version_0`, or one above it, whose newest run is taken. Wanted are
-`metrics.csv` (Lightning's CSVLogger) and, for the media, the folders `evaluation/` and `pictures/`. It works
-while the run goes on, without a network, whatever other loggers there are. Curves stand together by what
-comes before a name's last slash: by split and protocol.
+`python -m callbacks.dashboard RUN` takes a run's folder, such as `runs/stage2/version_0`, or a folder above
+it, whose newest run is drawn. It reads `metrics.csv` (Lightning's CSVLogger) and the newest pictures in
+`evaluation/` and `pictures/`, needs no network, and works while the run is going on. Curves are grouped by
+the part of their name before the last slash: the split and the protocol.
 """
 
 import csv
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jsonargparse import ArgumentParser
-from PIL import Image, ImageDraw, ImageFont
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+from PIL import Image
 
 from core.errors import InputError, one_line
 from core.lists import spread
 from lightning_modules.evaluation.directions import higher_is_better
-from lightning_modules.evaluation.plots import INK, PAPER, Axis, line_plot, stacked, tiled
-from lightning_modules.evaluation.tables import LESSER, ordered
+from lightning_modules.evaluation.plots import draw_curve, new_figure, style_axes, to_picture
+from lightning_modules.evaluation.tables import NOT_IN_MARKDOWN, ordered
 from lightning_modules.evaluation.unpack import frames_of
 from portraits.contact_sheet import picture_format, save_whole
 
 LOG, DASHBOARD = "metrics.csv", "dashboard.png"
 WIDTH, COLUMNS = 1440, 6
-PANEL = (WIDTH // COLUMNS, 150)
-LEFT_OUT = ("_failures", *LESSER)
+PLOT_HEIGHT, HEADING_HEIGHT, TITLE_HEIGHT = 165, 28, 36  # pixels
+HIDDEN = ("_failures", *NOT_IN_MARKDOWN)
 RAW, SMOOTH = "#b8cfe2", "#1f77b4"
-WINDOW = 15  # values that a noisy curve is averaged over
+WINDOW = 15  # values in the running mean of a long curve
 ORBIT_VIEWS = 12
-BESIDE = 2  # pictures in one row
-MARGIN = 12
+PICTURES = 2  # shown side by side
 
 Curve = list[tuple[float, float]]
 """(step, value), by step."""
 
 
+@dataclass(frozen=True)
+class Strip:
+    """Pictures side by side beneath a heading."""
+
+    heading: str
+    pictures: list[Image.Image]
+
+    @property
+    def height(self) -> int:
+        """In pixels: the pictures are scaled down to the page's width, and not up."""
+        fitted = round(WIDTH / sum(picture.width / picture.height for picture in self.pictures))
+        return min(fitted, max(picture.height for picture in self.pictures))
+
+
 def dashboard(run: str, out: str | None = None) -> Path:
-    """Draws a run; gives where the picture is. Raises InputError where there is no such run, or it has logged
-    nothing yet, or the picture's name is neither PNG's nor JPEG's.
+    """Draw a run, and return the path of the picture.
+
+    Raises InputError where there is no such run, it has not logged anything yet, or `out` is neither PNG nor
+    JPEG.
 
     Args:
-        run: a run's folder, or one above it
-        out: the picture's file, PNG or JPEG by its name; by default dashboard.png in the run's folder
+        run: a run's folder, or a folder above it
+        out: the picture to write, PNG or JPEG; `dashboard.png` in the run's folder by default
     """
     folder = find_run(Path(run))
     path = Path(out) if out is not None else folder / DASHBOARD
     picture_format(path)
     curves = read_log(folder / LOG)
-    parts = [_title(folder, curves)]
-    for section, names in sections(curves).items():
-        parts.append(_heading(section))
-        parts.append(tiled([panel(name, curves[name]) for name in names], COLUMNS))
-    parts += _media(folder)
-    whole = stacked(parts)
+    picture = draw_page(f"{folder.parent.name}/{folder.name}", curves, find_pictures(folder))
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_whole(whole, path)
+    save_whole(picture, path)
     return path
 
 
 def find_run(folder: Path) -> Path:
-    """The folder itself or the one below it whose log is the newest. Raises InputError where none has one."""
+    """The folder with the newest log, `folder` or one below it. Raises InputError where there is none."""
     logs = sorted(folder.rglob(LOG), key=lambda path: path.stat().st_mtime)
     if not logs:
         raise InputError(f"{folder}: no {LOG} in it or below; Lightning's CSVLogger writes it")
@@ -69,21 +82,21 @@ def find_run(folder: Path) -> Path:
 
 
 def read_log(path: Path) -> dict[str, Curve]:
-    """The curves of a CSV log by name. Raises InputError on what is none, or has no finite value."""
+    """The curves of a CSV log, by name. Raises InputError on another file or one without a finite value."""
     text = path.read_text(encoding="utf-8")
-    # a line without an end is being written
+    # the last line may not be complete while the run is going on
     rows = list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
     if not rows or "step" not in rows[0]:
-        raise InputError(f"{path}: it is no log of Lightning's CSVLogger, or nothing is logged yet")
+        raise InputError(f"{path}: not a log of Lightning's CSVLogger, or nothing is logged yet")
     names = [name for name in rows[0] if name not in (None, "step", "epoch")]
     try:
         curves = {name: _curve(rows, name) for name in names}
     except ValueError as error:
-        raise InputError(f"{path}: it is no log of Lightning's CSVLogger ({error})") from error
-    found = {name: curve for name, curve in curves.items() if curve}
-    if not found:
+        raise InputError(f"{path}: not a log of Lightning's CSVLogger ({error})") from error
+    finite = {name: curve for name, curve in curves.items() if curve}
+    if not finite:
         raise InputError(f"{path}: no finite value is logged yet, of {len(names)} names")
-    return found
+    return finite
 
 
 def _curve(rows: Iterable[Mapping[str, str | None]], name: str) -> Curve:
@@ -92,44 +105,90 @@ def _curve(rows: Iterable[Mapping[str, str | None]], name: str) -> Curve:
 
 
 def sections(names: Iterable[str]) -> dict[str, list[str]]:
-    """The names to be drawn by what comes before their last slash: training, then validation, then
-    protocols, a metric's variants behind it."""
-    found: dict[str, list[str]] = {}
+    """The names of the curves that are drawn, by the part before the last slash: training, validation, then
+    protocols."""
+    grouped: dict[str, list[str]] = {}
     for name in names:
-        if "/" in name and not any(part in name for part in LEFT_OUT):
-            found.setdefault(name.rsplit("/", 1)[0], []).append(name)
-    return {section: _ordered(found[section]) for section in sorted(found, key=lambda s: (s.count("/"), s))}
+        if "/" in name and not any(part in name for part in HIDDEN):
+            grouped.setdefault(name.rsplit("/", 1)[0], []).append(name)
+    by_depth = sorted(grouped, key=lambda section: (section.count("/"), section))
+    return {section: _ordered(grouped[section]) for section in by_depth}
 
 
 def _ordered(names: Sequence[str]) -> list[str]:
-    """What has a better way first, metrics in the order of the tables."""
+    """Metrics in the order of the tables; values that are neither better high nor low come last."""
     short = {name.rsplit("/", 1)[-1]: name for name in names}
-    placed = ordered(sorted(short, key=lambda name: higher_is_better(name) is None))
-    return [short[name] for name in placed]
+    directed_first = sorted(short, key=lambda name: higher_is_better(name) is None)
+    return [short[name] for name in ordered(directed_first)]
 
 
-def panel(name: str, curve: Curve) -> Image.Image:
-    """One curve over the steps, a long one with its running mean, a short one with a ring at its best."""
-    smooth, last = _smoothed(curve), curve[-1][0]
-    across = Axis(0, max(last, 1), {0: "0", last: f"{last:g}"})
-    title, best = told(name, smooth, "mean " if smooth is not curve else "")
-    if smooth is not curve:
-        return line_plot(title, [curve, smooth], across, PANEL, [RAW, SMOOTH])
-    return line_plot(title, [curve], across, PANEL, [SMOOTH], best)
+def draw_page(title: str, curves: Mapping[str, Curve], strips: Sequence[Strip]) -> Image.Image:
+    """A page with the plots of all curves, section by section, and strips of pictures beneath."""
+    grouped = sections(curves)
+    heights = [-(-len(names) // COLUMNS) * PLOT_HEIGHT for names in grouped.values()]
+    heights = [height + HEADING_HEIGHT for height in (*heights, *(strip.height for strip in strips))]
+    page = new_figure(WIDTH, TITLE_HEIGHT + sum(heights))
+    last = max(int(curve[-1][0]) for curve in curves.values())
+    page.suptitle(f"{title}   step {last}", x=0.01, ha="left", fontsize=14)
+    parts = page.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
+    for part, (section, names) in zip(parts, grouped.items(), strict=False):
+        _draw_section(part, section, {name: curves[name] for name in names})
+    for part, strip in zip(parts[len(grouped) :], strips, strict=True):
+        _draw_strip(part, strip)
+    return to_picture(page)
 
 
-def told(name: str, curve: Curve, kind: str = "") -> tuple[str, tuple[float, float] | None]:
-    """A panel's title, and the curve's best point, whose value is told where one way is better; the last
-    value otherwise. `kind` says what values they are, before the word for which of them."""
+def _draw_section(part: Figure | SubFigure, heading: str, curves: Mapping[str, Curve]) -> None:
+    part.suptitle(heading, x=0.01, ha="left", fontsize=10)
+    lines = -(-len(curves) // COLUMNS)
+    plots = part.subplots(lines, COLUMNS, squeeze=False).flatten()
+    for axes, (name, curve) in zip(plots, curves.items(), strict=False):
+        draw_panel(axes, name, curve)
+    for axes in plots[len(curves) :]:
+        axes.set_axis_off()
+
+
+def _draw_strip(part: Figure | SubFigure, strip: Strip) -> None:
+    part.suptitle(strip.heading, x=0.01, ha="left", fontsize=10)
+    ratios = [picture.width / picture.height for picture in strip.pictures]
+    plots = part.subplots(1, len(ratios), width_ratios=ratios, squeeze=False)[0]
+    for axes, picture in zip(plots, strip.pictures, strict=True):
+        axes.imshow(np.asarray(picture))
+        axes.set_anchor("W")
+        axes.set_axis_off()
+
+
+def draw_panel(axes: Axes, name: str, curve: Curve) -> None:
+    """Draw one curve over the steps: a long one with its running mean, a short one with a ring around its
+    best point."""
+    smooth = running_mean(curve)
+    averaged = smooth is not curve
+    title, best = panel_title(name, smooth, averaged)
+    style_axes(axes, title)
+    axes.set_xlim(0, max(curve[-1][0], 1) * 1.04)
+    if averaged:
+        draw_curve(axes, curve, color=RAW)
+    draw_curve(axes, smooth, color=SMOOTH)
+    if best is not None and not averaged:
+        axes.plot(*best, "o", markersize=8, fillstyle="none", color="black")
+
+
+def panel_title(name: str, curve: Curve, averaged: bool = False) -> tuple[str, tuple[float, float] | None]:
+    """A panel's title and the curve's best point.
+
+    The title has the best value where the metric has a direction, and the last value otherwise, for which
+    there is no best point.
+    """
     short, higher = name.rsplit("/", 1)[-1], higher_is_better(name)
+    kind = "mean " if averaged else ""
     if higher is None:
         return f"{short}  {kind}{curve[-1][1]:.4g}", None
     best = (max if higher else min)(curve, key=lambda point: point[1])
     return f"{short}  {kind}{'max' if higher else 'min'} {best[1]:.4g}", best
 
 
-def _smoothed(curve: Curve) -> Curve:
-    """A running mean of a long curve; a short one as it is."""
+def running_mean(curve: Curve) -> Curve:
+    """The running mean of a long curve; a short one as it is."""
     if len(curve) < 2 * WINDOW:
         return curve
     steps, values = np.array(curve).T
@@ -138,73 +197,32 @@ def _smoothed(curve: Curve) -> Curve:
     return list(zip(steps[WINDOW - 1 :].tolist(), means.tolist(), strict=True))
 
 
-def _media(folder: Path) -> list[Image.Image]:
-    """The newest of each kind of picture that the run has drawn."""
-    shown: list[Image.Image] = []
+def find_pictures(folder: Path) -> list[Strip]:
+    """The newest grid, worst views and other pictures of a run, and views of its newest orbit."""
     kinds = (("evaluation", "grid"), ("evaluation", "worst"), ("pictures", "*"))
-    drawn = [path for place, kind in kinds if (path := newest(folder / place, kind)) is not None][:BESIDE]
-    if drawn:
-        pictures = [Image.open(path).convert("RGB") for path in drawn]
-        shown += [_heading(" and ".join(path.stem for path in drawn)), _fitted(_side_by_side(pictures))]
+    paths = [path for place, kind in kinds if (path := newest(folder / place, kind)) is not None][:PICTURES]
+    strips = []
+    if paths:
+        pictures = [Image.open(path).convert("RGB") for path in paths]
+        strips.append(Strip(" and ".join(path.stem for path in paths), pictures))
     orbit = newest(folder / "evaluation", "orbit")
     if orbit is not None:
         frames = frames_of(orbit)
-        chosen = [frames[number] for number in spread(len(frames), ORBIT_VIEWS)]
-        shown += [_heading(orbit.stem), _fitted(tiled(chosen, ORBIT_VIEWS))]
-    return shown
+        strips.append(Strip(orbit.stem, [frames[number] for number in spread(len(frames), ORBIT_VIEWS)]))
+    return strips
 
 
 def newest(folder: Path, kind: str) -> Path | None:
-    """The file `<kind>-<step>.*` of the latest step in a folder."""
-    # a file that is being written has a name with a dot before it
-    whole = (path for path in folder.glob(f"{kind}-*") if not path.name.startswith("."))
-    return max(whole, key=step_of, default=None)
+    """The file `<kind>-<step>.*` with the latest step in a folder."""
+    # files that are being written begin with a dot
+    complete = (path for path in folder.glob(f"{kind}-*") if not path.name.startswith("."))
+    return max(complete, key=step_of, default=None)
 
 
 def step_of(path: Path) -> int:
-    """The training step in a picture's name."""
-    found = re.search(r"-(\d+)$", path.stem)
-    return int(found[1]) if found else -1
-
-
-def _fitted(picture: Image.Image) -> Image.Image:
-    """A picture scaled down to the page's width, with room around it."""
-    wide = WIDTH - 2 * MARGIN
-    if picture.width > wide:
-        height = round(picture.height * wide / picture.width)
-        picture = picture.resize((wide, height), Image.Resampling.LANCZOS)
-    page = Image.new("RGB", (WIDTH, picture.height + MARGIN), PAPER)
-    page.paste(picture, (MARGIN, 0))
-    return page
-
-
-def _side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Pictures at one height, the least of theirs."""
-    height = min(picture.height for picture in pictures)
-    scaled = [
-        p.resize((round(p.width * height / p.height), height), Image.Resampling.LANCZOS) for p in pictures
-    ]
-    row = Image.new("RGB", (sum(p.width + MARGIN for p in scaled) - MARGIN, height), PAPER)
-    left = 0
-    for picture in scaled:
-        row.paste(picture, (left, 0))
-        left += picture.width + MARGIN
-    return row
-
-
-def _title(folder: Path, curves: Mapping[str, Curve]) -> Image.Image:
-    last = max(int(curve[-1][0]) for curve in curves.values())
-    return _text(f"{folder.parent.name}/{folder.name}   step {last}", 18, 36)
-
-
-def _heading(text: str) -> Image.Image:
-    return _text(text, 14, 28)
-
-
-def _text(text: str, size: int, height: int) -> Image.Image:
-    line = Image.new("RGB", (WIDTH, height), PAPER)
-    ImageDraw.Draw(line).text((MARGIN, height - size - 6), text, INK, ImageFont.load_default(size))
-    return line
+    """The training step in a picture's name, -1 where there is none."""
+    match = re.search(r"-(\d+)$", path.stem)
+    return int(match[1]) if match else -1
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

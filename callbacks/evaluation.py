@@ -1,4 +1,4 @@
-"""Scores and pictures of validation frames that the stage in training samples."""
+"""Scores and pictures of validation frames, sampled by the stage in training."""
 
 import csv
 import io
@@ -16,11 +16,12 @@ from torch import Tensor
 
 from callbacks.media import Rows, log_picture, log_rows, log_video, run_folder
 from callbacks.pictures import save_picture
-from callbacks.stage_samples import Batch, Sampler, follows_cameras, sampler_of, sees_conditions
+from callbacks.stage_samples import Batch, Sampler, follows_cameras, sampler_of, takes_conditions
 from core.errors import InputError
 from core.files import write_text
 from generators.registry import RendererChoice, check_renderer
-from lightning_modules.evaluation.directions import BestValues
+from lightning_modules.evaluation.directions import WandbSummaries
+from lightning_modules.evaluation.scoring import fid_notes
 from lightning_modules.evaluation.tables import ordered
 from lightning_modules.sampling.settings import Sampling
 from lightning_modules.sampling.trajectories import trajectory
@@ -38,29 +39,31 @@ ORBIT_COLUMNS = 8
 
 
 class Evaluation(pl.Callback):
-    """Samples `frames` validation frames, `views` views of each, on every `every_n_validations`-th
-    validation, with whatever weights the validation runs on, and logs `val/<protocol>/<METRIC>` and media.
+    """Samples validation frames, and logs their scores as `val/<protocol>/<METRIC>` with pictures.
 
-    Stages 1 to 3 are sampled from random noise, S by rendering its proxies. The same frames, cameras and
-    noise every time, so that curves compare; the budget is `frames` × `views` images of `steps` denoising
-    steps. Each rank samples its share, of which the first rank's is shown: a grid (reference; condition where
-    it is seen, target and sample of some views), an orbit of `orbit_views` views of the first frame where
-    views follow cameras, a table of all views that can be sorted by any metric, and the worst of them by the
-    first. W&B has all of it, TensorBoard pictures and text, and `evaluation/` of the run's folder files,
-    whatever the loggers are. How long it took is logged as `val/evaluation_seconds`.
+    Stages 1 to 3 are sampled from random noise; the noise prior S renders proxies. Frames, cameras and noise
+    are the same at every validation, so that curves are comparable. The weights are those being validated
+    (the average, where there is one). The cost is `frames` x `views` images of `steps` denoising steps; it is
+    logged as `val/evaluation_seconds`.
+
+    Ranks share the frames, and the first rank draws its own: a grid (reference; condition if the stage takes
+    one, target and sample of some views), a table of all views with their scores, the worst views by the
+    first metric, and, where the stage predicts views at given cameras, an orbit around the first frame's
+    person. W&B gets all of it, TensorBoard pictures and text; `evaluation/` in the run's folder always has
+    the files.
 
     Args:
-        frames: how many validation frames, evenly spaced; one a rank where that is more
-        views: how many views of each, at most as many as the data module's targets
-        every_n_validations: how often
-        steps: denoising steps
-        guidance: of classifier-free guidance
+        frames: number of validation frames, evenly spaced; at least one for each rank
+        views: largest number of views of each frame
+        every_n_validations: interval, in validations
+        steps: number of denoising steps
+        guidance: scale of classifier-free guidance
         metrics: names; all that this machine has weights for by default
-        orbit_views: of the video; 0 for none
+        orbit_views: number of views in the orbit; 0 for no orbit
         renderer: of the orbit's conditions: synthetic, eg3d:FOLDER, panohead:FOLDER, or a GAN's options
 
-    Raises InputError in `setup` where the module is none that can be sampled, or the orbit has no renderer or
-    no writer; and where there are fewer validation frames than ranks.
+    Raises InputError in `setup` where the module cannot be sampled, or the orbit cannot be rendered or
+    written; and during validation where there are fewer frames than ranks.
     """
 
     def __init__(
@@ -91,83 +94,86 @@ class Evaluation(pl.Callback):
         self._batch: Batch | None = None
         self._faces: list[Readings] = []
         self._orbit: Batch | None = None
-        self._best = BestValues()
+        self._summaries = WandbSummaries()
         self._validations = 0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Loads the metrics, and says which weights they use."""
+        """Loads the metrics, and prints which weights they use."""
         sampler_of(pl_module, self.sampling)
         if self.orbit_views and follows_cameras(pl_module):
             check_video()
-            if sees_conditions(pl_module):
+            if takes_conditions(pl_module):
                 check_renderer(self.renderer)
         if self._suite is None:
             self._suite = MetricSuite(self.metrics)
-            rank_zero_info(self._suite.notice)
+            labels = [metric.label for metric in self._suite.sets]
+            notes = fid_notes(self._suite, dict.fromkeys(labels, 0.0), self.frames * self.views)
+            for line in (self._suite.notice, *notes):
+                rank_zero_info(line)
 
     def state_dict(self) -> dict[str, Any]:
-        """How many validations there were: a resumed run goes on with every n-th."""
+        """The number of validations so far, so that a resumed run keeps the interval."""
         return {"validations": self._validations}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on."""
+        """Restores the number of validations."""
         self._validations = state_dict["validations"]
 
     @torch.no_grad()
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Samples, scores, draws."""
+        """Samples, scores and draws, where the interval says so."""
         if trainer.sanity_checking:
             return
         self._validations += 1
         due = (self._validations - 1) % self.every_n_validations == 0
         results = self._evaluate(trainer, pl_module) if due else {}
-        # read on all ranks: values that are to be reduced are waited for
+        # All ranks have to read callback_metrics: values are reduced over ranks, which waits for all of them.
         names = [*trainer.callback_metrics, *results]
         if trainer.is_global_zero:
-            self._best.tell(trainer.loggers, names)
+            self._summaries.define(trainer.loggers, names)
         pl_module.log_dict(results, sync_dist=True, batch_size=1)
 
     def _evaluate(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, float]:
-        """What is logged, by name."""
+        """The values to log, by name."""
         began = time.perf_counter()
-        # on all ranks, since they wait for each other in it
+        # broadcast: all ranks have to call it
         folder = run_folder(trainer) / "evaluation"
         batch, sampler = self._frames(trainer), sampler_of(pl_module, self.sampling)
-        made = sampler(batch)
-        scores = self._score(made, batch, pl_module.device)
+        samples = sampler(batch)
+        scores = self._score(samples, batch, pl_module.device)
         protocol = trainer.datamodule.protocol
         results = {f"val/{protocol}/{name}": value for name, value in self._suite.compute().items()}
         if trainer.is_global_zero:
-            shown = batch if sees_conditions(pl_module) else without_conditions(batch)
-            self._show(trainer, pl_module.stage, folder, shown, made, scores)
+            shown = batch if takes_conditions(pl_module) else without_conditions(batch)
+            self._show(trainer, pl_module.stage, folder, shown, samples, scores)
             if self.orbit_views and follows_cameras(pl_module):
                 self._show_orbit(trainer, pl_module, folder, sampler)
         return results | {"val/evaluation_seconds": time.perf_counter() - began}
 
     def _frames(self, trainer: pl.Trainer) -> Batch:
-        """This rank's frames, read once: B frames, K views of each."""
+        """This rank's frames, B frames of K views, read at the first validation."""
         if self._batch is None:
             whole = trainer.datamodule.samples(max(self.frames, trainer.world_size), "val")
             if len(whole["key"]) < trainer.world_size:
                 raise InputError(
                     f"Evaluation: {len(whole['key'])} validation frames for {trainer.world_size} ranks"
                 )
-            mine = slice(trainer.global_rank, None, trainer.world_size)
+            share = slice(trainer.global_rank, None, trainer.world_size)
             self._batch = {
-                name: whole[name][mine] if name in ("key", "reference") else whole[name][mine, : self.views]
+                name: whole[name][share] if name in ("key", "reference") else whole[name][share, : self.views]
                 for name in ("key", "reference", "target", "condition", "camera")
                 if name in whole
             }
         return self._batch
 
-    def _score(self, made: Tensor, batch: Batch, device: torch.device) -> dict[str, Tensor]:
-        """The scores (B * K,) by metric; the targets' faces are looked for once in a training."""
+    def _score(self, samples: Tensor, batch: Batch, device: torch.device) -> dict[str, Tensor]:
+        """The scores (B * K,) by metric. Faces in the targets are detected at the first validation only."""
         suite = self._suite.to(device)
         suite.reset()
         if not self._faces:
             looked = len(suite.faces) > 0
             self._faces = [suite.reader.read(x) if looked else [None] * len(x) for x in batch["target"]]
-        frames = zip(made, batch["target"], batch["camera"], self._faces, strict=True)
+        frames = zip(samples, batch["target"], batch["camera"], self._faces, strict=True)
         parts = [
             suite.update(images.to(device), truth.to(device), person=faces, pose=faces, cameras=cameras)
             for images, truth, cameras, faces in frames
@@ -180,15 +186,15 @@ class Evaluation(pl.Callback):
         stage: str,
         folder: Path,
         batch: Batch,
-        made: Tensor,
+        samples: Tensor,
         scores: dict[str, Tensor],
     ) -> None:
         """The grid, the table and its worst rows, on disk and to the loggers that can show them."""
         step = trainer.global_step
-        drawn = {"grid": grid(to_images(side_by_side(batch, made)), 1, 2)}
-        rows, views = view_rows(batch, scores), view_images(batch, made)
+        drawn = {"grid": grid(to_images(side_by_side(batch, samples)), 1, 2)}
+        rows, views = view_rows(batch, scores), view_images(batch, samples)
         if scores:
-            drawn["worst"] = worst_views(rows, views, self._suite.directions)
+            drawn["worst"] = worst_view_sheet(rows, views, self._suite.directions)
         for name, picture in drawn.items():
             self.last[name] = save_picture(picture, folder, name, step)
             log_picture(trainer, f"media/{stage}/{name}", picture)
@@ -201,9 +207,9 @@ class Evaluation(pl.Callback):
     def _show_orbit(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, folder: Path, sampler: Sampler
     ) -> None:
-        """The first frame's person, circled."""
+        """Draw the orbit around the first frame's person."""
         if self._orbit is None:
-            self._orbit = self._orbit_batch(sees_conditions(pl_module))
+            self._orbit = self._orbit_batch(takes_conditions(pl_module))
         views = to_images(sampler(self._orbit)[0])
         self.last["orbit"] = folder / f"orbit-{trainer.global_step:07d}.mp4"
         # ffmpeg knows an MP4 by its ending, which another name has to keep
@@ -214,8 +220,8 @@ class Evaluation(pl.Callback):
         log_video(trainer, f"media/{pl_module.stage}/orbit", self.last["orbit"], still)
 
     def _orbit_batch(self, conditions: bool) -> Batch:
-        """The first frame's person at the cameras of an orbit, with a stranger there where conditions are
-        seen."""
+        """The first frame's references with the cameras of an orbit, and another person's renderings at them
+        if the stage takes conditions."""
         cameras = trajectory("orbit", self.orbit_views)
         person = {name: self._batch[name][:1] for name in ("key", "reference")}
         batch = person | {"camera": torch.from_numpy(cameras)[None]}
@@ -227,14 +233,14 @@ class Evaluation(pl.Callback):
 
 
 def without_conditions(batch: Batch) -> Batch:
-    """A batch as a stage sees it that has no F_cam."""
+    """A batch without its condition images."""
     return {name: value for name, value in batch.items() if name != "condition"}
 
 
-def side_by_side(batch: Batch, made: Tensor) -> Tensor:
-    """(B, P, 3, S, S): the reference, then of some views the condition where there is one, the target, and
-    the sample."""
-    columns = [batch["target"], made]
+def side_by_side(batch: Batch, samples: Tensor) -> Tensor:
+    """Pictures (B, P, 3, S, S) of each frame: its reference, then the condition (if any), target and sample
+    of its first views."""
+    columns = [batch["target"], samples]
     if "condition" in batch:
         columns.insert(0, batch["condition"])
     shown = torch.stack([column[:, :SHOWN_VIEWS] for column in columns], 2).flatten(1, 2)
@@ -242,29 +248,31 @@ def side_by_side(batch: Batch, made: Tensor) -> Tensor:
 
 
 def view_rows(batch: Batch, scores: dict[str, Tensor]) -> Rows:
-    """A header, and a row for each view: whose, which, its yaw in degrees, and its scores."""
+    """A header, and a row for each view: key of the frame, number of the view, yaw in degrees, scores."""
     yaw = np.degrees(angles(batch["camera"].numpy()))[..., 0]
     rows: list[list[str | float]] = [["key", "view", "yaw", *scores]]
-    for number, (place, degrees) in enumerate(np.ndenumerate(yaw)):
-        own = [round(float(values[number]), 6) for values in scores.values()]
-        rows.append([batch["key"][place[0]], place[1], round(float(degrees), 1), *own])
+    for number, ((frame, view), degrees) in enumerate(np.ndenumerate(yaw)):
+        values = [round(float(score[number]), 6) for score in scores.values()]
+        rows.append([batch["key"][frame], view, round(float(degrees), 1), *values])
     return rows
 
 
-def view_images(batch: Batch, made: Tensor) -> dict[str, list[Image.Image]]:
-    """Of each row of `view_rows`, its pictures by what they are."""
-    kinds = {"reference": batch["reference"][:, :1].expand_as(made)}
+def view_images(batch: Batch, samples: Tensor) -> dict[str, list[Image.Image]]:
+    """The pictures of each row of `view_rows`, by column."""
+    kinds = {"reference": batch["reference"][:, :1].expand_as(samples)}
     kinds |= {"condition": batch["condition"]} if "condition" in batch else {}
-    kinds |= {"target": batch["target"], "sample": made}
+    kinds |= {"target": batch["target"], "sample": samples}
     return {
         kind: [Image.fromarray(image) for image in to_images(pixels.flatten(0, 1))]
         for kind, pixels in kinds.items()
     }
 
 
-def worst_views(rows: Rows, images: dict[str, list[Image.Image]], higher: dict[str, bool]) -> Image.Image:
-    """The views with the worst scores by the first metric in the tables' order; those without a score come
-    first."""
+def worst_view_sheet(
+    rows: Rows, images: dict[str, list[Image.Image]], higher: dict[str, bool]
+) -> Image.Image:
+    """A sheet of the views with the worst scores by the first metric, in the order of the tables; views that
+    could not be scored come first."""
     metric = ordered([name for name in rows[0] if name in higher])[0]
     column = rows[0].index(metric)
     values = np.array([row[column] for row in rows[1:]], dtype=np.float64)

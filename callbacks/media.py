@@ -1,4 +1,4 @@
-"""A run's folder, and its pictures and tables in whatever its loggers can show."""
+"""Pictures, videos and tables of a run, sent to those of its loggers that can show them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,16 +9,16 @@ from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 
 Rows = Sequence[Sequence[str | float]]
-"""A header, and a row for each thing."""
+"""The header of a table, then its rows."""
 
 
 def run_folder(trainer: pl.Trainer) -> Path:
-    """Where the run's logs lie. Called on all ranks: they agree on it."""
+    """The folder of the run's logs. All ranks have to call it: Lightning broadcasts it."""
     return Path(trainer.log_dir or trainer.default_root_dir)
 
 
 def log_picture(trainer: pl.Trainer, name: str, picture: Image.Image) -> None:
-    """A picture to W&B and TensorBoard, at the training's step."""
+    """Log a picture to W&B and TensorBoard at the current step."""
     step = trainer.global_step
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
@@ -28,7 +28,7 @@ def log_picture(trainer: pl.Trainer, name: str, picture: Image.Image) -> None:
 
 
 def log_video(trainer: pl.Trainer, name: str, path: Path, still: Image.Image) -> None:
-    """An MP4 to W&B; TensorBoard, which plays none, has a picture of it."""
+    """Log an MP4 to W&B, and its still picture to TensorBoard, which cannot play MP4."""
     step = trainer.global_step
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
@@ -38,7 +38,7 @@ def log_video(trainer: pl.Trainer, name: str, path: Path, still: Image.Image) ->
 
 
 def log_rows(trainer: pl.Trainer, name: str, rows: Rows, pictures: dict[str, Sequence[Image.Image]]) -> None:
-    """A table to W&B, each row with its pictures by column, and to TensorBoard as text."""
+    """Log a table to W&B, with a column of pictures for each of `pictures`, and to TensorBoard as text."""
     step = trainer.global_step
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
@@ -52,6 +52,6 @@ def log_rows(trainer: pl.Trainer, name: str, rows: Rows, pictures: dict[str, Seq
 
 
 def markdown(rows: Rows) -> str:
-    """Rows as a Markdown table."""
+    """A table as Markdown."""
     lines = [f"| {' | '.join(map(str, row))} |" for row in rows]
     return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])

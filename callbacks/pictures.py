@@ -1,4 +1,4 @@
-"""Pictures of validation samples: on disk as PNGs, and wherever the loggers can show them."""
+"""Pictures of validation samples, as PNG files and in the loggers."""
 
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,18 +14,23 @@ from portraits.pixels import to_images
 
 
 class Pictured(Protocol):
-    """A module that can show what it does on a validation batch."""
+    """A module that can visualise its output for a validation batch."""
 
     def pictures(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Named sets of pictures (B, P, 3, S, S) in [-1, 1]: a row for each item, P pictures side by side."""
+        """Pictures by name, (B, P, 3, S, S) in [-1, 1]: P pictures, shown side by side, of each item."""
         ...
 
 
 class Pictures(pl.Callback):
-    """Draws the first `items` items of the first validation batch, every `every_n_validations`-th validation.
+    """Saves and logs pictures of the first validation batch.
 
-    PNGs lie in `pictures/` of the run's folder as `<name>-<step>.png`; `columns` items stand side by side
-    in a line. Loggers have them as `media/<stage>/<name>`, with the rest of a stage's media.
+    They are saved as `pictures/<name>-<step>.png` in the run's folder and logged as `media/<stage>/<name>`.
+
+    Args:
+        items: number of items of the batch that are shown
+        columns: number of items side by side
+        every_n_validations: interval, in validations
+        upscale: integer factor by which pictures are enlarged
     """
 
     def __init__(
@@ -47,19 +52,19 @@ class Pictures(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Draws once a validation, on rank zero, with whatever weights the validation runs on."""
+        """Draws on rank zero, with the weights that are being validated (the average, where there is one)."""
         if batch_idx or dataloader_idx or trainer.sanity_checking:
             return
         folder = run_folder(trainer) / "pictures"
         self._validations += 1
         if (self._validations - 1) % self.every_n_validations or not trainer.is_global_zero:
             return
-        few = {
+        first = {
             name: value[: self.items] if isinstance(value, Tensor | list) else value
             for name, value in batch.items()
         }
         with torch.no_grad():
-            drawn = pl_module.pictures(few)
+            drawn = pl_module.pictures(first)
         stage = getattr(pl_module, "stage", type(pl_module).__name__)
         for name, pictures in drawn.items():
             image = grid(to_images(pictures), self.columns, self.upscale)
@@ -68,7 +73,7 @@ class Pictures(pl.Callback):
 
 
 def save_picture(image: Image.Image, folder: Path, name: str, step: int) -> Path:
-    """`<name>-<step>.png` in a folder that is made where it is missing."""
+    """Write `<name>-<step>.png` in a folder, which is made if missing, and return its path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}-{step:07d}.png"
     save_whole(image, path)

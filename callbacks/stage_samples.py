@@ -1,4 +1,4 @@
-"""What a stage in training makes of a batch of validation frames.
+"""Views that a stage in training predicts for validation frames.
 
 Shape letters: B frames, R references, K views, S image side.
 """
@@ -20,32 +20,32 @@ from lightning_modules.sampling.settings import Sampling
 
 Batch = dict[str, Any]
 Sampler = Callable[[Batch], Tensor]
-"""A batch's views (B, K, 3, S, S) in [-1, 1], on the CPU, at its cameras, seeded by its keys."""
+"""Maps a batch to views (B, K, 3, S, S) in [-1, 1] on the CPU, at the batch's cameras, seeded by its keys."""
 
 
 def sampler_of(stage: pl.LightningModule, sampling: Sampling) -> Sampler:
-    """Samples with a stage's networks as they are now: stages 1 to 3 by the pipeline, from random noise or as
-    `sampling` says; S renders its proxies of one portrait. Raises InputError for any other module."""
+    """The sampler of a stage with its present weights: stages 1 to 3 sample by the pipeline, the noise
+    prior S renders proxies of the first reference. Raises InputError for other modules."""
     if isinstance(getattr(stage, "denoiser", None), Denoiser):
         pipeline = pipeline_of(stage)
         return lambda batch: sample_views(pipeline, batch, sampling)
     if isinstance(getattr(stage, "prior", None), NoisePrior):
         return lambda batch: proxies(stage.prior, batch)
-    raise InputError(f"Evaluation: {type(stage).__name__} cannot be sampled: take the callback out")
+    raise InputError(f"Evaluation: {type(stage).__name__} cannot be sampled: remove the callback")
 
 
-def sees_conditions(stage: pl.LightningModule) -> bool:
-    """Whether F_cam is there to see condition images."""
+def takes_conditions(stage: pl.LightningModule) -> bool:
+    """Whether the stage has F_cam, which takes condition images."""
     return isinstance(getattr(stage, "denoiser", None), Denoiser) and stage.denoiser.control is not None
 
 
 def follows_cameras(stage: pl.LightningModule) -> bool:
-    """Whether views are at the cameras asked for: by F_cam, or by S."""
-    return sees_conditions(stage) or isinstance(getattr(stage, "prior", None), NoisePrior)
+    """Whether the stage predicts views at given cameras: with F_cam, or as S."""
+    return takes_conditions(stage) or isinstance(getattr(stage, "prior", None), NoisePrior)
 
 
 def pipeline_of(stage: pl.LightningModule) -> DiffPortrait3DPipeline:
-    """The pipeline of the networks of stages 1 to 3."""
+    """The pipeline of a stage's networks."""
     denoiser = stage.denoiser
     backbone = Backbone(stage.vae, denoiser.unet, stage.scheduler, denoiser.empty_prompt)
     return DiffPortrait3DPipeline.of(
@@ -60,7 +60,7 @@ def pipeline_of(stage: pl.LightningModule) -> DiffPortrait3DPipeline:
 
 
 def sample_views(pipeline: DiffPortrait3DPipeline, batch: Batch, sampling: Sampling) -> Tensor:
-    """Views of a batch's references by the pipeline."""
+    """The pipeline's views of a batch."""
     return pipeline.views(
         batch["reference"],
         batch["condition"] if pipeline.view_control is not None else None,
@@ -72,8 +72,8 @@ def sample_views(pipeline: DiffPortrait3DPipeline, batch: Batch, sampling: Sampl
 
 @torch.no_grad()
 def proxies(prior: NoisePrior, batch: Batch) -> Tensor:
-    """S's views of a batch's first references, frame by frame."""
-    place = next(prior.parameters())
+    """The noise prior's views of the first reference of each frame."""
+    like = next(prior.parameters())
     rows = zip(batch["reference"][:, :1], batch["camera"], strict=True)
-    made = [prior(reference[None].to(place), cameras[None].to(place.device)) for reference, cameras in rows]
-    return torch.cat(made).float().clamp(-1, 1).cpu()
+    views = [prior(reference[None].to(like), cameras[None].to(like.device)) for reference, cameras in rows]
+    return torch.cat(views).float().clamp(-1, 1).cpu()

@@ -1,4 +1,4 @@
-"""Which way is better, of everything that a run logs."""
+"""The direction of every logged value: whether higher or lower is better."""
 
 import re
 
@@ -6,15 +6,15 @@ from pytorch_lightning.loggers import Logger, WandbLogger
 
 from metrics.suite import higher_is_better as metric_is_better_higher
 
-STEP = "trainer/global_step"  # what Lightning calls the training's step in W&B
+STEP = "trainer/global_step"  # Lightning's name of the training step in W&B
 
 
 def higher_is_better(name: str) -> bool | None:
-    """Whether a logged value such as `val/novel_view/LPIPS` is better the higher it is; None where neither
-    way is.
+    """Whether a logged value such as `val/novel_view/LPIPS` is better when higher; None if it has no
+    direction.
 
-    Losses are better lower, gains (what a part is worth to the loss) higher; a loss without something says
-    nothing by itself.
+    Losses are better lower. Gains, by how much the loss grows without one of the inputs, are better higher; a
+    loss without an input has no direction by itself.
     """
     last = name.rsplit("/", 1)[-1]
     if re.fullmatch(r"\w+_gain", last):
@@ -24,17 +24,16 @@ def higher_is_better(name: str) -> bool | None:
     return metric_is_better_higher(last)
 
 
-class BestValues:
-    """Tells W&B over which step values run and which of them was the best, each value once."""
+class WandbSummaries:
+    """Defines the step and the summary (best and last value) of logged values in W&B, once for each name."""
 
     def __init__(self) -> None:
-        self._told: set[str] = set()
+        self._defined: set[str] = set()
 
-    def tell(self, loggers: list[Logger], names: list[str]) -> None:
-        """Define the values of these names where one way is better. What was logged before, as `train/` is
-        before the first validation, is not defined after the fact."""
-        new = [name for name in names if name not in self._told and higher_is_better(name) is not None]
-        self._told |= set(new)
+    def define(self, loggers: list[Logger], names: list[str]) -> None:
+        """Define the values of these names that have a direction. It applies to what is logged afterwards."""
+        new = [name for name in names if name not in self._defined and higher_is_better(name) is not None]
+        self._defined |= set(new)
         for logger in loggers:
             if isinstance(logger, WandbLogger):
                 for name in new:

@@ -1,4 +1,4 @@
-"""References that are not aligned (Table 1b, B.1)."""
+"""Moved references, for the ablation of alignment (Table 1b, B.1)."""
 
 import math
 
@@ -8,10 +8,10 @@ from torch.nn import functional as F
 
 
 def moved(images: Tensor, shift: float = 0.0, scale: float = 1.0, tilt: float = 0.0) -> Tensor:
-    """Images (N, 3, S, S) shifted to the right by a share of the side, scaled about the middle, and tilted
-    anticlockwise by degrees; what comes into view repeats the border."""
+    """Images (N, 3, S, S) shifted to the right by a fraction of the side, scaled about the centre, and
+    rotated anticlockwise by degrees. Regions beyond the image repeat its border."""
     cos, sin = math.cos(math.radians(tilt)) / scale, math.sin(math.radians(tilt)) / scale
-    # from where in the image each place is taken, in coordinates of [-1, 1]
+    # maps coordinates of the result to coordinates of the image, both in [-1, 1]
     sources = torch.tensor([[cos, -sin, -2 * shift * cos], [sin, cos, -2 * shift * sin]]).to(images)
     places = F.affine_grid(sources.expand(len(images), 2, 3), list(images.shape), align_corners=False)
     return F.grid_sample(images, places, padding_mode="border", align_corners=False)

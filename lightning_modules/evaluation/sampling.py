@@ -1,15 +1,14 @@
-"""Making the predictions of a model: every subject once, whole or not at all, and going on where it stopped.
+"""Predictions of a model: every subject is written whole or not at all, and a second run makes the rest only.
 
 Shape letters: B subjects, K views, R references, S image side.
 """
 
 import hashlib
-import json
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,155 +20,166 @@ from core.errors import InputError
 from core.files import whole_folder, write_json
 from core.tensors import read_json
 from generators.base import Renderer
-from generators.registry import RendererChoice, check_renderer, renderer_record
+from generators.registry import RendererChoice
 from lightning_modules.evaluation.moving import moved
-from lightning_modules.evaluation.subjects import Subject, Subjects
+from lightning_modules.evaluation.subjects import Subject, SubjectSet
 from lightning_modules.networks.reference import AppearanceReference
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline, to_image
-from lightning_modules.sampling.settings import PAPER, Sampling
+from lightning_modules.sampling.settings import Sampling
 from lightning_modules.sampling.view_conditions import prepare_renderer
 from portraits.pixels import to_pixels
-from portraits.predictions import Predictions, View
-from shards.manifest import MANIFEST as SHARDS_MANIFEST
+from portraits.predictions import Predictions, Protocol, View
 
-ENDS = 1 << 16  # bytes read of either end of a weights file to tell it from others
 SETTINGS, VIEWS, REFERENCE = "settings.json", "views.json", "reference.png"
 
 
 @dataclass(frozen=True)
-class Made:
-    """How predictions are made.
+class ModelChoice:
+    """A model folder, the dtype of its networks, and whether F_ref is replaced by an untrained copy of F."""
+
+    folder: Path
+    dtype: torch.dtype = torch.float32
+    untrained_reference: bool = False
+
+
+@dataclass(frozen=True)
+class Move:
+    """The arguments of `moving.moved`, for references that are not aligned (Table 1b)."""
+
+    shift: float
+    scale: float
+    tilt: float
+
+
+@dataclass(frozen=True)
+class OtherConditions:
+    """Conditions of other people: a renderer, and the number of the first person that it shows (B.4)."""
+
+    renderer: RendererChoice
+    identity: int
+
+
+@dataclass(frozen=True)
+class PredictionPlan:
+    """Predictions of a model, and the folder where they are kept.
 
     Args:
-        model: a model folder
-        subjects: of whom
-        alignment: aligned references are as the shards have them; moved ones are shifted, scaled and tilted
-            (Table 1b)
-        shift: of a moved reference, as a share of the side
-        scale: of a moved reference
-        tilt: of a moved reference, degrees
-        reference_network: the trained F_ref, or an untrained copy of F in its place (Table 1b)
-        conditions: those of the shards, or of another person rendered at the same cameras (B.4)
-        renderer: of other conditions
-        identity: the first of the numbers of the people rendered
-        sampling: steps (the paper takes 100), guidance, where sampling starts (noise, Table 2) and so on
-        precision: of the networks
-        batch: subjects sampled at a time
+        folder: that holds a folder for each subject that is finished
+        system: name of the model in tables
+        protocol: of the evaluation
+        model: that makes them
+        subjects: all of them
+        share: keys of those that this process makes
+        sampling: number of steps, guidance scale and so on
+        seed: of the noise
+        batch: number of subjects that are sampled at a time
+        device: cpu or cuda
+        move: how references are moved; None leaves them aligned
+        others: people of the conditions; None takes the conditions of the shards
+        settings: recorded in the manifest
     """
 
-    model: str = "checkpoints/mini"
-    subjects: Subjects = field(default_factory=Subjects)
-    alignment: Literal["aligned", "moved"] = "aligned"
-    shift: float = 0.12
-    scale: float = 0.8
-    tilt: float = 20.0
-    reference_network: Literal["trained", "untrained"] = "trained"
-    conditions: Literal["shards", "others"] = "shards"
-    renderer: RendererChoice = "synthetic"
-    identity: int = 1_000_000
-    sampling: Sampling = PAPER
-    precision: Literal["float32", "float16", "bfloat16"] = "float32"
+    folder: Path
+    system: str
+    protocol: Protocol
+    model: ModelChoice
+    subjects: SubjectSet
+    share: frozenset[str]
+    sampling: Sampling
+    seed: int = 0
     batch: int = 4
+    device: str = "cpu"
+    move: Move | None = None
+    others: OtherConditions | None = None
+    settings: dict[str, Any] | None = None
 
-    def digest(self) -> str:
-        """Eight characters that tell these predictions from others: of every setting that changes them, and
-        of the weights and the data themselves."""
-        settings = asdict(self)
-        settings.pop("batch")
-        settings["sampling"].pop("chunk")
-        settings["subjects"].pop("cache_dir")
-        settings["renderer"] = renderer_record(self.renderer) if self.conditions == "others" else None
-        content = json.dumps(settings, sort_keys=True).encode()
-        digest = hashlib.sha256(content)
-        for path in sorted(Path(self.model).rglob("*.safetensors")):
-            digest.update(path.name.encode() + _ends(path))
-        manifest = Path(self.subjects.shards) / SHARDS_MANIFEST
-        if manifest.is_file():
-            digest.update(manifest.read_bytes())
-        return digest.hexdigest()[:8]
+    @property
+    def views(self) -> list[str]:
+        """The names of all views, in order."""
+        return [
+            f"{subject.key}/{view_name(number)}"
+            for subject in self.subjects.subjects
+            for number in range(len(subject.views))
+        ]
 
 
-def make(made: Made, folder: Path, part: tuple[int, int] = (0, 1), device: str = "cpu") -> Predictions | None:
-    """The predictions in `folder`, sampling what is not there yet.
+def view_name(number: int) -> str:
+    """The name of a subject's view `number`."""
+    return f"{number:03d}"
 
-    `part` (i, n) makes every n-th subject only, from the i-th on, for several machines that share the folder;
-    None comes back where others' parts are missing then. Raises InputError on what does not fit, before
-    anything is sampled.
+
+def make_predictions(plan: PredictionPlan) -> Predictions | None:
+    """The predictions of a plan, of which only those are sampled that its folder does not hold yet.
+
+    Returns None where subjects of other processes' shares are missing. Raises InputError where the model or
+    the data cannot be read.
     """
-    subjects = made.subjects.keys()
-    if made.conditions == "others":
-        check_renderer(made.renderer)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / SETTINGS, asdict(made))
-    mine = set(subjects[part[0] :: part[1]])
-    waiting = [key for key in subjects if key in mine and not (folder / key).is_dir()]
-    if waiting:
-        _sample(made, folder, set(waiting), device)
-    if not all((folder / key).is_dir() for key in subjects):
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    write_json(plan.folder / SETTINGS, plan.settings)
+    todo = {key for key in plan.share if not (plan.folder / key).is_dir()}
+    if todo:
+        _sample(plan, todo)
+    if not all((plan.folder / key).is_dir() for key in plan.subjects.keys):
         return None
-    return _finish(made, folder, subjects)
+    return _collect(plan)
 
 
-def _sample(made: Made, folder: Path, waiting: set[str], device: str) -> None:
-    pipeline = open_model(made).to(device)
-    renderer = prepare_renderer(made.renderer) if made.conditions == "others" else None
-    pending = made.subjects.read(waiting)
-    with tqdm(total=len(waiting), desc="sampling", unit="subject") as bar:
-        for batch in batches(pending, made.batch):
-            shown = [shown_references(subject, made) for subject in batch]
-            conditions = [shown_conditions(subject, made, renderer) for subject in batch]
-            views = _views(pipeline, made, batch, shown, conditions)
-            for subject, references, condition, images in zip(batch, shown, conditions, views, strict=True):
-                own = subject.reference_cameras[0].tolist() if made.alignment == "aligned" else None
-                write_subject(folder / subject.key, subject, references, condition, images, own)
+def _sample(plan: PredictionPlan, todo: set[str]) -> None:
+    pipeline = open_model(plan.model).to(plan.device)
+    renderer = prepare_renderer(plan.others.renderer) if plan.others is not None else None
+    with tqdm(total=len(todo), desc="sampling", unit="subject") as bar:
+        for batch in batches(plan.subjects.read(todo), plan.batch):
+            references = [reference_pixels(subject, plan.move) for subject in batch]
+            conditions = [condition_pixels(subject, plan.others, renderer) for subject in batch]
+            views = _views(pipeline, plan, batch, references, conditions)
+            for subject, *images in zip(batch, references, conditions, views, strict=True):
+                camera = subject.reference_cameras[0].tolist() if plan.move is None else None
+                write_subject(plan.folder / subject.key, subject, *images, reference_camera=camera)
             bar.update(len(batch))
 
 
-def open_model(made: Made) -> DiffPortrait3DPipeline:
-    """The pipeline that makes the predictions. Raises InputError where the folder holds none."""
-    pipeline = DiffPortrait3DPipeline.from_pretrained(made.model, getattr(torch, made.precision))
-    if made.reference_network == "trained":
+def open_model(choice: ModelChoice) -> DiffPortrait3DPipeline:
+    """The pipeline of a model. Raises InputError where the folder does not hold one."""
+    pipeline = DiffPortrait3DPipeline.from_pretrained(choice.folder, choice.dtype)
+    if not choice.untrained_reference:
         return pipeline
     model = pipeline.model
-    return DiffPortrait3DPipeline.of(
-        replace(model, reference=AppearanceReference.from_unet(model.backbone.unet).eval())
-    )
+    untrained = AppearanceReference.from_unet(model.backbone.unet).eval()
+    return DiffPortrait3DPipeline.of(replace(model, reference=untrained))
 
 
-def batches(subjects: Iterator[Subject], size: int) -> Iterator[list[Subject]]:
-    """Subjects, `size` at a time, neighbours with as many views."""
+def batches(subjects: Iterable[Subject], size: int) -> Iterator[list[Subject]]:
+    """Batches of at most `size` consecutive subjects with equal numbers of references and of views."""
     for _, alike in groupby(subjects, lambda subject: (len(subject.references), len(subject.truths))):
-        group: list[Subject] = []
+        batch: list[Subject] = []
         for subject in alike:
-            group.append(subject)
-            if len(group) == size:
-                yield group
-                group = []
-        if group:
-            yield group
+            batch.append(subject)
+            if len(batch) == size:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
 
 
-def shown_references(subject: Subject, made: Made) -> Tensor:
-    """The references (R, 3, S, S) in [-1, 1] as the model sees them."""
+def reference_pixels(subject: Subject, move: Move | None) -> Tensor:
+    """The references (R, 3, S, S) in [-1, 1], moved where the plan says so."""
     references = to_pixels(subject.references)
-    if made.alignment == "aligned":
-        return references
-    return moved(references, made.shift, made.scale, made.tilt)
+    return references if move is None else moved(references, move.shift, move.scale, move.tilt)
 
 
-def shown_conditions(subject: Subject, made: Made, renderer: Renderer | None = None) -> Tensor:
-    """The conditions (K, 3, S, S) in [-1, 1]: the shards', or where there is a renderer another person's at
-    the same cameras."""
-    if renderer is None:
+def condition_pixels(subject: Subject, others: OtherConditions | None, renderer: Renderer | None) -> Tensor:
+    """The conditions (K, 3, S, S) in [-1, 1]: those of the shards, or another person at the same cameras, who
+    follows from the subject's key."""
+    if others is None or renderer is None:
         return to_pixels(subject.conditions)
-    identity = made.identity + int(hashlib.sha256(subject.key.encode()).hexdigest()[:5], 16)
+    identity = others.identity + int(hashlib.sha256(subject.key.encode()).hexdigest()[:5], 16)
     side = subject.conditions.shape[1]
     return to_pixels(renderer.render(identity, subject.cameras, side).images)
 
 
 def _views(
     pipeline: DiffPortrait3DPipeline,
-    made: Made,
+    plan: PredictionPlan,
     batch: Sequence[Subject],
     references: Sequence[Tensor],
     conditions: Sequence[Tensor],
@@ -177,15 +187,15 @@ def _views(
     """Predicted views (B, K, 3, S, S) in [-1, 1]."""
     side = pipeline.image_size
     if references[0].shape[-1] != side:
-        raise InputError(f"{made.model} makes {side}x{side} images; {made.subjects.shards} has other sides")
+        raise InputError(f"{batch[0].key}: its images are not {side}x{side}, as the other subjects' are")
     cameras = torch.from_numpy(np.stack([subject.cameras for subject in batch]))
     return pipeline.views(
         torch.stack(list(references)),
         torch.stack(list(conditions)) if pipeline.view_control is not None else None,
         cameras if pipeline.noise_prior is not None else None,
-        seeds=[f"{made.subjects.seed} {subject.key}" for subject in batch],
+        seeds=[f"{plan.seed} {subject.key}" for subject in batch],
         count=len(batch[0].truths),
-        sampling=made.sampling,
+        sampling=plan.sampling,
     )
 
 
@@ -197,33 +207,37 @@ def write_subject(
     images: Tensor,
     reference_camera: list[float] | None,
 ) -> None:
-    """A subject's folder: predictions, and what they are held against. `reference_camera` is the label (25,)
-    of the first reference as it is shown, None where it was moved."""
+    """Write a subject's folder: its predictions, and the images that they are compared with.
+
+    `reference_camera` is the label (25,) of the first reference; None where the reference was moved.
+    """
     with whole_folder(folder) as place:
         to_image(references[0]).save(place / REFERENCE)
         write_json(place / VIEWS, {"views": [asdict(view) for view in _entries(subject, reference_camera)]})
         for number, (image, condition) in enumerate(zip(images, conditions, strict=True)):
-            to_image(image).save(place / f"{number:03d}.png")
-            to_image(condition).save(place / f"{number:03d}.condition.png")
-            Image.fromarray(subject.truths[number]).save(place / f"{number:03d}.truth.png")
+            name = view_name(number)
+            to_image(image).save(place / f"{name}.png")
+            to_image(condition).save(place / f"{name}.condition.png")
+            Image.fromarray(subject.truths[number]).save(place / f"{name}.truth.png")
             if subject.masks is not None:
-                Image.fromarray(subject.masks[number]).save(place / f"{number:03d}.mask.png")
+                Image.fromarray(subject.masks[number]).save(place / f"{name}.mask.png")
 
 
-def _finish(made: Made, folder: Path, subjects: Sequence[str]) -> Predictions:
-    """Write the manifest of predictions that are all there, and load it, which checks them."""
-    places = [folder / subject / VIEWS for subject in subjects]
-    views = [View.parse(entry, str(place)) for place in places for entry in read_json(place)["views"]]
-    Predictions(folder, Path(made.model).name, made.subjects.protocol, tuple(views), asdict(made)).save()
-    return Predictions.load(folder)
+def _collect(plan: PredictionPlan) -> Predictions:
+    """Write the manifest of predictions that are complete, and load it, which checks them."""
+    files = [plan.folder / key / VIEWS for key in plan.subjects.keys]
+    views = [View.parse(entry, str(file)) for file in files for entry in read_json(file)["views"]]
+    Predictions(plan.folder, plan.system, plan.protocol, tuple(views), plan.settings or {}).save()
+    return Predictions.load(plan.folder)
 
 
 def _entries(subject: Subject, reference_camera: list[float] | None) -> Iterator[View]:
     for number, camera in enumerate(subject.cameras.tolist()):
-        stem = f"{subject.key}/{number:03d}"
+        name = view_name(number)
+        stem = f"{subject.key}/{name}"
         yield View(
             subject.key,
-            f"{number:03d}",
+            name,
             reference=f"{subject.key}/{REFERENCE}",
             camera=camera,
             truth=f"{stem}.truth.png",
@@ -231,12 +245,3 @@ def _entries(subject: Subject, reference_camera: list[float] | None) -> Iterator
             mask=None if subject.masks is None else f"{stem}.mask.png",
             reference_camera=reference_camera,
         )
-
-
-def _ends(path: Path) -> bytes:
-    """The size of a file and the bytes of both of its ends."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        first = file.read(ENDS)
-        file.seek(max(size - ENDS, 0))
-        return str(size).encode() + first + file.read(ENDS)

@@ -1,4 +1,4 @@
-"""Scores of predictions: of every view by itself, and of all of them as a set.
+"""Scores of predictions: of every view, and of all views as a set.
 
 Shape letters: N views, S image side.
 """
@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -17,43 +16,47 @@ from tqdm import tqdm
 
 from core.errors import InputError
 from core.lists import shortened
+from lightning_modules.evaluation.settings import Background
 from metrics.faces import Reading
-from metrics.sets import ENOUGH_FOR_FID, FID
+from metrics.sets import FID
 from metrics.suite import MetricSuite
-from portraits.alignment.photos import open_photo, photo_files, photo_size
+from portraits.alignment.photos import open_photo, photo_size
 from portraits.cameras import angles
 from portraits.pixels import to_pixels
 from portraits.predictions import FILES, Predictions, View
 
-Background = Literal["keep", "remove"]
 WHITE = 255
-# what all views have, or none: else figures of one row would be over different views
-HELD_AGAINST = ("reference", "camera", "truth", "condition")
+# Every view has them or none does: otherwise the means of one row would be over different views.
+INPUTS = ("reference", "camera", "truth", "condition")
 
 
 @dataclass(frozen=True)
-class Scoring:
-    """How predictions are scored.
+class ScoringPlan:
+    """How the predictions of a row are scored.
 
     Args:
-        metrics: names, with weights if others than the best on this machine are wanted; all by default
-        size: the side that all images are resized to; by default the one that the predictions have
-        background: keep it, or make it white by the truth's mask, in truth and prediction alike (Table 3)
-        real: a folder of real portraits for FID and KID, where there is no truth
-        batch: views scored at a time
+        suite: the metrics, ready for use on `device`
+        device: of the metrics
+        size: side in pixels that images are resized to
+        native: by view name, the side of the image that the system made
+        background: keep it, or replace it by white
+        real: real portraits for FID and KID; None for the truths
+        batch: number of views that are scored at a time
     """
 
-    metrics: list[str] | None = None
-    size: int | None = None
+    suite: MetricSuite
+    device: str
+    size: int
+    native: Mapping[str, int]
     background: Background = "keep"
-    real: str | None = None
+    real: tuple[Path, ...] | None = None
     batch: int = 16
 
 
 @dataclass(frozen=True)
 class ViewScore:
     """One view's scores by metric, NaN where it could not be scored; `yaw` and `pitch` of its camera in
-    degrees, NaN where it has none; `native`, the side that the system made it at."""
+    degrees, NaN where it has none; `native`, the side in pixels of the image that the system made."""
 
     view: View
     yaw: float
@@ -64,8 +67,17 @@ class ViewScore:
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores of some predictions: of each view, of them all (`sets`: FID and KID), how many pairs could
-    not be scored by metric, and `higher`, whether more is better by metric. `notes` are lines for people."""
+    """The scores of a row.
+
+    Args:
+        predictions: that were scored
+        size: side in pixels at which they were
+        views: the scores of every view
+        sets: FID and KID
+        failures: by metric, the number of pairs that could not be scored
+        higher: by metric, whether higher is better
+        notes: sentences for the reader of the table
+    """
 
     predictions: Predictions
     size: int
@@ -76,162 +88,158 @@ class Scores:
     notes: list[str] = field(default_factory=list)
 
 
-def score(predictions: Predictions, scoring: Scoring, device: str = "cpu") -> Scores:
-    """Score all views of some predictions. Raises InputError on images and settings that do not fit, before
-    any are scored."""
-    check_alike(predictions)
-    native = check_images(predictions, scoring.size)
-    size = scoring.size or max(native.values())
-    check_masks(predictions, scoring.background)
-    suite = MetricSuite(scoring.metrics).to(device)
-    check_sets(predictions, scoring, suite)
-    portraits = read_portraits(predictions, size, suite) if len(suite.faces) else {}
-    found: list[ViewScore] = []
+def score(predictions: Predictions, plan: ScoringPlan) -> Scores:
+    """Score all views. Raises InputError on an image that cannot be read."""
+    suite = plan.suite.to(plan.device)
+    suite.reset()
+    references = _read_references(predictions, plan) if len(suite.faces) else {}
+    scored: list[ViewScore] = []
     with tqdm(total=len(predictions.views), desc="scoring", unit="view") as bar:
         for views in predictions.subjects().values():
-            for start in range(0, len(views), scoring.batch):
-                some_views = views[start : start + scoring.batch]
-                scores = _score_views(predictions, some_views, size, scoring, suite, portraits, device)
-                found += _by_view(some_views, scores, native)
-                bar.update(len(some_views))
-    _add_real(suite, scoring, size, device)
+            for start in range(0, len(views), plan.batch):
+                batch = views[start : start + plan.batch]
+                scored += _by_view(batch, _score_views(predictions.folder, batch, plan, references), plan)
+                bar.update(len(batch))
+    _add_real(plan)
     means = suite.compute()
     labels = [metric.label for metric in suite.sets]
     return Scores(
         predictions,
-        size,
-        found,
+        plan.size,
+        scored,
         {label: means[label] for label in labels if label in means},
         {name: int(value) for name, value in means.items() if "_failures" in name},
         suite.directions,
-        [*_notes(predictions, native, size, means), *_faceless(portraits), *_few(suite, means, len(found))],
+        [
+            *_size_notes(plan),
+            *_failure_notes(means, len(scored)),
+            *_reference_notes(references),
+            *fid_notes(suite, means, len(scored)),
+        ],
     )
 
 
-def check_alike(predictions: Predictions) -> None:
-    """Raise InputError where some views have a reference, camera, truth or condition and others have none."""
-    for kind in HELD_AGAINST:
-        lacking = [view.name for view in predictions.views if getattr(view, kind) is None]
-        if 0 < len(lacking) < len(predictions.views):
+def check_inputs(predictions: Predictions) -> None:
+    """Raise InputError unless each of reference, camera, truth and condition is given for every view or for
+    none."""
+    for kind in INPUTS:
+        missing = [view.name for view in predictions.views if getattr(view, kind) is None]
+        if 0 < len(missing) < len(predictions.views):
             raise InputError(
-                f"{predictions.folder}: {len(lacking)} of {len(predictions.views)} views have no {kind}:"
-                f" {shortened(lacking)}; give it to all or to none, so that all figures are over the same"
-                " views"
+                f"{predictions.folder}: {len(missing)} of {len(predictions.views)} views have no {kind}:"
+                f" {shortened(missing)}; give it for every view or for none, so that all means are over the"
+                " same views"
             )
 
 
-def check_images(predictions: Predictions, size: int | None = None) -> dict[str, int]:
-    """The side of every predicted image by view name. Raises InputError where they, or what they are held
-    against, are not square, or they differ and no `size` to score them at is stated."""
+def native_sizes(predictions: Predictions, size: int | None = None) -> dict[str, int]:
+    """The side in pixels of every predicted image, by view name.
+
+    Raises InputError where a prediction or one of its inputs is not square, or predictions have several sizes
+    and no `size` is given to score them at.
+    """
     images = [view.image for view in predictions.views]
-    others = [getattr(view, kind) for view in predictions.views for kind in FILES]
-    sides = check_squares(predictions.folder, [*images, *(name for name in others if name is not None)])
+    inputs = [getattr(view, kind) for view in predictions.views for kind in FILES]
+    sides = square_sizes(predictions.folder, [*images, *(name for name in inputs if name is not None)])
     native = {view.name: sides[view.image] for view in predictions.views}
     if size is None and len(set(native.values())) > 1:
         raise InputError(
-            f"{predictions.folder}: the images' sizes differ ({counted(native)}); --scoring.size says which"
-            " to score them at"
+            f"{predictions.folder}: predictions have several sizes ({describe_sizes(native)}):"
+            " --scoring.size SIDE chooses one to score them at"
         )
     return native
 
 
-def check_squares(folder: Path, names: Sequence[str]) -> dict[str, int]:
-    """The side of every image by name. Raises InputError where some are not square: resized to a square they
-    would be squashed."""
+def square_sizes(folder: Path, names: Sequence[str]) -> dict[str, int]:
+    """The side in pixels of every image, by name. Raises InputError where one is not square: resized to a
+    square it would be distorted."""
     files = tqdm(dict.fromkeys(names), desc="image sizes", unit="image", leave=False)
     sizes = {name: photo_size(folder / name) for name in files}
     odd = [f"{name} {width}x{height}" for name, (width, height) in sizes.items() if width != height]
     if odd:
-        raise InputError(f"{folder}: {len(odd)} images are not square ({shortened(odd)}): crop all alike")
+        raise InputError(
+            f"{folder}: {len(odd)} images are not square ({shortened(odd)}): crop all images alike"
+        )
     return {name: width for name, (width, _) in sizes.items()}
 
 
-def counted(sides: Mapping[str, int]) -> str:
-    """How many images there are of each size, in words."""
+def describe_sizes(sides: Mapping[str, int]) -> str:
+    """How many images there are of each size, e.g. "5 of 16x16, 1 of 32x32"."""
     counts = Counter(sides.values())
     return ", ".join(f"{counts[side]} of {side}x{side}" for side in sorted(counts))
 
 
-def check_masks(predictions: Predictions, background: Background) -> None:
-    """Raise InputError where the background is to be removed and views have no mask."""
-    without = [view.name for view in predictions.views if view.mask is None or view.truth is None]
-    if background == "remove" and without:
+def check_masks(predictions: Predictions) -> None:
+    """Raise InputError where a view has no mask or no truth: its background cannot be removed."""
+    missing = [view.name for view in predictions.views if view.mask is None or view.truth is None]
+    if missing:
         raise InputError(
-            f"{predictions.folder}: background remove takes a mask and a truth for every view;"
-            f" {len(without)} of {len(predictions.views)} have none: {shortened(without)}"
+            f"{predictions.folder}: removing the background takes a mask and a truth for every view;"
+            f" {len(missing)} of {len(predictions.views)} have none: {shortened(missing)}"
         )
 
 
-def check_sets(predictions: Predictions, scoring: Scoring, suite: MetricSuite) -> None:
-    """Raise InputError where FID or KID is asked for by name and there are no two images of either kind, and
-    on real images that are not square."""
-    wanted = [metric.label for metric in suite.sets] if scoring.metrics is not None else []
-    truths = sum(view.truth is not None for view in predictions.views)
-    real = len(real_names(scoring.real)) if scoring.real is not None else truths
-    if wanted and min(real, len(predictions.views)) < 2:
+def check_set_sizes(where: str, suite: MetricSuite, predictions: int, real: int) -> None:
+    """Raise InputError where there are too few images for the FID or KID of a suite."""
+    labels = [metric.label for metric in suite.sets]
+    if labels and min(predictions, real) < 2:
         raise InputError(
-            f"{', '.join(wanted)} of {predictions.folder}: {len(predictions.views)} predictions and {real}"
-            " real images; two of either are the least, and --scoring.real DIR names real portraits"
+            f"{', '.join(labels)} of {where}: {predictions} predictions and {real} real images; at least two"
+            " of each are needed, and --scoring.real DIR names a folder of real portraits"
         )
-    if scoring.real is not None and len(suite.sets):
-        check_squares(Path(scoring.real), real_names(scoring.real))
 
 
-def real_names(folder: str) -> list[str]:
-    """The photos in a folder and below it, named from it on. Raises InputError where there are none."""
-    return [path.relative_to(folder).as_posix() for path in photo_files(Path(folder))]
+def fid_notes(suite: MetricSuite, names: Mapping[str, float], images: int) -> list[str]:
+    """A note on the bias of an FID over few images, where there is one among `names`."""
+    notes = (
+        metric.note(images) for metric in suite.sets if isinstance(metric, FID) and metric.label in names
+    )
+    return [note for note in notes if note is not None]
 
 
 def _score_views(
-    predictions: Predictions,
-    views: Sequence[View],
-    size: int,
-    scoring: Scoring,
-    suite: MetricSuite,
-    portraits: Mapping[str, Reading | None],
-    device: str,
+    folder: Path, views: Sequence[View], plan: ScoringPlan, references: Mapping[str, Reading | None]
 ) -> dict[str, Tensor]:
     """The scores (N,) by metric of views of one subject."""
-    images = read(predictions.folder, [view.image for view in views], size).to(device)
-    truth = _all(predictions.folder, views, "truth", size)
-    if scoring.background == "remove" and truth is not None:
-        masks = [predictions.folder / str(view.mask) for view in views]
-        images, truth = _matted(images.cpu(), masks), _matted(truth, masks)
+    images = read_images([folder / view.image for view in views], plan.size)
+    truth = _read_inputs(folder, views, "truth", plan.size)
+    if plan.background == "remove" and truth is not None:
+        masks = [folder / str(view.mask) for view in views]
+        images, truth = _over_white(images, masks), _over_white(truth, masks)
     cameras = [view.camera for view in views]
     person = pose = None
     if truth is None:
         names = [view.reference for view in views]
-        person = None if None in names else [portraits.get(str(name)) for name in names]
-        pose = _all(predictions.folder, views, "condition", size)
-    own_real = None if scoring.real is None else images[:0]
-    return suite.update(
-        images.to(device),
-        None if truth is None else truth.to(device),
+        person = None if None in names else [references.get(str(name)) for name in names]
+        pose = _read_inputs(folder, views, "condition", plan.size)
+    return plan.suite.update(
+        images.to(plan.device),
+        None if truth is None else truth.to(plan.device),
         person=person,
         pose=pose,
         cameras=None if None in cameras else torch.tensor(cameras),
-        real=own_real,
+        real=None if plan.real is None else images[:0].to(plan.device),
     )
 
 
-def _all(folder: Path, views: Sequence[View], kind: str, size: int) -> Tensor | None:
-    """The views' files of a kind (N, 3, S, S), None where none has one."""
+def _read_inputs(folder: Path, views: Sequence[View], kind: str, size: int) -> Tensor | None:
+    """The views' files of a kind (N, 3, S, S), None where there are none."""
     names = [getattr(view, kind) for view in views]
-    return None if None in names else read(folder, names, size)
+    return None if None in names else read_images([folder / name for name in names], size)
 
 
-def read_portraits(predictions: Predictions, size: int, suite: MetricSuite) -> dict[str, Reading | None]:
-    """What is read of every reference, once, by its file; None where it shows no face."""
+def _read_references(predictions: Predictions, plan: ScoringPlan) -> dict[str, Reading | None]:
+    """The face in every reference by its file name, None where none is found."""
     names = dict.fromkeys(view.reference for view in predictions.views if view.reference is not None)
     return {
-        name: suite.reader.read(read(predictions.folder, [name], size))[0]
+        name: plan.suite.reader.read(read_images([predictions.folder / name], plan.size))[0]
         for name in tqdm(names, desc="references", unit="portrait")
     }
 
 
-def read(folder: Path, names: Sequence[str], size: int) -> Tensor:
-    """Images (N, 3, S, S) in [-1, 1], resized where they are of another size. Raises InputError."""
-    images = [open_photo(folder / name) for name in names]
+def read_images(paths: Sequence[Path], size: int) -> Tensor:
+    """Images (N, 3, S, S) in [-1, 1], resized to S = `size`. Raises InputError on one that cannot be read."""
+    images = [open_photo(path) for path in paths]
     resized = [
         image if image.size == (size, size) else image.resize((size, size), Image.Resampling.LANCZOS)
         for image in images
@@ -239,66 +247,57 @@ def read(folder: Path, names: Sequence[str], size: int) -> Tensor:
     return to_pixels(np.stack([np.asarray(image) for image in resized]))
 
 
-def _matted(images: Tensor, masks: Sequence[Path]) -> Tensor:
-    """Images (N, 3, S, S) over white, by foreground masks."""
+def _over_white(images: Tensor, masks: Sequence[Path]) -> Tensor:
+    """Images (N, 3, S, S) composited over white by foreground masks."""
     size = images.shape[-1]
-    shares = [
+    alphas = [
         np.asarray(open_photo(mask).convert("L").resize((size, size), Image.Resampling.BILINEAR)) / WHITE
         for mask in masks
     ]
-    share = torch.from_numpy(np.stack(shares)).float()[:, None]
-    return images * share + (1 - share)
+    alpha = torch.from_numpy(np.stack(alphas)).float()[:, None]
+    return images * alpha + (1 - alpha)
 
 
-def _add_real(suite: MetricSuite, scoring: Scoring, size: int, device: str) -> None:
-    if scoring.real is None or not len(suite.sets):
+def _add_real(plan: ScoringPlan) -> None:
+    if plan.real is None or not len(plan.suite.sets):
         return
-    names = real_names(scoring.real)
-    for start in tqdm(range(0, len(names), scoring.batch), desc="real portraits", unit="batch"):
-        suite.add_real(read(Path(scoring.real), names[start : start + scoring.batch], size).to(device))
+    for start in tqdm(range(0, len(plan.real), plan.batch), desc="real portraits", unit="batch"):
+        images = read_images(plan.real[start : start + plan.batch], plan.size)
+        plan.suite.add_real(images.to(plan.device))
 
 
-def _by_view(
-    views: Sequence[View], scores: Mapping[str, Tensor], native: Mapping[str, int]
-) -> Iterator[ViewScore]:
+def _by_view(views: Sequence[View], scores: Mapping[str, Tensor], plan: ScoringPlan) -> Iterator[ViewScore]:
     for number, view in enumerate(views):
         camera = np.array(view.camera, dtype=np.float64) if view.camera is not None else None
         yaw, pitch = (np.nan, np.nan) if camera is None else np.degrees(angles(camera)).tolist()
         own = {name: float(values[number]) for name, values in scores.items()}
-        yield ViewScore(view, yaw, pitch, native[view.name], own)
+        yield ViewScore(view, yaw, pitch, plan.native[view.name], own)
 
 
-def _notes(
-    predictions: Predictions, native: Mapping[str, int], size: int, means: Mapping[str, float]
-) -> list[str]:
-    """What a reader of the table has to know."""
+def _size_notes(plan: ScoringPlan) -> list[str]:
+    """A note where images were resized."""
+    if set(plan.native.values()) == {plan.size}:
+        return []
+    return [f"{describe_sizes(plan.native)} pixels, scored at {plan.size}x{plan.size}"]
+
+
+def _failure_notes(means: Mapping[str, float], views: int) -> list[str]:
+    """A note for each metric that could not score some views."""
     notes = []
-    if set(native.values()) != {size}:
-        notes.append(f"{counted(native)} pixels, scored at {size}x{size}")
     for name, value in means.items():
         if name.endswith("_failures") and value:
             of_truth = int(means.get(f"{name}_of_truth", 0))
-            why = f", {of_truth} of them for want of a face in what it is held against" if of_truth else ""
+            why = f", {of_truth} of them because no face was found in the truth" if of_truth else ""
             notes.append(
-                f"{name.removesuffix('_failures')}: {int(value)} of {len(predictions.views)} views could not"
-                f" be scored{why}; the mean is over the rest"
+                f"{name.removesuffix('_failures')}: {int(value)} of {views} views could not be scored{why};"
+                " the mean is over the rest"
             )
     return notes
 
 
-def _faceless(portraits: Mapping[str, Reading | None]) -> list[str]:
-    """A note on references without a face."""
-    without = [name for name, reading in portraits.items() if reading is None]
-    if not without:
+def _reference_notes(references: Mapping[str, Reading | None]) -> list[str]:
+    """A note where no face was found in a reference."""
+    missing = [name for name, reading in references.items() if reading is None]
+    if not missing:
         return []
-    return [f"no face is found in {len(without)} of {len(portraits)} references: {shortened(without)}"]
-
-
-def _few(suite: MetricSuite, means: Mapping[str, float], views: int) -> list[str]:
-    """A note on a FID of few images."""
-    fid = next((metric.label for metric in suite.sets if isinstance(metric, FID)), None)
-    if fid not in means or views >= ENOUGH_FOR_FID:
-        return []
-    return [
-        f"{fid} over {views} images is biased upwards: compare it between equal numbers only, or read KID"
-    ]
+    return [f"no face was found in {len(missing)} of {len(references)} references: {shortened(missing)}"]

@@ -1,4 +1,4 @@
-"""Means with bootstrap confidence intervals, over subjects; and how scores depend on the camera's yaw."""
+"""Means of scores with bootstrap confidence intervals, means by yaw, and the views with the worst scores."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,8 @@ YAW_EDGES = tuple(range(-90, 91, 15))  # degrees
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over `count` views, and the ends of its 95 % confidence interval, NaN where there is none."""
+    """A mean over `count` views, and its 95 % confidence interval from `low` to `high`, NaN where there is
+    none."""
 
     mean: float
     low: float
@@ -24,21 +25,23 @@ class Estimate:
 
 
 def estimates(scores: Scores, seed: int = 0) -> dict[str, Estimate]:
-    """Every metric's mean over views, and the distances between sets, without an interval: few images bias a
-    resampled FID."""
-    found = {name: interval(scores.views, name, seed) for name in names_of(scores.views)}
+    """The mean over views of every metric with its interval; FID and KID without one, because the FID of a
+    bootstrap sample is biased."""
+    found = {name: interval(scores.views, name, seed) for name in metrics_of(scores.views)}
     views = len(scores.views)
     return found | {name: Estimate(value, np.nan, np.nan, views) for name, value in scores.sets.items()}
 
 
-def names_of(views: Sequence[ViewScore]) -> list[str]:
-    """The metrics that views were scored by."""
+def metrics_of(views: Sequence[ViewScore]) -> list[str]:
+    """The metrics that any of the views has a score of."""
     return list(dict.fromkeys(name for view in views for name in view.scores))
 
 
 def interval(views: Sequence[ViewScore], metric: str, seed: int) -> Estimate:
-    """The mean over views that could be scored, with the percentile interval of a bootstrap over subjects:
-    views of one person are no independent samples."""
+    """The mean over views that could be scored, with the percentile interval of a bootstrap.
+
+    Subjects are resampled, not views: views of one subject are not independent samples.
+    """
     by_subject: dict[str, list[float]] = {}
     for view in views:
         value = view.scores.get(metric, np.nan)
@@ -57,8 +60,9 @@ def interval(views: Sequence[ViewScore], metric: str, seed: int) -> Estimate:
     return Estimate(float(mean), float(low), float(high), count)
 
 
-def by_yaw(views: Sequence[ViewScore], metric: str) -> list[tuple[float, float, int]]:
-    """(middle of a yaw bin in degrees, mean, how many) of the views with a camera, for bins that have any."""
+def means_by_yaw(views: Sequence[ViewScore], metric: str) -> list[tuple[float, float, int]]:
+    """The mean score of the views in bins of yaw: (middle of the bin in degrees, mean, number of views) for
+    every bin that is not empty. Views without a camera are in no bin."""
     yaw = np.array([view.yaw for view in views])
     values = np.array([view.scores.get(metric, np.nan) for view in views])
     rows = []
@@ -70,7 +74,8 @@ def by_yaw(views: Sequence[ViewScore], metric: str) -> list[tuple[float, float, 
 
 
 def worst(scores: Scores, metric: str, count: int) -> list[ViewScore]:
-    """The views with the worst scores; those that could not be scored come first."""
+    """The `count` views with the worst scores, worst first; views that could not be scored come before
+    them."""
     sign = -1.0 if scores.higher[metric] else 1.0
 
     def badness(view: ViewScore) -> float:

@@ -1,4 +1,4 @@
-"""The subjects of an evaluation, read from shards: which view is the reference and which are to be made.
+"""The subjects of an evaluation, read from shards: their references, and the views to be predicted.
 
 Shape letters: K views, R references, S image side.
 """
@@ -12,25 +12,55 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from core import fingerprints
 from core.errors import InputError
 from core.lists import spread
 from core.seeding import numpy_generator
 from portraits.cameras import angles
 from portraits.pixels import Images
-from shards.catalog import Catalog
+from portraits.predictions import Protocol
+from shards.catalog import Catalog, Shard
 from shards.fetch import ShardCache
 from shards.frames import Frame, FrameSet
-from shards.schema import CAMERAS, Sample, SampleError, count_views, decode, decode_cameras
+from shards.schema import CAMERAS, Sample, SampleError, count_views, decode, decode_cameras, mask_name
 
-Protocol = Literal["reconstruction", "novel_view", "wild"]
-ReferenceView = Literal["any", "frontal"]
+CACHE_BYTES = 10**12
+
+
+@dataclass(frozen=True)
+class SubjectSettings:
+    """Settings of the subjects.
+
+    Args:
+        shards: a built folder, or shards as training takes them
+        protocol: novel_view predicts other views than the references; reconstruction predicts the reference
+            itself; wild is reconstruction of portraits with a single view
+        split: of the shards
+        frames: number of frames, evenly spaced; all by default
+        views: largest number of predicted views of a frame; all by default
+        references: number of references of a subject (Eq. 5)
+        reference_view: `any` draws them at random, seeded by the frame's key; `frontal` takes the views
+            nearest to the front
+        seed: of random draws
+        cache_dir: folder for copies of remote shards
+    """
+
+    shards: str = "shards/built/synthetic"
+    protocol: Protocol = "novel_view"
+    split: Literal["train", "val", "test"] = "test"
+    frames: int | None = None
+    views: int | None = None
+    references: int = 1
+    reference_view: Literal["any", "frontal"] = "any"
+    seed: int = 0
+    cache_dir: str = "shards/cache"
 
 
 @dataclass(frozen=True)
 class Subject:
-    """One portrait and the views to be made of it: `references` (R, S, S, 3) and their cameras (R, 25),
-    `truths` and `conditions` (K, S, S, 3), `masks` (K, S, S) uint8 where the shards have them, `cameras`
-    (K, 25)."""
+    """One subject: `references` (R, S, S, 3) uint8 and their cameras (R, 25); `truths` and `conditions`
+    (K, S, S, 3) uint8 of the views to be predicted, their `masks` (K, S, S) uint8 if the shards have them,
+    and their `cameras` (K, 25)."""
 
     key: str
     references: Images
@@ -42,117 +72,132 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A subject's name, and the numbers of its frame's views: references, and those to be made."""
+class SubjectViews:
+    """A subject's name, the number of its frame, and which of the frame's views are references and which are
+    to be predicted."""
 
     key: str
+    frame: int
     references: tuple[int, ...]
     views: tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Subjects:
-    """What of some shards is evaluated.
+class SubjectSet:
+    """The subjects of an evaluation, of which no image is decoded yet. `image_size` is S; `masks` tells
+    whether all frames have foreground masks; `fingerprint` is that of the shards' content."""
 
-    Args:
-        shards: a built folder, or shards as training takes them
-        protocol: novel_view makes other views from references; reconstruction makes the reference itself;
-            wild is reconstruction of portraits whose only view is the photo
-        split: of the shards
-        frames: how many frames, evenly spaced; all by default
-        views: how many views of a frame are made, at most; all by default
-        references: how many portraits a subject has (Eq. 5)
-        reference_view: any view by the frame's key, or those nearest to the front
-        seed: of what is drawn
-        cache_dir: where remote shards are kept
-    """
+    frames: FrameSet
+    subjects: tuple[SubjectViews, ...]
+    image_size: int
+    masks: bool
+    fingerprint: str
 
-    shards: str = "shards/built/synthetic"
-    protocol: Protocol = "novel_view"
-    split: Literal["train", "val", "test"] = "test"
-    frames: int | None = None
-    views: int | None = None
-    references: int = 1
-    reference_view: ReferenceView = "any"
-    seed: int = 0
-    cache_dir: str = "shards/cache"
-
-    def plans(self) -> Iterator[tuple[Frame, list[Plan]]]:
-        """The frames and what is made of each, in order; no image is decoded. Raises InputError where a frame
-        is damaged or has too few views."""
-        frames = self.open()
-        for number in spread(len(frames), len(frames) if self.frames is None else self.frames):
-            frame = frames.frame(number)
-            with _whole(frame):
-                count = count_views(frame.members)
-                cameras = decode_cameras(frame.read([CAMERAS])[CAMERAS], count)
-            yield frame, self._plan(frame.key, cameras)
-
+    @property
     def keys(self) -> list[str]:
-        """The subjects' names, in order. Raises InputError as `plans` does."""
-        return [plan.key for _, plans in self.plans() for plan in plans]
+        """The subjects' names, in order."""
+        return [subject.key for subject in self.subjects]
 
     def read(self, keys: Collection[str]) -> Iterator[Subject]:
         """The subjects of these names, in order. Raises InputError where a frame is damaged."""
-        for frame, plans in self.plans():
-            wanted = [plan for plan in plans if plan.key in keys]
-            if wanted:
-                with _whole(frame):
-                    sample = decode(frame.read(frame.members))
-                yield from (_subject(sample, plan) for plan in wanted)
+        opened: tuple[int, Sample] | None = None
+        for subject in self.subjects:
+            if subject.key not in keys:
+                continue
+            if opened is None or opened[0] != subject.frame:
+                frame = self.frames.frame(subject.frame)
+                with _undamaged(frame):
+                    opened = subject.frame, decode(frame.read(frame.members))
+            yield _subject(opened[1], subject)
 
-    def open(self) -> FrameSet:
-        """The frames of the split. Raises InputError where there are none, or fewer than asked for."""
-        cache = ShardCache(Path(self.cache_dir), 10**12)
-        catalog = Catalog("evaluated", self.shards, cache)
-        found = catalog.split(self.split)
-        if not found:
-            raise InputError(f"{self.shards}: it has no {self.split} shards")
-        frames = FrameSet("evaluated", self.split, found, cache)
-        if self.frames is not None and not 0 < self.frames <= len(frames):
-            raise InputError(f"frames {self.frames}: {self.shards} has {len(frames)} of {self.split}")
-        return frames
 
-    def _plan(self, key: str, cameras: NDArray[np.float32]) -> list[Plan]:
-        """What is made of a frame: one subject in novel_view, one for each view in the others."""
-        order = self._order(key, cameras)
-        if self.protocol != "novel_view":
-            return [Plan(f"{key}-view{view:02d}", (view,), (view,)) for view in sorted(order[: self.views])]
-        rest = order[self.references :]
-        if not rest or (self.views is not None and len(rest) < self.views):
-            raise InputError(
-                f"{key}: {len(order)} views are too few for {self.references} references and"
-                f" {self.views or 'some'} views to be made"
-            )
-        return [Plan(key, tuple(order[: self.references]), tuple(sorted(rest[: self.views])))]
+def find_subjects(settings: SubjectSettings) -> SubjectSet:
+    """The subjects that settings describe. Reads cameras, and no images.
 
-    def _order(self, key: str, cameras: NDArray[np.float32]) -> list[int]:
-        """The views, those first that references are taken from."""
-        drawn = numpy_generator(self.seed, "evaluation", key).permutation(len(cameras)).tolist()
-        if self.reference_view == "any":
-            return drawn
-        turned = np.abs(angles(cameras)).sum(1)
-        return sorted(drawn, key=lambda view: turned[view])
+    Raises InputError where there are no such shards, fewer frames than asked for, a damaged frame, or a frame
+    with too few views.
+    """
+    cache = ShardCache(Path(settings.cache_dir), CACHE_BYTES)
+    frames = _open_frames(settings, cache)
+    count = len(frames) if settings.frames is None else settings.frames
+    subjects: list[SubjectViews] = []
+    masks = True
+    for number in spread(len(frames), count):
+        frame = frames.frame(number)
+        with _undamaged(frame):
+            views = count_views(frame.members)
+            cameras = decode_cameras(frame.read([CAMERAS])[CAMERAS], views)
+        masks = masks and mask_name(0) in frame.members
+        subjects += _choose_views(settings, number, frame.key, cameras)
+    size, contents = frames.shards[0].image_size, [_content(shard, cache) for shard in frames.shards]
+    return SubjectSet(frames, tuple(subjects), size, masks, fingerprints.of_settings(contents))
+
+
+def _content(shard: Shard, cache: ShardCache) -> str:
+    """A name for a shard's content: its checksum in the manifest, or where there is none the fingerprint of
+    the file."""
+    record = shard.record
+    return record.sha256 if record is not None else fingerprints.of_file(cache.local(shard.url))
+
+
+def _open_frames(settings: SubjectSettings, cache: ShardCache) -> FrameSet:
+    for name, least in (("views", 1), ("references", 0), ("seed", 0)):
+        value = getattr(settings, name)
+        if value is not None and value < least:
+            raise InputError(f"subjects.{name} {value}: give {least} or more")
+    shards = Catalog("evaluated", settings.shards, cache).split(settings.split)
+    if not shards:
+        raise InputError(f"{settings.shards}: it has no {settings.split} shards")
+    frames = FrameSet("evaluated", settings.split, shards, cache)
+    if settings.frames is not None and not 0 < settings.frames <= len(frames):
+        raise InputError(f"frames {settings.frames}: {settings.shards} has {len(frames)} of {settings.split}")
+    return frames
+
+
+def _choose_views(
+    settings: SubjectSettings, number: int, key: str, cameras: NDArray[np.float32]
+) -> list[SubjectViews]:
+    """The subjects of a frame: one with the protocol novel_view, one for each view with the others."""
+    order = _view_order(settings, key, cameras)
+    if settings.protocol != "novel_view":
+        chosen = sorted(order[: settings.views])
+        return [SubjectViews(f"{key}-view{view:02d}", number, (view,), (view,)) for view in chosen]
+    rest = order[settings.references :]
+    if not rest or (settings.views is not None and len(rest) < settings.views):
+        raise InputError(
+            f"{key}: {len(order)} views are too few for {settings.references} references and"
+            f" {settings.views or 'some'} views to be predicted"
+        )
+    references = tuple(order[: settings.references])
+    return [SubjectViews(key, number, references, tuple(sorted(rest[: settings.views])))]
+
+
+def _view_order(settings: SubjectSettings, key: str, cameras: NDArray[np.float32]) -> list[int]:
+    """The numbers of a frame's views; references are taken from the start."""
+    shuffled = numpy_generator(settings.seed, "evaluation", key).permutation(len(cameras)).tolist()
+    if settings.reference_view == "any":
+        return shuffled
+    turned = np.abs(angles(cameras)).sum(1)
+    return sorted(shuffled, key=lambda view: turned[view])
 
 
 @contextmanager
-def _whole(frame: Frame) -> Iterator[None]:
-    """A damaged frame ends the evaluation: what is left would be scored as if it were all."""
+def _undamaged(frame: Frame) -> Iterator[None]:
+    """Raise InputError on a damaged frame: scores over the rest would pass for scores over all."""
     try:
         yield
     except SampleError as error:
         raise InputError(f"{frame.path}: {frame.key}: {error}; partial data is not evaluated") from error
 
 
-def _subject(sample: Sample, plan: Plan) -> Subject:
-    views = list(plan.views)
-    masks = None if sample.masks is None else sample.masks[views]
+def _subject(sample: Sample, subject: SubjectViews) -> Subject:
+    views, references = list(subject.views), list(subject.references)
     return Subject(
-        plan.key,
-        sample.views[list(plan.references)],
+        subject.key,
+        sample.views[references],
         sample.views[views],
         sample.conditions[views],
         sample.cameras[views],
-        masks,
-        sample.cameras[list(plan.references)],
+        None if sample.masks is None else sample.masks[views],
+        sample.cameras[references],
     )

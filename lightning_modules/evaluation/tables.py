@@ -1,48 +1,33 @@
-"""Tables of systems by metrics: Markdown for people, CSV and JSON for programs."""
+"""Tables of systems by metrics, as Markdown, CSV and JSON."""
 
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
+from core.errors import InputError
 from lightning_modules.evaluation.scoring import Scores
-from lightning_modules.evaluation.statistics import Estimate, by_yaw, estimates, names_of
-from lightning_modules.evaluation.subjects import Protocol
+from lightning_modules.evaluation.settings import PublishedRow, PublishedTable
+from lightning_modules.evaluation.statistics import Estimate, estimates, means_by_yaw, metrics_of
+from metrics.suite import higher_is_better
+from portraits.predictions import Protocol
 
-LESSER = ("_pitch_degrees", "_roll_degrees")
+NOT_IN_MARKDOWN = ("_pitch_degrees", "_roll_degrees")
 ORDER = ("LPIPS", "DISTS", "SSIM", "PSNR", "ID", "POSE", "FID", "KID")
 
 
 @dataclass(frozen=True)
-class Published:
-    """A row that others have published: not measured here.
-
-    Args:
-        name: the system
-        values: its figures by metric
-        resolution: the side of the images that they were measured at
-        source: where they stand, e.g. "Table 1, arXiv 2312.13016v4"
-        protocol: of which they are; the table's by default
-    """
-
-    name: str
-    values: dict[str, float]
-    resolution: int
-    source: str
-    protocol: Protocol | None = None
-
-
-@dataclass(frozen=True)
 class Row:
-    """A system's line. `published` names the source of figures that were not measured here."""
+    """One row of a table. `values` and `failures` are by metric, `higher` tells for each metric whether
+    higher is better, `published` names the source of values that were not measured here."""
 
     name: str
     protocol: str
-    resolution: int
+    resolution: int | None
     subjects: int
     views: int
     values: dict[str, Estimate]
@@ -52,8 +37,8 @@ class Row:
     published: str | None = None
 
 
-def measured(name: str, scores: Scores) -> Row:
-    """The line of what was scored here."""
+def measured_row(name: str, scores: Scores) -> Row:
+    """The row of scores."""
     predictions = scores.predictions
     return Row(
         name,
@@ -68,42 +53,70 @@ def measured(name: str, scores: Scores) -> Row:
     )
 
 
-def quoted(row: Published, protocol: Protocol) -> Row:
-    """The line of a published row, in a table of this protocol."""
+def published_rows(tables: Sequence[PublishedTable], protocol: Protocol) -> list[Row]:
+    """The rows of published tables; `protocol` is that of rows that name none. Raises InputError on a value
+    of something that is not a metric."""
+    return [_published_row(table, row, protocol) for table in tables for row in table.rows]
+
+
+def _published_row(table: PublishedTable, row: PublishedRow, protocol: Protocol) -> Row:
+    higher = {name: higher_is_better(name) for name in row.values}
+    unknown = [name for name, up in higher.items() if up is None]
+    if unknown:
+        raise InputError(f"published {table.source}: {row.name}: {', '.join(unknown)}: not a metric")
     values = {name: Estimate(value, np.nan, np.nan, 0) for name, value in row.values.items()}
-    return Row(row.name, row.protocol or protocol, row.resolution, 0, 0, values, published=row.source)
+    directions = {name: bool(up) for name, up in higher.items()}
+    source = table.source
+    return Row(
+        row.name,
+        row.protocol or protocol,
+        table.resolution,
+        0,
+        0,
+        values,
+        higher=directions,
+        published=source,
+    )
 
 
 def columns(rows: Sequence[Row]) -> list[str]:
-    """The metrics of any row."""
+    """The metrics of all rows."""
     return ordered(list(dict.fromkeys(name for row in rows for name in row.values)))
 
 
 def ordered(names: Sequence[str]) -> list[str]:
-    """Metrics in the paper's order, a metric's variants behind it."""
+    """Metrics in the paper's order, each followed by its variants."""
 
-    def place(name: str) -> tuple[int, int]:
+    def rank(name: str) -> tuple[int, int]:
         family = next((i for i, start in enumerate(ORDER) if name.startswith(start)), len(ORDER))
         return family, names.index(name)
 
-    return sorted(names, key=place)
+    return sorted(names, key=rank)
 
 
-def markdown(title: str, rows: Sequence[Row]) -> str:
-    """The table as Markdown: means with 95 % intervals; then what was not found, and notes. Errors of single
-    angles but the yaw's are left to the other files: they would make it too wide to be read."""
-    names = [name for name in columns(rows) if not name.endswith(LESSER)]
+def markdown(title: str, rows: Sequence[Row], remarks: Sequence[str] = ()) -> str:
+    """The table as Markdown: means with 95 % confidence intervals, then the rows' notes, then `remarks`.
+
+    Errors of pitch and roll are left out, because the table would be too wide; the CSV and JSON files have
+    them.
+    """
+    names = [name for name in columns(rows) if not name.endswith(NOT_IN_MARKDOWN)]
     higher = {name: up for row in rows for name, up in row.higher.items()}
     arrows = {name: {True: " ↑", False: " ↓"}.get(higher.get(name), "") for name in names}
     head = ["system", "protocol", "size", "subjects", "views", *(f"{name}{arrows[name]}" for name in names)]
     lines = [f"# {title}", "", f"| {' | '.join(head)} |", "|---|---|" + "---:|" * (len(head) - 2)]
     for row in rows:
         shown = f"{row.name} (published: {row.published})" if row.published else row.name
+        shown = shown.replace("|", "\\|")
         counts = ["", ""] if row.published else [str(row.subjects), str(row.views)]
         cells = [_cell(row.values.get(name)) for name in names]
-        lines.append(f"| {' | '.join([shown, row.protocol, str(row.resolution), *counts, *cells])} |")
-    lines += ["", "Means, with 95 % intervals of a bootstrap over subjects."]
+        size = "" if row.resolution is None else str(row.resolution)
+        lines.append(f"| {' | '.join([shown, row.protocol, size, *counts, *cells])} |")
+    lines += ["", "Means, with 95 % confidence intervals of a bootstrap over subjects."]
     lines += [f"- {row.name}: {note}" for row in rows for note in row.notes]
+    if remarks:
+        lines += ["", "Published values are quoted, not measured here. How their protocols differ:", ""]
+        lines += [f"- {remark}" for remark in remarks]
     return "\n".join(lines) + "\n"
 
 
@@ -117,7 +130,7 @@ def _cell(value: Estimate | None) -> str:
 
 
 def csv_table(rows: Sequence[Row]) -> str:
-    """One line for each system and metric."""
+    """The table as CSV: a line for each row and metric."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["system", "published", "protocol", "size", "metric", "mean", "low", "high", "views"])
@@ -129,10 +142,10 @@ def csv_table(rows: Sequence[Row]) -> str:
 
 
 def view_table(scores: Scores) -> str:
-    """One line for each view: CSV that spreadsheets sort by worst case."""
+    """The scores of every view as CSV: a line for each."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    names = names_of(scores.views)
+    names = metrics_of(scores.views)
     writer.writerow(["subject", "view", "yaw", "pitch", "native_size", *names])
     for view in scores.views:
         cells = [_number(view.scores.get(name, np.nan)) for name in names]
@@ -141,13 +154,16 @@ def view_table(scores: Scores) -> str:
     return file.getvalue()
 
 
-def json_table(title: str, rows: Sequence[Row], scored: dict[str, Scores]) -> str:
-    """Everything in the tables, and the means by yaw; numbers that are not finite are null."""
+def json_table(
+    title: str, rows: Sequence[Row], scored: Mapping[str, Scores], remarks: Sequence[str] = ()
+) -> str:
+    """The table as JSON, with the means by yaw; numbers that are not finite become null."""
     yaw = {
-        name: {metric: by_yaw(scores.views, metric) for metric in names_of(scores.views)}
+        name: {metric: means_by_yaw(scores.views, metric) for metric in metrics_of(scores.views)}
         for name, scores in scored.items()
     }
-    content = {"title": title, "rows": [asdict(row) for row in rows], "by_yaw": yaw}
+    rows_as_json = [asdict(row) for row in rows]
+    content = {"title": title, "rows": rows_as_json, "by_yaw": yaw, "remarks": list(remarks)}
     return json.dumps(_finite(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 

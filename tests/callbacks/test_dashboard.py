@@ -6,10 +6,20 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from callbacks.dashboard import WIDTH, dashboard, find_run, newest, panel, read_log, sections, told
+from callbacks.dashboard import (
+    WIDTH,
+    dashboard,
+    draw_panel,
+    find_run,
+    newest,
+    panel_title,
+    read_log,
+    sections,
+)
 from callbacks.dashboard import main as draw
 from core.errors import InputError
 from lightning_modules.evaluation.directions import higher_is_better
+from lightning_modules.evaluation.plots import new_figure
 from portraits.video import write_video
 
 COLUMNS = ("step", "epoch", "train/loss", "val/loss", "val/novel_view/LPIPS", "val/novel_view/POSE_failures")
@@ -44,11 +54,11 @@ def test_curves_stand_together_by_protocol(run):
     }
 
 
-def test_the_best_value_is_told_and_not_the_last():
+def test_panel_titles_have_the_best_value_where_there_is_a_direction():
     curve = [(19, 3.0), (39, 4.5)]
-    assert told("val/novel_view/LPIPS", curve) == ("LPIPS  min 3", (19, 3.0))
-    assert told("val/reference_gain", curve) == ("reference_gain  max 4.5", (39, 4.5))
-    assert told("train/data_wait", curve) == ("data_wait  4.5", None)
+    assert panel_title("val/novel_view/LPIPS", curve) == ("LPIPS  min 3", (19, 3.0))
+    assert panel_title("val/reference_gain", curve) == ("reference_gain  max 4.5", (39, 4.5))
+    assert panel_title("train/data_wait", curve) == ("data_wait  4.5", None)
 
 
 def test_the_page_has_curves_and_the_newest_media(run, tmp_path):
@@ -71,7 +81,7 @@ def test_what_is_no_run_is_one_line(tmp_path):
     with pytest.raises(InputError, match=r"no metrics.csv in it or below"):
         dashboard(str(tmp_path))
     (tmp_path / "metrics.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(InputError, match="no log of Lightning's CSVLogger"):
+    with pytest.raises(InputError, match="not a log of Lightning's CSVLogger"):
         dashboard(str(tmp_path))
 
 
@@ -85,7 +95,7 @@ def test_a_line_that_is_being_written_waits(run):
         log.write_text(log.read_text()[: -len(cut)])
     with log.open("a") as file:
         file.write("59,0,-\n")
-    with pytest.raises(InputError, match=r"no log of Lightning's CSVLogger \(could not convert"):
+    with pytest.raises(InputError, match=r"not a log of Lightning's CSVLogger \(could not convert"):
         dashboard(str(run))
 
 
@@ -96,7 +106,7 @@ def test_a_run_of_nan_alone_is_one_line(tmp_path):
 
 
 def test_another_picture_format_is_refused_before_anything_is_drawn(run, monkeypatch):
-    monkeypatch.setattr("callbacks.dashboard.panel", None)
+    monkeypatch.setattr("callbacks.dashboard.draw_page", None)
     with pytest.raises(InputError, match=r"x.pdfx: a picture's name ends in .png, .jpg, .jpeg"):
         dashboard(str(run), str(run / "x.pdfx"))
 
@@ -123,15 +133,22 @@ def test_what_is_being_written_is_not_the_newest(tmp_path):
     assert newest(tmp_path, "*") is None
 
 
-def test_the_least_of_a_running_mean_is_called_so(monkeypatch):
-    titles = []
-
-    monkeypatch.setattr("callbacks.dashboard.line_plot", lambda title, *_: titles.append(title))
+def test_long_curves_have_a_running_mean_and_short_ones_a_ring():
     ramp = [(step, float(step)) for step in range(40)]
-    for name in ("train/loss", "train/data_wait"):
-        panel(name, ramp)
-        panel(name, ramp[:5])
+    axes = [new_figure(300, 200).subplots() for _ in range(4)]
+    draw_panel(axes[0], "train/loss", ramp)
+    draw_panel(axes[1], "train/loss", ramp[:5])
+    draw_panel(axes[2], "train/data_wait", ramp)
+    draw_panel(axes[3], "train/data_wait", ramp[:5])
+    titles = [plot.get_title(loc="left") for plot in axes]
     assert titles == ["loss  mean min 7", "loss  min 0", "data_wait  mean 32", "data_wait  4"]
+    raw, mean = (line.get_xydata() for line in axes[0].lines)
+    assert raw.tolist() == [[step, step] for step in range(40)]
+    assert mean.tolist() == [[step, step - 7] for step in range(14, 40)]
+    ring = axes[1].lines[-1]
+    assert ring.get_xydata().tolist() == [[0, 0]]
+    assert ring.get_fillstyle() == "none"
+    assert len(axes[3].lines) == 1
 
 
 @pytest.mark.parametrize(

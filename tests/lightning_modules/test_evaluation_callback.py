@@ -12,7 +12,7 @@ from PIL import Image
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 
 from callbacks import evaluation
-from callbacks.evaluation import Evaluation, worst_views
+from callbacks.evaluation import Evaluation, worst_view_sheet
 from callbacks.pictures import Pictures
 from core.errors import InputError
 from lightning_modules.networks.view_control import view_control
@@ -60,31 +60,6 @@ def test_every_other_validation(make_trainer, make_stage, make_data, tmp_path):
     callback = Evaluation(frames=1, views=1, steps=1, metrics=["PSNR"], every_n_validations=2)
     trainer, _ = fit(make_trainer, make_stage, make_data, [callback], logger=CSVLogger(tmp_path))
     assert len(list((Path(trainer.log_dir) / "evaluation").glob("grid-*.png"))) == 1
-
-
-class OtherRank:
-    """A trainer of a rank that logs nothing, where reading the metrics waits for the other ranks."""
-
-    sanity_checking = is_global_zero = False
-    loggers = ()
-    read = 0
-
-    @property
-    def callback_metrics(self):
-        self.read += 1
-        return {}
-
-
-class Silent:
-    def log_dict(self, values, **options):
-        assert values == {}
-
-
-def test_all_ranks_read_what_they_reduce_together():
-    callback, trainer = Evaluation(metrics=["PSNR"], every_n_validations=2), OtherRank()
-    callback.load_state_dict({"validations": 1})
-    callback.on_validation_epoch_end(trainer, Silent())
-    assert trainer.read == 1
 
 
 def test_pictures_and_tables_appear_whole(make_trainer, make_stage, make_data, tmp_path, monkeypatch):
@@ -247,28 +222,49 @@ def test_the_worst_views_come_first():
     rows = [["key", "view", "yaw", "PSNR"], ["a", 0, 0.0, 30.0], ["b", 0, 0.0, 10.0], ["c", 0, 0.0, np.nan]]
     shades = (10, 20, 30)
     images = {"sample": [Image.new("RGB", (8, 8), (shade,) * 3) for shade in shades]}
-    sheet = worst_views(rows, images, {"PSNR": True})
+    sheet = worst_view_sheet(rows, images, {"PSNR": True})
     column = [sheet.getpixel((64, y))[0] for y in range(sheet.height)]
     assert [shade for shade in dict.fromkeys(column) if shade in shades] == [30, 20, 10]
 
 
-def test_every_nth_goes_on_after_a_resume():
-    first = Evaluation(every_n_validations=3)
-    first._validations = 2
-    again = Evaluation(every_n_validations=3)
-    again.load_state_dict(first.state_dict())
-    assert again.state_dict() == {"validations": 2}
+def test_a_resumed_run_keeps_the_interval(make_trainer, make_stage, make_data, tmp_path):
+    def run(steps, checkpoint=None):
+        callback = Evaluation(frames=1, views=1, steps=1, metrics=["PSNR"], every_n_validations=2)
+        trainer = make_trainer(
+            max_steps=steps,
+            limit_val_batches=1,
+            val_check_interval=1,
+            callbacks=[callback],
+            logger=CSVLogger(tmp_path, version="run"),
+        )
+        trainer.fit(make_stage(), make_data(), ckpt_path=checkpoint)
+        return trainer
+
+    run(1).save_checkpoint(tmp_path / "one.ckpt")
+    folder = Path(run(3, str(tmp_path / "one.ckpt")).log_dir) / "evaluation"
+    assert sorted(path.name for path in folder.glob("grid-*")) == ["grid-0000001.png", "grid-0000003.png"]
+
+
+def test_a_small_fid_is_noted_once_a_run(make_trainer, make_stage, make_data, caplog, recwarn):
+    metrics = ["PSNR", "FID[efficientnet-lite0]"]
+    callback = Evaluation(frames=2, views=2, steps=1, metrics=metrics)
+    with caplog.at_level("INFO"):
+        trainer, _ = fit(make_trainer, make_stage, make_data, [callback])
+    assert logged("FID[efficientnet-lite0]") in trainer.callback_metrics
+    notes = [record.message for record in caplog.records if "biased upwards" in record.message]
+    assert len(notes) == 1
+    assert "over 4 images" in notes[0]
+    assert not [warning for warning in recwarn if "biased" in str(warning.message)]
 
 
 @pytest.mark.slow
 def test_two_ranks_log_what_one_logs(make_trainer, make_stage, make_data, tmp_path):
     def scores(name, frames, **options):
-        # three frames of four: the ranks' shares differ
-        callback = Evaluation(
-            frames=frames, views=1, steps=1, metrics=[*METRICS, "POSE", "KID[efficientnet-lite0]"]
-        )
+        # three frames of four: the ranks' shares differ; the second validation logs no scores
+        metrics = [*METRICS, "POSE", "KID[efficientnet-lite0]"]
+        callback = Evaluation(frames=frames, views=1, steps=1, metrics=metrics, every_n_validations=2)
         logger = CSVLogger(tmp_path, name=name)
-        fit(make_trainer, make_stage, make_data, [callback], logger=logger, max_steps=1, **options)
+        fit(make_trainer, make_stage, make_data, [callback], logger=logger, max_steps=2, **options)
         rows = csv.DictReader((tmp_path / name / "version_0/metrics.csv").open())
         values = next(row for row in rows if row[logged("PSNR")])
         assert (tmp_path / name / "version_0/evaluation/grid-0000001.png").is_file()

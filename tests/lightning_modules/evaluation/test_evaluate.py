@@ -7,35 +7,58 @@ import pytest
 import yaml
 
 from core.errors import InputError
-from lightning_modules.evaluate import (
-    Evaluation,
-    changed_settings,
-    evaluate,
-    main,
-    make_parser,
+from lightning_modules.evaluate import evaluate, main, parse_request
+from lightning_modules.evaluation.planning import (
+    change_settings,
+    find_device,
     parse_part,
-    plan,
+    plan_evaluation,
 )
-from lightning_modules.evaluation.sampling import Made
-from lightning_modules.evaluation.scoring import Scoring
-from lightning_modules.evaluation.subjects import Subjects
+from lightning_modules.evaluation.sampling import PredictionPlan
+from lightning_modules.evaluation.settings import (
+    EvaluationRequest,
+    PublishedRow,
+    PublishedTable,
+    RowSettings,
+    ScoringSettings,
+)
+from lightning_modules.evaluation.subjects import SubjectSettings
 from lightning_modules.sampling.settings import Sampling
+from shards.builder import build
+from tests.shards.fake_source import FakeSource
 
 CONFIGS = sorted((Path(__file__).parents[3] / "configs/evaluate").glob("*.yaml"))
 
 
+@pytest.fixture
+def request_of(capture, model, tmp_path):
+    """Builds a request of a table of the toy model's predictions."""
+
+    def build(rows=None, row=None, **options):
+        settings = RowSettings(
+            str(model),
+            SubjectSettings(str(capture), views=1),
+            sampling=Sampling(steps=1),
+            scoring=ScoringSettings(metrics=["PSNR"]),
+        )
+        settings = dataclasses.replace(settings, **(row or {}))
+        return EvaluationRequest(settings, rows=rows or {}, out=str(tmp_path), **options)
+
+    return build
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
-def test_every_table_can_be_asked_for(path):
-    parser = make_parser()
-    chosen = parser.instantiate(parser.parse_args(["--config", str(path)])).as_dict()
-    chosen.pop("config")
-    evaluation = Evaluation(**chosen)
-    jobs = plan(evaluation)
-    assert len(jobs) == max(len(yaml.safe_load(path.read_text()).get("rows", {})), 1)
-    assert evaluation.title
-    for made, scoring, _ in jobs.values():
-        assert isinstance(made, Made)
-        assert isinstance(scoring, Scoring)
+def test_every_table_can_be_planned(path, tmp_path):
+    people = Path(__file__).parents[2] / "data/people"
+    small = [f"--subjects.shards={people}", "--scoring.metrics=[PSNR]", f"--out={tmp_path}"]
+    plan = plan_evaluation(parse_request([f"--config={path}", *small]))
+    values = yaml.safe_load(path.read_text())
+    assert len(plan.rows) == max(len(values.get("rows", {})), 1)
+    assert plan.title == values["title"]
+    assert all(isinstance(row.predictions, PredictionPlan) for row in plan.rows)
+    assert len(plan.published) == len(values["published"][0]["rows"])
+    assert all(row.published.endswith("CVPR 2024") and row.values for row in plan.published)
+    assert len(plan.remarks) == len(values["published"][0]["differences"]) > 0
 
 
 def test_predictions_of_anybody(predictions, tmp_path, capsys):
@@ -81,7 +104,7 @@ def test_any_system_has_a_row_and_files_of_its_own(predictions, tmp_path):
 
 def test_a_system_that_no_file_can_be_called_after_is_refused_first(predictions, tmp_path):
     dataclasses.replace(predictions, system="..").save()
-    with pytest.raises(InputError, match=r"row '\.\.': its name is a file's"):
+    with pytest.raises(InputError, match=r"row '\.\.': files are named after it"):
         main(["--predictions", f"[{predictions.folder}]", f"--out={tmp_path / 'out'}"])
     assert not (tmp_path / "out").exists()
 
@@ -91,11 +114,10 @@ def test_published_rows_stand_beside_and_are_marked(predictions, tmp_path, capsy
         "title": "Ours beside theirs",
         "published": [
             {
-                "name": "theirs",
-                "values": {"PSNR": 31.5},
-                "resolution": 256,
                 "source": "Table 9",
-                "protocol": "wild",
+                "resolution": 256,
+                "rows": [{"name": "theirs", "values": {"PSNR": 31.5}, "protocol": "wild"}],
+                "differences": ["over other people"],
             }
         ],
     }
@@ -108,25 +130,22 @@ def test_published_rows_stand_beside_and_are_marked(predictions, tmp_path, capsy
         f"--out={tmp_path / 'out'}",
     ]
     main([f"--config={tmp_path / 'table.yaml'}", *more])
-    assert "| theirs (published: Table 9) | wild | 256 |  |  | 31.5 |" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "| theirs (published: Table 9) | wild | 256 |  |  | 31.5 |" in printed
+    assert printed.rstrip().endswith("- Table 9: over other people")
     mine, theirs = json.loads((tmp_path / "out/table.json").read_text())["rows"]
     assert mine["published"] is None
     assert theirs["published"] == "Table 9"
 
 
-def test_rows_share_predictions_and_one_may_be_the_other_s_truth(capture, model, tmp_path):
-    evaluation = Evaluation(
-        made=Made(str(model), Subjects(str(capture), views=1), sampling=Sampling(steps=1)),
-        scoring=Scoring(metrics=["PSNR"]),
-        rows={
-            "plain": {},
-            "enlarged": {"scoring.size": 32},
-            "beside plain": {"truth_from": "plain"},
-            "untrained": {"made.reference_network": "untrained"},
-        },
-        out=str(tmp_path),
-    )
-    evaluate(evaluation)
+def test_rows_share_predictions_and_one_may_be_the_truth_of_another(request_of, tmp_path):
+    rows = {
+        "plain": {},
+        "enlarged": {"scoring.size": 32},
+        "beside plain": {"truth_from": "plain"},
+        "untrained": {"reference_network": "untrained"},
+    }
+    assert evaluate(plan_evaluation(request_of(rows)))
     content = json.loads((tmp_path / "table.json").read_text())
     rows = {row["name"]: row for row in content["rows"]}
     assert len(list(tmp_path.glob("samples-*"))) == 2
@@ -144,44 +163,89 @@ def test_w_and_b_shows_the_table(predictions, tmp_path, monkeypatch):
     assert kept == {".json", ".png"}
 
 
-def test_parts_are_not_scored_as_if_they_were_all(capture, model, tmp_path, capsys):
-    evaluation = Evaluation(
-        made=Made(str(model), Subjects(str(capture), views=1), sampling=Sampling(steps=1)),
-        scoring=Scoring(metrics=["PSNR"]),
-        out=str(tmp_path),
-        part="0/2",
-    )
-    assert evaluate(evaluation) is None
+def test_parts_are_not_scored_as_if_they_were_all(request_of, tmp_path, capsys):
+    assert not evaluate(plan_evaluation(request_of(part="0/2")))
     assert not (tmp_path / "table.md").exists()
-    assert "are missing still" in capsys.readouterr().out
+    assert "are still missing" in capsys.readouterr().out
+    assert evaluate(plan_evaluation(request_of(part="1/2")))
+    assert (tmp_path / "table.md").exists()
 
 
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ({"a": {"made.sampling.stepz": 3}}, "row 'a': there is no setting made.sampling.stepz"),
-        ({"a": {"made.sampling.steps": "many"}}, "row 'a'"),
-        ({"a": {"truth_from": "b"}}, "truth_from 'b' is no row above it"),
-        ({"a/b": {}}, "without slashes"),
-        ({"..": {}}, "without slashes"),
-        ({"": {}}, "without slashes"),
-        ({"table": {}}, "row 'table': table, yaw are files of the table itself"),
-        ({"x" * 300: {}}, "of 200 bytes at most"),
+        ({"a": {"sampling.stepz": 3}}, "row 'a': .*stepz"),
+        ({"a": {"stepz": 3}}, "row 'a': .*stepz"),
+        ({"a": {"sampling.steps": "many"}}, "row 'a'"),
+        ({"a": {"model": None}}, "row 'a': model takes a value"),
+        ({"a": {"truth_from": "b"}}, "truth_from 'b' is not the name of a row above it"),
+        ({"a": {}, "b": {"truth_from": "a", "subjects.views": 2}}, "'b' and 'a': their views differ"),
+        ({"a/b": {}}, "cannot have slashes"),
+        ({"..": {}}, "cannot have slashes"),
+        ({"": {}}, "cannot have slashes"),
+        ({"table": {}}, "row 'table': table, yaw are the names of the table's own files"),
+        ({"x" * 300: {}}, "200 bytes at most"),
+        ({"a": {"model": "nowhere"}}, "nowhere has no appearance_reference/"),
+        ({"a": {"sampling.noise": "3d-aware"}}, "has no noise_prior/"),
+        ({"a": {"sampling.steps": 1001}}, "1001 sampling steps"),
+        ({"a": {"precision": "float16"}}, "float16 takes a GPU"),
+        ({"a": {"subjects.views": 0}}, "subjects.views 0: give 1 or more"),
+        ({"a": {"scoring.metrics": ["LPIPZ"]}}, "LPIPZ"),
+        ({"a": {"scoring.size": -3}}, "scoring.size -3: give 1 or more"),
+        ({"a": {"scoring.real": "nowhere"}}, "nowhere: there is no such folder"),
+        ({"a": {"conditions": "others", "renderer": "nobody"}}, "nobody"),
     ],
 )
-def test_rows_that_cannot_be_are_one_line(rows, message):
+def test_rows_that_cannot_be_made_are_one_line_before_a_model_is_loaded(
+    request_of, rows, message, monkeypatch
+):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setattr("lightning_modules.evaluation.sampling.open_model", None)
     with pytest.raises(InputError, match=message):
-        plan(Evaluation(rows=rows))
+        plan_evaluation(request_of(rows))
+
+
+def test_backgrounds_are_removed_with_masks_only(request_of):
+    with pytest.raises(InputError, match=r"not all frames of .* have masks to remove the background with"):
+        plan_evaluation(request_of({"a": {"scoring.background": "remove"}}))
+    with pytest.raises(InputError, match="its truth is made by 'a', and has no masks"):
+        plan_evaluation(request_of({"a": {}, "b": {"truth_from": "a", "scoring.background": "remove"}}))
+
+
+def test_images_of_another_size_than_the_model_s_are_refused(request_of, tmp_path):
+    build(FakeSource(3, 1, views=4, size=32), tmp_path / "large", 0)
+    with pytest.raises(InputError, match=r"makes images of 16 pixels, and .*large has 32"):
+        plan_evaluation(request_of(row={"subjects": SubjectSettings(str(tmp_path / "large"))}))
+
+
+def test_published_values_are_of_metrics(request_of):
+    table = PublishedTable("Table 9", [PublishedRow("x", {"beauty": 1.0})])
+    with pytest.raises(InputError, match="published Table 9: x: beauty: not a metric"):
+        plan_evaluation(request_of(published=[table]))
 
 
 def test_changes_are_of_one_row():
-    evaluation = Evaluation()
-    changed = changed_settings(evaluation, {"made.subjects.seed": 3, "scoring.background": "remove"}, "x")
-    assert changed.made == dataclasses.replace(evaluation.made, subjects=Subjects(seed=3))
-    assert changed.scoring == Scoring(background="remove")
+    settings = RowSettings()
+    changed = change_settings(settings, {"subjects.seed": 3, "scoring.background": "remove"}, "x")
+    assert changed == dataclasses.replace(
+        settings, subjects=SubjectSettings(seed=3), scoring=ScoringSettings(background="remove")
+    )
 
 
 @pytest.mark.parametrize("part", ["1", "2/2", "a/b", "1/"])
-def test_parts_that_are_none(part):
+def test_parts_that_do_not_exist(part):
     with pytest.raises(InputError, match="give i/n"):
         parse_part(part)
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:x", "tpu"])
+def test_devices_that_do_not_exist(name, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    assert find_device(None) == "cpu"
+    with pytest.raises(InputError, match="this machine has cpu"):
+        find_device(name)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert find_device(None) == "cuda"
+    assert find_device("cuda:1") == "cuda:1"
+    with pytest.raises(InputError, match="cpu and 2 GPUs"):
+        find_device("cuda:2")

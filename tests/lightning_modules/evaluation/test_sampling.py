@@ -1,4 +1,7 @@
 import dataclasses
+import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,17 +10,32 @@ import torch
 from core.errors import InputError
 from lightning_modules.evaluation import sampling
 from lightning_modules.evaluation.moving import moved
-from lightning_modules.evaluation.sampling import Made, make, shown_conditions
-from lightning_modules.evaluation.subjects import Subjects
+from lightning_modules.evaluation.planning import plan_evaluation
+from lightning_modules.evaluation.sampling import (
+    ModelChoice,
+    OtherConditions,
+    condition_pixels,
+    make_predictions,
+    open_model,
+)
+from lightning_modules.evaluation.settings import EvaluationRequest, RowSettings, ScoringSettings
+from lightning_modules.evaluation.subjects import SubjectSettings, find_subjects
+from lightning_modules.networks.portrait import PortraitModel, load_portrait_model, save_portrait_model
 from lightning_modules.sampling.settings import Sampling
 from portraits.cameras import angles
 from tests.faces import FlatRenderer
 
 
+def subjects_of(capture, **settings):
+    """All subjects of the capture."""
+    subjects = find_subjects(SubjectSettings(str(capture), **settings))
+    found = list(subjects.read(subjects.keys))
+    assert [subject.key for subject in found] == subjects.keys
+    return found
+
+
 def test_novel_views_are_all_but_the_reference(capture):
-    subjects = Subjects(str(capture))
-    found = list(subjects.read(subjects.keys()))
-    assert [subject.key for subject in found] == subjects.keys()
+    found = subjects_of(capture)
     assert len(found) == 3
     for subject in found:
         assert len(subject.references) == 1
@@ -27,48 +45,58 @@ def test_novel_views_are_all_but_the_reference(capture):
 
 @pytest.mark.parametrize("protocol", ["reconstruction", "wild"])
 def test_a_reconstruction_is_of_the_reference(capture, protocol):
-    subjects = Subjects(str(capture), protocol, views=2)
-    found = list(subjects.read(subjects.keys()))
+    found = subjects_of(capture, protocol=protocol, views=2)
     assert len(found) == 6
     assert all(np.array_equal(subject.references, subject.truths) for subject in found)
     assert len({subject.key for subject in found}) == 6
 
 
 def test_the_reference_may_be_the_most_frontal_view(capture):
-    subjects = Subjects(str(capture), reference_view="frontal")
-    for subject in subjects.read(subjects.keys()):
+    for subject in subjects_of(capture, reference_view="frontal"):
         assert np.abs(angles(subject.cameras)[:, 0]).min() > 0.3
 
 
 def test_too_few_views_are_one_line(capture):
     with pytest.raises(InputError, match="4 views are too few for 4 references"):
-        Subjects(str(capture), references=4).keys()
+        find_subjects(SubjectSettings(str(capture), references=4))
     with pytest.raises(InputError, match="has 3 of test"):
-        Subjects(str(capture), frames=9).keys()
+        find_subjects(SubjectSettings(str(capture), frames=9))
 
 
 @pytest.fixture
-def made(capture, model):
-    return Made(str(model), Subjects(str(capture), views=2), sampling=Sampling(steps=1), batch=1)
+def settings(capture, model):
+    return RowSettings(
+        str(model),
+        SubjectSettings(str(capture), views=2),
+        sampling=Sampling(steps=1),
+        batch=1,
+        scoring=ScoringSettings(metrics=["PSNR"]),
+    )
 
 
-def test_interrupted_sampling_goes_on_and_gives_the_same(made, tmp_path, monkeypatch):
-    whole = make(made, tmp_path / "whole")
+def plan(settings, out, part="0/1"):
+    """The plan of one row of predictions."""
+    (row,) = plan_evaluation(EvaluationRequest(settings, out=str(out), part=part, device="cpu")).rows
+    return row.predictions
+
+
+def test_interrupted_sampling_goes_on_and_gives_the_same(settings, tmp_path, monkeypatch):
+    whole = make_predictions(plan(settings, tmp_path / "whole"))
     assert len(whole.views) == 6
     write, written = sampling.write_subject, []
 
-    def failing(folder, *arguments):
+    def failing(folder, *arguments, **options):
         if written:
             raise KeyboardInterrupt
         written.append(folder)
-        write(folder, *arguments)
+        write(folder, *arguments, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(sampling, "write_subject", failing)
         with pytest.raises(KeyboardInterrupt):
-            make(made, tmp_path / "parts")
+            make_predictions(plan(settings, tmp_path / "parts"))
     stamp = written[0].stat().st_mtime_ns
-    parts = make(made, tmp_path / "parts")
+    parts = make_predictions(plan(settings, tmp_path / "parts"))
     assert written[0].stat().st_mtime_ns == stamp
     assert parts.views == whole.views
     for view in whole.views:
@@ -76,36 +104,75 @@ def test_interrupted_sampling_goes_on_and_gives_the_same(made, tmp_path, monkeyp
         assert (whole.folder / view.truth).is_file()
 
 
-def test_machines_share_the_subjects(made, tmp_path):
-    assert make(made, tmp_path, (0, 2)) is None
-    assert len(list(tmp_path.glob("*/views.json"))) == 2
-    assert len(make(made, tmp_path, (1, 2)).views) == 6
+def test_machines_share_the_subjects(settings, tmp_path):
+    assert make_predictions(plan(settings, tmp_path, "0/2")) is None
+    assert len(list(tmp_path.glob("*/*/views.json"))) == 2
+    assert len(make_predictions(plan(settings, tmp_path, "1/2")).views) == 6
 
 
-def test_other_settings_are_other_predictions(made):
-    for same in ({"batch": 7}, {"sampling": Sampling(steps=1, chunk=3)}):
-        assert made.digest() == dataclasses.replace(made, **same).digest()
+def test_other_settings_are_other_predictions(settings, tmp_path):
+    folder = plan(settings, tmp_path).folder
+    for same in ({"batch": 7}, {"sampling": Sampling(steps=1, chunk=3)}, {"renderer": "unused"}):
+        assert plan(dataclasses.replace(settings, **same), tmp_path).folder == folder
     others = [
-        dataclasses.replace(made, sampling=Sampling(steps=2)),
-        dataclasses.replace(made, reference_network="untrained"),
-        dataclasses.replace(made, subjects=dataclasses.replace(made.subjects, seed=1)),
+        dataclasses.replace(settings, sampling=Sampling(steps=2)),
+        dataclasses.replace(settings, reference_network="untrained"),
+        dataclasses.replace(settings, subjects=dataclasses.replace(settings.subjects, seed=1)),
     ]
-    assert len({made.digest(), *(other.digest() for other in others)}) == 4
+    assert len({folder, *(plan(other, tmp_path).folder for other in others)}) == 4
 
 
-def test_an_untrained_reference_network_is_f_itself(made):
-    pipeline = sampling.open_model(dataclasses.replace(made, reference_network="untrained"))
-    again = sampling.open_model(made)
-    reference = dict(pipeline.appearance_reference.named_parameters())
-    assert all(torch.equal(p, reference[name]) for name, p in again.appearance_reference.named_parameters())
+@pytest.mark.parametrize("name", ["scheduler/scheduler_config.json", "vae/config.json"])
+def test_other_configurations_are_other_predictions(settings, tmp_path, name):
+    copy = Path(shutil.copytree(settings.model, tmp_path / "copy"))
+    settings = dataclasses.replace(settings, model=str(copy))
+    before = plan(settings, tmp_path).folder
+    assert plan(settings, tmp_path).folder == before
+    values = json.loads((copy / name).read_text())
+    (copy / name).write_text(json.dumps(values | {"extra": 1}))
+    assert plan(settings, tmp_path).folder != before
 
 
-def test_others_conditions_are_the_same_every_time(made):
-    (first, *_), renderer = list(made.subjects.read(made.subjects.keys())), FlatRenderer()
-    own, other = shown_conditions(first, made), shown_conditions(first, made, renderer)
+def test_other_shards_without_a_manifest_are_other_predictions(settings, capture, tmp_path):
+    copy = Path(shutil.copytree(capture, tmp_path / "copy"))
+    (copy / "manifest.json").unlink()
+    settings = dataclasses.replace(settings, subjects=SubjectSettings(str(copy), views=2))
+    before = plan(settings, tmp_path).folder
+    (shard,) = copy.glob("test-*.tar")
+    data = bytearray(shard.read_bytes())
+    place = data.index(b"JFIF")
+    data[place + 9] ^= 1  # the density that a JPEG's header tells
+    shard.write_bytes(bytes(data))
+    assert plan(settings, tmp_path).folder != before
+
+
+def test_an_untrained_reference_network_is_f_itself(model, tmp_path):
+    trained = load_portrait_model(str(model))
+    with torch.no_grad():
+        for parameter in trained.reference.parameters():
+            parameter.add_(1)
+    save_portrait_model(PortraitModel(trained.backbone, trained.reference), str(tmp_path / "trained"))
+    own = open_model(ModelChoice(tmp_path / "trained"))
+    untrained = open_model(ModelChoice(tmp_path / "trained", untrained_reference=True))
+    backbone = dict(own.unet.named_parameters())
+    reference = dict(untrained.appearance_reference.named_parameters())
+    shared = backbone.keys() & reference.keys()
+    assert len(shared) > 10
+    assert all(torch.equal(reference[name], backbone[name]) for name in shared)
+    assert not any(
+        torch.equal(parameter, reference[name])
+        for name, parameter in own.appearance_reference.named_parameters()
+    )
+
+
+def test_other_conditions_are_the_same_every_time(capture):
+    first, renderer = subjects_of(capture, views=2)[0], FlatRenderer()
+    others = OtherConditions("flat", 7)
+    own, other = condition_pixels(first, None, None), condition_pixels(first, others, renderer)
     assert own.shape == other.shape == (2, 3, 16, 16)
     assert not torch.equal(own, other)
-    assert torch.equal(other, shown_conditions(first, made, FlatRenderer()))
+    assert torch.equal(other, condition_pixels(first, others, FlatRenderer()))
+    assert not torch.equal(other, condition_pixels(first, OtherConditions("flat", 8), FlatRenderer()))
 
 
 def test_moved_references():

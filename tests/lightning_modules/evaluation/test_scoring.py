@@ -5,23 +5,28 @@ import pytest
 from PIL import Image
 
 from core.errors import InputError
-from lightning_modules.evaluation.figures import worst_sheet, yaw_plot
-from lightning_modules.evaluation.scoring import Scoring, ViewScore, score
-from lightning_modules.evaluation.statistics import by_yaw, interval, worst
+from lightning_modules.evaluation.figures import worst_sheet, yaw_figure
+from lightning_modules.evaluation.scoring import ViewScore
+from lightning_modules.evaluation.settings import (
+    PublishedRow,
+    PublishedTable,
+    ScoringSettings,
+)
+from lightning_modules.evaluation.statistics import interval, means_by_yaw, worst
 from lightning_modules.evaluation.tables import (
-    Published,
     columns,
     csv_table,
     json_table,
     markdown,
-    measured,
-    quoted,
+    measured_row,
+    published_rows,
     view_table,
 )
 from portraits.predictions import View
+from tests.lightning_modules.evaluation.scoring import score
 
 TEN_LEVELS = 20 * np.log10(25.5)
-PIXELS = Scoring(metrics=["PSNR"])
+PIXELS = ScoringSettings(metrics=["PSNR"])
 
 
 def test_every_view_is_scored_at_its_own_camera(predictions):
@@ -63,7 +68,7 @@ def test_images_that_are_not_square_are_counted(predictions):
 def test_sizes_that_differ_are_counted_and_take_a_stated_size(predictions):
     path = predictions.folder / "ann/0.png"
     Image.open(path).resize((32, 32)).save(path)
-    with pytest.raises(InputError, match=r"sizes differ \(5 of 16x16, 1 of 32x32\); --scoring.size"):
+    with pytest.raises(InputError, match=r"several sizes \(5 of 16x16, 1 of 32x32\): --scoring.size"):
         score(predictions, PIXELS)
     scores = score(predictions, dataclasses.replace(PIXELS, size=16))
     assert scores.notes == ["5 of 16x16, 1 of 32x32 pixels, scored at 16x16"]
@@ -72,7 +77,7 @@ def test_sizes_that_differ_are_counted_and_take_a_stated_size(predictions):
 
 @pytest.mark.parametrize("kind", ["truth", "reference", "condition", "camera"])
 @pytest.mark.parametrize("subjects", [["bob"], ["bob", "cem"]])
-def test_all_views_or_none_have_what_they_are_held_against(predictions, kind, subjects):
+def test_inputs_are_given_for_every_view_or_for_none(predictions, kind, subjects):
     whole = [
         dataclasses.replace(view, reference=view.truth, condition=view.truth) for view in predictions.views
     ]
@@ -91,7 +96,7 @@ def test_one_view_without_a_truth_is_refused(predictions):
         score(dataclasses.replace(predictions, views=views), PIXELS)
 
 
-def test_what_is_held_against_is_square_too(predictions):
+def test_inputs_are_square_too(predictions):
     for name in ("ann/0.truth.png", "bob/1.mask.png"):
         Image.new("RGB", (16, 12)).save(predictions.folder / name)
     with pytest.raises(InputError, match=r"2 images are not square \(ann/0.truth.png 16x12, bob/1.mask.png"):
@@ -107,7 +112,7 @@ def test_real_photos_may_lie_below_and_are_square(predictions, tmp_path):
         (real / f"{number}000").mkdir(parents=True)
         levels = np.random.default_rng(number).integers(0, 255, (20, 20, 3), dtype=np.uint8)
         Image.fromarray(levels).save(real / f"{number}000/0000{number}.png")
-    scoring = Scoring(metrics=["KID[efficientnet-lite0]"], real=str(real))
+    scoring = ScoringSettings(metrics=["KID[efficientnet-lite0]"], real=str(real))
     assert np.isfinite(score(bare, scoring).sets["KID[efficientnet-lite0]"])
     Image.new("RGB", (20, 30)).save(real / "2000/00002.png")
     with pytest.raises(InputError, match=r"1 images are not square \(2000/00002.png 20x30\)"):
@@ -117,29 +122,30 @@ def test_real_photos_may_lie_below_and_are_square(predictions, tmp_path):
 def test_fid_takes_real_images(predictions):
     bare = tuple(View(view.subject, view.view) for view in predictions.views)
     with pytest.raises(InputError, match="6 predictions and 0 real images"):
-        score(dataclasses.replace(predictions, views=bare), Scoring(metrics=["KID[efficientnet-lite0]"]))
+        score(
+            dataclasses.replace(predictions, views=bare), ScoringSettings(metrics=["KID[efficientnet-lite0]"])
+        )
 
 
 def test_without_a_face_nothing_is_made_up(predictions):
-    scores = score(predictions, Scoring(metrics=["POSE"]))
+    scores = score(predictions, ScoringSettings(metrics=["POSE"]))
     assert scores.failures["POSE_failures"] == 6
     assert any("POSE: 6 of 6 views could not be scored, 6 of them" in note for note in scores.notes)
     assert all(np.isnan(view.scores["POSE"]) for view in scores.views)
-    rows = [measured("x", scores)]
+    rows = [measured_row("x", scores)]
     assert "POSE_yaw_degrees" in markdown("x", rows)
     assert "POSE_roll_degrees" not in markdown("x", rows)
     assert "POSE_roll_degrees" in csv_table(rows)
-    assert "nan" in markdown("x", [measured("x", scores)])
+    assert "nan" in markdown("x", [measured_row("x", scores)])
 
 
 def test_references_without_a_face_and_few_images_are_said(predictions):
     views = tuple(dataclasses.replace(view, reference=view.truth) for view in predictions.views)
-    with pytest.warns(UserWarning, match="biased"):
-        scores = score(
-            dataclasses.replace(predictions, views=views),
-            Scoring(metrics=["POSE", "FID[efficientnet-lite0]"]),
-        )
-    assert "no face is found in 6 of 6 references: ann/0.truth.png, ann/1.truth.png" in scores.notes[-2]
+    scores = score(
+        dataclasses.replace(predictions, views=views),
+        ScoringSettings(metrics=["POSE", "FID[efficientnet-lite0]"]),
+    )
+    assert "no face was found in 6 of 6 references: ann/0.truth.png, ann/1.truth.png" in scores.notes[-2]
     assert "FID[efficientnet-lite0] over 6 images is biased upwards" in scores.notes[-1]
 
 
@@ -174,17 +180,20 @@ def test_what_could_not_be_scored_is_not_in_the_mean():
 
 def test_means_by_yaw():
     views = fake([1.0, 3.0], yaw=-40.0) + fake([5.0], yaw=10.0) + fake([7.0], yaw=np.nan)
-    assert by_yaw(views, "PSNR") == [(-37.5, 2.0, 2), (7.5, 5.0, 1)]
+    assert means_by_yaw(views, "PSNR") == [(-37.5, 2.0, 2), (7.5, 5.0, 1)]
 
 
 def test_tables_and_pictures(predictions):
     Image.fromarray(np.full((16, 16, 3), 90, np.uint8)).save(predictions.folder / "bob/1.png")
     scores = score(predictions, PIXELS)
     assert worst(scores, "PSNR", 1)[0].view.name == "bob/1"
-    published = Published("theirs", {"PSNR": 20.0, "LPIPS": 0.25}, 256, "Table 9")
-    assert quoted(dataclasses.replace(published, protocol="wild"), "novel_view").protocol == "wild"
-    paper = quoted(published, "novel_view")
-    rows = [measured("ours", scores), paper]
+    values = {"PSNR": 20.0, "LPIPS": 0.25}
+    table = PublishedTable(
+        "Table 9", [PublishedRow("theirs", values), PublishedRow("x", values, "wild")], 256
+    )
+    theirs, wild = published_rows([table], "novel_view")
+    assert wild.protocol == "wild"
+    rows = [measured_row("ours", scores), theirs]
     assert columns(rows) == ["LPIPS", "PSNR"]
     text = markdown("A table", rows)
     assert "| theirs (published: Table 9) | novel_view | 256 |  |  | 0.25 | 20 |" in text
@@ -193,6 +202,6 @@ def test_tables_and_pictures(predictions):
     assert csv_table(rows).count("\n") == 1 + 1 + 2
     assert view_table(scores).splitlines()[1].startswith("ann,0,-28.6479,0,16,")
     assert "NaN" not in json_table("A table", rows, {"ours": scores})
-    assert yaw_plot({"ours": scores}, ["PSNR"]).width > 0
+    assert yaw_figure({"ours": scores}, ["PSNR"]).width > 0
     sheet = worst_sheet(scores, "PSNR", 2)
     assert sheet.height > 2 * 128

@@ -1,0 +1,301 @@
+"""From a request to a plan: everything is checked and looked up here, before a model is loaded."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import cache
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentError, ArgumentParser
+
+from core import fingerprints
+from core.errors import InputError
+from generators.registry import check_renderer, renderer_record
+from lightning_modules.evaluation.sampling import (
+    ModelChoice,
+    Move,
+    OtherConditions,
+    PredictionPlan,
+)
+from lightning_modules.evaluation.scoring import (
+    ScoringPlan,
+    check_inputs,
+    check_masks,
+    check_set_sizes,
+    native_sizes,
+    square_sizes,
+)
+from lightning_modules.evaluation.settings import (
+    EvaluationRequest,
+    PredictionSettings,
+    RowSettings,
+    ScoringSettings,
+)
+from lightning_modules.evaluation.subjects import SubjectSet, find_subjects
+from lightning_modules.evaluation.tables import Row, published_rows
+from lightning_modules.networks.cross_view import check_views
+from lightning_modules.networks.portrait import NOISE_PRIOR
+from lightning_modules.sampling.devices import check_precision
+from lightning_modules.sampling.model_summary import ModelSummary
+from lightning_modules.sampling.schedulers import scheduler_for
+from metrics.suite import MetricSuite
+from portraits.alignment.photos import photo_files
+from portraits.predictions import Predictions
+
+TRUTH_FROM = "truth_from"
+TABLE_FILES = ("table", "yaw")
+LONGEST_NAME = 200  # bytes; most file systems allow 255, endings included
+
+
+@dataclass(frozen=True)
+class RowPlan:
+    """One row of a table.
+
+    Args:
+        name: of the row and its files
+        predictions: to score, or how a model makes them
+        scoring: how they are scored
+        truth_from: name of an earlier row whose predictions replace the truth
+    """
+
+    name: str
+    predictions: Predictions | PredictionPlan
+    scoring: ScoringPlan
+    truth_from: str | None = None
+
+
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """A table: its rows, published rows beside them with remarks, and where results go."""
+
+    title: str
+    rows: tuple[RowPlan, ...]
+    published: tuple[Row, ...]
+    remarks: tuple[str, ...]
+    out: Path
+    wandb: bool
+
+
+def plan_evaluation(request: EvaluationRequest) -> EvaluationPlan:
+    """The plan of a request. Raises InputError on whatever would stop it later: settings that do not exist or
+    do not fit, missing or damaged files, too few images, metrics without weights."""
+    device = find_device(request.device)
+    if request.predictions is not None:
+        rows = _rows_of_folders(request.predictions, request.row.scoring, device)
+    else:
+        rows = _rows_of_models(request, device)
+    published = published_rows(request.published, request.row.subjects.protocol)
+    remarks = [f"{table.source}: {text}" for table in request.published for text in table.differences]
+    out = Path(request.out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out}: no folder can be made there: {error.strerror}") from error
+    return EvaluationPlan(request.title, tuple(rows), tuple(published), tuple(remarks), out, request.wandb)
+
+
+def _rows_of_folders(folders: Sequence[str], settings: ScoringSettings, device: str) -> list[RowPlan]:
+    """A row for each folder of predictions."""
+    loaded = [Predictions.load(Path(folder)) for folder in folders]
+    names = row_names([predictions.system for predictions in loaded])
+    suite = MetricSuite(settings.metrics)
+    rows = []
+    for name, predictions in zip(names, loaded, strict=True):
+        check_inputs(predictions)
+        native = native_sizes(predictions, settings.size)
+        if settings.background == "remove":
+            check_masks(predictions)
+        truths = sum(view.truth is not None for view in predictions.views)
+        scoring = _plan_scoring(settings, suite, native, truths, str(predictions.folder), device)
+        rows.append(RowPlan(name, predictions, scoring))
+    return rows
+
+
+def _rows_of_models(request: EvaluationRequest, device: str) -> list[RowPlan]:
+    """A row for each change of the common settings."""
+    changes = request.rows or {row_names([Path(request.row.model).name])[0]: {}}
+    part = parse_part(request.part)
+    subjects_of, suite_of = cache(find_subjects), cache(lambda names: MetricSuite(names))
+    rows: dict[str, RowPlan] = {}
+    for name, change in changes.items():
+        check_row_name(name)
+        truth_from = change.get(TRUTH_FROM)
+        if truth_from is not None and truth_from not in rows:
+            raise InputError(f"row {name!r}: {TRUTH_FROM} {truth_from!r} is not the name of a row above it")
+        own = {key: value for key, value in change.items() if key != TRUTH_FROM}
+        settings = change_settings(request.row, own, name)
+        predictions = _plan_predictions(
+            settings, Path(request.out), subjects_of(settings.subjects), part, device
+        )
+        _check_same_views(name, predictions, rows.get(truth_from))
+        scoring = settings.scoring
+        if scoring.background == "remove":
+            _check_masks(name, settings.subjects.shards, predictions.subjects, truth_from)
+        native = dict.fromkeys(predictions.views, predictions.subjects.image_size)
+        suite = suite_of(None if scoring.metrics is None else tuple(scoring.metrics))
+        plan = _plan_scoring(scoring, suite, native, len(native), f"row {name!r}", device)
+        rows[name] = RowPlan(name, predictions, plan, truth_from)
+    return list(rows.values())
+
+
+def _check_masks(name: str, shards: str, subjects: SubjectSet, truth_from: str | None) -> None:
+    """Raise InputError where a row has no masks to remove the background with."""
+    if truth_from is not None:
+        raise InputError(f"row {name!r}: its truth is made by {truth_from!r}, and has no masks")
+    if not subjects.masks:
+        raise InputError(f"row {name!r}: not all frames of {shards} have masks to remove the background with")
+
+
+def _check_same_views(name: str, predictions: PredictionPlan, truth: RowPlan | None) -> None:
+    """Raise InputError where another row's predictions cannot be the truth of these."""
+    if truth is not None and (
+        not isinstance(truth.predictions, PredictionPlan) or truth.predictions.views != predictions.views
+    ):
+        raise InputError(f"row {name!r} and {truth.name!r}: their views differ; give both the same subjects")
+
+
+def _plan_predictions(
+    settings: PredictionSettings, out: Path, subjects: SubjectSet, part: tuple[int, int], device: str
+) -> PredictionPlan:
+    folder = Path(settings.model)
+    model = ModelSummary.read(settings.model)
+    _check_model(model, settings, subjects)
+    if settings.conditions == "others":
+        check_renderer(settings.renderer)
+    if settings.batch < 1:
+        raise InputError(f"batch {settings.batch}: give 1 or more")
+    check_precision(settings.precision, [device])
+    number, parts = part
+    return PredictionPlan(
+        out / f"samples-{fingerprint(settings, subjects)}",
+        folder.name,
+        settings.subjects.protocol,
+        ModelChoice(folder, getattr(torch, settings.precision), settings.reference_network == "untrained"),
+        subjects,
+        frozenset(subjects.keys[number::parts]),
+        settings.sampling,
+        settings.subjects.seed,
+        settings.batch,
+        device,
+        Move(settings.shift, settings.scale, settings.tilt) if settings.alignment == "moved" else None,
+        OtherConditions(settings.renderer, settings.identity) if settings.conditions == "others" else None,
+        prediction_values(settings),
+    )
+
+
+def _check_model(model: ModelSummary, settings: PredictionSettings, subjects: SubjectSet) -> None:
+    """Raise InputError where a model cannot make the predictions."""
+    if subjects.image_size != model.image_size:
+        raise InputError(
+            f"{model.folder} makes images of {model.image_size} pixels, and {settings.subjects.shards} has"
+            f" {subjects.image_size}"
+        )
+    if settings.sampling.noise == "3d-aware" and not model.has_noise_prior:
+        raise InputError(f"sampling.noise 3d-aware: {model.folder} has no {NOISE_PRIOR}/ (S); choose random")
+    scheduler_for(model.scheduler, settings.sampling.steps)
+    most_views = max(len(subject.views) for subject in subjects.subjects)
+    check_views(min(settings.sampling.window, most_views), model.positions)
+
+
+def _plan_scoring(
+    settings: ScoringSettings,
+    suite: MetricSuite,
+    native: Mapping[str, int],
+    truths: int,
+    where: str,
+    device: str,
+) -> ScoringPlan:
+    """How `native` images are scored, of which `truths` have a truth; `where` names them in errors."""
+    size = max(native.values()) if settings.size is None else settings.size
+    for name, value in (("size", size), ("batch", settings.batch)):
+        if value < 1:
+            raise InputError(f"scoring.{name} {value}: give 1 or more")
+    real = None if settings.real is None else tuple(photo_files(Path(settings.real)))
+    if settings.metrics is not None:
+        check_set_sizes(where, suite, len(native), truths if real is None else len(real))
+    if real is not None and len(suite.sets):
+        square_sizes(Path(settings.real or ""), [str(path.relative_to(settings.real or "")) for path in real])
+    return ScoringPlan(suite, device, size, native, settings.background, real, settings.batch)
+
+
+def prediction_values(settings: PredictionSettings) -> dict[str, Any]:
+    """The settings of predictions, without those of their scores, as JSON has them."""
+    values = asdict(settings)
+    return {field.name: values[field.name] for field in fields(PredictionSettings)}
+
+
+def fingerprint(settings: PredictionSettings, subjects: SubjectSet) -> str:
+    """The fingerprint of everything that changes predictions: settings, weights and their configuration, and
+    data. Raises InputError."""
+    values = prediction_values(settings)
+    values.pop("batch")
+    values["sampling"].pop("chunk")
+    values["subjects"].pop("cache_dir")
+    values["subjects"]["shards"] = subjects.fingerprint
+    values["model"] = fingerprints.of_folder(Path(settings.model))
+    values["renderer"] = renderer_record(settings.renderer) if settings.conditions == "others" else None
+    return fingerprints.of_settings(values)
+
+
+def find_device(name: str | None) -> str:
+    """The device of this name; by default a GPU where there is one. Raises InputError where there is none."""
+    gpus = torch.cuda.device_count()
+    device = name or ("cuda" if gpus else "cpu")
+    kind, _, number = device.partition(":")
+    if device == "cpu" or (kind == "cuda" and gpus and (not number or _is_below(number, gpus))):
+        return device
+    raise InputError(f"--device {device}: this machine has cpu{f' and {gpus} GPUs (cuda:N)' if gpus else ''}")
+
+
+def _is_below(number: str, limit: int) -> bool:
+    return number.isdecimal() and int(number) < limit
+
+
+def parse_part(part: str) -> tuple[int, int]:
+    """`"1/4"` to (1, 4). Raises InputError."""
+    pieces = part.split("/")
+    if len(pieces) != 2 or not all(piece.isdecimal() for piece in pieces) or int(pieces[0]) >= int(pieces[1]):
+        raise InputError(f"--part {part}: give i/n, i from 0 to n-1")
+    return int(pieces[0]), int(pieces[1])
+
+
+def check_row_name(name: str) -> None:
+    """Raise InputError on a name that the files of a row cannot have."""
+    if not name.isprintable() or Path(name).name != name or name in ("", "..") or "\\" in name:
+        raise InputError(f"row {name!r}: files are named after it; it cannot have slashes or be empty")
+    if name in TABLE_FILES:
+        raise InputError(f"row {name!r}: {', '.join(TABLE_FILES)} are the names of the table's own files")
+    if len(name.encode()) > LONGEST_NAME:
+        raise InputError(f"row {name!r}: files are named after it; {LONGEST_NAME} bytes at most")
+
+
+def row_names(systems: Sequence[str]) -> list[str]:
+    """A row's name for each system: its own with dashes for slashes, numbered where another row has it.
+    Raises InputError where files cannot have the name."""
+    names: list[str] = []
+    for system in systems:
+        plain = system.replace("/", "-").replace("\\", "-")
+        used = {*names, *TABLE_FILES}
+        numbered = (f"{plain} {number}" for number in count(2))
+        name = plain if plain not in used else next(name for name in numbered if name not in used)
+        check_row_name(name)
+        names.append(name)
+    return names
+
+
+def change_settings(settings: RowSettings, changes: Mapping[str, Any], row: str) -> RowSettings:
+    """The settings with some of them changed, by dotted names. Raises InputError on a setting that does not
+    exist or a value of the wrong type."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(RowSettings)
+    base = parser.parse_object(asdict(settings))
+    for name, value in changes.items():
+        if value is None and base.get(name) is not None and parser.get_defaults().get(name) is not None:
+            raise InputError(f"row {row!r}: {name} takes a value")
+    try:
+        changed = parser.instantiate(parser.parse_object(dict(changes), namespace=base))
+    except ArgumentError as error:
+        raise InputError(f"row {row!r}: {' '.join(str(error).split())}") from error
+    return RowSettings(**changed.as_dict())

@@ -1,0 +1,84 @@
+"""The report of an evaluation: its files, and its tables and pictures in Weights & Biases."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from PIL import Image
+from pytorch_lightning.loggers import WandbLogger
+
+from core.files import write_text
+from lightning_modules.evaluation.figures import worst_sheet, yaw_figure
+from lightning_modules.evaluation.planning import EvaluationPlan
+from lightning_modules.evaluation.scoring import Scores
+from lightning_modules.evaluation.statistics import metrics_of
+from lightning_modules.evaluation.tables import (
+    Row,
+    csv_table,
+    json_table,
+    markdown,
+    measured_row,
+    ordered,
+    view_table,
+)
+from portraits.contact_sheet import save_whole
+
+PLOTTED = ("SSIM", "POSE_yaw_degrees", "POSE[label]_yaw_degrees")
+PLOTTED_WITH_ANY_WEIGHTS = ("LPIPS", "ID")
+
+
+@dataclass(frozen=True)
+class Report:
+    """The rows of a table, and its pictures by name."""
+
+    rows: list[Row]
+    pictures: dict[str, Image.Image]
+
+
+def write_report(plan: EvaluationPlan, scored: Mapping[str, Scores]) -> Report:
+    """Write `table.md`, `table.csv`, `table.json`, `yaw.png`, and `<row>.csv` and `<row>.worst.png` of every
+    row, and print the table."""
+    rows = [*(measured_row(name, scores) for name, scores in scored.items()), *plan.published]
+    text = markdown(plan.title, rows, plan.remarks)
+    write_text(plan.out / "table.md", text)
+    write_text(plan.out / "table.csv", csv_table(rows))
+    write_text(plan.out / "table.json", json_table(plan.title, rows, scored, plan.remarks))
+    for name, scores in scored.items():
+        write_text(plan.out / f"{name}.csv", view_table(scores))
+    pictures = draw_pictures(scored)
+    for name, picture in pictures.items():
+        save_whole(picture, plan.out / f"{name}.png")
+    print(text)
+    return Report(rows, pictures)
+
+
+def draw_pictures(scored: Mapping[str, Scores]) -> dict[str, Image.Image]:
+    """The pictures of a table by name: scores by yaw, and the worst views of every row."""
+    pictures: dict[str, Image.Image] = {}
+    if figure := yaw_figure(scored, plotted_metrics(scored)):
+        pictures["yaw"] = figure
+    for name, scores in scored.items():
+        if metrics := metrics_of(scores.views):
+            pictures[f"{name}.worst"] = worst_sheet(scores, ordered(metrics)[0])
+    return pictures
+
+
+def plotted_metrics(scored: Mapping[str, Scores]) -> list[str]:
+    """The metrics whose means are plotted by yaw."""
+    names = dict.fromkeys(name for scores in scored.values() for name in metrics_of(scores.views))
+    return ordered(
+        [name for name in names if name in PLOTTED or name.split("[")[0] in PLOTTED_WITH_ANY_WEIGHTS]
+    )
+
+
+def log_report(report: Report, logger: WandbLogger) -> None:
+    """Log the table, in a form that W&B can sort, and the pictures."""
+    data = [
+        [row.name, row.published or "", row.protocol, row.resolution, name, v.mean, v.low, v.high]
+        for row in report.rows
+        for name, v in row.values.items()
+    ]
+    columns = ["system", "published", "protocol", "size", "metric", "mean", "low", "high"]
+    logger.log_table("evaluate/table", columns=columns, data=data)
+    for name, picture in report.pictures.items():
+        logger.log_image(f"evaluate/{name}", [picture])
+    logger.experiment.finish()

@@ -1,0 +1,140 @@
+"""Settings of an evaluation, as the command line and YAML files give them.
+
+`lightning_modules.evaluation.planning` checks them and resolves them into a plan; nothing else reads them.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from generators.registry import RendererChoice
+from lightning_modules.evaluation.subjects import SubjectSettings
+from lightning_modules.sampling.settings import PAPER, Sampling
+from portraits.predictions import Protocol
+
+Background = Literal["keep", "remove"]
+
+
+@dataclass(frozen=True)
+class PredictionSettings:
+    """Settings that change the predictions of a model.
+
+    Args:
+        model: a model folder
+        subjects: the frames and views of the evaluation
+        alignment: `aligned` takes references as the shards have them; `moved` shifts, scales and tilts them
+            first (Table 1b)
+        shift: of a moved reference, as a fraction of the image side
+        scale: of a moved reference
+        tilt: of a moved reference, in degrees
+        reference_network: the trained F_ref, or an `untrained` copy of F in its place (Table 1b)
+        conditions: those of the shards, or of other people rendered at the same cameras (B.4)
+        renderer: of the other people: synthetic, eg3d:FOLDER, panohead:FOLDER, or a GAN's options
+        identity: number of the first person that is rendered
+        sampling: number of steps (100 in the paper), guidance scale, starting noise (Table 2) and so on
+        precision: of the networks
+        batch: number of subjects that are sampled at a time
+    """
+
+    model: str = "checkpoints/mini"
+    subjects: SubjectSettings = field(default_factory=SubjectSettings)
+    alignment: Literal["aligned", "moved"] = "aligned"
+    shift: float = 0.12
+    scale: float = 0.8
+    tilt: float = 20.0
+    reference_network: Literal["trained", "untrained"] = "trained"
+    conditions: Literal["shards", "others"] = "shards"
+    renderer: RendererChoice = "synthetic"
+    identity: int = 1_000_000
+    sampling: Sampling = PAPER
+    precision: Literal["float32", "float16", "bfloat16"] = "float32"
+    batch: int = 4
+
+
+@dataclass(frozen=True)
+class ScoringSettings:
+    """Settings that change the scores of predictions.
+
+    Args:
+        metrics: names such as `LPIPS` or `LPIPS[vgg16]`; all that this machine has weights for by default
+        size: side in pixels that all images are resized to; that of the predictions by default
+        background: keep it, or replace it by white, with the truth's mask, in truth and prediction (Table 3)
+        real: a folder of real portraits for FID and KID, for predictions without a truth
+        batch: number of views that are scored at a time
+    """
+
+    metrics: list[str] | None = None
+    size: int | None = None
+    background: Background = "keep"
+    real: str | None = None
+    batch: int = 16
+
+
+@dataclass(frozen=True)
+class RowSettings(PredictionSettings):
+    """Settings of one row of a table: how its predictions are made, and how they are scored.
+
+    Args:
+        scoring: metrics, image size, background and so on
+    """
+
+    scoring: ScoringSettings = field(default_factory=ScoringSettings)
+
+
+@dataclass(frozen=True)
+class PublishedRow:
+    """Published values of one system.
+
+    Args:
+        name: of the system
+        values: by metric
+        protocol: of the evaluation; that of the table by default
+    """
+
+    name: str
+    values: dict[str, float]
+    protocol: Protocol | None = None
+
+
+@dataclass(frozen=True)
+class PublishedTable:
+    """Rows of a published table, printed beside what is measured.
+
+    Args:
+        source: where the values are published, e.g. "Table 1a, CVPR 2024"
+        rows: the published values
+        resolution: side in pixels of the images that were compared, where it is published
+        differences: between their protocol and that of this table, a sentence each
+    """
+
+    source: str
+    rows: list[PublishedRow]
+    resolution: int | None = None
+    differences: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class EvaluationRequest:
+    """A table: rows that differ from the common settings `row`.
+
+    Args:
+        row: settings of all rows
+        title: of the table
+        rows: by name, the settings that differ, e.g. {"random noise": {"sampling.noise": "random"}};
+            `truth_from` names an earlier row whose predictions replace the truth (B.4)
+        published: tables of others to print beside
+        predictions: folders of predictions to score, instead of making any
+        out: folder of the results
+        part: "i/n" makes every n-th subject only, from the i-th on; scores when all of them are there
+        device: cpu, cuda or cuda:N; a GPU where there is one by default
+        wandb: log the table and its pictures to Weights & Biases too
+    """
+
+    row: RowSettings = field(default_factory=RowSettings)
+    title: str = "Evaluation"
+    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+    published: list[PublishedTable] = field(default_factory=list)
+    predictions: list[str] | None = None
+    out: str = "runs/evaluate"
+    part: str = "0/1"
+    device: str | None = None
+    wandb: bool = False
