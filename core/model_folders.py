@@ -1,17 +1,20 @@
 """Model folders: a `config.json` and a safetensors file, read strictly and written whole or not at all."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.modeling_utils import ModelMixin
+from pydantic import TypeAdapter, ValidationError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from core.errors import InputError
 from core.files import whole_folder
+from core.schema import STRICT
 from core.tensors import compare, load_strict, read_json, read_tensors, shape_faults
 
 __all__ = [
@@ -32,6 +35,8 @@ __all__ = [
 Model = TypeVar("Model", bound=ModelMixin)
 
 WEIGHTS = "diffusion_pytorch_model"
+# What constructors raise for values that they cannot use.
+MALFORMED = (TypeError, ValueError, AttributeError, ArithmeticError, LookupError, RuntimeError)
 
 
 def load_model(cls: type[Model], folder: Path, dtype: torch.dtype | None = None) -> Model:
@@ -69,11 +74,26 @@ def _current_name(name: str) -> str:
 
 def empty_model(cls: type[Model], config: Mapping[str, Any], folder: Path) -> Model:
     """The model of a config on the meta device: shapes without memory. InputError where it makes none."""
+    where = folder / "config.json"
     try:
+        _check_types(cls, config)
         with torch.device("meta"):
             return cls.from_config(config)
-    except (TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{folder / 'config.json'} makes no {cls.__name__}: {error}") from error
+    except MALFORMED as error:
+        raise InputError(f"{where} makes no {cls.__name__}: {' '.join(str(error).split())[:200]}") from error
+
+
+def _check_types(cls: type[ModelMixin], config: Mapping[str, Any]) -> None:
+    """Raise ValueError, naming it, on a setting of another type than the constructor's annotation. Those of
+    diffusers' own classes are not precise, and are not checked."""
+    if cls.__init__.__module__.startswith("diffusers."):
+        return
+    for name, kind in get_type_hints(cls.__init__).items():
+        if name in config:
+            try:
+                TypeAdapter(kind, config=STRICT).validate_json(json.dumps(config[name]))
+            except ValidationError as error:
+                raise ValueError(f"{name}: {error.errors()[0]['msg']}") from None
 
 
 def save_model(model: ModelMixin, folder: Path, dtype: torch.dtype | None = None) -> None:

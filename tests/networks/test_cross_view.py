@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 
@@ -141,3 +143,23 @@ def test_round_trips_through_its_folder(tmp_path):
 def test_an_unknown_middle_is_one_line():
     with pytest.raises(InputError, match="middle='sometimes'"):
         CrossView.from_unet(toy_unet(), middle="sometimes")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "said"),
+    [
+        ("heads", 1e308, "heads: Input should be a valid integer"),
+        ("heads", 10**400, "makes no CrossView"),
+        ("heads", 0, "makes no CrossView"),
+        ("heads", "8", "heads: Input should be a valid integer"),
+        ("positions", -1e9, "positions: Input should be a valid integer"),
+        ("down_channels", 7, "down_channels: Input should be a valid array"),
+        ("middle", None, "middle: Input should be"),
+    ],
+)
+def test_a_config_of_another_type_or_out_of_range_is_one_line(setting, value, said, tmp_path):
+    save_model(CrossView.from_unet(toy_unet(), heads=4), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, setting: value}))
+    with pytest.raises(InputError, match=said):
+        load_model(CrossView, tmp_path)
