@@ -4,7 +4,9 @@ Shape letters: N images, B a batch, S image side, C latent channels, H W latent 
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pytorch_lightning as pl
@@ -24,34 +26,89 @@ from shards.reader import ShardReader
 from shards.schema import decode
 
 
+@dataclass(frozen=True)
+class Pool:
+    """Images, or their moments, (N, …), those of one person at one instant side by side.
+
+    `first` and `count` (N,) say of each row where its person's rows start and how many they are: 1 where
+    there is no other view of the same person.
+    """
+
+    rows: Tensor
+    first: Tensor
+    count: Tensor
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @classmethod
+    def cat(cls, pools: list[Self]) -> Self:
+        """One after the other."""
+        starts = torch.tensor([0] + [len(pool) for pool in pools[:-1]]).cumsum(0)
+        return cls(
+            torch.cat([pool.rows for pool in pools]),
+            torch.cat([pool.first + start for pool, start in zip(pools, starts, strict=True)]),
+            torch.cat([pool.count for pool in pools]),
+        )
+
+    def others(self, index: Tensor, draw: torch.Generator) -> Tensor:
+        """For each row in `index` (B,) another one of the same person, at random; itself where there is
+        none."""
+        count = self.count[index]
+        ahead = (torch.rand(len(index), generator=draw) * (count - 1)).long() + 1
+        return self.first[index] + (index - self.first[index] + ahead) % count
+
+    def batch(self, name: str, index: Tensor, draw: torch.Generator | None) -> dict[str, Tensor]:
+        """{name: (B, …)} of the rows `index` (B,). With `draw` also "other_" + name, the rows of another view
+        of each person, "paired" (B,), whether there is one, and "person" (B,), equal for views of one."""
+        batch = {name: self.rows[index]}
+        if draw is None:
+            return batch
+        return batch | {
+            f"other_{name}": self.rows[self.others(index, draw)],
+            "paired": self.count[index] > 1,
+            "person": self.first[index],
+        }
+
+
 class PoolLoader:
-    """Batches of rows of one tensor in an order that is a function of (seed, epoch), resumable at any
-    batch."""
+    """Batches of a pool's rows, see `Pool.batch`, in an order that is a function of (seed, epoch), resumable
+    at any batch."""
 
     def __init__(
-        self, rows: Tensor, name: str, batch_size: int, seed: int, rank: int = 0, ranks: int = 1
+        self,
+        pool: Pool,
+        name: str,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        ranks: int = 1,
+        pairs: bool = False,
     ) -> None:
-        self.rows = rows
+        self.pool = pool
         self.name = name
         self.batch_size = batch_size
         self.seed = seed
         self.rank = rank
         self.ranks = ranks
+        self.pairs = pairs
         self.epoch = 0
         self.position = 0
 
     def __len__(self) -> int:
         """Whole batches in an epoch, on each rank."""
-        return len(self.rows) // (self.batch_size * self.ranks)
+        return len(self.pool) // (self.batch_size * self.ranks)
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        """The rest of this epoch: {name: (B, …)}."""
-        order = torch.randperm(len(self.rows), generator=torch_generator(self.seed, "order", self.epoch))
+        """The rest of this epoch's batches."""
+        order = torch.randperm(len(self.pool), generator=torch_generator(self.seed, "order", self.epoch))
         order = order[self.rank :: self.ranks]
         while self.position < len(self):
             start = self.position * self.batch_size
+            draw = torch_generator(self.seed, "pairs", self.epoch, self.position, self.rank)
             self.position += 1
-            yield {self.name: self.rows[order[start : start + self.batch_size]]}
+            index = order[start : start + self.batch_size]
+            yield self.pool.batch(self.name, index, draw if self.pairs else None)
         self.epoch, self.position = self.epoch + 1, 0
 
     def state_dict(self) -> dict[str, int]:
@@ -64,20 +121,23 @@ class PoolLoader:
 
 
 class OrderedLoader:
-    """Batches of rows of one tensor, first to last."""
+    """Batches of the rows `index` of a pool, first to last, the same every time."""
 
-    def __init__(self, rows: Tensor, name: str, batch_size: int) -> None:
-        self.rows = rows
+    def __init__(self, pool: Pool, index: list[int], name: str, batch_size: int, pairs: bool = False) -> None:
+        self.pool = pool
+        self.index = torch.tensor(index)
         self.name = name
         self.batch_size = batch_size
+        self.pairs = pairs
 
     def __len__(self) -> int:
-        return -(-len(self.rows) // self.batch_size)
+        return -(-len(self.index) // self.batch_size)
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        """Batches {name: (B, …)}, the last one possibly smaller."""
-        for rows in self.rows.split(self.batch_size):
-            yield {self.name: rows}
+        """The batches, the last one possibly smaller."""
+        for number, index in enumerate(self.index.split(self.batch_size)):
+            draw = torch_generator("pairs", number) if self.pairs else None
+            yield self.pool.batch(self.name, index, draw)
 
 
 class ImagePool(pl.LightningDataModule):
@@ -85,7 +145,8 @@ class ImagePool(pl.LightningDataModule):
 
     Batches are {"images": (B, 3, S, S) uint8}; with `vae`, a model folder, the images are encoded once at
     the start and batches are {"moments": (B, 2C, H, W) float16}: mean and log-variance of the posterior,
-    before scaling. With `mirror` the training images are there a second time, mirrored. The pool is held in
+    before scaling. With `mirror` the training images are there a second time, mirrored. With `pairs` each
+    comes with another view of the same person, where there is one: see `Pool.batch`. The pool is held in
     memory on every rank: it is for captures of small images. `val_images` of the val split, evenly spread,
     are kept for validation. Raises InputError on folders that cannot be read, are of several image sizes,
     or have too few images for one batch.
@@ -97,6 +158,7 @@ class ImagePool(pl.LightningDataModule):
         batch_size: int = 64,
         vae: str | None = None,
         mirror: bool = False,
+        pairs: bool = False,
         val_images: int = 512,
         encode_batch: int = 64,
         seed: int = 0,
@@ -106,34 +168,37 @@ class ImagePool(pl.LightningDataModule):
         self.batch_size = batch_size
         self.vae = vae
         self.mirror = mirror
+        self.pairs = pairs
         self.val_images = val_images
         self.encode_batch = encode_batch
         self.seed = seed
-        self.train_rows: Tensor | None = None
-        self.val_rows: Tensor | None = None
+        self.train: Pool | None = None
+        self.val: Pool | None = None
 
     def setup(self, stage: str) -> None:
         """Reads, and encodes, both splits; with progress bars."""
-        if self.train_rows is not None:
+        if self.train is not None:
             return
         sizes = {folder: Manifest.load(folder).image_size for folder in self.folders}
         if len(set(sizes.values())) != 1:
             raise InputError(f"a pool takes folders of one image size: {_listed(sizes)}")
-        train = torch.cat([read_images(folder, "train") for folder in self.folders])
-        val = torch.cat([read_images(folder, "val") for folder in self.folders])
-        val = val[spread(len(val), self.val_images)]
+        train, val = (
+            Pool.cat([read_images(folder, split) for folder in self.folders]) for split in ("train", "val")
+        )
         if len(train) < self.batch_size or not len(val):
             raise InputError(
                 f"{_listed(sizes)}: {len(train)} training and {len(val)} validation images; "
                 f"needed are one batch of {self.batch_size} and at least one"
             )
         if self.mirror:
-            train = torch.cat([train, train.flip(-1)])
+            train = Pool.cat([train, replace(train, rows=train.rows.flip(-1))])
         if self.vae is not None:
             vae = load_model(AutoencoderKL, Path(self.vae), torch.float32)
-            train = encode_moments(vae, train, self.encode_batch, "encode train")
-            val = encode_moments(vae, val, self.encode_batch, "encode val")
-        self.train_rows, self.val_rows = train, val
+            train, val = (
+                replace(pool, rows=encode_moments(vae, pool.rows, self.encode_batch, f"encode {split}"))
+                for split, pool in (("train", train), ("val", val))
+            )
+        self.train, self.val = train, val
 
     @property
     def name(self) -> str:
@@ -143,30 +208,35 @@ class ImagePool(pl.LightningDataModule):
     def train_dataloader(self) -> PoolLoader:
         """Shuffled training rows, split over ranks."""
         rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return PoolLoader(self.train_rows, self.name, self.batch_size, self.seed, rank, ranks)
+        return PoolLoader(self.train, self.name, self.batch_size, self.seed, rank, ranks, self.pairs)
 
     def val_dataloader(self) -> OrderedLoader:
-        """Validation rows in fixed order, the same on every rank."""
-        return OrderedLoader(self.val_rows, self.name, self.batch_size)
+        """Validation rows, evenly spread, in fixed order, the same on every rank."""
+        index = spread(len(self.val), self.val_images)
+        return OrderedLoader(self.val, index, self.name, self.batch_size, self.pairs)
 
 
-def read_images(folder: Path, split: str) -> Tensor:
-    """All views and conditions of a split (N, 3, S, S) uint8, in the order of the shards."""
+def read_images(folder: Path, split: str) -> Pool:
+    """All views and conditions of a split (N, 3, S, S) uint8, in the order of the shards. The conditions are
+    of a person each."""
     manifest = Manifest.load(folder)
     reader = ShardReader()
-    frames = []
+    side = manifest.image_size
+    frames, sizes = [np.empty((0, side, side, 3), np.uint8)], []
     with tqdm(total=manifest.samples(split), desc=f"read {split}", unit="frame", disable=None) as bar:
         for shard in manifest.of_split(split):
             path = folder / shard.name
             index = ShardIndex.scan(path)
             for position in range(len(index)):
-                sample = decode(reader.read(path, index.members(position)), size=manifest.image_size)
+                sample = decode(reader.read(path, index.members(position)), size=side)
                 frames.append(np.concatenate([sample.views, sample.conditions]))
+                sizes += [len(sample.views)] + [1] * len(sample.conditions)
                 bar.update()
     reader.close()
-    side = manifest.image_size
-    images = np.concatenate(frames) if frames else np.empty((0, side, side, 3), np.uint8)
-    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+    images = torch.from_numpy(np.concatenate(frames)).permute(0, 3, 1, 2).contiguous()
+    count = torch.tensor(sizes, dtype=torch.long)
+    first = (count.cumsum(0) - count).repeat_interleave(count)
+    return Pool(images, first, count.repeat_interleave(count))
 
 
 @torch.no_grad()

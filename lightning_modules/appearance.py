@@ -2,8 +2,10 @@
 
 from typing import Any, ClassVar
 
+from torch import Tensor
+
 from lightning_modules.networks.cards import ReferenceTimestep
-from lightning_modules.stage import LEARNING, Learning, Stage
+from lightning_modules.stage import LEARNING, Batch, Drawn, Learning, Stage
 
 
 class AppearanceStage(Stage):
@@ -29,3 +31,9 @@ class AppearanceStage(Stage):
         super().__init__(backbone, learning, **common)
         self.reference_timestep = reference_timestep
         self.freeze()
+
+    def probes(self, batch: Batch, drawn: Drawn) -> dict[str, tuple[Tensor, Tensor]]:
+        """Also `portrait`: with nobody's portrait, F on its own. A gain over another's alone may hide that F
+        does better without."""
+        alone = self.denoise(batch, *drawn._replace(references=None)).mean(1)
+        return super().probes(batch, drawn) | {"portrait": (alone, alone.new_ones(len(alone)))}

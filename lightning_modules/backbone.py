@@ -15,13 +15,16 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor
 from torch.nn import functional as F
 
+from core.errors import InputError
 from core.files import whole_folder
 from core.model_folders import load_model, save_model
 from core.seeding import normal, spread_timesteps, torch_generator
 from lightning_modules.networks.denoiser import Denoiser
 from lightning_modules.networks.pretrained import Backbone, save_backbone
+from lightning_modules.networks.reference import ReferenceBank, attention_inputs
 from lightning_modules.optimization import Learning, Optimization, step_generator
 from lightning_modules.sampling.ddim import sample
+from lightning_modules.stage import others
 from metrics.perceptual_loss import PerceptualLoss, PerceptualWeights
 from portraits.pixels import levels_to_pixels
 
@@ -158,6 +161,10 @@ class BackboneModule(pl.LightningModule):
     model folder.
 
     The empty prompt is one token of normal noise, fixed by the seed: nothing else is ever said to this model.
+
+    `reading`: the share of the steps in which F's self-attentions also read another view of the same person,
+    Eq. 4 with F in F_ref's place, on the images that have one: F learns to match parts of images, as Stable
+    Diffusion does on its own. It needs a pool with `pairs`. What F reads is not differentiated.
     """
 
     def __init__(
@@ -168,6 +175,7 @@ class BackboneModule(pl.LightningModule):
         attention_heads: int = 4,
         cross_attention_dim: int = 64,
         norm_num_groups: int = 16,
+        reading: float = 0.0,
         learning: Learning = UNET_LEARNING,
         sample_steps: int = 50,
         half_precision: bool = True,
@@ -179,6 +187,8 @@ class BackboneModule(pl.LightningModule):
         self.vae = load_model(AutoencoderKL, Path(vae), torch.float32).requires_grad_(False)
         levels = len(block_out_channels)
         unet = UNet2DConditionModel(
+            in_channels=self.vae.config.latent_channels,
+            out_channels=self.vae.config.latent_channels,
             sample_size=self.vae.config.sample_size // 2 ** (len(self.vae.config.block_out_channels) - 1),
             block_out_channels=tuple(block_out_channels),
             down_block_types=("CrossAttnDownBlock2D",) * levels,
@@ -198,27 +208,51 @@ class BackboneModule(pl.LightningModule):
         self.vae.eval()
         return self
 
-    def loss(self, moments: Tensor, draw: torch.Generator) -> Tensor:
-        """Eq. 1 for posteriors (B, 2C, H, W), with latents, noise and timesteps from `draw`; (B,)."""
+    def loss(self, moments: Tensor, draw: torch.Generator, read: Tensor | None = None) -> Tensor:
+        """Eq. 1 for posteriors (B, 2C, H, W), with latents, noise and timesteps from `draw`; (B,).
+
+        Each is denoised reading the posterior in `read`, of the same shape, where it is given."""
         posterior = DiagonalGaussianDistribution(moments.float())
         latents = posterior.mean + posterior.std * normal(posterior.mean.shape, draw, posterior.mean)
         latents = latents * self.vae.config.scaling_factor
         noise = normal(latents.shape, draw, latents)
         count = self.scheduler.config.num_train_timesteps
         timesteps = spread_timesteps(len(latents), count, draw).to(latents.device)
-        predicted = self.denoiser(self.scheduler.add_noise(latents, noise, timesteps), timesteps)
+        bank = None if read is None else self.bank(read)
+        predicted = self.denoiser(self.scheduler.add_noise(latents, noise, timesteps), timesteps, bank)
         return F.mse_loss(predicted.float(), noise, reduction="none").mean((1, 2, 3))
+
+    @torch.no_grad()
+    def bank(self, moments: Tensor) -> ReferenceBank:
+        """F's own features of the clean latents of posteriors (B, 2C, H, W), at timestep zero."""
+        latents = DiagonalGaussianDistribution(moments.float()).mean * self.vae.config.scaling_factor
+        denoiser, timesteps = self.denoiser, torch.zeros(len(moments), device=moments.device)
+        return ReferenceBank(attention_inputs(denoiser.unet, latents, timesteps, denoiser.empty_prompt))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Eq. 1 at drawn timesteps."""
-        loss = self.loss(batch["moments"], step_generator(self, self.hparams.seed, batch_idx)).mean()
-        self.log("train/loss", loss, prog_bar=True)
+        draw = step_generator(self, self.hparams.seed, batch_idx)
+        moments, read = batch["moments"], None
+        if torch.rand(1, generator=draw) < self.hparams.reading and has_pairs(batch):
+            moments, read = paired(batch)
+        loss = self.loss(moments, draw, read).mean()
+        self.log("train/loss" if read is None else "train/loss_reading", loss, prog_bar=True)
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """`val/loss`: Eq. 1 at the same timesteps and noise every time."""
+        """`val/loss`: Eq. 1 at the same timesteps and noise every time.
+
+        Where F learns to read, also of the images that have another view of the same person, all else equal:
+        `val/loss_reading` that view, `val/loss_reading_another` person's, `val/loss_reading_nobody`."""
         loss = self.loss(batch["moments"], torch_generator("validation", batch_idx)).mean()
         self.log("val/loss", loss, batch_size=len(batch["moments"]), prog_bar=True, sync_dist=True)
+        if not self.hparams.reading or not has_pairs(batch):
+            return
+        moments, right = paired(batch)
+        another = right[others(batch["person"][batch["paired"]].tolist()).to(right.device)]
+        for name, read in {"": right, "_another": another, "_nobody": None}.items():
+            loss = self.loss(moments, torch_generator("validation", "reading", batch_idx), read).mean()
+            self.log(f"val/loss_reading{name}", loss, batch_size=len(moments), sync_dist=True)
 
     @torch.no_grad()
     def pictures(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -231,7 +265,7 @@ class BackboneModule(pl.LightningModule):
         return {"samples": images.float().clamp(-1, 1).unsqueeze(1)}
 
     def configure_optimizers(self) -> Optimization:
-        """AdamW on the trainable part."""
+        """AdamW on F."""
         return self.learning.configure(self.denoiser.unet.parameters(), self.trainer.max_steps)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -249,3 +283,16 @@ class BackboneModule(pl.LightningModule):
         denoiser = self.denoiser
         backbone = Backbone(self.vae, denoiser.unet, self.scheduler, denoiser.empty_prompt)
         save_backbone(backbone, str(folder), torch.float16 if self.hparams.half_precision else None)
+
+
+def has_pairs(batch: dict[str, Tensor]) -> bool:
+    """Whether any image of a batch has another view of the same person. Raises InputError where none can."""
+    if "paired" not in batch:
+        raise InputError("F learns to read from pairs of views: set data.pairs, or model.reading to 0")
+    return bool(batch["paired"].any())
+
+
+def paired(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """The moments (P, 2C, H, W) of a batch that have another view of the same person, and that view's."""
+    chosen = batch["paired"]
+    return batch["moments"][chosen], batch["other_moments"][chosen]

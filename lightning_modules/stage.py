@@ -31,10 +31,11 @@ LEARNING = Learning()
 
 
 class Drawn(NamedTuple):
-    """What Eq. 1 takes beside a batch: clean latents of references (B, R, 4, H, W) and of targets
-    (B, V, 4, H, W), the noise added to the targets, of their shape, and timesteps (B, V)."""
+    """What Eq. 1 takes beside a batch: clean latents of references (B, R, 4, H, W), or None where nobody is
+    read, and of targets (B, V, 4, H, W), the noise added to the targets, of their shape, and timesteps
+    (B, V)."""
 
-    references: Tensor
+    references: Tensor | None
     latents: Tensor
     noise: Tensor
     timesteps: Tensor
@@ -155,15 +156,15 @@ class Stage(TrainedPart):
             return self.reference(references, seen, self.denoiser.empty_prompt)
 
     def denoise(
-        self, batch: Batch, references: Tensor, latents: Tensor, noise: Tensor, timesteps: Tensor
+        self, batch: Batch, references: Tensor | None, latents: Tensor, noise: Tensor, timesteps: Tensor
     ) -> Tensor:
         """Eq. 1 of each view: squared error (B, V) of the noise predicted in latents (B, V, 4, H, W) noised
-        with `noise` of their shape to `timesteps` (B, V), reading references (B, R, 4, H, W)."""
+        with `noise` of their shape to `timesteps` (B, V), reading references (B, R, 4, H, W), or nobody."""
         views = latents.shape[1]
         flat = timesteps.flatten()
         noised = self.scheduler.add_noise(latents.flatten(0, 1), noise.flatten(0, 1), flat)
         condition = batch["condition"].flatten(0, 1) if self.denoiser.control is not None else None
-        bank = self.bank_of(references, timesteps[:, 0])
+        bank = None if references is None else self.bank_of(references, timesteps[:, 0])
         predicted = self.denoiser(noised, flat, bank, condition=condition, views=views)
         return (predicted.float() - noise.flatten(0, 1)).square().mean((1, 2, 3)).unflatten(0, (-1, views))
 
@@ -271,7 +272,7 @@ def mirrored(batch: Batch, draw: torch.Generator) -> Batch:
     return batch | {name: torch.where(picks.to(x.device), x, batch[name]) for name, x in turned.items()}
 
 
-def others(identities: Sequence[str]) -> Tensor:
+def others(identities: Sequence[str | int]) -> Tensor:
     """For each frame the next one of another person (B,), and itself where all are of one."""
     count = len(identities)
     rows = [[(i + k) % count for k in range(1, count)] for i in range(count)]

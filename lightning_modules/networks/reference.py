@@ -146,27 +146,40 @@ class AppearanceReference(ModelMixin, ConfigMixin):
 
     def features(self, latents: Tensor, timesteps: Tensor, empty_prompt: Tensor) -> dict[str, Tensor]:
         """Latents (N, 4, H, W), timesteps (N,) to each self-attention's normalised input (N, L, C)."""
-        check_latents(self, latents)
-        context = Context(embed_time(self, timesteps, latents.dtype), empty_prompt)
-        features: dict[str, Tensor] = {}
+        return attention_inputs(self, latents, timesteps, empty_prompt, self.gradient_checkpointing)
 
-        def step(layer: Layer, hidden: Tensor) -> Tensor:
-            hidden, found = maybe_checkpoint(self.gradient_checkpointing, run_layer, layer, hidden, context)
-            features.update(found)
-            return hidden
 
-        hidden = self.conv_in(latents)
-        skips = [hidden]
-        for layer in down_layers(self):
-            hidden = step(layer, hidden)
-            skips.append(hidden)
-        for layer in mid_layers(self):
-            hidden = step(layer, hidden)
-        *others, last = up_layers(self)
-        for layer in others:
-            hidden = step(layer, torch.cat([hidden, skips.pop()], dim=1))
-        hidden = torch.cat([hidden, skips.pop()], dim=1)
-        return features | maybe_checkpoint(self.gradient_checkpointing, run_last_layer, last, hidden, context)
+def attention_inputs(
+    network: "AppearanceReference | UNet2DConditionModel",
+    latents: Tensor,
+    timesteps: Tensor,
+    empty_prompt: Tensor,
+    gradient_checkpointing: bool = False,
+) -> dict[str, Tensor]:
+    """Of F_ref, or of F itself, from latents (N, 4, H, W) at timesteps (N,): the normalised input (N, L, C)
+    of each self-attention, by name. Nothing after the last of them is run."""
+    check_latents(network, latents)
+    context = Context(embed_time(network, timesteps, latents.dtype), empty_prompt)
+    features: dict[str, Tensor] = {}
+
+    def step(layer: Layer, hidden: Tensor) -> Tensor:
+        hidden, found = maybe_checkpoint(gradient_checkpointing, run_layer, layer, hidden, context)
+        features.update(found)
+        return hidden
+
+    hidden = network.conv_in(latents)
+    skips = [hidden]
+    for layer in down_layers(network):
+        hidden = step(layer, hidden)
+        skips.append(hidden)
+    for layer in mid_layers(network):
+        hidden = step(layer, hidden)
+    layers = up_layers(network)
+    end = max(i for i, layer in enumerate(layers) if layer.transformer is not None)
+    for layer in layers[:end]:
+        hidden = step(layer, torch.cat([hidden, skips.pop()], dim=1))
+    hidden = torch.cat([hidden, skips.pop()], dim=1)
+    return features | maybe_checkpoint(gradient_checkpointing, run_last_layer, layers[end], hidden, context)
 
 
 def run_last_layer(layer: Layer, hidden: Tensor, context: Context) -> dict[str, Tensor]:

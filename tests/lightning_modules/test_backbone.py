@@ -8,20 +8,27 @@ from callbacks.export import Export
 from callbacks.weight_average import WeightAverage
 from core.errors import InputError
 from core.model_folders import save_model
-from datamodules.pool import ImagePool, PoolLoader
-from lightning_modules.backbone import AutoencoderModule, BackboneModule
+from core.seeding import torch_generator
+from datamodules.pool import ImagePool, Pool, PoolLoader
+from lightning_modules.backbone import AutoencoderModule, BackboneModule, paired
 from lightning_modules.networks.pretrained import load_backbone
+from lightning_modules.networks.reference import AppearanceReference
 from lightning_modules.optimization import Learning
 from tests.networks.toy import toy_vae
+
+
+def alone(count: int) -> Pool:
+    """A pool of numbers, each a person of its own."""
+    return Pool(torch.arange(count), torch.arange(count), torch.ones(count, dtype=torch.long))
 
 
 def test_the_pool_has_every_view_and_condition(capture):
     pool = ImagePool([str(capture)], batch_size=8, val_images=5)
     pool.setup("fit")
     # 4 people × 2 frames × 4 views, and as many conditions
-    assert pool.train_rows.shape == (64, 3, 16, 16)
-    assert pool.train_rows.dtype == torch.uint8
-    assert len(pool.val_rows) == 5
+    assert pool.train.rows.shape == (64, 3, 16, 16)
+    assert pool.train.rows.dtype == torch.uint8
+    assert sum(len(batch["images"]) for batch in pool.val_dataloader()) == 5
     assert len(pool.train_dataloader()) == 8
 
 
@@ -29,9 +36,40 @@ def test_mirrored_images_come_on_top(capture):
     pools = [ImagePool([str(capture)], batch_size=8, mirror=mirror) for mirror in (False, True)]
     for pool in pools:
         pool.setup("fit")
-    plain, mirrored = (pool.train_rows for pool in pools)
+    plain, mirrored = (pool.train.rows for pool in pools)
     assert torch.equal(mirrored, torch.cat([plain, plain.flip(-1)]))
-    assert torch.equal(pools[0].val_rows, pools[1].val_rows)
+    assert torch.equal(pools[0].val.rows, pools[1].val.rows)
+
+
+def test_pairs_are_of_one_person_and_are_mirrored_together(capture):
+    """The fake frames are 4 views, then 4 conditions, of which nobody has another view."""
+    data = ImagePool([str(capture)], batch_size=32, mirror=True, pairs=True)
+    data.setup("fit")
+    pool = data.train
+    views = torch.tensor([row % 8 < 4 for row in range(128)])
+    assert torch.equal(pool.count, torch.where(views, 4, 1))
+    for batch in data.train_dataloader():
+        rows = [
+            [(pool.rows == x).flatten(1).all(1).nonzero().flatten() for x in batch[name]]
+            for name in ("images", "other_images")
+        ]
+        for own, other, has in zip(*rows, batch["paired"].tolist(), strict=True):
+            same = [(a // 8 == b // 8) and a != b for a in own.tolist() for b in other.tolist()]
+            assert any(same) == has
+    first, again = (next(iter(data.val_dataloader())) for _ in "12")
+    assert torch.equal(first["other_images"], again["other_images"])
+
+
+def test_partners_are_all_others_of_a_person_equally():
+    pool = Pool(torch.arange(6), torch.tensor([0, 1, 1, 1, 1, 5]), torch.tensor([1, 4, 4, 4, 4, 1]))
+    both = Pool.cat([pool, pool])
+    index = torch.arange(12).repeat(3000)
+    others = both.others(index, torch.Generator().manual_seed(0)).view(-1, 12)
+    assert (others[:, [0, 5, 6, 11]] == torch.tensor([0, 5, 6, 11])).all()
+    for row in (1, 4, 8):
+        found, counts = others[:, row].unique(return_counts=True)
+        assert found.tolist() == [r for r in range(row - (row % 6) + 1, row - (row % 6) + 5) if r != row]
+        assert counts.min() > 800
 
 
 def test_encoded_batches_are_what_the_vae_says(capture, tmp_path):
@@ -49,14 +87,14 @@ def test_encoded_batches_are_what_the_vae_says(capture, tmp_path):
 
 
 def test_each_image_once_an_epoch_in_another_order_each_time():
-    loader = PoolLoader(torch.arange(12), "rows", 4, seed=0)
+    loader = PoolLoader(alone(12), "rows", 4, seed=0)
     epochs = [torch.cat([batch["rows"] for batch in loader]).tolist() for _ in range(2)]
     assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(12))
     assert epochs[0] != epochs[1]
 
 
 def test_ranks_share_an_epoch_without_overlap():
-    ranks = [PoolLoader(torch.arange(16), "rows", 4, 0, rank, 2) for rank in range(2)]
+    ranks = [PoolLoader(alone(16), "rows", 4, 0, rank, 2) for rank in range(2)]
     seen = [torch.cat([batch["rows"] for batch in loader]).tolist() for loader in ranks]
     assert sorted(seen[0] + seen[1]) == list(range(16))
 
@@ -95,11 +133,55 @@ def test_from_images_to_a_backbone_folder(capture, make_trainer, tmp_path):
     assert unet.pictures(next(iter(data.val_dataloader())))["samples"].shape == (16, 1, 3, 16, 16)
 
     backbone = load_backbone(str(tmp_path / "backbone"))
-    latents = DiagonalGaussianDistribution(data.train_rows.float()).sample(torch.Generator().manual_seed(0))
+    latents = DiagonalGaussianDistribution(data.train.rows.float()).sample(torch.Generator().manual_seed(0))
     assert backbone.vae.config.scaling_factor * latents.std() == pytest.approx(1, rel=0.1)
     average = callbacks[0].average["denoiser.unet.conv_in.weight"]
     assert torch.equal(backbone.unet.conv_in.weight, average)
     assert torch.equal(backbone.empty_prompt, unet.denoiser.empty_prompt)
+
+
+@pytest.fixture
+def reader(capture, tmp_path):
+    """F that learns to read, in the latents of a toy VAE, and its data."""
+    save_model(toy_vae(), tmp_path / "vae")
+    path = str(tmp_path / "vae")
+    unet = BackboneModule(path, [8, 8], norm_num_groups=4, cross_attention_dim=8, reading=1.0)
+    return unet, ImagePool([str(capture)], batch_size=16, vae=path, pairs=True)
+
+
+def test_f_reads_its_own_features_of_another_view(reader):
+    """Against a copy of F in F_ref's place, and without gradients through what is read."""
+    unet, data = reader
+    data.setup("fit")
+    moments, other = paired(next(iter(data.train_dataloader())))
+    assert 0 < len(moments) < 16
+    copy = AppearanceReference.from_unet(unet.denoiser.unet)
+    latents = other.float().chunk(2, 1)[0] * unet.vae.config.scaling_factor
+    bank = copy(latents.unsqueeze(1), torch.zeros(len(latents)), unet.denoiser.empty_prompt)
+    own = unet.bank(other)
+    assert set(own) == set(bank)
+    for name, features in own.items():
+        assert torch.equal(features, bank[name])
+        assert not features.requires_grad
+    alone, read = (unet.loss(moments, torch_generator("x"), x) for x in (None, other))
+    assert not torch.allclose(alone, read)
+
+
+def test_validation_tells_the_right_view_from_anothers_and_nobodys(reader, make_trainer):
+    unet, data = reader
+    trainer = make_trainer(max_steps=2, limit_val_batches=1.0, val_check_interval=1)
+    trainer.fit(unet, data)
+    found = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    losses = [found[f"val/loss_reading{name}"] for name in ("", "_another", "_nobody")]
+    assert len(set(losses)) == 3
+    assert found["train/loss_reading"] > 0
+
+
+def test_reading_without_pairs_is_one_line(reader, make_trainer):
+    unet, data = reader
+    data.pairs = False
+    with pytest.raises(InputError, match=r"set data\.pairs"):
+        make_trainer(max_steps=1).fit(unet, data)
 
 
 def test_an_existing_export_is_refused_before_training(capture, make_trainer, tmp_path):

@@ -56,7 +56,8 @@ def test_a_whole_run_and_where_its_results_are(config, capfd):
     assert all(path.exists() for path in places.values()), places
     rows = list(csv.DictReader((places["metrics"] / "metrics.csv").open()))
     names = {name for row in rows for name, value in row.items() if value}
-    wanted = {"train/loss", "val/loss", "val/loss_without_reference", "val/reference_gain"}
+    wanted = {"train/loss", "val/loss", "val/loss_without_reference", "val/loss_without_portrait"}
+    wanted |= {"val/reference_gain", "val/portrait_gain"}
     assert wanted | {"train/images_per_second", "train/data_wait"} <= names
     saved = yaml.safe_load((places["metrics"] / "fit.yaml").read_text())
     assert saved["trainer"]["max_steps"] == 4
