@@ -24,10 +24,24 @@ def _goae() -> type[Baseline]:
     return GOAE
 
 
+def _eg3d_pti() -> type[Baseline]:
+    from baselines.inversion import EG3DInversion
+
+    return EG3DInversion
+
+
+def _panohead_pti() -> type[Baseline]:
+    from baselines.inversion import PanoHeadInversion
+
+    return PanoHeadInversion
+
+
 # Classes by kind, imported when they are asked for.
 BASELINES: dict[str, Callable[[], type[Baseline]]] = {
     "triplanenet": _triplanenet,
     "goae": _goae,
+    "eg3d_pti": _eg3d_pti,
+    "panohead_pti": _panohead_pti,
 }
 
 

@@ -8,6 +8,7 @@ import copy
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from core.errors import InputError
+from core.schema import STRICT
 from generators.gan.cameras import own_camera
 from generators.gan.generator import Generator, Rendering
 from generators.gan.layers import StyledConvolution
@@ -46,6 +48,8 @@ class Tuning:
         l2: weight of the mean squared error
         noise_weight: weight of the noise regularisation
     """
+
+    __pydantic_config__: ClassVar = STRICT
 
     style_steps: int = 500
     tune_steps: int = 250

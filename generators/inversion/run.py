@@ -14,6 +14,7 @@ from tqdm import tqdm
 from core.errors import InputError, one_line
 from core.files import whole_folder, write_json
 from core.tensors import read_json
+from generators.gan.architecture import Kind
 from generators.gan.cameras import check_range, in_world
 from generators.gan.generator import Rendering
 from generators.gan.options import GeneratorOptions
@@ -25,6 +26,7 @@ from portraits.cameras import angles
 from portraits.pixels import to_pixels
 from portraits.predictions import Predictions, Protocol, View
 
+NAMES: dict[Kind, str] = {"eg3d": "EG3D-PTI", "panohead": "PanoHead-PTI"}
 RECIPE, REPORT, SHEET = "inversion.json", "report.json", "sheet.jpg"
 INPUT_ERROR = 2  # the exit code of `one_line`
 SHEET_PEOPLE, SHEET_VIEWS, SHEET_SIDE = 8, 7, 192
@@ -131,11 +133,10 @@ def _tile(folder: Path, name: str | None) -> NDArray[np.uint8]:
         return np.asarray(image.convert("RGB").resize(side))
 
 
-def system_name(job: Job) -> str:
-    """The name in tables: the generator's kind, and in brackets the network of the perceptual loss (A.4:
+def system_name(kind: Kind, tuning: Tuning) -> str:
+    """The name in tables: EG3D-PTI or PanoHead-PTI, and in brackets the network of the perceptual loss (A.4:
     LPIPS), or l2 without one."""
-    tuning = job.tuning
-    return f"{job.options.kind} inversion[{tuning.perceptual if tuning.perceptual_weight else 'l2'}]"
+    return f"{NAMES[kind]}[{tuning.perceptual if tuning.perceptual_weight else 'l2'}]"
 
 
 def _claim(out: Path, job: Job) -> None:
@@ -205,4 +206,4 @@ def _predictions(first: Sequence[str], job: Job, out: Path) -> Predictions:
     ]
     distances = {name: report["distances"] for name, report in reports.items()}
     settings = {**job.recipe(), "distances": distances}
-    return Predictions(out, system_name(job), job.protocol, tuple(views), settings)
+    return Predictions(out, system_name(job.options.kind, job.tuning), job.protocol, tuple(views), settings)

@@ -168,10 +168,10 @@ def test_other_truths_are_other_portraits(tmp_path):
     assert len(found) == 7
 
 
-def test_a_system_is_named_by_its_perceptual_network(folder):
-    assert system_name(job_of(folder)) == "eg3d inversion[l2]"
-    assert system_name(job_of(folder, tuning=Tuning())) == "eg3d inversion[efficientnet-lite0]"
-    assert system_name(job_of(folder, tuning=Tuning(perceptual="vgg16"))) == "eg3d inversion[vgg16]"
+def test_a_system_is_named_by_its_generator_and_its_perceptual_network():
+    assert system_name("eg3d", QUICK) == "EG3D-PTI[l2]"
+    assert system_name("eg3d", Tuning()) == "EG3D-PTI[efficientnet-lite0]"
+    assert system_name("panohead", Tuning(perceptual="vgg16")) == "PanoHead-PTI[vgg16]"
 
 
 @pytest.mark.slow
@@ -238,7 +238,7 @@ def test_anothers_portraits_are_inverted_and_scored_against_the_same_truths(fold
     evaluate([*given, "--device", "cpu"])
     rows = json.loads((tables / "table.json").read_text())["rows"]
     scores = {row["name"]: row["values"]["PSNR"]["mean"] for row in rows}
-    assert scores["eg3d inversion[l2]"] > scores["averages"] + 6
+    assert scores["EG3D-PTI[l2]"] > scores["averages"] + 6
     assert Image.open(out / "sheet.jpg").size == (3 * 192, 4 * 192)
 
 
