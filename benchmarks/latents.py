@@ -19,8 +19,8 @@ from jsonargparse import ArgumentParser
 
 from benchmarks.training import train
 from core.errors import InputError, one_line
-from lightning_modules.fit import read_config
 from lightning_modules.stage import Stage
+from lightning_modules.training import read_config
 from shards.cache_latents import cache
 from shards.manifest import Manifest
 

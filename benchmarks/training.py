@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytorch_lightning as pl
 
-from lightning_modules.fit import read_config
+from lightning_modules.training import read_config
 
 
 def train(

@@ -1,123 +1,90 @@
-"""Training: `python -m lightning_modules.fit --config configs/stage1.yaml [--config more.yaml] [--ckpt_path
-last.ckpt]`.
+"""Training: `diffportrait3d fit --config configs/stage1.yaml [--config more.yaml] [--ckpt_path last.ckpt]`.
 
-A YAML names the module, the data and the trainer; later files and flags win over earlier ones.
+A YAML names the module, the data and what is special about the trainer; later files and flags win over
+earlier ones, and `configs/trainer/default.yaml` comes before them all. `python -m lightning_modules.fit` is
+the same.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import pytorch_lightning as pl
-import torch
 import yaml
-from jsonargparse import ArgumentError, Namespace
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from pytorch_lightning.utilities.exceptions import SIGTERMException
-from pytorch_lightning.utilities.rank_zero import rank_zero_info
-from torch import nn
 
 from core.errors import InputError, one_line
+from core.shipped import CONFIG_FLAG, find_configs
 
-TERMINATED = 128 + 15  # what a shell reports of a process that SIGTERM ended
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
 
+GROUPS = ("model", "data", "trainer")
+OWN_FLAGS = ("config", "name", "ckpt_path", "threads", "seed_everything", "print_config", "help")
+USAGE = """\
+usage: diffportrait3d fit --config FILE [--config FILE …] [--ckpt_path FILE] [--GROUP.SETTING VALUE …]
 
-class LoggedConfig(SaveConfigCallback):
-    """Saves the configuration beside the metrics and gives it to the loggers."""
-
-    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Every setting of the run as hyperparameters."""
-        values = yaml.safe_load(self.parser.dump(self.config))
-        for logger in trainer.loggers:
-            logger.log_hyperparams(values)
-
-
-class FitCLI(LightningCLI):
-    """LightningCLI that fits and does nothing else; any module and data of the project by class path."""
-
-    def __init__(self, args: Sequence[str] | None = None) -> None:
-        super().__init__(
-            args=None if args is None else list(args),
-            run=False,
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-            seed_everything_default=0,
-            save_config_callback=LoggedConfig,
-            # W&B writes a config.yaml of its own
-            save_config_kwargs={"config_filename": "fit.yaml"},
-            parser_kwargs={"exit_on_error": False, "prog": "python -m lightning_modules.fit"},
-        )
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds what a run takes beside the module, the data and the trainer."""
-        parser.add_argument(
-            "--ckpt_path", type=str | None, default=None, help="Checkpoint to go on from, exactly."
-        )
-        parser.add_argument(
-            "--threads",
-            type=int | None,
-            default=None,
-            help="CPU threads for the arithmetic; all cores by default.",
-        )
-
-    def before_instantiate_classes(self) -> None:
-        """Checks what can be checked before anything is built."""
-        config: Namespace = self.config
-        if config.ckpt_path is not None and not Path(config.ckpt_path).is_file():
-            raise InputError(f"--ckpt_path {config.ckpt_path}: no such file")
-        if config.threads is not None:
-            torch.set_num_threads(config.threads)
+  --config FILE              what to train: configs/stage1.yaml, stage2, stage3, noise_prior; later files win
+  --ckpt_path FILE           the checkpoint to go on from, exactly
+  --name NAME                of the run: results are in runs/NAME/version_N
+  --threads N                CPU threads; all cores by default
+  --seed_everything N        the seed of all random numbers
+  --model.SETTING VALUE      of the module, e.g. --model.learning.rate 1e-4
+  --data.SETTING VALUE       of the data, e.g. --data.batch_size 8
+  --trainer.SETTING VALUE    of Lightning's Trainer, e.g. --trainer.max_steps 1000
+  --print_config             print all settings with their values, and end
+  --model.help CLASS, --data.help CLASS, --trainer.callbacks.help CLASS
+                             the settings of a class, e.g. lightning_modules.appearance.AppearanceStage"""
 
 
-def read_config(args: Sequence[str] | None = None) -> FitCLI:
-    """Parse `args` (None: the command line) and build module, data and trainer.
+def check_arguments(arguments: Sequence[str]) -> None:
+    """Check what can be checked before Lightning is loaded, which takes seconds.
 
-    Raises InputError for whatever the parser refuses.
+    Raises InputError where there are no arguments, on unknown options, on files that are missing or not YAML,
+    and where no file or flag names a model and data.
     """
-    if not (sys.argv[1:] if args is None else args):
+    if not arguments:
         raise InputError("nothing to train: name a configuration, e.g. --config configs/stage1.yaml")
+    given: set[str] = set()
+    for place, argument in enumerate(arguments):
+        if not argument.startswith("--"):
+            continue
+        flag, assigned, value = argument.partition("=")
+        group = flag.removeprefix("--").rstrip("+").partition(".")[0]
+        if group not in GROUPS + OWN_FLAGS:
+            raise InputError(f"{flag}: there is no such option; diffportrait3d fit --help lists them")
+        given.add(group)
+        value = value if assigned else "".join(arguments[place + 1 : place + 2])
+        if flag == CONFIG_FLAG:
+            given |= read_yaml(Path(value)).keys()
+        if flag == "--ckpt_path" and value != "null" and not Path(value).is_file():
+            raise InputError(f"--ckpt_path {value}: no such file")
+    if missing := {"model", "data"} - given - ({"model", "data"} if "help" in str(arguments) else set()):
+        raise InputError(f"required: {' and '.join(sorted(missing))}; name a --config that has them")
+
+
+def read_yaml(path: Path) -> Mapping[str, Any]:
+    """The settings of a YAML file. Raises InputError where there is none, or it is no mapping."""
     try:
-        return FitCLI(args)
-    except ArgumentError as error:
-        raise InputError(_reason(error)) from error
-    except ValueError as error:
-        # the parser wraps what a module's own constructor raises
-        if isinstance(error.__cause__, InputError):
-            raise error.__cause__ from None
-        raise
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InputError(f"--config {path}: cannot be read as YAML: {error}") from error
+    if not isinstance(values, Mapping):
+        raise InputError(f"--config {path}: has no settings in it")
+    return values
 
 
-def _reason(error: ArgumentError) -> str:
-    """The parser's message without its usage text, on one line."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    return " ".join(line for line in lines if line and not line.startswith("usage:"))
-
-
-def report_parameters(module: nn.Module) -> str:
-    """How many parameters `module` trains and holds frozen, in words."""
-    trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
-    frozen = sum(p.numel() for p in module.parameters() if not p.requires_grad)
-    return f"{type(module).__name__}: {trained / 1e6:.2f} M parameters trained, {frozen / 1e6:.2f} M frozen"
-
-
-def last_checkpoint(trainer: pl.Trainer) -> str:
-    """The newest checkpoint that this run has written, or what to say where there is none."""
-    paths = [callback.last_model_path for callback in trainer.checkpoint_callbacks]
-    return next((path for path in paths if path), "(no checkpoint was written)")
-
-
-def main(args: Sequence[str] | None = None) -> pl.Trainer:
-    """Parse, build, fit. A user's mistake ends in one line; interrupted runs leave a checkpoint to go on
-    from."""
+def main(args: Sequence[str] | None = None) -> "pl.Trainer | None":
+    """Train, and return the trainer; None where help was asked for. A user's mistake ends in one line."""
+    arguments = sys.argv[1:] if args is None else list(args)
     with one_line():
-        cli = read_config(args)
-        rank_zero_info(report_parameters(cli.model))
-        try:
-            cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=cli.config.ckpt_path)
-        except SIGTERMException:
-            print(f"terminated; go on with --ckpt_path {last_checkpoint(cli.trainer)}", file=sys.stderr)
-            raise SystemExit(TERMINATED) from None
-    return cli.trainer
+        if {"-h", "--help"} & set(arguments):
+            print(USAGE)
+            return None
+        arguments = find_configs(arguments)
+        check_arguments(arguments)
+        from lightning_modules.training import train  # Lightning, diffusers: seconds
+
+        return train(arguments)
 
 
 if __name__ == "__main__":

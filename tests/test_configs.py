@@ -9,8 +9,8 @@ from pytorch_lightning.loggers import CSVLogger, WandbLogger
 
 from callbacks.weight_average import WeightAverage
 from core.model_folders import save_model
-from lightning_modules.fit import read_config
 from lightning_modules.networks.portrait import CONTROL, REFERENCE, save_portrait_model
+from lightning_modules.training import read_config
 from tests.networks.toy import toy_model, toy_vae
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -19,6 +19,7 @@ BACKBONES = sorted(CONFIGS.glob("backbone_*.yaml"))
 PRIORS = sorted(CONFIGS.rglob("noise_prior*.yaml"))  # tests/test_prior_configs.py
 LAYERS = sorted([*CONFIGS.glob("scale/sd15.yaml"), *CONFIGS.glob("data/*.yaml")])
 STAGE3_LAYER = CONFIGS / "scale" / "sd15_stage3.yaml"
+TRAINERS = sorted(CONFIGS.glob("trainer/*.yaml"))  # read by every stage, and by the full-size layers
 TABLES = sorted(CONFIGS.glob("evaluate/*.yaml"))  # tests/lightning_modules/evaluation
 ON_THIS_MACHINE = ["--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.strategy=auto"]
 
@@ -58,7 +59,7 @@ def read(*paths, more=()):
 
 
 def test_nothing_in_configs_is_left_out():
-    known = {*STAGES, *BACKBONES, *PRIORS, *LAYERS, STAGE3_LAYER, *TABLES}
+    known = {*STAGES, *BACKBONES, *PRIORS, *LAYERS, STAGE3_LAYER, *TRAINERS, *TABLES}
     assert set(CONFIGS.rglob("*.yaml")) == known
 
 
@@ -68,7 +69,9 @@ def check_run(cli):
     assert keep.save_last
     assert keep.save_on_exception
     assert any(isinstance(c, WeightAverage) for c in cli.trainer.callbacks)
-    assert [type(logger) for logger in cli.trainer.loggers] == [CSVLogger, WandbLogger]
+    csv, wandb = cli.trainer.loggers
+    assert isinstance(csv, CSVLogger)
+    assert isinstance(wandb, WandbLogger)
     assert cli.trainer.max_steps > 0
 
 

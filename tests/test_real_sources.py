@@ -12,8 +12,8 @@ from PIL import Image
 
 from core.errors import InputError
 from datamodules import PortraitViewsDataModule, SourceConfig
-from lightning_modules.fit import read_config
 from lightning_modules.networks.pretrained import save_backbone
+from lightning_modules.training import read_config
 from portraits.cameras import PIVOT, project
 from portraits.geometry import STANDARD_LANDMARKS
 from shards.builder import build

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from core.errors import InputError
-from lightning_modules.fit import main, read_config
+from lightning_modules.fit import check_arguments, main
 from lightning_modules.loggers import logged_in, wandb_logger
 
 ROOT = Path(__file__).parents[2]
@@ -86,6 +86,7 @@ def test_sigterm_leaves_a_checkpoint_and_says_so(config, capfd):
     [
         (["--ckpt_path=nowhere.ckpt"], "--ckpt_path nowhere.ckpt: no such file"),
         (["--trainer.max_stepz=3"], "max_stepz"),
+        (["--trainerr.max_steps=3"], "--trainerr.max_steps: there is no such option"),
         (["--trainer.max_steps=many"], "trainer.max_steps"),
         (["--model.backbone=nowhere"], "nowhere"),
         (["--model.reference_timestep=later"], "reference_timestep"),
@@ -105,9 +106,9 @@ def test_mistakes_end_in_one_line(config, capfd, change, said):
 
 def test_no_configuration_is_one_line():
     with pytest.raises(InputError, match="nothing to train"):
-        read_config([])
-    with pytest.raises(InputError, match="required: model"):
-        read_config(["--trainer.max_steps=1"])
+        check_arguments([])
+    with pytest.raises(InputError, match="required: data and model"):
+        check_arguments(["--trainer.max_steps=1"])
 
 
 def test_wandb_is_offline_unless_logged_in(tmp_path):

@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from lightning_modules.appearance import AppearanceStage
-from lightning_modules.fit import read_config
 from lightning_modules.networks.cross_view import CrossView
 from lightning_modules.networks.denoiser import Denoiser
 from lightning_modules.networks.pretrained import save_backbone
 from lightning_modules.networks.reference import AppearanceReference
 from lightning_modules.networks.speed import tune
 from lightning_modules.networks.view_control import view_control
+from lightning_modules.training import read_config
 from tests.networks.toy import noise, prompt, shake, toy_backbone, toy_unet
 
 # Float32 sums in another order; measured 1e-6.

@@ -1,0 +1,45 @@
+"""All commands, a line each: the module that runs as `python -m <module>`, and what it is for."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command: the `module` that it runs, and the `help` line that lists it."""
+
+    module: str
+    help: str
+
+
+GROUPS: dict[str, dict[str, Command]] = {
+    "Using a model": {
+        "synthesize": Command("lightning_modules.synthesize", "make new views of the people on photos"),
+        "export-3d": Command("lightning_modules.export_3d", "write nerfstudio, COLMAP or glTF scenes"),
+        "demo": Command("lightning_modules.demo", "show a model on unseen people: pictures and a table"),
+    },
+    "Training": {
+        "fit": Command("lightning_modules.fit", "train a stage, the noise prior or the small backbone"),
+        "assemble": Command("lightning_modules.assemble", "make a model folder of trained parts"),
+        "dashboard": Command("callbacks.dashboard", "draw a run's curves and pictures as one image"),
+    },
+    "Data": {
+        "build": Command("shards.build", "capture or read portraits and pack them into shards"),
+        "inspect": Command("shards.inspect", "count, verify and draw the frames of shards"),
+        "cache-latents": Command("shards.cache_latents", "add the VAE's latents to shards"),
+        "align": Command("portraits.align", "crop photos as EG3D does, and estimate their cameras"),
+    },
+    "Evaluation": {
+        "evaluate": Command("lightning_modules.evaluate", "score a model or any system's images"),
+        "unpack": Command("lightning_modules.evaluation.unpack", "arrange another system's results"),
+        "ablations": Command("lightning_modules.ablations", "measure what each part of the paper adds"),
+        "metric-weights": Command("metrics.fetch", "fetch the metrics' standard weights and verify them"),
+    },
+    "Other networks": {
+        "import-released": Command("lightning_modules.import_released", "read the authors' checkpoint"),
+        "export-released": Command("lightning_modules.export_released", "write a checkpoint for their code"),
+        "import-gan": Command("generators.import_gan", "convert a published EG3D or PanoHead network"),
+        "invert": Command("generators.invert", "invert portraits into EG3D or PanoHead"),
+    },
+}
+
+COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}

@@ -1,0 +1,20 @@
+"""Messages of Lightning that need no action, turned off one by one."""
+
+import logging
+import warnings
+
+RANK_ZERO = "pytorch_lightning.utilities.rank_zero"  # the logger of Lightning's messages to the terminal
+
+
+def quiet_lightning() -> None:
+    """Turn off three messages of Lightning 2.6; everything else that it says is shown."""
+    # An advertisement, printed wherever another logger is used.
+    logging.getLogger(RANK_ZERO).addFilter(_is_no_advertisement)
+    # Frozen networks are in eval mode on purpose: `TrainedPart.train` keeps them there.
+    warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode at the start of training")
+    # Lightning's own call of what PyTorch is about to rename.
+    warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
+
+
+def _is_no_advertisement(record: logging.LogRecord) -> bool:
+    return "Tip: For seamless cloud" not in record.getMessage()

@@ -1,0 +1,145 @@
+"""The body of `fit`: parses and builds module, data and trainer by LightningCLI, and runs them."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import yaml
+from jsonargparse import ArgumentError, Namespace
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+from pytorch_lightning.utilities.rank_zero import rank_zero_info
+from torch import nn
+
+from core.errors import InputError
+from core.shipped import find_configs, find_shipped
+from lightning_modules.loggers import run_loggers
+from lightning_modules.quiet import quiet_lightning
+
+TERMINATED = 128 + 15  # what a shell reports of a process that SIGTERM ended
+TRAINER_DEFAULTS = "configs/trainer/default.yaml"
+
+
+class LoggedConfig(SaveConfigCallback):
+    """Saves the configuration beside the metrics and gives it to the loggers."""
+
+    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Every setting of the run as hyperparameters."""
+        values = yaml.safe_load(self.parser.dump(self.config))
+        for logger in trainer.loggers:
+            logger.log_hyperparams(values)
+
+
+class FitCLI(LightningCLI):
+    """LightningCLI that fits and does nothing else; any module and data of the project by class path."""
+
+    def __init__(self, args: Sequence[str]) -> None:
+        super().__init__(
+            args=list(args),
+            run=False,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            seed_everything_default=0,
+            save_config_callback=LoggedConfig,
+            # W&B writes a config.yaml of its own
+            save_config_kwargs={"config_filename": "fit.yaml"},
+            parser_kwargs={
+                "exit_on_error": False,
+                "prog": "diffportrait3d fit",
+                "default_config_files": [str(find_shipped(TRAINER_DEFAULTS))],
+            },
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds what a run takes beside the module, the data and the trainer."""
+        parser.add_argument(
+            "--name", type=str, default="fit", help="Of the run: its results are in runs/<name>/version_<n>."
+        )
+        parser.add_argument(
+            "--ckpt_path", type=str | None, default=None, help="Checkpoint to go on from, exactly."
+        )
+        parser.add_argument(
+            "--threads",
+            type=int | None,
+            default=None,
+            help="CPU threads for the arithmetic; all cores by default.",
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parses `args`; Lightning's own warns that they are not those of the process."""
+        self.config = parser.parse_args(args)
+
+    def before_instantiate_classes(self) -> None:
+        """Checks what can be checked before anything is built."""
+        config: Namespace = self.config
+        if config.ckpt_path is not None and not Path(config.ckpt_path).is_file():
+            raise InputError(f"--ckpt_path {config.ckpt_path}: no such file")
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+
+    def instantiate_classes(self) -> None:
+        """Builds module, data and trainer, by the parser's method of today."""
+        self.config_init = self.parser.instantiate(self.config)
+        self.datamodule, self.model = (
+            self._get(self.config_init, "data"),
+            self._get(self.config_init, "model"),
+        )
+        self.trainer = self.instantiate_trainer()
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """Builds the trainer, with the run's loggers where none are named."""
+        settings = self.config_init.trainer
+        if settings.logger is None or settings.logger is True:
+            kwargs["logger"] = run_loggers(settings.default_root_dir, self.config_init.name)
+        return super().instantiate_trainer(**kwargs)
+
+
+def read_config(args: Sequence[str]) -> FitCLI:
+    """Parse `args` and build module, data and trainer.
+
+    Raises InputError for whatever the parser refuses.
+    """
+    try:
+        return FitCLI(find_configs(args))
+    except ArgumentError as error:
+        raise InputError(_reason(error)) from error
+    except ValueError as error:
+        # the parser wraps what a module's own constructor raises
+        if isinstance(error.__cause__, InputError):
+            raise error.__cause__ from None
+        raise
+
+
+def _reason(error: ArgumentError) -> str:
+    """The parser's message without its usage text, on one line."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return " ".join(line for line in lines if line and not line.startswith("usage:"))
+
+
+def report_parameters(module: nn.Module) -> str:
+    """How many parameters `module` trains and holds frozen, in words."""
+    trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    frozen = sum(p.numel() for p in module.parameters() if not p.requires_grad)
+    return f"{type(module).__name__}: {trained / 1e6:.2f} M parameters trained, {frozen / 1e6:.2f} M frozen"
+
+
+def last_checkpoint(trainer: pl.Trainer) -> str:
+    """The newest checkpoint that this run has written, or what to say where there is none."""
+    paths = [callback.last_model_path for callback in trainer.checkpoint_callbacks]
+    return next((path for path in paths if path), "(no checkpoint was written)")
+
+
+def train(args: Sequence[str]) -> pl.Trainer:
+    """Parse, build and fit. Interrupted runs leave a checkpoint to go on from. Raises InputError."""
+    quiet_lightning()
+    cli = read_config(args)
+    rank_zero_info(report_parameters(cli.model))
+    try:
+        cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=cli.config.ckpt_path)
+    except SIGTERMException:
+        print(f"terminated; go on with --ckpt_path {last_checkpoint(cli.trainer)}", file=sys.stderr)
+        raise SystemExit(TERMINATED) from None
+    return cli.trainer
