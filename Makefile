@@ -40,12 +40,12 @@ $(VENV)/bin/python:
 
 $(VENV)/.run: setup.cfg constraints.txt | $(VENV)/bin/python
 	@echo "setting up $(VENV) (a few minutes the first time)"
-	$(RUN) -m pip install -c constraints.txt -e '.[capture,metrics]'
+	$(RUN) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[capture,metrics]'
 	@touch $@
 
 $(VENV)/.dev: setup.cfg constraints.txt | $(VENV)/bin/python
 	@echo "setting up $(VENV) with what tests need (a few minutes the first time)"
-	$(RUN) -m pip install -c constraints.txt -e '.[dev]'
+	$(RUN) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@ $(VENV)/.run
 
 .PHONY: setup setup-dev

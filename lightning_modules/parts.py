@@ -11,6 +11,7 @@ from torch import Tensor
 from core.errors import InputError
 from core.files import whole_folder
 from core.model_folders import WEIGHTS, load_strict, read_json, read_tensors, save_model
+from core.shipped import find_shipped
 from lightning_modules.networks.cards import CARD, StageCard, write_card
 
 IN_CHECKPOINT = "diffportrait3d"
@@ -29,7 +30,7 @@ def load_part(module: ModelMixin, path: str, stage: str, backbone: str) -> Stage
 
     Raises InputError where `path` is neither, is of another stage or backbone, or does not fit.
     """
-    source = Path(path)
+    source = find_shipped(path)
     if source.is_dir():
         card = StageCard.parse(read_json(source / CARD), str(source))
         tensors = read_tensors(source / f"{WEIGHTS}.safetensors")

@@ -12,6 +12,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from core import fingerprints
 from core.errors import InputError
+from core.shipped import find_shipped
 from generators.registry import check_renderer, renderer_record
 from lightning_modules.evaluation.sampling import (
     ModelChoice,
@@ -159,7 +160,7 @@ def _check_same_views(name: str, predictions: PredictionPlan, truth: RowPlan | N
 def _plan_predictions(
     settings: PredictionSettings, out: Path, subjects: SubjectSet, part: tuple[int, int], device: str
 ) -> PredictionPlan:
-    folder = Path(settings.model)
+    folder = find_shipped(settings.model)
     model = ModelSummary.read(settings.model)
     _check_model(model, settings, subjects)
     if settings.conditions == "others":
@@ -234,7 +235,7 @@ def fingerprint(settings: PredictionSettings, subjects: SubjectSet) -> str:
     values["sampling"].pop("chunk")
     values["subjects"].pop("cache_dir")
     values["subjects"]["shards"] = subjects.fingerprint
-    values["model"] = fingerprints.of_folder(Path(settings.model))
+    values["model"] = fingerprints.of_folder(find_shipped(settings.model))
     values["renderer"] = renderer_record(settings.renderer) if settings.conditions == "others" else None
     return fingerprints.of_settings(values)
 

@@ -11,6 +11,7 @@ from core import fingerprints
 from core.errors import InputError
 from core.files import whole_folder
 from core.model_folders import load_model, read_json, read_weights, save_model
+from core.shipped import find_shipped
 from lightning_modules.networks.cards import (
     CARD,
     Lineage,
@@ -65,7 +66,7 @@ def load_portrait_model(path: str, dtype: torch.dtype = torch.float32) -> Portra
     Raises InputError on a folder without F_ref, on parts that were not trained with each other, on an S for
     images of another size, and on damaged files.
     """
-    folder = Path(path)
+    folder = find_shipped(path)
     if not (folder / REFERENCE).is_dir():
         raise InputError(
             f"{folder} has no {REFERENCE}/: give a folder that import_released or training has made"

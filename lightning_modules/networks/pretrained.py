@@ -28,6 +28,7 @@ from core.model_folders import (
     read_tensors,
     save_model,
 )
+from core.shipped import find_shipped
 
 EMPTY_PROMPT = "empty_prompt"
 FILES = [
@@ -172,7 +173,7 @@ def check_unet(config: Mapping[str, Any], folder: Path) -> None:
 
 def find_folder(path_or_hub_id: str) -> Path:
     """The folder of a backbone, fetched from the hub if not a local one. InputError where there is none."""
-    folder = Path(path_or_hub_id).expanduser()
+    folder = find_shipped(Path(path_or_hub_id).expanduser())
     if folder.is_dir():
         return folder
     if folder.exists():

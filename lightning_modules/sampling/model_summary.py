@@ -8,6 +8,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from core.errors import InputError
 from core.model_folders import read_json
+from core.shipped import find_shipped
 from lightning_modules.networks.cross_view import check_views
 from lightning_modules.networks.portrait import CONTROL, CROSS_VIEW, NOISE_PRIOR, REFERENCE, check_prior_size
 from lightning_modules.networks.pretrained import check_folder
@@ -32,7 +33,7 @@ class ModelSummary:
     @classmethod
     def read(cls, path: str) -> Self:
         """Read a folder's configs. Raises InputError where it is no model folder, or a config is damaged."""
-        folder = Path(path)
+        folder = find_shipped(path)
         if not (folder / REFERENCE).is_dir():
             raise InputError(
                 f"{folder} has no {REFERENCE}/: give a folder that import_released or training has made"

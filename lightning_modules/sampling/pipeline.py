@@ -24,6 +24,7 @@ from torch import Tensor
 from core.errors import InputError
 from core.files import whole_folder
 from core.model_folders import read_json
+from core.shipped import find_shipped
 from lightning_modules.networks.cross_view import CrossView
 from lightning_modules.networks.denoiser import Denoiser
 from lightning_modules.networks.noise_prior import NoisePrior
@@ -127,7 +128,7 @@ class DiffPortrait3DPipeline(DiffusionPipeline):
         Raises InputError as `networks.portrait.load_portrait_model` and `read_scheduler` do.
         """
         pipeline = cls.of(load_portrait_model(str(path), dtype))
-        pipeline.scheduler = cls.read_scheduler(Path(path))
+        pipeline.scheduler = cls.read_scheduler(find_shipped(path))
         return pipeline
 
     @classmethod

@@ -1,0 +1,52 @@
+"""The command `diffportrait3d`: what it lists, what it starts, what it refuses."""
+
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import pytest
+
+from diffportrait3d.commands import COMMANDS
+
+
+def run(*arguments: str, code: str = "") -> subprocess.CompletedProcess:
+    """The command in a process of its own; `code` runs in it afterwards."""
+    start = f"import sys, atexit\nsys.argv = ['diffportrait3d', *sys.argv[1:]]\n{code}\n"
+    main = "from diffportrait3d.__main__ import main\nmain()\n"
+    return subprocess.run(
+        [sys.executable, "-c", start + main, *arguments], capture_output=True, text=True, check=False
+    )
+
+
+def test_every_command_is_listed_and_is_a_module():
+    listed = run("--help").stdout
+    for name, command in COMMANDS.items():
+        assert f"  {name} " in listed
+        assert command.help in listed
+        assert find_spec(command.module) is not None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["sinthesize"], "did you mean synthesize?"),
+        (["import_released_"], "did you mean import-released?"),
+        (["xyzzy"], "diffportrait3d --help lists them"),
+        (["fit"], "nothing to train"),
+        (["fit", "--trainer.max_steps=1"], "required: data and model"),
+        (["fit", "--config=nowhere.yaml"], "nowhere.yaml"),
+    ],
+)
+def test_mistakes_end_in_one_line_before_anything_heavy_is_loaded(arguments: list[str], said: str):
+    done = run(*arguments, code="atexit.register(lambda: print('torch' in sys.modules))")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert said in line
+    assert done.stdout == "False\n"
+
+
+def test_a_command_takes_its_arguments_and_its_exit_code_comes_back():
+    done = run("fit", "--help")
+    assert done.returncode == 0
+    assert "--ckpt_path" in done.stdout
