@@ -1,11 +1,10 @@
-"""`python -m benchmarks.denoising`: what a guided denoising step and a training step of stage 1 cost.
+"""`python -m benchmarks.denoising`: time of a guided denoising step and of a training step of stage 1.
 
-Against the straightforward step of the released sampler, built from the same parts and measured in the same
-run, round and round so that a machine's moods fall on all alike, on a CPU in processor time: there F_ref runs
-on a copy of the reference for each view at every step, F_cam runs in both passes and sees its condition
-images anew, and the reference's keys and values are projected for each view. And against the floor: the
-floating-point operations that any way of computing the step must do, at the rate at which this machine
-multiplies matrices.
+The baseline is the step of the released sampler, built from the same networks: F_ref runs on a copy of the
+reference for each view, F_cam runs in both passes and embeds its condition images again, and the reference's
+keys and values are projected for each view. Variants are timed interleaved, so that noise affects all of them
+equally, and on a CPU in processor time. The floor is the time of the fewest floating-point operations of any
+variant, at this machine's rate of matrix products.
 
 Shape letters: B portraits, V views of a portrait, N = B*V, C channels, H W latent size, L tokens (H*W).
 """
@@ -44,10 +43,10 @@ class Size:
     latent: int
 
 
-# Stable Diffusion 1.5's UNet at 512x512, and one of its shape that two CPU cores run in seconds.
+# Stable Diffusion 1.5's UNet at 512x512, and a narrower one for two CPU cores.
 SIZES = {"reduced": Size((64, 128, 256, 256), 16), "sd15": Size((320, 640, 1280, 1280), 64)}
 TOKENS, DOWNSAMPLING = 77, 8
-FLOOR = "The floor is the fewest of these operations at the rate of matrix products."
+FLOOR = "The floor is the time of the fewest operations at the rate of matrix products."
 
 
 @dataclass
@@ -68,11 +67,11 @@ class Parts:
         return len(self.latents) // len(self.portrait)
 
     def timesteps(self, count: int) -> Tensor:
-        """(count,)."""
+        """The timestep as a tensor (count,)."""
         return torch.full((count,), self.timestep, device=self.latents.device)
 
     def bank(self, copies: int = 1) -> Bank:
-        """F_ref on copies of each portrait, beside each other."""
+        """The bank of `copies` consecutive copies of each portrait."""
         portraits = self.portrait.repeat_interleave(copies, 0)
         return self.reference(portraits, self.timesteps(len(portraits)), self.denoiser.empty_prompt)
 
@@ -87,8 +86,10 @@ def build(
     portraits: int = 1,
     attached: bool = True,
 ) -> Parts:
-    """Networks of random weights, F_cam and V among them where they are `attached`, and a batch to run them
-    on: `views` in all. On the meta device it takes no memory, and can be counted."""
+    """Networks with random weights, with F_cam and V if `attached`, and a batch of `views` views for them.
+
+    On the meta device they take no memory, and their operations can be counted.
+    """
     torch.manual_seed(0)
     with torch.device(device):
         unet = UNet2DConditionModel(block_out_channels=size.widths, cross_attention_dim=768)
@@ -105,18 +106,18 @@ def build(
 
 
 class CopiedBank:
-    """The bank of `portraits` as the released sampler has it: a copy for each view, projected for each."""
+    """A bank as the released sampler uses it: features copied for each view, and projected for each view."""
 
     def __init__(self, bank: ReferenceBank, portraits: int) -> None:
         self.bank, self.portraits = bank, portraits
 
     def keys_values(self, name: str, attention: Attention) -> KeysValues:
-        """Keys and values (N, L, C) of features of which V in a row are equal."""
+        """Keys and values (N, L, C); those of the V views of a portrait are equal."""
         return self.bank.keys_values(name, attention)
 
 
 def guided(parts: Parts, bank: Bank, hint: Tensor) -> Tensor:
-    """The two passes of a guided step."""
+    """Both passes of a guided step."""
     denoiser, timesteps = parts.denoiser, parts.timesteps(len(parts.latents))
     conditional = denoiser(parts.latents, timesteps, bank, hint=hint, views=parts.views)
     unconditional = denoiser(parts.latents, timesteps, views=parts.views)
@@ -124,7 +125,7 @@ def guided(parts: Parts, bank: Bank, hint: Tensor) -> Tensor:
 
 
 def released_step(parts: Parts) -> Tensor:
-    """The straightforward step: everything for each view, F_cam in both passes."""
+    """The baseline: everything runs for each view, and F_cam in both passes."""
     denoiser, timesteps = parts.denoiser, parts.timesteps(len(parts.latents))
     denoiser.control_residuals(parts.latents, timesteps, denoiser.embed_condition(parts.condition))
     bank = CopiedBank(parts.bank(copies=parts.views), len(parts.portrait))
@@ -132,7 +133,7 @@ def released_step(parts: Parts) -> Tensor:
 
 
 def steps(parts: Parts) -> dict[str, Callable[[], Tensor]]:
-    """The ways of doing one guided step, the straightforward one first, the least work last."""
+    """The variants of a guided step: the baseline first, the one with the fewest operations last."""
     hint = parts.denoiser.embed_condition(parts.condition)
     fixed = parts.denoiser.project(parts.bank())
     return {
@@ -157,8 +158,8 @@ def training_step(parts: Parts, copies: int, checkpointing: bool) -> Tensor:
 
 
 def training(parts: Parts) -> dict[str, Callable[[], Tensor]]:
-    """The ways of doing one training step of stage 1 on as many targets as there are latents; of parts with
-    nothing `attached`."""
+    """The variants of a training step of stage 1, with a target for each of the latents; for parts without
+    F_cam and V."""
     parts.denoiser.requires_grad_(False)
     return {
         "a copy for each target": lambda: training_step(parts, parts.views, checkpointing=False),
@@ -168,7 +169,7 @@ def training(parts: Parts) -> dict[str, Callable[[], Tensor]]:
 
 
 def seconds(run: Callable[[], Tensor], device: str) -> float:
-    """One run's time, to the end of what it started; on a CPU the processor's time, over all its threads."""
+    """Seconds of one run: synchronised wall time on a GPU, processor time over all threads on a CPU."""
     clock = time.perf_counter if device == "cuda" else time.process_time
     start = clock()
     run()
@@ -177,8 +178,10 @@ def seconds(run: Callable[[], Tensor], device: str) -> float:
     return clock() - start
 
 
-def in_turn(runs: dict[str, Callable[[], Tensor]], rounds: int, device: str, title: str) -> dict[str, float]:
-    """The best time of each, measured round and round after one of each that is not counted."""
+def best_times(
+    runs: dict[str, Callable[[], Tensor]], rounds: int, device: str, title: str
+) -> dict[str, float]:
+    """The best time in seconds of each run, timed interleaved in `rounds` rounds after one warm-up."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     with tqdm(total=(rounds + 1) * len(runs), desc=title, unit="run") as bar:
         for turn in range(rounds + 1):
@@ -191,24 +194,24 @@ def in_turn(runs: dict[str, Callable[[], Tensor]], rounds: int, device: str, tit
 
 
 def operations(run: Callable[[], Tensor]) -> int:
-    """The floating-point operations of a run: two for each multiplication of its matrices and
-    convolutions."""
+    """The floating-point operations of a run's matrix products and convolutions: two for each
+    multiplication."""
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         run()
     return counter.get_total_flops()
 
 
 def matrix_rate(device: str, dtype: torch.dtype) -> float:
-    """Operations a second of the best of a few large matrix products."""
+    """Floating-point operations a second of the fastest of several large matrix products."""
     side = 8192 if device == "cuda" else 1536
     left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     return 2 * side**3 / min(seconds(lambda: left @ right, device) for _ in range(8))
 
 
 def peak_bytes(run: Callable[[], Tensor], device: str) -> int:
-    """The most memory that a training step takes above the weights: activations, gradients and all between.
+    """The peak memory in bytes of a training step without the weights: activations, gradients, temporaries.
 
-    On a GPU what PyTorch allocates; on a CPU its tensors.
+    On a GPU it is what PyTorch allocates, on a CPU the size of its tensors.
     """
     if device != "cuda":
         with TensorMemory() as memory:
@@ -223,9 +226,9 @@ def peak_bytes(run: Callable[[], Tensor], device: str) -> int:
 
 
 def table(times: dict[str, float], work: dict[str, int], floor: float, memory: dict[str, int] | None) -> str:
-    """Markdown: what each way takes, how much faster than the first, how far from the floor."""
+    """A Markdown table: time of each variant, its speed-up over the first, and its share of the floor."""
     first = next(iter(times.values()))
-    titles = ["way", "ms", "faster", "GFLOP", "floor / time"] + (["MB"] if memory else [])
+    titles = ["variant", "ms", "faster", "GFLOP", "floor / time"] + (["MB"] if memory else [])
     lines = ["| " + " | ".join(titles) + " |", "|---" + "|---:" * (len(titles) - 1) + "|"]
     for name, spent in times.items():
         cells = [name, f"{spent * 1e3:.1f}", f"{first / spent:.2f}x", f"{work[name] / 1e9:.1f}"]
@@ -245,7 +248,7 @@ def benchmark(
     channels_last: bool = True,
     compile: bool = False,
 ) -> None:
-    """Print the two tables.
+    """Print a table for the guided step and one for the training step.
 
     Args:
         scale: sd15 is Stable Diffusion 1.5 at 512x512, the default on a GPU; reduced is for a CPU.
@@ -253,10 +256,10 @@ def benchmark(
         dtype: bfloat16 on a GPU, float32 on a CPU by default.
         views: Views of the guided step.
         batch: Targets of the training step.
-        portraits: Portraits of the training step, with as many targets each; the paper has 8 of one.
-        rounds: How often each way is timed; the best counts.
-        channels_last: Channels-last memory, for all ways alike.
-        compile: torch.compile, for all ways alike.
+        portraits: Portraits of the training step, over which the targets are divided; the paper has 8 of one.
+        rounds: How often each variant is timed; the best time counts.
+        channels_last: Use channels-last memory in all variants.
+        compile: Use torch.compile in all variants.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device == "cuda" and not torch.cuda.is_available():
@@ -279,23 +282,23 @@ def benchmark(
     real, counted = parts(views)
     with torch.no_grad():
         work = {name: operations(run) for name, run in steps(counted).items()}
-        times = in_turn(steps(real), rounds, device, "guided step")
+        times = best_times(steps(real), rounds, device, "guided step")
     print(f"\nOne guided step, {views} views. {FLOOR}")
     print(table(times, work, min(work.values()) / rate, None))
 
     real, counted = parts(batch, portraits=portraits, attached=False)
     work = {name: operations(run) for name, run in training(counted).items()}
-    ways = training(real)
-    memory = {name: peak_bytes(run, device) for name, run in ways.items()}
-    times = in_turn(ways, rounds, device, "training step")
+    variants = training(real)
+    memory = {name: peak_bytes(run, device) for name, run in variants.items()}
+    times = best_times(variants, rounds, device, "training step")
     print(f"\nOne training step of stage 1, {batch} targets of {portraits} portraits. {FLOOR}")
-    print("MB: at most, above the weights.")
+    print("MB: peak memory without the weights.")
     print(table(times, work, min(work.values()) / rate, memory))
 
 
 def main() -> None:
-    """The command. A user's mistake ends in one line."""
-    parser = ArgumentParser(description="What a guided denoising step and a training step of stage 1 cost.")
+    """Run the command; an InputError ends it with one line."""
+    parser = ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_function_arguments(benchmark)
     settings = parser.parse_args().as_dict()
     with one_line():

@@ -16,7 +16,7 @@ import torch
 from jsonargparse import ArgumentParser
 from torch import Tensor
 
-from benchmarks.denoising import in_turn
+from benchmarks.denoising import best_times
 from core.errors import InputError, one_line
 from generators.gan.architecture import Architecture, Kind, Settings, SuperResolutionBlock
 from generators.gan.folder import KINDS
@@ -81,7 +81,7 @@ def ways(generator: Generator, views: int) -> dict[str, Callable[[], Tensor]]:
 def benchmark(kind: Kind, scale: Scale, views: int, rounds: int, device: str) -> str:
     """One row of the table: seconds of both ways, their ratio, images per second, peak memory in GiB."""
     generator = build(kind, scale, device)
-    times = in_turn(ways(generator, views), rounds, device, kind)
+    times = best_times(ways(generator, views), rounds, device, kind)
     shared, independent = times["one identity"], times["independent"]
     return (
         f"| {kind} | {generator.architecture.size} | {shared:.2f} | {independent:.2f} | "

@@ -1,8 +1,9 @@
-"""`python -m benchmarks.sampling`: what a view costs, from the portrait to the image.
+"""`python -m benchmarks.sampling`: seconds a view of the whole pipeline, from the portrait to the image.
 
-The whole pipeline against the same networks sampled the released way, round and round in one run: there F_ref
-runs at every step on a copy of the portrait for each view, F_cam runs in both passes and sees its condition
-images anew. And the peak memory of short and long paths, each in a process of its own.
+The baseline samples the same networks as the released sampler does: at each step F_ref runs on a copy of the
+portrait for each view, and F_cam runs in both passes and embeds its condition images again. Both are timed
+alternately, so that noise affects them equally. The peak memory of short and long paths is measured in
+separate processes.
 """
 
 import resource
@@ -32,9 +33,9 @@ GUIDANCE = 3.0
 
 
 @dataclass(frozen=True)
-class Given:
-    """A portrait (1, 1, 3, S, S) and conditions (1, K, 3, S, S), uint8 noise: what they show costs nothing;
-    and the cameras (1, K, 25) of an orbit, where S is there to see it."""
+class Inputs:
+    """Inputs of the pipeline: a portrait (1, 1, 3, S, S) and conditions (1, K, 3, S, S), uint8 noise, as the
+    content does not affect the time; and the cameras (1, K, 25) of an orbit where the model has S."""
 
     portrait: Tensor
     conditions: Tensor
@@ -42,7 +43,7 @@ class Given:
 
     @classmethod
     def of(cls, pipeline: DiffPortrait3DPipeline, views: int) -> Self:
-        """What a pipeline is given for `views` views."""
+        """Inputs for `views` views of a pipeline."""
         draw, side = torch.Generator().manual_seed(0), pipeline.image_size
         images = torch.randint(256, (1, 1 + views, 3, side, side), dtype=torch.uint8, generator=draw)
         cameras = torch.from_numpy(trajectory("orbit", views))[None]
@@ -50,20 +51,20 @@ class Given:
 
 
 @torch.no_grad()
-def ours(pipeline: DiffPortrait3DPipeline, given: Given, steps: int) -> Tensor:
-    """Views (K, 3, S, S) by the pipeline."""
-    portrait, sampling = levels_to_pixels(given.portrait), Sampling(steps=steps, guidance=GUIDANCE)
-    return pipeline.views(portrait, given.conditions, given.cameras, seeds=[0], sampling=sampling)[0]
+def ours(pipeline: DiffPortrait3DPipeline, inputs: Inputs, steps: int) -> Tensor:
+    """Views (K, 3, S, S) of the pipeline."""
+    portrait, sampling = levels_to_pixels(inputs.portrait), Sampling(steps=steps, guidance=GUIDANCE)
+    return pipeline.views(portrait, inputs.conditions, inputs.cameras, seeds=[0], sampling=sampling)[0]
 
 
 @torch.no_grad()
-def released(pipeline: DiffPortrait3DPipeline, given: Given, steps: int) -> Tensor:
-    """Views (K, 3, S, S) by the released sampler's steps: F_ref and F_cam anew for each view and step."""
-    portrait, conditions = levels_to_pixels(given.portrait), levels_to_pixels(given.conditions[0])
+def released(pipeline: DiffPortrait3DPipeline, inputs: Inputs, steps: int) -> Tensor:
+    """Views (K, 3, S, S) of the baseline: F_ref and F_cam run for each view at each step."""
+    portrait, conditions = levels_to_pixels(inputs.portrait), levels_to_pixels(inputs.conditions[0])
     latents = pipeline.encode(portrait)
     start = view_noise([0], range(len(conditions)), latents)
-    if given.cameras is not None:
-        proxies = pipeline.proxies(portrait, given.cameras)
+    if inputs.cameras is not None:
+        proxies = pipeline.proxies(portrait, inputs.cameras)
         start = diffused(pipeline.encode(proxies), start, pipeline.scheduler)
     scheduler = ddim_scheduler(pipeline.scheduler, steps)
     networks = pipeline.denoiser, pipeline.appearance_reference
@@ -75,7 +76,8 @@ def released(pipeline: DiffPortrait3DPipeline, given: Given, steps: int) -> Tens
 
 
 def clock() -> Callable[[], float]:
-    """Seconds: of the processor on a CPU, where others may be at work, and of the wall on a GPU."""
+    """A function that returns seconds: processor time on the CPU, which other processes do not affect, and
+    wall time after synchronisation on a GPU."""
     if not torch.cuda.is_available():
         return time.process_time
 
@@ -87,15 +89,15 @@ def clock() -> Callable[[], float]:
 
 
 def peak_memory(model: str, views: int, steps: int) -> float:
-    """GiB that a path of that many views takes at most, in a process of its own, networks included."""
+    """The peak memory in GiB of a path of `views` views, networks included, measured in another process."""
     command = [sys.executable, "-m", "benchmarks.sampling", f"--model={model}", f"--steps={steps}"]
     done = subprocess.run([*command, f"--only={views}"], stdout=subprocess.PIPE, text=True, check=True)
     return float(done.stdout.split()[-1])
 
 
 def measure_memory(pipeline: DiffPortrait3DPipeline, views: int, steps: int) -> float:
-    """The same of this process."""
-    ours(pipeline, Given.of(pipeline, views), steps)
+    """The peak memory in GiB of a path of `views` views, networks included, measured in this process."""
+    ours(pipeline, Inputs.of(pipeline, views), steps)
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
     unit = 1 if sys.platform == "darwin" else 2**10  # bytes there, KiB elsewhere
@@ -105,36 +107,36 @@ def measure_memory(pipeline: DiffPortrait3DPipeline, views: int, steps: int) -> 
 def benchmark(
     model: str = "checkpoints/mini", steps: int = 10, rounds: int = 3, only: int | None = None
 ) -> None:
-    """Prints seconds a view and their ratio, then memory by the length of the path.
+    """Print seconds a view of both samplers and their ratio, then peak memory by the length of the path.
 
     Args:
         model: a model folder with all parts.
         steps: denoising steps.
-        rounds: how often both ways are measured, in turn.
-        only: print the peak memory of a path of so many views, and nothing else.
+        rounds: how often each sampler is timed, after one warm-up.
+        only: print only the peak memory of a path of so many views.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     pipeline = DiffPortrait3DPipeline.from_pretrained(model).to(device)
     if only is not None:
         print(measure_memory(pipeline, only, steps))
         return
-    views, now, ways = PATHS[0], clock(), {"released way": released, "pipeline": ours}
-    given = Given.of(pipeline, views)
-    spent = dict.fromkeys(ways, 0.0)
+    views, now, samplers = PATHS[0], clock(), {"released sampler": released, "pipeline": ours}
+    inputs = Inputs.of(pipeline, views)
+    spent = dict.fromkeys(samplers, 0.0)
     for turn in tqdm(range(rounds + 1), desc="sampling", unit="round"):
-        for name, way in ways.items():
+        for name, sampler in samplers.items():
             start = now()
-            way(pipeline, given, steps)
-            spent[name] += now() - start if turn else 0.0  # the first round warms up
+            sampler(pipeline, inputs, steps)
+            spent[name] += now() - start if turn else 0.0  # the first round is a warm-up
     for name, seconds in spent.items():
         print(f"{name}: {seconds / rounds / views:.3f} s a view ({steps} steps, {views} views, {device})")
-    print(f"released way / pipeline: {spent['released way'] / spent['pipeline']:.2f}")
+    print(f"released sampler / pipeline: {spent['released sampler'] / spent['pipeline']:.2f}")
     for path in PATHS:
         print(f"{path} views: {peak_memory(model, path, 2):.2f} GiB at most")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command. A user's mistake ends in one line."""
+    """Run the command; an InputError ends it with one line."""
     parser = ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_function_arguments(benchmark)
     settings = parser.parse_args(arguments)

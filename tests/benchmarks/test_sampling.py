@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks.sampling import Given, benchmark, ours, released
+from benchmarks.sampling import Inputs, benchmark, ours, released
 from core.files import whole_folder
 from lightning_modules.networks.portrait import write_portrait_model
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
@@ -11,14 +11,14 @@ from tests.networks.toy import toy_model
 
 
 @pytest.mark.parametrize("prior", [True, False])
-def test_both_ways_make_the_same_images(prior):
-    """Else their costs would not compare. The released sampler's F_ref sees the current timestep."""
+def test_both_samplers_make_the_same_images(prior):
+    """So that their times compare. The released sampler's F_ref sees the current timestep."""
     pipeline = DiffPortrait3DPipeline.of(replace(toy_model(prior=prior), reference_timestep="current"))
-    given = Given.of(pipeline, 3)
-    assert (given.cameras is not None) == prior
-    made = ours(pipeline, given, 3)
+    inputs = Inputs.of(pipeline, 3)
+    assert (inputs.cameras is not None) == prior
+    made = ours(pipeline, inputs, 3)
     assert made.shape == (3, 3, 16, 16)
-    torch.testing.assert_close(made, released(pipeline, given, 3), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(made, released(pipeline, inputs, 3), rtol=1e-3, atol=1e-3)
 
 
 def test_the_command_measures_both_and_the_memory(tmp_path, capsys, monkeypatch):
@@ -27,5 +27,5 @@ def test_the_command_measures_both_and_the_memory(tmp_path, capsys, monkeypatch)
     monkeypatch.setattr("benchmarks.sampling.PATHS", (2,))
     benchmark(str(tmp_path / "model"), steps=2, rounds=1)
     printed = dict(line.split(": ") for line in capsys.readouterr().out.splitlines())
-    assert list(printed) == ["released way", "pipeline", "released way / pipeline", "2 views"]
+    assert list(printed) == ["released sampler", "pipeline", "released sampler / pipeline", "2 views"]
     assert 0.1 < float(printed["2 views"].split()[0]) < 8  # GiB, measured in a process of its own
