@@ -7,14 +7,14 @@ from pathlib import Path
 from PIL import Image
 
 from core.errors import InputError
-from portraits.alignment.photos import SUFFIXES, open_photo
+from portraits.alignment.photos import SUFFIXES, is_photo, open_photo
 
 _DIGITS = re.compile(r"(\d+)")
 
 
 def image_files(folder: Path) -> list[Path]:
     """The image files directly in a folder, in natural order: 2.png before 10.png."""
-    found = (path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+    found = (path for path in folder.iterdir() if is_photo(path))
     return sorted(found, key=lambda path: (_natural(path.name), path.name))
 
 

@@ -8,6 +8,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from core.errors import InputError
+from portraits.alignment.photos import upright_rgb
 from portraits.people import MIN_SIDE
 from portraits.pixels import levels_to_pixels
 
@@ -15,13 +16,14 @@ from portraits.pixels import levels_to_pixels
 def portrait_pixels(images: Sequence[Image.Image], side: int) -> Tensor:
     """The middle squares of photos of any size and shape: (1, R, 3, S, S) in [-1, 1], S = `side`.
 
-    Raises InputError where there are none, or one has less than `MIN_SIDE` pixels a side.
+    Photos are read as from files: upright by their EXIF orientation, transparency over white, in sRGB. Raises
+    InputError where there are none, or one has less than `MIN_SIDE` pixels a side.
     """
     if not images:
         raise InputError("no portrait was given")
     if small := next((image.size for image in images if min(image.size) < MIN_SIDE), None):
         raise InputError(f"a portrait of {small[0]}x{small[1]} pixels: {MIN_SIDE} a side at least")
-    squares = [ImageOps.fit(image, (min(image.size),) * 2) for image in images]
+    squares = [ImageOps.fit(image, (min(image.size),) * 2) for image in map(upright_rgb, images)]
     return levels_to_pixels(square_levels(squares, side, "portrait"))
 
 
@@ -32,7 +34,7 @@ def square_levels(images: Sequence[Image.Image], side: int, what: str) -> Tensor
     """
     if odd := next((image.size for image in images if image.width != image.height), None):
         raise InputError(f"{what}: an image of {odd[0]}x{odd[1]} pixels; give square images, cropped alike")
-    squares = [image.convert("RGB").resize((side, side), Image.Resampling.LANCZOS) for image in images]
+    squares = [upright_rgb(image).resize((side, side), Image.Resampling.LANCZOS) for image in images]
     return torch.from_numpy(np.stack([np.asarray(square) for square in squares])).movedim(-1, 1)[None]
 
 

@@ -1,12 +1,14 @@
-"""Photos as people have them → upright 8-bit RGB."""
+"""The one reader of photos: any file or Pillow image to upright 8-bit sRGB."""
 
+import io
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 from core.errors import InputError
 
@@ -15,21 +17,31 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".heic", 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "AVIF")
 HEIC = (".heic", ".heif")
 MATTE = (255, 255, 255)
+# How an image of each EXIF orientation is turned upright.
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+APPLE_DOUBLE = "._"  # of the files in which macOS keeps attributes on other file systems
 
 
 def open_photo(path: Path) -> Image.Image:
-    """The photo at `path`, turned as its EXIF data says, as RGB; transparent parts become white.
+    """The photo at `path`, as `upright_rgb` makes it.
 
-    Its size is checked before anything is decoded. HEIC takes the package pillow-heif. Raises InputError for
-    what is no photo, is damaged, or is larger than MAX_PIXELS."""
+    Its size is checked before it is decoded. HEIC takes the package pillow-heif. Raises InputError where it
+    is not a photo, is damaged, or has more than `MAX_PIXELS` pixels.
+    """
     with _opened(path) as image:
-        ImageOps.exif_transpose(image, in_place=True)
-        return to_rgb(image)
+        return upright_rgb(image)
 
 
 def photo_size(path: Path) -> tuple[int, int]:
-    """Width and height of the photo as it is stored, of which nothing is decoded. Raises InputError as
-    `open_photo` does."""
+    """Width and height of a photo as stored, without decoding it. Raises InputError as `open_photo`."""
     with _opened(path) as image:
         return image.size
 
@@ -52,31 +64,75 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise InputError(f"{path}: cannot be read as a photo ({reason})") from error
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any of Pillow's modes to 8-bit RGB, transparency over white, 16-bit grey scaled down."""
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """An image of any of Pillow's modes as 8-bit sRGB, turned upright by its EXIF orientation.
+
+    Transparency is blended over white, 16-bit values are scaled, and colours are converted from an embedded
+    profile; a damaged one is ignored.
+    """
+    orientation = UPRIGHT.get(_orientation(image))
+    rgb = _to_srgb(_to_8_bits(image), image.info.get("icc_profile"))
+    rgb = rgb if orientation is None else rgb.transpose(orientation)
+    if rgb is not image:
+        rgb.info = {}  # the orientation and the profile have been applied
+    return rgb
+
+
+def _orientation(image: Image.Image) -> object:
+    """The EXIF orientation. Other entries are not read: cameras write some that Pillow cannot convert."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation)
+    except (SyntaxError, ValueError, TypeError, OSError, OverflowError, struct.error):
+        return None
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16") or image.mode == "I":
         values = np.asarray(image).astype(np.float64)
-        image = Image.fromarray(np.clip(np.round(values / 257.0), 0, 255).astype(np.uint8))
+        return Image.fromarray(np.clip(np.round(values / 257.0), 0, 255).astype(np.uint8))
     if image.mode == "F":
-        image = Image.fromarray(np.clip(np.nan_to_num(np.asarray(image)), 0, 255).astype(np.uint8))
+        return Image.fromarray(np.clip(np.nan_to_num(np.asarray(image)), 0, 255).astype(np.uint8))
+    return image
+
+
+def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """An 8-bit image as RGB over white, in sRGB."""
     if image.has_transparency_data:
         opaque = image.convert("RGBA")
         ground = Image.new("RGBA", opaque.size, (*MATTE, 255))
         image = Image.alpha_composite(ground, opaque)
+    if profile is not None and (converted := _converted(image, profile)) is not None:
+        return converted
     if image.mode != "RGB":
         return image.convert("RGB")
     image.load()
     return image
 
 
+def _converted(image: Image.Image, profile: bytes) -> Image.Image | None:
+    """The image in sRGB; None where the profile is damaged or is of another kind of image."""
+    image = image if image.mode in ("RGB", "CMYK", "L") else image.convert("RGB")
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return None
+
+
 def photo_files(folder: Path) -> list[Path]:
-    """The photos below a folder, by name. Raises InputError where it is none or has none."""
+    """The photos below a folder, by name. Raises InputError where it is missing or has none."""
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder")
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    found = sorted(path for path in folder.rglob("*") if is_photo(path))
     if not found:
         raise InputError(f"{folder}: no photos in it ({', '.join(SUFFIXES)})")
     return found
+
+
+def is_photo(path: Path) -> bool:
+    """Whether a path is a file with the name of a photo; macOS's attribute files (`._NAME`) are not."""
+    named = path.suffix.lower() in SUFFIXES and not path.name.startswith(APPLE_DOUBLE)
+    return named and path.is_file()
 
 
 def _formats(path: Path) -> list[str]:

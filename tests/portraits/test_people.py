@@ -32,6 +32,7 @@ def test_one_person_of_many_photos_or_a_folder_of_people(tmp_path):
     photos = [str(paint(tmp_path / "people" / name)) for name in ("ada.jpg", "bo.png")]
     for name in ("10.png", "1.png", "2.png"):
         paint(tmp_path / "people" / "cleo" / name)
+        (tmp_path / "people" / f"._{name}").write_bytes(b"\0\5\x16\7")  # macOS's attributes
     (one,) = find_people(photos, None)
     assert (one.name, len(one.photos)) == ("ada", 2)
     people = find_people(None, str(tmp_path / "people"))

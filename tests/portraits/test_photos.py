@@ -7,10 +7,10 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from core.errors import InputError
-from portraits.alignment.photos import open_photo, photo_files
+from portraits.alignment.photos import open_photo, photo_files, upright_rgb
 
 
 @pytest.fixture
@@ -42,7 +42,55 @@ def test_exif_rotation_is_undone(tmp_path, picture, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     turned.save(tmp_path / "a.jpg", exif=exif, quality=98)
+    once = open_photo(tmp_path / "a.jpg")
+    assert_upright(once)
+    np.testing.assert_array_equal(upright_rgb(once), once)
+
+
+ODD_EXIF = {
+    "XResolution as text": (0x011A, 2, 3, b"72\0\0"),
+    "camera model as numbers": (0x0110, 3, 2, struct.pack("<HH", 12, 34)),
+    "ResolutionUnit as text": (0x0128, 2, 2, b"2\0\0\0"),
+    "ResolutionUnit beyond 16 bits": (0x0128, 4, 1, struct.pack("<I", 70000)),
+}
+
+
+def exif_block(entry: tuple[int, int, int, bytes]) -> bytes:
+    """A little-endian EXIF block of an orientation, 6, and one more entry (tag, type, count, value)."""
+    entries = sorted([(0x0112, 3, 1, struct.pack("<HH", 6, 0)), entry])
+    body = b"".join(struct.pack("<HHI", *numbers) + value for *numbers, value in entries)
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries)) + body + struct.pack("<I", 0)
+
+
+@pytest.mark.filterwarnings("ignore:Metadata Warning")  # Pillow's, of the odd entry
+@pytest.mark.parametrize("entry", ODD_EXIF.values(), ids=ODD_EXIF)
+def test_exif_entries_that_pillow_cannot_write_do_not_matter(tmp_path, picture, entry):
+    picture.rotate(90, expand=True).save(tmp_path / "a.jpg", exif=exif_block(entry), quality=98)
     assert_upright(open_photo(tmp_path / "a.jpg"))
+
+
+def swapped_profile() -> bytes:
+    """An ICC profile whose red and blue primaries are exchanged."""
+    data = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    names = {b"rXYZ": b"bXYZ", b"bXYZ": b"rXYZ"}
+    table = data[132 : 132 + 12 * struct.unpack(">I", data[128:132])[0]]
+    entries = [table[start : start + 12] for start in range(0, len(table), 12)]
+    swapped = b"".join(names.get(entry[:4], entry[:4]) + entry[4:] for entry in entries)
+    return data[:132] + swapped + data[132 + len(table) :]
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp"])
+def test_colours_of_another_profile_become_srgb(tmp_path, picture, name):
+    other = Image.merge("RGB", picture.split()[::-1])
+    other.save(tmp_path / name, icc_profile=swapped_profile(), quality=98)
+    once = open_photo(tmp_path / name)
+    assert_upright(once)
+    np.testing.assert_array_equal(upright_rgb(once), once)
+
+
+def test_a_damaged_profile_is_ignored(tmp_path, picture):
+    picture.save(tmp_path / "a.png", icc_profile=b"no profile")
+    assert_upright(open_photo(tmp_path / "a.png"))
 
 
 @pytest.mark.parametrize("name", ["a.webp", "a.png", "a.bmp", "a.tif"])
@@ -134,6 +182,7 @@ def test_photos_are_found_below_a_folder(tmp_path, picture):
     for name in ("b.jpg", "a.PNG", "more/c.webp"):
         picture.save(tmp_path / name)
     (tmp_path / "notes.txt").write_text("no")
+    (tmp_path / "._b.jpg").write_bytes(b"\0\5\x16\7")  # macOS's attributes of b.jpg
     assert [path.name for path in photo_files(tmp_path)] == ["a.PNG", "b.jpg", "c.webp"]
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no photos"):

@@ -15,7 +15,8 @@ from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
 from lightning_modules.sampling.settings import Sampling
 from lightning_modules.sampling.starting_noise import diffused
 from portraits.cameras import label_from_angles
-from portraits.pixels import levels_to_pixels
+from portraits.people import read_portrait
+from portraits.pixels import levels_to_pixels, to_pixels
 from tests.networks.toy import noise, toy_model
 
 FEW = {"steps": 2, "progress": False}
@@ -50,6 +51,21 @@ def test_one_portrait_to_views(pipeline):
     again = pipeline(picture(size=48), cameras=orbit(3), conditions=pictures(3), **FEW)
     assert equal(views, again)
     assert not equal(views, pipeline(picture(size=48), orbit(3), pictures(3), seed=1, **FEW))
+
+
+def test_photos_are_seen_as_from_files(pipeline, tmp_path):
+    """On their side, cut out of their background, or of 16 bits."""
+    rows, columns = np.mgrid[0:48, 0:48].astype(np.uint8)
+    photo = Image.fromarray(np.dstack([5 * rows, 5 * columns, np.full_like(rows, 90)]))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo.save(tmp_path / "on_its_side.png", exif=exif)
+    cut = np.dstack([np.asarray(photo), np.where((rows > 9) & (columns > 9), 255, 0).astype(np.uint8)])
+    Image.fromarray(cut * (cut[..., 3:] > 0)).save(tmp_path / "cut_out.png")
+    Image.fromarray(rows.astype(np.uint16) * 1300).save(tmp_path / "16_bits.png")
+    for path in tmp_path.iterdir():
+        seen = pipeline._portraits([Image.open(path)])[0, 0]
+        torch.testing.assert_close(seen, to_pixels(np.asarray(read_portrait(path, 16, aligned=False))))
 
 
 def test_folder_round_trip(pipeline, tmp_path):
