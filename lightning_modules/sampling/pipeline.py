@@ -224,7 +224,7 @@ class DiffPortrait3DPipeline(DiffusionPipeline):
         """
         references = [portrait] if isinstance(portrait, Image.Image) else list(portrait)
         labels = None if cameras is None else torch.from_numpy(check_labels(cameras, "cameras"))[None]
-        view_count(cameras=cameras, conditions=conditions, proxies=proxies)
+        view_count(cameras=None if labels is None else labels[0], conditions=conditions, proxies=proxies)
         images = self.views(
             self._portraits(references),
             self._levels(conditions, "conditions"),
@@ -317,6 +317,7 @@ class DiffPortrait3DPipeline(DiffusionPipeline):
         if sampling.noise != "3d-aware":
             return noise
         if proxies is None:
+            assert cameras is not None  # else noise is random
             rendered = self._render_proxies(references, cameras, sampling.chunk)
             start = torch.cat([self.encode(x, sampling.chunk) for x in rendered])
             start = start.unflatten(0, noise.shape[:2])

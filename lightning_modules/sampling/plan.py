@@ -92,9 +92,10 @@ def make_plan(request: Request) -> Plan:
     identity = request.seed if request.identity is None else request.identity
     conditions = find_conditions(request.conditions, identity)
     cameras = find_cameras(request, conditions)
-    views = len(conditions.files) if cameras is None else len(cameras)
-    if isinstance(conditions, ConditionFiles):
-        check_count(conditions.files, views, CONDITIONS)
+    files = conditions.files if isinstance(conditions, ConditionFiles) else None
+    views = len(files or ()) if cameras is None else len(cameras)
+    if files is not None:
+        check_count(files, views, CONDITIONS)
     path = windows(views, request.window, request.overlap)
     proxies = find_proxies(request.noise, people, views)
 

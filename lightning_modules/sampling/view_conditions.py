@@ -40,9 +40,11 @@ class RenderedConditions:
     renderer: RendererChoice
     identity: int
 
-    def images(self, cameras: Cameras, size: int) -> list[Image.Image]:
+    def images(self, cameras: Cameras | None, size: int) -> list[Image.Image]:
         """The images (S, S), S = `size`, at cameras (K, 25), with a progress bar. Raises InputError where the
-        renderer cannot be opened."""
+        renderer cannot be opened, or there are no cameras."""
+        if cameras is None:
+            raise InputError("rendered conditions take cameras: give a trajectory or --cameras")
         return render_view_conditions(prepare_renderer(self.renderer), self.identity, cameras, size)
 
 
