@@ -13,6 +13,7 @@ from dataclasses import fields, replace
 from jsonargparse import ArgumentError, ArgumentParser
 
 from core.errors import InputError, one_line
+from core.files import exclusive
 from lightning_modules.evaluation.planning import EvaluationPlan, RowPlan, plan_evaluation
 from lightning_modules.evaluation.report import log_report, write_report
 from lightning_modules.evaluation.sampling import make_predictions
@@ -26,8 +27,13 @@ def evaluate(plan: EvaluationPlan) -> bool:
     """Make predictions, score them and write the report.
 
     Returns False, and writes no report, where predictions of other processes' parts are missing. Raises
-    InputError where data or models cannot be read.
+    InputError where data or models cannot be read, or another process makes the same part.
     """
+    with exclusive(plan.out / plan.part):
+        return _evaluate(plan)
+
+
+def _evaluate(plan: EvaluationPlan) -> bool:
     for notice in dict.fromkeys(row.scoring.suite.notice for row in plan.rows):
         print(notice)
     predictions: dict[str, Predictions] = {}
@@ -37,8 +43,10 @@ def evaluate(plan: EvaluationPlan) -> bool:
             print(f"{plan.out}: other parts of {row.name!r} are still missing: run them, then this one again")
             return False
         predictions[row.name] = made
-    scores = {row.name: score(_with_truth(row, predictions), row.scoring) for row in plan.rows}
-    report = write_report(plan, scores)
+    # parts that end at the same time write the same report, one after the other
+    with exclusive(plan.out / "table", wait=True):
+        scores = {row.name: score(_with_truth(row, predictions), row.scoring) for row in plan.rows}
+        report = write_report(plan, scores)
     if plan.wandb:
         log_report(report, wandb_logger(str(plan.out), name=plan.title, group="evaluate"))
     return True

@@ -45,6 +45,11 @@ class PairMetric(Metric):
         return (self.label,)
 
     @property
+    def least_side(self) -> int:
+        """The side in pixels of the smallest image that can be scored."""
+        return 1
+
+    @property
     def seen(self) -> tuple[int, int]:
         """How many images, and how many truths, this process has seen."""
         pairs = int(self.scored + self.failed)

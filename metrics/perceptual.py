@@ -32,6 +32,11 @@ class LPIPS(PairMetric):
         super().__init__(weights_for(self.symbol, weights), **options)
         self.network = _build(self.symbol, self.weights, {ALEXNET: _alex, VGG16: _vgg, LITE: _Pyramid})
 
+    @property
+    def least_side(self) -> int:
+        """The smallest image that the network's pooling layers leave a pixel of."""
+        return {ALEXNET: 31, VGG16: 16}.get(self.weights, 1)
+
     @torch.no_grad()
     def scores(self, images: Tensor, truth: Tensor) -> Tensor:
         """Distance (N, 1) of images (N, 3, S, S) in [-1, 1]."""

@@ -35,6 +35,11 @@ class SSIM(PairMetric):
     symbol = "SSIM"
     higher_is_better = True
 
+    @property
+    def least_side(self) -> int:
+        """The side of the window."""
+        return 2 * WINDOW_REACH + 1
+
     def scores(self, images: Tensor, truth: Tensor) -> Tensor:
         """Similarity (N, 1) of images (N, 3, S, S) in [-1, 1], S 11 or more."""
         # in float32 the variances cancel: equal images would come out at 0.99999

@@ -73,6 +73,16 @@ class MetricSuite(nn.Module):
         columns = {name: metric.higher_is_better for metric in scored for name in metric.columns}
         return columns | {metric.label: metric.higher_is_better for metric in self.sets}
 
+    def check_side(self, side: int) -> None:
+        """Raise InputError where images of `side` pixels are too small for a metric of pairs."""
+        for metric in self.pairs:
+            if side < metric.least_side:
+                least = metric.least_side
+                raise InputError(
+                    f"{metric.label} takes images of {least}x{least} pixels or more, not {side}x{side}:"
+                    " resize them, or leave the metric out"
+                )
+
     @torch.no_grad()
     def update(
         self,
@@ -91,12 +101,13 @@ class MetricSuite(nn.Module):
         same people for ID; `pose`, images of the same camera for POSE; `cameras` (N, 25), for POSE[label];
         `real` (M, 3, S, S), for FID and KID, M may be 0. Faces that were read already may stand for images.
         What a metric has nothing to compare with, it does not see. Raises InputError on images of another
-        shape than the truth's.
+        shape than the truth's, and on images that are too small for a metric.
         """
         scores: dict[str, Tensor] = {}
         if truth is not None:
             if truth.shape != images.shape:
                 raise InputError(f"images {tuple(images.shape)} and their truth {tuple(truth.shape)} differ")
+            self.check_side(min(images.shape[-2:]))
             for metric in self.pairs:
                 scores |= _scored(metric, images, truth)
         scores |= self._update_faces(images, truth, person, pose, cameras)

@@ -1,21 +1,20 @@
-"""A folder of predictions: what any system made of some subjects, and what each image should show.
+"""A folder of predictions: images that a system made of some subjects, and what each is compared with.
 
 ```
 DIR/manifest.json
 DIR/<subject>/<view>.png
 ```
 
-The manifest is `{"format": 1, "system": …, "protocol": …, "views": [{"subject", "view", "reference",
-"camera", "truth", "condition", "mask", "reference_camera"}, …]}`. `camera` is an EG3D label, and so is
-`reference_camera`, of the reference; `reference` (the portrait), `truth`, `condition` (somebody else at the
-same camera) and `mask` (the truth's foreground) are files relative to DIR. All but the names may be left out;
-without a truth, ID is against the reference and POSE against the condition.
+The manifest is `{"format": 1, "system": …, "protocol": …, "views": [{"subject": …, "view": …, …}, …]}` with
+an entry for every image; `View` lists what an entry may have. Files are named relative to DIR and lie inside
+it. Where there is no truth, ID is measured against the reference and POSE against the condition.
 """
 
+import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +22,12 @@ from numpy.typing import NDArray
 from core.errors import InputError
 from core.files import write_json
 from core.lists import shortened
-from core.tensors import read_json
+from core.schema import STRICT, check_values, read_schema
 from portraits.cameras import LABEL_SIZE, check_labels
 
 MANIFEST = "manifest.json"
 FORMAT = 1
+LONGEST_NAME = 200  # bytes; most file systems allow 255, endings included
 Protocol = Literal["reconstruction", "novel_view", "wild"]
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 FILES = ("reference", "truth", "condition", "mask")
@@ -35,8 +35,22 @@ FILES = ("reference", "truth", "condition", "mask")
 
 @dataclass(frozen=True)
 class View:
-    """One predicted image, `<subject>/<view>.png`, and what there is to hold it against: `camera` (25), that
-    of the reference, and files relative to the folder."""
+    """One predicted image, `<subject>/<view>.png`, and what it is compared with.
+
+    Args:
+        subject: name of the subject and its folder
+        view: name of the view, unique in the subject
+        reference: file of the portrait that the prediction is made from
+        camera: EG3D label (25,) of the view
+        truth: file of the image that the prediction should equal
+        condition: file of an image of another person at the same camera
+        mask: file of the truth's foreground mask
+        reference_camera: EG3D label (25,) of the reference
+
+    Raises InputError on names that files cannot have, and on labels that are not cameras.
+    """
+
+    __pydantic_config__: ClassVar = STRICT
 
     subject: str
     view: str
@@ -47,9 +61,20 @@ class View:
     mask: str | None = None
     reference_camera: list[float] | None = None
 
+    def __post_init__(self) -> None:
+        for name, value in (("subject", self.subject), ("view", self.view)):
+            if not is_plain_name(value):
+                raise InputError(f"{name} {value[:80]!r} cannot be a file's name")
+        for camera in (self.camera, self.reference_camera):
+            if camera is None:
+                continue
+            if len(camera) != LABEL_SIZE:
+                raise InputError(f"a camera of {self.name} has {len(camera)} numbers, not {LABEL_SIZE}")
+            check_labels(np.array([camera], dtype=object), self.name)
+
     @property
     def image(self) -> str:
-        """The predicted image's file, relative to the folder."""
+        """The file of the predicted image."""
         return f"{self.subject}/{self.view}.png"
 
     @property
@@ -57,24 +82,35 @@ class View:
         """The view's unique name."""
         return f"{self.subject}/{self.view}"
 
+    @property
+    def files(self) -> dict[str, str]:
+        """The files of the view by kind, the predicted image first, without those that it does not have."""
+        named = {kind: getattr(self, kind) for kind in FILES}
+        return {"image": self.image} | {kind: name for kind, name in named.items() if name is not None}
+
     @classmethod
     def parse(cls, values: Any, where: str) -> Self:
-        """A view from JSON. Raises InputError on what is none, `where` naming it."""
-        try:
-            view = cls(**values)
-        except TypeError as error:
-            raise InputError(f"{where}: not a view of a manifest ({error})") from None
-        names = {"subject": view.subject, "view": view.view}
-        for name, value in names.items():
-            if not isinstance(value, str) or Path(value).name != value or value in ("", ".", ".."):
-                raise InputError(f"{where}: {name} {value!r} is no plain file name")
-        for camera in (view.camera, view.reference_camera):
-            if camera is None:
-                continue
-            if not isinstance(camera, list) or len(camera) != LABEL_SIZE:
-                raise InputError(f"{where}: a camera of {view.name} is not {LABEL_SIZE} numbers")
-            check_labels(np.array([camera], dtype=object), f"{where}: {view.name}")
-        return view
+        """A view from JSON values; `where` names them in errors. Raises InputError."""
+        return check_values(cls, values, where)
+
+
+@dataclass(frozen=True)
+class _Manifest:
+    """The content of a manifest."""
+
+    __pydantic_config__: ClassVar = STRICT
+
+    format: int
+    protocol: Protocol
+    views: list[View]
+    system: str | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.format != FORMAT:
+            raise InputError(f"format {self.format} is not the one that this version reads, {FORMAT}")
+        if not self.views:
+            raise InputError("it lists no views")
 
 
 @dataclass(frozen=True)
@@ -88,7 +124,7 @@ class Predictions:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def cameras(self) -> NDArray[np.float32] | None:
-        """The cameras (N, 25) of all views, None unless all have one."""
+        """The cameras (N, 25) of all views, None unless every view has one."""
         labels = [view.camera for view in self.views]
         return None if None in labels else np.array(labels, dtype=np.float32)
 
@@ -100,65 +136,74 @@ class Predictions:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """The predictions in a folder, all of their files there.
+        """The predictions in a folder, whose files are all there.
 
-        Raises InputError where the manifest is missing or damaged, names a view twice, or files are missing:
-        how many, and which.
+        Raises InputError where the manifest is missing or damaged, lists a view twice or names a file outside
+        the folder; where files are missing; and where images are not listed.
         """
         path = folder / MANIFEST
         if not path.is_file():
             raise InputError(
-                f"{folder}: no {MANIFEST} in it; portraits/predictions.py says what it holds, and `python -m"
-                " lightning_modules.evaluation.unpack` writes it for what other systems make"
+                f"{folder}: no {MANIFEST} in it; portraits/predictions.py describes it, and `python -m"
+                " lightning_modules.evaluation.unpack` writes it for the results of other systems"
             )
-        values = read_json(path)
-        if values.get("format") != FORMAT:
-            raise InputError(f"{path}: format {values.get('format')!r}; this code reads {FORMAT}")
-        if values.get("protocol") not in PROTOCOLS:
-            raise InputError(f"{path}: protocol {values.get('protocol')!r} is none of {', '.join(PROTOCOLS)}")
-        entries = values.get("views")
-        if not isinstance(entries, list) or not entries:
-            raise InputError(f"{path}: it lists no views")
-        views = tuple(View.parse(entry, f"{path}: view {number}") for number, entry in enumerate(entries))
-        check_unique(views, path)
-        loaded = cls(
-            folder,
-            str(values.get("system", folder.name)),
-            values["protocol"],
-            views,
-            values.get("settings", {}),
-        )
+        manifest = read_schema(_Manifest, path)
+        check_unique(manifest.views, path)
+        system = folder.name if manifest.system is None else manifest.system
+        loaded = cls(folder, system, manifest.protocol, tuple(manifest.views), manifest.settings)
         loaded.check_files()
         return loaded
 
     def check_files(self) -> None:
-        """Raise InputError unless all files that the views name are there and every image is listed."""
-        wanted = {view.image: "predicted images" for view in self.views}
-        for kind in FILES:
-            named = (getattr(view, kind) for view in self.views)
-            wanted |= {name: f"{kind} files" for name in named if name is not None}
-        missing = [name for name in wanted if not (self.folder / name).is_file()]
-        if missing:
-            kinds = sorted({wanted[name] for name in missing})
+        """Raise InputError unless all files of the views exist inside the folder, and all images are
+        listed."""
+        kinds = {name: kind for view in self.views for kind, name in view.files.items()}
+        outside = [name for name in kinds if not is_inside(self.folder, name)]
+        if outside:
             raise InputError(
-                f"{self.folder}: {len(missing)} of {len(wanted)} files are missing ({', '.join(kinds)}):"
-                f" {shortened(missing)}; partial results are not scored"
+                f"{self.folder}: {len(outside)} of {len(kinds)} files are outside the folder:"
+                f" {shortened([name[:80] for name in outside])}; copy them into it"
             )
-        known = set(wanted)
-        there = (path.relative_to(self.folder).as_posix() for path in self.folder.glob("*/*.png"))
-        unmatched = sorted(name for name in there if name not in known)
-        if unmatched:
+        missing = [name for name in kinds if not (self.folder / name).is_file()]
+        if missing:
+            missing_kinds = sorted({kinds[name] for name in missing})
             raise InputError(
-                f"{self.folder}: {len(unmatched)} images are not in {MANIFEST}:"
-                f" {shortened(unmatched)}; list or remove them"
+                f"{self.folder}: {len(missing)} of {len(kinds)} files are missing"
+                f" ({', '.join(missing_kinds)}): {shortened(missing)}; partial results are not scored"
+            )
+        images = (path for path in self.folder.glob("*/*.png") if not path.name.startswith("."))
+        unlisted = sorted({path.relative_to(self.folder).as_posix() for path in images} - kinds.keys())
+        if unlisted:
+            raise InputError(
+                f"{self.folder}: {len(unlisted)} images are not in {MANIFEST}: {shortened(unlisted)}; list or"
+                " remove them"
             )
 
     def subjects(self) -> dict[str, list[View]]:
         """The views by subject, in the manifest's order."""
-        found: dict[str, list[View]] = {}
+        grouped: dict[str, list[View]] = {}
         for view in self.views:
-            found.setdefault(view.subject, []).append(view)
-        return found
+            grouped.setdefault(view.subject, []).append(view)
+        return grouped
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a file can have this name: printable, without slashes, at most `LONGEST_NAME` bytes."""
+    return (
+        name.isprintable()
+        and name not in ("", ".", "..")
+        and not {"/", "\\"} & set(name)
+        and len(name.encode()) <= LONGEST_NAME
+    )
+
+
+def is_inside(folder: Path, name: str) -> bool:
+    """Whether `name`, relative to a folder, lies inside it, once `..` and links are followed."""
+    try:
+        path = (folder / name).resolve()
+    except (OSError, ValueError, RuntimeError):  # a NUL, or a loop of links
+        return False
+    return path.is_relative_to(folder.resolve()) and all(len(os.fsencode(part)) < 256 for part in path.parts)
 
 
 def check_unique(views: Iterable[View], where: Path) -> None:

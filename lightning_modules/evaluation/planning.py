@@ -43,11 +43,10 @@ from lightning_modules.sampling.model_summary import ModelSummary
 from lightning_modules.sampling.schedulers import scheduler_for
 from metrics.suite import MetricSuite
 from portraits.alignment.photos import photo_files
-from portraits.predictions import Predictions
+from portraits.predictions import LONGEST_NAME, Predictions, is_plain_name
 
 TRUTH_FROM = "truth_from"
 TABLE_FILES = ("table", "yaw")
-LONGEST_NAME = 200  # bytes; most file systems allow 255, endings included
 
 
 @dataclass(frozen=True)
@@ -69,24 +68,35 @@ class RowPlan:
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """A table: its rows, published rows beside them with remarks, and where results go."""
+    """A table.
+
+    Args:
+        title: of the table
+        rows: that are measured
+        published: rows that are quoted
+        remarks: on the quoted rows
+        out: folder of the results
+        part: name of the share of the subjects that this process makes
+        wandb: log to Weights & Biases too
+    """
 
     title: str
     rows: tuple[RowPlan, ...]
     published: tuple[Row, ...]
     remarks: tuple[str, ...]
     out: Path
+    part: str
     wandb: bool
 
 
 def plan_evaluation(request: EvaluationRequest) -> EvaluationPlan:
     """The plan of a request. Raises InputError on whatever would stop it later: settings that do not exist or
     do not fit, missing or damaged files, too few images, metrics without weights."""
-    device = find_device(request.device)
+    device, (number, parts) = find_device(request.device), parse_part(request.part)
     if request.predictions is not None:
         rows = _rows_of_folders(request.predictions, request.row.scoring, device)
     else:
-        rows = _rows_of_models(request, device)
+        rows = _rows_of_models(request, (number, parts), device)
     published = published_rows(request.published, request.row.subjects.protocol)
     remarks = [f"{table.source}: {text}" for table in request.published for text in table.differences]
     out = Path(request.out)
@@ -94,7 +104,15 @@ def plan_evaluation(request: EvaluationRequest) -> EvaluationPlan:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{out}: no folder can be made there: {error.strerror}") from error
-    return EvaluationPlan(request.title, tuple(rows), tuple(published), tuple(remarks), out, request.wandb)
+    return EvaluationPlan(
+        request.title,
+        tuple(rows),
+        tuple(published),
+        tuple(remarks),
+        out,
+        f"part-{number}-of-{parts}",
+        request.wandb,
+    )
 
 
 def _rows_of_folders(folders: Sequence[str], settings: ScoringSettings, device: str) -> list[RowPlan]:
@@ -114,10 +132,9 @@ def _rows_of_folders(folders: Sequence[str], settings: ScoringSettings, device: 
     return rows
 
 
-def _rows_of_models(request: EvaluationRequest, device: str) -> list[RowPlan]:
+def _rows_of_models(request: EvaluationRequest, part: tuple[int, int], device: str) -> list[RowPlan]:
     """A row for each change of the common settings."""
     changes = request.rows or {row_names([Path(request.row.model).name])[0]: {}}
-    part = parse_part(request.part)
     subjects_of, suite_of = cache(find_subjects), cache(lambda names: MetricSuite(names))
     rows: dict[str, RowPlan] = {}
     for name, change in changes.items():
@@ -213,6 +230,8 @@ def _plan_scoring(
     for name, value in (("size", size), ("batch", settings.batch)):
         if value < 1:
             raise InputError(f"scoring.{name} {value}: give 1 or more")
+    if truths:
+        suite.check_side(size)
     real = None if settings.real is None else tuple(photo_files(Path(settings.real)))
     if settings.metrics is not None:
         check_set_sizes(where, suite, len(native), truths if real is None else len(real))
@@ -264,12 +283,12 @@ def parse_part(part: str) -> tuple[int, int]:
 
 def check_row_name(name: str) -> None:
     """Raise InputError on a name that the files of a row cannot have."""
-    if not name.isprintable() or Path(name).name != name or name in ("", "..") or "\\" in name:
-        raise InputError(f"row {name!r}: files are named after it; it cannot have slashes or be empty")
+    if not is_plain_name(name):
+        raise InputError(
+            f"row {name[:80]!r}: files are named after it: no slashes, and at most {LONGEST_NAME} bytes"
+        )
     if name in TABLE_FILES:
         raise InputError(f"row {name!r}: {', '.join(TABLE_FILES)} are the names of the table's own files")
-    if len(name.encode()) > LONGEST_NAME:
-        raise InputError(f"row {name!r}: files are named after it; {LONGEST_NAME} bytes at most")
 
 
 def row_names(systems: Sequence[str]) -> list[str]:

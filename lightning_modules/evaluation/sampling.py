@@ -134,7 +134,9 @@ def _sample(plan: PredictionPlan, todo: set[str]) -> None:
             views = _views(pipeline, plan, batch, references, conditions)
             for subject, *images in zip(batch, references, conditions, views, strict=True):
                 camera = subject.reference_cameras[0].tolist() if plan.move is None else None
-                write_subject(plan.folder / subject.key, subject, *images, reference_camera=camera)
+                # a process whose part overlaps with this one may have made the same views
+                if not (plan.folder / subject.key).is_dir():
+                    write_subject(plan.folder / subject.key, subject, *images, reference_camera=camera)
             bar.update(len(batch))
 
 

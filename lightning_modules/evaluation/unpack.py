@@ -1,17 +1,19 @@
-"""`python -m lightning_modules.evaluation.unpack KIND SOURCE OUT`: what other systems write → a folder of
-predictions that `lightning_modules.evaluate --predictions DIR` scores.
+"""From the results of another system to a folder of predictions.
+
+`python -m lightning_modules.evaluation.unpack KIND SOURCE OUT` reads what a system has written and writes the
+folder that `lightning_modules.evaluate --predictions` scores.
 
 | KIND | SOURCE holds |
 |---|---|
-| diffportrait3d | `<id>.mp4`, a frame for each image of `--conditions DIR`, as the released script writes |
-| goae | `<id>/video.mp4`, the orbit of EG3D's videos; `<id>/rec_img.jpg`, the reconstruction |
-| eg3d | `<id>.mp4`, the same, as EG3D-projector and PTI write |
-| panohead | `<id>.mp4`; its cameras are a setting of its own: name them with `--cameras` |
-| triplanenet | `<id>_<yaw in radians>.png`; `<id>_same-view.png`, made again from `<id>_original.png` |
-| zero123 | `<id>/<polar>_<azimuth>.png`, degrees from a frontal portrait, azimuth to the camera's right |
+| diffportrait3d | `<id>.mp4` of the released script, a frame for each image of `--conditions DIR` |
+| goae | `<id>/video.mp4`, along the orbit of EG3D's videos; `<id>/rec_img.jpg`, the reconstruction |
+| eg3d | `<id>.mp4` of EG3D-projector and PTI, along the same orbit |
+| panohead | `<id>.mp4` at the cameras of `--cameras` |
+| triplanenet | `<id>_<yaw in radians>.png`; `<id>_same-view.png`, the reconstruction of `<id>_original.png` |
+| zero123 | `<id>/<polar>_<azimuth>.png`, in degrees from a frontal portrait, azimuth to the camera's right |
 
-All subjects have the same views: results that were cut off are refused. New views are taken by default;
-`--protocol reconstruction` or `wild` takes the reconstructions instead, whose truth is the portrait.
+All subjects need the same views; otherwise the results are incomplete, and are refused. The new views are
+read by default, with `--protocol reconstruction` or `wild` the reconstructions, whose truth is the portrait.
 """
 
 import re
@@ -50,18 +52,18 @@ _ZERO123 = re.compile(rf"(?P<polar>{_ANGLE})_(?P<azimuth>{_ANGLE})\.png")
 
 @dataclass(frozen=True)
 class Unpacking:
-    """What is unpacked.
+    """Settings of the command.
 
     Args:
-        kind: which system wrote it
-        source: the folder it wrote
-        out: the folder of predictions
-        protocol: novel_view takes new views, reconstruction and wild (of photos) the portrait made again
-        portraits: a folder of the reference portraits, `<id>.png` or any image of that name
-        conditions: a folder of condition images, one for each frame of a video
+        kind: the system that wrote the results
+        source: folder of the results
+        out: folder of predictions to write
+        protocol: novel_view reads new views; reconstruction, and wild for photos, reads reconstructions
+        portraits: folder of the reference portraits, named `<id>` with the ending of an image
+        conditions: folder of condition images, one for each frame of a video
         cameras: files of EG3D labels, one for each frame of a video
-        truths: a folder `<id>/<view>.png` of what the views should be
-        system: how the table calls it; the kind by default
+        truths: folder of true views, `<id>/<view>.png`
+        system: name in tables; the kind by default
     """
 
     kind: Kind
@@ -76,9 +78,9 @@ class Unpacking:
 
 
 @dataclass(frozen=True)
-class Found:
-    """One image of a system: whose it is, which view, its pixels, its camera (25), its condition image and
-    the portrait it is made of, as far as the system tells."""
+class Result:
+    """One image of a system: its subject and view, its pixels, and as far as the system tells its camera
+    (25,), its condition image and the portrait that it is made from."""
 
     subject: str
     view: str
@@ -89,20 +91,23 @@ class Found:
 
 
 def unpack(unpacking: Unpacking) -> Predictions:
-    """Write the folder of predictions. Raises InputError on a source that is not as the kind writes it, and
-    on portraits or truths that are not those of its subjects and views."""
+    """Write the folder of predictions.
+
+    Raises InputError where the source is not laid out as the kind writes it, results are incomplete, or
+    portraits or truths do not match its subjects and views.
+    """
     source = Path(unpacking.source)
     if not source.is_dir():
         raise InputError(f"{source}: there is no such folder")
     reader, portraits = _reader(unpacking), _portraits(unpacking)
     with whole_folder(Path(unpacking.out)) as folder:
         views = [
-            _write(folder, found, portraits, unpacking)
-            for found in tqdm(reader(source, unpacking), desc="unpacking", unit="view")
+            _write(folder, result, portraits, unpacking)
+            for result in tqdm(reader(source, unpacking), desc="unpacking", unit="view")
         ]
         if not views:
-            raise InputError(f"{source}: nothing in it is named as {unpacking.kind} names its results")
-        _check_alike(views, source)
+            raise InputError(f"{source}: no file in it is named as {unpacking.kind} names its results")
+        _check_complete(views, source)
         _check_portraits(views, portraits, unpacking)
         _check_truths(views, unpacking)
         settings: dict[str, Any] = {"unpacked": unpacking.kind}
@@ -112,7 +117,7 @@ def unpack(unpacking: Unpacking) -> Predictions:
 
 
 def _reader(unpacking: Unpacking) -> "Reader":
-    """What reads a kind's results of a protocol. Raises InputError where it writes none."""
+    """The reader of a kind's results for a protocol. Raises InputError where the kind has none."""
     if unpacking.protocol == "novel_view":
         return READERS[unpacking.kind]
     if unpacking.kind not in RECONSTRUCTIONS:
@@ -123,38 +128,37 @@ def _reader(unpacking: Unpacking) -> "Reader":
     return RECONSTRUCTIONS[unpacking.kind]
 
 
-def _write(folder: Path, found: Found, portraits: dict[str, Path], unpacking: Unpacking) -> View:
-    """One view's files, and its entry in the manifest."""
-    place = folder / found.subject
-    place.mkdir(exist_ok=True)
-    stem = f"{found.subject}/{found.view}"
-    found.image.save(folder / f"{stem}.png")
-    view = View(found.subject, found.view)
-    if found.camera is not None:
-        view = replace(view, camera=found.camera.tolist())
-    if found.condition is not None:
-        open_photo(found.condition).save(folder / f"{stem}.condition.png")
+def _write(folder: Path, result: Result, portraits: dict[str, Path], unpacking: Unpacking) -> View:
+    """Write the files of one result, and return its entry in the manifest."""
+    (folder / result.subject).mkdir(exist_ok=True)
+    stem = f"{result.subject}/{result.view}"
+    result.image.save(folder / f"{stem}.png")
+    view = View(result.subject, result.view)
+    if result.camera is not None:
+        view = replace(view, camera=result.camera.tolist())
+    if result.condition is not None:
+        open_photo(result.condition).save(folder / f"{stem}.condition.png")
         view = replace(view, condition=f"{stem}.condition.png")
-    portrait = portraits.get(found.subject, found.portrait)
+    portrait = portraits.get(result.subject, result.portrait)
     if portrait is not None:
-        view = replace(view, reference=f"{found.subject}/reference.png")
+        view = replace(view, reference=f"{result.subject}/reference.png")
         if not (folder / str(view.reference)).exists():
             open_photo(portrait).save(folder / str(view.reference))
-    truth = _truth(found, portrait, unpacking)
+    truth = _truth(result, portrait, unpacking)
     if truth is not None:
         open_photo(truth).save(folder / f"{stem}.truth.png")
         view = replace(view, truth=f"{stem}.truth.png")
     return view
 
 
-def _truth(found: Found, portrait: Path | None, unpacking: Unpacking) -> Path | None:
-    """What a view should be. Raises InputError where a portrait that is made again is missing."""
+def _truth(result: Result, portrait: Path | None, unpacking: Unpacking) -> Path | None:
+    """The true image of a result. Raises InputError where the portrait of a reconstruction is missing."""
     if unpacking.truths is not None:
-        return Path(unpacking.truths) / found.subject / f"{found.view}.png"
+        return Path(unpacking.truths) / result.subject / f"{result.view}.png"
     if unpacking.protocol == "novel_view":
         return None
     if portrait is None:
-        raise InputError(f"{found.subject}: what it is a reconstruction of is in no folder --portraits DIR")
+        raise InputError(f"{result.subject}: --portraits DIR has no portrait that it is a reconstruction of")
     return portrait
 
 
@@ -164,74 +168,76 @@ def _portraits(unpacking: Unpacking) -> dict[str, Path]:
     return {path.stem: path for path in view_files(Path(unpacking.portraits), "portraits")}
 
 
-def _check_alike(views: Sequence[View], source: Path) -> None:
-    """Raise InputError unless all subjects have the same views: where some lack any they were cut off, and
-    cameras along a path would be those of another number of frames."""
+def _check_complete(views: Sequence[View], source: Path) -> None:
+    """Raise InputError unless all subjects have the same views. A subject with fewer frames than the others
+    was interrupted, and the cameras of a path depend on the number of frames."""
     names: dict[str, set[str]] = {}
     for view in views:
         names.setdefault(view.subject, set()).add(view.view)
-    every = set().union(*names.values())
-    partial = {subject: own for subject, own in names.items() if own != every}
+    union = set().union(*names.values())
+    partial = {subject: own for subject, own in names.items() if own != union}
     if partial:
-        told = shortened([f"{subject} {len(own)}" for subject, own in partial.items()])
+        counts = shortened([f"{subject} {len(own)}" for subject, own in partial.items()])
         raise InputError(
-            f"{source}: {len(partial)} of {len(names)} subjects have not all of the {len(every)} views that"
-            f" there are: {told}; partial results are not scored"
+            f"{source}: {len(partial)} of {len(names)} subjects do not have all {len(union)} views: {counts};"
+            " partial results are not scored"
         )
 
 
-def _check_subjects(source: Path, there: Iterable[str], found: Iterable[str]) -> None:
-    """Raise InputError where subjects are `there` and only some of them are `found` to have results."""
-    everybody, made = set(there), set(found)
-    without = sorted(everybody - made)
-    if made and without:
+def _check_subjects(source: Path, subjects: Iterable[str], finished: Iterable[str]) -> None:
+    """Raise InputError where some of the subjects are finished and others are not."""
+    every, done = set(subjects), set(finished)
+    missing = sorted(every - done)
+    if done and missing:
         raise InputError(
-            f"{source}: {len(without)} of {len(everybody)} subjects in it have no results:"
-            f" {shortened(without)}; partial results are not scored"
+            f"{source}: {len(missing)} of {len(every)} subjects in it have no results:"
+            f" {shortened(missing)}; partial results are not scored"
         )
 
 
 def _folders(source: Path) -> list[str]:
-    """The subjects of a kind that keeps a folder for each."""
+    """The subjects of a kind that writes a folder for each."""
     return [path.name for path in source.iterdir() if path.is_dir() and not path.name.startswith(".")]
 
 
 def _check_portraits(views: Sequence[View], portraits: dict[str, Path], unpacking: Unpacking) -> None:
-    """Raise InputError where portraits are given and they are not those of the subjects."""
+    """Raise InputError where portraits are given that are not those of the subjects."""
     subjects = {view.subject for view in views}
-    without, unmade = sorted(subjects - portraits.keys()), sorted(portraits.keys() - subjects)
-    if portraits and without:
+    without_portrait = sorted(subjects - portraits.keys())
+    without_result = sorted(portraits.keys() - subjects)
+    if portraits and without_portrait:
         raise InputError(
-            f"{unpacking.portraits}: {len(without)} subjects of {unpacking.source} have no portrait in it:"
-            f" {shortened(without)}"
+            f"{unpacking.portraits}: {len(without_portrait)} subjects of {unpacking.source} have no portrait"
+            f" in it: {shortened(without_portrait)}"
         )
-    if unmade:
+    if without_result:
         raise InputError(
-            f"{unpacking.source}: {len(unmade)} of {len(portraits)} portraits have no results in it:"
-            f" {shortened(unmade)}; partial results are not scored"
+            f"{unpacking.source}: {len(without_result)} of {len(portraits)} portraits have no results in it:"
+            f" {shortened(without_result)}; partial results are not scored"
         )
 
 
 def _check_truths(views: Sequence[View], unpacking: Unpacking) -> None:
-    """Raise InputError where truths are given that no view was made of."""
+    """Raise InputError where truths are given for views that are missing in the results."""
     if unpacking.truths is None:
         return
-    there = {path.relative_to(unpacking.truths).as_posix() for path in Path(unpacking.truths).glob("*/*.png")}
-    unmade = sorted(there - {view.image for view in views})
-    if unmade:
+    files = Path(unpacking.truths).glob("*/*.png")
+    truths = {path.relative_to(unpacking.truths).as_posix() for path in files}
+    missing = sorted(truths - {view.image for view in views})
+    if missing:
         raise InputError(
-            f"{unpacking.source}: {len(unmade)} of {len(there)} truths have no result in it:"
-            f" {shortened(unmade)}; partial results are not scored"
+            f"{unpacking.source}: {len(missing)} of {len(truths)} truths have no result in it:"
+            f" {shortened(missing)}; partial results are not scored"
         )
 
 
 def _videos(source: Path, pattern: str, name: Callable[[Path], str]) -> list[tuple[str, Path]]:
     """Videos by subject. Raises InputError where there are none."""
     check_video()
-    found = sorted(source.glob(pattern))
-    if not found:
+    videos = sorted(path for path in source.glob(pattern) if not path.name.startswith("."))
+    if not videos:
         raise InputError(f"{source}: there are no {pattern} in it")
-    return [(name(path), path) for path in found]
+    return [(name(path), path) for path in videos]
 
 
 def frames_of(path: Path) -> list[Image.Image]:
@@ -247,8 +253,8 @@ def frames_of(path: Path) -> list[Image.Image]:
         raise InputError(f"{path}: cannot be read as a video ({reason[0] if reason else 'empty'})") from error
 
 
-def _orbit(subject: str, path: Path, unpacking: Unpacking, eg3d_path: bool) -> Iterator[Found]:
-    """A video's frames at the cameras given, or along the orbit of EG3D's videos."""
+def _orbit(subject: str, path: Path, unpacking: Unpacking, eg3d_path: bool) -> Iterator[Result]:
+    """The frames of a video, at the cameras that are given or on the path of EG3D's videos."""
     images = frames_of(path)
     conditions = image_files(Path(unpacking.conditions)) if unpacking.conditions is not None else None
     if conditions is not None:
@@ -263,56 +269,56 @@ def _orbit(subject: str, path: Path, unpacking: Unpacking, eg3d_path: bool) -> I
     for number, image in enumerate(images):
         camera = None if cameras is None else cameras[number]
         condition = None if conditions is None else conditions[number]
-        yield Found(subject, f"{number:03d}", image, camera, condition)
+        yield Result(subject, f"{number:03d}", image, camera, condition)
 
 
-def _diffportrait3d(source: Path, unpacking: Unpacking) -> Iterator[Found]:
+def _diffportrait3d(source: Path, unpacking: Unpacking) -> Iterator[Result]:
     if unpacking.conditions is None:
-        raise InputError("diffportrait3d: --conditions DIR names the camera images that its script was given")
+        raise InputError("diffportrait3d: give --conditions DIR, the camera images that its script was given")
     for subject, path in _videos(source, "*.mp4", lambda path: path.stem):
         yield from _orbit(subject, path, unpacking, eg3d_path=False)
 
 
-def _goae(source: Path, unpacking: Unpacking) -> Iterator[Found]:
+def _goae(source: Path, unpacking: Unpacking) -> Iterator[Result]:
     videos = _videos(source, "*/video.mp4", lambda path: path.parent.name)
     _check_subjects(source, _folders(source), (subject for subject, _ in videos))
     for subject, path in videos:
         yield from _orbit(subject, path, unpacking, eg3d_path=True)
 
 
-def _eg3d(source: Path, unpacking: Unpacking) -> Iterator[Found]:
+def _eg3d(source: Path, unpacking: Unpacking) -> Iterator[Result]:
     for subject, path in _videos(source, "*.mp4", lambda path: path.stem):
         yield from _orbit(subject, path, unpacking, eg3d_path=True)
 
 
-def _panohead(source: Path, unpacking: Unpacking) -> Iterator[Found]:
+def _panohead(source: Path, unpacking: Unpacking) -> Iterator[Result]:
     if unpacking.cameras is None:
-        raise InputError("panohead: --cameras FILE says where its video's cameras were")
+        raise InputError("panohead: give --cameras FILE, the cameras of its videos")
     for subject, path in _videos(source, "*.mp4", lambda path: path.stem):
         yield from _orbit(subject, path, unpacking, eg3d_path=False)
 
 
-def _goae_reconstruction(source: Path, unpacking: Unpacking) -> Iterator[Found]:  # noqa: ARG001
+def _goae_reconstruction(source: Path, unpacking: Unpacking) -> Iterator[Result]:  # noqa: ARG001
     images = sorted(source.glob("*/rec_img.jpg"))
     _check_subjects(source, _folders(source), (path.parent.name for path in images))
     for path in images:
-        yield Found(path.parent.name, SAME_VIEW, open_photo(path))
+        yield Result(path.parent.name, SAME_VIEW, open_photo(path))
 
 
-def _triplanenet(source: Path, unpacking: Unpacking) -> Iterator[Found]:  # noqa: ARG001
-    """Views at yaw angles, pitch 0."""
+def _triplanenet(source: Path, unpacking: Unpacking) -> Iterator[Result]:  # noqa: ARG001
+    """Views at yaw angles, with pitch 0."""
     for name, view, path in _triplanenet_images(source, lambda view: view not in (SAME_VIEW, ORIGINAL)):
         camera = label_from_angles(float(view), 0.0)
-        yield Found(name, f"yaw{view}", open_photo(path), camera, portrait=_original(path, name))
+        yield Result(name, f"yaw{view}", open_photo(path), camera, portrait=_original(path, name))
 
 
-def _triplanenet_reconstruction(source: Path, unpacking: Unpacking) -> Iterator[Found]:  # noqa: ARG001
+def _triplanenet_reconstruction(source: Path, unpacking: Unpacking) -> Iterator[Result]:  # noqa: ARG001
     for name, view, path in _triplanenet_images(source, lambda view: view == SAME_VIEW):
-        yield Found(name, view, open_photo(path), portrait=_original(path, name))
+        yield Result(name, view, open_photo(path), portrait=_original(path, name))
 
 
 def _triplanenet_images(source: Path, wanted: Callable[[str], bool]) -> list[tuple[str, str, Path]]:
-    """Subject, view and file of the views that are wanted. Raises InputError where a subject has none."""
+    """Subject, view and file of the wanted views. Raises InputError where only some subjects have any."""
     named = [(path, _TRIPLANENET.fullmatch(path.name)) for path in image_files(source)]
     images = [(match["name"], match["view"], path) for path, match in named if match is not None]
     chosen = [image for image in images if wanted(image[1])]
@@ -325,17 +331,17 @@ def _original(path: Path, name: str) -> Path | None:
     return original if original.is_file() else None
 
 
-def _zero123(source: Path, unpacking: Unpacking) -> Iterator[Found]:  # noqa: ARG001
-    """Views at angles from the portrait's, which is taken to be frontal; positive polar is downwards."""
+def _zero123(source: Path, unpacking: Unpacking) -> Iterator[Result]:  # noqa: ARG001
+    """Views at angles relative to the portrait, assumed to be frontal; positive polar is downwards."""
     named = [(path, _ZERO123.fullmatch(path.name)) for path in sorted(source.glob("*/*.png"))]
     images = [(path, match) for path, match in named if match is not None]
     _check_subjects(source, _folders(source), (path.parent.name for path, _ in images))
     for path, match in images:
         yaw, pitch = np.radians((float(match["azimuth"]), -float(match["polar"])))
-        yield Found(path.parent.name, path.stem, open_photo(path), label_from_angles(yaw, pitch))
+        yield Result(path.parent.name, path.stem, open_photo(path), label_from_angles(yaw, pitch))
 
 
-Reader = Callable[[Path, Unpacking], Iterator[Found]]
+Reader = Callable[[Path, Unpacking], Iterator[Result]]
 
 READERS: dict[str, Reader] = {
     "diffportrait3d": _diffportrait3d,
@@ -355,11 +361,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command. Raises InputError."""
     parser = ArgumentParser(
         prog="python -m lightning_modules.evaluation.unpack",
-        description="What other systems write, as a folder of predictions.",
+        description="Convert the results of another system to a folder of predictions.",
     )
     parser.add_class_arguments(Unpacking, as_positional=True)
-    made = unpack(Unpacking(**parser.parse_args(arguments).as_dict()))
-    print(f"{made.folder}: {len(made.subjects())} subjects, {len(made.views)} views")
+    predictions = unpack(Unpacking(**parser.parse_args(arguments).as_dict()))
+    print(f"{predictions.folder}: {len(predictions.subjects())} subjects, {len(predictions.views)} views")
 
 
 if __name__ == "__main__":

@@ -12,8 +12,10 @@ from generators.gan.folder import save_generator
 from generators.gan.options import GeneratorOptions
 from generators.invert import main as invert
 from generators.registry import open_renderer
-from lightning_modules.evaluation.sampling import Made, make
-from lightning_modules.evaluation.subjects import Subjects
+from lightning_modules.evaluation.planning import plan_evaluation
+from lightning_modules.evaluation.sampling import make_predictions
+from lightning_modules.evaluation.settings import EvaluationRequest, RowSettings, ScoringSettings
+from lightning_modules.evaluation.subjects import SubjectSettings
 from lightning_modules.networks.portrait import save_portrait_model
 from lightning_modules.sampling import view_conditions
 from lightning_modules.sampling.settings import Sampling
@@ -113,16 +115,21 @@ def test_synthesis_takes_a_generators_views_as_conditions(model, tmp_path):
 def test_the_subjects_of_a_models_evaluation_are_inverted(model, tmp_path):
     """As the shards have them: portraits at their own cameras, held against the same truths."""
     build(FakeSource(2, 1, views=3, size=SIDE), tmp_path / "shards", 0)
-    subjects = Subjects(str(tmp_path / "shards"), cache_dir=str(tmp_path / "cache"))
-    theirs = make(Made(str(model), subjects, sampling=Sampling(steps=1)), tmp_path / "made")
+    subjects = SubjectSettings(str(tmp_path / "shards"), cache_dir=str(tmp_path / "cache"))
+    scoring = ScoringSettings(metrics=["PSNR"])
+    settings = RowSettings(str(model), subjects, sampling=Sampling(steps=1), scoring=scoring)
+    (row,) = plan_evaluation(EvaluationRequest(settings, out=str(tmp_path / "made"))).rows
+    theirs = make_predictions(row.predictions)
     save_generator(varied("eg3d"), tmp_path / "gan", "toy")
-    given = ["--generator", str(tmp_path / "gan"), "--predictions", str(tmp_path / "made")]
+    given = ["--generator", str(tmp_path / "gan"), "--predictions", str(theirs.folder)]
     given += ["--tuning.style_steps", "1", "--tuning.tune_steps", "1", "--tuning.perceptual_weight", "0"]
     invert([*given, "--out", str(tmp_path / "inverted")])
     ours = Predictions.load(tmp_path / "inverted")
     assert ours.protocol == theirs.protocol == "novel_view"
     assert [view.name for view in ours.views] == [view.name for view in theirs.views]
-    frames = {subject.key: subject for subject in subjects.read(subjects.keys())}
+    frames = {
+        subject.key: subject for subject in row.predictions.subjects.read(row.predictions.subjects.keys)
+    }
     for own, other in zip(ours.views, theirs.views, strict=True):
         np.testing.assert_array_equal(own.reference_camera, frames[own.subject].reference_cameras[0])
         for kind in ("truth", "condition"):

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from core.errors import InputError
+from core.files import exclusive
 from lightning_modules.evaluate import evaluate, main, parse_request
 from lightning_modules.evaluation.planning import (
     change_settings,
@@ -180,17 +181,18 @@ def test_parts_are_not_scored_as_if_they_were_all(request_of, tmp_path, capsys):
         ({"a": {"model": None}}, "row 'a': model takes a value"),
         ({"a": {"truth_from": "b"}}, "truth_from 'b' is not the name of a row above it"),
         ({"a": {}, "b": {"truth_from": "a", "subjects.views": 2}}, "'b' and 'a': their views differ"),
-        ({"a/b": {}}, "cannot have slashes"),
-        ({"..": {}}, "cannot have slashes"),
-        ({"": {}}, "cannot have slashes"),
+        ({"a/b": {}}, "no slashes"),
+        ({"..": {}}, "no slashes"),
+        ({"": {}}, "no slashes"),
         ({"table": {}}, "row 'table': table, yaw are the names of the table's own files"),
-        ({"x" * 300: {}}, "200 bytes at most"),
+        ({"x" * 300: {}}, "at most 200 bytes"),
         ({"a": {"model": "nowhere"}}, "nowhere has no appearance_reference/"),
         ({"a": {"sampling.noise": "3d-aware"}}, "has no noise_prior/"),
         ({"a": {"sampling.steps": 1001}}, "1001 sampling steps"),
         ({"a": {"precision": "float16"}}, "float16 takes a GPU"),
         ({"a": {"subjects.views": 0}}, "subjects.views 0: give 1 or more"),
         ({"a": {"scoring.metrics": ["LPIPZ"]}}, "LPIPZ"),
+        ({"a": {"scoring.size": 10, "scoring.metrics": ["SSIM"]}}, "SSIM takes images of 11x11 pixels"),
         ({"a": {"scoring.size": -3}}, "scoring.size -3: give 1 or more"),
         ({"a": {"scoring.real": "nowhere"}}, "nowhere: there is no such folder"),
         ({"a": {"conditions": "others", "renderer": "nobody"}}, "nobody"),
@@ -249,3 +251,10 @@ def test_devices_that_do_not_exist(name, monkeypatch):
     assert find_device("cuda:1") == "cuda:1"
     with pytest.raises(InputError, match="cpu and 2 GPUs"):
         find_device("cuda:2")
+
+
+def test_a_second_process_with_the_same_folder_is_one_line(request_of, tmp_path):
+    plan = plan_evaluation(request_of())
+    with exclusive(tmp_path / "part-0-of-1"), pytest.raises(InputError, match="another process"):
+        evaluate(plan)
+    assert evaluate(plan)

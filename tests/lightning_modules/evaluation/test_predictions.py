@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import shutil
 
 import pytest
 from PIL import Image
@@ -41,19 +42,61 @@ def test_images_that_nothing_names_are_refused(predictions):
         Predictions.load(predictions.folder)
 
 
+VIEW = {"subject": "ann", "view": "0"}
+
+
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({"subject": "../ann", "view": "0"}, "no plain file name"),
-        ({"subject": "ann", "view": "0", "camera": [1, 2]}, "not 25 numbers"),
-        ({"subject": "ann", "view": "0", "camera": [0] * 25}, "not a rigid"),
-        ({"subject": "ann", "angle": 3}, "not a view"),
-        ("ann", "not a view"),
+        ({"subject": "../ann", "view": "0"}, "cannot be a file's name"),
+        ({"subject": "a" * 5000, "view": "0"}, "cannot be a file's name"),
+        ({"subject": "a\0b", "view": "0"}, "cannot be a file's name"),
+        ({"subject": "ann", "view": ""}, "cannot be a file's name"),
+        (VIEW | {"camera": [1, 2]}, "2 numbers, not 25"),
+        (VIEW | {"camera": [0] * 25}, "not a rigid"),
+        (VIEW | {"camera": [10**400] * 25}, "camera"),
+        (VIEW | {"camera": ["1"] * 25}, "camera"),
+        (VIEW | {"truth": []}, "truth"),
+        (VIEW | {"truth": 3}, "truth"),
+        ({"subject": "ann", "angle": 3}, "angle"),
+        ({"subject": "ann"}, "view"),
+        ("ann", "views"),
+        (None, "views"),
     ],
 )
-def test_what_is_no_view_is_one_line(predictions, entry, message):
+def test_an_entry_that_is_not_a_view_is_one_line(predictions, entry, message):
     change(predictions, views=[entry])
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=message) as caught:
+        Predictions.load(predictions.folder)
+    assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize(
+    "name", ["/etc/hostname", "../outside.png", "ann/../../outside.png", "ann/link.png", "a\0b", "x" * 5000]
+)
+@pytest.mark.parametrize("kind", ["truth", "reference", "condition", "mask"])
+def test_files_are_inside_the_folder(predictions, name, kind):
+    outside = predictions.folder.parent / "outside.png"
+    Image.new("RGB", (4, 4)).save(outside)
+    (predictions.folder / "ann/link.png").symlink_to(outside)
+    views = [dataclasses.asdict(view) for view in predictions.views]
+    views[0][kind] = name
+    change(predictions, views=views)
+    with pytest.raises(InputError, match=r"1 of .* files are outside the folder"):
+        Predictions.load(predictions.folder)
+
+
+def test_images_are_inside_the_folder(predictions):
+    moved = shutil.move(predictions.folder / "ann", predictions.folder.parent / "moved")
+    (predictions.folder / "ann").symlink_to(moved, target_is_directory=True)
+    with pytest.raises(InputError, match=r"6 of 18 files are outside the folder: ann/0\.png"):
+        Predictions.load(predictions.folder)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "", "[]", "\ud800", '{"views": NaN}'])
+def test_other_json_is_one_line(predictions, text):
+    (predictions.folder / MANIFEST).write_bytes(text.encode("utf-8", "surrogatepass"))
+    with pytest.raises(InputError, match=MANIFEST):
         Predictions.load(predictions.folder)
 
 
@@ -64,7 +107,10 @@ def test_a_view_is_listed_once(predictions):
         Predictions.load(predictions.folder)
 
 
-@pytest.mark.parametrize("values", [{"format": 7}, {"protocol": "other"}, {"views": []}])
+@pytest.mark.parametrize(
+    "values",
+    [{"format": 7}, {"format": "1"}, {"protocol": "other"}, {"views": []}, {"settings": None}, {"more": 1}],
+)
 def test_other_manifests_are_refused(predictions, values):
     change(predictions, **values)
     with pytest.raises(InputError, match=MANIFEST):
