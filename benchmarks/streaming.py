@@ -23,6 +23,7 @@ from benchmarks.training import train
 from callbacks.throughput import Throughput
 from core.errors import one_line
 from core.seeding import numpy_generator
+from core.workers import ONLY_WORKER, Worker
 from datamodules import PortraitViewsDataModule, SourceConfig
 from datamodules.order import draw_views
 from datamodules.reading import Item, ViewReader, collate
@@ -51,7 +52,7 @@ class NoiseSource:
         """One."""
         return 1
 
-    def capture(self, unit: int) -> list[Sample]:
+    def capture(self, unit: int, worker: Worker = ONLY_WORKER) -> list[Sample]:  # noqa: ARG002
         """One frame of `VIEWS` views."""
         size = self.settings["size"]
         meta = SampleMeta(self.name, f"{unit:04d}", "train", "still", "0", "eg3d", "CC0-1.0")

@@ -1,4 +1,4 @@
-"""Which of a build's processes this one is: they share GPUs and cores by it."""
+"""The number of a build's worker process, by which workers divide GPUs and CPU cores among themselves."""
 
 import os
 from dataclasses import dataclass
@@ -6,30 +6,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Worker:
-    """One of `count` processes, by its number from 0."""
+    """Worker process `number` (from 0) of `count` on this machine; by default the only one."""
 
     number: int = 0
     count: int = 1
 
-    def gpu(self, count: int) -> int:
-        """Its GPU of `count`: processes take them in turn."""
-        return self.number % count
+    def gpu(self, gpus: int) -> int:
+        """The index of this worker's GPU among `gpus`, assigned round robin."""
+        return self.number % gpus
 
     def threads(self) -> int:
-        """Its share of the machine's cores, one at least."""
+        """This worker's share of the CPU cores, at least 1."""
         return max(1, (os.cpu_count() or 1) // self.count)
 
 
-# A process's own, set when it starts; one that no build started has the machine for itself.
-_worker = Worker()
-
-
-def begin(worker: Worker) -> None:
-    """Tell this process which one it is."""
-    global _worker
-    _worker = worker
-
-
-def this_worker() -> Worker:
-    """Which one this process is."""
-    return _worker
+ONLY_WORKER = Worker()

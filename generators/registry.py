@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 from core.errors import InputError
 from core.fingerprints import of_folder
-from core.workers import this_worker
+from core.workers import ONLY_WORKER, Worker
 from generators.base import Renderer
 from generators.gan.architecture import Kind
 from generators.gan.options import GeneratorOptions
@@ -44,19 +44,23 @@ def renderer_processes(choice: RendererChoice, device: str | None = None) -> int
     return gpu_processes(device)
 
 
-def open_renderer(choice: RendererChoice, device: str | None = None) -> Renderer:
-    """The renderer, ready for use in this process. A GAN runs on `device`, by default on a GPU if there is
-    one. Raises InputError where it cannot be opened."""
+def open_renderer(
+    choice: RendererChoice, device: str | None = None, worker: Worker = ONLY_WORKER
+) -> Renderer:
+    """The renderer, ready for use in the process of `worker`.
+
+    A GAN runs on `device`, by default on the worker's GPU, or on the CPU of a machine without one. Raises
+    InputError where it cannot be opened."""
     check_renderer(choice)
     options = _options(choice)
     if options is None:
         from generators.parametric.renderer import SyntheticHead, render_on_threads  # imports Mitsuba
 
-        render_on_threads(this_worker().threads())
+        render_on_threads(worker.threads())
         return SyntheticHead()
     from generators.gan.renderer import GeneratedHead  # imports torch
 
-    return GeneratedHead(options, device)
+    return GeneratedHead(options, device, worker)
 
 
 def renderer_record(choice: RendererChoice) -> str | dict[str, Any]:

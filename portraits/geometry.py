@@ -1,13 +1,12 @@
-"""Geometry that several rooms share: EG3D's five 3D landmarks, similarities, and points seen by many
-cameras."""
+"""EG3D's five 3D landmarks, similarity transforms, rotations, and triangulation."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.floating]
 
-# Deep3DFaceRecon's five 3D landmarks: image-left eye, image-right eye, nose tip, mouth corners; x right, y
-# up, z towards the viewer. EG3D crops by them.
+# Deep3DFaceRecon's five 3D landmarks, by which EG3D crops: image-left eye, image-right eye, nose tip, mouth
+# corners; x right, y up, z towards the viewer.
 LANDMARKS_3D = np.array(
     [
         [-0.31149, 0.29036, 0.13378],
@@ -17,12 +16,18 @@ LANDMARKS_3D = np.array(
         [0.24847, -0.38128, 0.22236],
     ]
 )
-# The same in the canonical frame of EG3D's labels, by EG3D's own label conversion.
+# The same points in the world of EG3D's labels, by EG3D's conversion of poses to labels.
 STANDARD_LANDMARKS = 0.27 * LANDMARKS_3D + (0.0, 0.006, 0.161)
 
 
+def nearest_rotation(matrices: ArrayLike) -> Array:
+    """The rotations (..., 3, 3) nearest to `matrices` (..., 3, 3) in the Frobenius norm."""
+    u, _, vt = np.linalg.svd(np.asarray(matrices, dtype=np.float64))
+    return np.asarray(u @ vt)
+
+
 def similarity(source: Array, target: Array) -> tuple[float, Array, Array]:
-    """The least-squares scale, rotation (3, 3) and translation (3,) that bring `source` (N, 3) onto `target`
+    """The least-squares scale, rotation (3, 3) and translation (3,) that map `source` (N, 3) onto `target`
     (N, 3) (Umeyama 1991)."""
     mean_source, mean_target = source.mean(0), target.mean(0)
     centred, wanted = source - mean_source, target - mean_target
@@ -34,8 +39,8 @@ def similarity(source: Array, target: Array) -> tuple[float, Array, Array]:
 
 
 def triangulate(projections: ArrayLike, points: ArrayLike) -> Array:
-    """The world point (3,) seen at `points` (N, 2) by cameras with projection matrices (N, 3, 4): the linear
-    least-squares solution, two cameras or more."""
+    """The world point (3,) seen at `points` (N, 2) by N >= 2 cameras with projection matrices (N, 3, 4): the
+    linear least-squares solution."""
     matrices, seen = np.asarray(projections, dtype=np.float64), np.asarray(points, dtype=np.float64)
     rows = seen[:, :, None] * matrices[:, 2:3] - matrices[:, :2]
     rows = rows / np.linalg.norm(rows[..., :3], axis=-1, keepdims=True)
@@ -44,6 +49,6 @@ def triangulate(projections: ArrayLike, points: ArrayLike) -> Array:
 
 
 def reproject(projections: ArrayLike, point: ArrayLike) -> Array:
-    """Where cameras with projection matrices (N, 3, 4) see a world point (3,): (N, 2)."""
+    """The image points (N, 2) of a world point (3,) under projection matrices (N, 3, 4)."""
     homogeneous = np.asarray(projections) @ np.append(np.asarray(point, dtype=np.float64), 1.0)
     return homogeneous[:, :2] / homogeneous[:, 2:]

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context, parent_process
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
@@ -22,12 +22,11 @@ from tqdm import tqdm
 
 from core.errors import InputError
 from core.files import RESULT, resumable_folder
-from core.workers import Worker
-from core.workers import begin as begin_worker
+from core.workers import ONLY_WORKER, Worker
 from shards.manifest import Manifest
 from shards.packing import pack
 from shards.schema import SCHEMA_VERSION, Sample, encode
-from shards.skips import SKIPPED, Skip, check_share, load_skips, save_skips, summary
+from shards.skips import SKIPPED, Skip, check_share, load_skips, save_skips, summarize
 from shards.writer import MAX_SHARD_BYTES, SampleTar
 
 log = logging.getLogger(__name__)
@@ -49,9 +48,10 @@ class Source(Protocol):
     def frames(self, unit: Unit) -> int:
         """How many frames a unit is expected to yield, for the progress bar."""
 
-    def capture(self, unit: Unit) -> Sequence[Sample | Skip]:
-        """The frames of a unit and what of it could not be used, the same at every call. Called in a worker
-        process."""
+    def capture(self, unit: Unit, worker: Worker = ONLY_WORKER) -> Sequence[Sample | Skip]:
+        """The frames of a unit and what of it could not be used, the same at every call and for every worker.
+
+        It is called in the process of `worker`, by whose number processes divide GPUs and CPU cores."""
 
 
 def build(
@@ -95,7 +95,7 @@ def _account(
     skips = [skip for path in paths for skip in load_skips(skips_path(path))]
     if skips:
         frames = sum(source.frames(unit) for unit in units)
-        log.warning("%s", summary(skips, frames))
+        log.warning("%s", summarize(skips, frames))
         check_share(skips, frames, max_skipped_share, source.name)
         save_skips(packed / SKIPPED, skips)
 
@@ -116,16 +116,16 @@ def skips_path(unit: Path) -> Path:
 
 @dataclass(frozen=True)
 class _Job:
-    """What a process needs to capture units; the same object for all of them, so that a source may keep its
-    assets."""
+    """What a process needs to capture units; one object for all of them, so that a source may keep assets."""
 
     source: Source
     units: Sequence[Unit]
     folder: Path
+    worker: Worker = ONLY_WORKER
 
     def capture(self, index: int) -> int:
         """Capture one unit into its tar and return its index."""
-        results = self.source.capture(self.units[index])
+        results = self.source.capture(self.units[index], self.worker)
         samples = [result for result in results if isinstance(result, Sample)]
         skips = [result for result in results if isinstance(result, Skip)]
         if len({sample.meta.split for sample in samples}) > 1:
@@ -203,17 +203,17 @@ def _single_threads() -> Iterator[None]:
                 os.environ[name] = value
 
 
-# A worker process's own, set when it starts: the source and its assets travel once, not with every unit.
+# Set when a worker process starts, so that the source is sent to it once and not with every unit.
 _job: _Job
 
 
 def _begin(job: _Job, begun: "Synchronized[int]", processes: int) -> None:
-    """Begin a worker; `begun` counts them."""
+    """Initialize a worker process; `begun` counts them."""
     global _job
-    _job = job
     with begun.get_lock():
-        begin_worker(Worker(begun.value, processes))
+        number = begun.value
         begun.value += 1
+    _job = replace(job, worker=Worker(number, processes))
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -1,41 +1,71 @@
-"""Condition images for sources that have none: for each view another person at the same camera (3.3)."""
+"""Rendered condition images: for each view, another person seen by the same camera (section 3.3).
 
-from functools import cached_property
+K views, S image side.
+"""
+
+from collections.abc import Sequence
 from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
 
+from core.workers import ONLY_WORKER, Worker
 from generators.base import Renderer
 from generators.registry import RendererChoice, open_renderer, renderer_processes
+from portraits.pixels import Images
+from shards.schema import Sample, SampleMeta
 
 
 class RenderedConditions:
-    """What sources have in common whose conditions are drawn by the renderer named `conditions`: it is opened
-    when the first frame needs it, in the process that does."""
+    """Base class of the sources whose condition images are rendered.
+
+    `conditions` names the renderer, `device` where a generator runs. The renderer is opened when the first
+    frame is captured, in the process that captures it.
+    """
 
     conditions: RendererChoice
     device: str | None = None
+    _renderer: Renderer | None = None
 
     @property
     def processes(self) -> int | None:
-        """How many of a build's processes suit the renderer; None for one a core."""
+        """The number of processes that suits the renderer; None for one per core."""
         return renderer_processes(self.conditions, self.device)
 
-    def condition_images(self, key: str, cameras: NDArray[np.float32], size: int) -> NDArray[np.uint8]:
-        """The conditions (K, S, S, 3) of the sample `key` at its cameras (K, 25)."""
-        return render_conditions(self._renderer, key, cameras, size)
+    def renderer(self, worker: Worker = ONLY_WORKER) -> Renderer:
+        """The renderer, opened for `worker` on the first call."""
+        if self._renderer is None:
+            self._renderer = open_renderer(self.conditions, self.device, worker)
+        return self._renderer
 
-    @cached_property
-    def _renderer(self) -> Renderer:
-        return open_renderer(self.conditions, self.device)
+    def sample(
+        self,
+        meta: SampleMeta,
+        views: Sequence[Images] | Images,
+        cameras: Sequence[NDArray[np.float32]] | NDArray[np.float32],
+        worker: Worker,
+        masks: Sequence[Images | None] | Images = (),
+    ) -> Sample:
+        """The sample of K `views`, each (S, S, 3), seen by K `cameras`, each (25,), with rendered conditions.
+
+        `masks`, each (S, S), are kept if every view has one.
+        """
+        images, labels = np.stack(views), np.stack(cameras)
+        given = [mask for mask in masks if mask is not None]
+        return Sample(
+            meta=meta,
+            views=images,
+            conditions=render_conditions(self.renderer(worker), meta.key, labels, images.shape[1]),
+            cameras=labels,
+            masks=np.stack(given) if len(given) == len(images) else None,
+        )
 
 
-def render_conditions(
-    renderer: Renderer, key: str, cameras: NDArray[np.float32], size: int
-) -> NDArray[np.uint8]:
-    """(K, S, S, 3): at each camera (K, 25) one person z_v, drawn by the sample's key and the view's
-    number."""
+def render_conditions(renderer: Renderer, key: str, cameras: NDArray[np.float32], size: int) -> Images:
+    """Condition images (K, S, S, 3) of the sample `key` at its cameras (K, 25).
+
+    Each view shows a different person, whose number is a hash of the key and the view's number.
+    """
     images = [
         renderer.render(crc32(f"{key}/{view}".encode()), camera[None], size).images[0]
         for view, camera in enumerate(cameras)

@@ -1,4 +1,7 @@
-"""What a source could not use: named, counted, and too much of it ends the build."""
+"""What a source could not use: listed in skipped.json and summed up in the log.
+
+Too much of it fails the build.
+"""
 
 import json
 from collections import Counter
@@ -10,49 +13,52 @@ from core.errors import InputError
 from core.files import write_json
 
 SKIPPED = "skipped.json"
-SHOWN = 12
+MAX_REASONS = 12  # reasons listed in the log
 
 
 @dataclass(frozen=True)
 class Skip:
-    """`what` (a frame, a camera, a photo) was left out, because of `reason`, the same words for the same kind
-    of trouble. It cost `frames` frames; none where the frame came out with less."""
+    """A frame, camera or photo (`what`) that was left out, and why.
+
+    Skips of one kind have the same `reason`, so that they can be counted. `frames` is the number of frames
+    lost: 0 where a frame was captured with fewer views.
+    """
 
     what: str
     reason: str
     frames: int = 1
 
 
-def lost(skips: Iterable[Skip]) -> int:
-    """How many frames were left out."""
+def count_lost(skips: Iterable[Skip]) -> int:
+    """The number of frames lost."""
     return sum(skip.frames for skip in skips)
 
 
-def summary(skips: list[Skip], frames: int) -> str:
-    """What was left out of `frames` frames, by reason, with an example of each."""
+def summarize(skips: list[Skip], frames: int) -> str:
+    """What was skipped of `frames` frames: the count of each reason with an example, several lines."""
     reasons = Counter(skip.reason for skip in skips)
-    lines = [f"skipped: {lost(skips)} of {frames} frames; {len(skips)} remarks in {SKIPPED}"]
-    for reason, count in reasons.most_common(SHOWN):
+    lines = [f"skipped {count_lost(skips)} of {frames} frames; {len(skips)} entries in {SKIPPED}"]
+    for reason, count in reasons.most_common(MAX_REASONS):
         example = next(skip.what for skip in skips if skip.reason == reason)
         lines.append(f"  {count} x {reason} (e.g. {example})")
-    if len(reasons) > SHOWN:
-        lines.append(f"  and {len(reasons) - SHOWN} other reasons")
+    if len(reasons) > MAX_REASONS:
+        lines.append(f"  and {len(reasons) - MAX_REASONS} other reasons")
     return "\n".join(lines)
 
 
-def check_share(skips: list[Skip], frames: int, most: float, where: str) -> None:
-    """Raise InputError if more than the share `most` of `frames` frames was left out."""
-    count = lost(skips)
-    if count > most * frames:
+def check_share(skips: list[Skip], frames: int, max_share: float, source: str) -> None:
+    """Raise InputError if more than `max_share` of the `frames` frames of `source` were lost."""
+    lost = count_lost(skips)
+    if lost > max_share * frames:
         reason = Counter(skip.reason for skip in skips if skip.frames).most_common(1)[0][0]
         raise InputError(
-            f"{where}: {count} of {frames} frames were skipped, more than --max_skipped_share {most:g}"
+            f"{source}: {lost} of {frames} frames were skipped, more than --max_skipped_share {max_share:g}"
             f" allows; most often: {reason}"
         )
 
 
 def load_skips(path: Path) -> list[Skip]:
-    """The skips that `save_skips` wrote; none where there is no such file."""
+    """The skips in a file written by `save_skips`; empty if there is no such file."""
     return [Skip(**values) for values in json.loads(path.read_bytes())] if path.exists() else []
 
 

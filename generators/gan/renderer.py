@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from core.errors import InputError
-from core.workers import this_worker
+from core.workers import ONLY_WORKER, Worker
 from generators.base import Renders
 from generators.gan.cameras import (
     in_world,
@@ -47,11 +47,14 @@ class GeneratedHead:
     Masks are the opacity of rays, which includes EG3D's background and excludes PanoHead's.
     """
 
-    def __init__(self, options: GeneratorOptions, device: str | None = None) -> None:
-        """Open the generator on `device`, by default on a GPU if there is one. Raises InputError."""
+    def __init__(
+        self, options: GeneratorOptions, device: str | None = None, worker: Worker = ONLY_WORKER
+    ) -> None:
+        """Open the generator on `device`, by default on the worker's GPU, or on the CPU of a machine without
+        one. Raises InputError."""
         self.options, self.kind = options, options.kind
         self.name: str = self.kind
-        self.device = torch.device(device or _device())
+        self.device = torch.device(device or _device(worker))
         self.generator: Generator = load_generator(Path(options.folder), self.device)
         self.generator.tune(getattr(torch, options.precision), options.compile)
         self._people: OrderedDict[int, Identity] = OrderedDict()
@@ -182,7 +185,7 @@ def gpu_processes(device: str | None) -> int | None:
     return 1 if device else torch.cuda.device_count() or None
 
 
-def _device() -> str:
-    """A GPU, if there is one; a build's processes take them in turn."""
+def _device(worker: Worker) -> str:
+    """The GPU of a worker, if this machine has any, else the CPU."""
     count = torch.cuda.device_count()
-    return f"cuda:{this_worker().gpu(count)}" if count else "cpu"
+    return f"cuda:{worker.gpu(count)}" if count else "cpu"

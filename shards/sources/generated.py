@@ -1,11 +1,11 @@
-"""`python -m shards.build panohead --generator DIR`, `… eg3d --generator DIR`: people of a 3D GAN → frames.
+"""`python -m shards.build panohead --generator DIR` (or `eg3d`): people of a 3D GAN → frames.
 
-Half of the paper's training data are such samples (4.1): each person seen by one reference and eight targets.
+Half of the paper's training data are PanoHead's people, each seen by a reference and eight targets
+(section 4.1).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from core.errors import InputError
 from core.fingerprints import of_folder
+from core.workers import ONLY_WORKER, Worker
 from generators.gan.architecture import Kind
 from generators.gan.cameras import in_world, measuring_cameras, outside_range, warn_of_range
 from generators.gan.generator import Identity
@@ -28,16 +29,16 @@ from shards.schema import SPLITS, Sample, SampleMeta
 from shards.skips import Skip
 from shards.sources.splits import Shares, split_by_hash
 
-# Where an identity's head is measured to stand: on itself, on the average person, or nowhere.
+# How the frame of a head is found: measured on each person, on the average person, or the generator's own.
 Frames = Literal["each", "average", "own"]
-CAMERAS = 1  # a random stream apart from those of latents
-REFERENCE_YAW = 20.0  # degrees: the first view is this near the front
-PITCH_SPREAD = 8.0  # degrees
+CAMERA_STREAM = 1  # keeps the random cameras apart from the random latents
+REFERENCE_YAW = 20.0  # degrees; the largest yaw of the first view
+PITCH_SPREAD = 8.0  # degrees; the standard deviation of pitch
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One unit of work: numbers of people of one split, drawn and rendered together."""
+    """One unit of work: the numbers of people of one split who are rendered together."""
 
     split: str
     identities: tuple[int, ...]
@@ -45,35 +46,36 @@ class Batch:
 
 @dataclass(eq=False)
 class _Generated(RenderedConditions):
-    """Frames of people who do not exist, at exact cameras in the shared convention.
+    """One frame of each of `identities` people of a 3D GAN, with exact cameras in EG3D's convention.
 
     Args:
         generator: the generator's folder, as import-gan writes it
         identities: people in all, over the three splits
-        views: cameras a person: a reference near the front, and targets
+        views: cameras per person: a reference near the front, and targets
         size: image side in pixels
-        seed: which people; the capture is a function of this and the other settings
-        truncation: 1 is the generator's whole variety, 0 one average person
-        max_yaw: targets lie within this many degrees of the front; 180 is all round
-        max_pitch: and within this many above and below
-        frame: where heads stand: measured on each person (panohead), on the average one, or the generator's
-            own frame taken as it is (eg3d)
-        faces: people in whom no face is found are replaced by others
-        resolution: side of the volume rendering, 0 for the checkpoint's
-        precision: of the convolutions
-        compile: convolutions and decoder are compiled first
-        batch: people computed together; more for a GPU
-        device: such as cpu or cuda:1; by default the GPUs in turn, a process each, where there are any
-        val_share: the share of identities kept for validation
-        test_share: the share kept for testing
-        conditions: the renderer of the condition images: synthetic, eg3d:FOLDER, panohead:FOLDER, or
-            a GAN's options
-        licence: under which terms the images may be used
+        seed: which people are drawn; the frames are a function of this and the other settings
+        truncation: 1 for the full variety of the generator, 0 for its average person
+        max_yaw: largest yaw of the targets in degrees; 180 for all around
+        max_pitch: largest pitch in degrees, up and down
+        frame: how the frame of a head is found: each measures it on each person (the default for panohead),
+            average on the average person; own takes the generator's (the default for eg3d)
+        faces: replace people in whom no face is detected by others
+        resolution: side of the volume rendering in pixels, 0 for the checkpoint's
+        precision: precision of the convolutions
+        compile: compile convolutions and decoder first
+        batch: people computed together; raise it for a GPU
+        device: such as cpu or cuda:1; by default one process per GPU, if there are any
+        val_share: the share of identities held out for validation
+        test_share: the share held out for testing
+        conditions: the renderer of the condition images: synthetic, eg3d:FOLDER, panohead:FOLDER, or a GAN's
+            options
+        licence: the terms under which the images may be used
     """
 
     kind: ClassVar[Kind]
     name: str = field(init=False)
     settings: dict[str, Any] = field(init=False)
+    _head: GeneratedHead | None = field(init=False, repr=False, default=None)
 
     generator: str
     identities: int = 2000
@@ -102,20 +104,21 @@ class _Generated(RenderedConditions):
                 raise InputError(f"--{option} {value}: give {least} or more")
         if not (0 < self.max_yaw <= 180 and 0 < self.max_pitch < 90):
             raise InputError(
-                f"--max_yaw {self.max_yaw:g} --max_pitch {self.max_pitch:g}: up to 180 and under 90 degrees"
+                f"--max_yaw {self.max_yaw:g} --max_pitch {self.max_pitch:g}: give a yaw of up to 180 and a"
+                " pitch of less than 90 degrees, above 0"
             )
         self.options.check(self.kind)
         check_device(self.device)
         check_renderer(self.conditions)
         self.shares.check()
         own = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.init}
-        del own["device"]  # images are the same on another, but for the last bit
+        del own["device"]  # another device changes the last bit of an image at most
         own["conditions"] = renderer_record(self.conditions)
         self.settings = own | {"fingerprint": of_folder(Path(self.generator))}
 
     @property
     def options(self) -> GeneratorOptions:
-        """Who is drawn from the generator how."""
+        """The generator's options."""
         shared = ("truncation", "seed", "faces", "resolution", "precision", "compile")
         return GeneratorOptions(
             self.generator,
@@ -125,23 +128,28 @@ class _Generated(RenderedConditions):
 
     @property
     def shares(self) -> Shares:
-        """Of the splits."""
+        """The shares of people held out."""
         return Shares(self.val_share, self.test_share)
 
     @property
     def processes(self) -> int | None:
-        """As many as suit the generator, whoever draws the conditions."""
+        """The number of processes that suits the generator, whatever renders the conditions."""
         return gpu_processes(self.device)
 
+    def head(self, worker: Worker = ONLY_WORKER) -> GeneratedHead:
+        """The generator, opened for `worker` on the first call."""
+        if self._head is None:
+            self._head = GeneratedHead(self.options, self.device, worker)
+        return self._head
+
     def units(self) -> Sequence[Batch]:
-        """People of one split at a time, `batch` of them. Angles that the generator was not trained on are
-        warned of."""
+        """Batches of people of one split. Warns of angles outside the generator's training range."""
         furthest = label_from_angles(*np.radians((self.max_yaw, self.max_pitch)))
         if outside_range(furthest[None], self.kind).any():
             warn_of_range(f"--max_yaw {self.max_yaw:g} --max_pitch {self.max_pitch:g} reach", self.kind)
         by_split: dict[str, list[int]] = {split: [] for split in SPLITS}
         for identity in range(self.identities):
-            by_split[split_by_hash(f"{self.kind} {self._named(identity)}", self.shares)].append(identity)
+            by_split[split_by_hash(f"{self.kind} {self._name_of(identity)}", self.shares)].append(identity)
         return [
             Batch(split, tuple(people[start : start + self.batch]))
             for split, people in by_split.items()
@@ -149,45 +157,47 @@ class _Generated(RenderedConditions):
         ]
 
     def frames(self, unit: Batch) -> int:
-        """One a person."""
+        """One per person."""
         return len(unit.identities)
 
     @torch.inference_mode()
-    def capture(self, unit: Batch) -> list[Sample | Skip]:
-        """The frames of a batch of people, or why there is none of somebody."""
+    def capture(self, unit: Batch, worker: Worker = ONLY_WORKER) -> list[Sample | Skip]:
+        """The frames of a batch of people, and who of them cannot be used."""
+        head = self.head(worker)
         results: list[Sample | Skip] = []
         latents = []
         for identity in unit.identities:
             try:
-                latents.append((identity, self._head.latents([identity])[0]))
+                latents.append((identity, head.latents([identity])[0]))
             except InputError as error:
-                results.append(Skip(self._named(identity), str(error)))
+                results.append(Skip(self._name_of(identity), str(error)))
         if not latents:
             return results
-        people = self._head.draw(np.stack([z for _, z in latents]))
-        located = [self._located(people, index) for index in range(len(latents))]
+        people = head.draw(np.stack([z for _, z in latents]))
+        places = [self._locate(head, people, index) for index in range(len(latents))]
         cameras = {identity: self.cameras(identity) for identity, _ in latents}
         world = np.stack(
             [
                 in_world(cameras[identity], None if isinstance(place, str) else place)
-                for (identity, _), place in zip(latents, located, strict=True)
+                for (identity, _), place in zip(latents, places, strict=True)
             ]
         )
-        views = self._head.each_view(people, torch.from_numpy(world).to(self._head.device), self.size)
-        for index, ((identity, _), place) in enumerate(zip(latents, located, strict=True)):
+        views = head.each_view(people, torch.from_numpy(world).to(head.device), self.size)
+        for index, ((identity, _), place) in enumerate(zip(latents, places, strict=True)):
             if isinstance(place, str):
-                results.append(Skip(self._named(identity), place))
+                results.append(Skip(self._name_of(identity), place))
                 continue
             renders = as_renders(views, self.size, index)
-            results.append(
-                self._sample(unit.split, identity, cameras[identity], renders.images, renders.masks)
-            )
+            has_background = head.generator.bcg_synthesis is not None
+            meta = self._meta(unit.split, identity)
+            masks = renders.masks if has_background else ()
+            results.append(self.sample(meta, renders.images, cameras[identity], worker, masks))
         return results
 
     def cameras(self, identity: int) -> NDArray[np.float32]:
-        """A person's cameras (K, 25): one near the front, the others over the whole range of yaw, one in each
-        of as many equal parts of it."""
-        rng = np.random.default_rng([CAMERAS, self.seed, identity])
+        """A person's cameras (K, 25): one near the front, and one in each of K - 1 equal parts of the range
+        of yaw."""
+        rng = np.random.default_rng([CAMERA_STREAM, self.seed, identity])
         most_yaw, most_pitch = self.max_yaw, self.max_pitch
         near = min(REFERENCE_YAW, most_yaw)
         targets = self.views - 1
@@ -196,31 +206,24 @@ class _Generated(RenderedConditions):
         pitches = np.clip(rng.normal(0, PITCH_SPREAD, self.views), -most_pitch, most_pitch)
         return np.stack([label_from_angles(*np.radians(pair)) for pair in zip(yaws, pitches, strict=True)])
 
-    def _located(self, people: Identity, index: int) -> HeadFrame | str | None:
-        """Where the head of one of the people stands, None for the shared frame, or why nobody knows."""
+    def _locate(self, head: GeneratedHead, people: Identity, index: int) -> HeadFrame | str | None:
+        """The frame of one person's head, None for the generator's own, or why it cannot be measured."""
         if self.frame != "each":
-            return self._head.frame
-        one = Identity(
+            return head.frame
+        person = Identity(
             people.planes[index : index + 1],
             people.style[index : index + 1],
             None if people.background is None else people.background[index : index + 1],
         )
         try:
-            return self._head.frame_of(one, measuring_cameras(self._head.generator.settings))
+            return head.frame_of(person, measuring_cameras(head.generator.settings))
         except NoHeadError as error:
             return str(error)
 
-    def _sample(
-        self,
-        split: str,
-        identity: int,
-        cameras: NDArray[np.float32],
-        images: NDArray[np.uint8],
-        masks: NDArray[np.uint8],
-    ) -> Sample:
-        meta = SampleMeta(
+    def _meta(self, split: str, identity: int) -> SampleMeta:
+        return SampleMeta(
             source=self.name,
-            identity=self._named(identity),
+            identity=self._name_of(identity),
             split=split,
             sequence="still",
             instant="0",
@@ -228,24 +231,13 @@ class _Generated(RenderedConditions):
             licence=self.licence,
             attributes={"truncation": self.truncation},
         )
-        return Sample(
-            meta=meta,
-            views=images,
-            conditions=self.condition_images(meta.key, cameras, self.size),
-            cameras=cameras,
-            masks=masks if self._head.generator.bcg_synthesis is not None else None,
-        )
 
-    def _named(self, identity: int) -> str:
+    def _name_of(self, identity: int) -> str:
         return f"s{self.seed}i{identity:06d}"
-
-    @cached_property
-    def _head(self) -> GeneratedHead:
-        return GeneratedHead(self.options, self.device)
 
 
 class PanoHeadGenerator(_Generated):
-    """PanoHead's people, turned to EG3D's pivot, with masks."""
+    """PanoHead's people with masks, their cameras turned to EG3D's pivot."""
 
     kind = "panohead"
 

@@ -1,16 +1,19 @@
-"""Names of files and folders → names that a sample's key may hold, different ones for different ones."""
+"""Names of files and folders as parts of sample keys."""
 
 import re
 from hashlib import sha256
 
-NOT_A_KEY = re.compile(r"[^A-Za-z0-9_+=@]+")
-LONGEST = 40
+NOT_IN_KEYS = re.compile(r"[^A-Za-z0-9_+=@]+")
+MAX_LENGTH = 40
 
 
 def key_name(text: str, whole: str | None = None) -> str:
-    """What a key may hold of `text`; with a hash of the `whole` name behind it where that is given, or where
-    something of `text` had to go."""
-    name = NOT_A_KEY.sub("_", text).strip("_")
-    if whole is None and name == text and len(name) <= LONGEST:
+    """`text` with the characters that a sample's key may not hold replaced by underscores.
+
+    A hash of `whole` is appended if it is given, and a hash of `text` if anything was replaced or cut off, so
+    that different names stay different.
+    """
+    name = NOT_IN_KEYS.sub("_", text).strip("_")
+    if whole is None and name == text and len(name) <= MAX_LENGTH:
         return name
-    return f"{name[:LONGEST].strip('_')}_{sha256((whole or text).encode()).hexdigest()[:8]}".lstrip("_")
+    return f"{name[:MAX_LENGTH].strip('_')}_{sha256((whole or text).encode()).hexdigest()[:8]}".lstrip("_")

@@ -1,4 +1,4 @@
-"""Which split a person falls into, where nobody has said."""
+"""Assignment of people to splits by a hash of their name."""
 
 from hashlib import sha256
 from typing import NamedTuple
@@ -7,24 +7,24 @@ from core.errors import InputError
 
 
 class Shares(NamedTuple):
-    """The shares of people kept for validation and for testing."""
+    """The shares of people held out for validation and for testing, in [0, 1)."""
 
     val: float
     test: float
 
     def check(self) -> None:
-        """Raise InputError unless they leave some people to train on."""
+        """Raise InputError if they are negative or leave nobody to train on."""
         if min(self) < 0 or sum(self) >= 1:
             raise InputError(
-                f"--val_share {self.val:g} and --test_share {self.test:g}: give two that are not negative and"
-                " leave some to train on"
+                f"--val_share {self.val:g} and --test_share {self.test:g}: give shares of 0 or more that sum"
+                " to less than 1, so that some are left to train on"
             )
 
 
 def split_by_hash(name: str, shares: Shares) -> str:
-    """The split of the person called `name`, by a hash: whoever is added later, everybody stays where they
-    are."""
-    place = int.from_bytes(sha256(name.encode()).digest()[:8], "big") / 2**64
-    if place < shares.val:
+    """The split of the person called `name`: a function of the name alone, so that people who are added later
+    move nobody."""
+    position = int.from_bytes(sha256(name.encode()).digest()[:8], "big") / 2**64
+    if position < shares.val:
         return "val"
-    return "test" if place < shares.val + shares.test else "train"
+    return "test" if position < shares.val + shares.test else "train"

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import InputError
+from core.workers import ONLY_WORKER, Worker
 from generators.parametric.anatomy import anatomy
 from generators.parametric.lit_scene import LitScene
 from generators.parametric.person import Person, sample_person
@@ -129,7 +130,7 @@ class SyntheticCapture:
     def frames(self, unit: Block) -> int:
         return len(unit.identities) * self.frames_each
 
-    def capture(self, unit: Block) -> list[Sample]:
+    def capture(self, unit: Block, worker: Worker = ONLY_WORKER) -> list[Sample]:  # noqa: ARG002
         """Render a block's frames and their conditions."""
         render_on_threads(1)
         instants = [(identity, frame) for identity in unit.identities for frame in range(self.frames_each)]

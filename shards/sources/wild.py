@@ -1,4 +1,4 @@
-"""`python -m shards.build wild`: a folder of any photos → test shards of portraits with estimated cameras."""
+"""`python -m shards.build wild`: a folder of photos → test shards of portraits with estimated cameras."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from core.errors import InputError
+from core.workers import ONLY_WORKER, Worker
 from generators.registry import RendererChoice, check_renderer, renderer_record
 from portraits.alignment.align import align
 from portraits.alignment.camera import see_through
 from portraits.alignment.crop import Square, cut
 from portraits.alignment.detection import FaceDetector
 from portraits.alignment.photos import open_photo, photo_files
+from portraits.pixels import Images
 from shards.conditions import RenderedConditions
 from shards.schema import Sample, SampleMeta
 from shards.skips import Skip
@@ -41,10 +43,10 @@ class WildPortraits(RenderedConditions):
         Args:
             root: the folder of photos
             size: image side in pixels
-            align: crop as EG3D does; otherwise the largest middle square is taken as it is
-            conditions: the renderer of the condition images: synthetic, eg3d:FOLDER, panohead:FOLDER, or
-                a GAN's options
-            licence: under which terms the photos may be used
+            align: crop as EG3D does; otherwise take the largest square in the middle
+            conditions: the renderer of the condition images: synthetic, eg3d:FOLDER, panohead:FOLDER, or a
+                GAN's options
+            licence: the terms under which the photos may be used
         """
         if size < 16:
             raise InputError(f"--size {size}: give 16 or more")
@@ -52,7 +54,7 @@ class WildPortraits(RenderedConditions):
         self.root, self.size, self.align = Path(root), size, align
         self.conditions, self.licence = conditions, licence
         self._photos = [path.relative_to(self.root).as_posix() for path in photo_files(self.root)]
-        self._shared = Counter(photo.rpartition(".")[0] for photo in self._photos)
+        self._stems = Counter(photo.rpartition(".")[0] for photo in self._photos)
         self.settings: dict[str, Any] = {
             "root": root,
             "size": size,
@@ -63,14 +65,14 @@ class WildPortraits(RenderedConditions):
         }
 
     def units(self) -> Sequence[str]:
-        """The photos, relative to the folder."""
+        """The paths of the photos, relative to the folder."""
         return self._photos
 
     def frames(self, unit: str) -> int:  # noqa: ARG002
-        """One."""
+        """One per photo."""
         return 1
 
-    def capture(self, unit: str) -> list[Sample | Skip]:
+    def capture(self, unit: str, worker: Worker = ONLY_WORKER) -> list[Sample | Skip]:
         """The frame of a photo, or why there is none."""
         try:
             image, camera = self._portrait(open_photo(self.root / unit))
@@ -78,7 +80,7 @@ class WildPortraits(RenderedConditions):
             return [Skip(unit, str(error).removeprefix(f"{self.root / unit}: "))]
         meta = SampleMeta(
             source=self.name,
-            identity=identity_of(unit, self._shared[unit.rpartition(".")[0]] > 1),
+            identity=identity_of(unit, self._stems[unit.rpartition(".")[0]] > 1),
             split="test",
             sequence="photo",
             instant="0",
@@ -86,12 +88,10 @@ class WildPortraits(RenderedConditions):
             licence=self.licence,
             attributes={"photo": unit},
         )
-        cameras = camera[None]
-        conditions = self.condition_images(meta.key, cameras, self.size)
-        return [Sample(meta=meta, views=image[None], conditions=conditions, cameras=cameras)]
+        return [self.sample(meta, [image], [camera], worker)]
 
-    def _portrait(self, photo: Image.Image) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """The square (S, S, 3) and its camera (25,)."""
+    def _portrait(self, photo: Image.Image) -> tuple[Images, NDArray[np.float32]]:
+        """The portrait (S, S, 3) in a photo and its camera (25,)."""
         found = align(photo, self.size, detector=self._detector)
         if self.align:
             return np.array(found.image), found.camera
@@ -100,8 +100,8 @@ class WildPortraits(RenderedConditions):
         return np.array(cut(photo, middle, self.size)), see_through(found.camera, found.square, middle)
 
 
-def identity_of(photo: str, shared: bool = False) -> str:
-    """A name for the person on a photo, from its path; `shared` says that a photo of another format has the
-    same."""
+def identity_of(photo: str, ambiguous: bool = False) -> str:
+    """The identity's name for a photo, from its path without the suffix; `ambiguous` if other photos differ
+    in the suffix alone."""
     stem = photo.rpartition(".")[0]
-    return key_name(stem, photo if shared or key_name(stem) != stem else None)
+    return key_name(stem, photo if ambiguous or key_name(stem) != stem else None)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from core.errors import InputError
+from core.workers import ONLY_WORKER, Worker
 from portraits.cameras import label_from_angles
 from shards.schema import SPLITS, Sample, SampleMeta
 
@@ -75,7 +76,7 @@ class FakeSource:
         """Frames of a person."""
         return self.settings["instants"]
 
-    def capture(self, unit: tuple[str, int]) -> list[Sample]:
+    def capture(self, unit: tuple[str, int], worker: Worker = ONLY_WORKER) -> list[Sample]:  # noqa: ARG002
         """The frames of a person."""
         split, person = unit
         if self.units().index(unit) == self.fail_at:
@@ -94,8 +95,8 @@ class StuckSource(FakeSource):
         super().__init__()
         self.folder = folder
 
-    def capture(self, unit: tuple[str, int]) -> list[Sample]:
+    def capture(self, unit: tuple[str, int], worker: Worker = ONLY_WORKER) -> list[Sample]:
         """Leaves a file named by the process, and waits."""
         (self.folder / str(os.getpid())).touch()
         time.sleep(600)
-        return super().capture(unit)
+        return super().capture(unit, worker)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from core.errors import InputError
-from core.workers import Worker, this_worker
+from core.workers import ONLY_WORKER, Worker
 from shards import build as command
 from shards.builder import build
 from shards.manifest import Manifest
@@ -38,14 +38,13 @@ class NumberedSource(FakeSource):
         super().__init__()
         self.folder, self.workers = folder, workers
 
-    def capture(self, unit: tuple[str, int]) -> list[Sample]:
-        worker = this_worker()
+    def capture(self, unit: tuple[str, int], worker: Worker = ONLY_WORKER) -> list[Sample]:
         (self.folder / f"{worker.number} of {worker.count}").touch()
         for _ in range(3000):
             if len(list(self.folder.iterdir())) == self.workers:
                 break
             time.sleep(0.01)
-        return super().capture(unit)
+        return super().capture(unit, worker)
 
 
 def test_workers_are_numbered_and_share_gpus_and_cores(
@@ -123,7 +122,7 @@ class Meddler(FakeSource):
         super().__init__()
         self.change = change
 
-    def capture(self, unit: tuple[str, int]) -> list[Sample]:
+    def capture(self, unit: tuple[str, int], worker: Worker = ONLY_WORKER) -> list[Sample]:  # noqa: ARG002
         """One frame, changed."""
         return [make_sample(**{"identity": f"{unit[0]}{unit[1]}", "split": unit[0], **self.change})]  # type: ignore[arg-type]
 
@@ -146,7 +145,7 @@ def test_rules_of_a_built_folder(tmp_path: Path, source: FakeSource, message: st
 class Wanderer(FakeSource):
     """One identity in every split, under keys of their own."""
 
-    def capture(self, unit: tuple[str, int]) -> list[Sample]:
+    def capture(self, unit: tuple[str, int], worker: Worker = ONLY_WORKER) -> list[Sample]:  # noqa: ARG002
         """One frame."""
         return [make_sample("same", f"{unit[0]}{unit[1]}", unit[0])]
 

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from core.errors import InputError
+from core.workers import ONLY_WORKER
 from generators.registry import check_renderer
 from portraits.cameras import label_from_angles
-from shards.conditions import RenderedConditions
+from shards.conditions import RenderedConditions, render_conditions
+from shards.schema import SampleMeta
 from tests.faces import FlatRenderer
 
 SIZE = 48
@@ -31,11 +33,24 @@ def cameras(*yaws: float) -> np.ndarray:
 
 
 def test_every_view_has_somebody_of_its_own_and_the_same_again():
-    views = Flat().condition_images("a-b-c-0", cameras(0, 0, 0), 4)
+    views = render_conditions(FlatRenderer(), "a-b-c-0", cameras(0, 0, 0), 4)
     assert views.shape == (3, 4, 4, 3)
     assert len({view.tobytes() for view in views}) == 3
-    np.testing.assert_array_equal(views, Flat().condition_images("a-b-c-0", cameras(0, 0, 0), 4))
-    assert (views != Flat().condition_images("a-b-c-1", cameras(0, 0, 0), 4)).any()
+    np.testing.assert_array_equal(views, render_conditions(FlatRenderer(), "a-b-c-0", cameras(0, 0, 0), 4))
+    assert (views != render_conditions(FlatRenderer(), "a-b-c-1", cameras(0, 0, 0), 4)).any()
+
+
+def test_a_sample_has_masks_if_every_view_has_one():
+    meta = SampleMeta("a", "b", "train", "c", "0", "eg3d", "CC0-1.0")
+    images, mask = np.zeros((2, 4, 4, 3), np.uint8), np.full((4, 4), 255, np.uint8)
+    sample = Flat().sample(meta, images, cameras(0, 9), ONLY_WORKER, [mask, mask])
+    np.testing.assert_array_equal(
+        sample.conditions, render_conditions(FlatRenderer(), meta.key, cameras(0, 9), 4)
+    )
+    assert sample.masks is not None
+    assert sample.masks.shape == (2, 4, 4)
+    assert Flat().sample(meta, images, cameras(0, 9), ONLY_WORKER, [mask, None]).masks is None
+    assert Flat().sample(meta, images, cameras(0, 9), ONLY_WORKER).masks is None
 
 
 def test_a_renderer_is_opened_by_name_where_it_is_needed():
@@ -48,10 +63,10 @@ def test_a_renderer_is_opened_by_name_where_it_is_needed():
 def test_the_built_in_head_is_seen_by_the_targets_cameras():
     from generators.parametric.renderer import SyntheticHead
 
-    source, key = Plain(), "wild-ada-photo-0"
-    left, right = source.condition_images(key, cameras(-60, 60), SIZE)
-    np.testing.assert_array_equal(left, source.condition_images(key, cameras(-60), SIZE)[0])
-    frontal = source.condition_images(key, cameras(0), SIZE)[0]
+    renderer, key = Plain().renderer(), "wild-ada-photo-0"
+    left, right = render_conditions(renderer, key, cameras(-60, 60), SIZE)
+    np.testing.assert_array_equal(left, render_conditions(renderer, key, cameras(-60), SIZE)[0])
+    frontal = render_conditions(renderer, key, cameras(0), SIZE)[0]
     assert np.abs(frontal.astype(int) - left).mean() > 5
     assert np.abs(right.astype(int) - left).mean() > 5
-    assert isinstance(source._renderer, SyntheticHead)
+    assert isinstance(renderer, SyntheticHead)

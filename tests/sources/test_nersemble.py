@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from core.errors import InputError
+from core.workers import ONLY_WORKER, Worker
 from portraits.cameras import angles, project
 from portraits.geometry import STANDARD_LANDMARKS
 from shards.builder import build
@@ -236,7 +237,7 @@ def test_a_participant_without_calibration_is_skipped_and_named(fresh: Callable[
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda values: values["world_2_cam"].__setitem__(SERIALS[3], np.zeros((4, 4)).tolist()), "no rigid"),
+        (lambda values: values["world_2_cam"].clear(), "lists no cameras"),
         (lambda values: values.__setitem__("intrinsics", [[1, 2], [3, 4]]), "not a 4x4 pose"),
         (lambda values: values.pop("intrinsics"), "no calibration of NeRSemble"),
         (lambda values: values["intrinsics"][0].__setitem__(2, 9999.0), "principal point"),
@@ -252,6 +253,37 @@ def test_a_calibration_that_is_none_is_skipped_and_named(
     samples, skips = everything(capture(root, test_frames=0))
     assert samples == []
     assert all(said in skip.reason for skip in skips)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda poses: poses.pop(SERIALS[3]), "no calibration: camera_params.json does not list it"),
+        (lambda poses: poses.__setitem__(SERIALS[3], np.zeros((4, 4)).tolist()), "it is no rigid camera"),
+        (lambda poses: poses.__setitem__(SERIALS[3], [[10**400]]), "it is not a 4x4 pose"),
+    ],
+)
+def test_a_camera_without_calibration_costs_its_view_and_is_named(
+    fresh: Callable[..., Path], studio: Studio, damage: Callable[[dict], None], said: str
+):
+    root = fresh()
+    values = studio.calibration()
+    damage(values["world_2_cam"])
+    stage.write_json(root / "007" / "calibration" / "camera_params.json", values)
+    (sample,), (skip,) = everything(capture(root, test_frames=0))
+    assert sample.meta.attributes["cameras"] == [serial for serial in SERIALS if serial != SERIALS[3]]
+    assert (skip.what, skip.frames) == (f"007/{SEQUENCE} camera {SERIALS[3]}", 0)
+    assert said in skip.reason
+
+
+def test_frames_of_a_split_that_nobody_is_held_out_for_are_warned_of(
+    fresh: Callable[..., Path], caplog: pytest.LogCaptureFixture
+):
+    root = fresh()
+    assert capture(root, test_frames=0).units()
+    assert "held out" not in caplog.text
+    capture(root, val_frames=2, test_frames=0)
+    assert "--val_frames 2: none of the participants is held out for val" in caplog.text
 
 
 def test_missing_short_and_broken_videos_cost_a_view_only(fresh: Callable[..., Path]):
@@ -309,9 +341,9 @@ def test_frames_without_a_face_are_skipped_and_too_many_fail_the_build(
     ("change", "said"),
     [
         ({"root": "nowhere"}, "there is no such folder"),
-        ({"layout": "v3"}, "--layout v3: choose of benchmark, v2"),
+        ({"layout": "v3"}, "--layout v3: choose one of benchmark, v2"),
         ({"frames": 0}, "--frames 0: give 1 or more"),
-        ({"val_share": 0.7, "test_share": 0.3}, "leave some to train on"),
+        ({"val_share": 0.7, "test_share": 0.3}, "left to train on"),
         ({"conditions": "blender"}, "no such renderer; choose of synthetic"),
     ],
 )
@@ -328,10 +360,10 @@ def test_a_folder_that_is_no_nersemble_is_refused(tmp_path: Path):
 
 def test_an_interrupted_build_goes_on_and_gives_the_same_shards(roots: dict[str, Path], tmp_path: Path):
     class Stops(DotCapture):
-        def capture(self, unit: Any) -> list[Sample | Skip]:
+        def capture(self, unit: Any, worker: Worker = ONLY_WORKER) -> list[Sample | Skip]:
             if unit is self.units()[-1]:
                 raise KeyboardInterrupt
-            return super().capture(unit)
+            return super().capture(unit, worker)
 
     settings = {"frames": 1, "val_frames": 0, "test_frames": 1, "size": SIZE, **ALL_TRAIN}
     whole = build(DotCapture(str(roots["paper"]), **settings), tmp_path / "whole", 0)
@@ -357,7 +389,7 @@ def test_vhap_folders_need_no_participant_level(
     np.testing.assert_array_equal(sample.views, twin.views)
     np.testing.assert_array_equal(sample.cameras, twin.cameras)
     (tmp_path / "007").rename(tmp_path / "extracted")
-    with pytest.raises(InputError, match="but whose"):
+    with pytest.raises(InputError, match="unknown participant"):
         capture(tmp_path / "extracted" / below)
 
 

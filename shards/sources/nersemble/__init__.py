@@ -1,1 +1,1 @@
-"""NeRSemble: sixteen cameras around a person, in each of the layouts that its releases have."""
+"""The NeRSemble data set: its layouts on disk, calibration, videos and colours."""

@@ -1,25 +1,33 @@
-"""camera_params.json: where the cameras of a participant stand, and through what they look."""
+"""camera_params.json: poses and intrinsics of a participant's cameras."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-FULL_SIZE = (2200, 3208)  # width and height of the sensor, to which shared intrinsics refer
+from portraits.geometry import nearest_rotation
+
+FULL_SIZE = (2200, 3208)  # width and height of the sensor in pixels, to which shared intrinsics refer
 MAX_BYTES = 1 << 20
-OFF_CENTRE = 0.25  # a principal point is in the middle of its image but for this share
+MAX_OFF_CENTRE = 0.25  # distance of a principal point from the middle, relative to half the image
+MAX_ROTATION_ERROR = 1e-2  # entries of R R^T - I; what is closer is made a rotation
 
 
 class CalibrationError(ValueError):
-    """A participant's calibration cannot be used."""
+    """The calibration of a participant or of a camera cannot be used."""
 
 
 @dataclass(frozen=True)
 class PinholeCamera:
-    """OpenCV's camera in metres: `world_to_camera` (4, 4), `intrinsics` (3, 3) in pixels whose centres are
-    whole numbers, of an image of `size` (width, height) where that is known."""
+    """A camera in OpenCV's convention, in metres.
+
+    `world_to_camera` is (4, 4); `intrinsics` (3, 3) are in pixels, with the centres of pixels at whole
+    numbers, of an image of `size` (width, height) where that is known.
+    """
 
     world_to_camera: NDArray[np.float64]
     intrinsics: NDArray[np.float64]
@@ -32,13 +40,15 @@ class PinholeCamera:
 
     @property
     def projection(self) -> NDArray[np.float64]:
-        """World points to pixels (3, 4)."""
+        """The projection (3, 4) of world points to pixels."""
         return self.intrinsics @ self.world_to_camera[:3]
 
     def at(self, width: int, height: int) -> "PinholeCamera":
-        """The same camera for images of another resolution. Raises CalibrationError where the intrinsics
-        cannot belong to an image of this shape."""
-        full = self.size or _refers_to(self.intrinsics, width, height)
+        """The same camera for images of another resolution.
+
+        Raises CalibrationError where the intrinsics cannot belong to an image of this shape.
+        """
+        full = self.size or _calibrated_size(self.intrinsics, width, height)
         scale = np.array([width / full[0], height / full[1]])
         if abs(scale[0] / scale[1] - 1) > 0.02:
             raise CalibrationError(
@@ -50,51 +60,76 @@ class PinholeCamera:
         return PinholeCamera(self.world_to_camera, intrinsics, (width, height))
 
 
-def load_cameras(path: Path) -> dict[str, PinholeCamera]:
-    """The cameras of a participant by serial number. Raises CalibrationError, which names what is wrong."""
+@dataclass(frozen=True)
+class Calibration:
+    """The cameras of a participant by serial number, and what is wrong with those that cannot be used."""
+
+    cameras: dict[str, PinholeCamera]
+    faults: dict[str, str]
+
+
+def load_calibration(path: Path) -> Calibration:
+    """Read a camera_params.json. Raises CalibrationError where none of its cameras can be used."""
     if path.stat().st_size > MAX_BYTES:
         raise CalibrationError(f"{path.name} is larger than a calibration can be")
+    cameras: dict[str, PinholeCamera] = {}
+    faults: dict[str, str] = {}
     try:
         values = json.loads(path.read_bytes())
-        shared, poses = values["intrinsics"], values["world_2_cam"]
-        size = (
-            (int(values["width"]), int(values["height"]))
-            if "width" in values and "height" in values
-            else None
-        )
-        return {
-            str(serial): _camera(
-                str(serial), pose, shared[serial] if isinstance(shared, dict) else shared, size
-            )
-            for serial, pose in poses.items()
-        }
-    except CalibrationError:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        size = _recorded_size(values)
+        for serial, pose in values["world_2_cam"].items():
+            try:
+                cameras[serial] = _camera(pose, _intrinsics(values["intrinsics"], serial), size)
+            except CalibrationError as error:
+                faults[serial] = str(error)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise CalibrationError(f"{path.name} is no calibration of NeRSemble ({error!r})") from error
+    if not cameras:
+        reason = next(iter(faults.values()), "it lists no cameras")
+        raise CalibrationError(f"{path.name} has no usable camera: {reason}")
+    return Calibration(cameras, faults)
 
 
-def _camera(serial: str, pose: object, intrinsics: object, size: tuple[int, int] | None) -> PinholeCamera:
-    world_to_camera = np.array(pose, dtype=np.float64)
-    matrix = np.array(intrinsics, dtype=np.float64)
+def _recorded_size(values: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Width and height that the intrinsics refer to, where the file says so."""
+    if "width" in values and "height" in values:
+        return int(values["width"]), int(values["height"])
+    return None
+
+
+def _intrinsics(values: Any, serial: str) -> Any:
+    """The intrinsics of one camera: shared ones, or the benchmark's, which are listed by serial number."""
+    if isinstance(values, dict):
+        if serial not in values:
+            raise CalibrationError("its intrinsics are missing")
+        return values[serial]
+    return values
+
+
+def _camera(pose: object, intrinsics: object, size: tuple[int, int] | None) -> PinholeCamera:
+    try:
+        world_to_camera = np.array(pose, dtype=np.float64)
+        matrix = np.array(intrinsics, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise CalibrationError("it is not a 4x4 pose with 3x3 intrinsics") from error
     if world_to_camera.shape != (4, 4) or matrix.shape != (3, 3):
-        raise CalibrationError(f"camera {serial} is not a 4x4 pose with 3x3 intrinsics")
+        raise CalibrationError("it is not a 4x4 pose with 3x3 intrinsics")
     rotation = world_to_camera[:3, :3]
-    rigid = np.abs(rotation @ rotation.T - np.eye(3)).max() < 1e-2 and np.linalg.det(rotation) > 0
+    rigid = np.abs(rotation @ rotation.T - np.eye(3)).max() < MAX_ROTATION_ERROR
+    rigid = rigid and np.linalg.det(rotation) > 0
     rigid = rigid and np.abs(world_to_camera[3] - (0, 0, 0, 1)).max() < 1e-6
     finite = np.isfinite(world_to_camera).all() and np.isfinite(matrix).all()
     if not (finite and rigid and matrix[0, 0] > 0 and matrix[1, 1] > 0):
-        raise CalibrationError(f"camera {serial} is no rigid camera")
-    u, _, vt = np.linalg.svd(rotation)
-    world_to_camera[:3, :3] = u @ vt
+        raise CalibrationError("it is no rigid camera")
+    world_to_camera[:3, :3] = nearest_rotation(rotation)
     return PinholeCamera(world_to_camera, matrix, size)
 
 
-def _refers_to(intrinsics: NDArray[np.float64], width: int, height: int) -> tuple[int, int]:
-    """The image size that intrinsics belong to: the image's own, or the sensor's, told by the principal
+def _calibrated_size(intrinsics: NDArray[np.float64], width: int, height: int) -> tuple[int, int]:
+    """The image size that intrinsics belong to: the image's own or the sensor's, judged by the principal
     point."""
     for size in ((width, height), FULL_SIZE):
-        if np.abs(2 * intrinsics[:2, 2] / size - 1).max() < OFF_CENTRE:
+        if np.abs(2 * intrinsics[:2, 2] / size - 1).max() < MAX_OFF_CENTRE:
             return size
     x, y = intrinsics[:2, 2]
     raise CalibrationError(

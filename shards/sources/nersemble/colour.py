@@ -1,4 +1,4 @@
-"""Colour corrections of both versions of NeRSemble: images → images, sRGB in [0, 1]."""
+"""The colour corrections of both versions of NeRSemble, on sRGB colours in [0, 1]."""
 
 import json
 from collections.abc import Callable
@@ -20,12 +20,12 @@ class ColourError(ValueError):
 
 
 def load_correction(path: Path, serial: str) -> Correction:
-    """The correction of one camera: from a folder of matrices (v1) or a file of all cameras' (v2). Raises
-    ColourError."""
+    """The correction of one camera, from a folder of matrices (version 1) or from one file for all cameras
+    (version 2). Raises ColourError."""
     try:
         if path.is_dir():
             return affine(_load_matrix(path / f"{serial}.npy"))
-        values = json.loads(_bounded(path))
+        values = json.loads(_read(path))
         return polynomial(np.array(values[serial], dtype=np.float64))
     except KeyError as error:
         raise ColourError(f"{path.name} has no camera {serial}") from error
@@ -34,7 +34,7 @@ def load_correction(path: Path, serial: str) -> Correction:
 
 
 def affine(matrix: Colours) -> Correction:
-    """Version 1: a colour is a row vector, multiplied from the right: rgb A[:3, :3] + A[:3, 3]."""
+    """Version 1: rgb @ A[:3, :3] + A[:3, 3], with colours as row vectors."""
     if matrix.shape not in ((3, 4), (4, 4)) or not np.isfinite(matrix).all():
         raise ColourError(f"an affine colour correction of shape {matrix.shape}")
     linear, shift = matrix[:3, :3], matrix[:3, 3]
@@ -42,7 +42,7 @@ def affine(matrix: Colours) -> Correction:
 
 
 def polynomial(matrix: Colours) -> Correction:
-    """Version 2: a 3×N matrix on the N-term polynomial expansion of the linear colour (Cheung et al.
+    """Version 2: a 3×N matrix times the N-term polynomial expansion of the linear colour (Cheung et al.
     2004)."""
     if matrix.ndim != 2 or matrix.shape[0] != 3 or not np.isfinite(matrix).all():
         raise ColourError(f"a polynomial colour correction of shape {matrix.shape}")
@@ -51,8 +51,8 @@ def polynomial(matrix: Colours) -> Correction:
     return lambda colours: np.clip(to_srgb(expand(to_linear(colours), terms) @ matrix.T), 0, 1)
 
 
-# The monomials of each expansion as exponents of (R, G, B), in the order of the colour-science package, with
-# which NeRSemble's matrices were made.
+# The monomials of each expansion as exponents of (R, G, B), in the order of the colour-science package, by
+# which NeRSemble's matrices were estimated.
 _FIRST = [(1, 0, 0), (0, 1, 0), (0, 0, 1)]
 _CROSS = [(1, 1, 0), (1, 0, 1), (0, 1, 1)]
 _SQUARES = [(2, 0, 0), (0, 2, 0), (0, 0, 2)]
@@ -81,36 +81,36 @@ EXPANSIONS = {
 
 
 def expand(colours: Colours, terms: int) -> Colours:
-    """Colours (..., 3) to their `terms` monomials (..., terms). Raises ColourError for a number of terms that
-    the expansion does not have."""
+    """The polynomial expansion (..., terms) of colours (..., 3). Raises ColourError for a number of terms
+    that has no expansion."""
     if terms not in EXPANSIONS:
         raise ColourError(
-            f"a colour correction of {terms} terms; there are {', '.join(map(str, EXPANSIONS))}"
+            f"a colour correction of {terms} terms, not one of {', '.join(map(str, EXPANSIONS))}"
         )
     r, g, b = np.moveaxis(colours, -1, 0)
     return np.stack([r**i * g**j * b**k for i, j, k in EXPANSIONS[terms]], axis=-1)
 
 
 def to_linear(colours: Colours) -> Colours:
-    """sRGB to linear light."""
+    """sRGB to linear RGB."""
     return np.where(colours <= 0.04045, colours / 12.92, ((np.maximum(colours, 0) + 0.055) / 1.055) ** 2.4)
 
 
 def to_srgb(light: Colours) -> Colours:
-    """Linear light to sRGB."""
+    """Linear RGB to sRGB."""
     return np.where(light <= 0.0031308, 12.92 * light, 1.055 * np.maximum(light, 1e-9) ** (1 / 2.4) - 0.055)
 
 
-def corrected(image: NDArray[np.uint8], correction: Correction) -> NDArray[np.uint8]:
-    """An image (H, W, 3) uint8, corrected."""
+def correct(image: NDArray[np.uint8], correction: Correction) -> NDArray[np.uint8]:
+    """Apply a correction to an image (H, W, 3) uint8."""
     return np.round(correction(image.astype(np.float64) / 255) * 255).astype(np.uint8)
 
 
-def _bounded(path: Path) -> bytes:
+def _read(path: Path) -> bytes:
     if path.stat().st_size > MAX_BYTES:
         raise ColourError(f"{path.name} is larger than a colour correction can be")
     return path.read_bytes()
 
 
 def _load_matrix(path: Path) -> Colours:
-    return np.asarray(parse_npy(_bounded(path)), dtype=np.float64)
+    return np.asarray(parse_npy(_read(path)), dtype=np.float64)

@@ -1,7 +1,7 @@
-"""Frames of a take: each video decoded once, from its start and frame by frame, all cameras in step.
+"""The frames of a take, read in order and for all cameras at a time.
 
-Seeking in an MP4 lands on whatever key frame is near; counting decoded frames cannot be wrong. In step,
-because then one instant of all cameras is in memory at a time, however long the take.
+Videos are decoded from their start, because seeking in an MP4 is exact to the next key frame only. Cameras
+are read in parallel, so that one instant of them is in memory at a time, however long the take.
 """
 
 import os
@@ -29,46 +29,47 @@ from shards.sources.nersemble.layouts import (
 
 MAX_PIXELS = 64_000_000
 MAX_BOXES = 100_000
-SHORT = 0.9  # a video shorter than this share of its take's usual length is remarked on
+MIN_LENGTH = 0.9  # videos shorter than this share of the median are reported
 
 
 @dataclass(frozen=True)
 class Picture:
-    """What a camera saw: image (H, W, 3) uint8 RGB, and the foreground matte (H, W) uint8 where there is
-    one."""
+    """The picture of one camera: image (H, W, 3) uint8 RGB, and its foreground matte (H, W) uint8, if any."""
 
     image: NDArray[np.uint8]
     matte: NDArray[np.uint8] | None = None
 
 
 class Footage(ABC):
-    """The frames of one take. `troubles` collects (camera, what is wrong with it)."""
+    """The frames of one take. `faults` collects (camera, reason) for what cannot be read."""
 
     def __init__(self) -> None:
-        self.troubles: list[tuple[str, str]] = []
+        self.faults: list[tuple[str, str]] = []
 
     @property
     @abstractmethod
     def instants(self) -> Sequence[int]:
-        """The numbers of the frames, ascending."""
+        """The numbers of the frames, in ascending order."""
 
     @abstractmethod
     def read(self, instants: Sequence[int]) -> Iterator[tuple[int, dict[str, Picture]]]:
-        """The pictures of the given instants, ascending, by camera; a camera that has none of it is missing.
-        They are gone when the next ones are asked for: sixteen of full size are a third of a gigabyte."""
+        """The pictures of the given instants, in ascending order, by camera; cameras without one are missing.
+
+        The pictures of an instant are released when the next ones are read: sixteen of full size take a third
+        of a gigabyte."""
 
 
 def open_footage(take: Take) -> Footage:
     """The footage of a take."""
     if take.kind == "videos":
-        return VideoFootage(videos(take.folder), videos(take.mattes) if take.mattes else {})
+        return VideoFootage(list_videos(take.folder), list_videos(take.mattes) if take.mattes else {})
     if take.kind == "moments":
         return StillFootage(_moments(take.folder, PAPER_IMAGES), _moments(take.folder, PAPER_MATTES))
     return StillFootage(_numbered(take.folder), _numbered(take.mattes) if take.mattes else {})
 
 
 class VideoFootage(Footage):
-    """An MP4 a camera, and possibly one of its mattes."""
+    """An MP4 per camera, and possibly one of its mattes."""
 
     def __init__(self, videos: Mapping[str, Path], mattes: Mapping[str, Path]) -> None:
         super().__init__()
@@ -77,28 +78,28 @@ class VideoFootage(Footage):
         lengths = [stream.length for stream in self._streams.values()]
         self._length = int(median(lengths)) if lengths else 0
         for serial, stream in self._streams.items():
-            if stream.length < SHORT * self._length:
-                self.troubles.append((serial, "the video is shorter than the other cameras'"))
+            if stream.length < MIN_LENGTH * self._length:
+                self.faults.append((serial, "the video is shorter than the other cameras'"))
 
     def _opened(self, videos: Mapping[str, Path]) -> dict[str, "_Stream"]:
         streams = {}
         for serial, path in videos.items():
             if not is_whole(path):
-                self.troubles.append((serial, "the video file is cut off, or no MP4"))
+                self.faults.append((serial, "the video file is cut off, or no MP4"))
             elif (stream := _Stream(path)).length:
                 streams[serial] = stream
             else:
                 stream.close()
-                self.troubles.append((serial, "the video cannot be opened"))
+                self.faults.append((serial, "the video cannot be opened"))
         return streams
 
     @property
     def instants(self) -> Sequence[int]:
-        """As many as most videos have."""
+        """As many as the median video has."""
         return range(self._length)
 
     def read(self, instants: Sequence[int]) -> Iterator[tuple[int, dict[str, Picture]]]:
-        """See `Footage.read`; once only."""
+        """As `Footage.read`; can be called once."""
         try:
             for instant in instants:
                 pictures = {}
@@ -119,11 +120,11 @@ class VideoFootage(Footage):
         stream.close()
         del self._streams[serial]
         if instant < stream.length:
-            self.troubles.append((serial, "the video breaks off before its end"))
+            self.faults.append((serial, "the video breaks off before its end"))
 
 
 class StillFootage(Footage):
-    """An image a camera and frame, and possibly one of its matte: {instant: {serial: path}}."""
+    """An image per camera and instant, {instant: {serial: path}}, and possibly one of its matte."""
 
     def __init__(
         self, images: Mapping[int, Mapping[str, Path]], mattes: Mapping[int, Mapping[str, Path]]
@@ -134,11 +135,11 @@ class StillFootage(Footage):
 
     @property
     def instants(self) -> Sequence[int]:
-        """Those that have an image."""
+        """The instants that have an image."""
         return self._instants
 
     def read(self, instants: Sequence[int]) -> Iterator[tuple[int, dict[str, Picture]]]:
-        """See `Footage.read`."""
+        """As `Footage.read`."""
         for instant in instants:
             mattes = self._mattes.get(instant, {})
             pictures = {}
@@ -157,12 +158,12 @@ class StillFootage(Footage):
                     raise ValueError("too large")
                 return np.array(image.convert(mode))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-            self.troubles.append((serial, "an image does not decode"))
+            self.faults.append((serial, "an image does not decode"))
             return None
 
 
 class _Stream:
-    """One video, forward only. `length` is what its header says, 0 if it cannot be opened."""
+    """A video, read forwards. `length` is the number of frames in its header, 0 if it cannot be opened."""
 
     def __init__(self, path: Path) -> None:
         self._capture = cv2.VideoCapture(os.fspath(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
@@ -173,7 +174,7 @@ class _Stream:
         self._next = 0
 
     def frame(self, number: int) -> NDArray[np.uint8] | None:
-        """Frame `number` (H, W, 3) RGB, not before the last one asked for; None where the video has none."""
+        """Frame `number` (H, W, 3) RGB, or None if it cannot be decoded; numbers must not decrease."""
         while self._next <= number:
             if not self._capture.grab():
                 return None
@@ -182,13 +183,13 @@ class _Stream:
         return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8) if got else None
 
     def close(self) -> None:
-        """Let go of the decoder."""
+        """Release the decoder."""
         self._capture.release()
 
 
 def is_whole(path: Path) -> bool:
-    """Whether an MP4 is as long as the boxes that it is made of say. One that is not may open and play, and
-    end in frames that the decoder made up."""
+    """Whether an MP4 is as long as its boxes say. A truncated one may still open and play, ending in frames
+    that the decoder made up."""
     size, place = path.stat().st_size, 0
     with path.open("rb") as file:
         for _ in range(MAX_BOXES):
@@ -207,7 +208,7 @@ def is_whole(path: Path) -> bool:
     return 0 < place == size
 
 
-def videos(folder: Path) -> dict[str, Path]:
+def list_videos(folder: Path) -> dict[str, Path]:
     """The MP4s in a folder by camera."""
     matches = ((VIDEO.fullmatch(path.name), path) for path in sorted(folder.iterdir()))
     return {match[1]: path for match, path in matches if match}

@@ -1,7 +1,7 @@
-"""Which of NeRSemble's layouts a folder has, and the takes in it: one participant's one sequence each.
+"""The layouts of NeRSemble on disk, and the takes found in them: one sequence of one participant each.
 
-The releases and the tools around them lay the same recordings out differently; a `Take` says where things
-are, whatever the layout. Nothing here opens a video or lists the frames of a take.
+The releases and the tools around them store the same recordings in different layouts; a `Take` holds the
+paths, whatever the layout. No video is opened and no frame is listed here.
 """
 
 import os
@@ -28,9 +28,12 @@ NOT_A_PERFORMANCE = "BACKGROUND"
 
 @dataclass(frozen=True)
 class Take:
-    """One sequence of one participant. `kind` says how its frames are stored: "videos" (`folder` holds an MP4
-    a camera), "moments" (a folder a frame) or "numbered" (all frames' images in `folder`); `mattes` is the
-    folder of foreground masks beside them, `colour` the file or folder of colour corrections."""
+    """One sequence of one participant.
+
+    `kind` is how its frames are stored: "videos" (an MP4 per camera in `folder`), "moments" (a folder per
+    frame) or "numbered" (the images of all frames in `folder`). `mattes` is the folder of foreground mattes,
+    `colour` the file or folder of colour corrections.
+    """
 
     participant: str
     sequence: str
@@ -42,24 +45,26 @@ class Take:
 
     @property
     def name(self) -> str:
-        """What people are told."""
+        """The name in messages."""
         return f"{self.participant}/{self.sequence}"
 
 
 def find_takes(root: Path, layout: str | None = None) -> tuple[str, list[Take]]:
-    """The layout of `root` (recognised, or the one named) and its takes in order. Raises InputError."""
+    """The layout of `root`, detected unless it is given, and its takes in order.
+
+    Raises InputError where there are none."""
     if not root.is_dir():
         raise InputError(f"--root {root}: there is no such folder")
     if layout is not None and layout not in LAYOUTS:
-        raise InputError(f"--layout {layout}: choose of {', '.join(LAYOUTS)}")
+        raise InputError(f"--layout {layout}: choose one of {', '.join(LAYOUTS)}")
     for name in LAYOUTS if layout is None else [layout]:
         takes = sorted(LAYOUTS[name](root), key=lambda take: (take.participant, take.sequence))
         if takes:
             return name, takes
-    if (singles := single_views(root)) is not None:
+    if (singles := find_single_views(root)) is not None:
         raise InputError(
-            f"--root {root}: {SINGLE_VIEWS} holds single views without calibration, which are no frames; as"
-            f" portraits: python -m shards.build wild --root {singles}"
+            f"--root {root}: {SINGLE_VIEWS} holds single views without calibration; read them as portraits:"
+            f" python -m shards.build wild --root {singles}"
         )
     raise InputError(
         f"--root {root}: no NeRSemble recordings in any known layout ({', '.join(LAYOUTS)}); the root is the"
@@ -67,8 +72,8 @@ def find_takes(root: Path, layout: str | None = None) -> tuple[str, list[Take]]:
     )
 
 
-def single_views(root: Path) -> Path | None:
-    """The folder of the benchmark's single images, if they are there."""
+def find_single_views(root: Path) -> Path | None:
+    """The folder of the benchmark's single images, if there is one."""
     people = _participants(root / SINGLE_VIEWS)
     return (
         root / SINGLE_VIEWS
@@ -118,21 +123,21 @@ def _extracted(root: Path, person: Path) -> Iterator[Take]:
 
 
 def _extracted_alone(root: Path) -> Iterator[Take]:
-    """One participant's sequences: the root is the participant's folder, or the `sequences` in it."""
+    """The sequences of one participant; the root is the participant's folder or the `sequences` in it."""
     here = Path(os.path.abspath(root))
     person = here.parent if here.name == "sequences" else here
     if next(_extractions(person), None) is None:
         return
     if not PARTICIPANT.fullmatch(person.name):
         raise InputError(
-            f"--root {root}: sequences that VHAP extracted, but whose? Name the folder that holds them by the"
-            " participant's number, e.g. 074"
+            f"--root {root}: sequences extracted by VHAP of an unknown participant: name the folder that"
+            " holds them by the participant's number, e.g. 074"
         )
     yield from _extracted(person.parent, person)
 
 
 def _extractions(person: Path) -> Iterator[tuple[Path, Path]]:
-    """A participant's sequences that have extracted images, and where."""
+    """(sequence, folder of images) for each of a participant's sequences that has extracted images."""
     for sequence in _sequences(_folder(person / "sequences") or person):
         images = next((sequence / name for name in EXTRACTED if _holds(sequence / name, NUMBERED)), None)
         if images is not None:
@@ -187,7 +192,7 @@ def _holds(folder: Path, pattern: re.Pattern[str]) -> bool:
 
 
 def _names(folder: Path, pattern: re.Pattern[str]) -> Iterator[str]:
-    """The names in a folder that match, as they come: a take may have a hundred thousand."""
+    """The names in a folder that match, one by one: a take may have a hundred thousand files."""
     if folder.is_dir():
         with os.scandir(folder) as entries:
             yield from (entry.name for entry in entries if pattern.fullmatch(entry.name))

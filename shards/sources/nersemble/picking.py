@@ -1,4 +1,4 @@
-"""Which frames are taken, and which participants may be trained on."""
+"""The choice of frames, and the participants that are held out of training."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 from shards.sources.nersemble.layouts import Take
 from shards.sources.splits import Shares, split_by_hash
 
-# Participants of public benchmarks: whoever trains on them cannot be compared with there.
+# Participants of public benchmarks: a model trained on them cannot be compared there.
 NVS_BENCHMARK = (388, 422, 443, 445, 475)
 MONO_AVATAR_BENCHMARK = (393, 404, 461, 477, 486)
 SINGLE_VIEW_BENCHMARK = (
@@ -24,7 +24,7 @@ HELD_OUT = frozenset(
 
 @dataclass(frozen=True)
 class Pick:
-    """One unit of work: a take of one split, and where in it frames are taken, as shares of its length,
+    """One unit of work: a take of one split, and the places of its frames as shares of its length in [0, 1),
     ascending."""
 
     take: Take
@@ -33,16 +33,16 @@ class Pick:
 
 
 def split_of(participant: str, shares: Shares) -> str:
-    """The split of a participant ("018"): the benchmarks' are for testing; the others fall by a hash of their
-    number, so that whatever is downloaded later leaves them where they are."""
+    """The split of a participant ("018"): test for those of public benchmarks, for others by a hash of the
+    number, so that participants who are downloaded later move nobody."""
     if participant in HELD_OUT:
         return "test"
     return split_by_hash(f"nersemble {participant}", shares)
 
 
 def pick_frames(takes: Sequence[Take], frames: dict[str, int], shares: Shares, seed: int) -> list[Pick]:
-    """About `frames[split]` frames of each split, spread evenly over its participants, then over each one's
-    sequences, then over the length of each take."""
+    """About `frames[split]` frames of each split, spread evenly over its participants, over each
+    participant's sequences, and over the length of each take."""
     picks: list[Pick] = []
     for split, wanted in frames.items():
         people: dict[str, list[Take]] = {}
@@ -63,11 +63,11 @@ def pick_frames(takes: Sequence[Take], frames: dict[str, int], shares: Shares, s
 
 
 def instants_at(places: Sequence[float], instants: Sequence[int]) -> list[int]:
-    """The instants at these shares of a take's length, each once."""
+    """The instants at these shares of a take's length, without repeats."""
     count = len(instants)
     return sorted({instants[min(int(place * count), count - 1)] for place in places}) if count else []
 
 
 def _even(total: int, parts: int) -> list[int]:
-    """`total` dealt to `parts` as evenly as it goes, the first ones taking what is left over."""
+    """`total` divided into `parts` whole numbers that differ by 1 at most, the larger ones first."""
     return [total // parts + (part < total % parts) for part in range(parts)] if parts else []

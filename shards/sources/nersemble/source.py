@@ -12,17 +12,24 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from core.errors import InputError
+from core.workers import ONLY_WORKER, Worker
 from generators.registry import RendererChoice, check_renderer, renderer_record
 from portraits.alignment.detection import FaceDetector, choose
 from portraits.alignment.head import HeadFrame, NoHeadError, locate_head
 from portraits.alignment.virtual import virtual_view
+from portraits.pixels import Images
 from shards.conditions import RenderedConditions
 from shards.schema import Sample, SampleMeta
 from shards.skips import Skip
-from shards.sources.nersemble.calibration import CalibrationError, PinholeCamera, load_cameras
-from shards.sources.nersemble.colour import ColourError, corrected, load_correction
-from shards.sources.nersemble.footage import Picture, open_footage, videos
-from shards.sources.nersemble.layouts import Take, find_takes, single_views
+from shards.sources.nersemble.calibration import (
+    Calibration,
+    CalibrationError,
+    PinholeCamera,
+    load_calibration,
+)
+from shards.sources.nersemble.colour import ColourError, correct, load_correction
+from shards.sources.nersemble.footage import Picture, list_videos, open_footage
+from shards.sources.nersemble.layouts import Take, find_single_views, find_takes
 from shards.sources.nersemble.picking import Pick, instants_at, pick_frames
 from shards.sources.splits import Shares
 
@@ -34,9 +41,10 @@ LEAST = {"frames": 1, "size": 16, "min_views": 2, "val_frames": 0, "test_frames"
 
 
 class NersembleCapture(RenderedConditions):
-    """Frames of NeRSemble, of up to sixteen views, cut out by virtual cameras that look at the head.
+    """Frames of NeRSemble with up to sixteen views, cropped by virtual cameras that look at the head.
 
-    At the recordings' full resolution each process takes 2.2 GB of memory."""
+    At the full resolution of the recordings each process takes 2.2 GB of memory.
+    """
 
     name = "nersemble"
     _detector = FaceDetector()
@@ -59,19 +67,19 @@ class NersembleCapture(RenderedConditions):
     ) -> None:
         """
         Args:
-            root: the download's folder
-            frames: how many frames for training
+            root: the folder of the download
+            frames: number of training frames
             size: image side in pixels
-            val_frames: how many for validation
-            test_frames: how many for testing
-            val_share: the share of participants kept for validation
-            test_share: the share kept for testing, beside the participants of the public benchmarks
-            seed: of the choice of frames
-            layout: benchmark, v2, v1, paper or vhap; recognised if not given
-            colour: whether to correct colours where corrections are there
-            background: keep it, or replace it where there are mattes; frames without one are then skipped
-            conditions: the renderer of the condition images: synthetic, eg3d:FOLDER, panohead:FOLDER, or
-                a GAN's options
+            val_frames: number of validation frames
+            test_frames: number of test frames
+            val_share: the share of participants held out for validation
+            test_share: the share held out for testing, in addition to the participants of public benchmarks
+            seed: seed of the choice of frames
+            layout: benchmark, v2, v1, paper or vhap; detected by default
+            colour: apply the colour corrections that are there
+            background: keep it, or replace it by white or black; frames without mattes are then skipped
+            conditions: the renderer of the condition images: synthetic, eg3d:FOLDER, panohead:FOLDER, or a
+                GAN's options
             min_views: frames with fewer views are skipped
         """
         settings = {name: value for name, value in locals().items() if name != "self"}
@@ -88,6 +96,13 @@ class NersembleCapture(RenderedConditions):
         wanted = {"train": frames, "val": val_frames, "test": test_frames}
         self._picks = pick_frames(takes, wanted, shares, seed)
         log.info("%s: NeRSemble, layout %s: %s", root, self.layout, _counts(takes, self._picks))
+        for split in ("val", "test"):
+            if wanted[split] and not any(pick.split == split for pick in self._picks):
+                log.warning(
+                    "--%s_frames %d: none of the participants is held out for %s, so that there will be no"
+                    " such frames; raise --%s_share (participants are assigned by a hash of their number)",
+                    *(split, wanted[split], split, split),
+                )
         self.settings: dict[str, Any] = settings | {"layout": self.layout, "picked": _digest(self._picks)}
 
     def units(self) -> Sequence[Pick]:
@@ -95,22 +110,23 @@ class NersembleCapture(RenderedConditions):
         return self._picks
 
     def frames(self, unit: Pick) -> int:
-        """How many frames are picked of a take."""
+        """The number of frames picked from a take."""
         return len(unit.places)
 
-    def capture(self, unit: Pick) -> list[Sample | Skip]:
-        """Read a take once and cut out its frames; what cannot be used is named."""
+    def capture(self, unit: Pick, worker: Worker = ONLY_WORKER) -> list[Sample | Skip]:
+        """The frames picked from a take, which is read once, and what of it cannot be used."""
         take = unit.take
         try:
-            cameras = _calibrated(take)
+            calibration = _calibration(take)
         except CalibrationError as error:
             return [Skip(take.name, str(error), len(unit.places))]
         footage = open_footage(take)
-        instants = instants_at(unit.places, footage.instants)
+        recorded: set[str] = set()
         results: list[Sample | Skip] = []
-        for instant, pictures in footage.read(instants):
+        for instant, pictures in footage.read(instants_at(unit.places, footage.instants)):
+            recorded.update(pictures)
             try:
-                results.append(self._sample(unit, instant, pictures, cameras))
+                results.append(self._frame(unit, instant, pictures, calibration.cameras, worker))
             except (NoHeadError, _UnusableError, CalibrationError, ColourError) as error:
                 results.append(Skip(f"{take.name} frame {instant}", str(error)))
         if missing := len(unit.places) - len(results):
@@ -118,23 +134,24 @@ class NersembleCapture(RenderedConditions):
                 "the sequence is too short" if footage.instants else "nothing of the sequence can be read"
             )
             results.append(Skip(take.name, reason, missing))
-        results += [Skip(f"{take.name} camera {name}", trouble, 0) for name, trouble in footage.troubles]
-        absent = sorted(set(cameras) - _recorded(results) - {name for name, _ in footage.troubles})
-        if absent and any(isinstance(result, Sample) for result in results):
-            results += [Skip(f"{take.name} camera {name}", "it did not record", 0) for name in absent]
-        return results
+        faults = _camera_faults(results, recorded, calibration, footage.faults)
+        return results + [Skip(f"{take.name} camera {name}", reason, 0) for name, reason in faults]
 
-    def _sample(
-        self, unit: Pick, instant: int, pictures: Mapping[str, Picture], cameras: Mapping[str, PinholeCamera]
+    def _frame(
+        self,
+        unit: Pick,
+        instant: int,
+        pictures: Mapping[str, Picture],
+        cameras: Mapping[str, PinholeCamera],
+        worker: Worker,
     ) -> Sample:
         names = [name for name in cameras if name in pictures]
         if len(names) < self.min_views:
-            raise _UnusableError(f"fewer than {self.min_views} cameras recorded it")
+            raise _UnusableError(f"fewer than {self.min_views} calibrated cameras recorded it")
         scaled = {name: cameras[name].at(*pictures[name].image.shape[1::-1]) for name in names}
-        head = self._head({name: pictures[name] for name in names}, scaled)
-        cuts = [self._cut(unit.take, name, pictures[name], scaled[name], head) for name in names]
-        mattes = [cut.matte for cut in cuts if cut.matte is not None]
-        cameras_seen = np.stack([cut.camera for cut in cuts])
+        head = self._locate_head({name: pictures[name] for name in names}, scaled)
+        crops = [self._crop(unit.take, name, pictures[name], scaled[name], head) for name in names]
+        images, mattes, labels = zip(*crops, strict=True)
         meta = SampleMeta(
             source=self.name,
             identity=unit.take.participant,
@@ -145,15 +162,12 @@ class NersembleCapture(RenderedConditions):
             licence=LICENCE,
             attributes={"cameras": names, "views_of_head": head.views, "head_misfit": round(head.misfit, 4)},
         )
-        return Sample(
-            meta=meta,
-            views=np.stack([cut.image for cut in cuts]),
-            conditions=self.condition_images(meta.key, cameras_seen, self.size),
-            cameras=cameras_seen,
-            masks=np.stack(mattes) if len(mattes) == len(cuts) else None,
-        )
+        return self.sample(meta, images, labels, worker, mattes)
 
-    def _head(self, pictures: Mapping[str, Picture], cameras: Mapping[str, PinholeCamera]) -> HeadFrame:
+    def _locate_head(
+        self, pictures: Mapping[str, Picture], cameras: Mapping[str, PinholeCamera]
+    ) -> HeadFrame:
+        """The frame of the head in the world of the cameras. Raises NoHeadError."""
         faces = {
             name: choose(self._detector.faces(Image.fromarray(picture.image)))
             for name, picture in pictures.items()
@@ -161,25 +175,27 @@ class NersembleCapture(RenderedConditions):
         landmarks = {name: face.landmarks for name, face in faces.items() if face is not None}
         return locate_head({name: cameras[name].projection for name in landmarks}, landmarks)
 
-    def _cut(self, take: Take, name: str, picture: Picture, camera: PinholeCamera, head: HeadFrame) -> "_Cut":
+    def _crop(
+        self, take: Take, name: str, picture: Picture, camera: PinholeCamera, head: HeadFrame
+    ) -> "_Crop":
         view = virtual_view(camera.pose, camera.intrinsics, head)
         image = view.cut(picture.image, self.size)
         matte = None if picture.matte is None else view.cut(picture.matte, self.size)
         if self.colour and take.colour is not None:
-            image = corrected(image, load_correction(take.colour, name))
+            image = correct(image, load_correction(take.colour, name))
         if self.background != "keep":
             if matte is None:
                 raise _UnusableError("there is no matte to remove the background by")
             alpha = matte[..., None] / 255.0
             blended = image * alpha + BACKGROUNDS[self.background] * (1 - alpha)
             image = np.round(blended).astype(np.uint8)
-        return _Cut(image, matte, view.camera)
+        return _Crop(image, matte, view.camera)
 
 
-class _Cut(NamedTuple):
-    """A crop (S, S, 3), its matte (S, S) and label (25,)."""
+class _Crop(NamedTuple):
+    """A crop (S, S, 3), its matte (S, S) and its label (25,)."""
 
-    image: NDArray[np.uint8]
+    image: Images
     matte: NDArray[np.uint8] | None
     camera: NDArray[np.float32]
 
@@ -189,17 +205,18 @@ class _UnusableError(ValueError):
 
 
 def _usable_takes(root: Path, layout: str | None, min_views: int) -> tuple[str, list[Take]]:
-    """The layout and its takes; of the benchmark those that are meant to have enough cameras. What is left
-    out is logged. Raises InputError where nothing is left."""
+    """The layout and its takes; of the benchmark only those with at least `min_views` cameras.
+
+    What is left out is logged. Raises InputError where nothing is left."""
     layout, takes = find_takes(root, layout)
     if layout != "benchmark":
         return layout, takes
-    usable = [take for take in takes if len(videos(take.folder)) >= min_views]
+    usable = [take for take in takes if len(list_videos(take.folder)) >= min_views]
     if not usable:
         raise InputError(f"--root {root}: no sequence has --min_views {min_views} cameras; try fewer")
     if few := len(takes) - len(usable):
         log.info("%s: %d sequences of fewer than --min_views %d cameras are left out", root, few, min_views)
-    if (singles := single_views(root)) is not None:
+    if (singles := find_single_views(root)) is not None:
         log.info("%s: single views without calibration: python -m shards.build wild reads them", singles)
     return layout, usable
 
@@ -208,21 +225,36 @@ def _counts(takes: Sequence[Take], picks: Sequence[Pick]) -> str:
     people = {take.participant for take in takes}
     frames = sum(len(pick.places) for pick in picks)
     found = f"{len(people)} participants, {len(takes)} sequences"
-    return f"{found}; {frames} frames of {len(picks)} sequences are taken"
+    return f"{found}; {frames} frames are picked from {len(picks)} sequences"
 
 
-def _calibrated(take: Take) -> dict[str, PinholeCamera]:
+def _calibration(take: Take) -> Calibration:
     if take.calibration is None:
         raise CalibrationError("the participant has no camera_params.json")
-    return load_cameras(take.calibration)
+    return load_calibration(take.calibration)
 
 
-def _recorded(results: Sequence[Sample | Skip]) -> set[str]:
+def _camera_faults(
+    results: Sequence[Sample | Skip],
+    recorded: set[str],
+    calibration: Calibration,
+    faults: Sequence[tuple[str, str]],
+) -> list[tuple[str, str]]:
+    """(camera, reason) for each camera that is missing in the frames of a take: the `faults` of its footage,
+    then cameras that recorded nothing, then recordings without a usable calibration."""
     samples = [result for result in results if isinstance(result, Sample)]
-    return {name for sample in samples for name in sample.meta.attributes["cameras"]}
+    used = {name for sample in samples for name in sample.meta.attributes["cameras"]}
+    silent = sorted(set(calibration.cameras) - used - {name for name, _ in faults}) if samples else []
+    uncalibrated = sorted((recorded | set(calibration.faults)) - set(calibration.cameras))
+    missing = "camera_params.json does not list it"
+    return [
+        *faults,
+        *((name, "it did not record") for name in silent),
+        *((name, f"no calibration: {calibration.faults.get(name, missing)}") for name in uncalibrated),
+    ]
 
 
 def _digest(picks: Sequence[Pick]) -> str:
-    """Changes when other frames are picked: what is on disk is part of what a build depends on."""
+    """A digest of the frames picked, which depend on what is on disk."""
     values = [[pick.take.name, pick.split, pick.places] for pick in picks]
     return sha256(json.dumps(values).encode()).hexdigest()[:16]

@@ -14,15 +14,15 @@ from portraits.cameras import PIVOT, label_from_angles, project
 from portraits.geometry import STANDARD_LANDMARKS
 from shards.schema import Sample
 from shards.skips import Skip
+from shards.sources.labelled import LabelledFolder
 from shards.sources.names import key_name
-from shards.sources.panohead import PanoHeadFolder
 from tests.faces import DOTS, DotDetector, FlatRenderer, find_dots
 
 SIDE, SIZE, VIEWS = 192, 96, 10
 SHIFT = np.array([0.02, -0.03, -0.18])  # PanoHead's head stands about the origin: its frame is another
 
 
-class DotFolder(PanoHeadFolder):
+class DotFolder(LabelledFolder):
     """PanoHead's folder with dots for faces."""
 
     _detector = DotDetector()
@@ -158,7 +158,7 @@ def test_what_cannot_be_used_is_named(folder: Path):
 def test_label_files_are_data_only(tmp_path: Path, text: str, said: str):
     (tmp_path / "dataset.json").write_text(text)
     with pytest.raises(InputError, match=said):
-        PanoHeadFolder(str(tmp_path))
+        LabelledFolder(str(tmp_path))
 
 
 def test_pickled_labels_are_not_read(tmp_path: Path):
@@ -173,6 +173,6 @@ def test_pickled_labels_are_not_read(tmp_path: Path):
 def test_a_folder_without_labels_is_refused(tmp_path: Path):
     Image.new("RGB", (SIDE, SIDE)).save(tmp_path / "a.png")
     with pytest.raises(InputError, match=r"neither dataset\.json nor an image with its"):
-        PanoHeadFolder(str(tmp_path))
+        LabelledFolder(str(tmp_path))
     with pytest.raises(InputError, match="no such folder"):
-        PanoHeadFolder(str(tmp_path / "none"))
+        LabelledFolder(str(tmp_path / "none"))
