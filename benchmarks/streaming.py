@@ -31,12 +31,13 @@ from portraits.cameras import label_from_angles
 from shards.builder import build
 from shards.reader import ShardReader
 from shards.schema import CAMERAS, Sample, SampleMeta, condition_name, decode_image, view_name
+from shards.source import Source
 
 VIEWS = 16
 BATCH = 2
 
 
-class NoiseSource:
+class NoiseSource(Source):
     """Frames of smooth noise whose JPEGs weigh about what photographs do."""
 
     name = "noise"

@@ -1,8 +1,11 @@
-"""How a user's mistake ends: one line that says what is wrong, where, and what to do."""
+"""How a user's mistake or a machine's limit ends: one line of what is wrong, where, and what to do."""
 
+import errno
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 
 class InputError(ValueError):
@@ -17,11 +20,34 @@ class IncompleteError(InputError):
     exit_code = 1
 
 
+# Faults of the machine or of permissions that any write or read can meet, and what to do about them.
+REMEDIES = {
+    errno.ENOSPC: "make room on that disk and run the same command again",
+    errno.EDQUOT: "make room within your quota and run the same command again",
+    errno.EROFS: "choose a place that can be written to",
+    errno.EACCES: "choose another place, or change its permissions",
+    errno.EPERM: "choose another place, or change its permissions",
+    errno.EIO: "the disk or its connection fails: check it and run the same command again",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENOMEM: "free some memory, or ask for less at a time",
+}
+
+
 @contextmanager
 def one_line() -> Iterator[None]:
-    """End the command with `error: …` on stderr and the exit code of an InputError; let bugs through."""
+    """End the command with `error: …` on stderr: with the exit code of an InputError, with 1 where the disk
+    is full, read-only, or another of `REMEDIES`. Let bugs through."""
     try:
         yield
     except InputError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        raise SystemExit(error.exit_code) from None
+        _end(str(error), error.exit_code)
+    except OSError as error:
+        if error.errno not in REMEDIES:
+            raise
+        where = "" if error.filename is None else f"{os.fspath(error.filename)}: "
+        _end(f"{where}{error.strerror}: {REMEDIES[error.errno]}", 1)
+
+
+def _end(message: str, code: int) -> NoReturn:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(code) from None

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 SHOWN = 8
 
 
@@ -11,7 +13,14 @@ def shortened(names: Sequence[str], shown: int = SHOWN, separator: str = ", ") -
     return separator.join(names[:shown]) + more
 
 
-def spread(total: int, count: int) -> list[int]:
-    """`count` evenly spaced numbers of 0 … total-1, from 0; all of them where there are fewer."""
+def spread(total: int, count: int, ends: bool = False) -> list[int]:
+    """`count` evenly spaced numbers of 0 … total-1, ascending; all of them where there are fewer.
+
+    The first one is 0; with `ends`, the last one is total-1.
+    """
     count = min(count, total)
-    return [i * total // count for i in range(count)] if count else []
+    if count < 1:
+        return []
+    if ends:
+        return np.linspace(0, total - 1, count).round().astype(int).tolist()
+    return [i * total // count for i in range(count)]

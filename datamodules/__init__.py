@@ -1,4 +1,4 @@
-"""Streams of samples → batches of reference, targets, conditions and cameras."""
+"""Data modules: streams of samples, collated into batches of references, targets, conditions and cameras."""
 
 from datamodules.portrait_views import PortraitViewsDataModule
 from datamodules.sources import SourceConfig

@@ -1,4 +1,4 @@
-"""The loader between the batches and the trainer: order, resuming, and the account of what was skipped."""
+"""The data loader over ready-made batches: where it starts, and how many damaged samples it tolerates."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -16,11 +16,11 @@ log = logging.getLogger(__name__)
 MIN_SKIPPED = 10
 
 
-class SkipLedger:
-    """Counts damaged samples, names each in the log once, and ends the run when they are too many.
+class SkipCounter:
+    """Counts damaged samples, logs each of them once, and ends the run when there are too many.
 
-    More than `max_share` of the samples seen, once `MIN_SKIPPED` were skipped (a share of 0: at the first
-    one)."""
+    Too many are more than `max_share` of the good samples, once `MIN_SKIPPED` were skipped; if `max_share` is
+    0, the first one."""
 
     def __init__(self, max_share: float) -> None:
         self._max_share = max_share
@@ -28,8 +28,8 @@ class SkipLedger:
         self.skipped = 0
         self.seen = 0
 
-    def note(self, batch: Batch) -> None:
-        """Take account of a batch. Raises InputError when too much was skipped."""
+    def add(self, batch: Batch) -> None:
+        """Count the samples of a batch. Raises InputError when too many were skipped."""
         self.skipped += len(batch["skipped"])
         self.seen += len(batch["key"])
         for message in batch["skipped"]:
@@ -47,14 +47,14 @@ class SkipLedger:
 class StreamLoader(DataLoader[Any]):
     """A DataLoader over ready-made batches.
 
-    Each time it is iterated, `begin()` says at which position a training stream starts. It raises a worker's
-    InputError as it is, and leaves torch's own random numbers alone.
+    Each time it is iterated, a training stream starts at the position that `begin()` returns. An InputError in
+    a worker is raised without the worker's traceback. torch's global random state is not used.
     """
 
     def __init__(
         self,
         dataset: TrainBatches | EvaluationBatches,
-        ledger: SkipLedger,
+        skips: SkipCounter,
         begin: Callable[[], int] | None = None,
         **options: Any,
     ) -> None:
@@ -66,7 +66,7 @@ class StreamLoader(DataLoader[Any]):
             pin_memory=torch.cuda.is_available(),
             **options,
         )
-        self._ledger = ledger
+        self._skips = skips
         self._begin = begin
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # torch promises its own iterator class
@@ -75,7 +75,7 @@ class StreamLoader(DataLoader[Any]):
         for batch in super().__iter__():
             if isinstance(batch, InputError):
                 raise batch
-            self._ledger.note(batch)
+            self._skips.add(batch)
             yield batch
 
 
@@ -84,10 +84,11 @@ def _as_it_is(batch: Any) -> Any:
 
 
 class StreamProgress:
-    """How far training came in the stream, in positions over all ranks.
+    """The position that training has reached in the stream, counted over all ranks.
 
-    `done` counts what finished optimiser steps consumed; `taken` also what an unfinished one did, which a
-    resumed run has to take again."""
+    `done` is what completed optimiser steps have consumed. `taken` includes the accumulated batches of an
+    incomplete step, which a resumed run takes again.
+    """
 
     def __init__(self, done: int = 0) -> None:
         self.done = done
@@ -95,11 +96,11 @@ class StreamProgress:
         self._step = 0
 
     def take(self, end: int, step: int) -> None:
-        """A batch that ends before position `end` goes into training after `step` optimiser steps."""
+        """Record that a batch which ends before position `end` is trained on after `step` optimiser steps."""
         self.settle(step)
         self.taken = end
 
     def settle(self, step: int) -> None:
-        """Training has made `step` optimiser steps: what was taken before the last of them is done."""
+        """Record that `step` optimiser steps are complete: what was taken before the last of them is done."""
         if step != self._step:
             self.done, self._step = self.taken, step

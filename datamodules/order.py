@@ -1,7 +1,8 @@
-"""Which frame stands where in the stream: pure functions of (seed, epoch, position), nothing remembered.
+"""The order of the training stream, as pure functions of (seed, epoch, position).
 
-Positions are cut into blocks; a block holds every source as often as its weight asks, shuffled. The n-th time
-a source comes up is its turn n; its turns run through epoch after epoch, each a permutation of its frames.
+Positions are divided into blocks, in each of which every source appears in proportion to its weight, shuffled.
+The n-th appearance of a source is its turn n; its turns run through its epochs, each a permutation of its
+frames.
 """
 
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ IntArray = NDArray[np.int64]
 
 
 def apportion(total: int, weights: Sequence[float]) -> list[int]:
-    """`total` places dealt by weight, in whole numbers that never shrink as `total` grows (Webster's
+    """`total` divided by weight into whole numbers, none of which shrinks as `total` grows (Webster's
     method)."""
     exact = [Fraction(weight) for weight in weights]
     shares = [weight / sum(exact) for weight in exact]
@@ -36,13 +37,13 @@ def apportion(total: int, weights: Sequence[float]) -> list[int]:
 
 @dataclass(frozen=True)
 class Mixture:
-    """Which source comes up at a position, and for which time."""
+    """The source at each position."""
 
     weights: tuple[float, ...]
     seed: int
 
     def turn(self, position: int) -> tuple[int, int]:
-        """(source, turn) at a position: the source, and how often it came up before."""
+        """(source, turn) at a position: the source, and how often it appears before."""
         block, place = divmod(position, BLOCK)
         sources, turns = _block(self.weights, self.seed, block)
         return int(sources[place]), int(turns[place])
@@ -63,11 +64,12 @@ def _block(weights: tuple[float, ...], seed: int, block: int) -> tuple[IntArray,
 
 @dataclass(frozen=True)
 class EpochOrder:
-    """The order of one source's frames, epoch by epoch.
+    """The order of the frames of one source, epoch by epoch.
 
-    `counts` are the frames of each of its shards, numbered on from shard to shard. In each epoch the shards
-    are permuted and taken `shuffle_shards` at a time; the frames of those are permuted together. So a large
-    set reads few shards at once, and a small one is shuffled perfectly."""
+    `counts` are the numbers of frames of its shards; frames are numbered across shards. In each epoch the
+    shards are permuted and divided into groups of `shuffle_shards`, and the frames of a group are permuted
+    together, so that few shards of a large source are read at a time and a small source is fully shuffled.
+    """
 
     name: str
     counts: tuple[int, ...]
@@ -105,20 +107,19 @@ def _group(order: EpochOrder, epoch: int, group: int) -> IntArray:
 
 @dataclass(frozen=True)
 class Draw:
-    """Which views of a frame are its references and which its targets, the targets in shuffled order (Sec.
-    3.4)."""
+    """The views of a frame that are its references and its targets, in shuffled order (section 3.4)."""
 
     references: tuple[int, ...]
     targets: tuple[int, ...]
 
 
 def draw_views(random: np.random.Generator, views: int, references: int, targets: int) -> Draw:
-    """Draw different views of a frame that has `views` of them; at least `references + targets`."""
+    """Draw distinct references and targets from a frame's `views`, at least `references + targets` of them."""
     chosen = random.permutation(views)[: references + targets].tolist()
     return Draw(tuple(chosen[:references]), tuple(chosen[references:]))
 
 
-def draw_again(random: np.random.Generator, views: int, references: int) -> Draw:
-    """Draw views of a frame that are its references, and its targets once more."""
+def draw_reconstruction(random: np.random.Generator, views: int, references: int) -> Draw:
+    """Draw the references of a frame, which are its targets too."""
     chosen = tuple(random.permutation(views)[:references].tolist())
     return Draw(chosen, chosen)

@@ -1,5 +1,4 @@
-"""`PortraitViewsDataModule`: reference, targets, conditions and cameras of many people, from mixed
-sources."""
+"""`PortraitViewsDataModule`: batches of references, targets, conditions and cameras from mixed sources."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +10,9 @@ from torch.utils.data import DistributedSampler
 
 from core.errors import InputError
 from core.lists import spread
-from datamodules.loader import SkipLedger, StreamLoader, StreamProgress
+from datamodules.loader import SkipCounter, StreamLoader, StreamProgress
 from datamodules.reading import Batch, Protocol, ViewReader
-from datamodules.sources import SourceBook, SourceConfig, Sources
+from datamodules.sources import SourceCatalogs, SourceConfig, Sources
 from datamodules.stream import EvaluationBatches, Stream, TrainBatches
 from shards.fetch import ShardCache
 from shards.frames import FrameSet
@@ -24,34 +23,34 @@ GIGABYTE = 10**9
 class PortraitViewsDataModule(pl.LightningDataModule):
     """Streams batches as `datamodules.reading.collate` describes them.
 
-    Training is endless (drive it with `max_steps` and an integer `val_check_interval`) and a function of
-    (`seed`, position): neither workers nor ranks change what is streamed, and a resumed run goes on with the
-    very next position, also with another batch size or number of ranks. Every frame of a source comes up once
-    in each of its epochs. Validation and test are finite, in fixed order and with fixed views; honour `valid`
-    there.
+    The training stream is endless (set `max_steps` and an integer `val_check_interval`) and a function of
+    (`seed`, position). It does not depend on the number of workers or ranks, and a resumed run continues at
+    the next position, also with another batch size or number of ranks. Every frame of a source appears once in
+    each of its epochs. Validation and test are finite, with a fixed order and fixed views; frames whose
+    `valid` is False only fill up batches.
 
-    A module that has a `vae_fingerprint` is trained on the latents that the shards hold of that VAE: its
-    training batches have no images where all frames have them.
+    If the trained module has a `vae_fingerprint`, batches in which all frames have cached latents of that VAE
+    hold those and no images.
 
     Args:
         sources: the sources by name, mixed by weight
         image_size: the side of the images in pixels; shards of another size are refused
         batch_size: frames in a batch of one rank
-        references: R, portraits drawn of each frame (Eq. 5 takes several)
-        targets: V, views to be generated of each frame
-        conditions: whether to read the targets' condition images
-        protocol: novel_view draws targets beside the references; in reconstruction the references are the
-            targets, so that one view makes a frame, as in the shards of portraits in the wild
-        num_workers: processes that decode, for each rank; 0 decodes in the training process
-        seed: of the order and the draws
-        shuffle_shards: how many shards are mixed at a time
-        val_frames: how many validation frames are used, evenly spaced; 0 for no validation
-        test_frames: how many test frames are used; all by default
+        references: R, the number of references drawn from each frame (Eq. 5)
+        targets: V, the number of targets drawn from each frame
+        conditions: read the condition images of the targets
+        protocol: novel_view draws distinct references and targets; in reconstruction the references are the
+            targets, so that one view is enough, as in shards of photos
+        num_workers: worker processes per rank that read and decode; 0 for none
+        seed: of the order and of the drawn views
+        shuffle_shards: the number of shards that are shuffled together
+        val_frames: the number of validation frames, evenly spaced; 0 for no validation
+        test_frames: the number of test frames; all by default
         max_skipped_share: the share of damaged samples that ends the run
-        cache_dir: where remote shards are kept
-        cache_gb: how much of them is kept
+        cache_dir: the folder for copies of remote shards
+        cache_gb: the largest size of that folder in GB
 
-    Raises InputError in `setup` for whatever does not fit, before anything expensive starts.
+    Raises InputError in `setup` for shards that cannot be read as configured.
     """
 
     def __init__(
@@ -88,15 +87,15 @@ class PortraitViewsDataModule(pl.LightningDataModule):
         self._budgets = {"val": val_frames, "test": test_frames}
         self._max_skipped_share = max_skipped_share
         self._cache = ShardCache(Path(cache_dir), int(cache_gb * GIGABYTE))
-        self._book: SourceBook | None = None
+        self._catalogs: SourceCatalogs | None = None
         self._splits: dict[str, Sources] = {}
         self._progress = StreamProgress()
 
     def setup(self, stage: str) -> None:
-        """Open and check the shards of the stage's splits."""
-        self._book = self._book or SourceBook(self._configs, self._cache)
+        """Open and check the shards of the splits that the stage needs."""
+        self._catalogs = self._catalogs or SourceCatalogs(self._configs, self._cache)
         if stage == "fit":
-            self._splits["train"] = self._book.require("train", self._reader, self._max_skipped_share)
+            self._splits["train"] = self._catalogs.require("train", self._reader, self._max_skipped_share)
             self._vae = self._wanted_latents()
             if self._global_step() == 0:
                 self._progress = StreamProgress()
@@ -106,7 +105,8 @@ class PortraitViewsDataModule(pl.LightningDataModule):
             self._splits["test"] = self._evaluated("test")
 
     def train_dataloader(self) -> StreamLoader:
-        """This rank's batches of the stream, from where training stands whenever it is iterated."""
+        """This rank's batches of the stream; each iteration starts at the position that training has
+        reached."""
         rank, world_size = self._ranks()
         batches = TrainBatches(self._stream(), self.batch_size, rank, world_size)
         return self._loader(batches, begin=lambda: self._progress.taken)
@@ -120,8 +120,7 @@ class PortraitViewsDataModule(pl.LightningDataModule):
         return self._evaluation_loader("test")
 
     def samples(self, frames: int, split: str = "val") -> Batch:
-        """One batch of `frames` frames of an evaluated split, evenly spaced and always the same: for
-        pictures."""
+        """One batch of `frames` evenly spaced frames of an evaluated split, always the same ones."""
         everything = self._splits[split].spread(self._budgets[split])
         chosen = [everything[i] for i in spread(len(everything), frames)]
         batch = EvaluationBatches(chosen, self._reader, len(chosen))[0]
@@ -130,11 +129,11 @@ class PortraitViewsDataModule(pl.LightningDataModule):
         return batch
 
     def frame_sets(self, split: str) -> tuple[FrameSet, ...]:
-        """The frames of each source that has any of the split, once that is set up."""
+        """The frames of a split, for each source that has any, after `setup`."""
         return self._splits[split].frames
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ARG002
-        """Keeps account of the stream position that training reached."""
+        """Record the position that training has reached in the stream."""
         if self.trainer is not None and self.trainer.training:
             rank, world_size = self._ranks()
             start = int(batch["position"][0]) - rank * self.batch_size
@@ -142,12 +141,12 @@ class PortraitViewsDataModule(pl.LightningDataModule):
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the stream goes on after the last finished optimiser step; the same on every rank."""
+        """The position after the last completed optimiser step; the same on every rank."""
         self._progress.settle(self._global_step())
         return {"samples_seen": self._progress.done, "stream": self._description()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where a checkpoint says. Warns where the stream is not the one it was made on."""
+        """Continue at the position of a checkpoint. Warns if it was made on another stream."""
         self._progress = StreamProgress(int(state_dict["samples_seen"]))
         if state_dict["stream"] != self._description():
             was, now = state_dict["stream"], self._description()
@@ -159,7 +158,8 @@ class PortraitViewsDataModule(pl.LightningDataModule):
         return Stream(train.frames, train.weights, self._seed, self._shuffle_shards, reader)
 
     def _wanted_latents(self) -> str | None:
-        """The fingerprint of the trained module's VAE, if it has one; says whose latents the shards hold."""
+        """The fingerprint of the trained module's VAE, if it has one; logs whether the shards hold its
+        latents."""
         module = self.trainer.lightning_module if self.trainer is not None else None
         vae: str | None = getattr(module, "vae_fingerprint", None)
         for frames in self._splits["train"].frames if vae is not None else ():
@@ -169,14 +169,14 @@ class PortraitViewsDataModule(pl.LightningDataModule):
         return vae
 
     def _description(self) -> dict[str, Any]:
-        """What the order of the stream depends on."""
+        """What the order of the stream depends on, for checkpoints."""
         train = self._splits.get("train", Sources((), ()))
         sources = {f.name: [len(f), weight] for f, weight in zip(train.frames, train.weights, strict=True)}
         return {"sources": sources, "seed": self._seed, "shuffle_shards": self._shuffle_shards}
 
     def _evaluated(self, split: str) -> Sources:
-        assert self._book is not None
-        sources = self._book.open(split, self._reader, self._max_skipped_share)
+        assert self._catalogs is not None
+        sources = self._catalogs.open(split, self._reader, self._max_skipped_share)
         if not sources.frames:
             remedy = "; set val_frames to 0 to do without" if split == "val" else ""
             raise InputError(f"none of the sources {', '.join(self._configs)} has {split} shards{remedy}")
@@ -190,7 +190,7 @@ class PortraitViewsDataModule(pl.LightningDataModule):
 
     def _loader(self, batches: TrainBatches | EvaluationBatches, **options: Any) -> StreamLoader:
         return StreamLoader(
-            batches, SkipLedger(self._max_skipped_share), num_workers=self._num_workers, **options
+            batches, SkipCounter(self._max_skipped_share), num_workers=self._num_workers, **options
         )
 
     def _ranks(self) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Reading the drawn views of a frame, and making batches of them.
+"""Reading the drawn views of frames and collating them into batches.
 
 B frames, R references, V targets, S image side.
 """
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from core.errors import InputError
-from datamodules.order import Draw, draw_again, draw_views
+from datamodules.order import Draw, draw_reconstruction, draw_views
 from portraits.pixels import Images
 from shards.frames import Frame, FrameSet
 from shards.latents import decode_latents
@@ -37,8 +37,8 @@ MAX_IN_A_ROW = 50
 
 
 class Moments(NamedTuple):
-    """Cached posterior moments of references (R, 2C, H, W) and targets (V, 2C, H, W), and of both mirrored,
-    float16: mean, then log variance."""
+    """Cached posterior moments of references (R, 2C, H, W), targets (V, 2C, H, W), and both mirrored, float16:
+    mean, then log variance."""
 
     reference: NDArray[np.float16]
     target: NDArray[np.float16]
@@ -48,9 +48,11 @@ class Moments(NamedTuple):
 
 @dataclass(frozen=True)
 class Item:
-    """The drawn views of one frame: references (R, S, S, 3) and targets (V, S, S, 3) uint8, or the `moments`
-    of their latents instead; conditions (V, S, S, 3) uint8 where asked for; cameras (R, 25) and (V, 25).
-    `skipped` names damaged frames this one stands in for."""
+    """The drawn views of one frame.
+
+    References are (R, S, S, 3) and targets (V, S, S, 3) uint8, or None where `moments` has their latents.
+    Conditions are (V, S, S, 3) uint8, or None if they are not read. Cameras are (R, 25) and (V, 25).
+    `skipped` lists the damaged frames that this one replaces."""
 
     key: str
     identity: str
@@ -67,12 +69,12 @@ class Item:
 
 @dataclass(frozen=True)
 class ViewReader:
-    """What is read of a frame: `references` and `targets` views, and the targets' conditions if `conditions`,
-    all `image_size` pixels wide.
+    """Reads `references` and `targets` views of a frame, of `image_size` pixels, and with `conditions` the
+    targets' conditions.
 
-    In the protocol "reconstruction" the references are themselves the targets, and one view makes a frame.
-    `vae`: the fingerprint of the VAE whose cached latents are read, and not the images, of frames that have
-    them."""
+    In the protocol "reconstruction" the references are the targets, so that one view is enough. If `vae` is
+    given, frames with cached latents of the VAE of this fingerprint are read as latents and not as images.
+    """
 
     image_size: int
     references: int
@@ -83,18 +85,20 @@ class ViewReader:
 
     @property
     def views(self) -> int:
-        """How many views a frame must have."""
+        """The number of views that a frame must have."""
         return self.references + (self.targets if self.protocol == "novel_view" else 0)
 
     def draw(self, random: np.random.Generator, count: int) -> Draw:
-        """Which of a frame's `count` views are read as what."""
+        """Draw references and targets from the `count` views of a frame."""
         if self.protocol == "reconstruction":
-            return draw_again(random, count, self.references)
+            return draw_reconstruction(random, count, self.references)
         return draw_views(random, count, self.references, self.targets)
 
     def read(self, frame: Frame, split: str, random: np.random.Generator) -> Item:
-        """Draw views of `frame` and decode those only. Raises SampleError where the frame is damaged or has
-        too few views, and InputError where it belongs to another split than the one it was found in."""
+        """Draw views of `frame` and decode only those.
+
+        Raises SampleError where the frame is damaged or has too few views, and InputError where its metadata
+        have another split than `split`."""
         count = count_views(frame.members)
         if count < self.views:
             raise SampleError(f"it has {count} views, {self.views} are drawn")
@@ -122,7 +126,7 @@ class ViewReader:
         return np.stack([decode_image(x, self.image_size) for x in frame.read(members).values()])
 
     def _moments(self, frame: Frame, count: int, draw: Draw) -> Moments | None:
-        """The moments of the drawn views, where our VAE's are there."""
+        """The cached moments of the drawn views, or None if there are none of this VAE."""
         if self.vae is None or LATENTS not in frame.members:
             return None
         latents = decode_latents(frame.read([LATENTS])[LATENTS], count)
@@ -154,14 +158,16 @@ def first_readable(
 
 
 def collate(items: Sequence[Item]) -> Batch:
-    """Items to a batch.
+    """Collate items into a batch.
 
-    reference (B, R, 3, S, S), target and condition (B, V, 3, S, S) float32 in [-1, 1]; reference_camera (B,
-    R, 25) and camera (B, V, 25) float32 EG3D labels; position (B,) int64 in the stream; valid (B,) bool,
-    False for what only fills up the last batch of an evaluation; key, identity and skipped are lists of str.
-    Items that have moments, all or none of them, give in place of reference and target: reference_moments (B,
-    R, 2C, H, W) and target_moments (B, V, 2C, H, W) float32, mean and log variance, and those of the mirrored
-    images, reference_mirrored_moments and target_mirrored_moments.
+    It holds reference (B, R, 3, S, S), target and condition (B, V, 3, S, S), float32 in [-1, 1];
+    reference_camera (B, R, 25) and camera (B, V, 25), float32 EG3D labels; position (B,) int64 in the stream;
+    valid (B,) bool, False for frames that fill up the last batch of an evaluation; and the lists of str key,
+    identity and skipped.
+
+    If all items have moments, reference and target are replaced by reference_moments (B, R, 2C, H, W) and
+    target_moments (B, V, 2C, H, W), float32, mean and log variance, and by reference_mirrored_moments and
+    target_mirrored_moments of the mirrored images.
     """
     batch: Batch = {
         "reference_camera": torch.from_numpy(np.stack([item.reference_camera for item in items])),
@@ -183,10 +189,9 @@ def collate(items: Sequence[Item]) -> Batch:
 
 
 def _to_tensor(images: Sequence[Images]) -> Tensor:
-    """B times (N, S, S, 3) uint8 to (B, N, 3, S, S) float32 in [-1, 1].
+    """B arrays (N, S, S, 3) uint8 to one tensor (B, N, 3, S, S) float32 in [-1, 1].
 
-    By NumPy, in one thread: where cores are busy, torch's threads would wait for each other longer than this
-    takes.
+    NumPy does this in one thread; torch's threads would wait for each other where all cores are busy.
     """
     count, side = images[0].shape[:2]
     values = np.empty((len(images), count, 3, side, side), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Opening the sources of a configuration, and finding out before training whether they fit the model."""
+"""The sources of a configuration, checked against what will be read of them."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -20,8 +20,8 @@ class SourceConfig:
     """One source of frames.
 
     Args:
-        urls: a built folder (its manifest tells the splits), or shards: paths, globs, brace patterns, URLs
-        weight: how often it is streamed, relative to the other sources
+        urls: a built folder, or shards: paths, globs, brace patterns, URLs
+        weight: how often its frames are streamed, relative to the other sources
     """
 
     urls: str | list[str]
@@ -30,17 +30,17 @@ class SourceConfig:
 
 @dataclass(frozen=True)
 class Sources:
-    """The frames of one split: of each source that has any, with its weight."""
+    """The frames of one split, for each source that has any, and the weights of those sources."""
 
     frames: tuple[FrameSet, ...]
     weights: tuple[float, ...]
 
     def spread(self, budget: int | None) -> list[tuple[FrameSet, int]]:
-        """At most `budget` frames (all by default) in a fixed order, dealt to the sources by weight and
+        """At most `budget` frames (all by default) in a fixed order, divided among the sources by weight and
         evenly spaced in each."""
         places = [len(frames) for frames in self.frames]
         if budget is not None and budget < sum(places):
-            places = _deal(budget, self.weights, places)
+            places = _divide(budget, self.weights, places)
         return [
             (frames, number)
             for frames, count in zip(self.frames, places, strict=True)
@@ -48,8 +48,8 @@ class Sources:
         ]
 
 
-def _deal(budget: int, weights: Sequence[float], limits: Sequence[int]) -> list[int]:
-    """Deal `budget` places by weight; what a source cannot take goes to the others."""
+def _divide(budget: int, weights: Sequence[float], limits: Sequence[int]) -> list[int]:
+    """`budget` divided by weight; what exceeds the limit of a source goes to the others."""
     counts = [0] * len(limits)
     while left := budget - sum(counts):
         open_ = [i for i, limit in enumerate(limits) if counts[i] < limit]
@@ -58,8 +58,8 @@ def _deal(budget: int, weights: Sequence[float], limits: Sequence[int]) -> list[
     return counts
 
 
-class SourceBook:
-    """The catalogs of all sources of a configuration, each opened once."""
+class SourceCatalogs:
+    """The catalogs of the sources of a configuration, each opened once."""
 
     def __init__(self, configs: Mapping[str, SourceConfig], cache: ShardCache) -> None:
         if not configs:
@@ -74,9 +74,10 @@ class SourceBook:
         self._catalogs = {name: Catalog(name, config.urls, cache) for name, config in configs.items()}
 
     def open(self, split: str, reader: ViewReader, max_skipped_share: float) -> Sources:
-        """The frames of a split, checked against what will be read of them.
+        """The frames of a split.
 
-        Raises InputError where images have another size, or more frames than allowed cannot give the views.
+        Raises InputError where images have another size than `reader` reads, or more than `max_skipped_share`
+        of the frames are damaged or have too few views.
         """
         frames, weights = [], []
         for name, catalog in self._catalogs.items():
@@ -89,7 +90,7 @@ class SourceBook:
         return Sources(tuple(frames), tuple(weights))
 
     def require(self, split: str, reader: ViewReader, max_skipped_share: float) -> Sources:
-        """As `open`, where every source must have frames of the split."""
+        """As `open`, but raises InputError also where a source has no frames of the split."""
         for name, catalog in self._catalogs.items():
             if not catalog.split(split):
                 found = sorted({shard.split for shard in catalog.shards})

@@ -1,4 +1,4 @@
-"""Batches as a function of where they stand: of the stream in training, of a fixed list of frames in
+"""Batches as a function of their position: in an endless stream for training, in a list of frames for
 evaluation."""
 
 from collections.abc import Iterator, Sequence
@@ -16,9 +16,9 @@ from shards.frames import FrameSet
 
 @dataclass(frozen=True)
 class Stream:
-    """The endless training stream over several sources: position → item, and nothing else matters.
+    """The endless training stream over several sources, a function of the position.
 
-    A damaged frame is replaced by the next readable one of its source's order.
+    A damaged frame is replaced by the next readable one in the order of its source.
     """
 
     sources: tuple[FrameSet, ...]
@@ -28,8 +28,8 @@ class Stream:
     reader: ViewReader
 
     def batch(self, positions: Sequence[int]) -> Batch:
-        """The batch of these positions: cached latents where all of its frames have them, images otherwise.
-        Raises InputError where a source is beyond use."""
+        """The batch of these positions, with cached latents if all of its frames have them and with images
+        otherwise. Raises InputError where too many frames of a source are damaged."""
         items = [self.item(position) for position in positions]
         if len({item.moments is None for item in items}) > 1:
             images = replace(self, reader=replace(self.reader, vae=None))
@@ -37,7 +37,7 @@ class Stream:
         return collate(items)
 
     def item(self, position: int) -> Item:
-        """The item at a position. Raises InputError where its source is beyond use."""
+        """The item at a position. Raises InputError where too many frames of its source are damaged."""
         source, turn = Mixture(self.weights, self.seed).turn(position)
         frames = self.sources[source]
         order = EpochOrder(frames.name, frames.counts, self.seed, self.shuffle_shards)
@@ -51,11 +51,12 @@ class Stream:
 
 
 class TrainBatches(IterableDataset[Batch | InputError]):
-    """This rank's batches of a stream from position `start` on, without end.
+    """The batches of one rank, from position `start` of a stream on, without end.
 
-    The g-th batch of all ranks together covers `batch_size * world_size` positions, each rank its own slice
-    in order; worker w of n makes the batches w, w + n, …, which the loader puts back in order. An InputError
-    is handed over as an item, for the loader to raise where it is one line."""
+    A global batch covers `batch_size * world_size` positions, of which each rank reads a contiguous slice.
+    Worker w of n reads the batches w, w + n, …, which the loader yields in order. An InputError is returned
+    as an item, so that the loader can raise it without the worker's traceback.
+    """
 
     def __init__(self, stream: Stream, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
         self.start = 0
@@ -70,7 +71,7 @@ class TrainBatches(IterableDataset[Batch | InputError]):
         return map(self.batch, count(first, step))
 
     def batch(self, number: int) -> Batch | InputError:
-        """This rank's part of the global batch `number`."""
+        """This rank's slice of the global batch `number`."""
         first = self.start + (number * self._world_size + self._rank) * self._batch_size
         try:
             return self._stream.batch(range(first, first + self._batch_size))
@@ -81,8 +82,10 @@ class TrainBatches(IterableDataset[Batch | InputError]):
 class EvaluationBatches(Dataset[Batch | InputError]):
     """A fixed list of frames in batches of one size, the same for every seed and number of ranks.
 
-    The views drawn of a frame follow from its key. What is missing to whole batches on every rank is filled
-    up with frames whose `valid` is False; so is the place of a damaged frame."""
+    The views drawn from a frame are a function of its key. The last batches are filled up, so that all ranks
+    have the same number of full batches, with frames whose `valid` is False; so is the replacement of a
+    damaged frame.
+    """
 
     def __init__(
         self, frames: Sequence[tuple[FrameSet, int]], reader: ViewReader, batch_size: int, world_size: int = 1

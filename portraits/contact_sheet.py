@@ -1,6 +1,7 @@
-"""Contact sheets: a few frames on one picture, to be looked at."""
+"""Contact sheets: many small images with captions on one picture. S image side."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,14 @@ from PIL import Image, ImageDraw, ImageFont
 
 from core.errors import InputError
 from core.files import whole_file
+from core.lists import spread
 from portraits.cameras import angles
 from portraits.pixels import Images
 
 MARGIN = 4
 CAPTION = 14
 GUTTER = 64
+FONT = 10
 MOST_VIEWS = 32
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 QUALITY = 85  # of a JPEG, Pillow's scale
@@ -22,9 +25,58 @@ PAPER = "white"
 INK = "black"
 
 
-def tile(image: Images, side: int) -> Image.Image:
-    """An image (H, W, 3) uint8 resized to `side` pixels square."""
-    return Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC)
+@dataclass(frozen=True)
+class Band:
+    """Rows of images, one above the other, with a `title` above and a caption beneath each column.
+
+    `rows` maps the name written left of a row to its images; None leaves a place empty."""
+
+    rows: Mapping[str, Sequence[Image.Image | None]] = field(default_factory=dict)
+    captions: Sequence[str] = ()
+    title: str = ""
+
+    @property
+    def columns(self) -> int:
+        """The number of images in the longest row."""
+        return max((len(images) for images in self.rows.values()), default=len(self.captions))
+
+    def draw(self, columns: int, side: int, gutter: int) -> Image.Image:
+        """The band with tiles of `side` pixels, `columns` wide, and a gutter for the names of rows."""
+        step, top = side + MARGIN, CAPTION if self.title else 0
+        beneath = top + len(self.rows) * step
+        height = beneath + (CAPTION if self.captions else 0) + MARGIN
+        picture = Image.new("RGB", (gutter + columns * step, height), PAPER)
+        draw, font = ImageDraw.Draw(picture), ImageFont.load_default(FONT)
+        draw.text((0, 0), self.title, INK, font)
+        for line, (name, images) in enumerate(self.rows.items()):
+            draw.text((0, top + line * step + side // 2), name, INK, font)
+            for column, image in enumerate(images):
+                if image is not None:
+                    picture.paste(tile(image, side), (gutter + column * step, top + line * step))
+        for column, caption in enumerate(self.captions):
+            draw.text((gutter + column * step, beneath - MARGIN), caption, INK, font)
+        return picture
+
+
+def stack(bands: Sequence[Band], side: int = 128, gutter: int = 0, across: int = 1) -> Image.Image:
+    """The bands one below the other, `across` of them side by side."""
+    columns = max(band.columns for band in bands)
+    drawn = [band.draw(columns, side, gutter) for band in bands]
+    lines = [drawn[start : start + across] for start in range(0, len(drawn), across)]
+    width = min(across, len(drawn)) * drawn[0].width
+    height = sum(max(picture.height for picture in line) for line in lines)
+    sheet = Image.new("RGB", (MARGIN + width, MARGIN + height), PAPER)
+    top = MARGIN
+    for line in lines:
+        for place, picture in enumerate(line):
+            sheet.paste(picture, (MARGIN + place * picture.width, top))
+        top += max(picture.height for picture in line)
+    return sheet
+
+
+def tile(image: Image.Image, side: int) -> Image.Image:
+    """An image resized to `side` pixels square, as RGB."""
+    return image.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
 
 
 def view_sheet(
@@ -34,26 +86,27 @@ def view_sheet(
     columns: int = 8,
     side: int = 128,
 ) -> Image.Image:
-    """The views of one person: the portraits on top, and beneath them bands of `columns` views, in each band
-    one row of every name (conditions, views …), with a caption for each view.
+    """The views of one person: the portraits, and below them bands of `columns` views.
 
-    Of more than `MOST_VIEWS` views, that many evenly spaced ones are shown. Tiles are `side` pixels wide."""
-    shown = np.linspace(0, len(captions) - 1, min(len(captions), MOST_VIEWS)).round().astype(int).tolist()
-    columns = min(columns, max(len(shown), len(portraits)))
-    bands = [shown[start : start + columns] for start in range(0, len(shown), columns)]
-    step = side + MARGIN
-    height = CAPTION + step + len(bands) * (len(rows) * step + CAPTION + MARGIN)
-    sheet = Image.new("RGB", (GUTTER + columns * step, height), PAPER)
-    _row(sheet, "portrait", portraits[:columns], MARGIN, side)
-    for number, band in enumerate(bands):
-        top = step + CAPTION + number * (len(rows) * step + CAPTION + MARGIN)
-        for line, (name, images) in enumerate(rows.items()):
-            _row(sheet, name, [images[view] for view in band], top + line * step, side)
-        draw = ImageDraw.Draw(sheet)
-        for column, view in enumerate(band):
-            place = (GUTTER + column * step, top + len(rows) * step - MARGIN)
-            draw.text(place, captions[view], INK, ImageFont.load_default(10))
-    return sheet
+    Each band has a row for each name in `rows` (conditions, views …) and a caption for each view. Of more
+    than `MOST_VIEWS` views, that many evenly spaced ones are shown. Tiles are `side` pixels wide.
+    """
+    shown = spread(len(captions), MOST_VIEWS, ends=True)
+    bands = [Band({"portrait": portraits[:columns]})]
+    for start in range(0, len(shown), columns):
+        chosen = shown[start : start + columns]
+        images = {name: [row[view] for view in chosen] for name, row in rows.items()}
+        bands.append(Band(images, [captions[view] for view in chosen]))
+    return stack(bands, side, GUTTER)
+
+
+def case_sheet(
+    kinds: Sequence[str], cases: Mapping[str, Sequence[Image.Image | None]], side: int = 128
+) -> Image.Image:
+    """A row for each case, with its caption beneath; the `kinds` of images name the columns. Tiles are `side`
+    pixels wide."""
+    bands = [Band({"": images}, [caption]) for caption, images in cases.items()]
+    return stack([Band(captions=kinds), *bands], side)
 
 
 def camera_captions(cameras: ArrayLike) -> list[str]:
@@ -62,34 +115,9 @@ def camera_captions(cameras: ArrayLike) -> list[str]:
     return [f"yaw {yaw:+d}  pitch {pitch:+d}" for yaw, pitch in whole]
 
 
-def _row(sheet: Image.Image, name: str, images: Sequence[Image.Image], top: int, side: int) -> None:
-    """A row of tiles, its name in the gutter."""
-    ImageDraw.Draw(sheet).text((MARGIN, top + side // 2), name, INK, ImageFont.load_default(10))
-    for column, image in enumerate(images):
-        sheet.paste(tile(np.asarray(image), side), (GUTTER + column * (side + MARGIN), top))
-
-
-def case_sheet(
-    kinds: Sequence[str], cases: Mapping[str, Sequence[Image.Image | None]], side: int = 128
-) -> Image.Image:
-    """A row for each case, its caption beneath: a tile of `side` pixels for each of the `kinds`, which name
-    the columns, or nothing where there is none."""
-    step, row = side + MARGIN, side + CAPTION + MARGIN
-    sheet = Image.new("RGB", (len(kinds) * step, CAPTION + len(cases) * row), PAPER)
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(10)
-    for column, kind in enumerate(kinds):
-        draw.text((column * step + 2, 1), kind, INK, font)
-    for number, (caption, tiles) in enumerate(cases.items()):
-        top = CAPTION + number * row
-        for column, image in enumerate(tiles):
-            if image is not None:
-                sheet.paste(tile(np.asarray(image), side), (column * step, top))
-        draw.text((2, top + side), caption, INK, font)
-    return sheet
-
-
 def grid(images: Images, columns: int, upscale: int) -> Image.Image:
-    """Images (B, P, S, S, 3) uint8 as one: `columns` items in a line, the P images of each side by side."""
+    """Images (B, P, S, S, 3) uint8 as one image without captions: `columns` items in a line, the P images of
+    each side by side."""
     items, count, height, width, _ = images.shape
     lines = -(-items // columns)
     canvas = np.full((lines * columns, count, height, width, 3), 255, np.uint8)
@@ -101,9 +129,9 @@ def grid(images: Images, columns: int, upscale: int) -> Image.Image:
 
 
 def picture_format(path: Path) -> str:
-    """PNG or JPEG, by a picture's name. Raises InputError where it is neither's."""
+    """The format of a picture, PNG or JPEG, by the suffix of its name. Raises InputError for others."""
     if path.suffix.lower() not in FORMATS:
-        raise InputError(f"{path}: a picture's name ends in {', '.join(FORMATS)}")
+        raise InputError(f"{path}: the name of a picture ends in {', '.join(FORMATS)}")
     return FORMATS[path.suffix.lower()]
 
 

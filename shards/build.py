@@ -7,15 +7,17 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from pathlib import Path
 
 from jsonargparse import ActionConfigFile, ArgumentParser
 
-from core.errors import InputError, one_line
-from shards.builder import MAX_SKIPPED_SHARE, Source, build
+from core.errors import IncompleteError, one_line
+from core.lists import shortened
+from shards.build_plan import BuildOptions, BuildPlan, plan_build
+from shards.builder import run_build
 from shards.manifest import Manifest
 from shards.schema import SPLITS
-from shards.writer import MAX_SHARD_BYTES
+from shards.skips import SKIPPED, load_skips
+from shards.source import Source
 
 SOURCES = {
     "synthetic": "shards.sources.synthetic.SyntheticCapture",
@@ -25,7 +27,6 @@ SOURCES = {
     "labelled": "shards.sources.labelled.LabelledFolder",
     "wild": "shards.sources.wild.WildPortraits",
 }
-PROCESSES = "worker processes; by default one per core, or one per GPU for what a GPU renders"
 
 
 def make_parser(sources: Mapping[str, str]) -> ArgumentParser:
@@ -36,17 +37,7 @@ def make_parser(sources: Mapping[str, str]) -> ArgumentParser:
     for name, path in sources.items():
         command = ArgumentParser(description=f"Build shards from the {name} source.")
         command.add_class_arguments(source_class(path))
-        command.add_argument("--out", type=str, required=True, help="the folder to make; it must not exist")
-        command.add_argument("--processes", type=int, help=PROCESSES)
-        command.add_argument(
-            "--max_shard_mb", type=int, default=MAX_SHARD_BYTES >> 20, help="largest size of a shard in MB"
-        )
-        command.add_argument(
-            "--max_skipped_share",
-            type=float,
-            default=MAX_SKIPPED_SHARE,
-            help="fail the build if more than this share of the frames is skipped",
-        )
+        command.add_class_arguments(BuildOptions)
         command.add_argument("--config", action=ActionConfigFile, help="a YAML file of these options")
         commands.add_subcommand(name, command)
     return parser
@@ -56,6 +47,16 @@ def source_class(path: str) -> type[Source]:
     """The class at an import path."""
     module, _, name = path.rpartition(".")
     return getattr(import_module(module), name)
+
+
+def make_plan(arguments: Sequence[str] | None, sources: Mapping[str, str]) -> BuildPlan:
+    """The plan of a command line. Raises InputError."""
+    parser = make_parser(sources)
+    chosen = parser.instantiate(parser.parse_args(arguments))
+    settings = chosen[chosen.source].as_dict()
+    settings.pop("config")
+    options = BuildOptions(**{name: settings.pop(name) for name in BuildOptions.__dataclass_fields__})
+    return plan_build(source_class(sources[chosen.source])(**settings), options)
 
 
 def describe(manifest: Manifest) -> str:
@@ -70,20 +71,20 @@ def describe(manifest: Manifest) -> str:
 
 
 def main(arguments: Sequence[str] | None = None, sources: Mapping[str, str] = SOURCES) -> None:
-    """Run the command. Raises InputError."""
-    parser = make_parser(sources)
-    chosen = parser.instantiate(parser.parse_args(arguments))
-    settings = chosen[chosen.source].as_dict()
-    out, processes = Path(settings.pop("out")), settings.pop("processes")
-    max_shard_mb, max_skipped_share = settings.pop("max_shard_mb"), settings.pop("max_skipped_share")
-    settings.pop("config")
-    if max_shard_mb < 1:
-        raise InputError(f"--max_shard_mb {max_shard_mb}: give 1 or more")
-    source = source_class(sources[chosen.source])(**settings)
-    if processes is None:
-        processes = getattr(source, "processes", None)
-    manifest = build(source, out, processes, max_shard_mb << 20, max_skipped_share)
-    print(f"{out}:\n{describe(manifest)}")
+    """Run the command.
+
+    Raises InputError, and IncompleteError when all is built where some of the user's files could not be used.
+    """
+    plan = make_plan(arguments, sources)
+    manifest = run_build(plan)
+    print(f"{plan.out}:\n{describe(manifest)}")
+    skips = load_skips(plan.out / SKIPPED)
+    if plan.source.inputs is not None and skips:
+        reasons = shortened([f"{skip.what}: {skip.reason}" for skip in skips], separator="; ")
+        raise IncompleteError(
+            f"{len(skips)} of {len(plan.units)} {plan.source.inputs} were left out, the others are in"
+            f" {plan.out}: {reasons}"
+        )
 
 
 if __name__ == "__main__":

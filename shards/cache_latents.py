@@ -1,7 +1,7 @@
-"""`python -m shards.cache_latents DIR --vae BACKBONE --out DIR`: shards with the VAE's latents in them.
+"""`python -m shards.cache_latents DIR --vae BACKBONE --out DIR`: add the VAE's latents to shards.
 
-Writes the built folder anew, each sample with `latents.npz`, so that training need not encode the same images
-again and again. Only the VAE that made them may use them: its fingerprint goes with them.
+Writes a copy of the built folder in which each sample has a `latents.npz`, so that training does not encode
+the same images in every epoch. It holds the fingerprint of the VAE, and only that VAE uses it.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ BATCH = 32
 
 
 def load_vae(backbone: str, device: str) -> AutoencoderKL:
-    """The VAE of a Stable Diffusion 1.5 folder, its subfolder `vae`. Raises InputError."""
+    """The VAE in the subfolder `vae` of a Stable Diffusion 1.5 folder. Raises InputError."""
     folder = Path(backbone) / "vae"
     if not (folder / "config.json").is_file():
         raise InputError(f"--vae {backbone}: no vae/config.json in it; give a Stable Diffusion 1.5 folder")
@@ -47,19 +47,21 @@ def load_vae(backbone: str, device: str) -> AutoencoderKL:
 
 @torch.no_grad()
 def moments(vae: AutoencoderKL, images: Images, batch: int = BATCH) -> NDArray[np.float16]:
-    """Images (K, S, S, 3) uint8 to posterior moments (K, 2C, H, W): mean, then log variance."""
+    """The posterior moments (K, 2C, H, W) of images (K, S, S, 3) uint8: mean, then log variance."""
     parameter = next(vae.parameters())
     found: list[Tensor] = []
-    for some in torch.from_numpy(np.ascontiguousarray(images)).split(batch):
-        pixels = levels_to_pixels(some.permute(0, 3, 1, 2)).to(parameter.device, parameter.dtype)
+    for part in torch.from_numpy(np.ascontiguousarray(images)).split(batch):
+        pixels = levels_to_pixels(part.permute(0, 3, 1, 2)).to(parameter.device, parameter.dtype)
         posterior = cast(AutoencoderKLOutput, vae.encode(pixels)).latent_dist
         found.append(torch.cat([posterior.mean, posterior.logvar], 1).half().cpu())
     return torch.cat(found).numpy()
 
 
 def cache(folder: Path, out: Path, vae: AutoencoderKL, batch: int = BATCH) -> Manifest:
-    """Write the shards of `folder` with latents into the new folder `out`, which appears when it is complete;
-    an interrupted run goes on with the next shard. Raises InputError."""
+    """Write the shards of `folder` with latents into the new folder `out`, which appears when it is complete.
+
+    The same call resumes an interrupted run with the next shard. Shows a progress bar. Raises InputError.
+    """
     if out.exists():
         raise InputError(f"{out} exists already: choose another --out")
     manifest = Manifest.load(folder)
@@ -107,9 +109,11 @@ def _cache_shard(
 
 def make_parser() -> ArgumentParser:
     """The command's parser."""
-    parser = ArgumentParser(prog="python -m shards.cache_latents", description="Put latents into shards.")
+    parser = ArgumentParser(
+        prog="python -m shards.cache_latents", description="Add the VAE's latents to shards."
+    )
     parser.add_argument("shards", type=str, help="a built folder")
-    parser.add_argument("--vae", type=str, required=True, help="the backbone whose VAE encodes")
+    parser.add_argument("--vae", type=str, required=True, help="the Stable Diffusion folder of the VAE")
     parser.add_argument("--out", type=str, required=True, help="the folder to make; it must not exist")
     parser.add_argument("--batch", type=int, default=BATCH, help="images encoded at a time")
     parser.add_argument("--device", type=str, default="cuda" if torch.cuda.is_available() else "cpu")

@@ -1,4 +1,4 @@
-"""From what a person writes (folders, paths, globs, brace patterns, URLs) to the shards of a split."""
+"""The shards named by folders, paths, globs, brace patterns and URLs, with what each of them holds."""
 
 import contextlib
 import glob
@@ -10,10 +10,10 @@ from pathlib import Path
 from webdataset.shardlists import expand_urls
 
 from core.errors import InputError
-from shards.fetch import ShardCache, fetch_bytes, is_remote, local_path
+from shards.fetch import NotThereError, ShardCache, fetch_bytes, is_remote, local_path
 from shards.index import ShardIndex
 from shards.latents import fingerprint_of
-from shards.manifest import MANIFEST, Manifest, ShardRecord, disjoint
+from shards.manifest import MANIFEST, Manifest, ShardRecord, check_disjoint
 from shards.reader import ShardReader
 from shards.schema import (
     CAMERAS,
@@ -33,9 +33,12 @@ MAX_MANIFEST_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class Shard:
-    """One shard: where it is, its split and number of samples, the side of its images, and the largest number
-    of views a frame of it has. `index` is there where it was read already; `vae` is the fingerprint of the
-    VAE whose latents it holds, as far as its first frame or its manifest tells."""
+    """One shard: its place, its split, the number of its samples, the side of its images, and the largest
+    number of views of its samples.
+
+    `index` is None until the shard is read. `vae` is the fingerprint of the VAE whose latents it holds, by
+    its first sample or its manifest.
+    """
 
     url: str
     split: str
@@ -49,13 +52,15 @@ class Shard:
 
 
 class Catalog:
-    """The shards behind one source's `urls`.
+    """The shards of one source.
 
-    `urls` names built folders (local or remote, ending in `/`), or shards one by one: paths, globs, brace
-    patterns and URLs as WebDataset takes them. A manifest beside the shards tells what they hold; shards
-    without one are scanned. Local shards are indexed at once, remote ones when they are first read. Raises
-    InputError for everything that is not there, not whole, not of this schema, or mixes identities between
-    splits."""
+    `urls` names built folders (local, or remote and ending in `/`), or shards one by one: paths, globs, brace
+    patterns and URLs as WebDataset takes them. A manifest beside the shards says what they hold; shards
+    without one are scanned. Local shards are indexed at once, remote ones when they are first read.
+
+    Raises InputError for shards that are missing, incomplete or of another schema, and for identities in two
+    splits.
+    """
 
     def __init__(self, name: str, urls: str | Sequence[str], cache: ShardCache) -> None:
         self.name = name
@@ -71,13 +76,13 @@ class Catalog:
 
     @cached_property
     def shards(self) -> list[Shard]:
-        """Every shard, in the order named."""
+        """All shards, in the order in which they are named."""
         shards = [self._open(url) for url in self._urls]
         identities: dict[str, set[str]] = {}
         for shard in shards:
             identities.setdefault(shard.split, set()).update(shard.identities)
-        disjoint(identities, f"source {self.name}")
-        self._refuse_repeats(shards)
+        check_disjoint(identities, f"source {self.name}")
+        self._check_unique(shards)
         return shards
 
     def split(self, split: str) -> list[Shard]:
@@ -89,9 +94,9 @@ class Catalog:
             urls = [pattern] if pattern.startswith("pipe:") and "{" not in pattern else expand_urls(pattern)
         except (AssertionError, ValueError) as error:
             raise InputError(f"source {self.name}: {pattern} does not expand ({error})") from error
-        return [shard for url in urls for shard in self._listed(url)]
+        return [shard for url in urls for shard in self._list(url)]
 
-    def _listed(self, url: str) -> list[str]:
+    def _list(self, url: str) -> list[str]:
         """The shards of a folder, the matches of a glob, or the one shard itself."""
         if is_remote(url):
             if not url.endswith("/"):
@@ -102,7 +107,7 @@ class Catalog:
             return [url + record.name for record in manifest.shards]
         path = local_path(url)
         if path.is_dir():
-            shards = self._of_folder(path)
+            shards = self._list_folder(path)
         elif path.exists():
             shards = [path]
         else:
@@ -113,17 +118,14 @@ class Catalog:
             )
         return [str(shard) for shard in shards]
 
-    def _of_folder(self, folder: Path) -> list[Path]:
+    def _list_folder(self, folder: Path) -> list[Path]:
         manifest = self._manifest(f"{folder}/")
-        names = (
-            sorted(p.name for p in folder.glob("*.tar"))
-            if manifest is None
-            else [r.name for r in manifest.shards]
-        )
-        return [folder / name for name in names]
+        if manifest is not None:
+            return [folder / record.name for record in manifest.shards]
+        return sorted(path for path in folder.glob("*.tar") if not path.name.startswith("."))
 
     def _manifest(self, folder: str) -> Manifest | None:
-        """The manifest in a folder (its URL, ending in `/`), None where there is none."""
+        """The manifest in a folder (its URL, ending in `/`), or None if there is none."""
         if folder not in self._manifests:
             self._manifests[folder] = self._load_manifest(folder)
         return self._manifests[folder]
@@ -134,8 +136,12 @@ class Catalog:
             return Manifest.load(path) if (path / MANIFEST).exists() else None
         try:
             data = fetch_bytes(folder + MANIFEST, MAX_MANIFEST_BYTES)
-        except InputError:
+        except NotThereError:
             return None
+        except InputError as error:
+            raise InputError(
+                f"source {self.name}: {error}; without the manifest its shards cannot be checked"
+            ) from error
         return Manifest.parse(data, folder + MANIFEST)
 
     def _open(self, url: str) -> Shard:
@@ -145,7 +151,7 @@ class Catalog:
         if manifest is None or record is None:
             return self._probe(url, None)
         if is_remote(url):
-            return _promised(url, manifest, record)
+            return _described(url, manifest, record)
         size = _size(local_path(url))
         if size != record.bytes:
             raise InputError(f"{url}: {size} bytes, its manifest says {record.bytes}: copy or build it again")
@@ -162,7 +168,7 @@ class Catalog:
             raise InputError(f"{url}: holds no samples")
         reader = ShardReader(1)
         try:
-            meta, size = _first_whole_sample(path, index, reader)
+            meta, size = _first_sound_sample(path, index, reader)
             identities = _identities(path, index, reader) if record is None else frozenset[str]()
             vae = _vae(path, index, reader)
         except SampleError as error:
@@ -173,7 +179,8 @@ class Catalog:
             reader.close()
         return Shard(url, meta.split, len(index), size, _most_views(index), identities, record, index, vae)
 
-    def _refuse_repeats(self, shards: Sequence[Shard]) -> None:
+    def _check_unique(self, shards: Sequence[Shard]) -> None:
+        """Raise InputError where a sample is in two shards."""
         owner: dict[str, str] = {}
         for shard in shards:
             for key in shard.index.keys if shard.index else ():
@@ -183,8 +190,8 @@ class Catalog:
                     )
 
 
-def _first_whole_sample(path: Path, index: ShardIndex, reader: ShardReader) -> tuple[SampleMeta, int]:
-    """The meta data and image side of the first sample that is not damaged. Raises the first SampleError if
+def _first_sound_sample(path: Path, index: ShardIndex, reader: ShardReader) -> tuple[SampleMeta, int]:
+    """The metadata and image side of the first sample that is not damaged. Raises the first SampleError if
     all are."""
     first: SampleError | None = None
     for sample, key in enumerate(index.keys):
@@ -200,7 +207,7 @@ def _first_whole_sample(path: Path, index: ShardIndex, reader: ShardReader) -> t
 
 
 def _identities(path: Path, index: ShardIndex, reader: ShardReader) -> frozenset[str]:
-    """Who is in a shard; damaged samples left out."""
+    """The identities in a shard, without those of damaged samples."""
     found = set()
     for sample in range(len(index)):
         with contextlib.suppress(SampleError):
@@ -209,7 +216,7 @@ def _identities(path: Path, index: ShardIndex, reader: ShardReader) -> frozenset
 
 
 def _vae(path: Path, index: ShardIndex, reader: ShardReader) -> str | None:
-    """Whose latents the first frame has."""
+    """The fingerprint of the VAE of the first sample's latents."""
     members = index.members(0)
     with contextlib.suppress(SampleError):
         return fingerprint_of(reader.read(path, members, (LATENTS,))[LATENTS])
@@ -217,29 +224,29 @@ def _vae(path: Path, index: ShardIndex, reader: ShardReader) -> str | None:
 
 
 def _most_views(index: ShardIndex) -> int:
-    return max(map(views_of, index.layouts))
+    return max(map(usable_views, index.layouts))
 
 
-def views_of(layout: Iterable[str]) -> int:
-    """How many views a sample with these members offers: 0 if it is not whole."""
+def usable_views(members: Iterable[str]) -> int:
+    """The number of views of a sample with these members, 0 if some are missing."""
     try:
-        return count_views(layout)
+        return count_views(members)
     except SampleError:
         return 0
 
 
-def _promised(url: str, manifest: Manifest, record: ShardRecord) -> Shard:
-    identities = frozenset(manifest.identities.get(record.split, ()))
+def _described(url: str, manifest: Manifest, record: ShardRecord) -> Shard:
+    """A remote shard as its manifest describes it."""
     return Shard(
-        url,
-        record.split,
-        record.samples,
-        manifest.image_size,
-        manifest.views[1],
-        identities,
-        record,
-        None,
-        manifest.latents_of,
+        url=url,
+        split=record.split,
+        samples=record.samples,
+        image_size=manifest.image_size,
+        views=manifest.views[1],
+        identities=frozenset(manifest.identities.get(record.split, ())),
+        record=record,
+        index=None,
+        vae=manifest.latents_of,
     )
 
 

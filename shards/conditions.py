@@ -14,9 +14,10 @@ from generators.base import Renderer
 from generators.registry import RendererChoice, open_renderer, renderer_processes
 from portraits.pixels import Images
 from shards.schema import Sample, SampleMeta
+from shards.source import Source
 
 
-class RenderedConditions:
+class RenderedConditions(Source):
     """Base class of the sources whose condition images are rendered.
 
     `conditions` names the renderer, `device` where a generator runs. The renderer is opened when the first

@@ -1,29 +1,41 @@
-"""Remote shards, fetched whole into a folder of bounded size when they are first needed."""
+"""Remote shards: read by fsspec, and kept as whole files in a cache of bounded size.
+
+fsspec's own caches have no bound on their size, and give a file its final name before it is complete; so
+local copies, their checksums and their eviction are handled here.
+"""
 
 import contextlib
 import hashlib
 import os
 import re
+import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 from urllib.parse import unquote, urlparse
 
+import aiohttp
+import fsspec
+from fsspec.callbacks import Callback
 from webdataset.gopen import gopen
 
 from core.errors import InputError
 from core.files import checksum, exclusive, whole_file
 
 CHUNK = 1 << 20
-IN_USE_SECONDS = 600.0  # a shard touched this recently is never thrown out
+CONNECT_SECONDS, STALL_SECONDS = 30, 60  # until a server answers; until the next bytes come
+IN_USE_SECONDS = 600.0  # a shard that was used this recently is never evicted
 TOUCH_SECONDS = 60.0
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 
 
+class NotThereError(InputError):
+    """The server says that there is no such file (HTTP 404)."""
+
+
 def is_remote(url: str) -> bool:
-    """Whether `url` has to be fetched: it names a scheme other than `file:`, `pipe:` included."""
+    """Whether `url` has to be fetched: it has a scheme other than `file:`. `pipe:` counts as remote."""
     return bool(_SCHEME.match(url)) and not url.startswith("file:")
 
 
@@ -32,18 +44,42 @@ def local_path(url: str) -> Path:
     return Path(unquote(urlparse(url).path)) if url.startswith("file:") else Path(url)
 
 
+def fetch(url: str, path: Path, max_bytes: int) -> None:
+    """Copy a remote file to `path`: any URL that fsspec reads, or `pipe:` and a command that writes it.
+
+    Raises NotThereError where there is no such file, and InputError where it cannot be read or has more than
+    `max_bytes`.
+    """
+    if url.startswith("pipe:"):
+        _fetch_from_pipe(url, path, max_bytes)
+        return
+    try:
+        filesystem, remote = fsspec.core.url_to_fs(url, **_options(url))
+        filesystem.get_file(remote, os.fspath(path), callback=_Bound(url, max_bytes))
+    except InputError:
+        raise
+    except FileNotFoundError as error:
+        raise NotThereError(f"{url}: there is no such file") from error
+    except aiohttp.ClientResponseError as error:
+        raise InputError(f"{url}: the server answers {error.status} {error.message}") from error
+    except (OSError, ValueError, RuntimeError, ImportError, aiohttp.ClientError) as error:
+        raise InputError(f"{url}: cannot be fetched ({error or type(error).__name__})") from error
+
+
 def fetch_bytes(url: str, max_bytes: int) -> bytes:
-    """The content of a small remote file. Raises InputError where it cannot be had or is larger than
-    `max_bytes`."""
-    return b"".join(_chunks(url, max_bytes))
+    """The content of a small remote file. Raises as `fetch`."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "file"
+        fetch(url, path, max_bytes)
+        return path.read_bytes()
 
 
 class ShardCache:
     """Local copies of remote shards in `folder`, at most `max_bytes` of them, shared by all processes of a
     machine.
 
-    A copy appears under its name only when it is complete; when room is short, the copies unused for longest
-    go."""
+    When room is short, the least recently used copies are evicted.
+    """
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
         self._folder = Path(folder)
@@ -51,10 +87,9 @@ class ShardCache:
         self._touched: dict[Path, float] = {}
 
     def local(self, url: str, size: int | None = None, sha256: str | None = None) -> Path:
-        """The local file of a shard, fetched if need be and checked against its `size` and checksum where
-        known.
+        """The local file of a shard, fetched if necessary and checked against `size` and `sha256` if given.
 
-        Raises InputError where it cannot be fetched, is not what was promised, or finds no room.
+        Raises InputError where it cannot be fetched, is another file than described, or finds no room.
         """
         if not is_remote(url):
             return local_path(url)
@@ -82,20 +117,19 @@ class ShardCache:
             self._make_room(size or 0)
         try:
             with whole_file(path) as partial:
-                with partial.open("wb") as file:
-                    _copy(url, file, self._max_bytes if size is None else size)
+                fetch(url, partial, self._max_bytes if size is None else size)
                 fetched = partial.stat().st_size
                 if size not in (None, fetched):
-                    raise InputError(f"{url}: {fetched} bytes came, its manifest promises {size}")
+                    raise InputError(f"{url}: {fetched} bytes were received, its manifest says {size}")
                 if sha256 not in (None, checksum(partial)):
-                    raise InputError(f"{url}: what came has another checksum than its manifest promises")
+                    raise InputError(f"{url}: the checksum is not the one in its manifest")
         except OSError as error:
             raise InputError(
                 f"{self._folder}: the shard cache cannot be written ({error.strerror})"
             ) from error
 
     def _make_room(self, needed: int) -> None:
-        """Throw out copies, longest unused first, until `needed` bytes fit."""
+        """Evict copies, least recently used first, until `needed` bytes fit."""
         copies = sorted(
             (file.stat().st_mtime, file.stat().st_size, file) for file in self._folder.glob("*.tar")
         )
@@ -111,23 +145,36 @@ class ShardCache:
             )
 
 
-def _copy(url: str, file: BinaryIO, max_bytes: int) -> None:
-    for chunk in _chunks(url, max_bytes):
-        file.write(chunk)
+class _Bound(Callback):
+    """Ends a transfer of more than `max_bytes`."""
+
+    def __init__(self, url: str, max_bytes: int) -> None:
+        super().__init__()
+        self._url, self._max_bytes = url, max_bytes
+
+    def call(self, *_: Any, **__: Any) -> None:
+        """Called after every chunk: `value` is the number of bytes so far."""
+        if self.value > self._max_bytes:
+            raise InputError(f"{self._url}: larger than the {self._max_bytes} bytes expected")
 
 
-def _chunks(url: str, max_bytes: int) -> Iterator[bytes]:
-    """The bytes of `url` as they come. Raises InputError where it fails or yields more than `max_bytes`."""
+def _options(url: str) -> dict[str, Any]:
+    """fsspec's options for a URL: over HTTP no limit on the whole transfer, and proxies as the environment
+    says."""
+    if not url.startswith(("http:", "https:")):
+        return {}
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=STALL_SECONDS)
+    return {"client_kwargs": {"timeout": timeout, "trust_env": True}}
+
+
+def _fetch_from_pipe(url: str, path: Path, max_bytes: int) -> None:
     try:
-        stream = gopen(url)
-        with contextlib.closing(stream):
-            total = 0
+        with contextlib.closing(gopen(url)) as stream, path.open("wb") as file:
             while chunk := stream.read(CHUNK):
-                total += len(chunk)
-                if total > max_bytes:
+                file.write(chunk)
+                if file.tell() > max_bytes:
                     raise InputError(f"{url}: larger than the {max_bytes} bytes expected")
-                yield chunk
     except InputError:
         raise
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"{url}: cannot be fetched ({error})") from error

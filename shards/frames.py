@@ -1,4 +1,4 @@
-"""The frames of one split of one source, numbered, each readable by itself."""
+"""Random access to the frames of one split of one source."""
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
@@ -7,7 +7,7 @@ from itertools import accumulate
 from pathlib import Path
 
 from core.errors import InputError
-from shards.catalog import Shard, views_of
+from shards.catalog import Shard, usable_views
 from shards.fetch import ShardCache
 from shards.index import ShardIndex, Span
 from shards.reader import ShardReader
@@ -15,7 +15,7 @@ from shards.reader import ShardReader
 
 @dataclass(frozen=True)
 class Frame:
-    """One frame in its shard: nothing of it is read yet."""
+    """The place of one frame in its shard; nothing of it is read yet."""
 
     key: str
     members: dict[str, Span]
@@ -23,15 +23,16 @@ class Frame:
     reader: ShardReader
 
     def read(self, names: Iterable[str]) -> dict[str, bytes]:
-        """The named members. Raises SampleError for one that is missing or cut off."""
+        """The content of the named members. Raises SampleError for one that is missing or truncated."""
         return self.reader.read(self.path, self.members, names)
 
 
 class FrameSet:
-    """Frames 0 … len-1 of one split of one source, shard after shard.
+    """The frames 0 … len - 1 of one split of one source, in the order of the shards.
 
-    It goes to worker processes as it is; each opens its own files, and indexes remote shards when it first
-    needs them."""
+    It can be sent to worker processes: each opens its own files, and indexes remote shards when it first
+    needs them.
+    """
 
     def __init__(self, name: str, split: str, shards: Sequence[Shard], cache: ShardCache) -> None:
         self.name = name
@@ -47,20 +48,20 @@ class FrameSet:
         return self._ends[-1] if self._ends else 0
 
     def frame(self, number: int) -> Frame:
-        """Frame `number`. Raises InputError where its shard cannot be had."""
-        place = bisect_right(self._ends, number)
-        shard = self.shards[place]
+        """Frame `number`. Raises InputError where its shard cannot be fetched or read."""
+        position = bisect_right(self._ends, number)
+        shard = self.shards[position]
         record = shard.record
         path = self._cache.local(shard.url, *((record.bytes, record.sha256) if record else ()))
         index = self._indices.get(shard.url) or self._scan(shard, path)
-        sample = number - (self._ends[place] - shard.samples)
+        sample = number - (self._ends[position] - shard.samples)
         return Frame(index.keys[sample], index.members(sample), path, self._reader)
 
     def unusable(self, views: int) -> list[str]:
         """The keys of indexed frames that are incomplete or have fewer than `views` views."""
         keys: list[str] = []
         for index in self._indices.values():
-            enough = [views_of(layout) >= views for layout in index.layouts]
+            enough = [usable_views(layout) >= views for layout in index.layouts]
             keys += [key for key, layout in zip(index.keys, index.layout, strict=True) if not enough[layout]]
         return keys
 

@@ -1,4 +1,4 @@
-"""Where every member of every sample lies in a shard, from the tar's headers alone."""
+"""The byte offsets of the members of all samples in a shard, read from the tar's headers."""
 
 import tarfile
 from collections import Counter
@@ -17,11 +17,12 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """The samples of one shard: a sample is a run of members `<key>.<name>` with one key, as in WebDataset.
+    """The samples of one shard; a sample is a run of members `<key>.<name>` with one key, as in WebDataset.
 
-    Sample i has the names `layouts[layout[i]]`; their byte offsets and sizes stand in `spans` (M, 2) from row
-    `start[i]` on. Arrays, not objects: a million members cost 16 MB and nothing to share with worker
-    processes."""
+    The members of sample i have the names `layouts[layout[i]]`, and their byte offsets and sizes are the rows
+    of `spans` (M, 2) from `start[i]` on. Arrays instead of objects take 16 MB for a million members, which
+    forked worker processes share.
+    """
 
     keys: list[str]
     layouts: list[tuple[str, ...]]
@@ -33,7 +34,7 @@ class ShardIndex:
         return len(self.keys)
 
     def members(self, sample: int) -> dict[str, Span]:
-        """Byte offset and size of each member of a sample, by name."""
+        """The byte offset and size of each member of a sample, by name."""
         names = self.layouts[self.layout[sample]]
         start = self.start[sample]
         rows = self.spans[start : start + len(names)].tolist()
@@ -41,7 +42,7 @@ class ShardIndex:
 
     @classmethod
     def scan(cls, path: Path) -> Self:
-        """Index a local shard. Raises InputError where it is not a complete, plain tar of samples."""
+        """Index a local shard. Raises InputError where it is not a complete, uncompressed tar of samples."""
         try:
             with tarfile.open(path, "r:") as tar:
                 return cls(**_arrays(_members(tar, path), path))
@@ -61,7 +62,7 @@ def _members(tar: tarfile.TarFile, path: Path) -> list[Entry]:
     found: list[Entry] = []
     end = 0
     while (member := tar.next()) is not None:
-        tar.members.clear()  # type: ignore[attr-defined]  # the known way to keep tarfile from hoarding headers
+        tar.members.clear()  # type: ignore[attr-defined]  # or tarfile would keep all headers in memory
         if member.size < 0:
             raise tarfile.ReadError("a member has a negative size")
         end = member.offset_data + (-(-member.size // BLOCK) * BLOCK if member.isfile() else 0)
@@ -74,7 +75,7 @@ def _members(tar: tarfile.TarFile, path: Path) -> list[Entry]:
     with path.open("rb") as file:
         file.seek(end)
         if file.read(BLOCK) != bytes(BLOCK):
-            raise tarfile.ReadError("it breaks off before its end")
+            raise tarfile.ReadError("it is truncated")
     return found
 
 
@@ -103,7 +104,7 @@ def _arrays(entries: list[Entry], path: Path) -> dict[str, Any]:
 def _unique(keys: list[str], names: list[list[str]], path: Path) -> None:
     if len(set(keys)) != len(keys):
         twice = Counter(keys).most_common(1)[0][0]
-        raise InputError(f"{path}: the sample {twice} stands in it twice or in pieces")
+        raise InputError(f"{path}: the sample {twice} is in it twice or in pieces")
     for key, group in zip(keys, names, strict=True):
         if len(set(group)) != len(group):
             raise InputError(f"{path}: the sample {key} has a member twice")

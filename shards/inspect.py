@@ -1,4 +1,4 @@
-"""`python -m shards.inspect PATH`: what shards hold, whether they are whole, and a picture of them."""
+"""`python -m shards.inspect PATH`: count what is in shards, verify them, and draw a contact sheet."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -10,28 +10,30 @@ from tqdm import tqdm
 
 from core.errors import InputError, one_line
 from core.files import checksum
+from core.lists import spread
+from portraits.contact_sheet import picture_format, save_whole
 from shards.catalog import Catalog, Shard
 from shards.fetch import ShardCache, is_remote
-from shards.frames import Frame, FrameSet
+from shards.frames import FrameSet
 from shards.manifest import MANIFEST, Manifest, ShardRecord
 from shards.sample_sheet import sample_sheet
 from shards.schema import META, SPLITS, Sample, SampleError, count_views, decode, decode_meta
 
 
 @dataclass
-class Tally:
-    """What one source has in one split."""
+class Counts:
+    """The counts of one source in one split."""
 
     frames: int = 0
     views: int = 0
     identities: set[str] = field(default_factory=set)
 
 
-def tally(frames: FrameSet) -> tuple[dict[str, Tally], list[str]]:
-    """Counts by source name, and what is wrong with each damaged frame."""
-    found: dict[str, Tally] = defaultdict(Tally)
+def count_frames(frames: FrameSet) -> tuple[dict[str, Counts], list[str]]:
+    """The counts by source, and what is wrong with each damaged frame."""
+    found: dict[str, Counts] = defaultdict(Counts)
     damaged = []
-    for frame in _all(frames):
+    for frame in map(frames.frame, range(len(frames))):
         try:
             views = count_views(frame.members)
             meta = decode_meta(frame.read((META,))[META])
@@ -46,7 +48,8 @@ def tally(frames: FrameSet) -> tuple[dict[str, Tally], list[str]]:
 
 
 def verify(folder: Path, records: Sequence[ShardRecord]) -> list[str]:
-    """The shards of a built folder whose size or checksum is not the manifest's, with the reason."""
+    """The shards of a built folder that are missing or whose size or checksum differs from the manifest's,
+    each with the reason. Shows a progress bar."""
     wrong = []
     with tqdm(total=sum(r.bytes for r in records), unit="B", unit_scale=True, desc="checksums") as bar:
         for record in records:
@@ -61,13 +64,13 @@ def verify(folder: Path, records: Sequence[ShardRecord]) -> list[str]:
     return wrong
 
 
-def picture(sets: Sequence[FrameSet], count: int) -> list[Sample]:
-    """`count` frames, evenly spaced over all. Raises InputError where one is damaged."""
-    frames = [(frames, number) for frames in sets for number in range(len(frames))]
+def choose_samples(sets: Sequence[FrameSet], count: int) -> list[Sample]:
+    """`count` samples, evenly spaced over all. Raises InputError where one is damaged."""
+    everything = [(frames, number) for frames in sets for number in range(len(frames))]
     samples = []
-    for i in range(min(count, len(frames))):
-        chosen, number = frames[i * len(frames) // min(count, len(frames))]
-        frame = chosen.frame(number)
+    for place in spread(len(everything), count):
+        frames, number = everything[place]
+        frame = frames.frame(number)
         try:
             samples.append(decode(frame.read(frame.members)))
         except SampleError as error:
@@ -78,22 +81,24 @@ def picture(sets: Sequence[FrameSet], count: int) -> list[Sample]:
 def make_parser() -> ArgumentParser:
     """The command's parser."""
     parser = ArgumentParser(
-        prog="python -m shards.inspect", description="What shards hold, and whether they are whole."
+        prog="python -m shards.inspect", description="Count what is in shards, and verify them."
     )
     parser.add_argument("path", type=str, help="a built folder, or shards: paths, globs, brace patterns")
-    parser.add_argument("--sheet", type=str | None, help="write a contact sheet to this PNG")
-    parser.add_argument("--sheet_frames", type=int, default=6, help="frames on the contact sheet")
-    parser.add_argument(
-        "--checksums", type=bool, default=True, help="whether to verify the manifest's checksums"
-    )
+    parser.add_argument("--sheet", type=str | None, help="write a contact sheet to this picture")
+    parser.add_argument("--sheet_frames", type=int, default=6, help="number of frames on the contact sheet")
+    parser.add_argument("--checksums", type=bool, default=True, help="verify the checksums in the manifest")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command. Raises InputError, at the latest when all findings are printed."""
+    """Run the command. Raises InputError where something is damaged, after all counts are printed."""
     chosen = make_parser().parse_args(arguments)
     if is_remote(chosen.path):
-        raise InputError(f"{chosen.path}: only local shards are inspected: fetch them first")
+        raise InputError(f"{chosen.path}: only local shards are inspected: copy them first")
+    if chosen.sheet is not None:
+        picture_format(Path(chosen.sheet))
+        if chosen.sheet_frames < 1:
+            raise InputError(f"--sheet_frames {chosen.sheet_frames}: give 1 or more")
     folder = Path(chosen.path)
     if (folder / MANIFEST).exists():
         _report_manifest(folder, Manifest.load(folder), chosen.checksums)
@@ -102,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sets = [FrameSet(catalog.name, split, catalog.split(split), cache) for split in SPLITS]
     damaged = [message for frames in sets for message in _report_split(frames)]
     if chosen.sheet is not None:
-        sample_sheet(picture(sets, chosen.sheet_frames)).save(chosen.sheet)
+        save_whole(sample_sheet(choose_samples(sets, chosen.sheet_frames)), Path(chosen.sheet))
         print(f"contact sheet: {chosen.sheet}")
     if damaged:
         raise InputError(f"{chosen.path}: {len(damaged)} damaged samples, the first: {damaged[0]}")
@@ -123,8 +128,8 @@ def _report_manifest(folder: Path, manifest: Manifest, checksums: bool) -> None:
 
 
 def _report_split(frames: FrameSet) -> list[str]:
-    """Print what a split holds, and return what is damaged."""
-    found, damaged = tally(frames)
+    """Print the counts of a split, and return what is damaged."""
+    found, damaged = count_frames(frames)
     size = sum(_bytes(frames.shards)) / 1e6
     for source, entry in sorted(found.items()):
         print(
@@ -136,10 +141,6 @@ def _report_split(frames: FrameSet) -> list[str]:
 
 def _bytes(shards: Iterable[Shard]) -> Iterable[int]:
     return (Path(shard.url).stat().st_size for shard in shards)
-
-
-def _all(frames: FrameSet) -> Iterable[Frame]:
-    return map(frames.frame, range(len(frames)))
 
 
 if __name__ == "__main__":

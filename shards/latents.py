@@ -1,8 +1,7 @@
-"""latents.npz: the VAE's posterior moments of a sample's views, as they are and mirrored, and which VAE made
-them.
+"""latents.npz: the VAE's posterior moments of a sample's views and mirrored views, and the VAE's fingerprint.
 
-K views, C latent channels, H W latent size. The file is a NumPy archive without compression; it is read
-without pickles, and only as far as its size and headers say what they should.
+K views, C latent channels, H W latent size. The file is an uncompressed NumPy archive, read by a safe parser
+without pickles.
 """
 
 import io
@@ -27,8 +26,12 @@ EPOCH = (1980, 1, 1, 0, 0, 0)
 
 @dataclass(frozen=True)
 class Latents:
-    """Moments (K, 2C, H, W) float16 of the views and of their mirror images, which are not the first ones
-    flipped: mean, then log variance, before the scaling factor. `fingerprint` names the VAE."""
+    """Posterior moments (K, 2C, H, W) float16 of the views and of the mirrored views.
+
+    They are the mean and the log variance before the scaling factor.
+
+    The moments of a mirrored image are not those of the image flipped. `fingerprint` identifies the VAE.
+    """
 
     fingerprint: str
     views: NDArray[np.float16]
@@ -42,7 +45,7 @@ def vae_fingerprint(vae: nn.Module) -> str:
 
 
 def encode_latents(latents: Latents) -> bytes:
-    """The bytes of latents.npz, the same for the same latents."""
+    """The content of latents.npz. Deterministic."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         arrays = {
@@ -58,8 +61,8 @@ def encode_latents(latents: Latents) -> bytes:
 
 
 def decode_latents(data: bytes, count: int) -> Latents:
-    """The latents of a sample of `count` views. Raises SampleError for anything else than `encode_latents`
-    writes."""
+    """The latents of a sample of `count` views. Raises SampleError for anything but the content that
+    `encode_latents` writes."""
     with _opened(data) as archive:
         name = _fingerprint(archive)
         views, mirrored = (parse_npy(archive.read(f"{array}.npy")) for array in ARRAYS)
@@ -72,22 +75,22 @@ def decode_latents(data: bytes, count: int) -> Latents:
 
 
 def fingerprint_of(data: bytes) -> str:
-    """The fingerprint of the VAE that made a sample's latents. Raises SampleError, as `decode_latents`."""
+    """The fingerprint of the VAE of a sample's latents. Raises SampleError, as `decode_latents`."""
     with _opened(data) as archive:
         return _fingerprint(archive)
 
 
 @contextmanager
 def _opened(data: bytes) -> Iterator[zipfile.ZipFile]:
-    """The archive, once it is known to be ours and to hold nothing compressed; SampleError for trouble in
-    it."""
+    """Open the archive, if it holds the expected arrays uncompressed. Raises SampleError, also within the
+    block."""
     if len(data) > MAX_BYTES:
         raise SampleError(f"its latents have {len(data)} bytes")
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = {info.filename: info for info in archive.infolist()}
             if set(members) != {f"{name}.npy" for name in (FINGERPRINT, *ARRAYS)}:
-                raise SampleError("its latents hold other arrays than they should")
+                raise SampleError("its latents hold other arrays than expected")
             if any(
                 i.compress_type != zipfile.ZIP_STORED or i.file_size > len(data) for i in members.values()
             ):

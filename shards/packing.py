@@ -1,4 +1,4 @@
-"""Captured units → the shards and the manifest of a built folder."""
+"""Packing captured units into the shards and the manifest of a built folder."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from core.errors import InputError
 from shards.index import ShardIndex
-from shards.manifest import Manifest, ShardRecord, disjoint
+from shards.manifest import Manifest, ShardRecord, check_disjoint
 from shards.reader import read_members
 from shards.schema import META, SPLITS, count_views, decode_meta, image_side, view_name
 from shards.writer import Members, ShardPacker
@@ -26,11 +26,11 @@ class _Place(NamedTuple):
 def pack(
     units: Sequence[Path], folder: Path, source: str, settings: dict[str, Any], max_shard_bytes: int
 ) -> Manifest:
-    """Pack the samples of the unit tars into `folder`, and write its manifest.
+    """Pack the samples in the tars `units` into shards in `folder`, and write its manifest.
 
-    Samples are dealt in an order shuffled by their keys alone, so that whoever streams the shards one after
-    the other meets identities mixed. Raises InputError where a key or an identity breaks the rules of a built
-    folder."""
+    Samples are ordered by a hash of their keys, so that identities are mixed for whoever streams the shards
+    in order. Raises InputError for a key that is captured twice and for an identity in two splits.
+    """
     places = _places(units)
     if not places:
         raise InputError(f"{source}: no frame was captured")
@@ -38,7 +38,7 @@ def pack(
     survey = _Survey()
     for place in tqdm(places, desc="pack", unit="frame", leave=False):
         members = read_members(place.unit, place.contents.members(place.sample))
-        packers[survey.note(members)].add(place.key, members)
+        packers[survey.add(members)].add(place.key, members)
     for packer in packers.values():
         packer.close()
     manifest = survey.manifest(source, settings, [record for p in packers.values() for record in p.records])
@@ -60,15 +60,15 @@ def _places(units: Sequence[Path]) -> list[_Place]:
 
 
 class _Survey:
-    """Gathers what the manifest says about the samples that pass."""
+    """Collects what the manifest says about the samples."""
 
     def __init__(self) -> None:
         self._identities: dict[str, set[str]] = defaultdict(set)
         self._views: set[int] = set()
         self._sizes: set[int] = set()
 
-    def note(self, members: Members) -> str:
-        """Take account of one sample and return its split."""
+    def add(self, members: Members) -> str:
+        """Add one sample and return its split."""
         meta = decode_meta(members[META])
         self._identities[meta.split].add(meta.identity)
         self._views.add(count_views(members))
@@ -76,11 +76,11 @@ class _Survey:
         return meta.split
 
     def manifest(self, source: str, settings: dict[str, Any], shards: list[ShardRecord]) -> Manifest:
-        """The manifest of all samples noted."""
+        """The manifest of all samples added."""
         if len(self._sizes) > 1:
             raise InputError(f"{source}: images of several sizes ({sorted(self._sizes)}) in one build")
         identities = {split: sorted(names) for split, names in sorted(self._identities.items())}
-        disjoint(identities, source)
+        check_disjoint(identities, source)
         return Manifest(
             source=source,
             image_size=self._sizes.pop(),

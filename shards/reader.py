@@ -1,4 +1,4 @@
-"""Reading single members of single samples out of shards, by byte offset."""
+"""Reading members of samples from shards by their byte offsets."""
 
 import os
 from collections import OrderedDict
@@ -11,13 +11,13 @@ from shards.index import Span
 from shards.schema import SampleError
 
 MAX_OPEN_FILES = 64
-MAX_MEMBER_BYTES = 64 << 20  # far above any member of the schema: what a tar claims is not believed blindly
+MAX_MEMBER_BYTES = 64 << 20  # far above any member of the schema; bounds what a damaged header allocates
 
 
 class ShardReader:
-    """Reads byte ranges of shard files, keeping a bounded number of them open.
+    """Reads byte ranges of shard files and keeps at most `max_open` of them open.
 
-    Open files stay behind when it is pickled or forked into a worker process: each process opens its own.
+    Every process opens its own files, also after a fork or when the reader was pickled.
     """
 
     def __init__(self, max_open: int = MAX_OPEN_FILES) -> None:
@@ -28,8 +28,9 @@ class ShardReader:
     def read(
         self, path: Path, members: Mapping[str, Span], names: Iterable[str] | None = None
     ) -> dict[str, bytes]:
-        """The bytes of the named members (all by default). Raises SampleError where one is missing or cut
-        off, and InputError where the shard cannot be opened."""
+        """The content of the named members (all by default).
+
+        Raises SampleError where one is missing or truncated, InputError where the shard cannot be read."""
         chosen = members if names is None else names
         return {name: self._read(path, name, members.get(name)) for name in chosen}
 
@@ -49,7 +50,7 @@ class ShardReader:
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror})") from error
         if len(data) != size:
-            raise SampleError(f"{name} is cut off")
+            raise SampleError(f"{name} is truncated")
         return data
 
     def _open(self, path: Path) -> int:
@@ -72,7 +73,7 @@ class ShardReader:
 
 
 def read_members(path: Path, members: Mapping[str, Span]) -> dict[str, bytes]:
-    """All members of one sample of a shard."""
+    """The content of all members of one sample."""
     reader = ShardReader(1)
     try:
         return reader.read(path, members)

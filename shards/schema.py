@@ -1,7 +1,8 @@
-"""What a sample is: one frame, its views and conditions, and the tar members that hold it.
+"""The schema of samples, and their encoding as tar members.
 
-A frame is K calibrated views of one person at one instant. Beside each view stands a condition image:
-somebody else seen by the same camera. K views, S image side."""
+A sample is one frame: K calibrated views of one person at one instant and, for each view, a condition image
+of another person seen by the same camera. K views, S image side.
+"""
 
 import io
 import json
@@ -25,7 +26,7 @@ CAMERAS = "cameras.npy"
 META = "meta.json"
 LATENTS = "latents.npz"
 JPEG_QUALITY = 95
-MAX_KEY = 80  # with the longest member name it still fits a plain (USTAR) tar header
+MAX_KEY = 80  # characters; with the longest member name they fit a USTAR header
 MAX_META_BYTES = 1 << 20
 
 _VIEW = re.compile(r"view_(\d{2,3})\.jpg")
@@ -33,15 +34,15 @@ _KEY_PART = re.compile(r"[A-Za-z0-9_+=@]+(-[A-Za-z0-9_+=@]+)*")
 
 
 class SampleError(ValueError):
-    """One sample is damaged. A stream skips and counts it; the message says what is wrong with it."""
+    """A sample is damaged. Streams skip and count it; the message says what is wrong with it."""
 
 
 @dataclass(frozen=True)
 class SampleMeta:
-    """Who and what a frame shows.
+    """The metadata of a sample.
 
-    `alignment` names how the images were cropped (`"eg3d"`); `licence` under which terms they may be used;
-    `attributes` is free JSON of the source's own. Raises InputError where the names cannot make a key.
+    `alignment` is the convention of the crop (`"eg3d"`), `licence` the terms of use of the images,
+    `attributes` are JSON values of the source. Raises InputError for names that cannot be part of a key.
     """
 
     source: str
@@ -62,23 +63,24 @@ class SampleMeta:
                     f"{name} {value!r}: use letters, digits, '_', '+', '=', '@' and inner '-' only"
                 )
         if self.split not in SPLITS:
-            raise InputError(f"split {self.split!r} of {self.key} is none of {', '.join(SPLITS)}")
+            raise InputError(f"split {self.split!r} of {self.key} is not one of {', '.join(SPLITS)}")
         if len(self.key) > MAX_KEY:
             raise InputError(f"the key {self.key} is longer than {MAX_KEY} characters: shorten its parts")
 
     @property
     def key(self) -> str:
-        """The sample's unique name in its source."""
+        """The name of the sample, unique in its source."""
         return f"{self.source}-{self.identity}-{self.sequence}-{self.instant}"
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One frame: views and conditions (K, S, S, 3) uint8 RGB, cameras (K, 25) float32 EG3D labels, optional
-    foreground masks (K, S, S) uint8 (255 is foreground), and an optional latents file carried through
-    undecoded.
+    """One frame.
 
-    Raises InputError where the shapes, types or cameras disagree.
+    `views` and `conditions` are (K, S, S, 3) uint8 RGB, `cameras` (K, 25) float32 EG3D labels, `masks`
+    (K, S, S) uint8 with 255 for the foreground, and `latents` the undecoded content of latents.npz.
+
+    Raises InputError for wrong shapes and types and for invalid cameras.
     """
 
     meta: SampleMeta
@@ -106,28 +108,31 @@ class Sample:
 
     @property
     def key(self) -> str:
-        """The sample's unique name in its source."""
+        """The name of the sample, unique in its source."""
         return self.meta.key
 
 
 def view_name(index: int) -> str:
-    """The member that holds view `index`."""
+    """The member of view `index`."""
     return f"view_{index:02d}.jpg"
 
 
 def condition_name(index: int) -> str:
-    """The member that holds the condition of view `index`."""
+    """The member of the condition of view `index`."""
     return f"condition_{index:02d}.jpg"
 
 
 def mask_name(index: int) -> str:
-    """The member that holds the foreground mask of view `index`."""
+    """The member of the foreground mask of view `index`."""
     return f"mask_{index:02d}.png"
 
 
 def count_views(members: Iterable[str]) -> int:
-    """How many views a sample with these member names has. Raises SampleError naming what is missing for a
-    sample of this schema: views from 00 without gaps, a condition for each, the cameras and the meta data."""
+    """The number of views of a sample with these members.
+
+    Raises SampleError naming what is missing of the schema: views from 00 without gaps, a condition for each,
+    the cameras, and the metadata.
+    """
     names = set(members)
     count = sum(1 for name in names if _VIEW.fullmatch(name))
     wanted = {META, CAMERAS, *map(view_name, range(count)), *map(condition_name, range(count))}
@@ -138,7 +143,7 @@ def count_views(members: Iterable[str]) -> int:
 
 
 def encode(sample: Sample) -> dict[str, bytes]:
-    """A sample's tar members by name, in the order they are written; the same bytes for the same sample."""
+    """The tar members of a sample by name, in the order in which they are written. Deterministic."""
     members = {META: _json(asdict(sample.meta)), CAMERAS: _npy(sample.cameras)}
     for index, (view, condition) in enumerate(zip(sample.views, sample.conditions, strict=True)):
         members[view_name(index)] = _image(view, "JPEG", quality=JPEG_QUALITY, subsampling=0)
@@ -153,11 +158,11 @@ def encode(sample: Sample) -> dict[str, bytes]:
 def decode(
     members: Mapping[str, bytes], views: Sequence[int] | None = None, size: int | None = None
 ) -> Sample:
-    """The sample in these members, with all its views or the chosen ones only, in the order chosen.
+    """The sample in these members, with all of its views or only those in `views`, in that order.
 
-    Nothing but the schema's members is looked at. Images must be square and all of one size (`size` where
-    given). Raises SampleError where the sample is damaged, InputError for a schema version this code does not
-    know."""
+    Images must be square and of one size, which is `size` if given. Members that are not in the schema are
+    ignored. Raises SampleError where the sample is damaged, and InputError for an unknown schema version.
+    """
     count = count_views(members)
     chosen = range(count) if views is None else views
     meta = decode_meta(members[META])
@@ -177,10 +182,11 @@ def decode(
 
 
 def decode_meta(data: bytes) -> SampleMeta:
-    """The meta data of a sample. Raises SampleError where it is damaged, InputError for an unknown schema
-    version."""
+    """Decode the metadata of a sample.
+
+    Raises SampleError where it is damaged, and InputError for an unknown schema version."""
     if len(data) > MAX_META_BYTES:
-        raise SampleError(f"{META} has {len(data)} bytes")
+        raise SampleError(f"{META} has {len(data)} bytes, more than {MAX_META_BYTES}")
     try:
         values = json.loads(data)
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
@@ -200,7 +206,8 @@ def decode_meta(data: bytes) -> SampleMeta:
 
 
 def decode_cameras(data: bytes, count: int) -> NDArray[np.float32]:
-    """The cameras (count, 25) of a sample, nothing else accepted: not pickles, other types, other shapes."""
+    """Decode the cameras (count, 25) float32 of a sample. Raises SampleError for any other array and for
+    invalid cameras."""
     try:
         cameras = parse_npy(data)
     except ValueError as error:
@@ -216,7 +223,7 @@ def decode_cameras(data: bytes, count: int) -> NDArray[np.float32]:
 
 
 def image_side(data: bytes) -> int:
-    """The side of a square JPEG, from its header alone. Raises SampleError."""
+    """The side of a square JPEG, from its header. Raises SampleError."""
     width, height = _open(data, "JPEG").size
     if width != height:
         raise SampleError(f"an image is {width}x{height}, not square")
@@ -224,14 +231,14 @@ def image_side(data: bytes) -> int:
 
 
 def decode_image(data: bytes, size: int) -> Images:
-    """A JPEG of exactly `size`×`size` as (S, S, 3) uint8 RGB; the header is checked before anything is
-    decoded."""
+    """Decode a JPEG of `size`×`size` pixels to (S, S, 3) uint8 RGB, after its header is checked. Raises
+    SampleError."""
     return _pixels(data, "JPEG", "RGB", size)
 
 
 def decode_mask(data: bytes, size: int) -> Images:
-    """A grey PNG of exactly `size`×`size` as (S, S) uint8; the header is checked before anything is
-    decoded."""
+    """Decode a grey PNG of `size`×`size` pixels to (S, S) uint8, after its header is checked. Raises
+    SampleError."""
     return _pixels(data, "PNG", "L", size)
 
 

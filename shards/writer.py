@@ -1,4 +1,4 @@
-"""Tar shards in WebDataset's layout, byte for byte the same whenever the same samples are written."""
+"""Writing tar shards in WebDataset's layout: the same samples always give the same bytes."""
 
 import io
 import tarfile
@@ -14,13 +14,12 @@ from shards.manifest import ShardRecord
 Members = Mapping[str, bytes]
 
 BLOCK = 512
-MAX_SHARD_BYTES = 256 << 20
 
 
 class SampleTar:
-    """A tar that takes samples one after the other: members `<key>.<name>`, no times, no owners.
+    """A tar of samples, with members `<key>.<name>` without times and owners.
 
-    It is written under a temporary name and gets its own when the `with` block ends well.
+    It appears at `path` when the `with` block ends without an exception.
     """
 
     def __init__(self, path: Path) -> None:
@@ -48,9 +47,9 @@ class SampleTar:
 
 class ShardPacker:
     """Packs the samples of one split into `<split>-000000.tar`, `<split>-000001.tar` … of at most `max_bytes`
-    each (a single larger sample gets a shard to itself)."""
+    each; a larger sample gets a shard of its own."""
 
-    def __init__(self, folder: Path, split: str, max_bytes: int = MAX_SHARD_BYTES) -> None:
+    def __init__(self, folder: Path, split: str, max_bytes: int) -> None:
         self._folder, self._split, self._max_bytes = folder, split, max_bytes
         self._tar: SampleTar | None = None
         self._bytes = 0
@@ -58,7 +57,7 @@ class ShardPacker:
         self.records: list[ShardRecord] = []
 
     def add(self, key: str, members: Members) -> None:
-        """Append one sample, opening the next shard where this one is full."""
+        """Append one sample, to a new shard if this one is full."""
         size = sum(tar_size(len(data)) for data in members.values())
         if self._tar is not None and self._bytes + size > self._max_bytes:
             self.close()
@@ -70,7 +69,7 @@ class ShardPacker:
         self._samples += 1
 
     def close(self) -> None:
-        """Finish the open shard, if any, and record it."""
+        """Complete the open shard, if there is one, and record it."""
         if self._tar is None:
             return
         name = self._name
@@ -87,5 +86,5 @@ class ShardPacker:
 
 
 def tar_size(data_bytes: int) -> int:
-    """The bytes a member of this many data bytes takes in a tar: its header and its data, in blocks."""
+    """The size in a tar of a member with this many bytes: its header and its data in whole blocks."""
     return BLOCK + -(-data_bytes // BLOCK) * BLOCK

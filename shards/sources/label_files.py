@@ -9,6 +9,7 @@ import numpy as np
 
 from core.arrays import parse_npy
 from core.errors import InputError
+from core.lists import spread
 from portraits.alignment.photos import SUFFIXES
 from portraits.cameras import LABEL_SIZE
 from shards.sources.names import key_name
@@ -51,8 +52,7 @@ def group_by_identity(
         groups.setdefault(_identity(name, nested), []).append((name, images[name]))
     found = {}
     for identity, group in sorted(groups.items()):
-        places = np.linspace(0, len(group) - 1, min(len(group), max_views)).round().astype(int)
-        found[identity] = tuple(group[place] for place in places)
+        found[identity] = tuple(group[place] for place in spread(len(group), max_views, ends=True))
     return found
 
 

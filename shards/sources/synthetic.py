@@ -26,6 +26,7 @@ from generators.parametric.renderer import (
 from generators.parametric.scene import HeadScene
 from portraits.cameras import label_from_angles
 from shards.schema import Sample, SampleMeta
+from shards.source import Source
 
 MAX_YAW, MAX_PITCH = np.radians(75), np.radians(25)
 RIG_YAW, RIG_PITCH = np.radians(47), np.radians(16)
@@ -46,7 +47,7 @@ class Block:
     number: int
 
 
-class SyntheticCapture:
+class SyntheticCapture(Source):
     """`identities` people in `frames` expressions and places each, seen by `views` cameras.
 
     In a studio, cameras stand in an arc of ±47° of yaw and ±16° of pitch, evenly up to a jitter, as

@@ -29,6 +29,7 @@ class WildPortraits(RenderedConditions):
     """One test frame of one view for each photo below a folder, with a condition at its estimated camera."""
 
     name = "wild"
+    inputs = "photos"
     _detector = FaceDetector()
 
     def __init__(

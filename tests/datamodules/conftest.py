@@ -15,7 +15,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shards of two frames."""
     folder = tmp_path_factory.mktemp("built")
     for name, people in (("small", 7), ("large", 20)):
-        build(FakeSource(people, name=name), folder / name, 0, max_shard_bytes=100_000)
+        build(FakeSource(people, name=name), folder / name, 0, max_shard_mb=0.095)
     return folder
 
 

@@ -1,4 +1,4 @@
-"""Remote shards: fetched whole into a bounded cache, checked, and streamed as local ones are."""
+"""Remote shards are fetched into a bounded cache, checked, and streamed as local ones are."""
 
 import functools
 import itertools
@@ -18,17 +18,28 @@ from shards.fetch import ShardCache
 Make = Callable[..., PortraitViewsDataModule]
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    """Serves files and says nothing."""
+class Handler(SimpleHTTPRequestHandler):
+    """Serves files without logging, and answers the status STATUS below /status/STATUS/."""
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""
+
+    def do_GET(self) -> None:
+        """The status in the path, or a file; manifests below /status/ only have the status."""
+        parts = self.path.split("/")
+        if parts[1] != "status":
+            super().do_GET()
+        elif parts[-1] == "manifest.json":
+            self.send_error(int(parts[2]))
+        else:
+            self.path = "/small/" + parts[-1]
+            super().do_GET()
 
 
 @pytest.fixture(scope="module")
 def server(built: Path) -> Iterator[str]:
     """The address that serves the built folders."""
-    http = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(built)))
+    http = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(built)))
     threading.Thread(target=http.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{http.server_address[1]}"
     http.shutdown()
@@ -62,6 +73,35 @@ def test_every_way_to_name_shards(make: Make, built: Path, server: str) -> None:
         assert keys(make(sources={"it": SourceConfig(urls)}, val_frames=0)) == expected
 
 
+@pytest.mark.parametrize("status", [403, 500, 503])
+def test_only_a_missing_manifest_is_none(make: Make, server: str, status: int) -> None:
+    shards = "train-00000{0..6}.tar"
+    missing = make(sources={"it": SourceConfig(f"{server}/status/404/{shards}")}, val_frames=0)
+    assert keys(missing) == keys(make(sources={"it": SourceConfig(f"{server}/small/{shards}")}, val_frames=0))
+    for url in (f"{server}/status/{status}/{shards}", f"{server}/status/{status}/"):
+        with pytest.raises(
+            InputError, match=rf"/status/{status}/manifest\.json: the server answers {status} "
+        ):
+            keys(make(sources={"it": SourceConfig(url)}, val_frames=0))
+
+
+def test_a_transfer_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
+    class Breaking(Handler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            self.wfile.write(bytes(10))
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Breaking, directory=str(tmp_path)))
+    threading.Thread(target=http.serve_forever, daemon=True).start()
+    with pytest.raises(InputError, match=r"a\.tar: cannot be fetched"):
+        ShardCache(tmp_path / "cache", 10**9).local(f"http://127.0.0.1:{http.server_address[1]}/a.tar")
+    http.shutdown()
+    http.server_close()
+    assert not list((tmp_path / "cache").glob("*"))
+
+
 @pytest.mark.parametrize(
     "url",
     [
@@ -76,7 +116,7 @@ def test_what_cannot_be_fetched_is_one_line(make: Make, server: str, url: str, t
     url = url.format(server=server)
     with pytest.raises(InputError) as error:
         make(sources={"it": SourceConfig(url)}).setup("fit")
-    assert url.rstrip("/") in str(error.value)
+    assert (url.rpartition("/")[0] or url) in str(error.value)
     assert not [path for path in (tmp_path / "cache").glob("*") if path.suffix != ".lock"]
 
 
@@ -84,13 +124,13 @@ def test_what_comes_is_checked_before_it_is_kept(server: str, built: Path, tmp_p
     cache = ShardCache(tmp_path, 10**9)
     url = f"{server}/small/train-000000.tar"
     size = (built / "small/train-000000.tar").stat().st_size
-    for promised, message in (
-        ((size + 1, None), "promises"),
+    for expected, message in (
+        ((size + 1, None), "its manifest says"),
         ((size - 1, None), "larger"),
         ((size, "0" * 64), "checksum"),
     ):
         with pytest.raises(InputError, match=message):
-            cache.local(url, *promised)
+            cache.local(url, *expected)
         assert not list(tmp_path.glob("*.tar"))
         assert not list(tmp_path.glob("*.partial"))
     assert cache.local(url, size).read_bytes() == (built / "small/train-000000.tar").read_bytes()

@@ -24,16 +24,16 @@ def greys(count: int, channel: int) -> list[Image.Image]:
 
 
 def tile(sheet: Image.Image, column: int, top: int) -> tuple[int, ...]:
-    return sheet.getpixel((GUTTER + column * (SIDE + MARGIN) + SIDE // 2, top + SIDE // 2))
+    return sheet.getpixel((MARGIN + GUTTER + column * (SIDE + MARGIN) + SIDE // 2, top + SIDE // 2))
 
 
-def test_every_view_stands_beneath_its_condition():
+def test_every_view_is_beneath_its_condition():
     rows = {"conditions": greys(5, 0), "views": greys(5, 1)}
     sheet = view_sheet(greys(2, 2), rows, [str(i) for i in range(5)], columns=3, side=SIDE)
     step = SIDE + MARGIN
     assert [tile(sheet, column, MARGIN) for column in range(3)] == [(0, 0, 1), (0, 0, 2), (255, 255, 255)]
     for view in range(5):
-        top = step + CAPTION + (view // 3) * (2 * step + CAPTION + MARGIN)
+        top = MARGIN + step + MARGIN + (view // 3) * (2 * step + CAPTION + MARGIN)
         assert tile(sheet, view % 3, top) == (view + 1, 0, 0)
         assert tile(sheet, view % 3, top + step) == (0, view + 1, 0)
 
@@ -42,9 +42,7 @@ def test_a_long_path_is_shown_by_evenly_spaced_views():
     count = 3 * MOST_VIEWS
     sheet = view_sheet(greys(1, 2), {"views": greys(count, 1)}, [""] * count, side=SIDE)
     band = SIDE + MARGIN + CAPTION + MARGIN
-    shown = [
-        tile(sheet, view % 8, SIDE + MARGIN + CAPTION + view // 8 * band)[1] - 1 for view in range(MOST_VIEWS)
-    ]
+    shown = [tile(sheet, view % 8, SIDE + 3 * MARGIN + view // 8 * band)[1] - 1 for view in range(MOST_VIEWS)]
     assert (shown[0], shown[-1]) == (0, count - 1)
     assert set(np.diff(shown)) <= {3, 4}
 
@@ -65,8 +63,9 @@ def test_items_in_columns_images_side_by_side():
 def test_a_case_without_one_of_the_kinds_keeps_its_place():
     (red,), (green,) = greys(1, 0), greys(1, 1)
     sheet = case_sheet(["first", "second"], {"a": [red, green], "b": [None, green]}, SIDE)
-    step, row = SIDE + MARGIN, SIDE + CAPTION + MARGIN
-    assert sheet.size == (2 * step, CAPTION + 2 * row)
-    middles = [[(x * step + SIDE // 2, CAPTION + y * row + SIDE // 2) for x in range(2)] for y in range(2)]
+    step, row, head = SIDE + MARGIN, SIDE + CAPTION + 2 * MARGIN, CAPTION + 2 * MARGIN
+    assert sheet.size == (MARGIN + 2 * step, head + 2 * row)
+    half = SIDE // 2
+    middles = [[(MARGIN + x * step + half, head + y * row + half) for x in range(2)] for y in range(2)]
     shown = [[sheet.getpixel(middle) for middle in line] for line in middles]
     assert shown == [[(1, 0, 0), (0, 1, 0)], [(255, 255, 255), (0, 1, 0)]]

@@ -13,6 +13,7 @@ from core.errors import InputError
 from core.workers import ONLY_WORKER, Worker
 from portraits.cameras import label_from_angles
 from shards.schema import SPLITS, Sample, SampleMeta
+from shards.source import Source
 
 
 def make_sample(
@@ -35,7 +36,7 @@ def make_sample(
     return Sample(meta, images[0], images[1], cameras, silhouettes if masks else None)
 
 
-class FakeSource:
+class FakeSource(Source):
     """A source of `identities` people in each split, `instants` frames each; a unit is a person.
 
     Args:

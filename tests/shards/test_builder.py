@@ -1,20 +1,25 @@
+import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 import tarfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from core.errors import InputError
+from core.errors import IncompleteError, InputError, one_line
 from core.workers import ONLY_WORKER, Worker
 from shards import build as command
+from shards.build_plan import BuildOptions, plan_build
 from shards.builder import build
 from shards.manifest import Manifest
 from shards.schema import Sample
+from shards.skips import Skip
 from tests.shards.fake_source import FakeSource, make_sample
 
 FAKE = {"fake": "tests.shards.fake_source.FakeSource"}
@@ -26,7 +31,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_bytes_do_not_depend_on_processes(tmp_path: Path) -> None:
     for processes in (0, 1, 2):
-        build(FakeSource(), tmp_path / str(processes), processes, max_shard_bytes=100_000)
+        build(FakeSource(), tmp_path / str(processes), processes, max_shard_mb=0.095)
     assert contents(tmp_path / "0") == contents(tmp_path / "1") == contents(tmp_path / "2")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1", "2"]
 
@@ -59,7 +64,7 @@ def test_workers_are_numbered_and_share_gpus_and_cores(
 
 
 def test_manifest_tells_what_is_there(tmp_path: Path) -> None:
-    built = build(FakeSource(), tmp_path / "out", 0, max_shard_bytes=100_000)
+    built = build(FakeSource(), tmp_path / "out", 0, max_shard_mb=0.095)
     manifest = Manifest.load(tmp_path / "out")
     assert manifest == built
     assert manifest.image_size == 16
@@ -201,3 +206,95 @@ def test_a_yaml_file_gives_the_options(tmp_path: Path) -> None:
     (tmp_path / "fake.yaml").write_text("people: 2\n")
     with pytest.raises(SystemExit):
         command.main(["fake", "--config", str(tmp_path / "fake.yaml"), "--out", str(tmp_path / "more")], FAKE)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"processes": -1}, "--processes -1: give 0 or more"),
+        ({"max_shard_mb": 0}, "--max_shard_mb 0: give more than 0"),
+        ({"max_skipped_share": 1.5}, "--max_skipped_share 1.5: give a share"),
+        ({"out": "{tmp}/file/out"}, "file is no folder that can be written to"),
+    ],
+)
+def test_options_are_checked_before_the_source_is_asked(tmp_path: Path, options: dict, said: str) -> None:
+    (tmp_path / "file").touch()
+    values = {"out": "{tmp}/out", **options}
+    with pytest.raises(InputError, match=said):
+        BuildOptions(**{k: v.format(tmp=tmp_path) if isinstance(v, str) else v for k, v in values.items()})
+
+
+class ManyProcesses(FakeSource):
+    """A source that asks for a number of processes."""
+
+    @property
+    def processes(self) -> int | None:
+        """Three."""
+        return 3
+
+
+def test_a_plan_answers_what_the_options_leave_open(tmp_path: Path) -> None:
+    options = BuildOptions(str(tmp_path / "out"))
+    plan = plan_build(ManyProcesses(), options)
+    assert (plan.processes, plan.max_skipped_share, sum(plan.frames)) == (3, 0.1, 18)
+    assert plan_build(FakeSource(), options).processes == os.cpu_count()
+    assert plan_build(ManyProcesses(), replace(options, processes=0)).processes == 0
+
+
+class Photos(FakeSource):
+    """Photos of a user's, every other one of which cannot be read."""
+
+    inputs = "photos"
+
+    def capture(self, unit: tuple[str, int], worker: Worker = ONLY_WORKER) -> list[Sample | Skip]:
+        """The frames of a person, or the reason why there are none."""
+        if unit[1] % 2:
+            return [Skip(f"{unit[0]}{unit[1]}.jpg", "no photo", self.frames(unit))]
+        return super().capture(unit, worker)
+
+
+def test_a_build_of_photos_uses_the_rest_and_names_those_that_fail(tmp_path: Path) -> None:
+    sources = {"photos": "tests.shards.test_builder.Photos"}
+    with pytest.raises(IncompleteError, match=r"3 of 9 photos were left out.*train1\.jpg: no photo; val1"):
+        command.main(["photos", "--out", str(tmp_path / "out"), "--processes", "0"], sources)
+    assert Manifest.load(tmp_path / "out").samples("train") == 4
+    with pytest.raises(InputError, match=r"more than --max_skipped_share 0\.1"):
+        build(Photos(), tmp_path / "strict", 0, max_skipped_share=0.1)
+
+
+class FullDisk(FakeSource):
+    """A source in whose capture the disk fills up."""
+
+    def capture(self, unit: tuple[str, int], worker: Worker = ONLY_WORKER) -> list[Sample]:  # noqa: ARG002
+        """Nothing."""
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+class NoMemory(FakeSource):
+    """A source whose capture takes more memory than there is."""
+
+    def capture(self, unit: tuple[str, int], worker: Worker = ONLY_WORKER) -> list[Sample]:  # noqa: ARG002
+        """Nothing."""
+        raise MemoryError
+
+
+class Killed(FakeSource):
+    """A source whose worker process is killed."""
+
+    def capture(self, unit: tuple[str, int], worker: Worker = ONLY_WORKER) -> list[Sample]:  # noqa: ARG002
+        """Nothing."""
+        os.kill(os.getpid(), signal.SIGKILL)
+        return []
+
+
+def test_a_full_disk_and_lack_of_memory_end_a_build_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for processes in (0, 1):
+        with pytest.raises(SystemExit), one_line():
+            build(FullDisk(), tmp_path / "full", processes)
+        assert "error: No space left on device: make room" in capsys.readouterr().err
+        with pytest.raises(InputError, match=r"out of memory: .*fewer --processes"):
+            build(NoMemory(), tmp_path / "memory", processes)
+    with pytest.raises(InputError, match=r"a capture process died.*fewer --processes"):
+        build(Killed(), tmp_path / "killed", 1)

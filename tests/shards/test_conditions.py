@@ -12,11 +12,12 @@ from portraits.cameras import label_from_angles
 from shards.conditions import RenderedConditions, render_conditions
 from shards.schema import SampleMeta
 from tests.faces import FlatRenderer
+from tests.shards.fake_source import FakeSource
 
 SIZE = 48
 
 
-class Plain(RenderedConditions):
+class Plain(RenderedConditions, FakeSource):
     """A source as far as its conditions go."""
 
     conditions = "synthetic"

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from core.errors import InputError
+from portraits.contact_sheet import CAPTION, MARGIN
 from shards.builder import build
 from shards.inspect import main
 from shards.sample_sheet import sample_sheet
@@ -15,7 +16,7 @@ from tests.shards.fake_source import FakeSource, make_sample
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    build(FakeSource(), tmp_path / "out", 0, max_shard_bytes=100_000)
+    build(FakeSource(), tmp_path / "out", 0, max_shard_mb=0.095)
     return tmp_path / "out"
 
 
@@ -53,9 +54,21 @@ def test_checksums(folder: Path) -> None:
 def test_sheet_shows_views_by_yaw() -> None:
     sample = make_sample(views=12)
     sheet = np.asarray(sample_sheet([sample], columns=3, side=16))
-    seen = [sheet[22, 4 + column * 20 + 8] for column in range(3)]
+    seen = [sheet[MARGIN + CAPTION + 8, MARGIN + column * (16 + MARGIN) + 8] for column in range(3)]
     for colour, view in zip(seen, (0, 6, 11), strict=True):
         np.testing.assert_array_equal(colour, sample.views[view, 0, 0])
+
+
+def test_samples_of_few_views_are_side_by_side() -> None:
+    singles = [make_sample(str(number), views=1) for number in range(28)]
+    sheet = sample_sheet(singles, columns=8, side=16)
+    band = CAPTION + 2 * (16 + MARGIN) + CAPTION + MARGIN
+    assert sheet.size == (MARGIN + 8 * (16 + MARGIN), MARGIN + 4 * band)
+    for number in (0, 9, 27):
+        x, y = number % 8 * (16 + MARGIN), number // 8 * band
+        seen = sheet.getpixel((MARGIN + x + 8, MARGIN + y + CAPTION + 8))
+        assert seen == tuple(singles[number].views[0, 0, 0])
+    assert sample_sheet([make_sample(views=3)] * 3, 8, 16).width == MARGIN + 2 * 3 * (16 + MARGIN)
 
 
 def test_commands_end_in_one_line(tmp_path: Path) -> None:

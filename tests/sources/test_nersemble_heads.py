@@ -55,7 +55,7 @@ def turn_between(first: HeadFrame, second: HeadFrame) -> float:
 def test_the_head_s_pose_is_found(studio: Studio, pictures: dict[str, np.ndarray]):
     source = object.__new__(NersembleCapture)
     cameras = {serial: studio.scaled(serial) for serial in pictures}
-    head = source._head({serial: Picture(image) for serial, image in pictures.items()}, cameras)
+    head = source._locate_head({serial: Picture(image) for serial, image in pictures.items()}, cameras)
     assert turn_between(head, studio.head) < 3
     assert abs(head.scale / studio.head.scale - 1) < 0.06
 

@@ -1,0 +1,95 @@
+"""The plan of a build: the user's options resolved and checked, before anything is captured."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core.errors import InputError
+from shards.schema import SCHEMA_VERSION
+from shards.source import Source, Unit
+
+MAX_SHARD_MB = 256.0
+MAX_SKIPPED_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What a build of any source is told.
+
+    Args:
+        out: the folder to make; it must not exist
+        processes: worker processes, 0 to capture in this one; by default one per core, or one per GPU for
+            what a GPU renders
+        max_shard_mb: largest size of a shard in MiB
+        max_skipped_share: fail if more than this share of the frames is skipped; 0.1 by default, and 1 for a
+            user's own photos
+
+    Raises InputError for what no build can do.
+    """
+
+    out: str
+    processes: int | None = None
+    max_shard_mb: float = MAX_SHARD_MB
+    max_skipped_share: float | None = None
+
+    def __post_init__(self) -> None:
+        out = Path(self.out)
+        if out.exists() or out.is_symlink():
+            raise InputError(f"{out} exists already: choose another --out, or remove it to build again")
+        if self.processes is not None and self.processes < 0:
+            raise InputError(f"--processes {self.processes}: give 0 or more")
+        if not self.max_shard_mb > 0:
+            raise InputError(f"--max_shard_mb {self.max_shard_mb:g}: give more than 0")
+        if self.max_skipped_share is not None and not 0 <= self.max_skipped_share <= 1:
+            raise InputError(f"--max_skipped_share {self.max_skipped_share:g}: give a share from 0 to 1")
+        folder = next(parent for parent in out.absolute().parents if parent.exists())
+        if not (folder.is_dir() and os.access(folder, os.W_OK)):
+            raise InputError(f"--out {out}: {folder} is no folder that can be written to")
+
+
+@dataclass(frozen=True)
+class BuildPlan:
+    """A build with every question answered.
+
+    `frames` is the number of frames expected from each of the `units`; `processes` is 0 where this process
+    captures."""
+
+    source: Source
+    units: Sequence[Unit]
+    frames: tuple[int, ...]
+    out: Path
+    processes: int
+    max_shard_bytes: int
+    max_skipped_share: float
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """What the shards depend on: an interrupted build is resumed by the same recipe only."""
+        return {
+            "source": self.source.name,
+            "settings": self.source.settings,
+            "schema_version": SCHEMA_VERSION,
+        }
+
+
+def plan_build(source: Source, options: BuildOptions) -> BuildPlan:
+    """Resolve what the options leave open by the source. Raises InputError where there is nothing to
+    capture."""
+    units = source.units()
+    if not units:
+        raise InputError(f"{source.name} has nothing to capture: check its settings")
+    processes = source.processes if options.processes is None else options.processes
+    share = options.max_skipped_share
+    if share is None:
+        share = MAX_SKIPPED_SHARE if source.inputs is None else 1.0
+    return BuildPlan(
+        source=source,
+        units=units,
+        frames=tuple(source.frames(unit) for unit in units),
+        out=Path(options.out),
+        processes=(os.cpu_count() or 1) if processes is None else processes,
+        max_shard_bytes=int(options.max_shard_mb * (1 << 20)),
+        max_skipped_share=share,
+    )
