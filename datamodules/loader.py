@@ -47,8 +47,8 @@ class SkipCounter:
 class StreamLoader(DataLoader[Any]):
     """A DataLoader over ready-made batches.
 
-    Each time it is iterated, a training stream starts at the position that `begin()` returns. An InputError in
-    a worker is raised without the worker's traceback. torch's global random state is not used.
+    Each time it is iterated, a training stream starts at the position that `begin()` returns. An InputError
+    in a worker is raised without the worker's traceback. torch's global random state is not used.
     """
 
     def __init__(

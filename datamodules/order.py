@@ -1,8 +1,8 @@
 """The order of the training stream, as pure functions of (seed, epoch, position).
 
-Positions are divided into blocks, in each of which every source appears in proportion to its weight, shuffled.
-The n-th appearance of a source is its turn n; its turns run through its epochs, each a permutation of its
-frames.
+Positions are divided into blocks, in each of which every source appears in proportion to its weight,
+shuffled. The n-th appearance of a source is its turn n; its turns run through its epochs, each a permutation
+of its frames.
 """
 
 from collections.abc import Sequence
@@ -114,7 +114,7 @@ class Draw:
 
 
 def draw_views(random: np.random.Generator, views: int, references: int, targets: int) -> Draw:
-    """Draw distinct references and targets from a frame's `views`, at least `references + targets` of them."""
+    """Draw distinct references and targets from a frame's `views`, of which there have to be enough."""
     chosen = random.permutation(views)[: references + targets].tolist()
     return Draw(tuple(chosen[:references]), tuple(chosen[references:]))
 

@@ -25,8 +25,8 @@ class PortraitViewsDataModule(pl.LightningDataModule):
 
     The training stream is endless (set `max_steps` and an integer `val_check_interval`) and a function of
     (`seed`, position). It does not depend on the number of workers or ranks, and a resumed run continues at
-    the next position, also with another batch size or number of ranks. Every frame of a source appears once in
-    each of its epochs. Validation and test are finite, with a fixed order and fixed views; frames whose
+    the next position, also with another batch size or number of ranks. Every frame of a source appears once
+    in each of its epochs. Validation and test are finite, with a fixed order and fixed views; frames whose
     `valid` is False only fill up batches.
 
     If the trained module has a `vae_fingerprint`, batches in which all frames have cached latents of that VAE

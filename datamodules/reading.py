@@ -37,8 +37,9 @@ MAX_IN_A_ROW = 50
 
 
 class Moments(NamedTuple):
-    """Cached posterior moments of references (R, 2C, H, W), targets (V, 2C, H, W), and both mirrored, float16:
-    mean, then log variance."""
+    """Cached posterior moments of references (R, 2C, H, W), targets (V, 2C, H, W), and both mirrored.
+
+    They are float16: mean, then log variance."""
 
     reference: NDArray[np.float16]
     target: NDArray[np.float16]
@@ -142,8 +143,12 @@ def first_readable(
     reader: ViewReader,
     random: Callable[[str], np.random.Generator],
 ) -> Item:
-    """The first undamaged frame among `number_of(0)`, `number_of(1)` …, drawn with `random(key)`; the damaged
-    ones are named in its `skipped`. Raises InputError where `MAX_IN_A_ROW` are damaged, or all there are."""
+    """The first undamaged one of the frames `number_of(0)`, `number_of(1)` …, its views drawn by
+    `random(key)`.
+
+    Its `skipped` lists the damaged ones. Raises InputError if `MAX_IN_A_ROW` in a row, or all frames, are
+    damaged.
+    """
     skipped: list[str] = []
     attempts = min(MAX_IN_A_ROW, len(frames))
     for attempt in range(attempts):
