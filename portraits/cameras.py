@@ -1,29 +1,33 @@
-"""The one camera convention: EG3D's 25-number labels.
+"""Cameras in EG3D's convention, which all of the project uses: labels of 25 numbers.
 
 A label is a cam2world matrix (4x4, row-major, OpenCV axes: x right, y down, z forward) followed by a 3x3
-intrinsic matrix divided by the image side. World y is up, the face looks to +z, and the camera sits on a
-sphere of radius 2.7 about the origin, looking at (0, 0, 0.2). Positive yaw moves the camera to +x (the face
-then points to the image's left); positive pitch moves it above the face. Angles are radians; people are told
-degrees.
+intrinsic matrix divided by the image side. World y is up and the face looks to +z; the camera is on a sphere
+of radius 2.7 about the origin and looks at (0, 0, 0.2). Positive yaw moves the camera to +x (the face then
+points to the left of the image), positive pitch moves it above the face. Angles are in radians, except in
+messages and captions.
 """
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from core.errors import InputError
+from portraits.geometry import nearest_rotation, rotation_error
 
 LABEL_SIZE = 25
 RADIUS = 2.7
 PIVOT = (0.0, 0.0, 0.2)
 FOCAL = 4.2647
+EXACT = 1e-3  # largest entry of R R^T - I of a valid rotation R
+MAX_ROTATION_ERROR = 2e-2  # the same of a rotation from outside, which is made a valid one
 INTRINSICS = np.array([[FOCAL, 0.0, 0.5], [0.0, FOCAL, 0.5], [0.0, 0.0, 1.0]])
 
 FloatArray = NDArray[np.floating]
 
 
 def look_at(origin: ArrayLike, pivot: ArrayLike = PIVOT, roll: float = 0.0) -> FloatArray:
-    """The cam2world matrix (4, 4) of a camera at `origin` whose optical axis meets `pivot`, turned by `roll`
-    radians about that axis (positive: the image content turns anticlockwise)."""
+    """The cam2world matrix (4, 4) of a camera at `origin` whose optical axis passes through `pivot`.
+
+    The camera is turned by `roll` radians about that axis; a positive roll turns the image anticlockwise."""
     origin = np.asarray(origin, dtype=np.float64)
     forward = np.asarray(pivot, dtype=np.float64) - origin
     forward /= np.linalg.norm(forward)
@@ -47,8 +51,8 @@ def label(pose: ArrayLike, intrinsics: ArrayLike = INTRINSICS) -> NDArray[np.flo
 def label_from_angles(
     yaw: float, pitch: float, roll: float = 0.0, radius: float = RADIUS, pivot: ArrayLike = PIVOT
 ) -> NDArray[np.float32]:
-    """The label (25,) of a camera on the sphere about the origin at the given yaw, pitch and roll
-    (radians)."""
+    """The label (25,) of a camera on the sphere of `radius` about the origin at yaw, pitch and roll in
+    radians."""
     origin = radius * np.array(
         [np.cos(pitch) * np.sin(yaw), np.sin(pitch), np.cos(pitch) * np.cos(yaw)], dtype=np.float64
     )
@@ -63,7 +67,7 @@ def split_label(labels: ArrayLike) -> tuple[FloatArray, FloatArray]:
 
 
 def angles(labels: ArrayLike) -> FloatArray:
-    """Yaw and pitch (..., 2), radians, of the camera's position about the origin; the inverse of
+    """Yaw and pitch (..., 2) in radians of the camera's position about the origin, the inverse of
     `label_from_angles`."""
     position = split_label(labels)[0][..., :3, 3].astype(np.float64)
     x, y, z = np.moveaxis(position, -1, 0)
@@ -71,8 +75,9 @@ def angles(labels: ArrayLike) -> FloatArray:
 
 
 def project(points: ArrayLike, labels: ArrayLike) -> FloatArray:
-    """World points (N, 3) to normalised image coordinates (N, 2) under one label: (0, 0) is the image's top
-    left corner, (1, 1) its bottom right."""
+    """The normalised image coordinates (N, 2) of world points (N, 3) under one label.
+
+    (0, 0) is the top left corner of the image, (1, 1) the bottom right one."""
     pose, intrinsics = split_label(labels)
     in_camera = (np.asarray(points, dtype=np.float64) - pose[:3, 3]) @ pose[:3, :3]
     in_image = in_camera @ intrinsics.T
@@ -80,8 +85,10 @@ def project(points: ArrayLike, labels: ArrayLike) -> FloatArray:
 
 
 def check_labels(labels: ArrayLike, where: str) -> NDArray[np.float32]:
-    """Labels as float32 (K, 25). Raises an InputError naming `where`, and the first camera that is none,
-    unless each is finite, its cam2world rigid and its focal lengths positive."""
+    """Labels as float32 (K, 25).
+
+    Raises InputError naming `where` and the first invalid camera, unless all labels are finite, each
+    cam2world is rigid and all focal lengths are positive."""
     try:
         array = np.asarray(labels, dtype=np.float32)
     except (TypeError, ValueError):
@@ -91,13 +98,29 @@ def check_labels(labels: ArrayLike, where: str) -> NDArray[np.float32]:
     _all_cameras(np.isfinite(array).all(axis=1), "has numbers that are not finite", where)
     poses, intrinsics = split_label(array)
     rotations = poses[:, :3, :3]
-    rigid = np.abs(rotations @ rotations.transpose(0, 2, 1) - np.eye(3)).max(axis=(1, 2)) < 1e-3
+    rigid = rotation_error(rotations) < EXACT
     rigid &= np.linalg.det(rotations) > 0
     rigid &= np.abs(poses[:, 3] - (0, 0, 0, 1)).max(axis=1) < 1e-4
     _all_cameras(rigid, "is not a rigid cam2world (a rotation and a shift, row by row)", where)
     seeing = (intrinsics[:, 0, 0] > 0) & (intrinsics[:, 1, 1] > 0)
     _all_cameras(seeing, "has no positive focal lengths", where)
     return array
+
+
+def repair_labels(labels: ArrayLike, where: str) -> NDArray[np.float32]:
+    """Labels from outside as float32 (K, 25), with rotations that are orthogonal to `MAX_ROTATION_ERROR` only
+    replaced by the nearest rotation.
+
+    Such labels are written by tools that estimate poses, PanoHead's cropping among them. Raises InputError as
+    `check_labels`."""
+    array = np.array(labels, dtype=np.float64)
+    if array.ndim == 2 and array.shape[1] == LABEL_SIZE and np.isfinite(array).all():
+        rotations = split_label(array)[0][:, :3, :3]
+        error = rotation_error(rotations)
+        off = (error >= EXACT) & (error < MAX_ROTATION_ERROR)
+        rotations[off] = nearest_rotation(rotations[off])
+        array[:, :16].reshape(-1, 4, 4)[:, :3, :3] = rotations
+    return check_labels(array, where)
 
 
 def _all_cameras(valid: ArrayLike, fault: str, where: str) -> None:

@@ -26,6 +26,13 @@ def nearest_rotation(matrices: ArrayLike) -> Array:
     return np.asarray(u @ vt)
 
 
+def rotation_error(matrices: ArrayLike) -> Array:
+    """The largest entry (...) of |R R^T - I| for matrices R (..., 3, 3): 0 for rotations and reflections."""
+    rotations = np.asarray(matrices)
+    products = rotations @ np.swapaxes(rotations, -1, -2)
+    return np.asarray(np.abs(products - np.eye(3)).max(axis=(-2, -1)))
+
+
 def similarity(source: Array, target: Array) -> tuple[float, Array, Array]:
     """The least-squares scale, rotation (3, 3) and translation (3,) that map `source` (N, 3) onto `target`
     (N, 3) (Umeyama 1991)."""

@@ -5,18 +5,14 @@ import re
 from collections.abc import Collection, Mapping
 from pathlib import Path, PurePosixPath
 
-import numpy as np
-
-from core.arrays import parse_npy
 from core.errors import InputError
 from core.lists import spread
 from portraits.alignment.photos import SUFFIXES
-from portraits.cameras import LABEL_SIZE
+from portraits.camera_files import LABEL_SUFFIXES, read_label_file
 from shards.sources.names import key_name
 
 LABEL_LISTS = ("dataset.json", "label.json")
 MAX_LIST_BYTES = 1 << 30
-MAX_LABEL_BYTES = 1 << 16
 SINGLE_IMAGE = re.compile(r"\d{5}/img\d{8}\.\w+")  # names that EG3D's dataset_tool gives
 VIEW_NUMBER = re.compile(r"(.+?)[_-]([^_-]+)")
 
@@ -61,17 +57,10 @@ def read_own_label(image: Path) -> Label:
     path = _label_file(image)
     if path is None:
         raise InputError(f"{image.name}: it has no label")
-    if path.stat().st_size > MAX_LABEL_BYTES:
-        raise InputError(f"{path.name}: larger than a label can be")
-    try:
-        data = path.read_bytes()
-        values = parse_npy(data) if path.suffix == ".npy" else json.loads(data)
-        if isinstance(values, dict):
-            values = values.get("label", values.get("labels"))
-        numbers = np.asarray(values, dtype=np.float64).ravel()
-    except (ValueError, TypeError, RecursionError) as error:
-        raise InputError(f"{path.name}: its label is not {LABEL_SIZE} numbers") from error
-    return tuple(numbers.tolist())
+    labels = read_label_file(path)
+    if len(labels) != 1:
+        raise InputError(f"{path.name}: it holds {len(labels)} labels, not one")
+    return labels[0]
 
 
 def _read_list(root: Path, path: Path) -> dict[str, Label | None]:
@@ -82,7 +71,7 @@ def _read_list(root: Path, path: Path) -> dict[str, Label | None]:
         found: dict[str, Label | None] = {
             str(name): tuple(float(value) for value in values) for name, values in entries
         }
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise InputError(f'{path}: not {{"labels": [["image.png", [25 numbers]], …]}} ({error!r})') from error
     _check_names(root, path, found)
     return found
@@ -104,7 +93,7 @@ def _check_names(root: Path, path: Path, names: Collection[str]) -> None:
 
 
 def _label_file(image: Path) -> Path | None:
-    return next((p for p in (image.with_suffix(s) for s in (".npy", ".json")) if p.is_file()), None)
+    return next((p for p in (image.with_suffix(s) for s in LABEL_SUFFIXES) if p.is_file()), None)
 
 
 def _identity(name: str, nested: bool) -> str:

@@ -22,7 +22,8 @@ from portraits.alignment.detection import FaceDetector, choose
 from portraits.alignment.head import HeadFrame, NoHeadError, locate_head
 from portraits.alignment.photos import open_photo
 from portraits.alignment.virtual import virtual_view
-from portraits.cameras import check_labels, split_label
+from portraits.camera_files import parse_label
+from portraits.cameras import repair_labels, split_label
 from portraits.pixels import Images
 from shards.conditions import RenderedConditions
 from shards.schema import Sample, SampleMeta
@@ -150,7 +151,8 @@ class LabelledFolder(RenderedConditions):
         for name, listed in unit.images:
             path = root / name
             try:
-                label = check_labels([read_own_label(path) if listed is None else listed], name)[0]
+                values = read_own_label(path) if listed is None else parse_label(list(listed), f"{name}: it")
+                label = repair_labels([values], name)[0]
                 image = open_photo(path)
                 if image.width != image.height:
                     raise InputError(f"{name}: {image.width}x{image.height} is not square")

@@ -66,7 +66,10 @@ def changed(index, value):
         (json.dumps({"labels": [[1, 2, 3]]}), "labels are not pairs"),
         (json.dumps([row[:16] for row in LABELS.tolist()]), "camera 0 has 16 numbers; .* 25"),
         (json.dumps([*LABELS.tolist(), [0.0] * 26]), "camera 3 has 26 numbers"),
-        (json.dumps(changed(3, "2.7")), "camera 1 is not a list of 25 numbers"),
+        (json.dumps(changed(3, "much")), "camera 1 has a number that is not finite"),
+        (json.dumps(changed(3, "inf")), "camera 1 has a number that is not finite"),
+        (json.dumps(changed(3, True)), "camera 1 is not a list of 25 numbers"),
+        (json.dumps(changed(0, 0.9)), "camera 1 is not a rigid cam2world"),
         (json.dumps(changed(3, None)), "camera 1 is not a list of 25 numbers"),
         (json.dumps(changed(3, float("nan"))), "camera 1 has a number that is not finite"),
         (json.dumps(changed(3, 10**400)), "camera 1 has a number that is not finite"),
@@ -79,6 +82,39 @@ def test_what_is_no_camera_in_json_is_one_line(tmp_path, content, line):
     path.write_text(content)
     with pytest.raises(InputError, match=rf"poses\.json: .*{line}"):
         read_cameras([path])
+
+
+@pytest.mark.parametrize("strings", [False, True])
+@pytest.mark.parametrize("suffix", [".json", ".npy"])
+def test_rotations_that_are_off_by_a_per_cent_become_the_nearest_ones(tmp_path, suffix, strings):
+    sheared = LABELS.astype(np.float64)
+    poses = sheared[:, :16].reshape(-1, 4, 4)
+    poses[:, :3, 0] += 0.015 * poses[:, :3, 1]
+    path = tmp_path / f"panohead{suffix}"
+    if suffix == ".npy":
+        np.save(path, sheared)
+    else:
+        rows = [[f"{value:.8f}" if strings else float(value) for value in row] for row in sheared]
+        path.write_text(json.dumps({"labels": [[f"{i}.png", row] for i, row in enumerate(rows)]}))
+    found = read_cameras([path])
+    rotations = found[:, :16].reshape(-1, 4, 4)[:, :3, :3]
+    np.testing.assert_allclose(
+        rotations @ rotations.transpose(0, 2, 1), np.eye(3)[None].repeat(3, 0), atol=1e-6
+    )
+    assert 1e-3 < np.abs(found - sheared).max() < 0.01
+    np.testing.assert_allclose(found[:, [3, 7, 11]], LABELS[:, [3, 7, 11]], atol=1e-6)
+    np.testing.assert_array_equal(found[:, 16:], LABELS[:, 16:])
+
+
+def test_a_folder_of_photos_is_a_camera_each_in_natural_order(tmp_path):
+    for name, left in (("10.jpg", 60), ("2.jpg", 90)):
+        Image.fromarray(astronaut()[:, left : left + 310]).save(tmp_path / name, quality=95)
+    (tmp_path / "._2.jpg").write_bytes(b"\0\5\x16\7")
+    singly = read_cameras([tmp_path / "2.jpg", tmp_path / "10.jpg"])
+    np.testing.assert_array_equal(read_cameras([tmp_path]), singly)
+    (tmp_path / "none").mkdir()
+    with pytest.raises(InputError, match="there are no photos in it"):
+        read_cameras([tmp_path / "none"])
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,22 @@ def test_labels_beside_the_images_and_identities_by_folder(tmp_path: Path, suffi
     assert {len(sample.views) for sample in few} == {6}
 
 
+@pytest.mark.parametrize("convention", ["eg3d", "panohead"])
+def test_rotations_that_are_off_by_a_per_cent_are_used(folder: Path, convention: str):
+    straight, _ = capture(folder, convention=convention)
+    values = json.loads((folder / "dataset.json").read_text())
+    for entry in values["labels"]:
+        label = np.array(entry[1], dtype=float)
+        pose = label[:16].reshape(4, 4)
+        pose[:3, 0] += 0.015 * pose[:3, 1]
+        entry[1] = [f"{value:.6f}" for value in label]
+    (folder / "dataset.json").write_text(json.dumps(values))
+    samples, skips = capture(folder, convention=convention)
+    assert skips == []
+    for sample, other in zip(samples, straight, strict=True):
+        assert np.abs(sample.cameras - other.cameras).max() < 0.03
+
+
 def test_what_cannot_be_used_is_named(folder: Path):
     values = json.loads((folder / "dataset.json").read_text())
     values["labels"][0][1] = ["1"] * 25
@@ -138,7 +154,7 @@ def test_what_cannot_be_used_is_named(folder: Path):
     assert [sample.meta.identity for sample in samples] == ["seed0002"]
     reasons = {skip.what: skip.reason for skip in skips}
     assert "is not a rigid cam2world" in reasons["seed0001_00.png"]
-    assert "EG3D labels are (K, 25)" in reasons["seed0001_01.png"]
+    assert "it has 16 numbers; EG3D labels have 25" in reasons["seed0001_01.png"]
     assert "cannot be read as a photo" in reasons["seed0001_02.png"]
     assert reasons["seed0001"] == "fewer than 8 usable images"
     assert sum(skip.frames for skip in skips) == 1
@@ -167,7 +183,7 @@ def test_pickled_labels_are_not_read(tmp_path: Path):
         np.save(tmp_path / f"a_{view}.npy", np.array([{"evil": 1}], dtype=object), allow_pickle=True)
     samples, skips = capture(tmp_path, min_views=2)
     assert samples == []
-    assert "not 25 numbers" in skips[0].reason
+    assert "cannot be read as an array" in skips[0].reason
 
 
 def test_a_folder_without_labels_is_refused(tmp_path: Path):

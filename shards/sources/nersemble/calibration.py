@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from portraits.geometry import nearest_rotation
+from portraits.cameras import MAX_ROTATION_ERROR
+from portraits.geometry import nearest_rotation, rotation_error
 
 FULL_SIZE = (2200, 3208)  # width and height of the sensor in pixels, to which shared intrinsics refer
 MAX_BYTES = 1 << 20
 MAX_OFF_CENTRE = 0.25  # distance of a principal point from the middle, relative to half the image
-MAX_ROTATION_ERROR = 1e-2  # entries of R R^T - I; what is closer is made a rotation
 
 
 class CalibrationError(ValueError):
@@ -115,8 +115,7 @@ def _camera(pose: object, intrinsics: object, size: tuple[int, int] | None) -> P
     if world_to_camera.shape != (4, 4) or matrix.shape != (3, 3):
         raise CalibrationError("it is not a 4x4 pose with 3x3 intrinsics")
     rotation = world_to_camera[:3, :3]
-    rigid = np.abs(rotation @ rotation.T - np.eye(3)).max() < MAX_ROTATION_ERROR
-    rigid = rigid and np.linalg.det(rotation) > 0
+    rigid = rotation_error(rotation) < MAX_ROTATION_ERROR and np.linalg.det(rotation) > 0
     rigid = rigid and np.abs(world_to_camera[3] - (0, 0, 0, 1)).max() < 1e-6
     finite = np.isfinite(world_to_camera).all() and np.isfinite(matrix).all()
     if not (finite and rigid and matrix[0, 0] > 0 and matrix[1, 1] > 0):
