@@ -1,8 +1,7 @@
-"""`python -m portraits.align PHOTO… --out DIR`: EG3D's crops of any photos, their cameras, and how they were
-found.
+"""`python -m portraits.align PHOTO… --out DIR`: EG3D's crops of photos of people, and their cameras.
 
-Writes `<photo>.png`, `<photo>.overlay.jpg` with landmarks, the crop and the head's axes drawn, and
-`dataset.json` with the labels in EG3D's own format.
+Writes for each photo its crop `<photo>.png` and `<photo>.overlay.jpg`, the photo with the landmarks, the
+outline of the crop and the axes of the head; and `dataset.json` with all labels in EG3D's format.
 """
 
 from collections.abc import Sequence
@@ -12,100 +11,122 @@ import numpy as np
 from jsonargparse import ArgumentParser
 from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw
+from tqdm import tqdm
 
-from core.errors import InputError, one_line
-from core.files import write_json
-from portraits.alignment.align import Aligned, align
+from core.errors import IncompleteError, InputError, one_line
+from core.files import exclusive, write_json
+from core.lists import shortened
+from portraits.alignment.align import Aligned
 from portraits.alignment.detection import FaceDetector
-from portraits.alignment.photos import open_photo
 from portraits.cameras import PIVOT, angles, project
+from portraits.contact_sheet import save_whole
+from portraits.image_folders import view_files
+from portraits.people import align_portrait, open_portrait
 
 LABELS = "dataset.json"
 OVERLAY_SIDE = 1024
-AXIS = 0.25  # canonical units
+AXIS = 0.25  # length in units of EG3D's world
 AXES = {"red": (AXIS, 0.0, 0.0), "lime": (0.0, AXIS, 0.0), "deepskyblue": (0.0, 0.0, AXIS)}
 
 
-def overlay(photo: Image.Image, aligned: Aligned) -> Image.Image:
-    """The photo with the five landmarks, the crop's outline and the head's axes: x red, y green, z (where the
-    face looks) blue."""
+def draw_overlay(photo: Image.Image, aligned: Aligned) -> Image.Image:
+    """The photo with the five landmarks, the outline of the crop and the axes of the head: x in red, y in
+    green, and z, where the face looks, in blue."""
     scale = min(1.0, OVERLAY_SIDE / max(photo.size))
     shown = photo.resize([max(round(side * scale), 1) for side in photo.size], Image.Resampling.BOX)
     draw = ImageDraw.Draw(shown)
     square = aligned.square
     corner = np.array([square.left, square.top])
 
-    def place(points: ArrayLike) -> list[tuple[float, float]]:
-        """Normalised crop coordinates to pixels of the picture."""
+    def to_pixels(points: ArrayLike) -> list[tuple[float, float]]:
+        """Points in normalised coordinates of the crop, in pixels of the picture."""
         return [(float(x), float(y)) for x, y in (np.asarray(points) * square.side + corner) * scale]
 
-    draw.polygon(place([(0, 0), (1, 0), (1, 1), (0, 1)]), outline="white")
-    for x, y in place(aligned.landmarks):
+    draw.polygon(to_pixels([(0, 0), (1, 0), (1, 1), (0, 1)]), outline="white")
+    for x, y in to_pixels(aligned.landmarks):
         draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill="yellow", outline="black")
     for colour, tip in AXES.items():
         ends = np.array([PIVOT, np.add(PIVOT, tip)])
-        draw.line(place(project(ends, aligned.camera)), fill=colour, width=3)
+        draw.line(to_pixels(project(ends, aligned.camera)), fill=colour, width=3)
     return shown
+
+
+def find_photos(paths: Sequence[Path]) -> list[Path]:
+    """The photos among `paths` and in the folders among them.
+
+    Raises InputError for a folder without photos, and for photos whose crops would have the same name."""
+    photos = [photo for path in paths for photo in (view_files(path, "photos") if path.is_dir() else [path])]
+    by_name: dict[str, list[Path]] = {}
+    for photo in photos:
+        by_name.setdefault(photo.stem, []).append(photo)
+    for name, same in by_name.items():
+        if len(same) > 1:
+            raise InputError(
+                f"the crops of {shortened([str(path) for path in same], 4)} would all be named {name}.png:"
+                " align them into different folders"
+            )
+    return photos
 
 
 def align_photos(
     photos: Sequence[Path], out: Path, size: int, box: Sequence[float] | None = None
 ) -> list[str]:
-    """Align photos into the folder `out`; what went wrong with which comes back. Raises InputError where
-    `out` has labels already, or two photos have one name."""
-    names = [photo.stem for photo in photos]
-    if (out / LABELS).exists():
-        raise InputError(f"{out / LABELS} exists already: choose another --out")
-    for name in names:
-        if names.count(name) > 1:
-            raise InputError(f"{name}: two photos of this name; align them into different folders")
-    out.mkdir(parents=True, exist_ok=True)
-    detector = FaceDetector()
+    """Align photos into the folder `out`, with a progress bar, and return what is wrong with those that
+    cannot be aligned. Raises InputError where `out` has labels already or cannot be made."""
     labels: list[list[object]] = []
-    troubles = []
-    for path, name in zip(photos, names, strict=True):
-        try:
-            photo = open_photo(path)
-            found = align(photo, size, box, detector)
-        except InputError as error:
-            troubles.append(str(error) if str(path) in str(error) else f"{path}: {error}")
-            continue
-        found.image.save(out / f"{name}.png")
-        overlay(photo, found).save(out / f"{name}.overlay.jpg", quality=90)
-        labels.append([f"{name}.png", [float(value) for value in found.camera]])
-        yaw, pitch = np.degrees(angles(found.camera))
-        print(f"{path}: yaw {yaw:+.1f}°, pitch {pitch:+.1f}° → {out / name}.png")
-    if labels:
-        write_json(out / LABELS, {"labels": labels})
-    return troubles
+    faults: list[str] = []
+    with exclusive(out), tqdm(photos, desc="align", unit="photo") as bar:
+        if (out / LABELS).exists():
+            raise InputError(f"{out / LABELS} exists already: choose another --out")
+        if not out.is_dir() and out.exists():
+            raise InputError(f"{out} is a file: choose another --out")
+        out.mkdir(exist_ok=True)
+        detector = FaceDetector()
+        for path in bar:
+            try:
+                photo = open_portrait(path)
+                found = align_portrait(photo, path, size, box, detector)
+            except InputError as error:
+                faults.append(str(error))
+                continue
+            save_whole(found.image, out / f"{path.stem}.png")
+            save_whole(draw_overlay(photo, found), out / f"{path.stem}.overlay.jpg")
+            labels.append([f"{path.stem}.png", [float(value) for value in found.camera]])
+            yaw, pitch = np.degrees(angles(found.camera))
+            bar.write(f"{path}: yaw {yaw:+.1f}°, pitch {pitch:+.1f}° → {out / path.stem}.png")
+        if labels:
+            write_json(out / LABELS, {"labels": labels})
+    return faults
 
 
 def make_parser() -> ArgumentParser:
     """The command's parser."""
-    parser = ArgumentParser(prog="python -m portraits.align", description="EG3D crops and cameras of photos.")
-    parser.add_argument("photos", type=str, nargs="+", help="image files")
+    parser = ArgumentParser(
+        prog="python -m portraits.align", description="EG3D's crops and cameras of photos of people."
+    )
+    parser.add_argument("photos", type=str, nargs="+", help="photos, or folders of photos")
     parser.add_argument("--out", type=str, required=True, help="the folder for crops, labels and overlays")
     parser.add_argument("--size", type=int, default=512, help="side of the crops in pixels")
     parser.add_argument(
-        "--box", type=list[float] | None, help="where the face is, [left,top,right,bottom]; else the largest"
+        "--box",
+        type=list[float] | None,
+        help="the face's box, [left,top,right,bottom] in pixels; by default the largest face is taken",
     )
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command. Raises InputError, at the latest when all photos are done."""
+    """Run the command. Raises InputError, and IncompleteError where some of the photos cannot be aligned,
+    after the others are."""
     chosen = make_parser().parse_args(arguments)
     if chosen.size < 16:
         raise InputError(f"--size {chosen.size}: give 16 or more")
     if chosen.box is not None and len(chosen.box) != 4:
         raise InputError(f"--box {chosen.box}: give four numbers, left, top, right and bottom")
-    troubles = align_photos(
-        [Path(photo) for photo in chosen.photos], Path(chosen.out), chosen.size, chosen.box
-    )
-    if troubles:
-        raise InputError(
-            f"{len(troubles)} of {len(chosen.photos)} photos were not aligned: {'; '.join(troubles)}"
-        )
+    photos = find_photos([Path(path) for path in chosen.photos])
+    faults = align_photos(photos, Path(chosen.out), chosen.size, chosen.box)
+    if faults:
+        raise IncompleteError(f"{len(faults)} of {len(photos)} photos were not aligned: {'; '.join(faults)}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from core.errors import InputError
-from portraits.alignment.align import NoFaceError, align
+from portraits.alignment.align import Aligned, NoFaceError, align
 from portraits.alignment.crop import Square, cut
 from portraits.alignment.detection import FaceDetector
 from portraits.alignment.photos import open_photo
@@ -75,6 +75,18 @@ def read_portrait(path: Path, size: int, aligned: bool, detector: FaceDetector |
     Raises InputError where the file is no photo, is smaller than `MIN_SIDE`, or has a single colour; and, if
     `aligned`, where no face is found or its crop is smaller than `MIN_SIDE`.
     """
+    photo = open_portrait(path)
+    if not aligned:
+        return cut(photo, _middle(photo), size)
+    try:
+        return align_portrait(photo, path, size, detector=detector).image
+    except NoFaceError as error:
+        raise InputError(f"{error}; --align false takes its middle square instead") from error
+
+
+def open_portrait(path: Path) -> Image.Image:
+    """A photo, upright and RGB. Raises InputError where it is no photo, is smaller than `MIN_SIDE`, or has a
+    single colour."""
     photo = open_photo(path)
     if min(photo.size) < MIN_SIDE:
         raise InputError(
@@ -83,18 +95,29 @@ def read_portrait(path: Path, size: int, aligned: bool, detector: FaceDetector |
         )
     if all(low == high for low, high in photo.getextrema()):
         raise InputError(f"{path}: the image is empty: all its pixels have one colour")
-    if not aligned:
-        return cut(photo, _middle(photo), size)
+    return photo
+
+
+def align_portrait(
+    photo: Image.Image,
+    path: Path,
+    size: int,
+    box: Sequence[float] | None = None,
+    detector: FaceDetector | None = None,
+) -> Aligned:
+    """The EG3D crop of a photo, as `align` makes it; `path` names the photo in errors.
+
+    Raises NoFaceError where no face is found, and InputError where the crop is smaller than `MIN_SIDE`."""
     try:
-        found = align(photo, size, detector=detector)
+        found = align(photo, size, box, detector)
     except NoFaceError as error:
-        raise InputError(f"{path}: {error}; --align false takes its middle square instead") from error
+        raise NoFaceError(f"{path}: {error}") from error
     if found.square.side < MIN_SIDE:
         raise InputError(
             f"{path}: the face's crop is {found.square.side:.0f} pixels wide, too few for a portrait:"
             f" {MIN_SIDE} at least"
         )
-    return found.image
+    return found
 
 
 def _people_below(folder: Path) -> list[Person]:

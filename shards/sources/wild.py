@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from hashlib import sha256
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -13,11 +13,11 @@ from PIL import Image
 from core.errors import InputError
 from core.workers import ONLY_WORKER, Worker
 from generators.registry import RendererChoice, check_renderer, renderer_record
-from portraits.alignment.align import align
 from portraits.alignment.camera import see_through
 from portraits.alignment.crop import Square, cut
 from portraits.alignment.detection import FaceDetector
-from portraits.alignment.photos import open_photo, photo_files
+from portraits.alignment.photos import SUFFIXES
+from portraits.people import align_portrait, open_portrait
 from portraits.pixels import Images
 from shards.conditions import RenderedConditions
 from shards.schema import Sample, SampleMeta
@@ -54,8 +54,8 @@ class WildPortraits(RenderedConditions):
         check_renderer(conditions)
         self.root, self.size, self.align = Path(root), size, align
         self.conditions, self.licence = conditions, licence
-        self._photos = [path.relative_to(self.root).as_posix() for path in photo_files(self.root)]
-        self._stems = Counter(photo.rpartition(".")[0] for photo in self._photos)
+        self._photos = _find_photos(self.root)
+        self._stems = Counter(_stem(photo) for photo in self._photos)
         self.settings: dict[str, Any] = {
             "root": root,
             "size": size,
@@ -76,12 +76,12 @@ class WildPortraits(RenderedConditions):
     def capture(self, unit: str, worker: Worker = ONLY_WORKER) -> list[Sample | Skip]:
         """The frame of a photo, or why there is none."""
         try:
-            image, camera = self._portrait(open_photo(self.root / unit))
+            image, camera = self._portrait(self.root / unit)
         except InputError as error:
             return [Skip(unit, str(error).removeprefix(f"{self.root / unit}: "))]
         meta = SampleMeta(
             source=self.name,
-            identity=identity_of(unit, self._stems[unit.rpartition(".")[0]] > 1),
+            identity=identity_of(unit, self._stems[_stem(unit)] > 1),
             split="test",
             sequence="photo",
             instant="0",
@@ -91,9 +91,10 @@ class WildPortraits(RenderedConditions):
         )
         return [self.sample(meta, [image], [camera], worker)]
 
-    def _portrait(self, photo: Image.Image) -> tuple[Images, NDArray[np.float32]]:
-        """The portrait (S, S, 3) in a photo and its camera (25,)."""
-        found = align(photo, self.size, detector=self._detector)
+    def _portrait(self, path: Path) -> tuple[Images, NDArray[np.float32]]:
+        """The portrait (S, S, 3) in a photo and its camera (25,). Raises InputError where there is none."""
+        photo = open_portrait(path)
+        found = align_portrait(photo, path, self.size, detector=self._detector)
         if self.align:
             return np.array(found.image), found.camera
         side = min(photo.size)
@@ -101,8 +102,31 @@ class WildPortraits(RenderedConditions):
         return np.array(cut(photo, middle, self.size)), see_through(found.camera, found.square, middle)
 
 
+def _find_photos(root: Path) -> list[str]:
+    """The relative paths of all images below a folder, also of those that cannot be read as photos, and of
+    files without a suffix, which may be photos. Raises InputError where there are none."""
+    if not root.is_dir():
+        raise InputError(f"--root {root}: there is no such folder")
+    Image.init()
+    images = {end for end, kind in Image.EXTENSION.items() if Image.MIME.get(kind, "").startswith("image/")}
+    suffixes = {"", *SUFFIXES, *images}
+    found = sorted(
+        path
+        for path in root.rglob("*")
+        if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file()
+    )
+    if not found:
+        raise InputError(f"--root {root}: no photos in it ({', '.join(SUFFIXES)})")
+    return [path.relative_to(root).as_posix() for path in found]
+
+
+def _stem(photo: str) -> str:
+    """A relative path without its suffix."""
+    return PurePosixPath(photo).with_suffix("").as_posix()
+
+
 def identity_of(photo: str, ambiguous: bool = False) -> str:
     """The identity's name for a photo, from its path without the suffix; `ambiguous` if other photos differ
     in the suffix alone."""
-    stem = photo.rpartition(".")[0]
+    stem = _stem(photo)
     return key_name(stem, photo if ambiguous or key_name(stem) != stem else None)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from skimage.data import astronaut
 
-from core.errors import InputError
+from core.errors import IncompleteError, InputError
 from portraits import align as command
 from portraits.alignment.align import Aligned, NoFaceError, align
 from portraits.alignment.detection import FaceDetector, choose
@@ -92,10 +92,12 @@ def test_a_photo_without_a_face_says_so():
 
 def test_the_command_writes_crops_labels_and_pictures(tmp_path, photo, capsys):
     photo.save(tmp_path / "astronaut.png")
-    Image.new("RGB", (200, 100)).save(tmp_path / "nobody.png")
-    photos = [str(tmp_path / f"{name}.png") for name in ("astronaut", "nobody")]
+    Image.effect_noise((200, 100), 20).save(tmp_path / "nobody.png")
+    Image.new("RGB", (200, 100)).save(tmp_path / "plain.png")
+    photo.resize((12, 12)).save(tmp_path / "tiny.png")
+    photos = [str(tmp_path / f"{name}.png") for name in ("astronaut", "nobody", "plain", "tiny")]
     out = tmp_path / "out"
-    with pytest.raises(InputError, match=r"1 of 2 photos were not aligned: .*nobody\.png: no face"):
+    with pytest.raises(IncompleteError, match=r"3 of 4 photos were not aligned: .*nobody\.png: no face"):
         command.main([*photos, "--out", str(out), "--size", "128"])
     assert "yaw" in capsys.readouterr().out
     assert Image.open(out / "astronaut.png").size == (128, 128)
@@ -104,8 +106,12 @@ def test_the_command_writes_crops_labels_and_pictures(tmp_path, photo, capsys):
     assert (name, len(label)) == ("astronaut.png", 25)
     with pytest.raises(InputError, match="exists already"):
         command.main([photos[0], "--out", str(out)])
-    with pytest.raises(InputError, match="two photos of this name"):
-        command.main([photos[0], photos[0], "--out", str(tmp_path / "other")])
+    photo.save(tmp_path / "astronaut.webp")
+    with pytest.raises(
+        InputError, match=r"astronaut\.png, .*astronaut\.webp would all be named astronaut\.png"
+    ):
+        command.main([str(tmp_path), "--out", str(tmp_path / "other")])
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from lightning_modules.sampling.trajectories import trajectory
 from portraits.alignment.detection import FaceDetector
 from portraits.camera_files import read_cameras, write_cameras
 from portraits.cameras import angles
+from portraits.geometry import rotation_error
 
 LABELS = trajectory("orbit", 3)
 
@@ -98,9 +99,7 @@ def test_rotations_that_are_off_by_a_per_cent_become_the_nearest_ones(tmp_path, 
         path.write_text(json.dumps({"labels": [[f"{i}.png", row] for i, row in enumerate(rows)]}))
     found = read_cameras([path])
     rotations = found[:, :16].reshape(-1, 4, 4)[:, :3, :3]
-    np.testing.assert_allclose(
-        rotations @ rotations.transpose(0, 2, 1), np.eye(3)[None].repeat(3, 0), atol=1e-6
-    )
+    np.testing.assert_allclose(rotation_error(rotations), 0, atol=1e-6)
     assert 1e-3 < np.abs(found - sheared).max() < 0.01
     np.testing.assert_allclose(found[:, [3, 7, 11]], LABELS[:, [3, 7, 11]], atol=1e-6)
     np.testing.assert_array_equal(found[:, 16:], LABELS[:, 16:])

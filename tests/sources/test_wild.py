@@ -47,21 +47,28 @@ def folder(tmp_path: Path) -> Path:
     photo().rotate(90, expand=True).save(root / "turned.jpg", exif=exif, quality=97)
     photo().save(root / "more" / "Ada Lovelace (1).webp", lossless=True)
     photo(300, 420, (40.0, 90.0)).convert("RGBA").save(root / "tall.png")
-    Image.new("RGB", (300, 300)).save(root / "nobody.png")
+    Image.effect_noise((300, 300), 20).save(root / "nobody.png")
     (root / "broken.jpg").write_bytes(b"\xff\xd8 no")
+    (root / "._tall.png").write_bytes(b"\0\5\x16\7")  # a Mac's attributes of tall.png
+    (root / ".DS_Store").write_bytes(b"\0")
+    (root / "read me.txt").write_text("holidays")
+    photo().resize((12, 12)).save(root / "tiny.png")
+    Image.new("RGB", (300, 300), "tan").save(root / "plain.png")
+    photo().save(root / "moving.gif")
+    photo().save(root / "download", "PNG")
     return root
 
 
 @pytest.mark.parametrize("align", [True, False])
 def test_photos_become_test_frames_and_the_rest_is_listed(folder: Path, tmp_path: Path, align: bool):
     size = SIZE if align else 3 * SIZE  # the dots of an uncropped photo are small
-    build(DotPortraits(str(folder), size, align), tmp_path / "out", 0, max_skipped_share=0.5)
+    build(DotPortraits(str(folder), size, align), tmp_path / "out", 0)
     (shard,) = sorted((tmp_path / "out").glob("*.tar"))
     assert shard.name.startswith("test-")
     index = ShardIndex.scan(shard)
     samples = [decode(read_members(shard, index.members(i))) for i in range(len(index))]
     assert {s.meta.attributes["photo"] for s in samples} == {
-        *("turned.jpg", "more/Ada Lovelace (1).webp", "tall.png"),
+        *("turned.jpg", "more/Ada Lovelace (1).webp", "tall.png", "download"),
     }
     for sample in samples:
         assert sample.views.shape == sample.conditions.shape == (1, size, size, 3)
@@ -71,6 +78,10 @@ def test_photos_become_test_frames_and_the_rest_is_listed(folder: Path, tmp_path
     skipped = {skip.what: skip.reason for skip in load_skips(tmp_path / "out" / SKIPPED)}
     assert skipped["nobody.png"].startswith("no face is found")
     assert skipped["broken.jpg"].startswith("cannot be read as a photo")
+    assert skipped["tiny.png"].startswith("12x12 pixels are too few")
+    assert skipped["plain.png"].startswith("the image is empty")
+    assert skipped["moving.gif"].startswith("cannot be read as a photo")
+    assert len(skipped) == 5
 
 
 @pytest.mark.parametrize("name", ["ada.jpg", "ada/x.png", "Ü.jpg", "a" * 90 + ".jpg", "--.png", "a b.jpg"])
