@@ -10,6 +10,14 @@ from torch.utils.data import DataLoader
 from core.errors import InputError
 from datamodules.reading import Batch
 from datamodules.stream import EvaluationBatches, TrainBatches
+from datamodules.transport import (
+    WAIT_SECONDS,
+    has_room,
+    to_arrays,
+    to_tensors,
+    warn_of_room,
+    worker_faults,
+)
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +57,9 @@ class StreamLoader(DataLoader[Any]):
 
     Each time it is iterated, a training stream starts at the position that `begin()` returns. An InputError
     in a worker is raised without the worker's traceback. torch's global random state is not used.
+
+    Workers need `room` bytes of shared memory; where there is less, they send batches through pipes. A worker
+    that dies or does not answer is an InputError.
     """
 
     def __init__(
@@ -56,14 +67,21 @@ class StreamLoader(DataLoader[Any]):
         dataset: TrainBatches | EvaluationBatches,
         skips: SkipCounter,
         begin: Callable[[], int] | None = None,
+        num_workers: int = 0,
+        room: int = 0,
         **options: Any,
     ) -> None:
+        pipes = num_workers > 0 and not has_room(room)
+        if pipes:
+            warn_of_room(room)
         super().__init__(
             dataset,
             batch_size=None,
-            collate_fn=_as_it_is,
+            collate_fn=to_arrays if pipes else _unchanged,
             generator=torch.Generator(),
             pin_memory=torch.cuda.is_available(),
+            num_workers=num_workers,
+            timeout=WAIT_SECONDS if num_workers else 0,
             **options,
         )
         self._skips = skips
@@ -72,14 +90,19 @@ class StreamLoader(DataLoader[Any]):
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # torch promises its own iterator class
         if self._begin is not None and isinstance(self.dataset, TrainBatches):
             self.dataset.start = self._begin()
-        for batch in super().__iter__():
+        for batch in self._batches():
             if isinstance(batch, InputError):
                 raise batch
             self._skips.add(batch)
             yield batch
 
+    def _batches(self) -> Iterator[Any]:
+        """What the workers send."""
+        with worker_faults():
+            yield from map(to_tensors, super().__iter__())
 
-def _as_it_is(batch: Any) -> Any:
+
+def _unchanged(batch: Any) -> Any:
     return batch
 
 

@@ -18,6 +18,8 @@ from shards.fetch import ShardCache
 from shards.frames import FrameSet
 
 GIGABYTE = 10**9
+LOADERS = ("train", "val")  # whose workers run at the same time
+PREFETCHED = 2  # batches per worker, PyTorch's default
 
 
 class PortraitViewsDataModule(pl.LightningDataModule):
@@ -190,8 +192,18 @@ class PortraitViewsDataModule(pl.LightningDataModule):
 
     def _loader(self, batches: TrainBatches | EvaluationBatches, **options: Any) -> StreamLoader:
         return StreamLoader(
-            batches, SkipCounter(self._max_skipped_share), num_workers=self._num_workers, **options
+            batches,
+            SkipCounter(self._max_skipped_share),
+            num_workers=self._num_workers,
+            room=self._shared_bytes(),
+            **options,
         )
+
+    def _shared_bytes(self) -> int:
+        """The shared memory that the batches of all loaders on this machine take at a time."""
+        ranks = self.trainer.num_devices if self.trainer is not None else 1
+        in_flight = PREFETCHED * self._num_workers + 1
+        return len(LOADERS) * ranks * in_flight * self.batch_size * self._reader.bytes
 
     def _ranks(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)

@@ -34,6 +34,7 @@ Batch = dict[str, Any]
 Protocol = Literal["novel_view", "reconstruction"]
 
 MAX_IN_A_ROW = 50
+FLOAT_BYTES = 4
 
 
 class Moments(NamedTuple):
@@ -88,6 +89,12 @@ class ViewReader:
     def views(self) -> int:
         """The number of views that a frame must have."""
         return self.references + (self.targets if self.protocol == "novel_view" else 0)
+
+    @property
+    def bytes(self) -> int:
+        """The size of the images of a frame in a batch."""
+        images = self.references + self.targets * (2 if self.conditions else 1)
+        return images * 3 * self.image_size**2 * FLOAT_BYTES
 
     def draw(self, random: np.random.Generator, count: int) -> Draw:
         """Draw references and targets from the `count` views of a frame."""

@@ -1,0 +1,123 @@
+"""Small shared memory, dead workers and workers that do not answer."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from core.errors import InputError
+from datamodules import PortraitViewsDataModule
+from datamodules import loader as loading
+from datamodules.loader import SkipCounter, StreamLoader
+from datamodules.reading import ViewReader
+from datamodules.transport import to_arrays, to_tensors, worker_faults
+
+Make = Callable[..., PortraitViewsDataModule]
+
+
+def test_batches_through_pipes_are_the_same(
+    make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def first(data: PortraitViewsDataModule) -> list[dict[str, Any]]:
+        data.setup("fit")
+        return list(islice(data.train_dataloader(), 3))
+
+    shared = first(make(num_workers=2))
+    assert "pipes" not in caplog.text
+    monkeypatch.setattr(loading, "has_room", lambda _: False)
+    piped = first(make(num_workers=2))
+    assert "batches are sent through pipes" in caplog.text
+    assert "--shm-size" in caplog.text
+    for batch, twin in zip(shared, piped, strict=True):
+        assert batch.keys() == twin.keys()
+        for name, value in batch.items():
+            if isinstance(value, torch.Tensor):
+                assert torch.equal(value, twin[name])
+                assert value.dtype == twin[name].dtype
+            else:
+                assert value == twin[name]
+
+
+def test_the_room_is_that_of_the_images_in_flight(make: Make) -> None:
+    reader = ViewReader(512, references=1, targets=8, conditions=True)
+    item = np.zeros((17, 3, 512, 512), np.float32)
+    assert reader.bytes == item.nbytes
+    data = make(num_workers=3, batch_size=2, image_size=16, targets=3, conditions=False)
+    assert data._shared_bytes() == 2 * 7 * 2 * (4 * 3 * 16 * 16 * 4)
+
+
+def test_arrays_and_tensors_are_inverses() -> None:
+    batch = {"a": torch.arange(3.0), "b": torch.tensor([True]), "key": ["x"]}
+    arrays = to_arrays(batch)
+    assert isinstance(arrays["a"], np.ndarray)
+    back = to_tensors(arrays)
+    assert all(torch.equal(back[name], batch[name]) for name in ("a", "b"))
+    assert back["key"] == ["x"]
+    error = InputError("no")
+    assert to_tensors(to_arrays(error)) is error
+
+
+class Dies(Dataset[Any]):
+    """A data set whose worker is killed."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, number: int) -> Any:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Sleeps(Dies):
+    """A data set whose worker never answers."""
+
+    def __getitem__(self, number: int) -> Any:
+        signal.pause()
+
+
+def test_a_killed_worker_is_one_line() -> None:
+    with pytest.raises(InputError, match=r"killed by signal: Killed.*lower num_workers"):
+        list(StreamLoader(Dies(), SkipCounter(0.0), num_workers=1))  # type: ignore[arg-type]
+
+
+def test_a_worker_that_does_not_answer_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "WAIT_SECONDS", 0.5)
+    with pytest.raises(InputError, match=r"timed out after 0\.5 seconds.*--ckpt_path"):
+        list(StreamLoader(Sleeps(), SkipCounter(0.0), num_workers=1))  # type: ignore[arg-type]
+
+
+def test_other_errors_are_not_the_workers() -> None:
+    with pytest.raises(RuntimeError, match="a bug"), worker_faults():
+        raise RuntimeError("a bug")
+
+
+SCRIPT = """
+import sys
+from itertools import islice
+from datamodules import PortraitViewsDataModule, SourceConfig
+sources = {"it": SourceConfig(sys.argv[1])}
+data = PortraitViewsDataModule(sources, 16, 200, num_workers=2, cache_dir=sys.argv[2])
+data.setup("fit")
+print(sum(len(batch["key"]) for batch in islice(data.train_dataloader(), 4)))
+"""
+SMALL = "mount -t tmpfs -o size=1m tmpfs /dev/shm"
+
+
+@pytest.mark.skipif(
+    subprocess.run(["unshare", "-m", "sh", "-c", SMALL], capture_output=True, check=False).returncode != 0,
+    reason="no file system can be mounted here",
+)
+def test_a_small_dev_shm_does_not_hang(built: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", SCRIPT, str(built / "small"), str(tmp_path)]
+    shell = ["unshare", "-m", "sh", "-c", f'{SMALL} && exec "$@"', "sh", *command]
+    done = subprocess.run(shell, capture_output=True, text=True, check=True, timeout=300)
+    assert done.stdout == "800\n"
+    assert "batches are sent through pipes" in done.stderr
