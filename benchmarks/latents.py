@@ -1,9 +1,8 @@
-"""`python -m benchmarks.latents --configs '[configs/stage1.yaml]'`: what latents in the shards save of a
-training step.
+"""`python -m benchmarks.latents --configs '[configs/stage1.yaml]'`: the time that cached latents save.
 
-The same training on its shards as they are and on the same with latents (`python -m shards.cache_latents`),
-taking turns; processor time, which other work on the machine does not change, of reading and training
-together.
+The same training is run on its shards without and with latents (`python -m shards.cache_latents`), in turns,
+so that noise affects both equally. The CPU time of reading and training together is measured, which depends
+little on other work on the machine.
 """
 
 import statistics
@@ -28,29 +27,32 @@ WARMUP_STEPS = 2
 
 
 class StepCost(pl.Callback):
-    """Processor time of this process when each training step ended."""
+    """Records the CPU time of this process at the end of each training step."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
 
     def on_train_batch_end(self, *_: Any) -> None:
-        """Notes the time."""
+        """Record the time."""
         self.ends.append(time.process_time())
 
     @property
     def seconds(self) -> list[float]:
-        """Of each step after the first few, with the reading of its batch."""
+        """The CPU time of each step after the first few, including the reading of its batch."""
         return [after - before for before, after in zip(self.ends[:-1], self.ends[1:], strict=True)][
             WARMUP_STEPS:
         ]
 
 
 def with_latents(configs: Sequence[str], folder: Path) -> Path:
-    """The folders of shards of a training once more in `folder`, with latents; the YAML that takes those
-    instead. Raises InputError where a source is no local folder, or the module trained has no VAE."""
+    """Copy the shards of a training with latents into `folder`, and return a YAML that uses the copies.
+
+    Raises InputError where a source is no local folder, or the trained module has no VAE."""
     cli = read_config([*(f"--config={config}" for config in configs), "--trainer.logger=false"])
     if not isinstance(cli.model, Stage):
-        raise InputError(f"{', '.join(configs)}: trains a {type(cli.model).__name__}, which reads no latents")
+        raise InputError(
+            f"{', '.join(configs)}: trains a {type(cli.model).__name__}, which does not read latents"
+        )
     sources: dict[str, dict[str, Any]] = {}
     for name, source in cli.config.data.init_args.sources.items():
         if not isinstance(source.urls, str) or not Path(source.urls).is_dir():
@@ -66,7 +68,7 @@ def with_latents(configs: Sequence[str], folder: Path) -> Path:
 
 
 def compare(configs: Sequence[str], steps: int, rounds: int) -> tuple[float, float]:
-    """Median seconds of processor time a step, on images and on latents."""
+    """The median CPU time of a step in seconds, on images and on latents."""
     found: tuple[list[float], list[float]] = ([], [])
     with tempfile.TemporaryDirectory() as folder:
         layers = [list(configs), [*configs, str(with_latents(configs, Path(folder)))]]
@@ -81,15 +83,20 @@ def compare(configs: Sequence[str], steps: int, rounds: int) -> tuple[float, flo
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command. Raises InputError."""
     parser = ArgumentParser(prog="python -m benchmarks.latents")
-    parser.add_argument("--configs", type=list[str], required=True, help="a training; later files win")
-    parser.add_argument("--steps", type=int, default=6, help="steps measured each time")
-    parser.add_argument("--rounds", type=int, default=2, help="how often the two take turns")
+    parser.add_argument(
+        "--configs",
+        type=list[str],
+        required=True,
+        help="YAML files of a training run",
+    )
+    parser.add_argument("--steps", type=int, default=6, help="steps measured per round")
+    parser.add_argument("--rounds", type=int, default=2, help="number of rounds")
     chosen = parser.parse_args(arguments)
     if min(chosen.steps, chosen.rounds) < 1:
         raise InputError("--steps and --rounds: give 1 or more")
     images, latents = compare(chosen.configs, chosen.steps, chosen.rounds)
     print(
-        f"{' + '.join(chosen.configs)}, processor time a step: {images:.2f} s on images, {latents:.2f} s on"
+        f"{' + '.join(chosen.configs)}, CPU time per step: {images:.2f} s on images, {latents:.2f} s on"
         f" latents in the shards, {images / latents:.2f} times faster"
     )
 

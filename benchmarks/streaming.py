@@ -1,8 +1,8 @@
-"""`python -m benchmarks.streaming`: how fast frames stream from shards, and whether training waits for them.
+"""`python -m benchmarks.streaming`: the rate at which frames stream from shards, and how long training waits.
 
-Against the same draws of the same images read as loose files, against WebDataset's own sequential pipeline,
-and against the floor: decoding as many JPEGs and nothing else. Everything is read from the page cache: what
-is compared is work, not disks.
+The rate is compared with that of the same images in loose files, of WebDataset's sequential pipeline, and of
+decoding as many JPEGs, which is the lower bound of the work. Everything is read from the page cache, so that
+processing is compared and not disks.
 """
 
 import itertools
@@ -38,7 +38,7 @@ BATCH = 2
 
 
 class NoiseSource(Source):
-    """Frames of smooth noise whose JPEGs weigh about what photographs do."""
+    """Frames of smooth noise, whose JPEGs are about as large as photographs'."""
 
     name = "noise"
 
@@ -46,11 +46,11 @@ class NoiseSource(Source):
         self.settings: dict[str, Any] = {"frames": frames, "size": size}
 
     def units(self) -> list[int]:
-        """A unit is a frame."""
+        """The numbers of the frames, which are the units."""
         return list(range(self.settings["frames"]))
 
     def frames(self, _unit: int) -> int:
-        """One."""
+        """One per unit."""
         return 1
 
     def capture(self, unit: int, worker: Worker = ONLY_WORKER) -> list[Sample]:  # noqa: ARG002
@@ -71,7 +71,7 @@ def _photograph(random: np.random.Generator, size: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class LooseFiles(Dataset[Item]):
-    """The straightforward way: a folder for each frame, a file for each image, views drawn at random."""
+    """A data set of loose files: a folder for each frame and a file for each image."""
 
     folders: Sequence[Path]
     reader: ViewReader
@@ -101,7 +101,7 @@ def _load(path: Path) -> np.ndarray:
 
 
 def unpack(data: PortraitViewsDataModule, out: Path) -> list[Path]:
-    """Every training frame of a data module as a folder of loose files."""
+    """Write every training frame of a data module into a folder of loose files, and return the folders."""
     folders = []
     for frames in data.frame_sets("train"):
         for number in range(len(frames)):
@@ -115,7 +115,7 @@ def unpack(data: PortraitViewsDataModule, out: Path) -> list[Path]:
 
 
 def sequential(urls: list[str], reader: ViewReader) -> Iterator[dict[str, Any]]:
-    """Batches through WebDataset's own pipeline: whole shards one after the other, the same draws decoded."""
+    """Batches of the same views through WebDataset's pipeline, which reads whole shards in order."""
 
     def item(sample: dict[str, Any]) -> Item:
         draw = draw_views(numpy_generator(0, sample["__key__"]), VIEWS, reader.references, reader.targets)
@@ -139,7 +139,7 @@ def sequential(urls: list[str], reader: ViewReader) -> Iterator[dict[str, Any]]:
 
 
 def rate(batches: Iterable[Any], seconds: float) -> tuple[float, float]:
-    """Frames a second, and frames a second of this process's CPU time, after the first two batches."""
+    """Frames per second, and per second of CPU time of this process, after the first two batches."""
     stream = iter(batches)
     next(stream), next(stream)
     start, work, count = time.perf_counter(), time.process_time(), 0
@@ -150,13 +150,13 @@ def rate(batches: Iterable[Any], seconds: float) -> tuple[float, float]:
 
 
 def forever(make: Callable[[], Iterable[Any]]) -> Iterator[Any]:
-    """One epoch after the other."""
+    """The batches of one epoch after the other."""
     while True:
         yield from make()
 
 
 def decoding(data: PortraitViewsDataModule, reader: ViewReader) -> Iterator[None]:
-    """The floor: as many JPEGs decoded as a batch has, already in memory."""
+    """Decode as many JPEGs from memory as a batch has, again and again."""
     frames = data.frame_sets("train")[0]
     frame = frames.frame(0)
     images = [
@@ -170,7 +170,7 @@ def decoding(data: PortraitViewsDataModule, reader: ViewReader) -> Iterator[None
 
 
 def compare(size: int, frames: int, workers: int, seconds: float) -> None:
-    """Print the rates at one image size."""
+    """Measure and print the rates at one image size."""
     reader = ViewReader(size, references=1, targets=8, conditions=True)
     with tempfile.TemporaryDirectory() as folder:
         built = Path(folder) / "built"
@@ -196,7 +196,7 @@ def compare(size: int, frames: int, workers: int, seconds: float) -> None:
             return forever(lambda: DataLoader(loose, num_workers=count, drop_last=True, **options))
 
         rows: dict[str, Iterable[Any]] = {
-            "decoding only (the floor)": decoding(datas[0], reader),
+            "decoding only (lower bound)": decoding(datas[0], reader),
             "shards, by offset": datas[0].train_dataloader(),
             "loose files": files(0),
             "WebDataset pipeline": sequential(urls, reader),
@@ -214,7 +214,8 @@ def compare(size: int, frames: int, workers: int, seconds: float) -> None:
 
 
 def waiting(configs: Sequence[str], steps: int) -> None:
-    """Train by a configuration (later files win) and print the share of time it waited for data."""
+    """Train by configuration files, later ones taking precedence, and print the share of time spent waiting
+    for data."""
     found = train(configs, steps, Throughput())
     print(
         f"\n{' + '.join(configs)}, {steps} steps: {found['train/images_per_second']:.1f} images/s,"
@@ -225,12 +226,12 @@ def waiting(configs: Sequence[str], steps: int) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
     parser = ArgumentParser(prog="python -m benchmarks.streaming")
-    parser.add_argument("--sizes", type=list[int], default=[64, 512], help="image sides to compare at")
-    parser.add_argument("--frames", type=int, default=48, help="frames streamed")
-    parser.add_argument("--workers", type=int, default=2, help="worker processes, where there are any")
-    parser.add_argument("--seconds", type=float, default=4.0, help="how long each rate is measured")
-    parser.add_argument("--configs", type=list[str], default=[], help="a training whose waiting is measured")
-    parser.add_argument("--steps", type=int, default=20, help="training steps of that")
+    parser.add_argument("--sizes", type=list[int], default=[64, 512], help="image sides in pixels")
+    parser.add_argument("--frames", type=int, default=48, help="number of frames")
+    parser.add_argument("--workers", type=int, default=2, help="worker processes, for the rows with workers")
+    parser.add_argument("--seconds", type=float, default=4.0, help="seconds for which each rate is measured")
+    parser.add_argument("--configs", type=list[str], default=[], help="YAML files of a training run to time")
+    parser.add_argument("--steps", type=int, default=20, help="number of its training steps")
     chosen = parser.parse_args(arguments)
     for size in chosen.sizes:
         compare(size, chosen.frames, chosen.workers, chosen.seconds)

@@ -36,7 +36,7 @@ class ShardRecord:
         if self.split not in SPLITS:
             raise ValueError(f"the split {self.split[:80]!r} is not one of {', '.join(SPLITS)}")
         if not (0 <= self.samples <= self.bytes <= MAX_BYTES):
-            raise ValueError(f"{self.name} cannot have {self.samples:g} samples and {self.bytes:g} bytes")
+            raise ValueError(f"{self.name[:80]} cannot have so few or so many samples or bytes")
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,9 @@ class Manifest:
 
     def __post_init__(self) -> None:
         if not 0 < self.image_size <= MAX_SIDE:
-            raise ValueError(f"the image size {self.image_size} is not from 1 to {MAX_SIDE} pixels")
+            raise ValueError(f"the image size is not from 1 to {MAX_SIDE} pixels")
         if not 0 < self.views[0] <= self.views[1]:
-            raise ValueError(f"{self.views[0]} to {self.views[1]} views")
+            raise ValueError("the smallest and the largest number of views are not in order")
         if unknown := sorted(set(self.identities) - set(SPLITS)):
             raise ValueError(f"identities of the split {unknown[0][:80]!r}, not one of {', '.join(SPLITS)}")
         names = [shard.name for shard in self.shards]

@@ -30,8 +30,11 @@ def find_labelled_images(root: Path) -> dict[str, Label | None]:
     for name in LABEL_LISTS:
         if (root / name).is_file():
             return _read_list(root, root / name)
-    images = [path for path in sorted(root.rglob("*")) if path.suffix.lower() in SUFFIXES]
-    labelled = [path for path in images if _label_file(path) is not None]
+    labelled = [
+        path
+        for path in sorted(root.rglob("*"))
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and _label_file(path) is not None
+    ]
     if not labelled:
         raise InputError(f"--root {root}: neither dataset.json nor an image with its .npy or .json beside it")
     return {path.relative_to(root).as_posix(): None for path in labelled}

@@ -15,7 +15,7 @@ def test_rates_are_told_for_every_way(capsys: pytest.CaptureFixture[str]) -> Non
     main(["--sizes=[16]", "--frames=4", "--workers=1", "--seconds=0.05"])
     told = capsys.readouterr().out
     for way in (
-        "the floor",
+        "lower bound",
         "by offset",
         "loose files",
         "WebDataset",
