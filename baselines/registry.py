@@ -24,6 +24,7 @@ def _goae() -> type[Baseline]:
     return GOAE
 
 
+<<<<<<< HEAD
 def _eg3d_pti() -> type[Baseline]:
     from baselines.inversion import EG3DInversion
 
@@ -36,6 +37,8 @@ def _panohead_pti() -> type[Baseline]:
     return PanoHeadInversion
 
 
+=======
+>>>>>>> e27b69d (baselines: format)
 # Classes by kind, imported when they are asked for.
 BASELINES: dict[str, Callable[[], type[Baseline]]] = {
     "triplanenet": _triplanenet,
