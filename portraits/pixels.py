@@ -1,9 +1,12 @@
 """Conversion between images of 255 levels, as in files, and pixels in [-1, 1], as networks take them."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
+
+if TYPE_CHECKING:  # torch takes seconds to import, and worker processes that make images do not need it
+    from torch import Tensor
 
 MIDDLE = 127.5  # levels
 
@@ -11,21 +14,23 @@ Images = NDArray[np.uint8]
 """Images (…, S, S, 3)."""
 
 
-def to_pixels(images: Images) -> Tensor:
+def to_pixels(images: Images) -> "Tensor":
     """Images (…, S, S, 3) uint8 as float32 (…, 3, S, S) in [-1, 1]."""
+    import torch
+
     return levels_to_pixels(torch.from_numpy(np.ascontiguousarray(images)).movedim(-1, -3))
 
 
-def to_images(pixels: Tensor) -> Images:
+def to_images(pixels: "Tensor") -> Images:
     """Pixels (…, 3, S, S) of any device and float dtype, clamped to [-1, 1], as images (…, S, S, 3) uint8."""
     return np.ascontiguousarray(pixels_to_levels(pixels).movedim(-3, -1).cpu().numpy())
 
 
-def levels_to_pixels(levels: Tensor) -> Tensor:
+def levels_to_pixels(levels: "Tensor") -> "Tensor":
     """Levels, uint8 of any shape, as float32 pixels in [-1, 1]."""
     return levels.float().div(MIDDLE).sub(1)
 
 
-def pixels_to_levels(pixels: Tensor) -> Tensor:
+def pixels_to_levels(pixels: "Tensor") -> "Tensor":
     """Pixels of any shape, clamped to [-1, 1], as levels, uint8, rounded."""
-    return pixels.float().add(1).mul(MIDDLE).round().clamp(0, 255).to(torch.uint8)
+    return pixels.float().add(1).mul(MIDDLE).round().clamp(0, 255).byte()

@@ -27,19 +27,30 @@ SOURCES = {
     "labelled": "shards.sources.labelled.LabelledFolder",
     "wild": "shards.sources.wild.WildPortraits",
 }
+HELP = {
+    "synthetic": "people of the built-in renderer",
+    "nersemble": "a download of NeRSemble, in any of its layouts",
+    "panohead": "people of a PanoHead generator",
+    "eg3d": "people of an EG3D generator",
+    "labelled": "a folder of images with EG3D camera labels",
+    "wild": "a folder of photos, with estimated cameras, for testing",
+}
 
 
-def make_parser(sources: Mapping[str, str]) -> ArgumentParser:
-    """The command's parser: a subcommand for each source, whose options are the parameters of the class at
-    the import path."""
+def make_parser(sources: Mapping[str, str], chosen: str | None) -> ArgumentParser:
+    """The command's parser, with a subcommand for each source.
+
+    The options of a source are the parameters of the class at its import path. Only the class of the source
+    `chosen` is imported, which takes seconds for each."""
     parser = ArgumentParser(prog="python -m shards.build", description="Build a folder of WebDataset shards.")
     commands = parser.add_subcommands(dest="source", metavar="SOURCE")
     for name, path in sources.items():
-        command = ArgumentParser(description=f"Build shards from the {name} source.")
-        command.add_class_arguments(source_class(path))
-        command.add_class_arguments(BuildOptions)
-        command.add_argument("--config", action=ActionConfigFile, help="a YAML file of these options")
-        commands.add_subcommand(name, command)
+        command = ArgumentParser(description=f"Build shards from {HELP.get(name, name)}.")
+        if name == chosen:
+            command.add_class_arguments(source_class(path))
+            command.add_class_arguments(BuildOptions)
+            command.add_argument("--config", action=ActionConfigFile, help="a YAML file of these options")
+        commands.add_subcommand(name, command, help=HELP.get(name, name))
     return parser
 
 
@@ -51,7 +62,8 @@ def source_class(path: str) -> type[Source]:
 
 def make_plan(arguments: Sequence[str] | None, sources: Mapping[str, str]) -> BuildPlan:
     """The plan of a command line. Raises InputError."""
-    parser = make_parser(sources)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = make_parser(sources, arguments[0] if arguments else None)
     chosen = parser.instantiate(parser.parse_args(arguments))
     settings = chosen[chosen.source].as_dict()
     settings.pop("config")

@@ -9,14 +9,17 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
 from core.arrays import parse_npy
 from core.fingerprints import of_tensors
 from shards.schema import SampleError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 FINGERPRINT = "fingerprint"
 ARRAYS = ("views", "mirrored")
@@ -38,7 +41,7 @@ class Latents:
     mirrored: NDArray[np.float16]
 
 
-def vae_fingerprint(vae: nn.Module) -> str:
+def vae_fingerprint(vae: "nn.Module") -> str:
     """The fingerprint of a VAE's encoder, the same in half and in full precision."""
     own = ("encoder.", "quant_conv.")
     return of_tensors({name: value for name, value in vae.state_dict().items() if name.startswith(own)})

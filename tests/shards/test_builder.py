@@ -298,3 +298,18 @@ def test_a_full_disk_and_lack_of_memory_end_a_build_in_one_line(
             build(NoMemory(), tmp_path / "memory", processes)
     with pytest.raises(InputError, match=r"a capture process died.*fewer --processes"):
         build(Killed(), tmp_path / "killed", 1)
+
+
+def test_help_needs_no_source(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        command.main(["--help"], {"fake": "not.a.Module", "other": "not.a.Module"})
+    assert "fake" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="2"):
+        command.main(["nothing"], {"fake": "not.a.Module"})
+    assert "nothing" in capsys.readouterr().err
+
+
+def test_builds_start_without_torch() -> None:
+    script = "import sys, shards.build, tests.shards.fake_source; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
