@@ -24,7 +24,6 @@ def _goae() -> type[Baseline]:
     return GOAE
 
 
-<<<<<<< HEAD
 def _eg3d_pti() -> type[Baseline]:
     from baselines.inversion import EG3DInversion
 
@@ -37,8 +36,6 @@ def _panohead_pti() -> type[Baseline]:
     return PanoHeadInversion
 
 
-=======
->>>>>>> e27b69d (baselines: format)
 # Classes by kind, imported when they are asked for.
 BASELINES: dict[str, Callable[[], type[Baseline]]] = {
     "triplanenet": _triplanenet,

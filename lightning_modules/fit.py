@@ -13,11 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from core.errors import InputError, one_line
-<<<<<<< HEAD
 from core.shipped import CONFIG_FLAG, find_configs
-=======
-from datamodules.transport import worker_faults
->>>>>>> 9faf0ea (datamodules: send batches through pipes where /dev/shm is small, name dead workers)
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -77,7 +73,6 @@ def read_yaml(path: Path) -> Mapping[str, Any]:
     return values
 
 
-<<<<<<< HEAD
 def main(args: Sequence[str] | None = None) -> "pl.Trainer | None":
     """Train, and return the trainer; None where help was asked for. A user's mistake ends in one line."""
     arguments = sys.argv[1:] if args is None else list(args)
@@ -90,39 +85,6 @@ def main(args: Sequence[str] | None = None) -> "pl.Trainer | None":
         from lightning_modules.training import train  # Lightning, diffusers: seconds
 
         return train(arguments)
-=======
-def _reason(error: ArgumentError) -> str:
-    """The parser's message without its usage text, on one line."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    return " ".join(line for line in lines if line and not line.startswith("usage:"))
-
-
-def report_parameters(module: nn.Module) -> str:
-    """How many parameters `module` trains and holds frozen, in words."""
-    trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
-    frozen = sum(p.numel() for p in module.parameters() if not p.requires_grad)
-    return f"{type(module).__name__}: {trained / 1e6:.2f} M parameters trained, {frozen / 1e6:.2f} M frozen"
-
-
-def last_checkpoint(trainer: pl.Trainer) -> str:
-    """The newest checkpoint that this run has written, or what to say where there is none."""
-    paths = [callback.last_model_path for callback in trainer.checkpoint_callbacks]
-    return next((path for path in paths if path), "(no checkpoint was written)")
-
-
-def main(args: Sequence[str] | None = None) -> pl.Trainer:
-    """Parse, build, fit. A user's mistake ends in one line; interrupted runs leave a checkpoint to go on
-    from."""
-    with one_line(), worker_faults():
-        cli = read_config(args)
-        rank_zero_info(report_parameters(cli.model))
-        try:
-            cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=cli.config.ckpt_path)
-        except SIGTERMException:
-            print(f"terminated; go on with --ckpt_path {last_checkpoint(cli.trainer)}", file=sys.stderr)
-            raise SystemExit(TERMINATED) from None
-    return cli.trainer
->>>>>>> 9faf0ea (datamodules: send batches through pipes where /dev/shm is small, name dead workers)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from torch import nn
 
 from core.errors import InputError
 from core.shipped import find_configs, find_shipped
+from datamodules.transport import worker_faults
 from lightning_modules.loggers import run_loggers
 from lightning_modules.quiet import quiet_lightning
 
@@ -138,7 +139,8 @@ def train(args: Sequence[str]) -> pl.Trainer:
     cli = read_config(args)
     rank_zero_info(report_parameters(cli.model))
     try:
-        cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=cli.config.ckpt_path)
+        with worker_faults():
+            cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=cli.config.ckpt_path)
     except SIGTERMException:
         print(f"terminated; go on with --ckpt_path {last_checkpoint(cli.trainer)}", file=sys.stderr)
         raise SystemExit(TERMINATED) from None
