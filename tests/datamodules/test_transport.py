@@ -84,7 +84,8 @@ class Sleeps(Dies):
 
 
 def test_a_killed_worker_is_one_line() -> None:
-    with pytest.raises(InputError, match=r"^DataLoader worker .*(killed|exited unexpectedly).*lower num_workers"):
+    said = r"^DataLoader worker .*(killed|exited unexpectedly).*lower num_workers"
+    with pytest.raises(InputError, match=said):
         list(StreamLoader(Dies(), SkipCounter(0.0), num_workers=1))  # type: ignore[arg-type]
 
 
