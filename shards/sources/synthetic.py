@@ -159,7 +159,7 @@ class SyntheticCapture(Source):
         return capture_instant(person, rng, self.size, self.samples)
 
     def _conditions(self, unit: Block, cameras: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """The conditions (frames, K, S, S, 3) of a block; column k shows one person by the k-th camera of each
+        """The conditions (frames, K, S, S, 3) of a block; column k is one person by the k-th camera of each
         frame."""
         columns = []
         for view in range(self.views):
