@@ -18,10 +18,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from core.errors import InputError, one_line
-from core.files import whole_folder
+from core.files import whole_folder, write_json
 from datamodules import PortraitViewsDataModule, SourceConfig
 from generators.base import Renderer
 from lightning_modules.evaluation.moving import moved
+from lightning_modules.likeness import Batch, Likeness, RowScores, as_json, read_masks, table
 from lightning_modules.networks.portrait import PortraitModel, load_portrait_model
 from lightning_modules.networks.reference import AppearanceReference
 from lightning_modules.sampling.consistency import view_deviation, window_seams
@@ -31,14 +32,14 @@ from lightning_modules.sampling.settings import Sampling
 from lightning_modules.sampling.trajectories import trajectory
 from lightning_modules.sampling.view_conditions import prepare_renderer
 from lightning_modules.sampling.visibility import occluded
-from metrics.faces import FaceReader, Readings
 from metrics.suite import MetricSuite
 from portraits.cameras import angles
 from portraits.contact_sheet import grid
 from portraits.pixels import to_images, to_pixels
 
+TRUTH, RETURNED, PROXIES, FULL = "truth", "reference returned", "S alone", "full model"
+PAPER_STRENGTH = "strength 1, as in the paper"
 REFERENCES = 4  # as many as Fig. 8 shows
-METRICS = ("PSNR", "SSIM", "LPIPS[efficientnet-lite0]", "ID", "POSE")
 SHIFT, SCALE, TILT = 0.12, 0.8, 20.0  # of the side, of the size, degrees: an unaligned reference
 STRENGTH = 0.3  # of the 3D-aware noise
 FEW = 3  # people of the costlier probes
@@ -46,9 +47,6 @@ TURNED = 8  # people of whom a portrait hides much of a view
 VIEWS = 8  # of one camera, whose spread is measured
 PATH = 24  # views of the sweep whose seams are measured
 STRANGER = 1_000_000  # the renderer's number of somebody who is in no capture
-NAN = float("nan")
-
-Batch = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -69,14 +67,15 @@ class Study:
     progress: bool = False
 
     def rows(self) -> list[Ablation]:
-        """All rows: the two trivial answers, the full model, then the paper's ablations."""
+        """All rows: the truth, the two trivial answers, the full model, then the paper's ablations."""
         full, model = DiffPortrait3DPipeline.of(self.model), self.model
         untrained = replace(model, reference=AppearanceReference.from_unet(model.backbone.unet).eval())
         return [
-            Ablation("reference returned", repeated),
-            Ablation("S alone", lambda batch: full.proxies(batch["reference"][:, :1], batch["camera"])),
-            Ablation("full model", self._row(model)),
-            Ablation("strength 1, as in the paper", self._row(model, strength=1.0)),
+            Ablation(TRUTH, lambda batch: batch["target"]),
+            Ablation(RETURNED, repeated),
+            Ablation(PROXIES, lambda batch: full.proxies(batch["reference"][:, :1], batch["camera"])),
+            Ablation(FULL, self._row(model)),
+            Ablation(PAPER_STRENGTH, self._row(model, strength=1.0)),
             Ablation("random noise (Table 2)", self._row(model, noise="random")),
             Ablation("without V", self._row(replace(model, cross_view=None))),
             Ablation("F_ref untrained (Table 1b)", self._row(untrained)),
@@ -123,27 +122,6 @@ def sampled(
 def repeated(batch: Batch) -> Tensor:
     """The first reference as every view (B, K, 3, S, S)."""
     return batch["reference"][:, :1].expand_as(batch["target"]).contiguous()
-
-
-def true_faces(truth: Tensor) -> Readings:
-    """The faces in true views (N, 3, S, S) in [-1, 1], which every row is held against."""
-    return FaceReader().read(truth)
-
-
-def scorer(batch: Batch) -> Callable[[Tensor], dict[str, float]]:
-    """`score` for views (B, K, 3, S, S) of this batch, whose true faces are found once."""
-    truth, cameras = batch["target"].flatten(0, 1), batch["camera"].flatten(0, 1)
-    faces = true_faces(truth)
-    return lambda made: score(made.flatten(0, 1), truth, cameras, faces)
-
-
-def score(made: Tensor, truth: Tensor, cameras: Tensor, faces: Readings) -> dict[str, float]:
-    """Means over views (N, 3, S, S) in [-1, 1], and the median error of the yaw, degrees, against the true
-    ones, their `faces`, and cameras (N, 25)."""
-    suite = MetricSuite(METRICS)
-    singles = suite.update(made, truth, person=faces, pose=faces, cameras=cameras)
-    yaw = singles["POSE[label]_yaw_degrees"].nanmedian().item()
-    return suite.compute() | {"median_yaw_error": yaw}
 
 
 def same_camera(
@@ -206,8 +184,8 @@ def load_whole(model: str, precision: Precision) -> PortraitModel:
 
 
 def read_frames(data: str, frames: int, views: int, size: int) -> Batch:
-    """Test frames as one batch, each with four references and `views` other views. Raises InputError where
-    there are not so many."""
+    """Test frames as one batch, each with four references and `views` other views, and with their masks where
+    there are any. Raises InputError where there are not so many frames."""
     source = PortraitViewsDataModule(
         {"test": SourceConfig(data)},
         image_size=size,
@@ -220,7 +198,8 @@ def read_frames(data: str, frames: int, views: int, size: int) -> Batch:
     batch = source.samples(frames, "test")
     if len(batch["key"]) < frames:
         raise InputError(f"{data} holds {len(batch['key'])} test frames; {frames} are asked for")
-    return batch
+    masks = read_masks(data, batch)
+    return batch if masks is None else batch | {"mask": masks}
 
 
 def run(
@@ -249,15 +228,13 @@ def run(
         loaded, renderer = load_whole(model, precision), prepare_renderer("synthetic")
         study = Study(loaded, Sampling(steps=steps, strength=strength, window=views))
         batch = read_frames(data, frames, views, DiffPortrait3DPipeline.of(loaded).image_size)
-        scored, rows, shown = scorer(batch), {}, {}
+        likeness, rows, shown = Likeness(batch), {}, {}
         for row in (bar := tqdm(study.rows(), desc="ablations", unit="row")):
             bar.set_postfix_str(row.name)
             shown[row.name] = row.views(batch)
-            rows[row.name] = scored(shown[row.name])
+            rows[row.name] = likeness.score(shown[row.name])
         more = probes(loaded, batch, study.sampling, renderer)
-        (folder / "ablations.json").write_text(
-            json.dumps({"rows": rows, **more}, indent=1) + "\n", encoding="utf-8"
-        )
+        write_json(folder / "ablations.json", {"rows": as_json(rows), **more})
         text = report(rows, more, frames, views, study.sampling)
         (folder / "ablations.md").write_text(text, encoding="utf-8")
         sheet(batch, shown).save(folder / "views.png")
@@ -317,34 +294,24 @@ def first(batch: Batch, count: int) -> Batch:
 
 
 def report(
-    rows: dict[str, dict[str, float]], more: dict[str, Any], frames: int, views: int, sampling: Sampling
+    rows: dict[str, RowScores], more: dict[str, Any], frames: int, views: int, sampling: Sampling
 ) -> str:
-    """The tables as Markdown, without the columns that only the JSON has: single angles, and what fails in
-    the truth."""
-    names = [
-        name
-        for name in next(iter(rows.values()))
-        if not name.endswith(("_degrees", "_of_truth")) and not name.startswith("POSE[label]")
-    ]
+    """The tables as Markdown."""
     lines = [
         f"{frames} unseen people, {views} views each, {sampling.steps} steps, 3D-aware noise at strength "
-        f"{sampling.strength:g} unless said.",
+        f"{sampling.strength:g} unless said. In brackets: 95 % of bootstrap samples of the people.",
         "",
-        f"| | {' | '.join(names)} |",
-        f"|---|{'---|' * len(names)}",
+        *table(rows),
+        "",
+        *(f"- {name}: {json.dumps(values)}" for name, values in more.items()),
     ]
-    lines += [
-        f"| {row} | {' | '.join(f'{values.get(name, NAN):.4g}' for name in names)} |"
-        for row, values in rows.items()
-    ]
-    lines += ["", *(f"- {name}: {json.dumps(values)}" for name, values in more.items())]
     return "\n".join(lines) + "\n"
 
 
 def sheet(batch: Batch, shown: dict[str, Tensor], people: int = 6) -> Any:
     """One row a person: the reference, a condition, the truth, then that view by every row of the table."""
     columns = [batch["reference"][:, 0], batch["condition"][:, 0], batch["target"][:, 0]]
-    columns += [made[:, 0] for made in shown.values()]
+    columns += [made[:, 0] for name, made in shown.items() if name != TRUTH]
     return grid(to_images(torch.stack(columns, 1)[:people]), columns=1, upscale=2)
 
 

@@ -3,10 +3,10 @@
 Shape letters: B frames, K views, S image side.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from jsonargparse import ArgumentParser
 from PIL import Image
@@ -14,28 +14,38 @@ from torch import Tensor
 from tqdm import tqdm
 
 from core.errors import InputError, one_line
-from core.files import whole_folder
+from core.files import whole_folder, write_json, write_text
 from lightning_modules.ablations import (
+    FULL,
+    PAPER_STRENGTH,
+    PROXIES,
+    RETURNED,
     STRENGTH,
-    Batch,
+    TRUTH,
+    Ablation,
     Study,
     load_whole,
     read_frames,
     report,
-    scorer,
 )
+from lightning_modules.likeness import Batch, Likeness, as_json, neighbour_difference
 from lightning_modules.sampling.devices import Precision
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline, to_image
+from lightning_modules.sampling.plan import CAMERAS
 from lightning_modules.sampling.requests import Request
 from lightning_modules.sampling.settings import Sampling
+from lightning_modules.sampling.synthesis import VIEWS
 from lightning_modules.synthesize import synthesize
+from portraits.camera_files import read_cameras
 from portraits.cameras import angles
 from portraits.contact_sheet import camera_captions, view_sheet
+from portraits.pixels import to_pixels
 from portraits.video import check_video
+from shards.manifest import Manifest
 
-TABLE, PORTRAIT = "table.json", "portrait.png"
+TABLE, REPORT, PORTRAIT = "table.json", "table.md", "portrait.png"
+SIDE = 192  # pixels of a tile on the contact sheet
 SHOWN = 3  # people on the contact sheet
-TRIVIAL_AND_FULL = 3  # the first rows of the study: the two trivial answers, and the model
 
 
 def demo(
@@ -70,19 +80,47 @@ def demo(
     size = DiffPortrait3DPipeline.of(study.model).image_size
     batch = read_frames(data, frames, views, size)
     with whole_folder(Path(out), overwrite) as folder:
-        scored, made, rows = scorer(batch), {}, {}
-        for row in tqdm(study.rows()[:TRIVIAL_AND_FULL], desc="rows of the table", unit="row"):
+        likeness, made, rows = Likeness(batch), {}, {}
+        for row in tqdm(shown_rows(study), desc="rows of the table", unit="row"):
             made[row.name] = row.views(batch)
-            rows[row.name] = scored(made[row.name])
-        (folder / TABLE).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-        (folder / "table.md").write_text(report(rows, {}, frames, views, sampling), encoding="utf-8")
-        *_, proxies, full = made.values()
-        people(batch, proxies, full).save(folder / "views.png")
+            rows[row.name] = likeness.score(made[row.name])
+        write_json(folder / TABLE, as_json(rows))
+        write_text(folder / REPORT, report(rows, {}, frames, views, sampling))
+        people(batch, made[PROXIES], made[FULL]).save(folder / "views.png")
         to_image(batch["reference"][0, 0]).save(folder / PORTRAIT)
     asked = {"align": False, "steps": steps, "strength": strength, "precision": precision}
     synthesize(Request(model, str(Path(out, "orbit")), [str(Path(out, PORTRAIT))], **asked))
-    print(Path(out, "table.md").read_text(encoding="utf-8"))
+    text = Path(out, REPORT).read_text(encoding="utf-8") + orbit_line(
+        Path(out, "orbit"), data, batch["key"][0]
+    )
+    write_text(Path(out, REPORT), text)
+    print(text)
     print(f"pictures: {Path(out, 'views.png')} and {Path(out, 'orbit')}")
+
+
+def shown_rows(study: Study) -> list[Ablation]:
+    """The rows of the demo's table: the truth, the two trivial answers, the model, and the model at the
+    paper's strength where the study is at another."""
+    names = [TRUTH, RETURNED, PROXIES, FULL]
+    if study.sampling.strength != 1:
+        names.append(PAPER_STRENGTH)
+    rows = {row.name: row for row in study.rows()}
+    return [rows[name] for name in names]
+
+
+def orbit_line(orbit: Path, data: str, key: str) -> str:
+    """A line that says how much neighbouring views of an orbit differ, and those of the truth, which is
+    rendered anew where the person is the built-in capture's."""
+    paths = sorted((orbit / VIEWS).glob("*.png"))
+    made = neighbour_difference(to_pixels(np.stack([np.asarray(Image.open(path)) for path in paths])))
+    line = f"- an orbit of {len(paths)} views: neighbouring views differ by {made:.2f} levels of 256"
+    if not key.startswith("synthetic-"):
+        return f"{line}\n"
+    from shards.sources.synthetic import SyntheticCapture
+
+    capture = SyntheticCapture(**Manifest.load(Path(data)).settings)
+    true = capture.renders(key, read_cameras([orbit / CAMERAS])).images
+    return f"{line}, the truth's by {neighbour_difference(to_pixels(true)):.2f}\n"
 
 
 def check_out(out: Path, overwrite: bool) -> None:
@@ -111,6 +149,7 @@ def people(batch: Batch, proxies: Tensor, made: Tensor) -> Image.Image:
                 )
             },
             camera_captions(batch["camera"][person]),
+            side=SIDE,
         )
         for person in chosen
     ]

@@ -6,10 +6,11 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from core.errors import InputError
 from core.workers import ONLY_WORKER, Worker
+from generators.base import Renders
 from generators.parametric.anatomy import anatomy
 from generators.parametric.lit_scene import LitScene
 from generators.parametric.person import Person, sample_person
@@ -142,6 +143,23 @@ class SyntheticCapture(Source):
             for index, instant in enumerate(instants)
         ]
 
+    def renders(self, key: str, labels: ArrayLike) -> Renders:
+        """The person and instant of the sample `key` from other cameras, EG3D labels (K, 25). Raises
+        InputError where the key is of none of this capture's samples."""
+        name, _, rest = key.partition(f"-s{self.seed}i")
+        identity, _, instant = rest.partition("-")
+        try:
+            numbers = int(identity), int(instant.rpartition("-")[2])
+        except ValueError:
+            numbers = -1, -1
+        if name != self.name or not 0 <= numbers[0] < sum(self.counts) or numbers[1] < 0:
+            raise InputError(f"{key} is no sample of the built-in capture of seed {self.seed}")
+        return self._instant(*numbers)[1].render(labels)
+
+    def _instant(self, identity: int, frame: int) -> tuple[str, HeadScene | LitScene]:
+        person = sample_person(self._stream(PERSON, identity))
+        return self._scene(person, self._stream(INSTANT, identity, frame))
+
     def _stream(self, *key: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, *key])
 
@@ -177,7 +195,7 @@ class SyntheticCapture(Source):
         conditions: NDArray[np.uint8],
     ) -> Sample:
         person = sample_person(self._stream(PERSON, identity))
-        expression, scene = self._scene(person, self._stream(INSTANT, identity, frame))
+        expression, scene = self._instant(identity, frame)
         renders = scene.render(cameras)
         meta = SampleMeta(
             source=self.name,

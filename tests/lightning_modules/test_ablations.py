@@ -14,12 +14,10 @@ from lightning_modules.ablations import (
     report,
     run,
     sampled,
-    score,
-    scorer,
     spreads,
-    true_faces,
     widest,
 )
+from lightning_modules.likeness import RowScores
 from lightning_modules.networks.portrait import save_portrait_model
 from lightning_modules.sampling.consistency import view_deviation, window_seams
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
@@ -70,23 +68,6 @@ def test_trivial_answers_are_what_they_say(made, batch):
     assert torch.equal(made["full model"], sampled(pipeline, one, SAMPLING))
 
 
-def test_the_truth_scores_best_and_another_person_s_views_worse(batch):
-    views, cameras = batch["target"].flatten(0, 1), batch["camera"].flatten(0, 1)
-    faces = true_faces(views)
-    truth = score(views, views, cameras, faces)
-    other = score(batch["target"].roll(1, 0).flatten(0, 1), views, cameras, faces)
-    assert truth["SSIM"] == pytest.approx(1, abs=1e-5)
-    assert truth["LPIPS[efficientnet-lite0]"] == pytest.approx(0, abs=1e-5)
-    assert other["PSNR"] < truth["PSNR"]
-    assert other["LPIPS[efficientnet-lite0]"] > 0.01
-
-
-def test_a_scorer_holds_views_against_the_batch_s_own(batch, made):
-    views, cameras = batch["target"].flatten(0, 1), batch["camera"].flatten(0, 1)
-    here = score(made["S alone"].flatten(0, 1), views, cameras, true_faces(views))
-    assert scorer(batch)(made["S alone"]) == pytest.approx(here, nan_ok=True)
-
-
 def test_spread_is_the_deviation_among_views_of_one_camera(batch, monkeypatch):
     pipeline = DiffPortrait3DPipeline.of(toy_model(prior=True))
     turned = widest(batch)
@@ -130,13 +111,17 @@ def test_the_widest_turn_of_each_frame(batch):
 
 
 def test_report_has_a_line_for_each_row():
-    rows = {"a": {"PSNR": 20.123}, "b": {"PSNR": float("nan")}}
+    rows = {
+        "a": RowScores({"PSNR": np.array([[20.0, 20.2], [21.0, 21.2]])}, {}),
+        "b": RowScores({"faces": np.ones((2, 2))}, {}),
+    }
     text = report(rows, {"more": {"x": 1}}, 2, 3, SAMPLING)
     assert text.startswith(
         "2 unseen people, 3 views each, 2 steps, 3D-aware noise at strength 0.5 unless said."
     )
-    assert "| a | 20.12 |" in text
-    assert "| b | nan |" in text
+    assert "| | PSNR | faces |" in text
+    assert "| a | 20.6 (20.1 to 21.1) |  |" in text
+    assert "| b |  | 1 (1 to 1) |" in text
     assert '- more: {"x": 1}' in text
 
 

@@ -65,6 +65,17 @@ def test_a_studio_block_is_deterministic_and_has_masks_and_conditions():
     assert np.abs(first.views.astype(int) - first.conditions).mean() > 5
 
 
+@pytest.mark.parametrize("place", ["studio", "anywhere"])
+def test_a_sample_is_rendered_again_from_any_camera(place):
+    source = SyntheticCapture(**TINY | {"place": place, "identities": 3, "seed": 7})
+    (sample,) = source.capture(source.units()[0])
+    again = source.renders(sample.meta.key, sample.cameras)
+    np.testing.assert_array_equal(again.images, sample.views)
+    for key in ("synthetic-s8i000000-smile-000", "synthetic-s7i000009-smile-000", "wild-x-y-z", "x"):
+        with pytest.raises(InputError, match=f"{key} is no sample of the built-in capture of seed 7"):
+            source.renders(key, sample.cameras)
+
+
 def test_shards_are_the_same_bytes_whatever_the_number_of_processes(tmp_path):
     digests = []
     for processes in (0, 2):
