@@ -19,6 +19,9 @@ MORE_SHARDS := shards/built/more
 MORE_CAPTURE := --identities 264 --val_identities 4 --test_identities 4 --views 10 --size 64 --seed 2
 PEOPLE_SHARDS := shards/built/people
 PEOPLE_CAPTURE := --identities 32 --val_identities 0 --test_identities 32 --views 10 --size 64 --seed 4
+# The studio's people, for a model of 128 pixels (train-studio).
+STUDIO_SHARDS := shards/built/studio
+STUDIO_CAPTURE := --place studio --identities 656 --val_identities 16 --test_identities 0 --views 12 --size 128 --seed 11
 # Where a later stage finds what the stages before it trained: the newest run's export, or the shipped part.
 newest = $(firstword $(shell ls -td runs/$(1)/version_*/export 2>/dev/null) checkpoints/mini/$(2))
 MODEL ?= checkpoints/mini
@@ -66,6 +69,9 @@ $(MORE_SHARDS)/manifest.json: | $(VENV)/.run
 $(PEOPLE_SHARDS)/manifest.json: | $(VENV)/.run
 	$(RUN) -m shards.build synthetic $(PEOPLE_CAPTURE) --processes $(PROCESSES) --out $(PEOPLE_SHARDS)
 
+$(STUDIO_SHARDS)/manifest.json: | $(VENV)/.run
+	$(RUN) -m shards.build synthetic $(STUDIO_CAPTURE) --processes $(PROCESSES) --out $(STUDIO_SHARDS)
+
 # make shards SOURCE=nersemble ROOT=/data/nersemble builds shards from a download (more settings in ARGS).
 SOURCE ?=
 ROOT ?=
@@ -110,6 +116,22 @@ train-mini: $(CAPTURES) ## Train all four shipped parts anew, as they were train
 	$(MAKE) train-stage2 ARGS="$(LONG) --trainer.max_steps 1000 --trainer.val_check_interval 250"
 	$(MAKE) train-stage3 ARGS="--trainer.max_steps 700 --trainer.val_check_interval 350"
 	$(MAKE) train-noise-prior ARGS="--config configs/data/captures.yaml --trainer.max_steps 800"
+
+# A model of 128 pixels on the studio's people, from its backbone on: ten hours and more on two idle cores; on a GPU,
+# ARGS="--config configs/scale/mini_gpu.yaml" for the stages.
+.PHONY: train-studio
+STUDIO := --config configs/scale/studio.yaml
+train-studio: $(STUDIO_SHARDS)/manifest.json ## Train a model of 128 pixels on the studio's people, its backbone included
+	$(RUN) -m lightning_modules.fit --config configs/backbone_vae.yaml --config configs/scale/backbone_vae_studio.yaml
+	$(RUN) -m lightning_modules.fit --config configs/backbone_unet.yaml --config configs/scale/backbone_unet_studio.yaml
+	$(RUN) -m shards.cache_latents $(STUDIO_SHARDS) --vae runs/backbone_unet/backbone --out $(STUDIO_SHARDS)_latents
+	$(RUN) -m lightning_modules.fit --config configs/stage1.yaml $(STUDIO) $(ARGS)
+	$(RUN) -m lightning_modules.fit --config configs/stage2.yaml $(STUDIO) \
+		--model.appearance "$$(ls -td runs/stage1/version_*/export | head -1)" $(ARGS)
+	$(RUN) -m lightning_modules.fit --config configs/stage3.yaml $(STUDIO) --data.batch_size 4 --data.targets 8 \
+		--model.appearance "$$(ls -td runs/stage1/version_*/export | head -1)" \
+		--model.control "$$(ls -td runs/stage2/version_*/export | head -1)" $(ARGS)
+	$(RUN) -m lightning_modules.fit --config configs/noise_prior.yaml --config configs/scale/noise_prior_studio.yaml
 
 ##  Using the model
 

@@ -17,7 +17,9 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 STAGES = sorted(CONFIGS.glob("stage*.yaml"))
 BACKBONES = sorted(CONFIGS.glob("backbone_*.yaml"))
 PRIORS = sorted(CONFIGS.rglob("noise_prior*.yaml"))  # tests/test_prior_configs.py
-LAYERS = sorted([*CONFIGS.glob("scale/sd15.yaml"), *CONFIGS.glob("data/*.yaml")])
+SMALL_LAYERS = [CONFIGS / "scale" / name for name in ("studio.yaml", "mini_gpu.yaml")]
+BACKBONE_LAYERS = sorted(CONFIGS.glob("scale/backbone_*.yaml"))
+LAYERS = sorted([*SMALL_LAYERS, *CONFIGS.glob("scale/sd15.yaml"), *CONFIGS.glob("data/*.yaml")])
 STAGE3_LAYER = CONFIGS / "scale" / "sd15_stage3.yaml"
 TRAINERS = sorted(CONFIGS.glob("trainer/*.yaml"))  # read by every stage, and by the full-size layers
 TABLES = sorted(CONFIGS.glob("evaluate/*.yaml"))  # tests/lightning_modules/evaluation
@@ -59,7 +61,7 @@ def read(*paths, more=()):
 
 
 def test_nothing_in_configs_is_left_out():
-    known = {*STAGES, *BACKBONES, *PRIORS, *LAYERS, STAGE3_LAYER, *TRAINERS, *TABLES}
+    known = {*STAGES, *BACKBONES, *BACKBONE_LAYERS, *PRIORS, *LAYERS, STAGE3_LAYER, *TRAINERS, *TABLES}
     assert set(CONFIGS.rglob("*.yaml")) == known
 
 
@@ -83,6 +85,20 @@ def test_stages(path, model):
 @pytest.mark.parametrize("path", BACKBONES, ids=lambda path: path.name)
 def test_backbones(path, vae):
     check_run(read(path, more=[vae] if "unet" in path.name else []))
+
+
+@pytest.mark.parametrize("layer", BACKBONE_LAYERS, ids=lambda path: path.name)
+def test_the_studio_s_backbone(layer, vae):
+    base = CONFIGS / f"{layer.stem.removesuffix('_studio')}.yaml"
+    cli = read(base, layer, more=[vae] if "unet" in layer.name else [])
+    check_run(cli)
+    assert cli.config.data.init_args.folders == ["shards/built/studio"]
+    if "unet" in layer.name:
+        assert cli.model.hparams.reading > 0
+        assert cli.datamodule.pairs
+    else:
+        images = torch.zeros(1, 3, 128, 128)
+        assert cli.model.vae.encode(images).latent_dist.mean.shape == (1, 4, 16, 16)
 
 
 @pytest.mark.parametrize("layer", LAYERS, ids=lambda path: path.name)

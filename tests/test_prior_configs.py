@@ -10,6 +10,7 @@ from portraits.cameras import label_from_angles
 from tests.test_configs import CONFIGS, check_run, elsewhere, read
 
 PRIOR, LARGE = CONFIGS / "noise_prior.yaml", CONFIGS / "scale" / "noise_prior_512.yaml"
+STUDIO = CONFIGS / "scale" / "noise_prior_studio.yaml"
 DATA = sorted(CONFIGS.glob("data/*.yaml"))
 
 __all__ = ["elsewhere"]  # loggers may write; nothing is to appear beside the sources
@@ -24,6 +25,15 @@ def test_the_small_scale(layers):
     assert cli.trainer.loggers[0].name.endswith(cli.model.perceptual.weights)
     parameters = sum(p.numel() for p in cli.model.prior.parameters())
     assert parameters * torch.finfo(torch.float16).bits // 8 <= 5e6
+
+
+def test_the_studio():
+    cli = read(PRIOR, STUDIO)
+    check_run(cli)
+    prior, side = cli.model.prior, cli.config.data.init_args.image_size
+    camera = torch.from_numpy(label_from_angles(0.3, 0.1)).expand(1, 1, 25)
+    with torch.no_grad():
+        assert prior(torch.zeros(1, 1, 3, side, side), camera).shape == (1, 1, 3, 128, 128)
 
 
 def test_the_paper_s_loss_takes_its_weights(tmp_path, monkeypatch):
