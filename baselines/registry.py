@@ -45,6 +45,21 @@ BASELINES: dict[str, Callable[[], type[Baseline]]] = {
 }
 
 
+# As the paper's tables call them.
+NAMES = {
+    "triplanenet": "TriPlaneNet",
+    "goae": "GOAE",
+    "eg3d_pti": "EG3D-PTI",
+    "panohead_pti": "PanoHead-PTI",
+    "zero123": "Zero-1-to-3",
+}
+
+
+def takes_masks(kind: str, settings: Mapping[str, Any]) -> bool:
+    """Whether a baseline needs masks: Zero-1-to-3, unless its settings keep the background."""
+    return kind == "zero123" and settings.get("background") != "keep"
+
+
 def check_baseline(kind: str, folder: Path, settings: Mapping[str, Any] | None = None) -> None:
     """Raise InputError where there is no such kind or setting, or the folder does not hold its weights;
     quick."""

@@ -16,13 +16,9 @@ from tqdm import tqdm
 from benchmarks.sampling import clock
 from core.errors import InputError, one_line
 from lightning_modules.evaluation.planning import find_device
-from lightning_modules.evaluation.sampling import (
-    ModelChoice,
-    condition_pixels,
-    open_model,
-    reference_pixels,
-)
+from lightning_modules.evaluation.sampling import condition_pixels, reference_pixels
 from lightning_modules.evaluation.subjects import Subject, SubjectSettings, find_subjects
+from lightning_modules.evaluation.systems import ModelChoice, open_model
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
 from lightning_modules.sampling.settings import Sampling
 from metrics.suite import MetricSuite, available

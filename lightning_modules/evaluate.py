@@ -17,8 +17,9 @@ from core.files import exclusive
 from lightning_modules.evaluation.planning import EvaluationPlan, RowPlan, plan_evaluation
 from lightning_modules.evaluation.report import log_report, write_report
 from lightning_modules.evaluation.sampling import make_predictions
-from lightning_modules.evaluation.scoring import score
+from lightning_modules.evaluation.scoring import ScoringPlan, native_sizes, score
 from lightning_modules.evaluation.settings import EvaluationRequest, RowSettings
+from lightning_modules.evaluation.systems import ModelChoice
 from lightning_modules.loggers import wandb_logger
 from portraits.predictions import Predictions
 
@@ -45,7 +46,9 @@ def _evaluate(plan: EvaluationPlan) -> bool:
         predictions[row.name] = made
     # parts that end at the same time write the same report, one after the other
     with exclusive(plan.out / "table", wait=True):
-        scores = {row.name: score(_with_truth(row, predictions), row.scoring) for row in plan.rows}
+        scores = {
+            row.name: score(_with_truth(row, predictions), _scoring_of(row, predictions)) for row in plan.rows
+        }
         report = write_report(plan, scores)
     if plan.wandb:
         log_report(report, wandb_logger(str(plan.out), name=plan.title, group="evaluate"))
@@ -54,6 +57,13 @@ def _evaluate(plan: EvaluationPlan) -> bool:
 
 def _predictions_of(row: RowPlan) -> Predictions | None:
     return row.predictions if isinstance(row.predictions, Predictions) else make_predictions(row.predictions)
+
+
+def _scoring_of(row: RowPlan, predictions: Mapping[str, Predictions]) -> ScoringPlan:
+    """How a row is scored: a baseline's native resolution is known once its views are made."""
+    if isinstance(row.predictions, Predictions) or isinstance(row.predictions.choice, ModelChoice):
+        return row.scoring
+    return replace(row.scoring, native=native_sizes(predictions[row.name], row.scoring.size))
 
 
 def _with_truth(row: RowPlan, predictions: Mapping[str, Predictions]) -> Predictions:

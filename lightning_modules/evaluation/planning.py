@@ -14,12 +14,8 @@ from core import fingerprints
 from core.errors import InputError
 from core.shipped import find_shipped
 from generators.registry import check_renderer, renderer_record
-from lightning_modules.evaluation.sampling import (
-    ModelChoice,
-    Move,
-    OtherConditions,
-    PredictionPlan,
-)
+from lightning_modules.evaluation.baselines import plan_baseline
+from lightning_modules.evaluation.sampling import Move, OtherConditions, PredictionPlan
 from lightning_modules.evaluation.scoring import (
     ScoringPlan,
     check_inputs,
@@ -29,12 +25,14 @@ from lightning_modules.evaluation.scoring import (
     square_sizes,
 )
 from lightning_modules.evaluation.settings import (
+    BaselineSettings,
     EvaluationRequest,
     PredictionSettings,
     RowSettings,
     ScoringSettings,
 )
-from lightning_modules.evaluation.subjects import SubjectSet, find_subjects
+from lightning_modules.evaluation.subjects import SubjectSet, SubjectSettings, find_subjects
+from lightning_modules.evaluation.systems import OURS, ModelChoice
 from lightning_modules.evaluation.tables import Row, published_rows
 from lightning_modules.networks.cross_view import check_views
 from lightning_modules.networks.portrait import NOISE_PRIOR
@@ -46,7 +44,7 @@ from portraits.alignment.photos import photo_files
 from portraits.predictions import LONGEST_NAME, Predictions, is_plain_name
 
 TRUTH_FROM = "truth_from"
-TABLE_FILES = ("table", "yaw")
+TABLE_FILES = ("table", "yaw", "dots", "systems")
 
 
 @dataclass(frozen=True)
@@ -55,15 +53,17 @@ class RowPlan:
 
     Args:
         name: of the row and its files
-        predictions: to score, or how a model makes them
+        predictions: to score, or how a system makes them
         scoring: how they are scored
         truth_from: name of an earlier row whose predictions replace the truth
+        system: as published rows call it
     """
 
     name: str
     predictions: Predictions | PredictionPlan
     scoring: ScoringPlan
     truth_from: str | None = None
+    system: str = OURS
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def _rows_of_folders(folders: Sequence[str], settings: ScoringSettings, device: 
             check_masks(predictions)
         truths = sum(view.truth is not None for view in predictions.views)
         scoring = _plan_scoring(settings, suite, native, truths, str(predictions.folder), device)
-        rows.append(RowPlan(name, predictions, scoring))
+        rows.append(RowPlan(name, predictions, scoring, system=predictions.system))
     return rows
 
 
@@ -137,6 +137,7 @@ def _rows_of_models(request: EvaluationRequest, part: tuple[int, int], device: s
     changes = request.rows or {row_names([Path(request.row.model).name])[0]: {}}
     subjects_of, suite_of = cache(find_subjects), cache(lambda names: MetricSuite(names))
     rows: dict[str, RowPlan] = {}
+    compared: dict[tuple[SubjectSettings, str], str] = {}
     for name, change in changes.items():
         check_row_name(name)
         truth_from = change.get(TRUTH_FROM)
@@ -155,7 +156,25 @@ def _rows_of_models(request: EvaluationRequest, part: tuple[int, int], device: s
         suite = suite_of(None if scoring.metrics is None else tuple(scoring.metrics))
         plan = _plan_scoring(scoring, suite, native, len(native), f"row {name!r}", device)
         rows[name] = RowPlan(name, predictions, plan, truth_from)
-    return list(rows.values())
+        if truth_from is None and settings.alignment == "aligned":
+            compared.setdefault((settings.subjects, str(scoring)), name)
+    rows_of_ours = [rows[name] for name in compared.values()]
+    return [*rows.values(), *_rows_of_baselines(request.baselines, rows_of_ours, list(rows))]
+
+
+def _rows_of_baselines(
+    baselines: Sequence[BaselineSettings], ours: Sequence[RowPlan], used: Sequence[str]
+) -> list[RowPlan]:
+    """A row for each baseline beside each row of ours, over the same subjects, cameras and scores."""
+    rows: list[RowPlan] = []
+    for row in ours:
+        assert isinstance(row.predictions, PredictionPlan)
+        for baseline in baselines:
+            plan = plan_baseline(baseline, row.predictions)
+            name = plan.system if len(ours) == 1 else f"{plan.system}, {row.name}"
+            name = row_names([*used, *(other.name for other in rows), name])[-1]
+            rows.append(RowPlan(name, plan, row.scoring, system=plan.system))
+    return rows
 
 
 def _check_masks(name: str, shards: str, subjects: SubjectSet, truth_from: str | None) -> None:
@@ -190,10 +209,14 @@ def _plan_predictions(
         out / f"samples-{fingerprint(settings, subjects)}",
         folder.name,
         settings.subjects.protocol,
-        ModelChoice(folder, getattr(torch, settings.precision), settings.reference_network == "untrained"),
+        ModelChoice(
+            folder,
+            settings.sampling,
+            getattr(torch, settings.precision),
+            settings.reference_network == "untrained",
+        ),
         subjects,
         frozenset(subjects.keys[number::parts]),
-        settings.sampling,
         settings.subjects.seed,
         settings.batch,
         device,
@@ -254,6 +277,7 @@ def fingerprint(settings: PredictionSettings, subjects: SubjectSet) -> str:
     values["sampling"].pop("chunk")
     values["subjects"].pop("cache_dir")
     values["subjects"]["shards"] = subjects.fingerprint
+    values["subjects"]["masks"] = subjects.masks_from
     values["model"] = fingerprints.of_folder(find_shipped(settings.model))
     values["renderer"] = renderer_record(settings.renderer) if settings.conditions == "others" else None
     return fingerprints.of_settings(values)

@@ -1,12 +1,13 @@
 """The report of an evaluation: its files, and its tables and pictures in Weights & Biases."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from PIL import Image
 from pytorch_lightning.loggers import WandbLogger
 
 from core.files import write_text
+from lightning_modules.evaluation.comparison import comparison_figure, system_sheets
 from lightning_modules.evaluation.figures import worst_sheet, yaw_figure
 from lightning_modules.evaluation.planning import EvaluationPlan
 from lightning_modules.evaluation.scoring import Scores
@@ -35,25 +36,30 @@ class Report:
 
 
 def write_report(plan: EvaluationPlan, scored: Mapping[str, Scores]) -> Report:
-    """Write `table.md`, `table.csv`, `table.json`, `yaw.png`, and `<row>.csv` and `<row>.worst.png` of every
-    row, and print the table."""
-    rows = [*(measured_row(name, scores) for name, scores in scored.items()), *plan.published]
+    """Write `table.md`, `table.csv`, `table.json`, `yaw.png`, `<row>.csv` and `<row>.worst.png` of every row,
+    and where systems are compared `dots.png` and `systems.png`, and print the table."""
+    systems = {row.name: row.system for row in plan.rows}
+    rows = [*(measured_row(name, scores, systems[name]) for name, scores in scored.items()), *plan.published]
     text = markdown(plan.title, rows, plan.remarks)
     write_text(plan.out / "table.md", text)
     write_text(plan.out / "table.csv", csv_table(rows))
     write_text(plan.out / "table.json", json_table(plan.title, rows, scored, plan.remarks))
     for name, scores in scored.items():
         write_text(plan.out / f"{name}.csv", view_table(scores))
-    pictures = draw_pictures(scored)
+    pictures = draw_pictures(scored, rows)
     for name, picture in pictures.items():
         save_whole(picture, plan.out / f"{name}.png")
     print(text)
     return Report(rows, pictures)
 
 
-def draw_pictures(scored: Mapping[str, Scores]) -> dict[str, Image.Image]:
-    """The pictures of a table by name: scores by yaw, and the worst views of every row."""
-    pictures: dict[str, Image.Image] = {}
+def draw_pictures(scored: Mapping[str, Scores], rows: Sequence[Row]) -> dict[str, Image.Image]:
+    """The pictures of a table by name: values of all systems, their views, scores by yaw, and the worst views
+    of every row."""
+    sheets = system_sheets(scored)
+    pictures = {"systems" if len(sheets) == 1 else f"{name}.systems": sheet for name, sheet in sheets.items()}
+    if figure := comparison_figure(rows):
+        pictures["dots"] = figure
     if figure := yaw_figure(scored, plotted_metrics(scored)):
         pictures["yaw"] = figure
     for name, scores in scored.items():

@@ -1,45 +1,35 @@
-"""Predictions of a model: every subject is written whole or not at all, and a second run makes the rest only.
+"""Predictions of a system: every subject is written whole or not at all; a second run makes the rest only.
 
-Shape letters: B subjects, K views, R references, S image side.
+Shape letters: K views, R references, S image side.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from core.errors import InputError
+from baselines.base import Request
 from core.files import whole_folder, write_json
+from core.schema import read_schema
 from core.tensors import read_json
 from generators.base import Renderer
 from generators.registry import RendererChoice
+from lightning_modules.evaluation.cost import Cost, measured
 from lightning_modules.evaluation.moving import moved
 from lightning_modules.evaluation.subjects import Subject, SubjectSet
-from lightning_modules.networks.reference import AppearanceReference
-from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline, to_image
-from lightning_modules.sampling.settings import Sampling
+from lightning_modules.evaluation.systems import SystemChoice
 from lightning_modules.sampling.view_conditions import prepare_renderer
-from portraits.pixels import to_pixels
+from portraits.pixels import Images, to_images, to_pixels
 from portraits.predictions import Predictions, Protocol, View
 
-SETTINGS, VIEWS, REFERENCE = "settings.json", "views.json", "reference.png"
-
-
-@dataclass(frozen=True)
-class ModelChoice:
-    """A model folder, the dtype of its networks, and whether F_ref is replaced by an untrained copy of F."""
-
-    folder: Path
-    dtype: torch.dtype = torch.float32
-    untrained_reference: bool = False
+SETTINGS, SYSTEM, VIEWS, COST = "settings.json", "system.json", "views.json", "cost.json"
+REFERENCE = "reference.png"
 
 
 @dataclass(frozen=True)
@@ -61,18 +51,17 @@ class OtherConditions:
 
 @dataclass(frozen=True)
 class PredictionPlan:
-    """Predictions of a model, and the folder where they are kept.
+    """Predictions of a system, and the folder where they are kept.
 
     Args:
         folder: that holds a folder for each subject that is finished
-        system: name of the model in tables
+        system: name of the system in tables
         protocol: of the evaluation
-        model: that makes them
+        choice: the model or the baseline that makes them
         subjects: all of them
         share: keys of those that this process makes
-        sampling: number of steps, guidance scale and so on
         seed: of the noise
-        batch: number of subjects that are sampled at a time
+        batch: number of subjects that are given to the system at a time
         device: cpu or cuda
         move: how references are moved; None leaves them aligned
         others: people of the conditions; None takes the conditions of the shards
@@ -82,10 +71,9 @@ class PredictionPlan:
     folder: Path
     system: str
     protocol: Protocol
-    model: ModelChoice
+    choice: SystemChoice
     subjects: SubjectSet
     share: frozenset[str]
-    sampling: Sampling
     seed: int = 0
     batch: int = 4
     device: str = "cpu"
@@ -125,29 +113,35 @@ def make_predictions(plan: PredictionPlan) -> Predictions | None:
 
 
 def _sample(plan: PredictionPlan, todo: set[str]) -> None:
-    pipeline = open_model(plan.model).to(plan.device)
+    system = plan.choice.open(plan.device)
+    write_json(plan.folder / SYSTEM, system.details)
     renderer = prepare_renderer(plan.others.renderer) if plan.others is not None else None
-    with tqdm(total=len(todo), desc="sampling", unit="subject") as bar:
+    with tqdm(total=len(todo), desc=f"sampling {plan.system}", unit="subject") as bar:
         for batch in batches(plan.subjects.read(todo), plan.batch):
-            references = [reference_pixels(subject, plan.move) for subject in batch]
-            conditions = [condition_pixels(subject, plan.others, renderer) for subject in batch]
-            views = _views(pipeline, plan, batch, references, conditions)
-            for subject, *images in zip(batch, references, conditions, views, strict=True):
+            requests = [request_of(subject, plan, renderer) for subject in batch]
+            with measured(plan.device) as cost:
+                images = system.batch_views(requests)
+            cost = Cost(cost.seconds / len(batch), cost.peak_bytes)
+            for subject, request, views in zip(batch, requests, images, strict=True):
                 camera = subject.reference_cameras[0].tolist() if plan.move is None else None
                 # a process whose part overlaps with this one may have made the same views
                 if not (plan.folder / subject.key).is_dir():
-                    write_subject(plan.folder / subject.key, subject, *images, reference_camera=camera)
+                    write_subject(plan.folder / subject.key, subject, request, views, camera, cost)
             bar.update(len(batch))
 
 
-def open_model(choice: ModelChoice) -> DiffPortrait3DPipeline:
-    """The pipeline of a model. Raises InputError where the folder does not hold one."""
-    pipeline = DiffPortrait3DPipeline.from_pretrained(choice.folder, choice.dtype)
-    if not choice.untrained_reference:
-        return pipeline
-    model = pipeline.model
-    untrained = AppearanceReference.from_unet(model.backbone.unet).eval()
-    return DiffPortrait3DPipeline.of(replace(model, reference=untrained))
+def request_of(subject: Subject, plan: PredictionPlan, renderer: Renderer | None) -> Request:
+    """What a system is given of a subject. References that are moved are rounded to 8 bits, as they are
+    saved."""
+    return Request(
+        subject.key,
+        to_images(reference_pixels(subject, plan.move)),
+        subject.reference_cameras,
+        subject.cameras,
+        subject.reference_masks,
+        to_images(condition_pixels(subject, plan.others, renderer)),
+        plan.seed,
+    )
 
 
 def batches(subjects: Iterable[Subject], size: int) -> Iterator[list[Subject]]:
@@ -179,47 +173,28 @@ def condition_pixels(subject: Subject, others: OtherConditions | None, renderer:
     return to_pixels(renderer.render(identity, subject.cameras, side).images)
 
 
-def _views(
-    pipeline: DiffPortrait3DPipeline,
-    plan: PredictionPlan,
-    batch: Sequence[Subject],
-    references: Sequence[Tensor],
-    conditions: Sequence[Tensor],
-) -> Tensor:
-    """Predicted views (B, K, 3, S, S) in [-1, 1]."""
-    side = pipeline.image_size
-    if references[0].shape[-1] != side:
-        raise InputError(f"{batch[0].key}: its images are not {side}x{side}, as the other subjects' are")
-    cameras = torch.from_numpy(np.stack([subject.cameras for subject in batch]))
-    return pipeline.views(
-        torch.stack(list(references)),
-        torch.stack(list(conditions)) if pipeline.view_control is not None else None,
-        cameras if pipeline.noise_prior is not None else None,
-        seeds=[f"{plan.seed} {subject.key}" for subject in batch],
-        count=len(batch[0].truths),
-        sampling=plan.sampling,
-    )
-
-
 def write_subject(
     folder: Path,
     subject: Subject,
-    references: Tensor,
-    conditions: Tensor,
-    images: Tensor,
+    request: Request,
+    images: Images,
     reference_camera: list[float] | None,
+    cost: Cost,
 ) -> None:
-    """Write a subject's folder: its predictions, and the images that they are compared with.
+    """Write a subject's folder: its predictions (K, S, S, 3), the images that they are compared with, and
+    their cost.
 
     `reference_camera` is the label (25,) of the first reference; None where the reference was moved.
     """
+    conditions = subject.conditions if request.conditions is None else request.conditions
     with whole_folder(folder) as place:
-        to_image(references[0]).save(place / REFERENCE)
+        Image.fromarray(request.portraits[0]).save(place / REFERENCE)
         write_json(place / VIEWS, {"views": [asdict(view) for view in _entries(subject, reference_camera)]})
+        write_json(place / COST, asdict(cost))
         for number, (image, condition) in enumerate(zip(images, conditions, strict=True)):
             name = view_name(number)
-            to_image(image).save(place / f"{name}.png")
-            to_image(condition).save(place / f"{name}.condition.png")
+            Image.fromarray(image).save(place / f"{name}.png")
+            Image.fromarray(condition).save(place / f"{name}.condition.png")
             Image.fromarray(subject.truths[number]).save(place / f"{name}.truth.png")
             if subject.masks is not None:
                 Image.fromarray(subject.masks[number]).save(place / f"{name}.mask.png")
@@ -229,7 +204,10 @@ def _collect(plan: PredictionPlan) -> Predictions:
     """Write the manifest of predictions that are complete, and load it, which checks them."""
     files = [plan.folder / key / VIEWS for key in plan.subjects.keys]
     views = [View.parse(entry, str(file)) for file in files for entry in read_json(file)["views"]]
-    Predictions(plan.folder, plan.system, plan.protocol, tuple(views), plan.settings or {}).save()
+    costs = [read_schema(Cost, plan.folder / key / COST) for key in plan.subjects.keys]
+    cost = Cost(sum(cost.seconds for cost in costs) / len(views), max(cost.peak_bytes for cost in costs))
+    settings = {**(plan.settings or {}), "system": read_json(plan.folder / SYSTEM), "cost": asdict(cost)}
+    Predictions(plan.folder, plan.system, plan.protocol, tuple(views), settings).save()
     return Predictions.load(plan.folder)
 
 

@@ -7,11 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from generators.registry import RendererChoice
-from lightning_modules.evaluation.subjects import SubjectSettings
+from lightning_modules.evaluation.subjects import Background, SubjectSettings
 from lightning_modules.sampling.settings import PAPER, Sampling
 from portraits.predictions import Protocol
-
-Background = Literal["keep", "remove"]
 
 
 @dataclass(frozen=True)
@@ -81,6 +79,21 @@ class RowSettings(PredictionSettings):
 
 
 @dataclass(frozen=True)
+class BaselineSettings:
+    """A baseline of the comparison, evaluated on the same subjects and cameras.
+
+    Args:
+        kind: eg3d_pti, panohead_pti, triplanenet, goae or zero123
+        folder: of its weights, as `import-gan` or `import-baseline` writes it
+        settings: that differ from its defaults, e.g. {"tuning": {"style_steps": 100}} of eg3d_pti
+    """
+
+    kind: str
+    folder: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class PublishedRow:
     """Published values of one system.
 
@@ -121,6 +134,7 @@ class EvaluationRequest:
         title: of the table
         rows: by name, the settings that differ, e.g. {"random noise": {"sampling.noise": "random"}};
             `truth_from` names an earlier row whose predictions replace the truth (B.4)
+        baselines: other systems, each of which makes a row for each of `rows` that has other subjects
         published: tables of others to print beside
         predictions: folders of predictions to score, instead of making any
         out: folder of the results
@@ -132,6 +146,7 @@ class EvaluationRequest:
     row: RowSettings = field(default_factory=RowSettings)
     title: str = "Evaluation"
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+    baselines: list[BaselineSettings] = field(default_factory=list)
     published: list[PublishedTable] = field(default_factory=list)
     predictions: list[str] | None = None
     out: str = "runs/evaluate"

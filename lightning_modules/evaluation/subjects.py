@@ -5,7 +5,7 @@ Shape letters: K views, R references, S image side.
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,11 +19,14 @@ from core.seeding import numpy_generator
 from portraits.cameras import angles
 from portraits.pixels import Images
 from portraits.predictions import Protocol
+from portraits.segmentation import NAME as SEGMENTATION
+from portraits.segmentation import check_segmentation, foreground_masks, over_white
 from shards.catalog import Catalog, Shard
 from shards.fetch import ShardCache
 from shards.frames import Frame, FrameSet
 from shards.schema import CAMERAS, Sample, SampleError, count_views, decode, decode_cameras, mask_name
 
+Background = Literal["keep", "remove"]
 CACHE_BYTES = 10**12
 
 
@@ -38,6 +41,8 @@ class SubjectSettings:
         split: of the shards
         frames: number of frames, evenly spaced; all by default
         views: largest number of predicted views of a frame; all by default
+        background: keep it, or replace it by white in references and truths (Table 3), with the masks of the
+            shards, or those of a segmentation network where the shards have none
         references: number of references of a subject (Eq. 5)
         reference_view: `any` draws them at random, seeded by the frame's key; `frontal` takes the views
             nearest to the front
@@ -50,6 +55,7 @@ class SubjectSettings:
     split: Literal["train", "val", "test"] = "test"
     frames: int | None = None
     views: int | None = None
+    background: Background = "keep"
     references: int = 1
     reference_view: Literal["any", "frontal"] = "any"
     seed: int = 0
@@ -59,8 +65,9 @@ class SubjectSettings:
 @dataclass(frozen=True)
 class Subject:
     """One subject: `references` (R, S, S, 3) uint8 and their cameras (R, 25); `truths` and `conditions`
-    (K, S, S, 3) uint8 of the views to be predicted, their `masks` (K, S, S) uint8 if the shards have them,
-    and their `cameras` (K, 25)."""
+    (K, S, S, 3) uint8 of the views to be predicted, and their `cameras` (K, 25). `masks` (K, S, S) of the
+    truths and `reference_masks` (R, S, S), uint8, are None where the shards have none and none were computed.
+    """
 
     key: str
     references: Images
@@ -69,6 +76,7 @@ class Subject:
     cameras: NDArray[np.float32]
     masks: Images | None
     reference_cameras: NDArray[np.float32]
+    reference_masks: Images | None = None
 
 
 @dataclass(frozen=True)
@@ -85,18 +93,26 @@ class SubjectViews:
 @dataclass(frozen=True)
 class SubjectSet:
     """The subjects of an evaluation, of which no image is decoded yet. `image_size` is S; `masks` tells
-    whether all frames have foreground masks; `fingerprint` is that of the shards' content."""
+    whether all frames have foreground masks; `fingerprint` is that of the shards' content; `segment` whether
+    masks that the shards do not have are computed."""
 
     frames: FrameSet
     subjects: tuple[SubjectViews, ...]
     image_size: int
     masks: bool
     fingerprint: str
+    background: Background = "keep"
+    segment: bool = False
 
     @property
     def keys(self) -> list[str]:
         """The subjects' names, in order."""
         return [subject.key for subject in self.subjects]
+
+    @property
+    def masks_from(self) -> str | None:
+        """The network that computes masks, where one does."""
+        return SEGMENTATION if self.segment else None
 
     def read(self, keys: Collection[str]) -> Iterator[Subject]:
         """The subjects of these names, in order. Raises InputError where a frame is damaged."""
@@ -108,7 +124,10 @@ class SubjectSet:
                 frame = self.frames.frame(subject.frame)
                 with _undamaged(frame):
                     opened = subject.frame, decode(frame.read(frame.members))
-            yield _subject(opened[1], subject)
+            found = _subject(opened[1], subject)
+            if self.segment and found.masks is None:
+                found = with_masks(found)
+            yield without_background(found) if self.background == "remove" else found
 
 
 def find_subjects(settings: SubjectSettings) -> SubjectSet:
@@ -130,7 +149,38 @@ def find_subjects(settings: SubjectSettings) -> SubjectSet:
         masks = masks and mask_name(0) in frame.members
         subjects += _choose_views(settings, number, frame.key, cameras)
     size, contents = frames.shards[0].image_size, [_content(shard, cache) for shard in frames.shards]
-    return SubjectSet(frames, tuple(subjects), size, masks, fingerprints.of_settings(contents))
+    remove = settings.background == "remove"
+    if remove and not masks:
+        check_segmentation()
+    return SubjectSet(
+        frames,
+        tuple(subjects),
+        size,
+        masks,
+        fingerprints.of_settings(contents),
+        settings.background,
+        segment=remove and not masks,
+    )
+
+
+def with_masks(subject: Subject) -> Subject:
+    """The subject with masks of a segmentation network. Raises InputError where it cannot be had."""
+    return replace(
+        subject,
+        masks=foreground_masks(subject.truths),
+        reference_masks=foreground_masks(subject.references),
+    )
+
+
+def without_background(subject: Subject) -> Subject:
+    """The subject, which has masks, with references and truths over white."""
+    if subject.masks is None or subject.reference_masks is None:
+        raise InputError(f"{subject.key}: it has no masks to remove the background with")
+    return replace(
+        subject,
+        references=over_white(subject.references, subject.reference_masks),
+        truths=over_white(subject.truths, subject.masks),
+    )
 
 
 def _content(shard: Shard, cache: ShardCache) -> str:
@@ -200,4 +250,5 @@ def _subject(sample: Sample, subject: SubjectViews) -> Subject:
         sample.cameras[views],
         None if sample.masks is None else sample.masks[views],
         sample.cameras[references],
+        None if sample.masks is None else sample.masks[references],
     )

@@ -14,16 +14,18 @@ from lightning_modules.evaluation.scoring import Scores
 from lightning_modules.evaluation.settings import PublishedRow, PublishedTable
 from lightning_modules.evaluation.statistics import Estimate, estimates, means_by_yaw, metrics_of
 from metrics.suite import higher_is_better
-from portraits.predictions import Protocol
+from portraits.predictions import Predictions, Protocol
 
 NOT_IN_MARKDOWN = ("_pitch_degrees", "_roll_degrees")
+SECONDS, MEMORY = "seconds/view", "peak GiB"
 ORDER = ("LPIPS", "DISTS", "SSIM", "PSNR", "ID", "POSE", "FID", "KID")
 
 
 @dataclass(frozen=True)
 class Row:
     """One row of a table. `values` and `failures` are by metric, `higher` tells for each metric whether
-    higher is better, `published` names the source of values that were not measured here."""
+    higher is better, `published` names the source of values that were not measured here, and `system` is what
+    measured and published rows of one system have in common."""
 
     name: str
     protocol: str
@@ -35,22 +37,43 @@ class Row:
     higher: dict[str, bool] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     published: str | None = None
+    system: str = ""
 
 
-def measured_row(name: str, scores: Scores) -> Row:
-    """The row of scores."""
+def measured_row(name: str, scores: Scores, system: str = "") -> Row:
+    """The row of scores, and of the cost of the predictions where it was measured."""
     predictions = scores.predictions
+    costs = cost_of(predictions)
     return Row(
         name,
         predictions.protocol,
         scores.size,
         len(predictions.subjects()),
         len(predictions.views),
-        estimates(scores),
+        estimates(scores) | costs,
         scores.failures,
-        scores.higher,
-        scores.notes,
+        scores.higher | dict.fromkeys(costs, False),
+        [*scores.notes, *system_notes(predictions)],
+        system=system,
     )
+
+
+def cost_of(predictions: Predictions) -> dict[str, Estimate]:
+    """Seconds and GiB a view, where predictions were made here."""
+    cost, views = predictions.settings.get("cost"), len(predictions.views)
+    if not isinstance(cost, dict):
+        return {}
+    values = {SECONDS: cost["seconds"], MEMORY: cost["peak_bytes"] / 2**30}
+    return {name: Estimate(value, np.nan, np.nan, views) for name, value in values.items()}
+
+
+def system_notes(predictions: Predictions) -> list[str]:
+    """A note on the system, its native resolution and the terms of its weights, for baselines."""
+    system = predictions.settings.get("system")
+    if not system:
+        return []
+    side = system["native_size"]
+    return [f"{system['name']}, native resolution {side}x{side}; weights: {system['licence']}"]
 
 
 def published_rows(tables: Sequence[PublishedTable], protocol: Protocol) -> list[Row]:
@@ -76,6 +99,7 @@ def _published_row(table: PublishedTable, row: PublishedRow, protocol: Protocol)
         values,
         higher=directions,
         published=source,
+        system=row.name,
     )
 
 

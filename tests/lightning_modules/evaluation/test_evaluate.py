@@ -184,7 +184,7 @@ def test_parts_are_not_scored_as_if_they_were_all(request_of, tmp_path, capsys):
         ({"a/b": {}}, "no slashes"),
         ({"..": {}}, "no slashes"),
         ({"": {}}, "no slashes"),
-        ({"table": {}}, "row 'table': table, yaw are the names of the table's own files"),
+        ({"table": {}}, "row 'table': table, yaw, dots, systems are the names of the table's own files"),
         ({"x" * 300: {}}, "at most 200 bytes"),
         ({"a": {"model": "nowhere"}}, "nowhere has no appearance_reference/"),
         ({"a": {"sampling.noise": "3d-aware"}}, "has no noise_prior/"),
@@ -202,7 +202,7 @@ def test_rows_that_cannot_be_made_are_one_line_before_a_model_is_loaded(
     request_of, rows, message, monkeypatch
 ):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-    monkeypatch.setattr("lightning_modules.evaluation.sampling.open_model", None)
+    monkeypatch.setattr("lightning_modules.evaluation.systems.open_model", None)
     with pytest.raises(InputError, match=message):
         plan_evaluation(request_of(rows))
 

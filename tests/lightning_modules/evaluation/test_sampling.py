@@ -11,15 +11,10 @@ from core.errors import InputError
 from lightning_modules.evaluation import sampling
 from lightning_modules.evaluation.moving import moved
 from lightning_modules.evaluation.planning import plan_evaluation
-from lightning_modules.evaluation.sampling import (
-    ModelChoice,
-    OtherConditions,
-    condition_pixels,
-    make_predictions,
-    open_model,
-)
+from lightning_modules.evaluation.sampling import OtherConditions, condition_pixels, make_predictions
 from lightning_modules.evaluation.settings import EvaluationRequest, RowSettings, ScoringSettings
 from lightning_modules.evaluation.subjects import SubjectSettings, find_subjects
+from lightning_modules.evaluation.systems import ModelChoice, open_model
 from lightning_modules.networks.portrait import PortraitModel, load_portrait_model, save_portrait_model
 from lightning_modules.sampling.settings import Sampling
 from portraits.cameras import angles

@@ -1,0 +1,210 @@
+"""Tables of this project's model beside baselines, at toy width."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from core.errors import InputError
+from generators.gan.folder import save_generator
+from lightning_modules.evaluate import evaluate
+from lightning_modules.evaluation import sampling
+from lightning_modules.evaluation.comparison import comparison_figure
+from lightning_modules.evaluation.planning import plan_evaluation
+from lightning_modules.evaluation.settings import (
+    BaselineSettings,
+    EvaluationRequest,
+    PublishedRow,
+    PublishedTable,
+    RowSettings,
+    ScoringSettings,
+)
+from lightning_modules.evaluation.subjects import SubjectSettings, find_subjects
+from lightning_modules.evaluation.tables import MEMORY, SECONDS
+from lightning_modules.sampling.settings import Sampling
+from portraits.predictions import Predictions
+from portraits.segmentation import check_segmentation, foreground_masks, over_white
+from tests.generators.inversion.test_invert import varied
+
+QUICK = {"tuning": {"style_steps": 2, "tune_steps": 1, "perceptual_weight": 0.0}}
+PEOPLE = Path(__file__).parents[2] / "data/people"
+
+
+@pytest.fixture(scope="module")
+def gans(tmp_path_factory):
+    """Folders of both generators."""
+    folder = tmp_path_factory.mktemp("gans")
+    for kind in ("eg3d", "panohead"):
+        save_generator(varied(kind), folder / kind, "toy")
+    return folder
+
+
+@pytest.fixture
+def request_of(capture, model, gans, tmp_path):
+    """Builds the request of a table of the toy model and inversions."""
+
+    def build(out="out", rows=None, **options):
+        row = RowSettings(
+            str(model),
+            SubjectSettings(str(capture), views=2),
+            sampling=Sampling(steps=1),
+            scoring=ScoringSettings(metrics=["PSNR", "SSIM"]),
+        )
+        baselines = [
+            BaselineSettings("eg3d_pti", str(gans / "eg3d"), QUICK),
+            BaselineSettings("panohead_pti", str(gans / "panohead"), {**QUICK, "frame": "own"}),
+        ]
+        options = {"baselines": baselines, "device": "cpu", **options}
+        return EvaluationRequest(row, rows=rows or {}, out=str(tmp_path / out), **options)
+
+    return build
+
+
+def table(out):
+    return {row["name"]: row for row in json.loads((out / "table.json").read_text())["rows"]}
+
+
+def test_every_system_makes_the_same_views_of_the_same_subjects(request_of, tmp_path):
+    rows = {"novel": {}, "reconstruction": {"subjects.protocol": "reconstruction", "subjects.views": 1}}
+    published = PublishedTable("Table 9", [PublishedRow("EG3D-PTI", {"SSIM": 0.5}, "novel_view")], 256)
+    plan = plan_evaluation(request_of(rows=rows, published=[published]))
+    names = ["novel", "reconstruction"]
+    names += [f"{system}, {row}" for row in names for system in ("EG3D-PTI", "PanoHead-PTI")]
+    assert [row.name for row in plan.rows] == names
+    assert evaluate(plan)
+    made = {row.name: Predictions.load(row.predictions.folder) for row in plan.rows}
+    for name, predictions in made.items():
+        ours = made[name.rpartition(", ")[2]]
+        assert [view.name for view in predictions.views] == [view.name for view in ours.views]
+        assert predictions.protocol == ours.protocol
+        np.testing.assert_array_equal(predictions.cameras(), ours.cameras())
+        for view, own in zip(predictions.views, ours.views, strict=True):
+            for kind in ("reference", "truth", "condition"):
+                pair = (predictions.folder / view.files[kind], ours.folder / own.files[kind])
+                np.testing.assert_array_equal(*(Image.open(path) for path in pair))
+            side = 16 if "PTI" not in name else 64
+            assert Image.open(predictions.folder / view.image).size == (side, side)
+    rows = table(tmp_path / "out")
+    assert all(rows[name]["resolution"] == 16 for name in names)
+    assert any("native resolution 64x64" in note for note in rows["EG3D-PTI, novel"]["notes"])
+    assert "EG3D-PTI[l2]" in " ".join(rows["EG3D-PTI, novel"]["notes"])
+    for name in names:
+        assert rows[name]["values"][SECONDS]["mean"] > 0
+        assert 0.01 < rows[name]["values"][MEMORY]["mean"] < 100
+    for picture in ("dots", "novel.systems", "reconstruction.systems"):
+        assert Image.open(tmp_path / "out" / f"{picture}.png").width > 200
+
+
+def test_a_table_that_was_interrupted_goes_on_and_is_the_same(request_of, tmp_path, monkeypatch):
+    assert evaluate(plan_evaluation(request_of("whole")))
+    write, count = sampling.write_subject, []
+
+    def failing(*arguments):
+        count.append(1)
+        if len(count) % 2 == 0:
+            raise KeyboardInterrupt
+        write(*arguments)
+
+    monkeypatch.setattr(sampling, "write_subject", failing)
+    for _ in range(8):
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(plan_evaluation(request_of("parts")))
+    monkeypatch.undo()
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "parts").rglob("views.json")}
+    assert len(written) == 8
+    assert evaluate(plan_evaluation(request_of("parts")))
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in written.items())
+    images = sorted((tmp_path / "whole").glob("*/*/*.png"))
+    assert len(images) > 18
+    for path in images:
+        other = tmp_path / "parts" / path.relative_to(tmp_path / "whole")
+        assert path.read_bytes() == other.read_bytes()
+    whole, parts = (table(tmp_path / out) for out in ("whole", "parts"))
+    for name, row in whole.items():
+        for metric, value in row["values"].items():
+            assert metric in (SECONDS, MEMORY) or parts[name]["values"][metric] == value
+
+
+def test_what_changes_a_baselines_views_changes_their_folder(request_of, gans, tmp_path):
+    def folders(**changes):
+        return [row.predictions.folder for row in plan_evaluation(request_of(**changes)).rows]
+
+    def baseline(**changes):
+        return [dataclasses.replace(BaselineSettings("eg3d_pti", str(gans / "eg3d"), QUICK), **changes)]
+
+    usual = folders(baselines=baseline())
+    assert folders(baselines=baseline(), rows={"a": {"scoring.size": 12}}) == usual
+    others = [
+        folders(baselines=baseline(settings={"tuning": {**QUICK["tuning"], "style_steps": 3}})),
+        folders(baselines=baseline(), rows={"a": {"subjects.seed": 1}}),
+        folders(baselines=baseline(), rows={"a": {"subjects.views": 1}}),
+    ]
+    generator = varied("eg3d")
+    generator.decoder.net[0].bias.data += 1
+    save_generator(generator, tmp_path / "other", "toy")
+    others.append(folders(baselines=baseline(folder=str(tmp_path / "other"))))
+    assert len({usual[1], *(other[1] for other in others)}) == 5
+
+
+def test_rows_of_the_same_subjects_share_a_baseline(request_of):
+    rows = {"random": {}, "more steps": {"sampling.steps": 2}, "moved": {"alignment": "moved"}}
+    plan = plan_evaluation(request_of(rows=rows))
+    assert [row.name for row in plan.rows] == [*rows, "EG3D-PTI", "PanoHead-PTI"]
+
+
+@pytest.mark.parametrize(
+    ("baseline", "said"),
+    [
+        (BaselineSettings("pti", "nowhere"), "pti: there is no such baseline"),
+        (BaselineSettings("eg3d_pti", "nowhere"), "nowhere is no generator's folder"),
+        (BaselineSettings("eg3d_pti", "{gans}/panohead"), "the generator in that folder is panohead"),
+        (BaselineSettings("eg3d_pti", "{gans}/eg3d", {"steps": 1}), "steps: Unexpected keyword argument"),
+    ],
+)
+def test_baselines_that_cannot_be_opened_are_one_line_first(baseline, said, request_of, gans, tmp_path):
+    baseline = dataclasses.replace(baseline, folder=baseline.folder.format(gans=gans))
+    with pytest.raises(InputError, match=said):
+        plan_evaluation(request_of(baselines=[baseline]))
+    assert not (tmp_path / "out").exists()
+
+
+def test_backgrounds_are_removed_before_views_are_predicted():
+    """By the shards' masks: white outside, as it was inside; conditions stay."""
+    kept, removed = (
+        find_subjects(SubjectSettings(str(PEOPLE), background=background))
+        for background in ("keep", "remove")
+    )
+    assert removed.masks_from is None
+    for with_background, without in zip(kept.read(kept.keys), removed.read(removed.keys), strict=True):
+        np.testing.assert_array_equal(with_background.conditions, without.conditions)
+        for masks, before, after in (
+            (without.masks, with_background.truths, without.truths),
+            (without.reference_masks, with_background.references, without.references),
+        ):
+            assert (after[masks == 0] == 255).all()
+            np.testing.assert_array_equal(after[masks == 255], before[masks == 255])
+            assert 0.1 < (masks == 0).mean() < 0.9
+
+
+def test_masks_of_the_segmentation_network_are_those_of_the_shards():
+    """Their intersection over union is above 0.9."""
+    try:
+        check_segmentation()
+    except InputError as error:
+        pytest.skip(str(error))
+    subjects = find_subjects(SubjectSettings(str(PEOPLE)))
+    for subject in subjects.read(subjects.keys):
+        found, masks = foreground_masks(subject.truths) > 127, subject.masks > 127
+        assert (found & masks).sum() / (found | masks).sum() > 0.9
+    whole = over_white(subject.truths, np.full(subject.masks.shape, 255, np.uint8))
+    np.testing.assert_array_equal(whole, subject.truths)
+
+
+def test_published_values_alone_have_a_figure_too(request_of):
+    published = PublishedTable("Table 9", [PublishedRow("theirs", {"SSIM": 0.5})])
+    plan = plan_evaluation(request_of(baselines=[], published=[published]))
+    assert comparison_figure(plan.published).height > 50
+    assert comparison_figure([dataclasses.replace(plan.published[0], published=None)]) is None
