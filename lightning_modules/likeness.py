@@ -59,6 +59,7 @@ class Likeness:
 
     def __init__(self, batch: Batch) -> None:
         self.batch, self.reader = batch, FaceReader()
+        self.suite = MetricSuite((*PAIRED, KID))
         self.identity, self.pose = ID(reader=self.reader), CameraPOSE(reader=self.reader)
         self.truth = self.embeddings(self.reader.read(batch["target"].flatten(0, 1)))
         self.portraits = self.embeddings(self.reader.read(batch["reference"][:, 0]))
@@ -73,9 +74,9 @@ class Likeness:
         faces = self.reader.read(made.flatten(0, 1))
         found = self.embeddings(faces)
         if not torch.equal(made, truth):
-            suite = MetricSuite((*PAIRED, KID))
-            scores |= suite.update(made.flatten(0, 1), truth.flatten(0, 1))
-            sets = {name: value for name, value in suite.compute().items() if name.startswith("KID")}
+            self.suite.reset()
+            scores |= self.suite.update(made.flatten(0, 1), truth.flatten(0, 1))
+            sets = {name: value for name, value in self.suite.compute().items() if name.startswith("KID")}
             scores[self.identity.label] = F.cosine_similarity(found, self.truth)
         own = self.portraits.repeat_interleave(shape[1], 0)
         scores[f"{self.identity.label} to the portrait"] = F.cosine_similarity(found, own)
