@@ -173,8 +173,8 @@ def as_json(rows: dict[str, RowScores]) -> dict[str, dict[str, dict[str, float |
 def table(rows: dict[str, RowScores]) -> list[str]:
     """The lines of a Markdown table of rows by name: means, and in brackets their intervals."""
     found = {name: scores.estimates() for name, scores in rows.items()}
-    columns = list(dict.fromkeys(column for row in found.values() for column in row))
-    columns.sort(key=lambda column: not column.startswith((*(p.split("[")[0] for p in PAIRED), "KID")))
+    fullest_first = sorted(found.values(), key=len, reverse=True)
+    columns = list(dict.fromkeys(column for row in fullest_first for column in row))
     lines = [f"| | {' | '.join(columns)} |", f"|---|{'---|' * len(columns)}"]
     for name, row in found.items():
         cells = [_cell(row[column]) if column in row else "" for column in columns]
