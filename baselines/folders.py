@@ -43,7 +43,7 @@ class Card:
         if not path.is_file():
             raise InputError(
                 f"{folder} is no {kind} folder: it has no {CARD}; make one of the released files with "
-                f"python -m baselines.import_baseline {kind}"
+                f"diffportrait3d import-baseline {kind}"
             )
         card = read_schema(cls, path)
         if card.kind != kind:

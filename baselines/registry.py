@@ -12,6 +12,12 @@ from core.errors import InputError
 from core.schema import check_values
 
 
+def _zero123() -> type[Baseline]:
+    from baselines.zero123.system import Zero123
+
+    return Zero123
+
+
 def _triplanenet() -> type[Baseline]:
     from baselines.triplanenet.system import TriPlaneNet
 
@@ -38,6 +44,7 @@ def _panohead_pti() -> type[Baseline]:
 
 # Classes by kind, imported when they are asked for.
 BASELINES: dict[str, Callable[[], type[Baseline]]] = {
+    "zero123": _zero123,
     "triplanenet": _triplanenet,
     "goae": _goae,
     "eg3d_pti": _eg3d_pti,

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from baselines.base import Cameras, Request
 from core.errors import InputError
@@ -26,6 +27,11 @@ def crop(request: Request, side: int) -> Image.Image:
 def pixels_of(image: Image.Image, device: str | torch.device) -> Tensor:
     """An image as pixels (1, 3, S, S) in [-1, 1]."""
     return to_pixels(np.array(image))[None].contiguous().to(device)
+
+
+def halved(x: Tensor, side: int) -> Tensor:
+    """Images (N, C, S', S') averaged over squares down to `side`."""
+    return x if x.shape[-1] == side else F.adaptive_avg_pool2d(x, side)
 
 
 def rendering(generator: Generator, resolution: int, depths: int = 1) -> Rendering:

@@ -11,12 +11,11 @@ from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from baselines.base import Request
 from baselines.folders import Card, check_folder, networks_file, open_generator
 from baselines.layers import load_networks
-from baselines.rendering import check_styles, crop, pixels_of, rendering, view_images
+from baselines.rendering import check_styles, crop, halved, pixels_of, rendering, view_images
 from baselines.triplanenet.encoders import COARSE, MIDDLE, TriPlaneEncoders, Widths
 from core.errors import InputError
 from core.schema import STRICT
@@ -136,11 +135,6 @@ def mirrored(labels: Tensor) -> Tensor:
     signs = torch.ones(labels.shape[1], device=labels.device, dtype=labels.dtype)
     signs[list(MIRRORED)] = -1
     return labels * signs
-
-
-def halved(x: Tensor, side: int) -> Tensor:
-    """Images (N, C, S', S') averaged over squares down to `side`."""
-    return x if x.shape[-1] == side else F.adaptive_avg_pool2d(x, side)
 
 
 def build_encoders(tensors: Mapping[str, Tensor], generator: Generator, where: str) -> TriPlaneEncoders:

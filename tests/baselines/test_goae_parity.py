@@ -13,7 +13,7 @@ from baselines.archives import without_prefix
 from baselines.goae.swin import PatchEmbedding, Stage
 from baselines.goae.system import GOAE, GOAESettings, build_networks
 from baselines.layers import load_networks
-from baselines.triplanenet.system import halved
+from baselines.rendering import halved
 from generators.gan.architecture import Settings
 from generators.gan.folder import build_generator
 from portraits.pixels import to_pixels

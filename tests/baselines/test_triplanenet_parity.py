@@ -8,12 +8,12 @@ from torch import Tensor
 
 from baselines.archives import without_prefix
 from baselines.layers import body, load_networks, outputs_of, stem
+from baselines.rendering import halved
 from baselines.triplanenet.encoders import PlaneEncoder, Widths
 from baselines.triplanenet.system import (
     TriPlaneNet,
     TriPlaneNetSettings,
     build_encoders,
-    halved,
     mirrored,
 )
 from generators.gan.architecture import Settings
