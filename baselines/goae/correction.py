@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms.functional import gaussian_blur
 
-from baselines.goae.encoder import CrossAttention
+from baselines.goae.encoder import ATTENTION_HEADS, CrossAttention
 from baselines.layers import body, stem
 from core.errors import InputError
 from generators.gan.layers import activate
@@ -41,11 +41,14 @@ class CorrectionSize:
         firsts = [sum(DEPTHS[:group]) for group in range(len(DEPTHS))]
         try:
             widths = tuple(shapes[f"body.{unit}.res_layer.1.weight"][0] for unit in firsts)
-            return cls(widths, shapes["output_layer.2.weight"][0])
+            features = shapes["output_layer.2.weight"][0]
         except KeyError as error:
             raise InputError(
                 f"{where}: not GOAE's feature correction: it has no tensor {error.args[0]}"
             ) from None
+        if features % ATTENTION_HEADS:
+            raise InputError(f"{where}: {features} features do not split into {ATTENTION_HEADS} heads")
+        return cls(widths, features)
 
 
 class EqualisedConvolution(nn.Module):

@@ -18,6 +18,7 @@ from baselines.goae.swin import SwinSize, SwinV2
 from core.errors import InputError
 
 ATTENTION_HEADS = 4
+STAGES = 4  # of Swin
 LEVELS = ("coarse", "mid", "fine")
 HALVINGS = 32  # a portrait's side over that of the coarsest map
 
@@ -50,7 +51,7 @@ class EncoderSize:
         is missing that they are read from."""
         try:
             coarse, mid, fine = (shapes[f"mapper_query_spatial_{level}.2.weight"][0] for level in LEVELS)
-            return cls(
+            size = cls(
                 SwinSize.read(shapes, "swin_model"),
                 shapes["mapper_base_spatial.0.weight"][1],
                 shapes["mapper_base_channel.2.weight"][0],
@@ -58,6 +59,22 @@ class EncoderSize:
             )
         except KeyError as error:
             raise InputError(f"{where}: not GOAE's encoder: it has no tensor {error.args[0]}") from None
+        if fault := size.fault():
+            raise InputError(f"{where}: not GOAE's encoder: {fault}")
+        return size
+
+    def fault(self) -> str:
+        """Why there is no such encoder; empty where there is one."""
+        if len(self.swin.depths) != STAGES:
+            return f"{len(self.swin.depths)} stages of Swin, not {STAGES}"
+        if math.isqrt(self.tokens) ** 2 != self.tokens:
+            return f"{self.tokens} tokens are no square"
+        split = [(self.style, ATTENTION_HEADS)]
+        split += [(self.swin.width << stage, heads) for stage, heads in enumerate(self.swin.heads)]
+        return next(
+            (f"{width} numbers do not split into {heads} heads" for width, heads in split if width % heads),
+            "",
+        )
 
 
 class CrossAttention(nn.Module):

@@ -156,6 +156,8 @@ def _check_sizes(widths: Widths, generator: Generator, where: str) -> None:
             f"{where}: it makes planes of {widths.planes} channels, the generator has "
             f"{architecture.plane_channels}"
         )
+    if widths.body[-1] != widths.style:
+        raise InputError(f"{where}: {widths.body[-1]} channels of its first encoder, not {widths.style}")
     coarse = int(math.log2(max(architecture.backbone) // COARSEST))
     fine = len(widths.heads) - COARSE - MIDDLE
     wanted = (coarse,) * COARSE + (coarse + 1,) * MIDDLE + (coarse + 2,) * fine

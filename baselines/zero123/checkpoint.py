@@ -7,11 +7,12 @@ Diffusion 1.x; CLIP's image tower is OpenAI's.
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
@@ -21,6 +22,8 @@ from baselines.zero123.networks import CCProjection, Networks, image_encoder_of
 from core.errors import InputError
 from core.lists import shortened
 from core.tensors import load_strict
+
+Model = TypeVar("Model", bound=ModelMixin)
 
 UNET = "model.diffusion_model."
 VAE = "first_stage_model."
@@ -88,15 +91,15 @@ def _average(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
 def _unet(tensors: Mapping[str, Tensor], where: str) -> UNet2DConditionModel:
     width = _size(tensors, "input_blocks.0.0.weight", 0, UNET, where)
     context = _size(tensors, "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight", 1, UNET, where)
-    with torch.device("meta"):
-        unet = UNet2DConditionModel(
-            sample_size=LATENT_SIZE,
-            in_channels=8,
-            out_channels=4,
-            block_out_channels=[width * multiple for multiple in MULTIPLES],
-            attention_head_dim=HEADS,
-            cross_attention_dim=context,
-        )
+    config = {
+        "sample_size": LATENT_SIZE,
+        "in_channels": 8,
+        "out_channels": 4,
+        "block_out_channels": [width * multiple for multiple in MULTIPLES],
+        "attention_head_dim": HEADS,
+        "cross_attention_dim": context,
+    }
+    unet = _empty(UNet2DConditionModel, config, where)
     named = {UNET + name: x for name, x in tensors.items()}
     converted = convert_ldm_unet_checkpoint(named, {**unet.config})
     _check_all_converted(named, converted, where)
@@ -107,16 +110,16 @@ def _unet(tensors: Mapping[str, Tensor], where: str) -> UNet2DConditionModel:
 def _vae(tensors: Mapping[str, Tensor], where: str) -> AutoencoderKL:
     width = _size(tensors, "encoder.conv_in.weight", 0, VAE, where)
     levels = len(MULTIPLES)
-    with torch.device("meta"):
-        vae = AutoencoderKL(
-            block_out_channels=[width * multiple for multiple in MULTIPLES],
-            layers_per_block=2,
-            latent_channels=4,
-            down_block_types=["DownEncoderBlock2D"] * levels,
-            up_block_types=["UpDecoderBlock2D"] * levels,
-            sample_size=256,
-            scaling_factor=LATENT_SCALE,
-        )
+    config = {
+        "block_out_channels": [width * multiple for multiple in MULTIPLES],
+        "layers_per_block": 2,
+        "latent_channels": 4,
+        "down_block_types": ["DownEncoderBlock2D"] * levels,
+        "up_block_types": ["UpDecoderBlock2D"] * levels,
+        "sample_size": 256,
+        "scaling_factor": LATENT_SCALE,
+    }
+    vae = _empty(AutoencoderKL, config, where)
     named = {VAE + name: x for name, x in tensors.items()}
     converted = convert_ldm_vae_checkpoint(named, {**vae.config})
     _check_all_converted(named, converted, where)
@@ -174,11 +177,20 @@ def _image_tensors(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
 
 def _projection(tensors: Mapping[str, Tensor], where: str) -> CCProjection:
     inputs = _size(tensors, "weight", 1, PROJECTION, where)
-    with torch.device("meta"):
-        projection = CCProjection(inputs, _size(tensors, "weight", 0, PROJECTION, where))
+    sizes = {"in_channel": inputs, "out_channel": _size(tensors, "weight", 0, PROJECTION, where)}
+    projection = _empty(CCProjection, sizes, where)
     named = {f"projection.{name}": x for name, x in tensors.items()}
     load_strict(projection, _floats(named), f"{where}: {PROJECTION}")
     return projection.eval()
+
+
+def _empty(cls: type[Model], config: Mapping[str, Any], where: str) -> Model:
+    """A network of these sizes without weights. Raises InputError where there is none."""
+    try:
+        with torch.device("meta"):
+            return cls(**config)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{where}: the sizes of its tensors make no {cls.__name__}: {error}") from error
 
 
 def _size(tensors: Mapping[str, Tensor], name: str, dimension: int, prefix: str, where: str) -> int:

@@ -1,0 +1,182 @@
+"""All baselines through the one interface, at toy width."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from baselines.base import Request
+from baselines.folders import NETWORKS
+from baselines.registry import BASELINES, check_baseline, open_baseline
+from core.errors import InputError
+from portraits.pixels import to_images
+from tests.baselines.toys import SIDE, SIZES, toy_request, write_folder
+
+SETTINGS = {"zero123": {"steps": 3}, "triplanenet": {"depths": 1}, "goae": {}}
+KINDS = tuple(SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A folder of each kind."""
+    root = tmp_path_factory.mktemp("baselines")
+    return {kind: write_folder(kind, root / kind) for kind in KINDS}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_views(kind, folders):
+    """Views have the shape that is promised, are the same again, and differ by camera and by portrait."""
+    system = open_baseline(kind, folders[kind], settings=SETTINGS[kind])
+    request = toy_request()
+    views = system.views(request)
+    assert system.native_size == SIZES[kind]
+    assert views.shape == (2, system.native_size, system.native_size, 3)
+    assert views.dtype == np.uint8
+    assert np.array_equal(views, system.views(request))
+    assert not np.array_equal(views[0], views[1])
+    other = toy_request(portraits=255 - request.portraits)
+    assert not np.array_equal(views, system.views(other))
+    assert system.name
+    assert system.licence
+
+
+@pytest.mark.parametrize("kind", ["triplanenet", "goae"])
+def test_a_view_does_not_depend_on_the_others(kind, folders):
+    system = open_baseline(kind, folders[kind])
+    both = toy_request()
+    alone = toy_request(cameras=both.cameras[1:])
+    assert np.array_equal(system.views(both)[1], system.views(alone)[0])
+
+
+def test_goae_reconstructs_with_planes_that_are_not_mixed(folders):
+    """At the portrait's own camera the view is the reconstruction; at others the mixed planes are seen."""
+    system = open_baseline("goae", folders["goae"])
+    request = toy_request()
+    own = toy_request(cameras=np.concatenate([request.portrait_cameras, request.cameras[:1]]))
+    views = system.views(own)
+    large = torch.from_numpy(request.portraits / 127.5 - 1).float().permute(0, 3, 1, 2)
+    small = torch.zeros(1, 3, 64, 64)
+    with torch.inference_mode():
+        made = system.reconstruct(small, large, torch.from_numpy(request.portrait_cameras))
+    front = made.mask * made.better.planes[:, 0] + (1 - made.mask) * made.plain.planes[:, 0]
+    assert torch.allclose(made.identity.planes[:, 0], front)
+    assert torch.equal(made.identity.planes[:, 1:], made.better.planes[:, 1:])
+    assert 0 < made.mask.mean() < 1
+    assert views.shape == (2, SIDE, SIDE, 3)
+    assert not np.array_equal(
+        views[0],
+        to_images(
+            system.generator.views(
+                made.identity, torch.from_numpy(request.portrait_cameras)[None], system.how
+            ).image[0, 0]
+        ),
+    )
+
+
+def test_goae_refuses_a_rendering_too_small_for_its_mask(folders):
+    with pytest.raises(InputError, match="render at half of that"):
+        open_baseline("goae", folders["goae"], settings={"rendering": 16})
+
+
+@pytest.mark.parametrize("background", ["keep", "white", "centred"])
+def test_zero123_backgrounds(background, folders):
+    """Each way to prepare the portrait gives other views; a seed gives others again."""
+    settings = {"steps": 2, "background": background, "sampler": "diffusers"}
+    system = open_baseline("zero123", folders["zero123"], settings=settings)
+    views = system.views(toy_request(1))
+    assert views.shape == (1, 64, 64, 3)
+    assert not np.array_equal(views, system.views(toy_request(1, seed=1)))
+    if background != "keep":
+        with pytest.raises(InputError, match="give masks, or background=keep"):
+            system.views(toy_request(1, masks=None))
+
+
+def test_zero123_in_small_batches(folders):
+    """How many views are sampled at a time changes nothing that can be seen."""
+    made = [
+        open_baseline("zero123", folders["zero123"], settings={"steps": 3, "batch": batch}).views(
+            toy_request(3)
+        )
+        for batch in (1, 3)
+    ]
+    assert np.abs(made[0].astype(int) - made[1]).max() <= 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_missing_and_foreign_folders_are_refused(kind, folders, tmp_path):
+    with pytest.raises(InputError, match="diffportrait3d import-baseline"):
+        check_baseline(kind, tmp_path)
+    other = next(name for name in KINDS if name != kind and name != "zero123")
+    with pytest.raises(InputError, match=r"holds|no unet/config"):
+        check_baseline(kind, folders[other])
+
+
+@pytest.mark.parametrize("kind", ["triplanenet", "goae"])
+def test_names_are_strict(kind, folders, tmp_path):
+    folder = shutil.copytree(folders[kind], tmp_path / kind)
+    tensors = load_file(folder / NETWORKS)
+    name = next(name for name in tensors if name.endswith("body.1.res_layer.1.weight"))
+    renamed = {("renamed" if key == name else key): x for key, x in tensors.items()}
+    renamed = {
+        key if kind == "triplanenet" or key != "renamed" else "afa.renamed": x for key, x in renamed.items()
+    }
+    save_file(renamed, folder / NETWORKS)
+    with pytest.raises(InputError, match=f"no tensor|missing {name}"):
+        open_baseline(kind, folder)
+    (folder / NETWORKS).unlink()
+    with pytest.raises(InputError, match=f"no {NETWORKS}"):
+        check_baseline(kind, folder)
+
+
+def test_a_card_is_checked(folders, tmp_path):
+    folder = shutil.copytree(folders["goae"], tmp_path / "goae")
+    card = json.loads((folder / "baseline.json").read_text())
+    (folder / "baseline.json").write_text(json.dumps({**card, "extra": 1}))
+    with pytest.raises(InputError, match=r"baseline.json: extra"):
+        check_baseline("goae", folder)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "fault"),
+    [
+        ("nobody", {}, "no such baseline; choose of zero123"),
+        ("goae", {"blurr": 1}, "settings of goae: blurr"),
+        ("goae", {"blur": 0}, "a blur above 0"),
+        ("triplanenet", {"depths": "two"}, "settings of triplanenet: depths"),
+        ("zero123", {"steps": 501}, "501 sampling steps: the original sampler takes 2 to 500"),
+        ("zero123", {"sampler": "heun"}, "settings of zero123: sampler"),
+        ("zero123", {"eta": 2.0}, "eta is from 0 to 1"),
+    ],
+)
+def test_settings_are_checked(kind, settings, fault, tmp_path):
+    with pytest.raises(InputError, match=fault):
+        check_baseline(kind, tmp_path, settings)
+
+
+def test_every_setting_has_a_default():
+    for load in BASELINES.values():
+        load().Settings()
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"portraits": np.zeros((1, 8, 9, 3), np.uint8)}, "squares"),
+        ({"portrait_cameras": np.zeros((1, 25), np.float32)}, "portrait cameras: camera 0 is not a rigid"),
+        ({"cameras": np.zeros((2, 24), np.float32)}, r"EG3D labels are \(K, 25\)"),
+        ({"masks": np.zeros((1, 4, 4), np.uint8)}, "masks have shape"),
+        ({"conditions": np.zeros((3, 8, 8, 3), np.uint8)}, "3 conditions for 2 cameras"),
+    ],
+)
+def test_requests_are_checked(changes, fault):
+    with pytest.raises(InputError, match=fault):
+        toy_request(**changes)
+
+
+def test_a_request_has_a_camera_for_each_portrait():
+    request = toy_request()
+    with pytest.raises(InputError, match="1 cameras for 2 portraits"):
+        Request("twice", np.concatenate([request.portraits] * 2), request.portrait_cameras, request.cameras)
