@@ -1,11 +1,16 @@
 """Random generators whose state is a function of a key, so that a resumed run repeats its draws."""
 
 import hashlib
+import math
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
+
+GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
+STREAM_BLOCK = 1024  # positions of a training stream whose timesteps share a random start
 
 
 def torch_generator(*key: int | str) -> torch.Generator:
@@ -28,6 +33,38 @@ def normal(shape: torch.Size | tuple[int, ...], draw: torch.Generator, like: Ten
     return torch.randn(tuple(shape), generator=draw).to(like.device, like.dtype)
 
 
+def normal_by_row(
+    shape: torch.Size | tuple[int, ...], draws: Sequence[torch.Generator], like: Tensor
+) -> Tensor:
+    """Standard normal noise of `shape` (B, …), each row by its own of the B generators; see `normal`."""
+    return torch.stack([normal(tuple(shape[1:]), draw, like) for draw in draws])
+
+
+def stream_generators(seed: int | str, positions: Sequence[int]) -> list[torch.Generator]:
+    """A generator for each position of a training stream: whatever is drawn for a frame by its own does not
+    depend on the batches and ranks that frames are dealt to."""
+    return [torch_generator(seed, "stream", position) for position in positions]
+
+
+def stream_timesteps(
+    seed: int | str, positions: Sequence[int], count: int, total: int, shift: float = 1.0
+) -> Tensor:
+    """`count` timesteps (B, count) below `total` for each of B positions of a training stream.
+
+    They follow from `seed` and the positions alone. Those of neighbouring positions, whatever their number,
+    are spread evenly over the schedule, so that the mean of a loss over them varies less than over
+    independent ones: steps of the golden ratio, from a random place in each `STREAM_BLOCK` positions. Each is
+    uniform, or with a `shift` above 1 denser where there is more noise, as `spread_timesteps` has it.
+    """
+    rows = []
+    for position in positions:
+        block = torch_generator(seed, "timesteps", position // STREAM_BLOCK)
+        start = torch.rand(1, dtype=torch.float64, generator=block)
+        index = position % STREAM_BLOCK * count + torch.arange(count, dtype=torch.float64)
+        rows.append((start + index * GOLDEN_RATIO).remainder(1))
+    return _timesteps(torch.stack(rows), total, shift)
+
+
 def spread_timesteps(count: int, total: int, draw: torch.Generator, shift: float = 1.0) -> Tensor:
     """`count` timesteps (count,) below `total`, one from each of `count` equal parts in random order.
 
@@ -36,6 +73,10 @@ def spread_timesteps(count: int, total: int, draw: torch.Generator, shift: float
     Diffusion 3 shifts them.
     """
     parts = torch.randperm(count, generator=draw) + torch.rand(count, generator=draw)
-    parts = parts / count
-    parts = shift * parts / (1 + (shift - 1) * parts)
-    return (parts * total).long().clamp(max=total - 1)
+    return _timesteps(parts / count, total, shift)
+
+
+def _timesteps(places: Tensor, total: int, shift: float) -> Tensor:
+    """Timesteps at places in [0, 1) of the schedule."""
+    places = shift * places / (1 + (shift - 1) * places)
+    return (places * total).long().clamp(max=total - 1)

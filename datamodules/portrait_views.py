@@ -187,7 +187,8 @@ class PortraitViewsDataModule(pl.LightningDataModule):
     def _evaluation_loader(self, split: str) -> StreamLoader:
         rank, world_size = self._ranks()
         frames = self._splits[split].spread(self._budgets[split])
-        batches = EvaluationBatches(frames, self._reader, self.batch_size, world_size)
+        others = split == "val"  # whose references validation compares with
+        batches = EvaluationBatches(frames, self._reader, self.batch_size, world_size, others)
         return self._loader(batches, sampler=DistributedSampler(batches, world_size, rank, shuffle=False))
 
     def _loader(self, batches: TrainBatches | EvaluationBatches, **options: Any) -> StreamLoader:

@@ -22,6 +22,7 @@ from shards.schema import (
     LATENTS,
     META,
     SampleError,
+    SampleMeta,
     condition_name,
     count_views,
     decode_cameras,
@@ -54,7 +55,8 @@ class Item:
 
     References are (R, S, S, 3) and targets (V, S, S, 3) uint8, or None where `moments` has their latents.
     Conditions are (V, S, S, 3) uint8, or None if they are not read. Cameras are (R, 25) and (V, 25).
-    `skipped` lists the damaged frames that this one replaces."""
+    `other_reference` (R, S, S, 3) uint8 are another person's, if they are read, and `other_valid` is False where
+    there is no other person. `skipped` lists the damaged frames that this one replaces."""
 
     key: str
     identity: str
@@ -64,6 +66,8 @@ class Item:
     reference_camera: NDArray[np.float32]
     camera: NDArray[np.float32]
     moments: Moments | None = None
+    other_reference: Images | None = None
+    other_valid: bool | None = None
     position: int = -1
     valid: bool = True
     skipped: list[str] = field(default_factory=list)
@@ -121,7 +125,7 @@ class ViewReader:
         moments = self._moments(frame, count, draw)
         return Item(
             key=frame.key,
-            identity=f"{meta.source}-{meta.identity}",
+            identity=_identity(meta),
             reference=self._images(frame, map(view_name, draw.references)) if moments is None else None,
             target=self._images(frame, map(view_name, draw.targets)) if moments is None else None,
             condition=self._images(frame, map(condition_name, draw.targets)) if self.conditions else None,
@@ -129,6 +133,17 @@ class ViewReader:
             camera=cameras[list(draw.targets)],
             moments=moments,
         )
+
+    def identity(self, frame: Frame) -> str:
+        """Who is on a frame, as `Item.identity` has it. Raises SampleError where the frame is damaged."""
+        return _identity(decode_meta(frame.read([META])[META]))
+
+    def read_references(self, frame: Frame, random: np.random.Generator) -> Images:
+        """The references (R, S, S, 3) uint8 alone that `read` draws. Raises SampleError as `read` does."""
+        count = count_views(frame.members)
+        if count < self.views:
+            raise SampleError(f"it has {count} views, {self.views} are drawn")
+        return self._images(frame, map(view_name, self.draw(random, count).references))
 
     def _images(self, frame: Frame, members: Iterable[str]) -> Images:
         return np.stack([decode_image(x, self.image_size) for x in frame.read(members).values()])
@@ -142,6 +157,11 @@ class ViewReader:
             return None
         drawn = (list(draw.references), list(draw.targets))
         return Moments(*(views[chosen] for views in (latents.views, latents.mirrored) for chosen in drawn))
+
+
+def _identity(meta: SampleMeta) -> str:
+    """A person's name, unique over sources."""
+    return f"{meta.source}-{meta.identity}"
 
 
 def first_readable(
@@ -180,6 +200,9 @@ def collate(items: Sequence[Item]) -> Batch:
     If all items have moments, reference and target are replaced by reference_moments (B, R, 2C, H, W) and
     target_moments (B, V, 2C, H, W), float32, mean and log variance, and by reference_mirrored_moments and
     target_mirrored_moments of the mirrored images.
+
+    Items with another person's references give other_reference (B, R, 3, S, S) and other_valid (B,) bool,
+    False where there is no other person and the row is zero.
     """
     batch: Batch = {
         "reference_camera": torch.from_numpy(np.stack([item.reference_camera for item in items])),
@@ -194,10 +217,20 @@ def collate(items: Sequence[Item]) -> Batch:
         images = [found for item in items if (found := getattr(item, name)) is not None]
         if images:
             batch[name] = _to_tensor(images)
+    if any(item.other_valid is not None for item in items):
+        batch |= _others(items)
     moments = [item.moments for item in items if item.moments is not None]
     for name, arrays in zip(Moments._fields, zip(*moments, strict=True), strict=False):
         batch[f"{name}_moments"] = torch.from_numpy(np.stack(arrays).astype(np.float32))
     return batch
+
+
+def _others(items: Sequence[Item]) -> Batch:
+    """Another person's references of each item, zeros where there is nobody else."""
+    given = [item.reference if item.other_reference is None else item.other_reference for item in items]
+    valid = torch.tensor([bool(item.other_valid) for item in items])
+    images = _to_tensor([images for images in given if images is not None])
+    return {"other_reference": images * valid.view(-1, 1, 1, 1, 1), "other_valid": valid}
 
 
 def _to_tensor(images: Sequence[Images]) -> Tensor:

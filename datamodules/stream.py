@@ -11,7 +11,9 @@ from core.errors import InputError
 from core.seeding import numpy_generator
 from datamodules.order import EpochOrder, Mixture
 from datamodules.reading import Batch, Item, ViewReader, collate, first_readable
-from shards.frames import FrameSet
+from portraits.pixels import Images
+from shards.frames import Frame, FrameSet
+from shards.schema import SampleError
 
 
 @dataclass(frozen=True)
@@ -85,11 +87,21 @@ class EvaluationBatches(Dataset[Batch | InputError]):
     The views drawn from a frame are a function of its key. The last batches are filled up, so that all ranks
     have the same number of full batches, with frames whose `valid` is False; so is the replacement of a
     damaged frame.
+
+    With `others` each item has the references of another person: of the next frame in the list that shows
+    somebody else, so that the pair depends on neither batches nor ranks.
     """
 
     def __init__(
-        self, frames: Sequence[tuple[FrameSet, int]], reader: ViewReader, batch_size: int, world_size: int = 1
+        self,
+        frames: Sequence[tuple[FrameSet, int]],
+        reader: ViewReader,
+        batch_size: int,
+        world_size: int = 1,
+        others: bool = False,
     ) -> None:
+        self._others = others
+        self._identities: dict[int, str | None] = {}
         self._frames = list(frames)
         self._reader = reader
         self._batch_size = batch_size
@@ -117,6 +129,35 @@ class EvaluationBatches(Dataset[Batch | InputError]):
             lambda key: numpy_generator(0, "views", key),
         )
         fills = place >= len(self._frames)
+        if self._others:
+            other = self._other_reference(place, item.identity)
+            item = replace(item, other_reference=other, other_valid=other is not None)
         return replace(
             item, position=place, valid=not (fills or item.skipped), skipped=[] if fills else item.skipped
         )
+
+    def _other_reference(self, place: int, identity: str) -> Images | None:
+        """The references of the next frame in the list of another person, None where there is none."""
+        for further in range(1, len(self._frames)):
+            other = (place + further) % len(self._frames)
+            if self._identity(other) in (identity, None):
+                continue
+            frame = self._frame(other)
+            try:
+                return self._reader.read_references(frame, numpy_generator(0, "views", frame.key))
+            except SampleError:
+                continue
+        return None
+
+    def _identity(self, place: int) -> str | None:
+        """Who is on the frame at a place of the list, None where it is damaged."""
+        if place not in self._identities:
+            try:
+                self._identities[place] = self._reader.identity(self._frame(place))
+            except SampleError:
+                self._identities[place] = None
+        return self._identities[place]
+
+    def _frame(self, place: int) -> Frame:
+        frames, number = self._frames[place]
+        return frames.frame(number)

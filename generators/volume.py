@@ -6,7 +6,7 @@ from points to features and densities.
 Shape letters: N cameras, P rays of a camera, K depths along a ray, C channels of a feature.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -175,13 +175,14 @@ def render(
     near: float | Tensor,
     far: float | Tensor,
     sampling: RaySampling,
-    draw: torch.Generator | None = None,
+    draw: torch.Generator | Sequence[torch.Generator] | None = None,
     activation: Activation = density,
 ) -> Rendered:
     """Render a field along rays (N, P) between depths `near` and `far`, numbers or (N, 1, 1).
 
     With a CPU generator `draw`, depths are jittered within their strata and importance quantiles are random;
-    without one they are the strata's middles and evenly spaced quantiles.
+    without one they are the strata's middles and evenly spaced quantiles. Of several generators each draws
+    for an equal share of the N rows, in order.
     """
     jitter, quantiles = _draws(cast.directions, sampling, draw)
     size = sampling.chunk or cast.directions.shape[1]
@@ -198,7 +199,9 @@ def render(
     return Rendered(*(torch.cat([getattr(piece, name) for piece in pieces], dim=1) for name in names))
 
 
-def _draws(directions: Tensor, sampling: RaySampling, draw: torch.Generator | None) -> tuple[Tensor, Tensor]:
+def _draws(
+    directions: Tensor, sampling: RaySampling, draw: torch.Generator | Sequence[torch.Generator] | None
+) -> tuple[Tensor, Tensor]:
     """Jitter (N, P, coarse) and quantiles (N, P, fine), drawn for all rays at once, so that chunks do not
     change them."""
     shape = directions.shape[:2]
@@ -206,8 +209,10 @@ def _draws(directions: Tensor, sampling: RaySampling, draw: torch.Generator | No
         jitter = torch.full((), 0.5).expand(*shape, sampling.coarse)
         quantiles = torch.linspace(0, 1, sampling.fine).expand(*shape, sampling.fine)
     else:
-        jitter = torch.rand(*shape, sampling.coarse, generator=draw)
-        quantiles = torch.rand(*shape, sampling.fine, generator=draw)
+        draws = [draw] if isinstance(draw, torch.Generator) else draw
+        share = (shape[0] // len(draws), shape[1])
+        jitter = torch.cat([torch.rand(*share, sampling.coarse, generator=own) for own in draws])
+        quantiles = torch.cat([torch.rand(*share, sampling.fine, generator=own) for own in draws])
     return jitter.to(directions), quantiles.to(directions)
 
 

@@ -3,6 +3,7 @@
 Shape letters: B images, S image side, C latent channels, H W latent size.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,6 @@ from lightning_modules.networks.pretrained import Backbone, save_backbone
 from lightning_modules.networks.reference import ReferenceBank, attention_inputs
 from lightning_modules.optimization import Learning, Optimization, step_generator
 from lightning_modules.sampling.ddim import sample
-from lightning_modules.stage import others
 from metrics.perceptual_loss import PerceptualLoss, PerceptualWeights
 from portraits.pixels import levels_to_pixels
 
@@ -84,7 +84,7 @@ class AutoencoderModule(pl.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """The weighted sum of the three losses; each is logged."""
-        draw = step_generator(self, self.hparams.seed, batch_idx)
+        draw = step_generator(self, self.hparams.seed, batch_idx, self.global_rank)
         images = levels_to_pixels(batch["images"])
         mirrored = torch.rand(len(images), generator=draw).lt(0.5).to(images.device)
         images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(-1), images)
@@ -231,7 +231,7 @@ class BackboneModule(pl.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Eq. 1 at drawn timesteps."""
-        draw = step_generator(self, self.hparams.seed, batch_idx)
+        draw = step_generator(self, self.hparams.seed, batch_idx, self.global_rank)
         moments, read = batch["moments"], None
         if torch.rand(1, generator=draw) < self.hparams.reading and has_pairs(batch):
             moments, read = paired(batch)
@@ -296,3 +296,11 @@ def paired(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """The moments (P, 2C, H, W) of a batch that have another view of the same person, and that view's."""
     chosen = batch["paired"]
     return batch["moments"][chosen], batch["other_moments"][chosen]
+
+
+def others(identities: Sequence[str | int]) -> Tensor:
+    """For each frame the next one of another person (B,), and itself where all are of one."""
+    count = len(identities)
+    rows = [[(i + k) % count for k in range(1, count)] for i in range(count)]
+    chosen = [next((j for j in row if identities[j] != identities[i]), i) for i, row in enumerate(rows)]
+    return torch.tensor(chosen)

@@ -3,6 +3,7 @@
 Shape letters: B people, R portraits of each, V views, S image side, s the side of what S renders.
 """
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, get_args
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from core.errors import InputError
+from core.seeding import stream_generators
 from lightning_modules.networks.cards import StageCard
 from lightning_modules.networks.noise_prior import NoisePrior, Proxies
 from lightning_modules.optimization import Learning, step_generator
@@ -74,16 +76,18 @@ class NoisePriorStage(TrainedPart):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The weighted sum of both losses, with depths along rays drawn at random; each is logged."""
-        draw = step_generator(self, self.hparams.seed, batch_idx)
+        draws = stream_generators(self.hparams.seed, batch["position"].tolist())
         if self.hparams.mirror:
-            batch = mirrored(batch, draw)
+            batch = mirrored(batch, draws)
         references = batch["reference"]
-        count = int(torch.randint(references.shape[1], (), generator=draw)) + 1
-        proxies = self.prior.proxies(self.prior.encode(references[:, :count]), batch["camera"], draw)
+        step = step_generator(self, self.hparams.seed, batch_idx)
+        count = int(torch.randint(references.shape[1], (), generator=step)) + 1
+        proxies = self.prior.proxies(self.prior.encode(references[:, :count]), batch["camera"], draws)
         squared, perceptual = self.losses(proxies, batch["target"])
         loss = squared + self.hparams.perceptual_weight * perceptual
-        self.log_dict({"train/l2": squared, f"train/perceptual[{self.perceptual.weights}]": perceptual})
-        self.log("train/loss", loss, prog_bar=True)
+        parts = {"train/l2": squared, f"train/perceptual[{self.perceptual.weights}]": perceptual}
+        self.log_dict(parts, sync_dist=True)
+        self.log("train/loss", loss, prog_bar=True, sync_dist=True)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -131,9 +135,9 @@ def shown_depth(proxies: Proxies, size: int) -> Tensor:
     return shown.unsqueeze(2).expand(-1, -1, 3, -1, -1)
 
 
-def mirrored(batch: Batch, draw: torch.Generator) -> Batch:
-    """The batch with all images and cameras of about half of its people mirrored."""
-    chosen = torch.rand(len(batch["key"]), generator=draw).lt(0.5).to(batch["target"].device)
+def mirrored(batch: Batch, draws: Sequence[torch.Generator]) -> Batch:
+    """The batch with all images and cameras of about half of its B people mirrored. `draws`: B generators."""
+    chosen = torch.cat([torch.rand(1, generator=draw) for draw in draws]).lt(0.5).to(batch["target"].device)
     images = {
         name: torch.where(chosen.view(-1, 1, 1, 1, 1), batch[name].flip(-1), batch[name])
         for name in ("reference", "target")

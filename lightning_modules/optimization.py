@@ -69,12 +69,15 @@ class Learning:
         return FINAL_FRACTION + (1 - FINAL_FRACTION) * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def step_generator(module: pl.LightningModule, seed: int | str, batch_idx: int) -> torch.Generator:
-    """The draws of this micro-batch: a function of seed, optimiser step, place in the accumulation, and
-    rank."""
+def step_generator(
+    module: pl.LightningModule, seed: int | str, batch_idx: int, rank: int = 0
+) -> torch.Generator:
+    """The draws of this micro-batch: a function of seed, optimiser step and place in the accumulation, the
+    same on every rank unless its `rank` is given. What is drawn for each frame of a stream comes from
+    `core.seeding.stream_generators`."""
     trainer = module.trainer
     micro = batch_idx % trainer.accumulate_grad_batches
-    return torch_generator(seed, "train", trainer.global_step, micro, trainer.global_rank)
+    return torch_generator(seed, "train", trainer.global_step, micro, rank)
 
 
 def rewind(checkpoint: dict[str, Any], accumulate: int) -> None:

@@ -4,7 +4,7 @@ checkpoints.
 Shape letters: B frames, V views, R references, C channels, H W latent size, S image side.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any, ClassVar, NamedTuple
 
@@ -14,13 +14,19 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
 from core import fingerprints
-from core.seeding import normal, spread_timesteps, torch_generator
+from core.seeding import (
+    normal,
+    normal_by_row,
+    stream_generators,
+    stream_timesteps,
+    torch_generator,
+)
 from lightning_modules.networks.cards import Lineage, ReferenceTimestep, StageCard
 from lightning_modules.networks.denoiser import Denoiser
 from lightning_modules.networks.pretrained import load_backbone
 from lightning_modules.networks.reference import AppearanceReference
 from lightning_modules.networks.speed import tune
-from lightning_modules.optimization import Learning, step_generator
+from lightning_modules.optimization import Learning
 from lightning_modules.parts import load_part
 from lightning_modules.sampling.ddim import portrait_bank, sample
 from lightning_modules.trained_part import ExportDtype, TrainedPart
@@ -122,32 +128,33 @@ class Stage(TrainedPart):
     # The loss
 
     @torch.no_grad()
-    def encode(self, images: Tensor, draw: torch.Generator | None = None) -> Tensor:
-        """Images (…, 3, S, S) in [-1, 1] to latents (…, 4, H, W) in F's scale: the mean, or a draw of the
-        posterior."""
-        some = images.flatten(0, -4).split(self.hparams.encode_batch)
-        posteriors = (self.vae.encode(x).latent_dist for x in some)
-        return self._drawn(posteriors, draw).unflatten(0, images.shape[:-3])
+    def encode(self, images: Tensor, draws: Sequence[torch.Generator] | None = None) -> Tensor:
+        """Images (B, …, 3, S, S) in [-1, 1] to latents (B, …, 4, H, W) in F's scale: the posterior's mean, or
+        a sample of it by a generator for each of the B frames."""
+        chunks = images.flatten(0, -4).split(self.hparams.encode_batch)
+        posteriors = [self.vae.encode(chunk).latent_dist for chunk in chunks]
+        return self._scaled(posteriors, images.shape[:-3], draws)
 
-    def latents(self, batch: Batch, name: str, draw: torch.Generator | None = None) -> Tensor:
+    def latents(self, batch: Batch, name: str, draws: Sequence[torch.Generator] | None = None) -> Tensor:
         """The latents (B, N, 4, H, W) of a batch's `name`, "reference" or "target", as `encode` gives them:
         from the moments that the shards hold, where the batch has those."""
         moments = batch.get(f"{name}_moments")
         if moments is None:
-            return self.encode(batch[name], draw)
-        some = moments.flatten(0, 1).split(self.hparams.encode_batch)
-        return self._drawn(map(DiagonalGaussianDistribution, some), draw).unflatten(0, moments.shape[:2])
+            return self.encode(batch[name], draws)
+        return self._scaled([DiagonalGaussianDistribution(moments.flatten(0, 1))], moments.shape[:2], draws)
 
-    def _drawn(
-        self, posteriors: Iterable[DiagonalGaussianDistribution], draw: torch.Generator | None
+    def _scaled(
+        self,
+        posteriors: Sequence[DiagonalGaussianDistribution],
+        shape: torch.Size,
+        draws: Sequence[torch.Generator] | None,
     ) -> Tensor:
-        latents = []
-        for posterior in posteriors:
-            mean = posterior.mean.float()
-            latents.append(
-                mean if draw is None else mean + posterior.std.float() * normal(mean.shape, draw, mean)
-            )
-        return torch.cat(latents) * self.vae.config.scaling_factor
+        """Latents (B, …, 4, H, W) of posteriors over `shape` (B, …) images."""
+        latents = torch.cat([posterior.mean.float() for posterior in posteriors]).unflatten(0, shape)
+        if draws is not None:
+            deviation = torch.cat([posterior.std.float() for posterior in posteriors]).unflatten(0, shape)
+            latents = latents + deviation * normal_by_row(latents.shape, draws, latents)
+        return latents * self.vae.config.scaling_factor
 
     def bank_of(self, references: Tensor, timesteps: Tensor) -> Any:
         """F_ref's bank of clean latents (B, R, 4, H, W); `timesteps` (B,) are those of the targets."""
@@ -176,19 +183,25 @@ class Stage(TrainedPart):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Eq. 1 at drawn timesteps."""
-        draw = step_generator(self, self.hparams.seed, batch_idx)
-        if self.hparams.mirror:
-            batch = mirrored(batch, draw)
-        latents = self.latents(batch, "target", draw)
-        frames, views = latents.shape[:2]
-        count = frames if self.one_timestep else frames * views
-        total = self.scheduler.config.num_train_timesteps
-        timesteps = spread_timesteps(count, total, draw, self.hparams.timestep_shift)
-        timesteps = timesteps.view(frames, -1).expand(frames, views).to(latents.device)
-        noise = normal(latents.shape, draw, latents)
-        loss = self.denoise(batch, self.latents(batch, "reference"), latents, noise, timesteps).mean()
-        self.log("train/loss", loss, prog_bar=True)
+        loss = self.training_loss(batch)
+        self.log("train/loss", loss, prog_bar=True, sync_dist=True)
         return loss
+
+    def training_loss(self, batch: Batch) -> Tensor:
+        """Eq. 1 of a training batch, a scalar. Noise and timesteps follow from the frames' positions in the
+        stream, so that any number of ranks trains on the same."""
+        seed, positions = self.hparams.seed, batch["position"].tolist()
+        draws = stream_generators(seed, positions)
+        if self.hparams.mirror:
+            batch = mirrored(batch, draws)
+        latents = self.latents(batch, "target", draws)
+        frames, views = latents.shape[:2]
+        total = self.scheduler.config.num_train_timesteps
+        count = 1 if self.one_timestep else views
+        timesteps = stream_timesteps(seed, positions, count, total, self.hparams.timestep_shift)
+        timesteps = timesteps.expand(frames, views).to(latents.device)
+        noise = normal_by_row(latents.shape, draws, latents)
+        return self.denoise(batch, self.latents(batch, "reference"), latents, noise, timesteps).mean()
 
     # Validation
 
@@ -222,12 +235,10 @@ class Stage(TrainedPart):
     def probes(self, batch: Batch, drawn: Drawn) -> dict[str, tuple[Tensor, Tensor]]:
         """By name, the losses (B,) without something, and which of them count (B,).
 
-        `reference`: with another person's reference, where the batch has another person.
+        `reference`: with another person's reference, where the validation set has another person.
         """
-        partner = others(batch["identity"]).to(drawn.latents.device)
-        swapped = drawn._replace(references=drawn.references[partner])
-        differs = partner != torch.arange(len(partner), device=partner.device)
-        return {"reference": (self.denoise(batch, *swapped).mean(1), differs)}
+        swapped = drawn._replace(references=self.encode(batch["other_reference"]))
+        return {"reference": (self.denoise(batch, *swapped).mean(1), batch["other_valid"])}
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
@@ -261,20 +272,12 @@ class Stage(TrainedPart):
         return images.float().clamp(-1, 1)
 
 
-def mirrored(batch: Batch, draw: torch.Generator) -> Batch:
-    """The batch with all images of about half of its frames mirrored, or their latents exchanged for those of
-    the mirrored images; its cameras, which no stage reads, are not."""
-    picks = (torch.rand(len(batch["key"]), generator=draw) < 0.5).view(-1, 1, 1, 1, 1)
+def mirrored(batch: Batch, draws: Sequence[torch.Generator]) -> Batch:
+    """The batch with all images of about half of its B frames mirrored, or their latents exchanged for those
+    of the mirrored images; its cameras, which no stage reads, are not. `draws`: B generators."""
+    picks = torch.cat([torch.rand(1, generator=draw) for draw in draws]).lt(0.5).view(-1, 1, 1, 1, 1)
     turned = {name: batch[name].flip(-1) for name in ("reference", "target", "condition") if name in batch}
     for name in ("reference", "target"):
         if f"{name}_moments" in batch:
             turned[f"{name}_moments"] = batch[f"{name}_mirrored_moments"]
     return batch | {name: torch.where(picks.to(x.device), x, batch[name]) for name, x in turned.items()}
-
-
-def others(identities: Sequence[str | int]) -> Tensor:
-    """For each frame the next one of another person (B,), and itself where all are of one."""
-    count = len(identities)
-    rows = [[(i + k) % count for k in range(1, count)] for i in range(count)]
-    chosen = [next((j for j in row if identities[j] != identities[i]), i) for i, row in enumerate(rows)]
-    return torch.tensor(chosen)

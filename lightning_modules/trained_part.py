@@ -12,6 +12,7 @@ from torch import Tensor
 
 from core.errors import InputError
 from core.model_folders import compare
+from lightning_modules.epoch_means import EpochMeans
 from lightning_modules.networks.cards import StageCard
 from lightning_modules.optimization import Learning, Optimization, rewind
 from lightning_modules.parts import IN_CHECKPOINT, save_part
@@ -28,6 +29,11 @@ class TrainedPart(pl.LightningModule):
     stage: ClassVar[str]
     part: ClassVar[str]
     learning: Learning
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._means = EpochMeans()
+        self._shown: set[str] = set()
 
     @property
     def trained(self) -> ModelMixin:
@@ -51,12 +57,26 @@ class TrainedPart(pl.LightningModule):
         return self
 
     def log_mean(self, name: str, values: Tensor, weights: Tensor, prog_bar: bool = False) -> None:
-        """Logs the mean over an epoch of values (B,), counting each by its weight (B,)."""
-        count = int(weights.sum())
-        mean = (values * weights).sum() / max(count, 1)
-        self.log(
-            name, mean, batch_size=count, prog_bar=prog_bar, sync_dist=True, on_step=False, on_epoch=True
-        )
+        """Logs the mean over a validation epoch, and over all ranks, of values (B,), counting each by its
+        weight (B,). A name of which nothing counts is not logged."""
+        self._means.add(name, values, weights)
+        if prog_bar:
+            self._shown.add(name)
+
+    def on_validation_epoch_start(self) -> None:
+        """Begins the means of this validation."""
+        self._means.reset()
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the means of this validation, the same on every rank."""
+        for name, mean in self._means.compute(self._sum_over_ranks).items():
+            self.log(name, mean, prog_bar=name in self._shown, batch_size=1, sync_dist=True)
+
+    def _sum_over_ranks(self, values: Tensor) -> Tensor:
+        """A float64 tensor summed over all ranks. With one it stays on the CPU: MPS has no float64."""
+        if self.trainer.world_size == 1:
+            return values
+        return self.trainer.strategy.reduce(values.to(self.device), reduce_op="sum")
 
     def configure_optimizers(self) -> Optimization:
         """AdamW on the trained part."""

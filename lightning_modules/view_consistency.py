@@ -20,8 +20,8 @@ class ViewConsistencyStage(Stage):
 
     `appearance` and `control`: F_ref and F_cam, as stages 1 and 2 left them: exported folders or checkpoints.
     `middle`, `positions`, `attentions`, `ff_mult`: of V, see `networks.cross_view.CrossView`.
-    `fewer_views`: in half of the steps the views of a portrait are parted into rows of a length drawn among
-    the proper divisors of their number, so that V does not need so many. The paper's V always sees eight.
+    `fewer_views`: in half of the steps the views of a portrait are split into rows of a length drawn among
+    the proper divisors of their number, so that V learns to use fewer. The paper's V always sees eight.
     """
 
     stage: ClassVar[str] = "view_consistency"
@@ -52,11 +52,10 @@ class ViewConsistencyStage(Stage):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Eq. 1 of all views of a portrait at once, or of fewer."""
-        views = batch["condition"].shape[1]
-        length = views
         if self.hparams.fewer_views:
-            length = drawn_length(views, step_generator(self, f"{self.hparams.seed} views", batch_idx))
-        return super().training_step(parted(batch, length), batch_idx)
+            draw = step_generator(self, f"{self.hparams.seed} views", batch_idx)
+            batch = split_views(batch, drawn_length(batch["condition"].shape[1], draw))
+        return super().training_step(batch, batch_idx)
 
     def probes(self, batch: Batch, drawn: Drawn) -> dict[str, tuple[Tensor, Tensor]]:
         """Also `views`: with each view on its own, so that V has nothing to compare."""
@@ -78,18 +77,20 @@ def drawn_length(views: int, draw: torch.Generator) -> int:
     return divisors[int(torch.randint(len(divisors), (1,), generator=draw))]
 
 
-def parted(batch: Batch, length: int) -> Batch:
-    """The batch with every frame's V views in rows of `length`, a divisor of V, each with its references."""
+def split_views(batch: Batch, length: int) -> Batch:
+    """The batch with every frame's V views in rows of `length`, a divisor of V, each with its references and
+    a position of its own in the stream."""
     views = batch["condition"].shape[1]
     if length == views:
         return batch
     rows = views // length
 
-    def part(name: str, x: Any) -> Any:
+    def split(name: str, x: Any) -> Any:
         if isinstance(x, list):
             return [item for item in x for _ in range(rows)] if name != "skipped" else x
         if name.startswith(("target", "condition")) or name == "camera":
             return x.unflatten(1, (rows, length)).flatten(0, 1)
         return x.repeat_interleave(rows, 0)
 
-    return {name: part(name, x) for name, x in batch.items()}
+    numbered = batch["position"].unsqueeze(1) * rows + torch.arange(rows, device=batch["position"].device)
+    return {name: split(name, x) for name, x in batch.items()} | {"position": numbered.flatten()}

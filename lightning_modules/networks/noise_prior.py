@@ -5,6 +5,7 @@ Shape letters: B people, R portraits of each, V views, S image side, s the side 
 features, D the volume's side, P rays of a view, K depths of a ray.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -135,13 +136,17 @@ class NoisePrior(ModelMixin, ConfigMixin):
         )
 
     def proxies(
-        self, canonical: Canonical, cameras: Tensor, draw: torch.Generator | None = None, chunk: int = 0
+        self,
+        canonical: Canonical,
+        cameras: Tensor,
+        draws: Sequence[torch.Generator] | None = None,
+        chunk: int = 0,
     ) -> Proxies:
         """Ĩ seen by EG3D cameras (B, V, 25), with depth and alpha, for training.
 
-        With a generator the depths along rays are drawn, without one they are fixed. `chunk` rays of a view
-        are rendered at a time (0: all), which changes nothing but memory. Raises InputError on cameras of
-        another shape.
+        With a generator for each of the B people the depths along rays are drawn; without, they are fixed.
+        `chunk` rays of a view are rendered at a time (0: all), which changes nothing but memory. Raises
+        InputError on cameras of another shape.
         """
         people = len(canonical.volume)
         if cameras.ndim != 3 or cameras.shape[0] != people or cameras.shape[2] != LABEL_SIZE:
@@ -150,7 +155,7 @@ class NoisePrior(ModelMixin, ConfigMixin):
                 f"({people}, V, {LABEL_SIZE}), EG3D labels for each of {people} people, is wanted"
             )
         views, side = cameras.shape[1], self.config.rendering_size
-        seen, directions = self._march(canonical, cameras.flatten(0, 1).float(), draw, chunk)
+        seen, directions = self._march(canonical, cameras.flatten(0, 1).float(), draws, chunk)
         behind = look_up(
             canonical.surroundings.float(), directions.unflatten(0, (people, views)).flatten(1, 2)
         )
@@ -166,7 +171,7 @@ class NoisePrior(ModelMixin, ConfigMixin):
         )
 
     def _march(
-        self, canonical: Canonical, cameras: Tensor, draw: torch.Generator | None, chunk: int
+        self, canonical: Canonical, cameras: Tensor, draws: Sequence[torch.Generator] | None, chunk: int
     ) -> tuple[Rendered, Tensor]:
         """The head alone, from cameras (B·V, 25); and the rays' directions (B·V, P, 3)."""
         people = len(canonical.volume)
@@ -178,7 +183,7 @@ class NoisePrior(ModelMixin, ConfigMixin):
         cast = rays(cameras, self.config.rendering_size)
         sampling = replace(self.sampling, chunk=chunk)
         near, far = around_origin(cameras, self.extent)
-        return render(field, cast, near, far, sampling, draw), cast.directions
+        return render(field, cast, near, far, sampling, draws), cast.directions
 
     def _at(self, volume: Tensor, points: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
         """Features and raw densities at points (B, M, 3) of each person, laid out as `shape` (N, P, K, 3)."""

@@ -10,7 +10,7 @@ from core.errors import InputError
 from core.model_folders import save_model
 from core.seeding import torch_generator
 from datamodules.pool import ImagePool, Pool, PoolLoader
-from lightning_modules.backbone import AutoencoderModule, BackboneModule, paired
+from lightning_modules.backbone import AutoencoderModule, BackboneModule, others, paired
 from lightning_modules.networks.pretrained import load_backbone
 from lightning_modules.networks.reference import AppearanceReference
 from lightning_modules.optimization import Learning
@@ -193,3 +193,9 @@ def test_an_existing_export_is_refused_before_training(capture, make_trainer, tm
 def test_a_missing_vae_is_one_line(tmp_path):
     with pytest.raises(InputError, match=r"config\.json is missing"):
         BackboneModule(str(tmp_path), [8, 8])
+
+
+def test_a_partner_is_another_person():
+    assert others(["a", "a", "b", "c"]).tolist() == [2, 2, 3, 0]
+    assert others(["a", "a"]).tolist() == [0, 1]
+    assert others(["a"]).tolist() == [0]

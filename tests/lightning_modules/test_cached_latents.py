@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 
 from callbacks.throughput import Throughput
-from core.seeding import torch_generator
+from core.seeding import stream_generators
 from datamodules import PortraitViewsDataModule, SourceConfig
 from lightning_modules.appearance import AppearanceStage
 from lightning_modules.stage import mirrored
@@ -82,9 +82,9 @@ def test_they_are_those_of_the_images(
     stage = make_stage()
     plain, cached = batches(stage)
     if mirror:
-        plain, cached = (mirrored(batch, torch_generator("mirror")) for batch in (plain, cached))
-    draw, again = (torch_generator("test") if draws else None for _ in range(2))
-    read = stage.latents(cached, name, draw)
+        plain, cached = (mirrored(batch, stream_generators("mirror", [0, 1])) for batch in (plain, cached))
+    own, again = (stream_generators("test", [0, 1]) if draws else None for _ in range(2))
+    read = stage.latents(cached, name, own)
     torch.testing.assert_close(read, stage.encode(plain[name], again), atol=5e-3, rtol=5e-3)
 
 

@@ -12,12 +12,13 @@ from callbacks.weight_average import WeightAverage
 from core import fingerprints
 from core.errors import InputError
 from core.seeding import torch_generator
+from datamodules.stream import TrainBatches
 from lightning_modules.appearance import AppearanceStage
 from lightning_modules.networks.cards import CARD
 from lightning_modules.networks.portrait import CONTROL, REFERENCE, save_portrait_model
 from lightning_modules.optimization import Learning
 from lightning_modules.parts import load_part
-from lightning_modules.view_consistency import ViewConsistencyStage, drawn_length, parted
+from lightning_modules.view_consistency import ViewConsistencyStage, drawn_length, split_views
 from lightning_modules.view_control import ViewControlStage
 from tests.lightning_modules.recording import Losses, Terminate, equal
 from tests.networks.toy import shake, toy_model
@@ -276,14 +277,14 @@ def test_stage_3_sees_views_in_every_order(make, make_data, make_trainer):
 
 
 def test_rows_of_fewer_views_are_the_same_views(make, make_data):
-    """Parted into rows of one, each view costs what it costs on its own."""
+    """Split into rows of one, each view costs what it costs on its own."""
     stage = make(3)
     shake(stage.trained, 0.2)
     source = make_data(conditions=True, targets=2)
     source.setup("validate")
     batch = source.samples(2)
-    assert parted(batch, 2) is batch
-    rows = parted(batch, 1)
+    assert split_views(batch, 2) is batch
+    rows = split_views(batch, 1)
     assert rows["key"] == [key for key in batch["key"] for _ in range(2)]
     assert rows["camera"].shape[:2] == (4, 1)
     latents = stage.encode(batch["target"])
@@ -330,3 +331,20 @@ def test_a_part_of_another_backbone_is_one_line(make, tmp_path):
     save_portrait_model(other, str(tmp_path / "other"))
     with pytest.raises(InputError, match="another backbone"):
         make(2, appearance=str(tmp_path / "other" / REFERENCE))
+
+
+@pytest.mark.parametrize("length", [1, 2])
+def test_any_number_of_ranks_trains_v_on_the_same(make, make_data, length):
+    """Also where the views of a frame are split into rows, each of which has noise of its own."""
+    stage, data = make(3, mirror=True), make_data(conditions=True, targets=2)
+    shake(stage.trained, 0.2)
+    data.setup("fit")
+
+    @torch.no_grad()
+    def loss(ranks):
+        parts = [TrainBatches(data._stream(), 4 // ranks, rank, ranks).batch(0) for rank in range(ranks)]
+        return torch.stack([stage.training_loss(split_views(part, length)) for part in parts]).mean()
+
+    torch.testing.assert_close(loss(2), loss(1), rtol=1e-5, atol=1e-6)
+    rows = split_views(TrainBatches(data._stream(), 2).batch(1), length)["position"].tolist()
+    assert len(set(rows)) == 2 * 2 // length

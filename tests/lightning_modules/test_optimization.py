@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from core.errors import InputError
-from core.seeding import normal, spread_timesteps, torch_generator
+from core.seeding import STREAM_BLOCK, normal, spread_timesteps, stream_timesteps, torch_generator
 from lightning_modules.optimization import FINAL_FRACTION, Learning
 
 
@@ -51,6 +51,21 @@ def test_timesteps_cover_the_schedule_evenly():
     many = torch.cat([spread_timesteps(2, 1000, torch_generator(seed)) for seed in range(2000)])
     assert many.float().mean() == pytest.approx(499.5, abs=10)
     assert (many.min(), many.max()) == (0, 999)
+
+
+def test_timesteps_of_a_stream_follow_from_positions_and_are_spread():
+    together = stream_timesteps(0, range(40, 56), 4, 1000)
+    apart = torch.cat([stream_timesteps(0, [position], 4, 1000) for position in range(40, 56)])
+    assert torch.equal(together, apart)
+    for count in (16, 7):  # of any run of neighbours: no gap larger than three times the mean one
+        some = torch.cat([together.flatten()[:count], torch.tensor([0, 999])]).sort().values
+        assert some.diff().max() < 3 * 1000 / count
+    many = stream_timesteps(3, range(0, 40 * STREAM_BLOCK, STREAM_BLOCK // 4), 1, 1000)
+    assert many.float().mean() == pytest.approx(499.5, abs=40)
+    assert not torch.equal(together, stream_timesteps(1, range(40, 56), 4, 1000))
+    assert (
+        stream_timesteps(0, range(40, 56), 4, 1000, shift=3.0).float().mean() > together.float().mean() + 100
+    )
 
 
 def test_shifted_timesteps_are_uniform_behind_the_shift():

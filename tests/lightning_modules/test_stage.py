@@ -1,19 +1,26 @@
 """Stage 1: what is trained, what is not, what the loss and the validation are, what a checkpoint holds."""
 
+import csv
+
 import pytest
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import CSVLogger
 
 from callbacks.weight_average import WeightAverage
 from core.errors import InputError
-from core.seeding import torch_generator
+from core.seeding import stream_generators
+from datamodules import SourceConfig
+from datamodules.stream import TrainBatches
 from lightning_modules.networks.pretrained import save_backbone
 from lightning_modules.networks.reference import AppearanceReference
 from lightning_modules.optimization import Learning
 from lightning_modules.parts import load_part, read_checkpoint
-from lightning_modules.stage import mirrored, others
+from lightning_modules.stage import mirrored
+from shards.builder import build
 from tests.lightning_modules.recording import Losses, equal
 from tests.networks.toy import shake, toy_backbone
+from tests.shards.fake_source import FakeSource
 
 
 @pytest.fixture
@@ -109,17 +116,11 @@ def test_mirrored_frames_are_mirrored_whole(make_data):
     data = make_data(conditions=True)
     data.setup("validate")
     batch = data.samples(4)
-    flipped = mirrored(batch, torch_generator("mirror"))
+    flipped = mirrored(batch, stream_generators("mirror", range(4)))
     kinds = ("reference", "target", "condition")
     whole = [[torch.equal(flipped[k][i], batch[k][i].flip(-1)) for k in kinds] for i in range(4)]
     same = [[torch.equal(flipped[k][i], batch[k][i]) for k in kinds] for i in range(4)]
     assert all(all(w) or all(s) for w, s in zip(whole, same, strict=True))
-
-
-def test_a_partner_is_another_person():
-    assert others(["a", "a", "b", "c"]).tolist() == [2, 2, 3, 0]
-    assert others(["a", "a"]).tolist() == [0, 1]
-    assert others(["a"]).tolist() == [0]
 
 
 def test_a_checkpoint_holds_the_trained_part_alone(trained):
@@ -200,3 +201,68 @@ def test_memory_settings_change_no_number(make_stage, make_data, make_trainer, c
         return list(recorded.by_step.values())
 
     assert losses(**change) == pytest.approx(losses(), rel=1e-4)
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+@pytest.mark.parametrize("reference_timestep", ["zero", "current"])
+def test_any_number_of_ranks_trains_on_the_same(make_stage, make_data, world_size, reference_timestep):
+    data = make_data()
+    data.setup("fit")
+    stage = make_stage(mirror=True, timestep_shift=3.0, reference_timestep=reference_timestep)
+    shake(stage.reference)
+
+    @torch.no_grad()
+    def losses(ranks):
+        parts = [TrainBatches(data._stream(), 4 // ranks, rank, ranks) for rank in range(ranks)]
+        return [torch.stack([stage.training_loss(part.batch(step)) for part in parts]) for step in range(3)]
+
+    for alone, together in zip(losses(1), losses(world_size), strict=True):
+        assert together.unique().numel() == world_size
+        torch.testing.assert_close(together.mean(), alone.squeeze(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_validation_does_not_depend_on_the_batch_size(make_stage, make_data, make_trainer, batch_size):
+    """The other person comes from the validation set: at a batch of one there is one too."""
+    stage = make_stage()
+    shake(stage.reference)
+    both = [
+        make_trainer(limit_val_batches=1.0).validate(stage, make_data(batch_size=size), verbose=False)[0]
+        for size in (4, batch_size)
+    ]
+    assert (
+        both[0].keys() == both[1].keys() >= {"val/loss", "val/reference_gain", "val/loss_without_reference"}
+    )
+    for name, value in both[0].items():
+        assert both[1][name] == pytest.approx(value, rel=1e-5, abs=1e-6), name
+
+
+def test_a_validation_set_of_one_person_has_no_gain(make_stage, make_trainer, make_data, tmp_path):
+    build(FakeSource(1, 2, views=4, size=16), tmp_path / "one", 0)
+    data = make_data(sources={"one": SourceConfig(str(tmp_path / "one"))}, val_frames=2)
+    measured = make_trainer(limit_val_batches=1.0).validate(make_stage(), data, verbose=False)[0]
+    assert "val/loss" in measured
+    assert not [name for name in measured if "reference" in name]
+
+
+@pytest.mark.slow
+def test_two_ranks_log_what_one_does(make_stage, make_data, make_trainer, tmp_path):
+    """Three frames on two ranks: one of them validates one frame that counts, the other two."""
+    rows = []
+    for count, strategy in ((1, "auto"), (2, "ddp_spawn")):
+        trainer = make_trainer(
+            devices=count,
+            strategy=strategy,
+            max_steps=2,
+            logger=CSVLogger(tmp_path, name=f"ranks{count}"),
+            log_every_n_steps=1,
+            limit_val_batches=1.0,
+            val_check_interval=2,
+        )
+        trainer.fit(make_stage(mirror=True), make_data(val_frames=3, batch_size=2 // count))
+        with (tmp_path / f"ranks{count}" / "version_0" / "metrics.csv").open() as file:
+            found = csv.DictReader(file)
+            rows.append([{k: float(v) for k, v in row.items() if v and "/" in k} for row in found])
+    assert {"train/loss", "val/loss", "val/reference_gain"} <= {name for row in rows[0] for name in row}
+    for alone, together in zip(*rows, strict=True):
+        assert together == pytest.approx(alone, rel=1e-4)
