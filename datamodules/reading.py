@@ -55,8 +55,8 @@ class Item:
 
     References are (R, S, S, 3) and targets (V, S, S, 3) uint8, or None where `moments` has their latents.
     Conditions are (V, S, S, 3) uint8, or None if they are not read. Cameras are (R, 25) and (V, 25).
-    `other_reference` (R, S, S, 3) uint8 are another person's, if they are read, and `other_valid` is False where
-    there is no other person. `skipped` lists the damaged frames that this one replaces."""
+    `other_reference` (R, S, S, 3) uint8 are another person's, if they are read, and `other_valid` is False
+    where there is no other person. `skipped` lists the damaged frames that this one replaces."""
 
     key: str
     identity: str
