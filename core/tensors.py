@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,8 +13,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from core.downloads import check_downloaded
 from core.errors import InputError
 from core.lists import shortened
+
+# What PyTorch's restricted reader refuses, in its error; the rest of the error advises to disable the reader.
+REFUSED = re.compile(r"(?:Unsupported global: GLOBAL|Unsupported class|Trying to (?:call|load)) ([\w.]+)")
 
 
 def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
@@ -67,6 +72,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise InputError(f"{path} is missing") from None
     except (OSError, ValueError) as error:
+        check_downloaded(path)
         raise InputError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(value, dict):
         raise InputError(f"{path} is not a JSON object")
@@ -79,24 +85,40 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises InputError on a missing, truncated or malformed file, and on a pickle with anything but tensors in
     it.
     """
+    if path.suffix != ".safetensors":
+        loaded = read_pickle(path)
+        if not isinstance(loaded, dict):
+            raise InputError(f"{path} holds a {type(loaded).__name__}, not a state dict")
+        return loaded
+    check_downloaded(path)
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        mapped = zipfile.is_zipfile(path)  # what torch.save has written since PyTorch 1.6
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        return load_file(path)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
-    except SafetensorError as error:
-        raise InputError(f"{path} is truncated or no safetensors file: {error}") from error
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} is truncated or no safetensors file: {_first_line(error)}") from error
+
+
+def read_pickle(path: Path) -> Any:
+    """The content of a file that `torch.save` has written, on the CPU: tensors, mapped into memory where the
+    format allows, and plain containers.
+
+    Raises InputError on a missing or damaged file, and on a pickle with anything else in it; none of it is
+    executed.
+    """
+    check_downloaded(path)
+    try:
+        mapped = zipfile.is_zipfile(path)  # what torch.save has written since PyTorch 1.6
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist") from None
     except pickle.UnpicklingError as error:
-        raise InputError(
-            f"{path} holds more than tensors, and is not loaded: {_first_line(error)}"
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        found = REFUSED.search(str(error))
+        if found is None:
+            raise InputError(f"{path} is truncated or no PyTorch file") from error
+        raise InputError(f"{path} holds more than tensors ({found[1]}), and is not loaded") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise InputError(f"{path} is truncated or no PyTorch file: {_first_line(error)}") from error
-    if not isinstance(loaded, dict):
-        raise InputError(f"{path} holds a {type(loaded).__name__}, not a state dict")
-    return loaded
 
 
 def _first_line(error: Exception) -> str:

@@ -1,7 +1,6 @@
 """What a stage hands on: its trained part, as a folder or out of a checkpoint, checked against its
 backbone."""
 
-import pickle
 from pathlib import Path
 
 import torch
@@ -12,6 +11,7 @@ from core.errors import InputError
 from core.files import whole_folder
 from core.model_folders import WEIGHTS, load_strict, read_json, read_tensors, save_model
 from core.shipped import find_shipped
+from core.tensors import read_pickle
 from lightning_modules.networks.cards import CARD, StageCard, write_card
 
 IN_CHECKPOINT = "diffportrait3d"
@@ -46,14 +46,9 @@ def load_part(module: ModelMixin, path: str, stage: str, backbone: str) -> Stage
 def read_checkpoint(path: Path) -> tuple[StageCard, dict[str, Tensor]]:
     """The card and the trained part's tensors, averaged where an average was kept, of a stage's
     checkpoint."""
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such checkpoint or folder") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        raise InputError(
-            f"{path}: not a checkpoint of this project ({str(error).splitlines()[0]})"
-        ) from error
+    if not path.exists():
+        raise InputError(f"{path}: no such checkpoint or folder")
+    checkpoint = read_pickle(path)
     if not isinstance(checkpoint, dict) or IN_CHECKPOINT not in checkpoint:
         raise InputError(f"{path}: not a checkpoint of one of this project's stages")
     card = StageCard.parse(checkpoint[IN_CHECKPOINT], str(path))

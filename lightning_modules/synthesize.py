@@ -101,12 +101,14 @@ def run(
 def make_parser() -> ArgumentParser:
     """The command's parser: an option for every field of `Request`."""
     parser = ArgumentParser(prog=f"python -m {COMMAND}", description="New views of the people on portraits.")
-    parser.add_argument("--portrait", type=str, nargs="+", help="one or more photos of one person")
+    parser.add_argument(
+        "--portrait", type=str, nargs="+", help="one or more photos of one person, or folders of them"
+    )
     parser.add_argument(
         "--cameras",
         type=str,
         nargs="+",
-        help="EG3D labels (.json, .npy) or photos, for their poses; instead of a trajectory",
+        help="EG3D labels (.json, .npy), or photos or folders of photos, for their poses; replaces a path",
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace what an earlier run has left in --out"

@@ -13,7 +13,7 @@ from portraits.alignment.align import Aligned, NoFaceError, align
 from portraits.alignment.crop import Square, cut
 from portraits.alignment.detection import FaceDetector
 from portraits.alignment.photos import open_photo
-from portraits.image_folders import image_files
+from portraits.image_folders import image_files, view_files
 
 MIN_SIDE = 32  # pixels of a photo or of the crop of its face
 
@@ -27,8 +27,8 @@ class Person:
 
 
 def find_people(portrait: Sequence[str] | None, portraits: str | None) -> list[Person]:
-    """The person of the photos `portrait`, or the people of the folder `portraits`: each photo in it is a
-    person, and so is each folder of photos in it.
+    """The person of `portrait`, photos and folders of photos, or the people of the folder `portraits`: each
+    photo in it is a person, and so is each folder of photos in it.
 
     Raises InputError where neither or both are given, a file is missing, there are no photos, or two people
     have the same name.
@@ -36,11 +36,8 @@ def find_people(portrait: Sequence[str] | None, portraits: str | None) -> list[P
     if (portrait is None) == (portraits is None):
         raise InputError("give either --portrait PHOTO… of one person, or --portraits FOLDER of several")
     if portrait is not None:
-        photos = tuple(Path(photo) for photo in portrait)
-        for photo in photos:
-            if not photo.is_file():
-                raise InputError(f"--portrait {photo}: there is no such file")
-        return [Person(photos[0].stem, photos)]
+        paths = [Path(path) for path in portrait]
+        return [Person(paths[0].stem, tuple(photo for path in paths for photo in _photos_of(path)))]
     return _people_below(Path(str(portraits)))
 
 
@@ -118,6 +115,15 @@ def align_portrait(
             f" {MIN_SIDE} at least"
         )
     return found
+
+
+def _photos_of(path: Path) -> list[Path]:
+    """A photo, or the photos in a folder."""
+    if path.is_dir():
+        return view_files(path, "photos")
+    if not path.is_file():
+        raise InputError(f"--portrait {path}: there is no such file or folder")
+    return [path]
 
 
 def _people_below(folder: Path) -> list[Person]:

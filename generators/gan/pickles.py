@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from core.downloads import check_downloaded
 from core.errors import InputError
 
 # Names of classes, read as records; nothing of these packages is imported.
@@ -195,6 +196,7 @@ def read_network(path: Path) -> dict[str, Any]:
     Raises InputError where the file is missing, is not such a pickle, is truncated, uses a name that no
     network needs, or would take more memory than its size.
     """
+    check_downloaded(path)
     if zipfile.is_zipfile(path):
         raise InputError(f"{path}: a PyTorch or zip archive, not a pickle of networks as published")
     try:

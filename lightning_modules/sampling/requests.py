@@ -17,7 +17,7 @@ class Request:
     Args:
         model: a model folder
         out: the folder for the results
-        portrait: one or more photos of one person
+        portrait: one or more photos of one person, or folders of them
         portraits: a folder: a person for each photo, and for each folder of photos, in it
         align: crop portraits as EG3D does; otherwise take their middle square
         trajectory: orbit, yaw_sweep, pitch_sweep or spiral; orbit where no other option gives cameras

@@ -325,7 +325,7 @@ def test_the_command_ends_in_one_line(photos, monkeypatch, capsys):
         runpy.run_module(command.__name__, run_name="__main__")
     assert end.value.code == 2
     told = capsys.readouterr().err.splitlines()
-    assert told == [f"error: --portrait {photos / 'none.jpg'}: there is no such file"]
+    assert told == [f"error: --portrait {photos / 'none.jpg'}: there is no such file or folder"]
 
 
 @pytest.mark.slow

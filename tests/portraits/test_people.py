@@ -35,6 +35,8 @@ def test_one_person_of_many_photos_or_a_folder_of_people(tmp_path):
         (tmp_path / "people" / f"._{name}").write_bytes(b"\0\5\x16\7")  # macOS's attributes
     (one,) = find_people(photos, None)
     assert (one.name, len(one.photos)) == ("ada", 2)
+    (cleo,) = find_people([str(tmp_path / "people" / "cleo")], None)
+    assert (cleo.name, [photo.name for photo in cleo.photos]) == ("cleo", ["1.png", "2.png", "10.png"])
     people = find_people(None, str(tmp_path / "people"))
     assert [person.name for person in people] == ["ada", "bo", "cleo"]
     assert [photo.name for photo in people[2].photos] == ["1.png", "2.png", "10.png"]
@@ -108,7 +110,7 @@ def test_whose_views_is_asked_for_clearly(tmp_path):
     for arguments, line in {
         (None, None): "either --portrait PHOTO… of one person, or --portraits FOLDER",
         (("a.png",), "folder"): "--portrait PHOTO… of one person, or --portraits FOLDER",
-        (("none.png",), None): r"--portrait none\.png: there is no such file",
+        (("none.png",), None): r"--portrait none\.png: there is no such file or folder",
         (None, "none"): "--portraits none: there is no such folder",
         (None, str(tmp_path / "empty")): "there are no photos in it",
         (None, str(tmp_path / "twice")): "2 photos or folders are called ada",
