@@ -156,12 +156,15 @@ metric-weights: | $(VENV)/.run ## Fetch the metrics' standard weights and verify
 
 ##  Checking
 
-.PHONY: test test-slow lint format types check benchmark
+.PHONY: test test-slow fuzz lint format types check benchmark
 test: $(VENV)/.dev ## Run the fast tests
 	$(RUN) -m pytest
 
 test-slow: $(VENV)/.dev ## Run the tests that take longer
 	$(RUN) -m pytest -m slow
+
+fuzz: $(VENV)/.dev ## Read 2,000 damaged and hostile files of every kind: each ends in one line or loads
+	$(RUN) -m tests.fuzz $(ARGS)
 
 lint: $(VENV)/.dev ## Check style
 	$(RUN) -m ruff check .
