@@ -83,16 +83,16 @@ def find_run(folder: Path) -> Path:
 
 def read_log(path: Path) -> dict[str, Curve]:
     """The curves of a CSV log, by name. Raises InputError on another file or one without a finite value."""
-    text = path.read_text(encoding="utf-8")
-    # the last line may not be complete while the run is going on
-    rows = list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
+    try:
+        text = path.read_text(encoding="utf-8")
+        # the last line may not be complete while the run is going on
+        rows = list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
+        names = [name for name in (rows[0] if rows else ()) if name not in (None, "step", "epoch")]
+        curves = {name: _curve(rows, name) for name in names}
+    except (OSError, ValueError, OverflowError, csv.Error) as error:
+        raise InputError(f"{path}: not a log of Lightning's CSVLogger ({error})") from error
     if not rows or "step" not in rows[0]:
         raise InputError(f"{path}: not a log of Lightning's CSVLogger, or nothing is logged yet")
-    names = [name for name in rows[0] if name not in (None, "step", "epoch")]
-    try:
-        curves = {name: _curve(rows, name) for name in names}
-    except ValueError as error:
-        raise InputError(f"{path}: not a log of Lightning's CSVLogger ({error})") from error
     finite = {name: curve for name, curve in curves.items() if curve}
     if not finite:
         raise InputError(f"{path}: no finite value is logged yet, of {len(names)} names")
@@ -100,7 +100,7 @@ def read_log(path: Path) -> dict[str, Curve]:
 
 
 def _curve(rows: Iterable[Mapping[str, str | None]], name: str) -> Curve:
-    points = {int(row["step"] or 0): float(row[name]) for row in rows if row.get(name)}
+    points = {int(row.get("step") or 0): float(row[name]) for row in rows if row.get(name)}
     return sorted((step, value) for step, value in points.items() if np.isfinite(value))
 
 

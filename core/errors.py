@@ -33,6 +33,9 @@ REMEDIES = {
 }
 
 
+LONGEST = 2000  # characters of the line
+
+
 @contextmanager
 def one_line() -> Iterator[None]:
     """End the command with `error: …` on stderr: with the exit code of an InputError, with 1 where the disk
@@ -49,5 +52,8 @@ def one_line() -> Iterator[None]:
 
 
 def _end(message: str, code: int) -> NoReturn:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    line = " ".join(message.split())
+    # a damaged file may name something with megabytes
+    line = line if len(line) <= LONGEST else f"{line[:LONGEST]}…"
+    print(f"error: {line}", file=sys.stderr)
     raise SystemExit(code) from None

@@ -3,6 +3,7 @@
 import json
 import pickle
 import re
+import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,21 @@ from core.downloads import check_downloaded
 from core.errors import InputError
 from core.lists import shortened
 
+# What reading a malformed file of torch.save raises.
+DAMAGE = (
+    RuntimeError,
+    EOFError,
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    ArithmeticError,
+    MemoryError,
+    struct.error,
+    zipfile.BadZipFile,
+)
 # What PyTorch's restricted reader refuses, in its error; the rest of the error advises to disable the reader.
 REFUSED = re.compile(r"(?:Unsupported global: GLOBAL|Unsupported class|Trying to (?:call|load)) ([\w.]+)")
 
@@ -71,7 +87,7 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path} is missing") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         check_downloaded(path)
         raise InputError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(value, dict):
@@ -117,7 +133,7 @@ def read_pickle(path: Path) -> Any:
         if found is None:
             raise InputError(f"{path} is truncated or no PyTorch file") from error
         raise InputError(f"{path} holds more than tensors ({found[1]}), and is not loaded") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, TypeError) as error:
+    except DAMAGE as error:
         raise InputError(f"{path} is truncated or no PyTorch file: {_first_line(error)}") from error
 
 

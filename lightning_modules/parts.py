@@ -2,6 +2,7 @@
 backbone."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.models.modeling_utils import ModelMixin
@@ -52,7 +53,21 @@ def read_checkpoint(path: Path) -> tuple[StageCard, dict[str, Tensor]]:
     if not isinstance(checkpoint, dict) or IN_CHECKPOINT not in checkpoint:
         raise InputError(f"{path}: not a checkpoint of one of this project's stages")
     card = StageCard.parse(checkpoint[IN_CHECKPOINT], str(path))
-    states = [s for name, s in checkpoint.get("callbacks", {}).items() if name.startswith("WeightAverage")]
-    tensors = states[0]["average"] if states else checkpoint["state_dict"]
+    tensors = _trained_weights(checkpoint, path)
     prefix = f"{card.part}."
     return card, {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
+
+
+def _trained_weights(checkpoint: dict[str, Any], path: Path) -> dict[str, Tensor]:
+    """The averaged weights in a checkpoint, or the last ones where there is no average. Raises InputError
+    where they are of another type."""
+    callbacks = checkpoint.get("callbacks", {})
+    states = callbacks if isinstance(callbacks, dict) else {}
+    averages = [state for name, state in states.items() if str(name).startswith("WeightAverage")]
+    holder, key = (averages[0], "average") if averages else (checkpoint, "state_dict")
+    tensors = holder.get(key) if isinstance(holder, dict) else None
+    if not isinstance(tensors, dict) or not all(
+        isinstance(name, str) and isinstance(x, Tensor) for name, x in tensors.items()
+    ):
+        raise InputError(f"{path}: damaged: its {key} is no mapping of names to tensors")
+    return tensors

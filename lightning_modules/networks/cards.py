@@ -4,13 +4,14 @@ what using it takes."""
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 from torch import Tensor
 
 from core import fingerprints
 from core.errors import InputError
 from core.files import write_json
+from core.schema import STRICT, check_values
 
 CARD = "stage.json"
 FORMAT = 1
@@ -28,26 +29,26 @@ class StageCard:
     `trained_with`, by stage the fingerprints of the parts that were frozen beside it.
     """
 
+    __pydantic_config__: ClassVar = STRICT
+
     stage: str
     part: str
     backbone: str
     settings: dict[str, Any] = field(default_factory=dict)
     format: int = FORMAT
 
+    def __post_init__(self) -> None:
+        """Raise InputError on another format, and on settings that are no card's."""
+        if self.format != FORMAT:
+            raise InputError(f"format {self.format} of a trained part; this version reads {FORMAT}")
+        parts = self.settings.get(TRAINED_WITH, {})
+        if not isinstance(parts, dict) or not all(isinstance(part, str) for part in parts.values()):
+            raise InputError(f"{TRAINED_WITH} does not name parts by their fingerprints")
+
     @classmethod
-    def parse(cls, values: dict[str, Any], where: str) -> Self:
-        """A card from JSON values. Raises InputError where it is none, or of a newer format."""
-        if values.get("format") != FORMAT:
-            raise InputError(
-                f"{where}: format {values.get('format')!r} of a trained part; this code reads {FORMAT}"
-            )
-        try:
-            card = cls(**values)
-        except TypeError as error:
-            raise InputError(f"{where}: not the card of a trained part ({error})") from error
-        if not isinstance(card.settings, dict) or not isinstance(card.trained_with, dict):
-            raise InputError(f"{where}: not the card of a trained part (its settings are no object)")
-        return card
+    def parse(cls, values: Any, where: str) -> Self:
+        """A card from JSON values. Raises InputError on anything else, and on another format."""
+        return check_values(cls, values, f"{where}: not the card of a trained part")
 
     @property
     def trained_with(self) -> dict[str, str]:

@@ -33,3 +33,9 @@ def test_other_errors_keep_their_traceback():
     for bug in (RuntimeError("a bug"), FileNotFoundError(errno.ENOENT, "no such file", "a")):
         with pytest.raises(type(bug)), one_line():
             raise bug
+
+
+def test_a_line_is_cut_where_a_file_names_something_endless(capsys):
+    with pytest.raises(SystemExit), one_line():
+        raise InputError("x" * 10_000)
+    assert len(capsys.readouterr().err) < 2100
