@@ -1,0 +1,104 @@
+"""One case in a process of its own: limits on memory, time and file sizes, and a canary against execution."""
+
+import json
+import os
+import resource
+import signal
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from core.errors import InputError
+
+MEMORY = 2 << 30  # bytes beyond those of the parent
+SECONDS = 30
+LARGEST_FILE = 1 << 30
+
+Verdict = Literal[
+    "refused", "loaded", "traceback", "hang", "crash", "executed", "wrote outside"
+]
+
+
+class Outcome(NamedTuple):
+    """What a case came to, and the error, the traceback or the fingerprint of what was loaded."""
+
+    verdict: Verdict
+    detail: str
+
+
+def run_case(load: Callable[[Path], str], folder: Path, canary: Path) -> Outcome:
+    """Load the files in `folder` in a child process.
+
+    `load` returns a fingerprint of what it has loaded. Beside `folder` there must be nothing else, so that
+    files written outside are found; nor must there be a file `canary`.
+    """
+    beside = set(folder.parent.iterdir())
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(read)
+        _child(load, folder, write)
+    os.close(write)
+    outcome = _wait(child, read)
+    if canary.exists():
+        canary.unlink()
+        return Outcome("executed", outcome.detail)
+    if strange := set(folder.parent.iterdir()) - beside:
+        return Outcome("wrote outside", ", ".join(map(str, sorted(strange))))
+    return outcome
+
+
+def _child(load: Callable[[Path], str], folder: Path, write: int) -> None:
+    """Load and report, then end without running anything of the parent's."""
+    try:
+        _limit()
+        os.chdir(folder)
+        outcome = _load(load, folder)
+        with os.fdopen(write, "w") as pipe:
+            json.dump(outcome, pipe)
+    finally:
+        os._exit(0)
+
+
+def _limit() -> None:
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    memory = pages * os.sysconf("SC_PAGE_SIZE") + MEMORY
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (LARGEST_FILE, LARGEST_FILE))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    quiet = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(quiet, 1)
+    os.dup2(quiet, 2)
+
+
+def _load(load: Callable[[Path], str], folder: Path) -> Outcome:
+    try:
+        return Outcome("loaded", load(folder))
+    except InputError as error:
+        return Outcome("refused", " ".join(str(error).split()))
+    except BaseException:
+        return Outcome("traceback", traceback.format_exc())
+
+
+def _wait(child: int, read: int) -> Outcome:
+    """The child's report; it is killed when its time is over."""
+    os.set_blocking(read, False)
+    deadline, report = time.monotonic() + SECONDS, b""
+    with os.fdopen(read, "rb", buffering=0) as pipe:
+        while True:
+            done, status = os.waitpid(child, os.WNOHANG)
+            report += pipe.read() or b""
+            if done:
+                break
+            if time.monotonic() > deadline:
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+                return Outcome("hang", f"not done after {SECONDS} s")
+            time.sleep(0.002)
+    if not report:
+        return Outcome(
+            "crash", f"ended by signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else "no report"
+        )
+    return Outcome(*json.loads(report))

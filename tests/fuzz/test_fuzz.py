@@ -1,0 +1,80 @@
+"""A small share of `make fuzz`, and that its sandbox finds what it is there to find."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from core.errors import InputError
+from tests.fuzz import sandbox
+from tests.fuzz.kinds import KINDS
+from tests.fuzz.run import fuzz
+from tests.fuzz.sandbox import run_case
+
+QUICK = ("predictions manifest", "built manifest", "cameras", "weights", "latents", "photos", "YAML", "log")
+CASES = 10
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.name in QUICK], ids=lambda kind: kind.name)
+def test_mutated_files_end_in_one_line_or_load(kind):
+    wrong = [result for result in fuzz([kind], CASES, seed=1) if not result.good]
+    assert wrong == []
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A folder for a case, and where the canary would be."""
+    folder = tmp_path / "case/files"
+    folder.mkdir(parents=True)
+    return folder, tmp_path / "canary"
+
+
+def refuse(_folder: Path) -> str:
+    raise InputError("no")
+
+
+def fail(_folder: Path) -> str:
+    return [][0]
+
+
+def wait(_folder: Path) -> str:
+    time.sleep(60)
+    return ""
+
+
+def take_memory(_folder: Path) -> str:
+    return str(torch.zeros(1 << 34).sum())
+
+
+def die(_folder: Path) -> str:
+    os.abort()
+
+
+def execute(folder: Path) -> str:
+    (folder.parents[1] / "canary").touch()
+    return ""
+
+
+def write_outside(folder: Path) -> str:
+    (folder.parent / "outside").touch()
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("load", "verdict"),
+    [
+        (str, "loaded"),
+        (refuse, "refused"),
+        (fail, "traceback"),
+        (wait, "hang"),
+        (take_memory, "traceback"),
+        (die, "crash"),
+        (execute, "executed"),
+        (write_outside, "wrote outside"),
+    ],
+)
+def test_the_sandbox_tells_what_happened(place, load, verdict, monkeypatch):
+    monkeypatch.setattr(sandbox, "SECONDS", 2)
+    assert run_case(load, *place).verdict == verdict
