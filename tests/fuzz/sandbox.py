@@ -16,9 +16,7 @@ MEMORY = 2 << 30  # bytes beyond those of the parent
 SECONDS = 30
 LARGEST_FILE = 1 << 30
 
-Verdict = Literal[
-    "refused", "loaded", "traceback", "hang", "crash", "executed", "wrote outside"
-]
+Verdict = Literal["refused", "loaded", "traceback", "hang", "crash", "executed", "wrote outside"]
 
 
 class Outcome(NamedTuple):
