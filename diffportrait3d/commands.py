@@ -38,6 +38,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         "import-released": Command("lightning_modules.import_released", "read the authors' checkpoint"),
         "export-released": Command("lightning_modules.export_released", "write a checkpoint for their code"),
         "import-gan": Command("generators.import_gan", "convert a published EG3D or PanoHead network"),
+        "import-baseline": Command("baselines.import_baseline", "convert Zero-1-to-3, TriPlaneNet or GOAE"),
         "invert": Command("generators.invert", "invert portraits into EG3D or PanoHead"),
     },
 }
