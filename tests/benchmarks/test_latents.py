@@ -14,7 +14,7 @@ STAGE = Path(__file__).parents[2] / "configs" / "stage1.yaml"
 
 @pytest.fixture
 def toy(tmp_path: Path) -> Path:
-    """What goes on top of stage 1 to train a toy on a tiny capture."""
+    """The settings that make stage 1 a toy on a tiny capture."""
     build(FakeSource(name="synthetic"), tmp_path / "built", 0)
     save_backbone(toy_backbone(), str(tmp_path / "toy"))
     overlay = tmp_path / "toy.yaml"
@@ -26,11 +26,13 @@ def toy(tmp_path: Path) -> Path:
     return overlay
 
 
-def test_both_ways_are_trained_and_compared(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_images_and_latents_are_trained_on_and_compared(
+    toy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     main([f"--configs=[{STAGE},{toy}]", "--steps=1", "--rounds=1"])
-    told = capsys.readouterr().out
-    assert "with latents" in told
-    assert "times faster" in told
+    printed = capsys.readouterr().out
+    assert "with latents" in printed
+    assert "times faster" in printed
 
 
 def test_shards_that_are_no_folder_are_refused(toy: Path, tmp_path: Path) -> None:

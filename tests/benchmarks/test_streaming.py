@@ -11,9 +11,9 @@ from tests.shards.fake_source import FakeSource
 STAGE = Path(__file__).parents[2] / "configs" / "stage1.yaml"
 
 
-def test_rates_are_told_for_every_way(capsys: pytest.CaptureFixture[str]) -> None:
+def test_rates_of_all_readers_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--sizes=[16]", "--frames=4", "--workers=1", "--seconds=0.05"])
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for way in (
         "lower bound",
         "by offset",
@@ -22,10 +22,10 @@ def test_rates_are_told_for_every_way(capsys: pytest.CaptureFixture[str]) -> Non
         "by offset, 1 workers",
         "files, 1 workers",
     ):
-        assert way in told
+        assert way in printed
 
 
-def test_waiting_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_share_of_waiting_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     build(FakeSource(name="synthetic"), tmp_path / "built", 0)
     save_backbone(toy_backbone(), str(tmp_path / "toy"))
     (tmp_path / "toy.yaml").write_text(

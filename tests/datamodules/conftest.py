@@ -21,7 +21,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def make(built: Path, tmp_path: Path) -> Callable[..., PortraitViewsDataModule]:
-    """Makes a data module over both folders, changed as asked."""
+    """A function that makes a data module over both folders with other settings."""
 
     def make(**change: Any) -> PortraitViewsDataModule:
         options: dict[str, Any] = {

@@ -8,7 +8,7 @@ from datamodules.order import BLOCK, EpochOrder, Mixture, apportion, draw_views
 
 
 @pytest.mark.parametrize("weights", [(1.0,), (0.5, 0.5), (1.0, 1.0, 1.0), (0.7, 0.2, 0.1, 1e-4), (3.0, 1e-9)])
-def test_apportion_is_whole_fair_and_never_takes_back(weights: tuple[float, ...]) -> None:
+def test_apportion_is_exact_fair_and_monotonic(weights: tuple[float, ...]) -> None:
     before = [0] * len(weights)
     for total in range(0, 5000, 37):
         counts = apportion(total, weights)

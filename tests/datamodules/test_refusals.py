@@ -1,4 +1,4 @@
-"""What cannot be streamed is refused in `setup`, in one line that names it."""
+"""Shards that cannot be streamed are refused in `setup`, in one line."""
 
 import io
 import json
@@ -124,7 +124,7 @@ def test_damaged_manifest(make: Make, copy: Path, content: str) -> None:
     assert "manifest.json" in refusal(make, str(copy))
 
 
-def test_a_manifest_leads_nowhere_else(make: Make, copy: Path) -> None:
+def test_a_manifest_cannot_name_files_outside_its_folder(make: Make, copy: Path) -> None:
     path = copy / "manifest.json"
     path.write_text(path.read_text().replace("train-000000.tar", "../small/train-000000.tar"))
     assert "not a shard's file name" in refusal(make, str(copy))
@@ -161,7 +161,7 @@ def test_a_sample_in_the_wrong_shard(make: Make, tmp_path: Path, built: Path) ->
 @pytest.mark.parametrize(
     "change", [{"batch_size": 0}, {"targets": 0}, {"references": 0}, {"num_workers": -1}, {"seed": -1}]
 )
-def test_settings_without_sense(make: Make, change: dict[str, int]) -> None:
+def test_invalid_settings(make: Make, change: dict[str, int]) -> None:
     assert next(iter(change)) in refusal(make, **change)
 
 

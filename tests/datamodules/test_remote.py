@@ -112,7 +112,7 @@ def test_a_transfer_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
         "http://127.0.0.1:9/a.tar",
     ],
 )
-def test_what_cannot_be_fetched_is_one_line(make: Make, server: str, url: str, tmp_path: Path) -> None:
+def test_failed_transfers_are_one_line(make: Make, server: str, url: str, tmp_path: Path) -> None:
     url = url.format(server=server)
     with pytest.raises(InputError) as error:
         make(sources={"it": SourceConfig(url)}).setup("fit")
@@ -120,7 +120,7 @@ def test_what_cannot_be_fetched_is_one_line(make: Make, server: str, url: str, t
     assert not [path for path in (tmp_path / "cache").glob("*") if path.suffix != ".lock"]
 
 
-def test_what_comes_is_checked_before_it_is_kept(server: str, built: Path, tmp_path: Path) -> None:
+def test_transfers_are_checked_before_they_are_kept(server: str, built: Path, tmp_path: Path) -> None:
     cache = ShardCache(tmp_path, 10**9)
     url = f"{server}/small/train-000000.tar"
     size = (built / "small/train-000000.tar").stat().st_size

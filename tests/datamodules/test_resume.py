@@ -1,5 +1,4 @@
-"""A run stopped anywhere and resumed sees exactly the batches it would have seen; so do several ranks
-together."""
+"""A run that is stopped and resumed trains on the same batches as one that is not, on several ranks too."""
 
 import itertools
 import json
@@ -19,7 +18,7 @@ Make = Callable[..., PortraitViewsDataModule]
 
 
 class Recorder(pl.LightningModule):
-    """One weight that follows the images' mean; remembers what it was fed and what it lost."""
+    """A module of one weight, fitted to the mean of the images; records batches and losses."""
 
     def __init__(self, stop_at: int = -1, log_to: str | None = None) -> None:
         super().__init__()
@@ -39,11 +38,11 @@ class Recorder(pl.LightningModule):
         return loss
 
     def validation_step(self, batch: dict[str, Any], _batch_idx: int) -> None:
-        """Only count, honouring `valid`."""
+        """Count the valid frames."""
         self.log("val/frames", batch["valid"].sum().float(), reduce_fx="sum", sync_dist=True, batch_size=1)
 
     def on_fit_end(self) -> None:
-        """Leave what was fed to this rank in a file."""
+        """Write what this rank was trained on into a file."""
         if self.log_to is not None:
             Path(f"{self.log_to}{self.global_rank}.json").write_text(json.dumps(self.fed))
 
@@ -78,7 +77,7 @@ def fit(
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_resumed_run_sees_what_it_would_have_seen(make: Make, tmp_path: Path, workers: int) -> None:
+def test_a_resumed_run_trains_on_the_same_batches(make: Make, tmp_path: Path, workers: int) -> None:
     straight, before, after = Recorder(), Recorder(), Recorder()
     fit(tmp_path / "a", make(num_workers=workers), straight)
     last = fit(tmp_path / "b", make(num_workers=workers), before, max_steps=3)
@@ -88,7 +87,7 @@ def test_a_resumed_run_sees_what_it_would_have_seen(make: Make, tmp_path: Path, 
     assert [p for positions, _ in straight.fed for p in positions] == list(range(32))
 
 
-def test_a_run_stopped_within_a_step_takes_its_batches_again(make: Make, tmp_path: Path) -> None:
+def test_a_run_stopped_within_a_step_repeats_its_batches(make: Make, tmp_path: Path) -> None:
     straight, before, after = Recorder(), Recorder(stop_at=7), Recorder()
     fit(tmp_path / "a", make(), straight)
     with pytest.raises(SystemExit):
@@ -98,14 +97,14 @@ def test_a_run_stopped_within_a_step_takes_its_batches_again(make: Make, tmp_pat
     assert before.losses[:6] + after.losses == straight.losses
 
 
-def test_resuming_with_another_batch_size_goes_on_in_the_stream(make: Make, tmp_path: Path) -> None:
+def test_resuming_with_another_batch_size_continues_in_the_stream(make: Make, tmp_path: Path) -> None:
     before, after = Recorder(), Recorder()
     last = fit(tmp_path, make(batch_size=2), before, max_steps=3)
     fit(tmp_path, make(batch_size=3), after, last, max_steps=5)
     assert [p for positions, _ in before.fed + after.fed for p in positions] == list(range(24))
 
 
-def test_an_epoch_of_limited_length_goes_on_in_the_stream(make: Make, tmp_path: Path) -> None:
+def test_an_epoch_of_limited_length_continues_in_the_stream(make: Make, tmp_path: Path) -> None:
     module = Recorder()
     fit(tmp_path, make(), module, limit_train_batches=3, max_epochs=4, max_steps=-1, val_check_interval=None)
     assert [p for positions, _ in module.fed for p in positions] == list(range(24))

@@ -35,7 +35,7 @@ def train(data: PortraitViewsDataModule) -> Any:
     return data.train_dataloader()
 
 
-def test_batches_are_what_they_should_be(make: Make) -> None:
+def test_batches_have_the_documented_content(make: Make) -> None:
     (batch,) = first(train(make(references=2, targets=5)), 1)
     shapes = {name: tuple(value.shape) for name, value in batch.items() if isinstance(value, torch.Tensor)}
     assert shapes == {
@@ -61,7 +61,7 @@ def test_batches_are_what_they_should_be(make: Make) -> None:
     assert len(cameras.unique(dim=0)) == 7
 
 
-def test_only_what_is_asked_for_is_decoded(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_drawn_views_are_decoded(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[int] = []
 
     def counting(data: bytes, size: int) -> Any:
@@ -75,12 +75,12 @@ def test_only_what_is_asked_for_is_decoded(make: Make, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_workers_change_nothing(make: Make, workers: int) -> None:
+def test_the_stream_does_not_depend_on_workers(make: Make, workers: int) -> None:
     alone, many = (first(train(make(num_workers=n)), 9) for n in (0, workers))
     assert all(map(same, alone, many))
 
 
-def test_ranks_share_the_one_stream(make: Make) -> None:
+def test_ranks_divide_one_stream(make: Make) -> None:
     data = make(batch_size=6)
     alone = [
         position
@@ -94,7 +94,7 @@ def test_ranks_share_the_one_stream(make: Make) -> None:
     assert all(a[0] == b[0] and torch.equal(a[1], b[1]) for a, b in zip(alone, together, strict=True))
 
 
-def test_sources_are_mixed_by_weight_and_no_frame_comes_twice_in_an_epoch(make: Make, built: Path) -> None:
+def test_sources_are_mixed_by_weight_and_no_frame_is_repeated_in_an_epoch(make: Make, built: Path) -> None:
     data = make(
         sources={n: SourceConfig(str(built / n), w) for n, w in (("small", 1), ("large", 3))}, targets=1
     )
@@ -107,13 +107,13 @@ def test_sources_are_mixed_by_weight_and_no_frame_comes_twice_in_an_epoch(make: 
         assert own[:frames] != own[frames : 2 * frames]
 
 
-def test_the_seed_decides(make: Make) -> None:
+def test_the_seed_changes_the_stream(make: Make) -> None:
     one, same_seed, other = (first(train(make(seed=seed)), 5) for seed in (0, 0, 1))
     assert all(map(same, one, same_seed))
     assert not any(map(same, one, other))
 
 
-def test_iterating_leaves_torchs_random_numbers_alone(make: Make) -> None:
+def test_iterating_does_not_use_torchs_random_state(make: Make) -> None:
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
@@ -187,7 +187,7 @@ def damage(source: Path, out: Path, members: Iterable[str]) -> Path:
     return out
 
 
-def test_damaged_samples_are_replaced_counted_and_named(
+def test_damaged_samples_are_replaced_counted_and_logged(
     make: Make, built: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     bad = "small-train002-still-1"

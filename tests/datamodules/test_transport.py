@@ -47,7 +47,7 @@ def test_batches_through_pipes_are_the_same(
                 assert value == twin[name]
 
 
-def test_the_room_is_that_of_the_images_in_flight(make: Make) -> None:
+def test_the_room_needed_is_that_of_the_prefetched_images(make: Make) -> None:
     reader = ViewReader(512, references=1, targets=8, conditions=True)
     item = np.zeros((17, 3, 512, 512), np.float32)
     assert reader.bytes == item.nbytes
@@ -84,8 +84,8 @@ class Sleeps(Dies):
 
 
 def test_a_killed_worker_is_one_line() -> None:
-    said = r"^DataLoader worker .*(killed|exited unexpectedly).*lower num_workers"
-    with pytest.raises(InputError, match=said):
+    message = r"^DataLoader worker .*(killed|exited unexpectedly).*lower num_workers"
+    with pytest.raises(InputError, match=message):
         list(StreamLoader(Dies(), SkipCounter(0.0), num_workers=1))  # type: ignore[arg-type]
 
 

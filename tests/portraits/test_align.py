@@ -34,7 +34,7 @@ def roll(camera: np.ndarray) -> float:
     return float(np.degrees(np.arctan2(-pose[1, 0], -pose[1, 1])))
 
 
-def test_an_aligned_image_is_its_own_crop(aligned: Aligned):
+def test_aligning_an_aligned_image_changes_nothing(aligned: Aligned):
     again = align(aligned.image, SIZE)
     assert np.abs([again.square.left, again.square.top]).max() < 2.5
     assert abs(again.square.side - SIZE) < 4
@@ -115,9 +115,9 @@ def test_the_command_writes_crops_labels_and_pictures(tmp_path, photo, capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [(["--size", "4"], "--size 4: give 16 or more"), (["--box", "[1,2]"], "give four numbers")],
 )
-def test_wrong_arguments_are_refused(tmp_path, arguments, said):
-    with pytest.raises(InputError, match=said):
+def test_wrong_arguments_are_refused(tmp_path, arguments, message):
+    with pytest.raises(InputError, match=message):
         command.main(["x.png", "--out", str(tmp_path), *arguments])

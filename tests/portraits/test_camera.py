@@ -22,7 +22,7 @@ def test_the_camera_of_exact_landmarks_is_exact(turn: tuple[float, float, float]
     assert np.degrees(np.abs(angles(found) - angles(camera))).max() < 1
 
 
-def test_landmarks_that_are_off_turn_the_camera_a_little_only():
+def test_small_errors_of_landmarks_turn_the_camera_little():
     rng = np.random.default_rng(0)
     camera = label_from_angles(0.4, 0.1)
     seen = project(STANDARD_LANDMARKS, camera)
@@ -52,7 +52,7 @@ def test_the_crop_follows_shift_and_scale_and_keeps_roll():
     np.testing.assert_allclose((moved.left, moved.top, moved.side), expected, atol=1.01)
 
 
-def test_another_window_sees_through_the_same_camera():
+def test_another_crop_has_the_same_camera():
     crop, window = Square(120.0, 60.0, 200.0), Square(0.0, 0.0, 400.0)
     camera = label_from_angles(-0.5, 0.2)
     pixels = project(STANDARD_LANDMARKS, camera) * crop.side + (crop.left, crop.top)
@@ -82,7 +82,7 @@ def landmarks_in(projections: dict[str, np.ndarray], head: HeadFrame) -> dict[st
     return {name: np.concatenate([reproject(p[None], x) for x in points]) for name, p in projections.items()}
 
 
-def test_the_head_is_found_though_a_view_is_wrong():
+def test_the_head_is_found_despite_a_wrong_view():
     head, _, projections = studio_of([-0.9, -0.4, 0.0, 0.3, 0.8])
     landmarks = landmarks_in(projections, head)
     landmarks["3"] = landmarks["3"][::-1]
@@ -93,7 +93,7 @@ def test_the_head_is_found_though_a_view_is_wrong():
     assert found.scale == pytest.approx(head.scale)
 
 
-def test_views_that_agree_on_nothing_are_no_head():
+def test_inconsistent_views_are_refused():
     head, _, projections = studio_of([-0.9, 0.0, 0.8])
     seen = landmarks_in(projections, head)
     with pytest.raises(NoHeadError, match="too few"):
@@ -121,7 +121,7 @@ def test_a_virtual_camera_s_label_is_exact(yaw: float):
         np.testing.assert_allclose(centre, project([point], view.camera)[0], atol=0.003)
 
 
-def test_what_lies_beyond_the_photo_is_black_and_counted():
+def test_pixels_outside_the_photo_are_black_and_counted():
     head, poses, projections = studio_of([0.0])
     intrinsics = (projections["0"] @ poses["0"])[:, :3]
     aside = intrinsics.copy()

@@ -15,19 +15,19 @@ from portraits.geometry import rotation_error
 LABELS = trajectory("orbit", 3)
 
 
-class Nobody(FaceDetector):
+class NoFaces(FaceDetector):
     """Finds no faces."""
 
     def faces(self, image):  # noqa: ARG002
         return []
 
 
-def test_what_is_written_is_read_back_exactly(tmp_path):
+def test_written_cameras_are_read_back_exactly(tmp_path):
     write_cameras(LABELS, tmp_path / "cameras.json")
     np.testing.assert_array_equal(read_cameras([tmp_path / "cameras.json"]), LABELS)
 
 
-def test_every_form_gives_the_same_cameras_one_file_after_the_other(tmp_path):
+def test_all_formats_give_the_same_cameras(tmp_path):
     rows = LABELS.tolist()
     forms = {
         "list.json": rows,
@@ -43,7 +43,7 @@ def test_every_form_gives_the_same_cameras_one_file_after_the_other(tmp_path):
     np.testing.assert_array_equal(found, np.concatenate([LABELS, LABELS[:1], LABELS, LABELS, LABELS[1:2]]))
 
 
-def test_any_photo_of_anyone_is_a_camera(tmp_path):
+def test_a_photo_gives_a_camera(tmp_path):
     Image.fromarray(astronaut()[:, 90:400]).save(tmp_path / "astronaut.jpg", quality=95)
     (camera,) = read_cameras([tmp_path / "astronaut.jpg"])
     yaw, pitch = np.degrees(angles(camera))
@@ -78,7 +78,7 @@ def changed(index, value):
         (json.dumps(changed(16, -4.0)), "camera 1 has no positive focal lengths"),
     ],
 )
-def test_what_is_no_camera_in_json_is_one_line(tmp_path, content, line):
+def test_invalid_json_cameras_are_refused(tmp_path, content, line):
     path = tmp_path / "poses.json"
     path.write_text(content)
     with pytest.raises(InputError, match=rf"poses\.json: .*{line}"):
@@ -87,7 +87,7 @@ def test_what_is_no_camera_in_json_is_one_line(tmp_path, content, line):
 
 @pytest.mark.parametrize("strings", [False, True])
 @pytest.mark.parametrize("suffix", [".json", ".npy"])
-def test_rotations_that_are_off_by_a_per_cent_become_the_nearest_ones(tmp_path, suffix, strings):
+def test_inexact_rotations_become_the_nearest_rotations(tmp_path, suffix, strings):
     sheared = LABELS.astype(np.float64)
     poses = sheared[:, :16].reshape(-1, 4, 4)
     poses[:, :3, 0] += 0.015 * poses[:, :3, 1]
@@ -105,7 +105,7 @@ def test_rotations_that_are_off_by_a_per_cent_become_the_nearest_ones(tmp_path, 
     np.testing.assert_array_equal(found[:, 16:], LABELS[:, 16:])
 
 
-def test_a_folder_of_photos_is_a_camera_each_in_natural_order(tmp_path):
+def test_a_folder_of_photos_gives_cameras_in_natural_order(tmp_path):
     for name, left in (("10.jpg", 60), ("2.jpg", 90)):
         Image.fromarray(astronaut()[:, left : left + 310]).save(tmp_path / name, quality=95)
     singly = read_cameras([tmp_path / "2.jpg", tmp_path / "10.jpg"])
@@ -118,13 +118,13 @@ def test_a_folder_of_photos_is_a_camera_each_in_natural_order(tmp_path):
 @pytest.mark.parametrize(
     "array", [np.zeros((2, 4, 4)), np.array(["a"]), np.array([{}], dtype=object), np.zeros((0, 25))]
 )
-def test_what_is_no_camera_in_npy_is_one_line(tmp_path, array):
+def test_invalid_npy_cameras_are_refused(tmp_path, array):
     np.save(tmp_path / "poses.npy", array)
     with pytest.raises(InputError, match=r"poses\.npy: "):
         read_cameras([tmp_path / "poses.npy"])
 
 
-def test_files_that_hold_none_are_one_line_each(tmp_path):
+def test_files_without_cameras_are_refused(tmp_path):
     (tmp_path / "poses.txt").write_text("0 0 0")
     (tmp_path / "broken.npy").write_bytes(b"\x93NUMPY")
     Image.new("RGB", (64, 64), "green").save(tmp_path / "meadow.png")
@@ -136,4 +136,4 @@ def test_files_that_hold_none_are_one_line_each(tmp_path):
     }
     for name, line in lines.items():
         with pytest.raises(InputError, match=f"{name}: .*{line}"):
-            read_cameras([tmp_path / name], Nobody())
+            read_cameras([tmp_path / name], NoFaces())

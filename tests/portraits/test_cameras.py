@@ -52,11 +52,11 @@ def test_roll_turns_the_content_anticlockwise():
     ],
     ids=["16 numbers", "zeros", "nan", "a reflection", "a scale"],
 )
-def test_what_is_no_camera_is_refused_in_one_line(broken):
+def test_invalid_labels_are_refused(broken):
     with pytest.raises(InputError, match=r"^cameras\.json: "):
         check_labels(broken, "cameras.json")
 
 
-def test_good_labels_pass_unchanged():
+def test_valid_labels_are_not_changed():
     labels = np.stack([label_from_angles(0.3, -0.2), label_from_angles(-1.0, 0.1)])
     np.testing.assert_array_equal(check_labels(labels, "x"), labels)

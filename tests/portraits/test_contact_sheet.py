@@ -17,7 +17,7 @@ SIDE = 16
 
 
 def greys(count: int, channel: int) -> list[Image.Image]:
-    """Images whose `channel` is their number, so that they can be told apart."""
+    """Images whose `channel` is their number, so that they can be distinguished."""
     images = np.zeros((count, 8, 8, 3), np.uint8)
     images[..., channel] = np.arange(count)[:, None, None] + 1
     return [Image.fromarray(image) for image in images]
@@ -47,12 +47,12 @@ def test_a_long_path_is_shown_by_evenly_spaced_views():
     assert set(np.diff(shown)) <= {3, 4}
 
 
-def test_captions_are_degrees_without_minus_nought():
+def test_captions_are_degrees_without_negative_zero():
     labels = [label_from_angles(*np.radians(pair)) for pair in ((-30, 10.4), (-0.2, -0.1))]
     assert camera_captions(labels) == ["yaw -30  pitch +10", "yaw +0  pitch +0"]
 
 
-def test_items_in_columns_images_side_by_side():
+def test_a_grid_has_items_in_columns_and_images_side_by_side():
     values = np.arange(6, dtype=np.uint8).reshape(3, 2, 1, 1, 1) * 50  # 3 items of 2 images
     image = grid(np.broadcast_to(values, (3, 2, 4, 4, 3)), columns=2, upscale=2)
     assert image.size == (2 * 2 * 8, 2 * 8)
@@ -60,7 +60,7 @@ def test_items_in_columns_images_side_by_side():
     assert shades == [[0, 50, 100, 150], [200, 250, 255, 255]]
 
 
-def test_a_case_without_one_of_the_kinds_keeps_its_place():
+def test_a_missing_image_leaves_its_place_empty():
     (red,), (green,) = greys(1, 0), greys(1, 1)
     sheet = case_sheet(["first", "second"], {"a": [red, green], "b": [None, green]}, SIDE)
     step, row, head = SIDE + MARGIN, SIDE + CAPTION + 2 * MARGIN, CAPTION + 2 * MARGIN

@@ -1,4 +1,4 @@
-"""Frames of random colours with valid cameras: everything a source is, nothing to render."""
+"""A source of frames of random colours with valid cameras, which renders nothing."""
 
 import os
 import time
@@ -90,14 +90,14 @@ class FakeSource(Source):
 
 
 class StuckSource(FakeSource):
-    """A source whose workers say who they are in `folder`, and then never finish."""
+    """A source whose workers write their process id into `folder` and never finish."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
         self.folder = folder
 
     def capture(self, unit: tuple[str, int], worker: Worker = ONLY_WORKER) -> list[Sample]:
-        """Leaves a file named by the process, and waits."""
+        """Write a file named by the process id, and wait."""
         (self.folder / str(os.getpid())).touch()
         time.sleep(600)
         return super().capture(unit, worker)

@@ -37,7 +37,7 @@ def test_bytes_do_not_depend_on_processes(tmp_path: Path) -> None:
 
 
 class NumberedSource(FakeSource):
-    """Leaves in `folder` which worker captured; each waits until all have."""
+    """Writes the number of the capturing worker into `folder`; each waits until all have."""
 
     def __init__(self, folder: Path, workers: int) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ def test_workers_are_numbered_and_share_gpus_and_cores(
     assert [Worker(0, count).threads() for count in (1, 3, 40)] == [16, 5, 1]
 
 
-def test_manifest_tells_what_is_there(tmp_path: Path) -> None:
+def test_the_manifest_describes_the_shards(tmp_path: Path) -> None:
     built = build(FakeSource(), tmp_path / "out", 0, max_shard_mb=0.095)
     manifest = Manifest.load(tmp_path / "out")
     assert manifest == built
@@ -77,7 +77,7 @@ def test_manifest_tells_what_is_there(tmp_path: Path) -> None:
     assert len(manifest.of_split("train")) == 3
 
 
-def test_shards_are_webdataset(tmp_path: Path) -> None:
+def test_webdataset_reads_the_shards(tmp_path: Path) -> None:
     import webdataset
 
     build(FakeSource(), tmp_path / "out", 0)
@@ -120,8 +120,8 @@ def test_resuming_with_other_settings_is_refused(tmp_path: Path) -> None:
         build(FakeSource(identities=4), tmp_path / "out", 0)
 
 
-class Meddler(FakeSource):
-    """Changes every sample before it is handed over."""
+class Changed(FakeSource):
+    """A source whose samples have other values."""
 
     def __init__(self, **change: object) -> None:
         super().__init__()
@@ -135,8 +135,8 @@ class Meddler(FakeSource):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (Meddler(identity="same"), "captured twice|in both"),
-        (Meddler(identity="same", split="train"), "captured twice"),
+        (Changed(identity="same"), "captured twice|in both"),
+        (Changed(identity="same", split="train"), "captured twice"),
         (FakeSource(identities=0), "nothing to capture"),
         (FakeSource(instants=0), "no frame was captured"),
     ],
@@ -147,8 +147,8 @@ def test_rules_of_a_built_folder(tmp_path: Path, source: FakeSource, message: st
     assert not (tmp_path / "out").exists()
 
 
-class Wanderer(FakeSource):
-    """One identity in every split, under keys of their own."""
+class InAllSplits(FakeSource):
+    """A source with the same identity in every split."""
 
     def capture(self, unit: tuple[str, int], worker: Worker = ONLY_WORKER) -> list[Sample]:  # noqa: ARG002
         """One frame."""
@@ -157,7 +157,7 @@ class Wanderer(FakeSource):
 
 def test_identities_never_cross_splits(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="identity same is in both"):
-        build(Wanderer(), tmp_path / "out", 0)
+        build(InAllSplits(), tmp_path / "out", 0)
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -169,7 +169,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         command.main(["fake", "--identities", "2", "--out", out], FAKE)
 
 
-def test_workers_end_with_a_build_that_is_killed(tmp_path: Path) -> None:
+def test_workers_end_when_the_build_is_killed(tmp_path: Path) -> None:
     script = (
         "from pathlib import Path; from shards.builder import build; "
         "from tests.shards.fake_source import StuckSource; "
@@ -209,7 +209,7 @@ def test_a_yaml_file_gives_the_options(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"processes": -1}, "--processes -1: give 0 or more"),
         ({"max_shard_mb": 0}, "--max_shard_mb 0: give more than 0"),
@@ -217,10 +217,10 @@ def test_a_yaml_file_gives_the_options(tmp_path: Path) -> None:
         ({"out": "{tmp}/file/out"}, "file is no folder that can be written to"),
     ],
 )
-def test_options_are_checked_before_the_source_is_asked(tmp_path: Path, options: dict, said: str) -> None:
+def test_options_are_checked_before_the_source_is_asked(tmp_path: Path, options: dict, message: str) -> None:
     (tmp_path / "file").touch()
     values = {"out": "{tmp}/out", **options}
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         BuildOptions(**{k: v.format(tmp=tmp_path) if isinstance(v, str) else v for k, v in values.items()})
 
 
@@ -242,7 +242,7 @@ def test_a_plan_answers_what_the_options_leave_open(tmp_path: Path) -> None:
 
 
 class Photos(FakeSource):
-    """Photos of a user's, every other one of which cannot be read."""
+    """A user's photos, of which every second one cannot be read."""
 
     inputs = "photos"
 

@@ -18,7 +18,7 @@ SIZE = 48
 
 
 class Plain(RenderedConditions, FakeSource):
-    """A source as far as its conditions go."""
+    """A source of which only the conditions are used."""
 
     conditions = "synthetic"
 

@@ -79,7 +79,7 @@ def test_compressed_tars_are_refused(tmp_path: Path) -> None:
         ShardIndex.scan(tmp_path / "a.tar")
 
 
-def test_what_a_shard_claims_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_size_of_members_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "a.tar", [("a.x", b"12345")])
     members = ShardIndex.scan(path).members(0)
     monkeypatch.setattr(reading, "MAX_MEMBER_BYTES", 4)
@@ -89,7 +89,7 @@ def test_what_a_shard_claims_is_bounded(tmp_path: Path, monkeypatch: pytest.Monk
         ShardReader().read(path, members, ["y"])
 
 
-def test_few_files_stay_open_and_none_travel(tmp_path: Path) -> None:
+def test_few_files_stay_open_and_none_are_pickled(tmp_path: Path) -> None:
     paths = [write(tmp_path / f"{i}.tar", [("a.x", bytes([i]))]) for i in range(5)]
     members = ShardIndex.scan(paths[0]).members(0)
     reader = ShardReader(max_open=2)

@@ -23,11 +23,11 @@ def folder(tmp_path: Path) -> Path:
 def test_counts_and_sheet(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sheet = tmp_path / "sheet.png"
     main([str(folder), "--sheet", str(sheet), "--sheet_frames", "3"])
-    told = capsys.readouterr().out
-    assert "fake, 16x16 pixels, 12 views, schema 1" in told
-    assert "identities=3" in told
+    printed = capsys.readouterr().out
+    assert "fake, 16x16 pixels, 12 views, schema 1" in printed
+    assert "identities=3" in printed
     for split in ("train", "val", "test"):
-        assert f"{split:5}  fake: 6 frames, 3 identities, 72 views; 3 shards" in told
+        assert f"{split:5}  fake: 6 frames, 3 identities, 72 views; 3 shards" in printed
     with Image.open(sheet) as image:
         assert image.width > 8 * 128
 

@@ -30,7 +30,7 @@ def test_a_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"schema_version": 2}, "schema version 2, this code reads 1"),
         ({"schema_version": None}, "schema version None"),
@@ -59,8 +59,8 @@ def test_a_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
         ({"more": 1}, "more: "),
     ],
 )
-def test_other_types_and_ranges_are_refused(changes: dict[str, Any], said: str) -> None:
-    with pytest.raises(InputError, match=rf"^here.*{said}") as error:
+def test_other_types_and_ranges_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=rf"^here.*{message}") as error:
         Manifest.parse(json.dumps({**VALUES, **changes}).encode(), "here")
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 600

@@ -81,19 +81,19 @@ def test_damage_is_named(change: dict[str, bytes | None], message: str) -> None:
         decode(damaged(change), size=16)
 
 
-def test_a_camera_file_that_claims_to_be_huge_allocates_nothing() -> None:
+def test_a_header_of_a_huge_array_allocates_nothing() -> None:
     header = npy(np.zeros((12, 25), np.float32))[:128].replace(b"(12, 25), }        ", b"(900000000000, 25)}")
     with pytest.raises(SampleError, match="npy"):
         decode(damaged({"cameras.npy": header}))
 
 
-def test_unknown_version_is_the_users_business() -> None:
+def test_an_unknown_version_is_an_input_error() -> None:
     with pytest.raises(InputError, match="schema version 2"):
         decode(damaged({"meta.json": meta(schema_version=2)}))
 
 
 @pytest.mark.parametrize("identity", ["a.b", "a/b", "", "-a", "a b", "x" * 80])
-def test_names_that_make_no_key(identity: str) -> None:
+def test_names_that_cannot_be_keys(identity: str) -> None:
     with pytest.raises(InputError):
         SampleMeta("fake", identity, "train", "still", "0", "eg3d", "CC0-1.0")
 

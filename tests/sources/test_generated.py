@@ -38,7 +38,7 @@ class FlatPanoHead(PanoHeadGenerator):
 
 
 class FlatConditions(RenderedConditions, FakeSource):
-    """A source as far as its conditions go, which are drawn by the renderer of a text."""
+    """A source of which only the conditions are used."""
 
     def __init__(self, conditions):
         self.conditions = conditions
@@ -55,7 +55,7 @@ def frames(source):
     return [sample for unit in source.units() for sample in source.capture(unit)]
 
 
-def test_people_are_seen_by_a_reference_and_targets_the_same_at_every_call(source):
+def test_frames_have_all_views_and_are_deterministic(source):
     assert pickle.loads(pickle.dumps(source)).settings == source.settings
     first, again = frames(source), frames(source)
     assert len({sample.key for sample in first}) == 5
@@ -66,8 +66,8 @@ def test_people_are_seen_by_a_reference_and_targets_the_same_at_every_call(sourc
     assert (first[0].views != first[1].views).any()
 
 
-def test_somebody_is_the_same_in_another_batch(source):
-    """But for the last bit: sums in a batch may run in another order."""
+def test_a_person_does_not_depend_on_the_batch(source):
+    """Up to the last bit: sums over a batch may be computed in another order."""
     others = type(source)(source.options.folder, **{**TINY, "batch": 5})
     ours, theirs = ({sample.key: sample for sample in frames(s)} for s in (source, others))
     for key, sample in ours.items():
@@ -75,7 +75,7 @@ def test_somebody_is_the_same_in_another_batch(source):
         np.testing.assert_array_equal(sample.cameras, theirs[key].cameras)
 
 
-def test_cameras_lie_over_the_whole_range(source):
+def test_cameras_cover_the_whole_range(source):
     wide = type(source)(source.options.folder, **{**TINY, "views": 41, "max_yaw": 180.0})
     yaw, pitch = np.degrees(angles(wide.cameras(3))).T
     assert abs(yaw[0]) <= 20
@@ -84,7 +84,7 @@ def test_cameras_lie_over_the_whole_range(source):
     assert np.abs(np.degrees(angles(source.cameras(3)))).max() <= 75.01
 
 
-def test_processes_and_conditions_are_of_the_device_asked_for(tmp_path, monkeypatch):
+def test_processes_and_conditions_follow_the_device(tmp_path, monkeypatch):
     folder = str(tmp_path / "gan")
     save_generator(toy_generator("eg3d"), tmp_path / "gan", "toy")
     source = EG3DGenerator(folder, **TINY, device="cpu", conditions=GeneratorOptions(folder, faces=False))
@@ -97,7 +97,7 @@ def test_processes_and_conditions_are_of_the_device_asked_for(tmp_path, monkeypa
     assert FlatConditions(f"eg3d:{folder}").processes == 4
 
 
-def test_angles_that_a_generator_was_not_trained_on_are_warned_of(source, caplog):
+def test_angles_outside_the_training_range_give_a_warning(source, caplog):
     source.units()
     assert not caplog.records
     type(source)(source.options.folder, **{**TINY, "max_yaw": 150.0, "max_pitch": 65.0}).units()
@@ -113,8 +113,8 @@ def test_people_whose_head_is_not_found_are_skipped_by_name(tmp_path):
     assert "too few views see the face" in results[0].reason
 
 
-def test_a_head_that_stands_elsewhere_is_seen_at_the_shared_place(tmp_path, monkeypatch):
-    """Cameras go through the frame measured on each person; labels stay the shared ones."""
+def test_cameras_are_moved_to_the_frame_of_the_head(tmp_path, monkeypatch):
+    """Rendering uses the frame measured on each person; labels stay in EG3D's frame."""
     save_generator(toy_generator("panohead"), tmp_path / "gan", "toy")
     source = FlatPanoHead(str(tmp_path / "gan"), **{**TINY, "frame": "each"})
     moved = HeadFrame(1.1, np.eye(3), np.array([0.0, 0.01, 0.2]))
@@ -142,8 +142,8 @@ def shard_digests(folder):
 
 
 @pytest.mark.slow
-def test_a_build_in_several_processes_that_was_killed_is_the_same_build(tmp_path):
-    """Processes start anew (spawn), each with a generator of its own; what the killed ones left is used."""
+def test_a_killed_build_is_resumed_to_the_same_bytes(tmp_path):
+    """Processes are spawned, each with a generator of its own; finished units are kept."""
     save_generator(toy_generator("panohead"), tmp_path / "gan", "toy")
     settings = {**TINY, "identities": 30, "batch": 1}
     build(FlatPanoHead(str(tmp_path / "gan"), **settings), tmp_path / "one", processes=0)
@@ -207,7 +207,7 @@ def test_a_file_of_options_makes_a_source_and_a_broken_one_is_refused(tmp_path, 
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"identities": 0}, "--identities 0: give 1 or more"),
         ({"max_yaw": 200.0}, "up to 180"),
@@ -218,9 +218,9 @@ def test_a_file_of_options_makes_a_source_and_a_broken_one_is_refused(tmp_path, 
         ({"device": "gpu"}, "--device gpu: this machine has"),
     ],
 )
-def test_wrong_settings_are_refused_in_one_line(settings, said, tmp_path):
+def test_wrong_settings_are_refused_in_one_line(settings, message, tmp_path):
     save_generator(toy_generator("eg3d"), tmp_path / "gan", "toy")
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         EG3DGenerator(str(tmp_path / "gan"), **settings)
 
 

@@ -30,7 +30,7 @@ class DotFolder(LabelledFolder):
 
 
 def paint(label: np.ndarray, points: np.ndarray, side: int = SIDE) -> np.ndarray:
-    """Dots at world points."""
+    """An image with dots at world points."""
     image = np.full((side, side, 3), 60, np.uint8)
     for (x, y), colour in zip(project(points, label) * side - 0.5, DOTS, strict=True):
         cv2.circle(image, (round(x * 16), round(y * 16)), side // 4, colour, -1, cv2.LINE_AA, shift=4)
@@ -61,7 +61,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def capture(root: Path, **change: Any) -> tuple[list[Sample], list[Skip]]:
-    """All that a folder yields."""
+    """All samples and skips of a folder."""
     options = {"size": SIZE, "val_share": 0.0, "test_share": 0.0, "min_views": 6}
     source = DotFolder(str(root), **{**options, **change})
     results = [result for unit in source.units() for result in source.capture(unit)]
@@ -82,7 +82,7 @@ def test_panohead_cameras_are_turned_to_the_shared_pivot(folder: Path):
         assert 0.3 < (sample.masks > 127).mean() < 0.8
 
 
-def test_panohead_s_own_crop_comes_out_as_eg3d_s(tmp_path: Path):
+def test_panohead_crops_become_eg3d_crops(tmp_path: Path):
     side, smaller, higher = 563, 233.3 / 264, np.array([0.0, 0.03, -0.15])
     points = smaller * STANDARD_LANDMARKS + higher  # a tenth more above, a twentieth more beside the head
     for view, label in enumerate(panohead_labels()[::2]):
@@ -95,14 +95,14 @@ def test_panohead_s_own_crop_comes_out_as_eg3d_s(tmp_path: Path):
         assert np.abs(found - project(STANDARD_LANDMARKS, camera)).max() < 0.01
 
 
-def test_single_photos_are_sent_to_another_source(folder: Path):
+def test_single_photos_are_refused_with_the_source_to_use(folder: Path):
     with pytest.raises(
         InputError, match=r"no identity has --min_views 11 images, the most is 10.*build wild"
     ):
         capture(folder, min_views=11)
 
 
-def test_eg3d_folders_are_taken_as_they_are(folder: Path):
+def test_eg3d_folders_are_not_changed(folder: Path):
     samples, _ = capture(folder, convention="eg3d")
     np.testing.assert_allclose(samples[0].cameras, np.stack(panohead_labels()), atol=1e-6)
     small = Image.open(folder / "seed0001_00.png").resize((SIZE, SIZE), Image.Resampling.LANCZOS)
@@ -129,7 +129,7 @@ def test_labels_beside_the_images_and_identities_by_folder(tmp_path: Path, suffi
 
 
 @pytest.mark.parametrize("convention", ["eg3d", "panohead"])
-def test_rotations_that_are_off_by_a_per_cent_are_used(folder: Path, convention: str):
+def test_inexact_rotations_are_used(folder: Path, convention: str):
     straight, _ = capture(folder, convention=convention)
     values = json.loads((folder / "dataset.json").read_text())
     for entry in values["labels"]:
@@ -144,7 +144,7 @@ def test_rotations_that_are_off_by_a_per_cent_are_used(folder: Path, convention:
         assert np.abs(sample.cameras - other.cameras).max() < 0.03
 
 
-def test_what_cannot_be_used_is_named(folder: Path):
+def test_unusable_images_are_reported(folder: Path):
     values = json.loads((folder / "dataset.json").read_text())
     values["labels"][0][1] = ["1"] * 25
     values["labels"][1][1] = values["labels"][1][1][:16]
@@ -161,7 +161,7 @@ def test_what_cannot_be_used_is_named(folder: Path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ('{"labels": [["../../etc/passwd.png", [1]]]}', "points out of the folder"),
         ('{"labels": [["/etc/a.png", [1]]]}', "points out of the folder"),
@@ -171,13 +171,13 @@ def test_what_cannot_be_used_is_named(folder: Path):
         ('{"labels": [["00000/img00000000.png", [1]], ["00000/img00000001.png", [1]]]}', "single images"),
     ],
 )
-def test_label_files_are_data_only(tmp_path: Path, text: str, said: str):
+def test_malformed_label_files_are_refused(tmp_path: Path, text: str, message: str):
     (tmp_path / "dataset.json").write_text(text)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         LabelledFolder(str(tmp_path))
 
 
-def test_pickled_labels_are_not_read(tmp_path: Path):
+def test_pickled_labels_are_refused(tmp_path: Path):
     for view in range(2):
         Image.new("RGB", (SIDE, SIDE)).save(tmp_path / f"a_{view}.png")
         np.save(tmp_path / f"a_{view}.npy", np.array([{"evil": 1}], dtype=object), allow_pickle=True)

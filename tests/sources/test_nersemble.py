@@ -52,7 +52,7 @@ def capture(root: Path, **change: Any) -> DotCapture:
 
 
 def everything(source: NersembleCapture) -> tuple[list[Sample], list[Skip]]:
-    """All that a capture yields."""
+    """All samples and skips of a capture."""
     results = [result for unit in source.units() for result in source.capture(unit)]
     return [r for r in results if isinstance(r, Sample)], [r for r in results if isinstance(r, Skip)]
 
@@ -82,7 +82,7 @@ def roots(
 
 @pytest.fixture(scope="session")
 def captured(roots: dict[str, Path]) -> dict[str, tuple[list[Sample], list[Skip]]]:
-    """What each layout yields."""
+    """The samples and skips of each layout."""
     return {layout: everything(capture(root)) for layout, root in roots.items()}
 
 
@@ -98,7 +98,7 @@ def fresh(tmp_path: Path, studio: Studio, pictures: stage.Pictures) -> Callable[
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_layout_is_recognised(roots: dict[str, Path], layout: str, caplog: pytest.LogCaptureFixture):
+def test_every_layout_is_detected(roots: dict[str, Path], layout: str, caplog: pytest.LogCaptureFixture):
     with caplog.at_level(logging.INFO):
         source = capture(roots[layout])
     assert source.layout == layout
@@ -108,7 +108,7 @@ def test_every_layout_is_recognised(roots: dict[str, Path], layout: str, caplog:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_head_points_are_where_the_labels_say_in_every_crop(captured: dict, layout: str):
+def test_labels_project_landmarks_to_where_they_are(captured: dict, layout: str):
     samples, skips = captured[layout]
     assert skips == []
     assert len(samples) == 2
@@ -142,7 +142,7 @@ def test_the_same_frame_is_the_same_sample_in_every_layout(captured: dict):
             assert difference.mean() < 3
 
 
-def test_videos_are_read_at_the_very_frame(roots: dict[str, Path]):
+def test_videos_are_read_at_exact_frames(roots: dict[str, Path]):
     from shards.sources.nersemble.footage import open_footage
 
     take = find_takes(roots["v2"])[1][0]
@@ -167,7 +167,7 @@ def test_mattes_become_masks_and_remove_the_background(roots: dict[str, Path], c
 
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
-def test_colours_are_corrected_back(
+def test_colour_corrections_are_inverted(
     tmp_path: Path, studio: Studio, pictures: stage.Pictures, captured: dict, version: str
 ):
     from shards.sources.nersemble.colour import to_linear, to_srgb
@@ -223,7 +223,7 @@ def test_frames_are_spread_over_participants_sequences_and_time():
     assert few != pick_frames(takes, {"train": 10}, Shares(0, 0), seed=4)
 
 
-def test_a_participant_without_calibration_is_skipped_and_named(fresh: Callable[..., Path]):
+def test_a_participant_without_calibration_is_skipped_and_reported(fresh: Callable[..., Path]):
     root = fresh("007")
     fresh("009")
     (root / "007" / "calibration" / "camera_params.json").unlink()
@@ -235,7 +235,7 @@ def test_a_participant_without_calibration_is_skipped_and_named(fresh: Callable[
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         (lambda values: values["world_2_cam"].clear(), "lists no cameras"),
         (lambda values: values.__setitem__("intrinsics", [[1, 2], [3, 4]]), "not a 4x4 pose"),
@@ -243,8 +243,8 @@ def test_a_participant_without_calibration_is_skipped_and_named(fresh: Callable[
         (lambda values: values["intrinsics"][0].__setitem__(2, 9999.0), "principal point"),
     ],
 )
-def test_a_calibration_that_is_none_is_skipped_and_named(
-    fresh: Callable[..., Path], studio: Studio, damage: Callable[[dict], None], said: str
+def test_a_malformed_calibration_is_skipped_and_reported(
+    fresh: Callable[..., Path], studio: Studio, damage: Callable[[dict], None], message: str
 ):
     root = fresh()
     values = studio.calibration()
@@ -252,19 +252,19 @@ def test_a_calibration_that_is_none_is_skipped_and_named(
     stage.write_json(root / "007" / "calibration" / "camera_params.json", values)
     samples, skips = everything(capture(root, test_frames=0))
     assert samples == []
-    assert all(said in skip.reason for skip in skips)
+    assert all(message in skip.reason for skip in skips)
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         (lambda poses: poses.pop(SERIALS[3]), "no calibration: camera_params.json does not list it"),
         (lambda poses: poses.__setitem__(SERIALS[3], np.zeros((4, 4)).tolist()), "it is no rigid camera"),
         (lambda poses: poses.__setitem__(SERIALS[3], [[10**400]]), "it is not a 4x4 pose"),
     ],
 )
-def test_a_camera_without_calibration_costs_its_view_and_is_named(
-    fresh: Callable[..., Path], studio: Studio, damage: Callable[[dict], None], said: str
+def test_a_camera_without_calibration_is_left_out_and_reported(
+    fresh: Callable[..., Path], studio: Studio, damage: Callable[[dict], None], message: str
 ):
     root = fresh()
     values = studio.calibration()
@@ -273,10 +273,10 @@ def test_a_camera_without_calibration_costs_its_view_and_is_named(
     (sample,), (skip,) = everything(capture(root, test_frames=0))
     assert sample.meta.attributes["cameras"] == [serial for serial in SERIALS if serial != SERIALS[3]]
     assert (skip.what, skip.frames) == (f"007/{SEQUENCE} camera {SERIALS[3]}", 0)
-    assert said in skip.reason
+    assert message in skip.reason
 
 
-def test_frames_of_a_split_that_nobody_is_held_out_for_are_warned_of(
+def test_a_split_without_participants_gives_a_warning(
     fresh: Callable[..., Path], caplog: pytest.LogCaptureFixture
 ):
     root = fresh()
@@ -286,7 +286,7 @@ def test_frames_of_a_split_that_nobody_is_held_out_for_are_warned_of(
     assert "--val_frames 2: none of the participants is held out for val" in caplog.text
 
 
-def test_missing_short_and_broken_videos_cost_a_view_only(fresh: Callable[..., Path]):
+def test_missing_short_and_broken_videos_are_left_out(fresh: Callable[..., Path]):
     root = fresh()
     folder = root / "007" / "sequences" / SEQUENCE / "images"
     (folder / f"cam_{SERIALS[0]}.mp4").unlink()
@@ -294,10 +294,10 @@ def test_missing_short_and_broken_videos_cost_a_view_only(fresh: Callable[..., P
     broken.write_bytes(broken.read_bytes()[: broken.stat().st_size // 2])
     stage.write_video(folder / f"cam_{SERIALS[9]}.mp4", [np.zeros((320, 220, 3), np.uint8)] * 2)
     samples, skips = everything(capture(root, test_frames=0))
-    said = {skip.what.rpartition(" ")[2]: skip.reason for skip in skips}
-    assert said[SERIALS[0]] == "it did not record"
-    assert said[SERIALS[5]] == "the video file is cut off, or no MP4"
-    assert said[SERIALS[9]] == "the video is shorter than the other cameras'"
+    reasons = {skip.what.rpartition(" ")[2]: skip.reason for skip in skips}
+    assert reasons[SERIALS[0]] == "it did not record"
+    assert reasons[SERIALS[5]] == "the video file is cut off, or no MP4"
+    assert reasons[SERIALS[9]] == "the video is shorter than the other cameras'"
     assert all(skip.frames == 0 for skip in skips)
     assert {len(sample.views) for sample in samples} <= {13, 14}
     few, refused = everything(capture(root, test_frames=0, min_views=16))
@@ -305,7 +305,7 @@ def test_missing_short_and_broken_videos_cost_a_view_only(fresh: Callable[..., P
     assert sum(skip.frames for skip in refused) == 1
 
 
-def test_videos_that_open_and_then_break_cost_what_is_gone(fresh: Callable[..., Path]):
+def test_videos_that_break_off_are_left_out_from_there(fresh: Callable[..., Path]):
     root = fresh()
     folder = root / "007" / "sequences" / SEQUENCE / "images"
     cut, damaged = (folder / f"cam_{SERIALS[place]}.mp4" for place in (2, 6))
@@ -313,8 +313,8 @@ def test_videos_that_open_and_then_break_cost_what_is_gone(fresh: Callable[..., 
     cut.write_bytes(whole[: len(whole) * 4 // 5])
     damaged.write_bytes(whole[: len(whole) // 2] + bytes(len(whole) - len(whole) // 2))
     samples, skips = everything(capture(root, frames=stage.FRAMES, test_frames=0))
-    said = {skip.what.rpartition(" ")[2]: skip.reason for skip in skips}
-    assert said == {
+    reasons = {skip.what.rpartition(" ")[2]: skip.reason for skip in skips}
+    assert reasons == {
         SERIALS[2]: "the video file is cut off, or no MP4",
         SERIALS[6]: "the video breaks off before its end",
     }
@@ -338,7 +338,7 @@ def test_frames_without_a_face_are_skipped_and_too_many_fail_the_build(
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"root": "nowhere"}, "there is no such folder"),
         ({"layout": "v3"}, "--layout v3: choose one of benchmark, v2"),
@@ -347,18 +347,18 @@ def test_frames_without_a_face_are_skipped_and_too_many_fail_the_build(
         ({"conditions": "blender"}, "no such renderer; choose of synthetic"),
     ],
 )
-def test_wrong_settings_are_refused_in_one_line(roots: dict[str, Path], change: dict[str, Any], said: str):
-    with pytest.raises(InputError, match=said):
+def test_wrong_settings_are_refused_in_one_line(roots: dict[str, Path], change: dict[str, Any], message: str):
+    with pytest.raises(InputError, match=message):
         NersembleCapture(**{"root": str(roots["v2"]), **change})
 
 
-def test_a_folder_that_is_no_nersemble_is_refused(tmp_path: Path):
+def test_a_folder_without_recordings_is_refused(tmp_path: Path):
     (tmp_path / "007").mkdir()
     with pytest.raises(InputError, match="no NeRSemble recordings in any known layout"):
         NersembleCapture(str(tmp_path))
 
 
-def test_an_interrupted_build_goes_on_and_gives_the_same_shards(roots: dict[str, Path], tmp_path: Path):
+def test_an_interrupted_build_is_resumed_to_the_same_shards(roots: dict[str, Path], tmp_path: Path):
     class Stops(DotCapture):
         def capture(self, unit: Any, worker: Worker = ONLY_WORKER) -> list[Sample | Skip]:
             if unit is self.units()[-1]:
@@ -372,7 +372,7 @@ def test_an_interrupted_build_goes_on_and_gives_the_same_shards(roots: dict[str,
     assert build(DotCapture(str(roots["paper"]), **settings), tmp_path / "parts", 0) == whole
 
 
-def test_a_source_travels_to_worker_processes(roots: dict[str, Path]):
+def test_a_source_pickles(roots: dict[str, Path]):
     source = NersembleCapture(str(roots["v2"]), size=32)
     assert pickle.loads(pickle.dumps(source)).settings == source.settings
 
@@ -393,7 +393,7 @@ def test_vhap_folders_need_no_participant_level(
         capture(tmp_path / "extracted" / below)
 
 
-def test_the_benchmark_s_parts_of_few_and_single_views_are_told_apart(
+def test_parts_of_the_benchmark_with_few_views_are_left_out(
     roots: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     whole = roots["benchmark"] / "nvs" / "018"
@@ -423,7 +423,7 @@ def test_any_number_of_processes_builds_the_same_shards(roots: dict[str, Path], 
     assert alone.samples("train") == alone.samples("test") == 1
 
 
-def test_links_and_odd_names_are_no_participants(roots: dict[str, Path], tmp_path: Path):
+def test_links_and_other_names_are_not_participants(roots: dict[str, Path], tmp_path: Path):
     os.symlink(roots["v2"] / "007", tmp_path / "..odd")
     (tmp_path / "007x").mkdir()
     with pytest.raises(InputError, match="no NeRSemble recordings"):

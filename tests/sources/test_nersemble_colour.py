@@ -15,7 +15,7 @@ from shards.sources.nersemble.colour import (
 R, G, B = 0.2, 0.5, 0.7
 
 
-def test_expansions_are_those_the_matrices_were_made_for():
+def test_expansions_have_the_documented_terms():
     colour = np.array([R, G, B])
     np.testing.assert_allclose(expand(colour, 5), [R, G, B, R * G * B, 1])
     np.testing.assert_allclose(expand(colour, 8), [R, G, B, R * G, R * B, G * B, R * G * B, 1])
@@ -33,7 +33,7 @@ def test_the_first_version_multiplies_row_vectors():
     np.testing.assert_allclose(affine(matrix)(np.array([0.6, 0.1, 0.1])), [0.0, 0.6, 0.25])
 
 
-def test_the_second_version_works_on_linear_light():
+def test_the_second_version_corrects_linear_rgb():
     matrix = np.diag([0.5, 1.0, 1.0])
     corrected = polynomial(matrix)(np.array([[0.8, 0.3, 0.4]]))
     np.testing.assert_allclose(to_linear(corrected), to_linear(np.array([[0.8, 0.3, 0.4]])) * (0.5, 1, 1))
@@ -44,7 +44,7 @@ def test_srgb_and_back():
     np.testing.assert_allclose(to_srgb(to_linear(values)), values, atol=1e-4)
 
 
-def test_what_is_no_correction_is_refused(tmp_path):
+def test_malformed_corrections_are_refused(tmp_path):
     np.save(tmp_path / "1.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     np.save(tmp_path / "2.npy", np.eye(2))
     (tmp_path / "c.json").write_text('{"1": [[1, 2, 3, 4, 5, 6]], "2": [[0], [0], [0]]}')

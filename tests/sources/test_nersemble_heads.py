@@ -60,7 +60,7 @@ def test_the_head_s_pose_is_found(studio: Studio, pictures: dict[str, np.ndarray
     assert abs(head.scale / studio.head.scale - 1) < 0.06
 
 
-def test_some_wrong_faces_do_no_harm(studio: Studio, pictures: dict[str, np.ndarray]):
+def test_the_head_is_found_despite_wrong_faces(studio: Studio, pictures: dict[str, np.ndarray]):
     from PIL import Image
 
     rng = np.random.default_rng(0)
@@ -108,10 +108,10 @@ def test_full_resolution_stays_within_bounded_memory(tmp_path):
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10;"
         "print([(source.capture(unit)[0].reason, peak()) for unit in source.units()])"
     )
-    told = subprocess.run(
+    printed = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True
     )
-    (reason, short), (_, long) = ast.literal_eval(told.stdout)
+    (reason, short), (_, long) = ast.literal_eval(printed.stdout)
     assert reason == "too few views see the face"  # found after all sixteen were searched
     assert short < 2500
     assert long < 1.1 * short

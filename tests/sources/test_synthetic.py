@@ -89,7 +89,7 @@ def test_shards_are_the_same_bytes_whatever_the_number_of_processes(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"identities": 47}, "--identities 47: give at least the"),
         ({"identities": 0, "val_identities": 0, "test_identities": 0}, "--identities 0: give 1 or more"),
@@ -98,6 +98,6 @@ def test_shards_are_the_same_bytes_whatever_the_number_of_processes(tmp_path):
         ({"seed": -1}, "cannot be negative"),
     ],
 )
-def test_wrong_settings_are_refused_in_one_line(settings, said):
-    with pytest.raises(InputError, match=said):
+def test_wrong_settings_are_refused_in_one_line(settings, message):
+    with pytest.raises(InputError, match=message):
         SyntheticCapture(**settings)

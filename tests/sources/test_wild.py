@@ -1,4 +1,4 @@
-"""Any photos as test shards."""
+"""Photos as test shards."""
 
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def photo(width: int = 400, height: int = 300, shift: tuple[float, float] = (120
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Photos as people have them."""
+    """Photos in several formats, and files that are not usable photos."""
     root = tmp_path / "photos"
     (root / "more").mkdir(parents=True)
     exif = Image.Exif()
@@ -60,7 +60,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("align", [True, False])
-def test_photos_become_test_frames_and_the_rest_is_listed(folder: Path, tmp_path: Path, align: bool):
+def test_photos_become_test_frames_and_others_are_listed(folder: Path, tmp_path: Path, align: bool):
     size = SIZE if align else 3 * SIZE  # the dots of an uncropped photo are small
     build(DotPortraits(str(folder), size, align), tmp_path / "out", 0)
     (shard,) = sorted((tmp_path / "out").glob("*.tar"))
