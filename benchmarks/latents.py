@@ -20,7 +20,7 @@ from benchmarks.training import train
 from core.errors import InputError, one_line
 from lightning_modules.stage import Stage
 from lightning_modules.training import read_config
-from shards.cache_latents import cache
+from shards.latent_cache import cache
 from shards.manifest import Manifest
 
 WARMUP_STEPS = 2

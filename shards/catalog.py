@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from webdataset.shardlists import expand_urls
-
 from core.errors import InputError
 from shards.fetch import NotThereError, ShardCache, fetch_bytes, is_remote, local_path
 from shards.index import ShardIndex
@@ -90,6 +88,8 @@ class Catalog:
         return [shard for shard in self.shards if shard.split == split and shard.samples]
 
     def _expand(self, pattern: str) -> list[str]:
+        from webdataset.shardlists import expand_urls  # imports torch
+
         try:
             urls = [pattern] if pattern.startswith("pipe:") and "{" not in pattern else expand_urls(pattern)
         except (AssertionError, ValueError) as error:

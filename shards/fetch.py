@@ -14,10 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
-import aiohttp
-import fsspec
 from fsspec.callbacks import Callback
-from webdataset.gopen import gopen
 
 from core.errors import InputError
 from core.files import checksum, exclusive, whole_file
@@ -53,6 +50,9 @@ def fetch(url: str, path: Path, max_bytes: int) -> None:
     if url.startswith("pipe:"):
         _fetch_from_pipe(url, path, max_bytes)
         return
+    import aiohttp  # a second to import, for remote shards only
+    import fsspec
+
     try:
         filesystem, remote = fsspec.core.url_to_fs(url, **_options(url))
         filesystem.get_file(remote, os.fspath(path), callback=_Bound(url, max_bytes))
@@ -163,11 +163,15 @@ def _options(url: str) -> dict[str, Any]:
     says."""
     if not url.startswith(("http:", "https:")):
         return {}
+    import aiohttp
+
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=STALL_SECONDS)
     return {"client_kwargs": {"timeout": timeout, "trust_env": True}}
 
 
 def _fetch_from_pipe(url: str, path: Path, max_bytes: int) -> None:
+    from webdataset.gopen import gopen  # imports torch
+
     try:
         with contextlib.closing(gopen(url)) as stream, path.open("wb") as file:
             while chunk := stream.read(CHUNK):

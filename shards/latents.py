@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 FINGERPRINT = "fingerprint"
 ARRAYS = ("views", "mirrored")
 MAX_BYTES = 1 << 28
+BATCH = 32  # images that are encoded at a time by default
 EPOCH = (1980, 1, 1, 0, 0, 0)
 
 

@@ -14,7 +14,7 @@ from core.seeding import stream_generators
 from datamodules import PortraitViewsDataModule, SourceConfig
 from lightning_modules.appearance import AppearanceStage
 from lightning_modules.stage import mirrored
-from shards.cache_latents import cache, load_vae
+from shards.latent_cache import cache, load_vae
 from shards.latents import vae_fingerprint
 
 

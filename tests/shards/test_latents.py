@@ -15,8 +15,8 @@ from core.errors import InputError
 from core.files import RESULT
 from shards import cache_latents as command
 from shards.builder import build
-from shards.cache_latents import cache, load_vae, moments
 from shards.index import ShardIndex
+from shards.latent_cache import cache, load_vae, moments
 from shards.latents import Latents, decode_latents, encode_latents, fingerprint_of, vae_fingerprint
 from shards.manifest import Manifest
 from shards.reader import read_members
