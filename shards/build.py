@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None, sources: Mapping[str, str] = SO
         reasons = shortened([f"{skip.what}: {skip.reason}" for skip in skips], separator="; ")
         raise IncompleteError(
             f"{len(skips)} of {len(plan.units)} {plan.source.inputs} were left out, the others are in"
-            f" {plan.out}: {reasons}"
+            f" {plan.out}: {reasons} (all: {plan.out / SKIPPED})"
         )
 
 

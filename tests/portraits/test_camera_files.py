@@ -108,6 +108,7 @@ def test_inexact_rotations_become_the_nearest_rotations(tmp_path, suffix, string
 def test_a_folder_of_photos_gives_cameras_in_natural_order(tmp_path):
     for name, left in (("10.jpg", 60), ("2.jpg", 90)):
         Image.fromarray(astronaut()[:, left : left + 310]).save(tmp_path / name, quality=95)
+    (tmp_path / "._2.jpg").write_bytes(b"\0\5\x16\7")  # attributes that macOS keeps
     singly = read_cameras([tmp_path / "2.jpg", tmp_path / "10.jpg"])
     np.testing.assert_array_equal(read_cameras([tmp_path]), singly)
     (tmp_path / "none").mkdir()
