@@ -12,7 +12,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from core.errors import InputError
@@ -213,19 +213,21 @@ class ImagePool(pl.LightningDataModule):
         self.train, self.val = train, val
 
     @property
-    def name(self) -> str:
+    def batch_name(self) -> str:
         """The name of the tensor in a batch."""
         return "images" if self.vae is None else "moments"
 
     def train_dataloader(self) -> PoolLoader:
         """Shuffled training rows, divided among the ranks."""
+        assert self.train is not None, "setup() comes first"
         rank, ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return PoolLoader(self.train, self.name, self.batch_size, self.seed, rank, ranks, self.pairs)
+        return PoolLoader(self.train, self.batch_name, self.batch_size, self.seed, rank, ranks, self.pairs)
 
     def val_dataloader(self) -> OrderedLoader:
         """Evenly spaced validation rows in a fixed order, the same on every rank."""
+        assert self.val is not None, "setup() comes first"
         index = spread(len(self.val), self.val_images)
-        return OrderedLoader(self.val, index, self.name, self.batch_size, self.pairs)
+        return OrderedLoader(self.val, index, self.batch_name, self.batch_size, self.pairs)
 
 
 def read_images(folder: Path, split: str) -> Pool:
@@ -256,7 +258,7 @@ def encode_moments(vae: AutoencoderKL, images: Tensor, batch: int, description: 
     """The posterior moments (N, 2C, H, W) float16 of images (N, 3, S, S) uint8: mean, then log variance,
     computed in bfloat16."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    vae = vae.to(device)
+    nn.Module.to(vae, device)
     moments: list[Tensor] = []
     with (
         torch.autocast(device.type, torch.bfloat16),

@@ -3,7 +3,7 @@
 K views, S image side.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from zlib import crc32
 
 import numpy as np
@@ -42,16 +42,16 @@ class RenderedConditions(Source):
     def sample(
         self,
         meta: SampleMeta,
-        views: Sequence[Images] | Images,
-        cameras: Sequence[NDArray[np.float32]] | NDArray[np.float32],
+        views: Iterable[Images],
+        cameras: Iterable[NDArray[np.float32]],
         worker: Worker,
-        masks: Sequence[Images | None] | Images = (),
+        masks: Iterable[Images | None] = (),
     ) -> Sample:
         """The sample of K `views`, each (S, S, 3), seen by K `cameras`, each (25,), with rendered conditions.
 
         `masks`, each (S, S), are kept if every view has one.
         """
-        images, labels = np.stack(views), np.stack(cameras)
+        images, labels = np.stack(list(views)), np.stack(list(cameras))
         given = [mask for mask in masks if mask is not None]
         return Sample(
             meta=meta,
