@@ -1,6 +1,7 @@
 """Arrays from outside: `.npy` bytes that are believed only as far as they go."""
 
 import io
+import struct
 from math import prod
 from tokenize import TokenError
 
@@ -32,6 +33,6 @@ def _header(file: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype]:
             return np.lib.format.read_array_header_1_0(file, max_header_size=MAX_HEADER)
         if version == (2, 0):
             return np.lib.format.read_array_header_2_0(file, max_header_size=MAX_HEADER)
-    except (SyntaxError, TokenError) as error:
+    except (SyntaxError, TokenError, RecursionError, MemoryError, TypeError, struct.error) as error:
         raise ValueError(f"no npy header ({error})") from error
     raise ValueError(f"npy version {version}")

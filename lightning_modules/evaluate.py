@@ -7,6 +7,7 @@ again without sampling, and an interrupted run continues. `--predictions DIR…`
 has made (`portraits.predictions` describes their layout).
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 
@@ -14,6 +15,8 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from core.errors import InputError, one_line
 from core.files import exclusive
+from core.shipped import find_configs
+from core.yaml_files import check_configs
 from lightning_modules.evaluation.planning import EvaluationPlan, RowPlan, plan_evaluation
 from lightning_modules.evaluation.report import log_report, write_report
 from lightning_modules.evaluation.sampling import make_predictions
@@ -92,6 +95,8 @@ def make_parser() -> ArgumentParser:
 def parse_request(arguments: Sequence[str] | None = None) -> EvaluationRequest:
     """The request of command line arguments. Raises InputError."""
     parser = make_parser()
+    arguments = find_configs(sys.argv[1:] if arguments is None else arguments)
+    check_configs(arguments)
     try:
         values = parser.instantiate(parser.parse_args(arguments)).as_dict()
     except ArgumentError as error:

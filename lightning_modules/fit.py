@@ -6,14 +6,13 @@ the same.
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import yaml
+from typing import TYPE_CHECKING
 
 from core.errors import InputError, one_line
 from core.shipped import CONFIG_FLAG, find_configs
+from core.yaml_files import read_yaml
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -60,17 +59,6 @@ def check_arguments(arguments: Sequence[str]) -> None:
             raise InputError(f"--ckpt_path {value}: no such file")
     if missing := {"model", "data"} - given - ({"model", "data"} if "help" in str(arguments) else set()):
         raise InputError(f"required: {' and '.join(sorted(missing))}; name a --config that has them")
-
-
-def read_yaml(path: Path) -> Mapping[str, Any]:
-    """The settings of a YAML file. Raises InputError where there is none, or it is no mapping."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InputError(f"--config {path}: cannot be read as YAML: {error}") from error
-    if not isinstance(values, Mapping):
-        raise InputError(f"--config {path}: has no settings in it")
-    return values
 
 
 def main(args: Sequence[str] | None = None) -> "pl.Trainer | None":

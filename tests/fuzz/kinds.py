@@ -19,13 +19,13 @@ from callbacks.dashboard import read_log
 from core.errors import InputError
 from core.files import write_json
 from core.tensors import read_tensors
+from core.yaml_files import read_yaml
 from generators.gan.checkpoint import generator_of
 from generators.gan.folder import load_generator, save_generator
 from lightning_modules.evaluate import parse_request
 from lightning_modules.evaluation.scoring import native_sizes, read_images
 from lightning_modules.evaluation.subjects import SubjectSettings, find_subjects
 from lightning_modules.evaluation.unpack import frames_of
-from lightning_modules.fit import read_yaml
 from lightning_modules.networks.cards import StageCard
 from lightning_modules.networks.portrait import save_portrait_model
 from lightning_modules.networks.reference import AppearanceReference

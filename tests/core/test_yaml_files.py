@@ -1,0 +1,40 @@
+"""YAML files of settings, whole, damaged and hostile."""
+
+from pathlib import Path
+
+import pytest
+
+from core.errors import InputError
+from core.yaml_files import check_configs, read_yaml
+
+LAUGHS = "a0: &a0 [x]\n" + "".join(f"a{n + 1}: &a{n + 1} [{', '.join([f'*a{n}'] * 9)}]\n" for n in range(9))
+
+
+def test_settings_are_read_with_their_aliases(tmp_path: Path):
+    path = tmp_path / "x.yaml"
+    path.write_text("a: &a {b: 1}\nc: [*a, *a]\n")
+    assert read_yaml(path) == {"a": {"b": 1}, "c": [{"b": 1}] * 2}
+    check_configs(["--out", "x", "--config", str(path), f"--config={path}"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        LAUGHS,
+        "a: &a [*a]\n",
+        "[" * 5000,
+        "- 1\n",
+        "",
+        "a: !!python/object/apply:os.getcwd []\n",
+        "a: *b\n",
+        "? ? :",
+    ],
+)
+def test_other_files_are_one_line(tmp_path: Path, text: str):
+    path = tmp_path / "x.yaml"
+    path.write_text(text)
+    for arguments in (["--config", str(path)], [f"--config={path}"]):
+        with pytest.raises(InputError, match="x.yaml"):
+            check_configs(arguments)
+    with pytest.raises(InputError, match="nowhere"):
+        read_yaml(tmp_path / "nowhere")
