@@ -34,7 +34,7 @@ def test_other_files_are_one_line(tmp_path: Path, text: str):
     path = tmp_path / "x.yaml"
     path.write_text(text)
     for arguments in (["--config", str(path)], [f"--config={path}"]):
-        with pytest.raises(InputError, match="x.yaml"):
+        with pytest.raises(InputError, match=r"x\.yaml"):
             check_configs(arguments)
     with pytest.raises(InputError, match="nowhere"):
         read_yaml(tmp_path / "nowhere")
