@@ -2,6 +2,7 @@
 
 import pickle
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,14 @@ from torch import Tensor
 
 from core.errors import InputError
 from core.lists import shortened
-from core.tensors import read_tensors
+from core.tensors import DAMAGE, read_tensors
 
-# Mappings, by the end of their class's name: dnnlib's EasyDict, Lightning's AttributeDict.
-MAPPING = "Dict"
+# How the names of classes of mappings end: dnnlib's EasyDict, Lightning's AttributeDict, defaultdict.
+MAPPING = "dict"
 
 
 class StandIn:
-    """Takes the place of an object whose class is not known here; nothing of it is kept."""
+    """Takes the place of objects of a class that is not imported; nothing of them is kept."""
 
     def __init__(self, *_arguments: Any) -> None:
         pass
@@ -27,11 +28,18 @@ class StandIn:
         pass
 
 
+class StandInMapping:
+    """Takes the place of mappings of a class that is not imported: they become an `OrderedDict`."""
+
+    def __new__(cls, *_arguments: Any) -> OrderedDict[Any, Any]:  # type: ignore[misc]
+        return OrderedDict()
+
+
 def read_archive(path: Path) -> dict[str, Any]:
     """The mapping in a file of `torch.save`, tensors mapped into memory.
 
-    Trainers store settings and callbacks beside the weights. Objects of their classes become `StandIn`, those
-    of mappings plain dictionaries; classes are not imported. Raises InputError where the file is missing,
+    Trainers store settings and callbacks beside the weights. Objects of their classes become `StandIn`s,
+    mappings `OrderedDict`s; no class is imported. Raises InputError where the file is missing,
     damaged or no such mapping.
     """
     with torch.serialization.safe_globals(_stand_ins(path)):
@@ -39,20 +47,20 @@ def read_archive(path: Path) -> dict[str, Any]:
 
 
 def _stand_ins(path: Path) -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
-    """A class here for each class that a file names and PyTorch's restricted reader does not know."""
+    """A stand-in for each class that a file names and PyTorch's restricted reader does not know."""
     if not path.is_file() or not zipfile.is_zipfile(path):
         return []
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
-    except (pickle.UnpicklingError, EOFError, ValueError, RuntimeError, AttributeError):
+    except (pickle.UnpicklingError, *DAMAGE):
         return []  # `read_tensors` reads the file again, and says what is wrong
-    return [(dict if name.endswith(MAPPING) else type(name, (StandIn,), {}), name) for name in names]
+    return [(StandInMapping if name.lower().endswith(MAPPING) else StandIn, name) for name in names]
 
 
 def state_dict(contents: Mapping[str, Any], where: str) -> dict[str, Tensor]:
-    """The tensors of what `read_archive` returns, which may stand under `state_dict` and may be wrapped for
-    several GPUs (`module.`). Raises InputError, naming `where`, on anything but
-    tensors, and where there are none."""
+    """The tensors of what `read_archive` returns, which may stand under `state_dict`, with names that may
+    begin with `module.`. Raises InputError, naming `where`, on anything but tensors, and where there are
+    none."""
     tensors = contents.get("state_dict", contents)
     if not isinstance(tensors, dict) or not tensors:
         raise InputError(f"{where} holds no tensors by name")

@@ -4,6 +4,8 @@ import logging
 import os
 import sys
 import types
+from argparse import Namespace
+from collections import OrderedDict, defaultdict
 from functools import lru_cache
 from pathlib import Path
 
@@ -79,13 +81,16 @@ def test_objects_of_unknown_classes_are_passed_over(tmp_path):
         "state_dict": {"module.a.weight": torch.ones(2)},
         "callbacks": {Outside: Outside([1, Outside(np.float32(2))])},
         "settings": EasyDict(width=3),
+        "counts": defaultdict(list, a=[1]),
+        "arguments": Namespace(path=Path("here")),
     }
     path = save(contents, tmp_path / "trained.ckpt")
     for name in ("trainer.callbacks", "dnnlib.util"):
         del sys.modules[name]
     found = read_archive(path)
     assert found["settings"] == {"width": 3}
-    assert type(found["settings"]) is dict
+    assert found["counts"] == {"a": [1]}
+    assert type(found["settings"]) is OrderedDict
     assert list(state_dict(found, "trained.ckpt")) == ["a.weight"]
     assert "trainer.callbacks" not in sys.modules
 
