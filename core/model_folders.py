@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from core.errors import InputError
 from core.files import whole_folder
+from core.lists import shortened
 from core.schema import STRICT
 from core.tensors import compare, load_strict, read_json, read_tensors, shape_faults
 
@@ -29,6 +31,7 @@ __all__ = [
     "read_weights",
     "save_model",
     "shape_faults",
+    "weight_files",
     "whole_folder",
 ]
 
@@ -114,8 +117,38 @@ def place_like(model: Model, other: nn.Module) -> Model:
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """The tensors of a model folder, from safetensors (also of the fp16 variant) or a pickled state dict."""
-    for name in (f"{WEIGHTS}.safetensors", f"{WEIGHTS}.fp16.safetensors", f"{WEIGHTS}.bin"):
-        if (folder / name).is_file():
-            return read_tensors(folder / name)
+    """The tensors of a model folder, from any of the files of `weight_files`. Raises InputError."""
+    tensors: dict[str, Tensor] = {}
+    for path in weight_files(folder):
+        tensors |= read_tensors(path)
+    return tensors
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold a model folder's weights: one, or several that an index lists.
+
+    Safetensors come before pickled state dicts, and full precision before the fp16 variant. Raises InputError
+    where there are none, or an index is damaged or lists a file that is missing.
+    """
+    for kind, variant in product(("safetensors", "bin"), ("", ".fp16")):
+        single = folder / f"{WEIGHTS}{variant}.{kind}"
+        index = folder / f"{WEIGHTS}.{kind}.index{variant}.json"
+        if single.is_file():
+            return [single]
+        if index.is_file():
+            return _indexed_files(index)
     raise InputError(f"{folder} has no {WEIGHTS}.safetensors")
+
+
+def _indexed_files(index: Path) -> list[Path]:
+    listed = read_json(index).get("weight_map")
+    if not isinstance(listed, dict) or not listed or not all(isinstance(x, str) for x in listed.values()):
+        raise InputError(f"{index}: it has no weight_map of names and files")
+    names = sorted(set(listed.values()))
+    if odd := next((name for name in names if Path(name).name != name), None):
+        raise InputError(f"{index}: {odd!r} is no plain file name")
+    if missing := [name for name in names if not (index.parent / name).is_file()]:
+        raise InputError(
+            f"{index.parent} lacks {shortened(missing)}, which {index.name} lists: fetch it again"
+        )
+    return [index.parent / name for name in names]

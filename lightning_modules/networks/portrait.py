@@ -10,7 +10,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from core import fingerprints
 from core.errors import InputError
 from core.files import whole_folder
-from core.model_folders import load_model, read_json, read_weights, save_model
+from core.model_folders import load_model, read_json, read_weights, save_model, weight_files
 from core.shipped import find_shipped
 from lightning_modules.networks.cards import (
     CARD,
@@ -88,6 +88,15 @@ def load_portrait_model(path: str, dtype: torch.dtype = torch.float32) -> Portra
         prior,
         timestep,
     )
+
+
+def check_safetensors(folder: Path) -> None:
+    """Raise InputError where the weights of a part of a model folder are pickled."""
+    for part in ("unet", "vae", REFERENCE, CONTROL, CROSS_VIEW, NOISE_PRIOR):
+        if (folder / part).is_dir():
+            for path in weight_files(folder / part):
+                if path.suffix != ".safetensors":
+                    raise InputError(f"{path} is not safetensors, and use_safetensors=True refuses it")
 
 
 def check_prior(prior: NoisePrior, backbone: Backbone, where: str) -> None:

@@ -13,15 +13,12 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from core.errors import InputError
 from core.files import whole_file, whole_folder
 from core.model_folders import (
-    WEIGHTS,
     load_model,
     load_vae,
     read_json,
@@ -29,13 +26,10 @@ from core.model_folders import (
     save_model,
 )
 from core.shipped import find_shipped
+from lightning_modules.networks.hub import fetch_backbone
 
 EMPTY_PROMPT = "empty_prompt"
-FILES = [
-    *(f"{part}/{name}" for part in ("unet", "vae") for name in ("config.json", f"{WEIGHTS}.safetensors")),
-    *("scheduler/scheduler_config.json", "text_encoder/config.json", "text_encoder/model.safetensors"),
-    f"{EMPTY_PROMPT}.safetensors",
-]
+FP16 = "fp16"
 # What Stable Diffusion 1.5's UNet has, at any width; SD 2, SDXL, inpainting and video models differ in one
 # of them.
 SHAPE: dict[str, Any] = {
@@ -154,12 +148,12 @@ def check_vae(vae: AutoencoderKL, channels: int, folder: Path) -> None:
 
 
 def check_unet(config: Mapping[str, Any], folder: Path) -> None:
-    """InputError unless a UNet's config is Stable Diffusion 1.5's at some width."""
+    """Raise InputError, naming what it is, unless a UNet's config is Stable Diffusion 1.5's at some width."""
     for name, value in SHAPE.items():
         if config.get(name, value) != value:
             raise InputError(
-                f"{folder} is not Stable Diffusion 1.5: its UNet has {name}={config[name]!r}, not {value!r} "
-                "(SD 2, SDXL and inpainting models do not fit)"
+                f"{folder} is {model_family(config)}, not Stable Diffusion 1.5: its UNet has "
+                f"{name}={config[name]!r}, not {value!r}"
             )
     if not isinstance(config.get("cross_attention_dim"), int):
         raise InputError(f"{folder} is not Stable Diffusion 1.5: its UNet has no single cross_attention_dim")
@@ -171,6 +165,21 @@ def check_unet(config: Mapping[str, Any], folder: Path) -> None:
         )
 
 
+def model_family(config: Mapping[str, Any]) -> str:
+    """What a UNet with another config than Stable Diffusion 1.5's belongs to, in words."""
+    if config.get("addition_embed_type") == "text_time" or config.get("cross_attention_dim") == 2048:
+        return "Stable Diffusion XL"
+    if config.get("in_channels") == 9:
+        return "an inpainting model"
+    if config.get("in_channels") == 8:
+        return "an image-editing model (InstructPix2Pix)"
+    if config.get("use_linear_projection") or config.get("cross_attention_dim") == 1024:
+        return "Stable Diffusion 2 or SD-Turbo"
+    if config.get("time_cond_proj_dim") is not None:
+        return "a latent consistency model"
+    return "another diffusion model"
+
+
 def find_folder(path_or_hub_id: str) -> Path:
     """The folder of a backbone, fetched from the hub if not a local one. InputError where there is none."""
     folder = find_shipped(Path(path_or_hub_id).expanduser())
@@ -180,15 +189,7 @@ def find_folder(path_or_hub_id: str) -> Path:
         raise InputError(
             f"{folder} is a file: give the diffusers folder with unet/, vae/ and scheduler/ in it"
         )
-    try:
-        return Path(snapshot_download(path_or_hub_id, allow_patterns=FILES))
-    except HFValidationError:
-        raise InputError(f"{path_or_hub_id}: no such folder, and not a hub id (owner/name)") from None
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().split("\n", 1)[0]
-        raise InputError(
-            f"{path_or_hub_id}: no such folder, and the hub did not give it: {reason}"
-        ) from error
+    return fetch_backbone(path_or_hub_id)
 
 
 def load_empty_prompt(folder: Path, channels: int) -> Tensor:
@@ -225,10 +226,12 @@ def encode_empty_prompt(folder: Path) -> Tensor:
             f"{folder} has no {EMPTY_PROMPT}.safetensors yet, and making it takes transformers: "
             "pip install transformers, for this once"
         ) from None
+    place = folder / "text_encoder"
+    full = any(f".{FP16}" not in path.name for path in place.glob("*model*.*"))
     try:
-        encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", local_files_only=True)
+        encoder = CLIPTextModel.from_pretrained(place, local_files_only=True, variant=None if full else FP16)
     except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"{folder / 'text_encoder'} cannot be read: {error}") from error
+        raise InputError(f"{place} cannot be read: {error}") from error
     return encode_nothing(encoder.float().eval())
 
 

@@ -279,7 +279,7 @@ def test_what_the_command_line_lacks_is_asked_for(released, backbone, tmp_path, 
 @pytest.mark.parametrize(
     ("file", "changes", "message"),
     [
-        ("unet", {"addition_embed_type": "text_time"}, "is not Stable Diffusion 1.5"),
+        ("unet", {"addition_embed_type": "text_time"}, "not Stable Diffusion 1.5"),
         ("vae", {"scaling_factor": None}, "scaling_factor is None"),
     ],
 )

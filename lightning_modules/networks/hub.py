@@ -1,0 +1,98 @@
+"""Fetching of backbones and models from the Hugging Face hub, without files that nothing here reads."""
+
+import re
+from collections.abc import Iterable, Sequence
+from itertools import product
+from pathlib import Path
+
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+)
+
+from core.errors import InputError
+from core.model_folders import WEIGHTS
+from core.shipped import find_shipped
+
+# The names of weights, by the folders of a backbone.
+STEMS = {"unet": (WEIGHTS,), "vae": (WEIGHTS,), "text_encoder": ("model", "pytorch_model")}
+BACKBONE = ["*/config.json", "scheduler/scheduler_config.json", "empty_prompt.safetensors"]
+MODEL = ["*.json", "*.safetensors"]
+REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+# What a repository may hold of a backbone, for a machine that cannot ask which of it there is.
+FILES = [
+    *BACKBONE,
+    *(f"{part}/{stem}*.{kind}" for part, stems in STEMS.items() for stem in stems
+      for kind in ("safetensors", "bin", "json")),
+]  # fmt: skip
+
+
+def fetch_backbone(repository: str) -> Path:
+    """The folder of a backbone's files from the hub, with one set of weights of each network. Raises
+    InputError."""
+    try:
+        names = HfApi().list_repo_files(repository)
+    except (OfflineModeIsEnabled, OSError, HfHubHTTPError, HFValidationError):
+        return fetch(repository, FILES)  # from the cache, or an error that says why not
+    weights = [name for part, stems in STEMS.items() for name in choose_weights(names, part, stems)]
+    return fetch(repository, [*BACKBONE, *weights])
+
+
+def find_model(
+    path: str | Path,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+) -> Path:
+    """The folder of a model: a local or shipped one, or fetched from the hub (owner/name). Raises InputError
+    where there is none."""
+    folder = find_shipped(path)
+    if folder.is_dir() or not REPOSITORY.fullmatch(str(path)):
+        return folder
+    return fetch(str(path), MODEL, revision, cache_dir, local_files_only)
+
+
+def fetch(
+    repository: str,
+    patterns: Sequence[str],
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+) -> Path:
+    """The folder of a repository's files that match any of the patterns, from the hub or its cache. Raises
+    InputError where there is no such repository, or the hub cannot be reached and the cache has none."""
+    try:
+        return Path(
+            snapshot_download(
+                repository,
+                allow_patterns=list(patterns),
+                revision=revision,
+                cache_dir=cache_dir,
+                local_files_only=local_files_only,
+            )
+        )
+    except HFValidationError:
+        raise InputError(f"{repository}: no such folder, and not a hub id (owner/name)") from None
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().split("\n", 1)[0]
+        raise InputError(f"{repository}: no such folder, and the hub did not give it: {reason}") from error
+
+
+def choose_weights(names: Iterable[str], part: str, stems: Sequence[str]) -> list[str]:
+    """The files in the folder `part` that hold one set of its weights, among the file names of a repository.
+
+    Safetensors come before pickled state dicts, and full precision before the fp16 variant; weights in
+    several files come with their index.
+    """
+    known = set(names)
+    for kind, variant, stem in product(("safetensors", "bin"), ("", ".fp16"), stems):
+        single, index = f"{part}/{stem}{variant}.{kind}", f"{part}/{stem}.{kind}.index{variant}.json"
+        if single in known:
+            return [single]
+        if index in known:
+            piece = re.compile(rf"{part}/{stem}{re.escape(variant)}-\d+-of-\d+\.{kind}")
+            return [index, *sorted(name for name in known if piece.fullmatch(name))]
+    return []

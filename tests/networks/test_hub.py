@@ -1,0 +1,129 @@
+"""What is fetched of a hub repository, and the layouts of weights that a folder may have."""
+
+import json
+import shutil
+from unittest.mock import Mock
+
+import pytest
+import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.utils import OfflineModeIsEnabled, filter_repo_objects
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from core.errors import InputError
+from core.model_folders import WEIGHTS
+from lightning_modules.networks import hub
+from lightning_modules.networks.hub import FILES, choose_weights
+from lightning_modules.networks.pretrained import load_backbone, save_backbone
+from tests.networks.toy import PROMPT_CHANNELS, toy_backbone
+
+
+@pytest.fixture
+def text_encoder():
+    """A CLIP text encoder of toy width."""
+    torch.manual_seed(0)
+    settings = {"hidden_size": PROMPT_CHANNELS, "intermediate_size": 16, "num_hidden_layers": 1}
+    settings |= {"vocab_size": 100, "num_attention_heads": 2, "bos_token_id": 98, "eos_token_id": 99}
+    return CLIPTextModel(CLIPTextConfig(**settings))
+
+
+@pytest.fixture
+def save(tmp_path, text_encoder):
+    """Saves a backbone as diffusers does, with options of its `save_pretrained`."""
+
+    def save_as(name, **options):
+        kept, place = toy_backbone(), tmp_path / name
+        save_backbone(kept, str(tmp_path / "ours"))
+        shutil.copytree(tmp_path / "ours" / "scheduler", place / "scheduler")
+        shutil.rmtree(tmp_path / "ours")
+        for part, network in (("unet", kept.unet), ("vae", kept.vae), ("text_encoder", text_encoder)):
+            network.save_pretrained(place / part, **options)
+        return place
+
+    return save_as
+
+
+LAYOUTS = {
+    "plain": {},
+    "fp16 only": {"variant": "fp16"},
+    "pickled": {"safe_serialization": False},
+    "in pieces": {"max_shard_size": "40KB"},
+    "fp16 in pieces": {"variant": "fp16", "max_shard_size": "40KB"},
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_of_weights_is_read(save, layout):
+    options = LAYOUTS[layout]
+    if "safe_serialization" in options:  # transformers no longer writes pickles
+        folder = save("backbone")
+        shutil.rmtree(folder / "unet")
+        toy_backbone().unet.save_pretrained(folder / "unet", **options)
+    else:
+        folder = save("backbone", **options)
+    loaded = load_backbone(str(folder))
+    assert all(
+        torch.equal(x, loaded.unet.state_dict()[name]) for name, x in toy_backbone().unet.state_dict().items()
+    )
+    assert loaded.empty_prompt.shape == (1, 77, PROMPT_CHANNELS)
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    weights = choose_weights(names, "unet", [WEIGHTS])
+    assert set(weights) == {name for name in names if name.startswith("unet/") and "config" not in name}
+    assert set(filter_repo_objects(names, allow_patterns=FILES)) == set(names)
+
+
+def test_one_set_of_weights_is_chosen():
+    names = [
+        f"unet/{WEIGHTS}{variant}.{kind}" for variant in ("", ".fp16") for kind in ("bin", "safetensors")
+    ]
+    assert choose_weights(names, "unet", [WEIGHTS]) == [f"unet/{WEIGHTS}.safetensors"]
+    assert choose_weights(names, "vae", [WEIGHTS]) == []
+
+
+def test_an_index_that_is_damaged_is_one_line(save):
+    folder = save("backbone", max_shard_size="40KB")
+    index = folder / "unet" / f"{WEIGHTS}.safetensors.index.json"
+    values = json.loads(index.read_text())
+    first = next(iter(values["weight_map"].values()))
+    for changed, said in (
+        ({}, "no weight_map"),
+        ({"weight_map": {"conv_in.weight": "../secrets.safetensors"}}, "is no plain file name"),
+    ):
+        index.write_text(json.dumps(changed))
+        with pytest.raises(InputError, match=said):
+            load_backbone(str(folder))
+    index.write_text(json.dumps(values))
+    (folder / "unet" / first).unlink()
+    with pytest.raises(InputError, match=f"lacks {first}, which .* lists: fetch it again"):
+        load_backbone(str(folder))
+
+
+@pytest.fixture
+def repository(monkeypatch, tmp_path):
+    """A repository with both precisions of everything, in place of the hub; its downloads."""
+    save_backbone(toy_backbone(), str(tmp_path / "backbone"))
+    names = [f"{part}/{WEIGHTS}{v}.safetensors" for part in ("unet", "vae") for v in ("", ".fp16")]
+    api, download = Mock(), Mock(return_value=str(tmp_path / "backbone"))
+    api.return_value.list_repo_files.return_value = [*names, "v1-5-pruned.ckpt", "unet/config.json"]
+    monkeypatch.setattr(hub, "HfApi", api)
+    monkeypatch.setattr(hub, "snapshot_download", download)
+    return api.return_value, download
+
+
+def test_only_one_precision_is_fetched(repository):
+    _, download = repository
+    assert load_backbone("owner/name").downsampling == 4
+    assert download.call_args.args == ("owner/name",)
+    patterns = download.call_args.kwargs["allow_patterns"]
+    assert f"unet/{WEIGHTS}.safetensors" in patterns
+    assert not any("fp16" in pattern or "ckpt" in pattern for pattern in patterns)
+
+
+def test_without_a_network_the_cache_is_asked(repository):
+    api, download = repository
+    api.list_repo_files.side_effect = OfflineModeIsEnabled("offline")
+    assert load_backbone("owner/name").downsampling == 4
+    assert download.call_args.kwargs["allow_patterns"] == FILES
+    download.side_effect = LocalEntryNotFoundError("no connection")
+    with pytest.raises(InputError, match="owner/name: no such folder, and the hub did not give it"):
+        load_backbone("owner/name")
