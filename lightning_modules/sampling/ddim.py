@@ -21,6 +21,8 @@ from portraits.pixels import levels_to_pixels
 
 BankAt = Callable[[float], Bank]
 """The reference bank at a timestep."""
+OnStepEnd = Callable[[int, Tensor, Tensor], Tensor]
+"""The number of a step, its timestep, and the latents after it, to the latents to go on with."""
 
 
 @torch.no_grad()
@@ -41,6 +43,7 @@ def sample(
     strength: float = 1.0,
     progress: bool = False,
     replicas: Sequence[Denoiser] = (),
+    on_step_end: OnStepEnd | None = None,
 ) -> Tensor:
     """Clean latents (N, 4, H, W), scaled as the VAE's, from starting noise (N, 4, H, W).
 
@@ -62,6 +65,8 @@ def sample(
         strength: below 1, only that share of the steps is sampled.
         progress: show a progress bar.
         replicas: copies of `denoiser` on further devices, over which the windows are distributed.
+        on_step_end: called after each step with its number, the timestep and the latents (N, 4, H, W);
+            sampling goes on with the latents that it returns.
 
     Raises InputError on shapes and settings that do not fit.
     """
@@ -88,10 +93,12 @@ def sample(
 
             return blend(map_windows(predict_window, path), path, like=noisy)
 
-        for timestep in tqdm(timesteps, desc="sampling", unit="step", disable=not progress):
+        for step, timestep in enumerate(tqdm(timesteps, desc="sampling", unit="step", disable=not progress)):
             noisy = scheduler.scale_model_input(latents, timestep).unflatten(0, (-1, views))
             epsilon = predict(noisy, timestep.item()).flatten(0, 1)
             latents = scheduler.step(epsilon, timestep, latents, **options).prev_sample
+            if on_step_end is not None:
+                latents = on_step_end(step, timestep, latents)
     return latents
 
 

@@ -8,8 +8,8 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from core.errors import InputError
 from core.model_folders import read_json
-from core.shipped import find_shipped
 from lightning_modules.networks.cross_view import check_views
+from lightning_modules.networks.hub import find_model
 from lightning_modules.networks.portrait import CONTROL, CROSS_VIEW, NOISE_PRIOR, REFERENCE, check_prior_size
 from lightning_modules.networks.pretrained import check_folder
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
@@ -33,7 +33,7 @@ class ModelSummary:
     @classmethod
     def read(cls, path: str) -> Self:
         """Read a folder's configs. Raises InputError where it is no model folder, or a config is damaged."""
-        folder = find_shipped(path)
+        folder = find_model(path)
         if not (folder / REFERENCE).is_dir():
             raise InputError(
                 f"{folder} has no {REFERENCE}/: give a folder that import_released or training has made"

@@ -6,10 +6,8 @@ Shape letters: B portraits, R references of a portrait, K views of a path, S ima
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Self
 
-import diffusers
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.controlnets.controlnet import ControlNetModel
@@ -22,24 +20,28 @@ from PIL import Image
 from torch import Tensor
 
 from core.errors import InputError
-from core.files import whole_folder
-from core.model_folders import read_json
-from core.shipped import find_shipped
 from lightning_modules.networks.cross_view import CrossView
 from lightning_modules.networks.denoiser import Denoiser
 from lightning_modules.networks.noise_prior import NoisePrior
 from lightning_modules.networks.portrait import (
     PortraitModel,
     ReferenceTimestep,
-    load_portrait_model,
-    write_portrait_model,
 )
-from lightning_modules.networks.pretrained import Backbone, load_schedule
+from lightning_modules.networks.pretrained import Backbone
 from lightning_modules.networks.reference import AppearanceReference
 from lightning_modules.networks.speed import tune
 from lightning_modules.sampling import latents as vae_latents
-from lightning_modules.sampling.ddim import portrait_bank, sample
+from lightning_modules.sampling.call_options import (
+    StepCallback,
+    check_output_type,
+    draw_seed,
+    sampling_settings,
+    to_output,
+)
+from lightning_modules.sampling.ddim import OnStepEnd, portrait_bank, sample
+from lightning_modules.sampling.folders import FoldersMixin
 from lightning_modules.sampling.inputs import portrait_pixels, square_levels, view_count
+from lightning_modules.sampling.offloading import OffloadingMixin
 from lightning_modules.sampling.settings import PAPER, Sampling, StartingNoise
 from lightning_modules.sampling.starting_noise import diffused, partly_noised, step_generators, view_noise
 from portraits.cameras import check_labels
@@ -48,12 +50,12 @@ from portraits.pixels import to_images
 
 @dataclass
 class Views(BaseOutput):
-    """Output of the pipeline: `images`, K views (S, S)."""
+    """Output of the pipeline: `images`, K views; see `call_options.to_output`."""
 
-    images: list[Image.Image]
+    images: Any
 
 
-class DiffPortrait3DPipeline(DiffusionPipeline):
+class DiffPortrait3DPipeline(FoldersMixin, OffloadingMixin, DiffusionPipeline):
     """Novel views of a portrait.
 
     `from_pretrained` loads a folder that `save_pretrained`, `import_released` or training has written.
@@ -103,7 +105,7 @@ class DiffPortrait3DPipeline(DiffusionPipeline):
         self.compiled = False
         self._denoiser: Denoiser | None = None
 
-    # Loading and saving
+    # Networks
 
     @classmethod
     def of(cls, model: PortraitModel) -> Self:
@@ -120,37 +122,6 @@ class DiffPortrait3DPipeline(DiffusionPipeline):
             model.reference_timestep,
             backbone.empty_prompt,
         )
-
-    @classmethod
-    def from_pretrained(cls, path: str | Path, dtype: torch.dtype = torch.float32) -> Self:
-        """Load a folder, its networks in `dtype`, with the scheduler that it was saved with.
-
-        Raises InputError as `networks.portrait.load_portrait_model` and `read_scheduler` do.
-        """
-        pipeline = cls.of(load_portrait_model(str(path), dtype))
-        pipeline.scheduler = cls.read_scheduler(find_shipped(path))
-        return pipeline
-
-    @classmethod
-    def read_scheduler(cls, folder: Path) -> SchedulerMixin:
-        """The scheduler of a folder that a pipeline has saved; of any other folder its noise schedule (DDPM).
-
-        Raises InputError where it is not one of diffusers' schedulers or its config is damaged.
-        """
-        index = folder / cls.config_name
-        if not index.is_file() or read_json(index).get("_class_name") != cls.__name__:
-            return load_schedule(folder / "scheduler")
-        name = read_json(index).get("scheduler", (None, None))[1]
-        scheduler = getattr(diffusers, str(name), None)
-        if not (isinstance(scheduler, type) and issubclass(scheduler, SchedulerMixin)):
-            raise InputError(f"{index}: {name!r} is none of diffusers' schedulers")
-        return scheduler.from_config(read_json(folder / "scheduler/scheduler_config.json"))
-
-    def save_pretrained(self, save_directory: str | Path, dtype: torch.dtype | None = None) -> None:
-        """Write the folder that `from_pretrained` reads. Raises InputError where it exists."""
-        with whole_folder(Path(save_directory)) as folder:
-            write_portrait_model(self.model, folder, dtype)
-            self.save_config(folder)
 
     @property
     def model(self) -> PortraitModel:
@@ -173,7 +144,7 @@ class DiffPortrait3DPipeline(DiffusionPipeline):
         if kept is None or (kept.unet, kept.control, kept.cross_view) != parts:
             kept = Denoiser(self.unet, self.empty_prompt, self.view_control, self.cross_view)
             self._denoiser = tune(kept, compile=self.compiled)
-        prompt = self.empty_prompt.to(self.device, self.unet.dtype)
+        prompt = self.empty_prompt.to(self._execution_device, self.unet.dtype)
         if kept.empty_prompt.device != prompt.device or kept.empty_prompt.dtype != prompt.dtype:
             kept.empty_prompt = prompt
         return kept
@@ -207,8 +178,14 @@ class DiffPortrait3DPipeline(DiffusionPipeline):
         proxies: Sequence[Image.Image] | None = None,
         seed: int | str = 0,
         progress: bool = True,
+        *,
+        generator: torch.Generator | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: StepCallback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         **sampling: Any,
-    ) -> Views:
+    ) -> Views | tuple[Any]:
         """K views of the person in `portrait`. The same seed gives the same views.
 
         Args:
@@ -217,25 +194,46 @@ class DiffPortrait3DPipeline(DiffusionPipeline):
             conditions: K square images of somebody at the wanted cameras, for F_cam.
             proxies: K square images that replace S's as the start of 3D-aware noise.
             seed: of all noise.
-            progress: show a progress bar.
-            sampling: fields of `Sampling`.
+            progress: show a progress bar, unless `set_progress_bar_config(disable=True)` was called.
+            generator: draws the seed, in place of `seed`.
+            output_type: "pil", "np" or "pt"; see `call_options.to_output`.
+            return_dict: return a tuple if False.
+            callback_on_step_end: called after each step with this pipeline, the step, the timestep and
+                {"latents": (K, 4, H, W)}; the latents that it returns in such a mapping replace them.
+            callback_on_step_end_tensor_inputs: "latents" is the only one.
+            sampling: fields of `Sampling`; `num_inference_steps` and `guidance_scale` are accepted for
+                `steps` and `guidance`.
 
         Raises InputError on inputs that do not fit each other or the model.
         """
         references = [portrait] if isinstance(portrait, Image.Image) else list(portrait)
         labels = None if cameras is None else torch.from_numpy(check_labels(cameras, "cameras"))[None]
         view_count(cameras=None if labels is None else labels[0], conditions=conditions, proxies=proxies)
+        check_output_type(output_type)
+        if unknown := set(callback_on_step_end_tensor_inputs) - {"latents"}:
+            raise InputError(
+                f"callback_on_step_end_tensor_inputs {', '.join(unknown)}: there are only latents"
+            )
         images = self.views(
             self._portraits(references),
             self._levels(conditions, "conditions"),
             labels,
             self._levels(proxies, "proxies"),
-            seeds=[seed],
-            sampling=Sampling(**sampling),
-            progress=progress,
+            seeds=[seed if generator is None else draw_seed(generator)],
+            sampling=sampling_settings(sampling),
+            progress=progress and not getattr(self, "_progress_bar_config", {}).get("disable", False),
             levels=True,
+            on_step_end=None if callback_on_step_end is None else self._step_end(callback_on_step_end),
         )
-        return Views(images=[Image.fromarray(view) for view in images[0].movedim(1, -1).contiguous().numpy()])
+        output = to_output(images[0], output_type)
+        return Views(images=output) if return_dict else (output,)
+
+    def _step_end(self, callback: StepCallback) -> OnStepEnd:
+        def on_step_end(step: int, timestep: Tensor, latents: Tensor) -> Tensor:
+            returned = callback(self, step, timestep, {"latents": latents})
+            return latents if returned is None else returned.get("latents", latents)
+
+        return on_step_end
 
     def _portraits(self, images: Sequence[Image.Image]) -> Tensor:
         return portrait_pixels(images, self.image_size)
@@ -258,6 +256,7 @@ class DiffPortrait3DPipeline(DiffusionPipeline):
         sampling: Sampling = PAPER,
         progress: bool = False,
         levels: bool = False,
+        on_step_end: OnStepEnd | None = None,
     ) -> Tensor:
         """Views (B, K, 3, S, S) on the CPU, in [-1, 1], or uint8 if `levels`.
 
@@ -274,6 +273,7 @@ class DiffPortrait3DPipeline(DiffusionPipeline):
             sampling: settings.
             progress: show a progress bar.
             levels: return uint8.
+            on_step_end: see `ddim.sample`.
 
         Raises InputError on inputs that do not fit each other or the model.
         """
@@ -282,24 +282,27 @@ class DiffPortrait3DPipeline(DiffusionPipeline):
         self._check_views(len(references), views, conditions, cameras, proxies)
         sampling = replace(sampling, noise=self._starting_noise(sampling, cameras, proxies))
         latents = self.encode(references, sampling.chunk)
+        start = self._start(latents, references, cameras, proxies, seeds, views, sampling).flatten(0, 1)
         denoiser = self.denoiser
-        clean = sample(
-            denoiser,
-            self.scheduler,
-            self._start(latents, references, cameras, proxies, seeds, views, sampling).flatten(0, 1),
-            views=views,
-            bank=portrait_bank(denoiser, self.appearance_reference, latents, self._reference_timestep),
-            condition=None if conditions is None else conditions.flatten(0, 1),
-            steps=sampling.steps,
-            guidance=sampling.guidance,
-            eta=sampling.eta,
-            generators=step_generators(seeds, range(views)),
-            window=sampling.window,
-            strength=sampling.strength if sampling.noise == "3d-aware" else 1.0,
-            overlap=sampling.overlap,
-            progress=progress,
-            replicas=self.replicas,
-        )
+        with self._loaded(self.unet, self.appearance_reference, self.view_control, self.cross_view):
+            clean = sample(
+                denoiser,
+                self.scheduler,
+                start,
+                views=views,
+                bank=portrait_bank(denoiser, self.appearance_reference, latents, self._reference_timestep),
+                condition=None if conditions is None else conditions.flatten(0, 1),
+                steps=sampling.steps,
+                guidance=sampling.guidance,
+                eta=sampling.eta,
+                generators=step_generators(seeds, range(views)),
+                window=sampling.window,
+                strength=sampling.strength if sampling.noise == "3d-aware" else 1.0,
+                overlap=sampling.overlap,
+                progress=progress,
+                replicas=self.replicas,
+                on_step_end=on_step_end,
+            )
         return self.decode(clean, sampling.chunk, levels).unflatten(0, (len(references), views))
 
     def _start(
@@ -364,19 +367,22 @@ class DiffPortrait3DPipeline(DiffusionPipeline):
     @torch.no_grad()
     def _render_proxies(self, references: Tensor, cameras: Tensor, chunk: int) -> Iterator[Tensor]:
         """The proxies (n, 3, S, S) of one person after the other, n at most `chunk`."""
-        prior = self.noise_prior
-        for person, labels in zip(references.split(1), cameras.split(1), strict=True):
-            canonical = prior.encode(person.to(self.device, prior.dtype))
-            for part in labels.split(chunk, 1):
-                yield prior.render(canonical, part.to(self.device))[0]
+        prior, device = self.noise_prior, self._execution_device
+        with self._loaded(prior):
+            for person, labels in zip(references.split(1), cameras.split(1), strict=True):
+                canonical = prior.encode(person.to(device, prior.dtype))
+                for part in labels.split(chunk, 1):
+                    yield prior.render(canonical, part.to(device))[0]
 
     def encode(self, images: Tensor, chunk: int = 8) -> Tensor:
         """Images (…, 3, S, S), in [-1, 1] or uint8, to latents (…, 4, H, W); see `sampling.latents`."""
-        return vae_latents.encode(self.vae, images, chunk)
+        with self._loaded(self.vae):
+            return vae_latents.encode(self.vae, images, chunk)
 
     def decode(self, latents: Tensor, chunk: int = 8, levels: bool = False) -> Tensor:
         """Latents (N, 4, H, W) to images (N, 3, S, S) on the CPU; see `sampling.latents`."""
-        return vae_latents.decode(self.vae, latents, chunk, levels)
+        with self._loaded(self.vae):
+            return vae_latents.decode(self.vae, latents, chunk, levels)
 
 
 def to_image(pixels: Tensor) -> Image.Image:

@@ -113,7 +113,7 @@ def make_plan(request: Request) -> Plan:
         sampling=request.sampling(noise),
         seed=request.seed,
         image_size=model.image_size,
-        networks=NetworkOptions(request.model, request.precision, request.channels_last, request.compile),
+        networks=NetworkOptions(str(model.folder), request.precision, request.channels_last, request.compile),
         device_groups=group_devices(devices, len(people), len(path)),
         output=Output(folder, request.overwrite, request.portraits is not None, request.fps, settings),
     )

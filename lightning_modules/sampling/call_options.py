@@ -1,0 +1,76 @@
+"""Arguments of a pipeline call that have other names in diffusers, and its outputs. K views, S image side."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from core.errors import InputError
+from lightning_modules.sampling.settings import Sampling
+
+StepCallback = Callable[[Any, int, Tensor, dict[str, Tensor]], Mapping[str, Tensor] | None]
+"""diffusers' `callback_on_step_end`: pipeline, step, timestep and tensors to the tensors to go on with."""
+
+OUTPUT_TYPES = ("pil", "np", "pt")
+MAX_SEED = 2**63 - 1
+SETTINGS = {field.name for field in fields(Sampling)}
+SAME_AS = {"num_inference_steps": "steps", "guidance_scale": "guidance"}
+# What diffusers' pipelines take and this one has another answer to.
+UNSUPPORTED = {
+    "prompt": "F's prompt is always empty",
+    "prompt_embeds": "F's prompt is always empty",
+    "negative_prompt": "F's prompt is always empty",
+    "height": "views have the size that the model was trained for",
+    "width": "views have the size that the model was trained for",
+    "image": "the photo is the first argument, portrait, and images for F_cam are conditions",
+    "latents": "starting noise is made from seed and, where they are given, proxies",
+    "num_images_per_prompt": "call again with another seed",
+    "timesteps": "give steps",
+}
+
+
+def sampling_settings(options: Mapping[str, Any]) -> Sampling:
+    """The settings of sampling from a call's further arguments, under our names or diffusers'.
+
+    Raises InputError on arguments that are unknown, or given twice with other values.
+    """
+    settings: dict[str, Any] = {}
+    for name, value in options.items():
+        known = SAME_AS.get(name, name)
+        if known not in SETTINGS:
+            reason = UNSUPPORTED.get(name, f"choose of {', '.join(sorted(SETTINGS | SAME_AS.keys()))}")
+            raise InputError(f"{name}: not an argument of this pipeline: {reason}")
+        if settings.get(known, value) != value:
+            raise InputError(f"{known} is given twice, as {settings[known]} and as {value}: give it once")
+        settings[known] = value
+    return Sampling(**settings)
+
+
+def draw_seed(generator: torch.Generator) -> int:
+    """A seed from a generator, whose state goes on: the same generator gives the same views in the same
+    order of calls. Raises InputError where it is no generator."""
+    if not isinstance(generator, torch.Generator):
+        raise InputError(f"generator: a torch.Generator is wanted, not a {type(generator).__name__}")
+    return int(torch.randint(MAX_SEED, (), generator=generator, device=generator.device))
+
+
+def check_output_type(output_type: str) -> None:
+    """Raise InputError on an unknown one."""
+    if output_type not in OUTPUT_TYPES:
+        raise InputError(f"output_type {output_type!r}: choose of {', '.join(OUTPUT_TYPES)}")
+
+
+def to_output(levels: Tensor, output_type: str) -> Sequence[Image.Image] | NDArray[np.float32] | Tensor:
+    """Views (K, 3, S, S), uint8, as PIL images ("pil"), or in [0, 1] as an array (K, S, S, 3) ("np") or a
+    tensor (K, 3, S, S) ("pt")."""
+    if output_type == "pt":
+        return levels.float() / 255
+    images = levels.movedim(1, -1).contiguous().numpy()
+    if output_type == "np":
+        return images.astype(np.float32) / 255
+    return [Image.fromarray(image) for image in images]

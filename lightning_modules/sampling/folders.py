@@ -1,0 +1,106 @@
+"""Loading and saving of the pipeline: model folders and repositories of the Hugging Face hub."""
+
+from pathlib import Path
+from typing import Self
+
+import diffusers
+import torch
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+
+from core.errors import InputError
+from core.files import whole_folder
+from core.model_folders import read_json
+from lightning_modules.networks.hub import find_model
+from lightning_modules.networks.portrait import (
+    PortraitModel,
+    check_safetensors,
+    load_portrait_model,
+    write_portrait_model,
+)
+from lightning_modules.networks.pretrained import FP16, load_schedule
+
+
+class FoldersMixin:
+    """`from_pretrained` and `save_pretrained` of a `DiffusionPipeline` made `of` a `PortraitModel`."""
+
+    config_name: str
+    scheduler: SchedulerMixin
+
+    @classmethod
+    def of(cls, model: PortraitModel) -> Self:
+        """A pipeline of networks that are already loaded."""
+        raise NotImplementedError
+
+    @property
+    def model(self) -> PortraitModel:
+        """The networks."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        dtype: torch.dtype = torch.float32,
+        *,
+        torch_dtype: torch.dtype | None = None,
+        variant: str | None = None,
+        use_safetensors: bool | None = None,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+    ) -> Self:
+        """Load a model with the scheduler that it was saved with.
+
+        Args:
+            path: a folder, or a repository of the Hugging Face hub.
+            dtype, torch_dtype: of the networks; the second one is diffusers' name.
+            variant: None or "fp16"; accepted, as the weights that are there are read and cast to `dtype`.
+            use_safetensors: refuse pickled weights if True.
+            revision, cache_dir, local_files_only: of the hub's repository, as in diffusers.
+
+        Raises InputError where there is no such model, or it is damaged.
+        """
+        if variant not in (None, FP16):
+            raise InputError(f"variant {variant!r}: it is None or {FP16!r}")
+        folder = find_model(path, revision, cache_dir, local_files_only)
+        if use_safetensors:
+            check_safetensors(folder)
+        pipeline = cls.of(load_portrait_model(str(folder), torch_dtype or dtype))
+        pipeline.scheduler = cls.read_scheduler(folder)
+        return pipeline
+
+    @classmethod
+    def read_scheduler(cls, folder: Path) -> SchedulerMixin:
+        """The scheduler of a folder that a pipeline has saved; of any other folder its noise schedule (DDPM).
+
+        Raises InputError where it is not one of diffusers' schedulers or its config is damaged.
+        """
+        index = folder / cls.config_name
+        if not index.is_file() or read_json(index).get("_class_name") != cls.__name__:
+            return load_schedule(folder / "scheduler")
+        name = read_json(index).get("scheduler", (None, None))[1]
+        scheduler = getattr(diffusers, str(name), None)
+        if not (isinstance(scheduler, type) and issubclass(scheduler, SchedulerMixin)):
+            raise InputError(f"{index}: {name!r} is none of diffusers' schedulers")
+        return scheduler.from_config(read_json(folder / "scheduler/scheduler_config.json"))
+
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        dtype: torch.dtype | None = None,
+        *,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+    ) -> None:
+        """Write the folder that `from_pretrained` reads, as safetensors, in `dtype` or as the networks are.
+
+        Raises InputError where the folder exists and is not empty, and on diffusers' `safe_serialization`
+        and `variant` where they ask for other files.
+        """
+        if not safe_serialization or variant is not None:
+            raise InputError("models are saved as safetensors without a variant; dtype=torch.float16 is half")
+        path = Path(save_directory)
+        empty = path.is_dir() and not any(path.iterdir())
+        with whole_folder(path, replace=empty) as folder:
+            write_portrait_model(self.model, folder, dtype)
+            self.save_config(folder)

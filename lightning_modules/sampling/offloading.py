@@ -1,0 +1,158 @@
+"""Memory settings of diffusers' pipelines: networks that are kept on the CPU, and the VAE in parts."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from core.errors import InputError
+
+
+class OffloadingMixin:
+    """CPU offloading for a `DiffusionPipeline` that calls parts of its networks, rather than their `forward`,
+    which accelerate's hooks do not see."""
+
+    _offload_device: torch.device | None = None
+    _by_layers = False
+
+    @property
+    def _execution_device(self) -> torch.device:
+        """The device that networks run on, wherever they are between calls."""
+        return self._offload_device or self.device
+
+    def enable_model_cpu_offload(
+        self, gpu_id: int | None = None, device: torch.device | str | None = None
+    ) -> Self:
+        """Keep networks on the CPU, and move those of a phase of sampling (VAE, S, denoiser, VAE) to the GPU.
+
+        Without a GPU it changes nothing.
+        """
+        self._start_offloading(gpu_id, device)
+        return self
+
+    def enable_sequential_cpu_offload(
+        self, gpu_id: int | None = None, device: torch.device | str | None = None
+    ) -> Self:
+        """Keep networks on the CPU, and move one layer at a time to the GPU: the least memory, and slow.
+
+        Without a GPU it changes nothing.
+        """
+        self._start_offloading(gpu_id, device)
+        if self._offload_device is not None and not self._by_layers:
+            self._by_layers = True
+            for network in self._networks():
+                offload_layers(network, self._offload_device)
+        return self
+
+    def _start_offloading(self, gpu_id: int | None, device: torch.device | str | None) -> None:
+        chosen = torch.device(device) if device is not None else _first_gpu(gpu_id)
+        if self._by_layers:
+            raise InputError("layers are offloaded already: load the pipeline again to change how")
+        if chosen is not None:
+            _move(self._networks(), torch.device("cpu"))
+            self._offload_device = chosen
+
+    def _networks(self) -> list[nn.Module]:
+        model = self.model
+        parts = (model.backbone.vae, model.backbone.unet, model.reference, model.control, model.cross_view)
+        return [part for part in (*parts, model.noise_prior) if part is not None]
+
+    @contextmanager
+    def _loaded(self, *networks: nn.Module | None) -> Iterator[None]:
+        """Networks on the execution device while the block runs."""
+        device = None if self._by_layers else self._offload_device
+        moved = [network for network in networks if network is not None and device is not None]
+        try:
+            _move(moved, device)
+            yield
+        finally:
+            _move(moved, torch.device("cpu"))
+
+    def enable_vae_slicing(self) -> None:
+        """Encode and decode one image at a time."""
+        self.vae.enable_slicing()
+
+    def disable_vae_slicing(self) -> None:
+        """Encode and decode as many images at a time as `chunk` says."""
+        self.vae.disable_slicing()
+
+    def enable_vae_tiling(self) -> None:
+        """Encode and decode large images tile by tile."""
+        self.vae.enable_tiling()
+
+    def disable_vae_tiling(self) -> None:
+        """Encode and decode whole images."""
+        self.vae.disable_tiling()
+
+    def enable_attention_slicing(self, slice_size: str | int | None = "auto") -> None:
+        """Accepted, and changes nothing: attention is PyTorch's, which stores no attention matrix."""
+
+    def disable_attention_slicing(self) -> None:
+        """Accepted, and changes nothing."""
+
+    def enable_xformers_memory_efficient_attention(self, attention_op: Any = None) -> None:
+        """Accepted, and changes nothing: attention is PyTorch's, which is as economical."""
+
+
+def offload_layers(network: nn.Module, device: torch.device) -> None:
+    """Make each layer of a network on the CPU run on a device, where its weights are only while it runs.
+
+    A layer is a module with parameters or buffers of its own; its inputs are moved as well.
+    """
+    for module in network.modules():
+        if any(True for _ in _own_tensors(module)):
+            layer = OffloadedLayer(device)
+            module.register_forward_pre_hook(layer.load, with_kwargs=True)
+            module.register_forward_hook(layer.unload, always_call=True)
+
+
+class OffloadedLayer:
+    """The hooks of a layer that is on the CPU and runs on a device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.kept: list[tuple[str, Tensor]] = []
+
+    def load(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        """Put copies of the weights on the device in their place, and move the inputs there."""
+        self.kept = list(_own_tensors(module))
+        for name, tensor in self.kept:
+            copy = tensor.detach().to(self.device)
+            setattr(module, name, nn.Parameter(copy, False) if isinstance(tensor, nn.Parameter) else copy)
+        return _moved(args, self.device), _moved(kwargs, self.device)
+
+    def unload(self, module: nn.Module, *_: Any) -> None:
+        """Put the weights on the CPU back."""
+        for name, tensor in self.kept:
+            setattr(module, name, tensor)
+        self.kept = []
+
+
+def _own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """A module's parameters and buffers by name, without those of the modules in it."""
+    yield from module.named_parameters(recurse=False)
+    yield from module.named_buffers(recurse=False)
+
+
+def _move(networks: Sequence[nn.Module], device: torch.device | None) -> None:
+    for network in networks:
+        nn.Module.to(network, device)
+
+
+def _moved(values: Any, device: torch.device) -> Any:
+    """Inputs of a layer, with their tensors on a device."""
+    if isinstance(values, Tensor):
+        return values.to(device)
+    if isinstance(values, tuple | list):
+        return type(values)(_moved(value, device) for value in values)
+    if isinstance(values, Mapping):
+        return {name: _moved(value, device) for name, value in values.items()}
+    return values
+
+
+def _first_gpu(gpu_id: int | None) -> torch.device | None:
+    if torch.cuda.is_available():
+        return torch.device("cuda", gpu_id or 0)
+    return torch.device("mps") if torch.backends.mps.is_available() else None

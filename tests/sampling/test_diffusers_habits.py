@@ -1,0 +1,201 @@
+"""The pipeline as people use diffusers' own: names of arguments, loading, outputs, callbacks, offloading."""
+
+from unittest.mock import Mock
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
+from torch import nn
+
+from core.errors import InputError
+from lightning_modules.networks import hub
+from lightning_modules.sampling.offloading import OffloadedLayer, offload_layers
+from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
+from tests.networks.toy import noise, toy_model
+from tests.sampling.test_pipeline import equal, orbit, picture, pictures
+
+ASKED = {"portrait": picture(size=48), "cameras": orbit(2), "conditions": pictures(2), "progress": False}
+
+
+@pytest.fixture
+def pipeline():
+    return DiffPortrait3DPipeline.of(toy_model(prior=True))
+
+
+@pytest.fixture
+def saved(pipeline, tmp_path):
+    pipeline.save_pretrained(tmp_path / "model", safe_serialization=True)
+    return tmp_path / "model"
+
+
+def test_loading_takes_the_names_of_diffusers(saved):
+    loaded = DiffPortrait3DPipeline.from_pretrained(
+        saved, torch_dtype=torch.bfloat16, variant="fp16", use_safetensors=True, local_files_only=True
+    )
+    assert {part.dtype for part in (loaded.unet, loaded.vae, loaded.noise_prior)} == {torch.bfloat16}
+    assert loaded.to(torch.float32).denoiser.empty_prompt.dtype == torch.float32
+
+
+def test_loading_refuses_in_one_line(saved):
+    with pytest.raises(InputError, match="variant 'fp8'"):
+        DiffPortrait3DPipeline.from_pretrained(saved, variant="fp8")
+    weights = saved / "vae" / "diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_suffix(".bin"))
+    with pytest.raises(InputError, match=r"vae.*\.bin is not safetensors"):
+        DiffPortrait3DPipeline.from_pretrained(saved, use_safetensors=True)
+
+
+def test_a_repository_of_the_hub_is_fetched_or_one_line(saved, monkeypatch):
+    download = Mock(return_value=str(saved))
+    monkeypatch.setattr(hub, "snapshot_download", download)
+    assert DiffPortrait3DPipeline.from_pretrained("someone/model", revision="main").image_size == 16
+    assert download.call_args.args == ("someone/model",)
+    assert download.call_args.kwargs["revision"] == "main"
+    download.side_effect = LocalEntryNotFoundError("no connection")
+    with pytest.raises(InputError, match="someone/model: no such folder, and the hub did not give it"):
+        DiffPortrait3DPipeline.from_pretrained("someone/model", local_files_only=True)
+
+
+def test_saving_goes_into_an_empty_folder_as_push_to_hub_needs(pipeline, tmp_path):
+    (tmp_path / "empty").mkdir()
+    pipeline.save_pretrained(tmp_path / "empty")
+    assert (tmp_path / "empty" / "unet" / "config.json").is_file()
+    for options in ({"safe_serialization": False}, {"variant": "fp16"}):
+        with pytest.raises(InputError, match="saved as safetensors without a variant"):
+            pipeline.save_pretrained(tmp_path / "other", **options)
+
+
+def test_steps_and_guidance_have_two_names(pipeline):
+    ours = pipeline(**ASKED, steps=2, guidance=2.0)
+    assert equal(ours, pipeline(**ASKED, num_inference_steps=2, guidance_scale=2.0))
+    assert equal(ours, pipeline(**ASKED, steps=2, num_inference_steps=2, guidance=2.0))
+    for options, message in (
+        ({"steps": 2, "num_inference_steps": 3}, "steps is given twice, as 2 and as 3"),
+        ({"prompt": "a face"}, "prompt: not an argument of this pipeline: F's prompt is always empty"),
+        ({"height": 512}, "height: .* the size that the model was trained for"),
+        ({"clip_skip": 1}, "clip_skip: not an argument of this pipeline: choose of chunk, eta, guidance"),
+        ({"output_type": "latent"}, "output_type 'latent': choose of pil, np, pt"),
+        ({"generator": 3}, "a torch.Generator is wanted, not a int"),
+        ({"callback_on_step_end_tensor_inputs": ["prompt_embeds"]}, "there are only latents"),
+    ):
+        with pytest.raises(InputError, match=message):
+            pipeline(**ASKED, **options)
+
+
+def test_a_generator_draws_the_seed(pipeline):
+    def views(generator):
+        return pipeline(**ASKED, steps=2, generator=generator)
+
+    generator = torch.Generator().manual_seed(0)
+    first, second = views(generator), views(generator)
+    assert equal(first, views(torch.Generator().manual_seed(0)))
+    assert not equal(first, second)
+
+
+def test_outputs_are_images_arrays_or_tensors(pipeline):
+    images = np.stack([np.asarray(image) for image in pipeline(**ASKED, steps=1).images])
+    array = pipeline(**ASKED, steps=1, output_type="np").images
+    assert (array.shape, array.dtype) == ((2, 16, 16, 3), np.float32)
+    np.testing.assert_array_equal(np.round(array * 255).astype(np.uint8), images)
+    (tensor,) = pipeline(**ASKED, steps=1, output_type="pt", return_dict=False)
+    np.testing.assert_array_equal(tensor.movedim(1, -1).numpy(), array)
+
+
+def test_a_callback_sees_each_step_and_may_change_the_latents(pipeline):
+    seen = []
+
+    def watch(given, step, timestep, tensors):
+        assert given is pipeline
+        seen.append((step, int(timestep), tuple(tensors["latents"].shape)))
+        return {}
+
+    plain = pipeline(**ASKED, steps=2)
+    assert equal(plain, pipeline(**ASKED, steps=2, callback_on_step_end=watch))
+    assert seen == [(0, 501, (2, 4, 4, 4)), (1, 1, (2, 4, 4, 4))]
+    zeros = pipeline(
+        **ASKED,
+        steps=2,
+        callback_on_step_end=lambda *given: {"latents": torch.zeros_like(given[-1]["latents"])},
+        output_type="pt",
+    ).images
+    expected = pipeline.decode(torch.zeros(2, 4, 4, 4), levels=True).float() / 255
+    torch.testing.assert_close(zeros, expected)
+
+
+def test_memory_settings_change_nothing_but_memory(pipeline):
+    plain = pipeline(**ASKED, steps=2)
+    pipeline.enable_attention_slicing()
+    pipeline.enable_vae_slicing()
+    assert pipeline.vae.use_slicing
+    sliced = pipeline(**ASKED, steps=2)
+    pairs = zip(plain.images, sliced.images, strict=True)
+    differences = [np.abs(np.subtract(one, other, dtype=int)).max() for one, other in pairs]
+    assert max(differences) <= 1  # a level: sums are rounded in another order
+    pipeline.disable_vae_slicing()
+    assert equal(plain, pipeline(**ASKED, steps=2))
+
+
+@pytest.fixture
+def moves(monkeypatch):
+    """The moves of whole networks, as (class, device)."""
+    found, move = [], nn.Module.to
+
+    def watched(module, *args, **options):
+        found.append((type(module).__name__, str(args[0]) if args else None))
+        return move(module, *args, **options)
+
+    monkeypatch.setattr(nn.Module, "to", watched)
+    return found
+
+
+def test_networks_are_on_the_device_only_in_their_phase(pipeline, moves):
+    plain = pipeline(**ASKED, steps=2)
+    pipeline.enable_model_cpu_offload(device="cpu:0")  # stands for a GPU
+    moves.clear()
+    assert equal(plain, pipeline(**ASKED, steps=2))
+    loaded = [name for name, device in moves if device == "cpu:0"]
+    denoising = ["UNet2DConditionModel", "AppearanceReference", "ControlNetModel", "CrossView"]
+    assert loaded == ["AutoencoderKL", "NoisePrior", "AutoencoderKL", *denoising, "AutoencoderKL"]
+    assert [name for name, device in moves if device == "cpu"] == [
+        "AutoencoderKL", "AutoencoderKL", "NoisePrior", *denoising, "AutoencoderKL"]  # fmt: skip
+
+
+def test_layers_are_on_the_device_only_while_they_run(pipeline, monkeypatch):
+    plain = pipeline(**ASKED, steps=2)
+    loads, load = set(), OffloadedLayer.load
+
+    def watched(layer, module, *inputs):
+        loads.add(module)
+        return load(layer, module, *inputs)
+
+    monkeypatch.setattr(OffloadedLayer, "load", watched)
+    kept = {id(x) for part in pipeline._networks() for x in part.parameters()}
+    pipeline.enable_sequential_cpu_offload(device="cpu:0")  # stands for a GPU
+    assert equal(plain, pipeline(**ASKED, steps=2))
+    assert {id(x) for part in pipeline._networks() for x in part.parameters()} == kept
+    weighted = {m for part in pipeline._networks() for m in part.modules() if list(m.parameters(False))}
+    assert len(weighted & loads) > 0.9 * len(weighted)  # all but a few that nothing runs
+    with pytest.raises(InputError, match="load the pipeline again"):
+        pipeline.enable_model_cpu_offload(device="cpu:0")
+
+
+def test_an_offloaded_layer_runs_on_the_device_with_its_inputs():
+    layer = nn.BatchNorm1d(3).eval()
+    weights = dict(layer.state_dict(keep_vars=True))
+    offload_layers(layer, torch.device("meta"))
+    assert layer(noise(2, 3)).device.type == "meta"
+    assert layer(input=noise(2, 3)).device.type == "meta"
+    assert all(layer.state_dict(keep_vars=True)[name] is x for name, x in weights.items())
+    with pytest.raises(ValueError, match="expected 2D or 3D input"):
+        layer(noise(2, 5, 3, 3))
+    assert layer.weight is weights["weight"]
+
+
+def test_without_a_gpu_offloading_changes_nothing(pipeline, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    plain = pipeline(**ASKED, steps=1)
+    pipeline.enable_model_cpu_offload()
+    pipeline.enable_sequential_cpu_offload()
+    assert equal(plain, pipeline(**ASKED, steps=1))
