@@ -45,7 +45,7 @@ def sampling_settings(options: Mapping[str, Any]) -> Sampling:
         if known not in SETTINGS:
             reason = UNSUPPORTED.get(name, f"choose of {', '.join(sorted(SETTINGS | SAME_AS.keys()))}")
             raise InputError(f"{name}: not an argument of this pipeline: {reason}")
-        if settings.get(known, value) != value:
+        if known in settings and settings[known] != value:
             raise InputError(f"{known} is given twice, as {settings[known]} and as {value}: give it once")
         settings[known] = value
     return Sampling(**settings)
