@@ -6,7 +6,8 @@ of what it was made from, and is used again only where they are the same.
 
 import hashlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,17 +51,29 @@ def of_folder(folder: Path) -> str:
     """The fingerprint of a model or data folder: of all weights and settings below it, with their names.
 
     Weights are files ending in `WEIGHT_SUFFIXES`, settings in `SETTING_SUFFIXES`; pictures and notes do not
-    count. Raises InputError where there is no such folder or it has neither.
+    count. Links are followed, as a part of a model may be one to a hub's cache. Raises InputError where there
+    is no such folder or it has neither.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder")
     wanted = WEIGHT_SUFFIXES + SETTING_SUFFIXES
     files = sorted(
-        path for path in folder.rglob("*") if path.suffix in wanted and path.name[0] != "." and path.is_file()
+        path
+        for path in _files_below(folder)
+        if path.suffix in wanted and path.name[0] != "." and path.is_file()
     )
     if not files:
         raise InputError(f"{folder} has no weights and no settings in it")
     return of_settings([[path.relative_to(folder).as_posix(), of_file(path)] for path in files])
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """All files below a folder, also in linked folders, each of which is entered once."""
+    entered: set[str] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [] if os.path.realpath(place) in entered else sorted(folders)
+        entered.add(os.path.realpath(place))
+        yield from (Path(place, name) for name in names)
 
 
 @lru_cache(maxsize=4096)

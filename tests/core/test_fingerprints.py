@@ -75,3 +75,14 @@ def test_a_folder_with_nothing_in_it_has_none(tmp_path: Path):
     for place in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(InputError, match=str(place)):
             fingerprints.of_folder(place)
+
+
+def test_a_linked_part_counts(tmp_path: Path):
+    folder, cache = model(tmp_path / "model"), tmp_path / "cache"
+    (folder / "unet").rename(cache)
+    (folder / "unet").symlink_to(cache, target_is_directory=True)
+    (cache / "loop").symlink_to(cache, target_is_directory=True)
+    before = fingerprints.of_folder(folder)
+    (path,) = cache.glob("*.safetensors")
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    assert fingerprints.of_folder(folder) != before
