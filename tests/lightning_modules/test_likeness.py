@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from core.workers import Worker
 from lightning_modules.ablations import read_frames
 from lightning_modules.likeness import (
     Likeness,
@@ -47,9 +48,12 @@ def test_scores_that_are_missing_are_left_out():
 
 
 def test_a_table_leaves_out_what_a_row_has_not():
-    rows = {"x": RowScores({"faces": np.ones((2, 2))}, {}), "y": RowScores({"PSNR": np.ones((1, 1))}, {})}
+    rows = {
+        "x": RowScores({"faces": np.ones((2, 2))}, {}),
+        "y": RowScores({"PSNR": np.ones((1, 1)), "faces": np.zeros((1, 1))}, {}),
+    }
     assert table(rows)[0] == "| | PSNR | faces |"
-    assert table(rows)[2:] == ["| x |  | 1 (1 to 1) |", "| y | 1 |  |"]
+    assert table(rows)[2:] == ["| x |  | 1 (1 to 1) |", "| y | 1 | 0 |"]
     assert as_json(rows)["y"]["PSNR"] == {"mean": 1.0, "low": None, "high": None, "count": 1}
 
 
@@ -149,7 +153,7 @@ class Masked(FakeSource):
         super().__init__(*arguments, **options)
         self.masked = masks
 
-    def capture(self, unit: tuple[str, int]) -> list[Sample]:
+    def capture(self, unit: tuple[str, int], *worker: Worker) -> list[Sample]:
         rows = np.zeros((7, 16, 16), np.uint8)
         rows[np.arange(7), np.arange(7)] = 255
-        return [replace(s, masks=rows if self.masked else None) for s in super().capture(unit)]
+        return [replace(s, masks=rows if self.masked else None) for s in super().capture(unit, *worker)]
