@@ -6,6 +6,7 @@ local copies, their checksums and their eviction are handled here.
 
 import contextlib
 import hashlib
+import logging
 import os
 import re
 import tempfile
@@ -19,8 +20,12 @@ from fsspec.callbacks import Callback
 from core.errors import InputError
 from core.files import checksum, exclusive, whole_file
 
+log = logging.getLogger(__name__)
+
 CHUNK = 1 << 20
 CONNECT_SECONDS, STALL_SECONDS = 30, 60  # until a server answers; until the next bytes come
+RETRY_SECONDS = (1.0, 10.0)
+TRANSIENT_STATUS = (408, 429, 500, 502, 503, 504)
 IN_USE_SECONDS = 600.0  # a shard that was used this recently is never evicted
 TOUCH_SECONDS = 60.0
 
@@ -29,6 +34,10 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 
 class NotThereError(InputError):
     """The server says that there is no such file (HTTP 404)."""
+
+
+class TransientError(InputError):
+    """A transfer failed for a reason that may pass: the connection, or the server's load."""
 
 
 def is_remote(url: str) -> bool:
@@ -44,9 +53,20 @@ def local_path(url: str) -> Path:
 def fetch(url: str, path: Path, max_bytes: int) -> None:
     """Copy a remote file to `path`: any URL that fsspec reads, or `pipe:` and a command that writes it.
 
-    Raises NotThereError where there is no such file, and InputError where it cannot be read or has more than
+    A transfer that fails for a reason that may pass is tried again after each of `RETRY_SECONDS`. Raises
+    NotThereError where there is no such file, and InputError where it cannot be read or has more than
     `max_bytes`.
     """
+    for wait in RETRY_SECONDS:
+        try:
+            return _transfer(url, path, max_bytes)
+        except TransientError as error:
+            log.warning("%s; trying again in %g s", error, wait)
+            time.sleep(wait)
+    return _transfer(url, path, max_bytes)
+
+
+def _transfer(url: str, path: Path, max_bytes: int) -> None:
     if url.startswith("pipe:"):
         _fetch_from_pipe(url, path, max_bytes)
         return
@@ -61,8 +81,11 @@ def fetch(url: str, path: Path, max_bytes: int) -> None:
     except FileNotFoundError as error:
         raise NotThereError(f"{url}: there is no such file") from error
     except aiohttp.ClientResponseError as error:
-        raise InputError(f"{url}: the server answers {error.status} {error.message}") from error
-    except (OSError, ValueError, RuntimeError, ImportError, aiohttp.ClientError) as error:
+        kind = TransientError if error.status in TRANSIENT_STATUS else InputError
+        raise kind(f"{url}: the server answers {error.status} {error.message}") from error
+    except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
+        raise TransientError(f"{url}: cannot be fetched ({error or type(error).__name__})") from error
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise InputError(f"{url}: cannot be fetched ({error or type(error).__name__})") from error
 
 

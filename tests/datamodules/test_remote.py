@@ -13,6 +13,7 @@ import pytest
 
 from core.errors import InputError
 from datamodules import PortraitViewsDataModule, SourceConfig
+from shards import fetch as fetching
 from shards.fetch import ShardCache
 
 Make = Callable[..., PortraitViewsDataModule]
@@ -34,6 +35,12 @@ class Handler(SimpleHTTPRequestHandler):
         else:
             self.path = "/small/" + parts[-1]
             super().do_GET()
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Failed transfers are tried again at once."""
+    monkeypatch.setattr(fetching, "RETRY_SECONDS", (0.0, 0.0))
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +90,35 @@ def test_only_a_missing_manifest_is_none(make: Make, server: str, status: int) -
             InputError, match=rf"/status/{status}/manifest\.json: the server answers {status} "
         ):
             keys(make(sources={"it": SourceConfig(url)}, val_frames=0))
+
+
+@pytest.mark.parametrize(("failures", "status"), [(2, 503), (3, 503), (1, 403)])
+def test_transfers_are_tried_again_where_the_reason_may_pass(
+    built: Path, tmp_path: Path, failures: int, status: int
+) -> None:
+    requests: list[str] = []
+
+    class Loaded(Handler):
+        def do_GET(self) -> None:
+            requests.append(self.path)
+            if len(requests) <= failures:
+                self.send_error(status)
+            else:
+                SimpleHTTPRequestHandler.do_GET(self)
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Loaded, directory=str(built / "small")))
+    threading.Thread(target=http.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{http.server_address[1]}/train-000000.tar"
+    cache = ShardCache(tmp_path, 10**9)
+    if (failures, status) == (2, 503):
+        expected = (built / "small/train-000000.tar").read_bytes()
+        assert cache.local(url).read_bytes() == expected
+    else:
+        with pytest.raises(InputError, match=f"the server answers {status}"):
+            cache.local(url)
+    assert len(requests) == (3 if status == 503 else 1)
+    http.shutdown()
+    http.server_close()
 
 
 def test_a_transfer_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
