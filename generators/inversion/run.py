@@ -12,7 +12,7 @@ from torch.multiprocessing.spawn import ProcessExitedException, spawn
 from tqdm import tqdm
 
 from core.errors import InputError, one_line
-from core.files import whole_folder, write_json
+from core.files import exclusive, whole_folder, write_json
 from core.tensors import read_json
 from generators.gan.architecture import Kind
 from generators.gan.cameras import check_range, in_world
@@ -65,8 +65,16 @@ def invert_portraits(
     manifest of predictions.
 
     The folder can be scored by `evaluate --predictions`, and `<out>/<name>/` are proxies for `synthesize
-    --noise`. Raises InputError where `out` was made with other settings or another generator.
+    --noise`. Raises InputError where `out` was made with other settings or another generator, or is being
+    written by another process.
     """
+    with exclusive(out):
+        return _invert_portraits(portraits, job, out, devices)
+
+
+def _invert_portraits(
+    portraits: Sequence[Portrait], job: Job, out: Path, devices: Sequence[str]
+) -> Predictions:
     _claim(out, job)
     todo = [portrait for portrait in portraits if not _is_done(portrait, out)]
     check_range(np.concatenate([portrait.cameras for portrait in portraits]), job.options.kind)

@@ -4,7 +4,7 @@ Shape letters: K views, R references, S image side.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
@@ -22,7 +22,7 @@ from generators.base import Renderer
 from generators.registry import RendererChoice
 from lightning_modules.evaluation.cost import Cost, measured
 from lightning_modules.evaluation.moving import moved
-from lightning_modules.evaluation.subjects import Subject, SubjectSet
+from lightning_modules.evaluation.subjects import Subject, SubjectSet, SubjectViews
 from lightning_modules.evaluation.systems import SystemChoice
 from lightning_modules.sampling.view_conditions import prepare_renderer
 from portraits.pixels import Images, to_images, to_pixels
@@ -104,7 +104,13 @@ def make_predictions(plan: PredictionPlan) -> Predictions | None:
     """
     plan.folder.mkdir(parents=True, exist_ok=True)
     write_json(plan.folder / SETTINGS, plan.settings)
-    todo = {key for key in plan.share if not (plan.folder / key).is_dir()}
+    # batches are the same in every run, so that an interrupted one ends with the same views, to the last bit
+    share = [subject for subject in plan.subjects.subjects if subject.key in plan.share]
+    todo = [
+        batch
+        for batch in batches(share, plan.batch)
+        if not all((plan.folder / key).is_dir() for key in batch)
+    ]
     if todo:
         _sample(plan, todo)
     if not all((plan.folder / key).is_dir() for key in plan.subjects.keys):
@@ -112,19 +118,20 @@ def make_predictions(plan: PredictionPlan) -> Predictions | None:
     return _collect(plan)
 
 
-def _sample(plan: PredictionPlan, todo: set[str]) -> None:
+def _sample(plan: PredictionPlan, todo: Sequence[Sequence[str]]) -> None:
     system = plan.choice.open(plan.device)
     write_json(plan.folder / SYSTEM, system.details)
     renderer = prepare_renderer(plan.others.renderer) if plan.others is not None else None
-    with tqdm(total=len(todo), desc=f"sampling {plan.system}", unit="subject") as bar:
-        for batch in batches(plan.subjects.read(todo), plan.batch):
+    with tqdm(total=sum(map(len, todo)), desc=f"sampling {plan.system}", unit="subject") as bar:
+        for keys in todo:
+            batch = list(plan.subjects.read(keys))
             requests = [request_of(subject, plan, renderer) for subject in batch]
             with measured(plan.device) as cost:
                 images = system.batch_views(requests)
             cost = Cost(cost.seconds / len(batch), cost.peak_bytes)
             for subject, request, views in zip(batch, requests, images, strict=True):
                 camera = subject.reference_cameras[0].tolist() if plan.move is None else None
-                # a process whose part overlaps with this one may have made the same views
+                # an interrupted run may have written some of the batch, or another process that overlaps
                 if not (plan.folder / subject.key).is_dir():
                     write_subject(plan.folder / subject.key, subject, request, views, camera, cost)
             bar.update(len(batch))
@@ -144,17 +151,11 @@ def request_of(subject: Subject, plan: PredictionPlan, renderer: Renderer | None
     )
 
 
-def batches(subjects: Iterable[Subject], size: int) -> Iterator[list[Subject]]:
-    """Batches of at most `size` consecutive subjects with equal numbers of references and of views."""
-    for _, alike in groupby(subjects, lambda subject: (len(subject.references), len(subject.truths))):
-        batch: list[Subject] = []
-        for subject in alike:
-            batch.append(subject)
-            if len(batch) == size:
-                yield batch
-                batch = []
-        if batch:
-            yield batch
+def batches(subjects: Iterable[SubjectViews], size: int) -> Iterator[list[str]]:
+    """The names of at most `size` consecutive subjects with equal numbers of references and of views."""
+    for _, alike in groupby(subjects, lambda subject: (len(subject.references), len(subject.views))):
+        names = [subject.key for subject in alike]
+        yield from (names[start : start + size] for start in range(0, len(names), size))
 
 
 def reference_pixels(subject: Subject, move: Move | None) -> Tensor:

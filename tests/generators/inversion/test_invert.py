@@ -242,6 +242,20 @@ def test_anothers_portraits_are_inverted_and_scored_against_the_same_truths(fold
     assert Image.open(out / "sheet.jpg").size == (3 * 192, 4 * 192)
 
 
+def test_files_outside_a_folder_of_predictions_are_not_copied(folder, others, tmp_path):
+    (tmp_path / "secret.png").write_bytes((others / "ada/reference.png").read_bytes())
+    (others / "link.png").symlink_to(tmp_path / "secret.png")
+    manifest = json.loads((others / "manifest.json").read_text())
+    given = ["--generator", str(folder), "--predictions", str(others)]
+    for outside in (str(tmp_path / "secret.png"), "../secret.png", "link.png"):
+        for kind in ("truth", "reference", "condition", "mask"):
+            changed = [{**manifest["views"][0], kind: outside}, *manifest["views"][1:]]
+            (others / "manifest.json").write_text(json.dumps({**manifest, "views": changed}))
+            with pytest.raises(InputError, match="outside"):
+                main([*given, "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
 def test_predictions_without_what_inverting_takes_are_refused(folder, others, tmp_path):
     manifest = json.loads((others / "manifest.json").read_text())
     given = ["--generator", str(folder), "--predictions", str(others), "--out", str(tmp_path / "out")]
