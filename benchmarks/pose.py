@@ -20,8 +20,9 @@ from tqdm import tqdm
 
 from core.errors import InputError, one_line
 from lightning_modules.evaluation.subjects import Subject, SubjectSettings, find_subjects
+from metrics.catalogue import CATALOGUE
 from metrics.faces import FaceReader, Reading
-from metrics.landmarks import HEAD_CAMERAS, JAW, SixtyEightPoints
+from metrics.landmarks import HEAD_CAMERAS, JAW, SixtyEightPointCameras
 from metrics.pose import CameraPOSE
 from portraits.cameras import angles, split_label
 from portraits.geometry import triangulate
@@ -52,10 +53,10 @@ def errors(subjects: Iterator[Subject]) -> tuple[NDArray[np.float64], dict[str, 
     """The true yaw of every view (N,), in degrees, and by landmark detector the absolute errors of yaw, pitch
     and roll (N, 3), NaN where no face is found."""
     reader = FaceReader()
-    metrics = {name: CameraPOSE(name, reader) for name in HEAD_CAMERAS}
+    metrics = {name: CameraPOSE(name, reader) for name in HEAD_CAMERAS if CATALOGUE[name].available}
     yaws, rows = [], {name: [] for name in metrics}
     for subject in tqdm(subjects, desc="views of", unit="person"):
-        found = reader.read(to_pixels(subject.truths))
+        found = reader.read(to_pixels(subject.truths), torch.from_numpy(subject.cameras))
         yaws.append(np.degrees(angles(subject.cameras))[:, 0])
         for name, metric in metrics.items():
             rows[name].append(metric.scores(found, torch.from_numpy(subject.cameras))[:, 1:].double().numpy())
@@ -88,7 +89,7 @@ def table(yaws: NDArray[np.float64], found: dict[str, NDArray[np.float64]]) -> s
 def fit(subjects: Iterator[Subject]) -> NDArray[np.float64]:
     """The positions of dlib's 51 landmarks (51, 3) in EG3D's coordinates: triangulated for each person, then
     the median over people, made symmetric. Raises InputError where nobody has enough views."""
-    reader, finder = FaceReader(), SixtyEightPoints()
+    reader, finder = FaceReader(), SixtyEightPointCameras()
     faces = []
     for subject in tqdm(subjects, desc="views of", unit="person"):
         near = np.abs(np.degrees(angles(subject.cameras))[:, 0]) < MAX_FIT_YAW
@@ -104,12 +105,12 @@ def fit(subjects: Iterator[Subject]) -> NDArray[np.float64]:
 
 
 def triangulated(
-    views: Sequence[tuple[Reading, NDArray[np.float32]]], finder: SixtyEightPoints
+    views: Sequence[tuple[Reading, NDArray[np.float32]]], finder: SixtyEightPointCameras
 ) -> NDArray[np.float64]:
     """One person's landmarks (51, 3), triangulated from views with known cameras."""
     seen, projections = [], []
     for reading, camera in views:
-        square = reading.aligned.square
+        square = reading.square
         pixels = finder.points(reading)[JAW:] * square.side + (square.left, square.top)
         seen.append((pixels + 0.5) / len(reading.image))
         pose, intrinsics = split_label(camera.astype(np.float64))

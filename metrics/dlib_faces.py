@@ -1,4 +1,4 @@
-"""dlib's networks, whose weights come in a package, shown a face where MTCNN has found it."""
+"""dlib's networks, whose weights come in a package, and faces as they take them."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,13 +27,15 @@ def model_file(weights: str, name: str) -> str:
     return str(Path(spec.origin).parent / "models" / name)
 
 
-def shown(face: Reading, square: NDArray[np.float64] | None = None) -> tuple[NDArray[np.uint8], Any, float]:
+def dlib_view(
+    face: Reading, square: NDArray[np.float64] | None = None
+) -> tuple[NDArray[np.uint8], Any, float]:
     """The image, enlarged where it is small, dlib's rectangle of the face in it, and by how much it was
-    enlarged. `square` (4,) in pixels of the image, is where the face is; by default by MTCNN's box."""
+    enlarged. `square` (4,), in pixels of the image, is where the face is; by default by its box."""
     import dlib
 
     image, scale = _enlarged(face.image)
-    edges = (_square(face.aligned.face.box) if square is None else square) * scale
+    edges = (_square(face.box) if square is None else square) * scale
     return image, dlib.rectangle(*(round(float(edge)) for edge in edges)), scale
 
 
@@ -47,7 +49,7 @@ def _enlarged(image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], float]:
 
 
 def _square(box: NDArray[np.float64]) -> NDArray[np.float64]:
-    """MTCNN's box as dlib's detector draws its own: square, as wide as the face, about its lower part."""
+    """A face's box as dlib's detector draws its own: square, as wide as the face, about its lower part."""
     left, top, right, bottom = box
     side = (right - left + bottom - top) / 2
     middle = np.array([(left + right) / 2, (top + bottom) / 2 + 0.05 * side])

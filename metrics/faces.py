@@ -1,4 +1,4 @@
-"""Finding the face in an image once for all metrics that look at it."""
+"""Finding the face in an image once for all metrics that look at it. N images, S image side."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -12,64 +12,118 @@ from PIL import Image
 from torch import Tensor
 
 from metrics.base import PairMetric
-from portraits.alignment.align import Aligned, NoFaceError, align
-from portraits.alignment.detection import FaceDetector
+from portraits.alignment import mesh
+from portraits.alignment.align import camera_of_face, find_face
+from portraits.alignment.crop import Square, square_around
+from portraits.alignment.detection import Face, FaceDetector, face_of_mesh, upright_region
+from portraits.cameras import project
+from portraits.geometry import STANDARD_LANDMARKS
 from portraits.pixels import to_images
 
-CROP_SIDE = 224
+BOX_OF_FIVE = np.array([2.1, 2.6])  # the box of a face whose five points a camera gives, in extents of these
 
 
 @dataclass(frozen=True)
 class Reading:
-    """A face in an image: the `image` (S, S, 3) uint8 and what alignment found in it."""
+    """A face in an image.
+
+    Args:
+        image: (S, S, 3) uint8
+        face: the face, in pixels of the image
+        by_camera: whether no detector found it and its place is the one that the image's camera gives
+    """
 
     image: NDArray[np.uint8]
-    aligned: Aligned
+    face: Face
+    by_camera: bool = False
+
+    @property
+    def box(self) -> NDArray[np.float64]:
+        """The face's box (4,): left, top, right, bottom."""
+        return self.face.box
+
+    @property
+    def landmarks(self) -> NDArray[np.float64]:
+        """The face's five landmarks (5, 2)."""
+        return self.face.landmarks
+
+    @property
+    def square(self) -> Square:
+        """EG3D's crop of the face."""
+        return square_around(self.face.landmarks, len(self.image))
+
+    @property
+    def camera(self) -> NDArray[np.float32]:
+        """The camera (25,) that sees the face so in its crop, by the landmarks that were found."""
+        return camera_of_face(self.face, self.square)
 
 
 Readings = Sequence[Reading | None]
 
 
 class FaceReader:
-    """Finds the largest face of images with MTCNN, on the CPU; smaller images are searched enlarged."""
+    """Finds the largest face of images, on the CPU; small images are searched enlarged."""
 
     def __init__(self) -> None:
         self.detector = FaceDetector()
 
-    def read(self, images: Tensor) -> list[Reading | None]:
+    def read(self, images: Tensor, cameras: Tensor | None = None) -> list[Reading | None]:
         """A reading of each of images (N, 3, S, S) in [-1, 1], None where no face is found; equal images have
-        one between them."""
-        found: dict[bytes, Reading | None] = {}
-        pixels = to_images(images)
-        for image in pixels:
-            if (content := image.tobytes()) not in found:
-                found[content] = self._read(image)
-        return [found[image.tobytes()] for image in pixels]
+        one between them.
 
-    def readings(self, images: Tensor | Readings) -> Readings:
+        Where `cameras` (N, 25), the EG3D labels that the images were made for, are given, a face that no
+        detector finds is taken to be where its camera has it.
+        """
+        labels = [None] * len(images) if cameras is None else list(cameras.double().cpu().numpy())
+        found: dict[tuple[bytes, bytes], Reading | None] = {}
+        readings = []
+        for image, label in zip(to_images(images), labels, strict=True):
+            content = image.tobytes(), b"" if label is None else label.tobytes()
+            if content not in found:
+                found[content] = self._read(image, label)
+            readings.append(found[content])
+        return readings
+
+    def readings(self, images: Tensor | Readings, cameras: Tensor | None = None) -> Readings:
         """Images read, or readings as they are."""
-        return self.read(images) if isinstance(images, Tensor) else images
+        return self.read(images, cameras) if isinstance(images, Tensor) else images
 
-    def _read(self, image: NDArray[np.uint8]) -> Reading | None:
-        try:
-            return Reading(image, align(Image.fromarray(image), CROP_SIDE, detector=self.detector))
-        except NoFaceError:
-            return None
+    def _read(self, image: NDArray[np.uint8], camera: NDArray[np.float64] | None) -> Reading | None:
+        face = find_face(Image.fromarray(image), detector=self.detector)
+        if face is not None:
+            return Reading(image, face)
+        return None if camera is None else Reading(image, face_at_camera(image, camera), by_camera=True)
+
+
+def face_at_camera(image: NDArray[np.uint8], camera: NDArray[np.float64]) -> Face:
+    """The face of an image (S, S, 3) where its camera (25,) has it: the landmarks are searched there, and are
+    EG3D's standard ones where the network sees no face."""
+    five = project(STANDARD_LANDMARKS, camera) * len(image) - 0.5
+    middle, extent = five.mean(0), np.ptp(five, axis=0).max() * BOX_OF_FIVE
+    box = np.concatenate([middle - extent / 2, middle + extent / 2])
+    if mesh.available():
+        found = mesh.find_mesh(image, upright_region(five, box))
+        if found.score >= mesh.FACE:
+            return face_of_mesh(found)
+    return Face(box, five, 0.0)
 
 
 class FaceMetric(PairMetric):
     """A metric of two faces. A pair without a face in both images cannot be scored; it is counted.
 
-    State beside those of PairMetric, summed over processes: `faceless_truth`, in how many pairs the truth
-    shows no face. `reader` may be shared between metrics.
+    States beside those of PairMetric, summed over processes: `faceless_truth`, in how many pairs the truth
+    shows no face; `by_camera`, in how many one of the faces is where its camera has it, as no detector found
+    it. `reader` may be shared between metrics.
     """
 
     faceless_truth: Tensor
+    by_camera: Tensor
 
     def __init__(self, weights: str | None = None, reader: FaceReader | None = None, **options: Any) -> None:
         super().__init__(weights, **options)
         self.reader = reader or FaceReader()
         self.add_state("faceless_truth", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+        self.add_state("by_camera", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
     def scores(self, images: Tensor | Readings, truth: Tensor | Readings) -> Tensor:
         """The scores (N, C) of images (N, 3, S, S) in [-1, 1], or of what was read of them; NaN where either
@@ -83,17 +137,22 @@ class FaceMetric(PairMetric):
     def update(
         self, images: Tensor | Readings, truth: Tensor | Readings, *, scores: Tensor | None = None
     ) -> None:
-        """Score pairs of images (N, 3, S, S) in [-1, 1] or of readings, or take the `scores` (N, C) of theirs
-        that are known already."""
+        """Score pairs of images (N, 3, S, S) in [-1, 1] or of readings, or take their `scores` (N, C) where
+        these are known already."""
         found, true = self.reader.readings(images), self.reader.readings(truth)
         super().update(found, true, scores=scores)
         self.faceless_truth += sum(reading is None for reading in true)
+        self.by_camera += sum(
+            any(reading is not None and reading.by_camera for reading in pair)
+            for pair in zip(found, true, strict=True)
+        )
 
     def summary(self) -> dict[str, float]:
-        """The means by column, `<metric>_failures`, the pairs that could not be scored, and how many of them
-        have no face in the truth: `<metric>_failures_of_truth`."""
-        failures = {
+        """The means by column; `<metric>_failures`, the pairs that could not be scored, and of these
+        `<metric>_failures_of_truth`, without a face in the truth; and `<metric>_by_camera`."""
+        counts = {
             f"{self.label}_failures": float(self.failed),
             f"{self.label}_failures_of_truth": float(self.faceless_truth),
+            f"{self.label}_by_camera": float(self.by_camera),
         }
-        return super().summary() | failures
+        return super().summary() | counts

@@ -1,37 +1,26 @@
 """ID: whether two images show the same person, by the cosine of face embeddings. N pairs, D features."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from core.errors import InputError
 from metrics.base import weights_for
-from metrics.catalogue import DLIB, VGGFACE2, published
-from metrics.dlib_faces import model_file, shown
-from metrics.faces import FaceMetric, FaceReader, Reading, Readings
-
-FACENET_SIDE = 160
-
-
-class Embedder(Protocol):
-    """A network that tells people apart."""
-
-    def __call__(self, faces: Sequence[Reading]) -> Tensor:
-        """Embeddings (N, D) of faces."""
-        ...
+from metrics.catalogue import ARCFACE, DLIB, SFACE, VGGFACE2
+from metrics.faces import FaceMetric, FaceReader, Readings
+from metrics.recognition import DlibRecogniser, FacenetRecogniser, Recogniser, arcface, sface
 
 
 class ID(FaceMetric):
     """Cosine of the embeddings of two faces; 1 where images are equal.
 
-    `weights`: "vggface2" (the standard: facenet-pytorch's network), or "dlib", whose cosines are high
-    throughout. Faces are found by MTCNN; pairs where one is not are counted as failures. Raises InputError
+    `weights`: "vggface2" (the standard: facenet-pytorch's network), "sface", "dlib", whose cosines are high
+    throughout, or "arcface", an ONNX file of the user's own, stated as "arcface=PATH" or in the cache folder.
+    Pairs where a face is not found are counted as failures. What a cosine means for each network, between
+    strangers and for one person as the head turns, `python -m benchmarks.identity` prints. Raises InputError
     where this machine lacks the weights.
     """
 
@@ -40,9 +29,7 @@ class ID(FaceMetric):
 
     def __init__(self, weights: str | None = None, reader: FaceReader | None = None, **options: Any) -> None:
         super().__init__(weights_for(self.symbol, weights), reader, **options)
-        if self.weights not in EMBEDDERS:
-            raise InputError(f"ID takes the weights {', '.join(EMBEDDERS)}, not {self.weights!r}")
-        self.embed: Embedder = EMBEDDERS[self.weights]()
+        self.embed = recogniser(self.weights)
 
     def compare(self, images: Readings, truth: Readings) -> Tensor:
         """Cosines (N, 1); NaN where either shows no face."""
@@ -58,55 +45,20 @@ class ID(FaceMetric):
         return cosines
 
 
-class FacenetEmbedder:
-    """facenet-pytorch's InceptionResnetV1 trained on VGGFace2, on the detector's box at 160×160."""
-
-    def __init__(self) -> None:
-        try:
-            from facenet_pytorch import InceptionResnetV1
-        except ImportError:
-            raise InputError("ID: finding faces takes facenet-pytorch: see the README's setup") from None
-        tensors = published(VGGFACE2).tensors()
-        self.network = InceptionResnetV1(pretrained=None)
-        classifier = [name for name in tensors if name.startswith("logits.")]
-        self.network.load_state_dict({n: x for n, x in tensors.items() if n not in classifier})
-        self.network.eval().requires_grad_(False)
-
-    def __call__(self, faces: Sequence[Reading]) -> Tensor:
-        """Embeddings (N, 512), unit length."""
-        pixels = np.stack([_boxed(face) for face in faces])
-        images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float().sub(127.5).div(128)
-        return self.network(images)
+RECOGNISERS: dict[str, Callable[[], Recogniser]] = {
+    VGGFACE2: FacenetRecogniser,
+    SFACE: sface,
+    DLIB: DlibRecogniser,
+    ARCFACE: arcface,
+}
 
 
-class DlibEmbedder:
-    """dlib's face network on its own alignment, the face looked for where MTCNN has found it."""
-
-    def __init__(self) -> None:
-        landmarks = model_file(DLIB, "shape_predictor_5_face_landmarks.dat")
-        import dlib
-
-        self._landmarks = dlib.shape_predictor(landmarks)
-        self._network = dlib.face_recognition_model_v1(
-            model_file(DLIB, "dlib_face_recognition_resnet_model_v1.dat")
-        )
-
-    def __call__(self, faces: Sequence[Reading]) -> Tensor:
-        """Embeddings (N, 128)."""
-        return torch.from_numpy(np.stack([self._describe(face) for face in faces])).float()
-
-    def _describe(self, face: Reading) -> NDArray[np.float64]:
-        image, box, _ = shown(face)
-        return np.array(self._network.compute_face_descriptor(image, self._landmarks(image, box)))
-
-
-def _boxed(face: Reading) -> NDArray[np.uint8]:
-    """The detector's box (160, 160, 3), as facenet-pytorch cuts it: no margin, kept inside the image."""
-    height, width = face.image.shape[:2]
-    left, top, right, bottom = np.clip(face.aligned.face.box, 0, (width, height, width, height))
-    image = Image.fromarray(face.image)
-    size = (FACENET_SIDE, FACENET_SIDE)
-    return np.asarray(image.resize(size, Image.Resampling.BILINEAR, box=(left, top, right, bottom)))
-
-
-EMBEDDERS: dict[str, Callable[[], Embedder]] = {VGGFACE2: FacenetEmbedder, DLIB: DlibEmbedder}
+def recogniser(weights: str) -> Recogniser:
+    """The network with these weights. Raises InputError where there is none of this name, or this machine
+    lacks it."""
+    name, _, path = weights.partition("=")
+    if name == ARCFACE:
+        return arcface(path or None)
+    if weights not in RECOGNISERS:
+        raise InputError(f"ID takes the weights {', '.join(RECOGNISERS)}, not {weights!r}")
+    return RECOGNISERS[weights]()

@@ -1,41 +1,71 @@
-"""How a head is turned, from the landmarks of its face: MTCNN's five or dlib's 68."""
+"""The camera that sees a head, from its face: by MediaPipe's 468 landmarks, MTCNN's five, dlib's 68, or
+Deep3DFaceRecon's coefficients. N faces."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from metrics.catalogue import DLIB_68, MTCNN
-from metrics.dlib_faces import model_file, shown
+from core.errors import InputError
+from metrics.catalogue import CATALOGUE, DEEP3D, DLIB_68, MESH, MTCNN
+from metrics.deep3d import Deep3DCameras
+from metrics.dlib_faces import dlib_view, model_file
 from metrics.faces import Reading
+from portraits.alignment.align import NoFaceError, align
 from portraits.alignment.camera import camera_from_landmarks
+from portraits.alignment.detection import FaceDetector
+from portraits.cameras import LABEL_SIZE
 
 JAW = 17  # how many points outline the jaw, the first of the 68: other places of the face in each view
 WIDTH = 1.7  # of the square that the finder starts from, in distances of eyes and mouth
+CROP_SIDE = 224  # nothing looks at this crop: only its camera is wanted
 
 
-class HeadCamera(Protocol):
-    """Finds the camera that sees a face."""
+class HeadCameras(Protocol):
+    """Finds the cameras that see faces."""
 
-    def __call__(self, face: Reading) -> NDArray[np.float32]:
-        """An EG3D label (25,) of the face's crop."""
+    def __call__(self, faces: Sequence[Reading]) -> NDArray[np.float64]:
+        """EG3D labels (N, 25) of the faces' crops; NaN where the landmarks are not found."""
         ...
 
 
-def five_points(face: Reading) -> NDArray[np.float32]:
-    """The camera by MTCNN's five points, found when the face was."""
-    return face.aligned.camera
+class MeshCameras:
+    """Cameras by MediaPipe's 468 landmarks, found when the face was. Raises InputError where this machine
+    lacks the networks."""
+
+    def __init__(self) -> None:
+        if not CATALOGUE[MESH].available:
+            raise InputError(f"POSE has no landmarks {MESH} on this machine: {CATALOGUE[MESH].remedy}")
+
+    def __call__(self, faces: Sequence[Reading]) -> NDArray[np.float64]:
+        """The cameras (N, 25)."""
+        return _by_face(faces, lambda face: None if face.face.mesh is None else face.camera)
 
 
-class SixtyEightPoints:
-    """The camera by the 51 of dlib's 68 points that lie within the face, by perspective-n-point against
+class FivePointCameras:
+    """Cameras by MTCNN's five points, as faces were found before there were dense landmarks."""
+
+    def __init__(self) -> None:
+        self._detector = FaceDetector(dense=False)
+
+    def __call__(self, faces: Sequence[Reading]) -> NDArray[np.float64]:
+        """The cameras (N, 25)."""
+        return _by_face(faces, self._camera)
+
+    def _camera(self, face: Reading) -> NDArray[np.float32] | None:
+        try:
+            return align(Image.fromarray(face.image), CROP_SIDE, face.box.tolist(), self._detector).camera
+        except NoFaceError:
+            return None
+
+
+class SixtyEightPointCameras:
+    """Cameras by the 51 of dlib's 68 points that lie within the face, by perspective-n-point against
     `FACE_51`.
 
-    Up to 45 degrees of yaw they are finer than MTCNN's five in pitch and roll, and in yaw no better: as good
-    in images of 128 pixels, worse in smaller ones, and worse beyond (`python -m benchmarks.pose`). So
-    MTCNN's are the standard here. Their finder was trained on iBUG 300-W, whose licence leaves out
-    commercial use.
+    Their finder was trained on iBUG 300-W, whose licence leaves out commercial use.
     """
 
     def __init__(self) -> None:
@@ -46,25 +76,53 @@ class SixtyEightPoints:
 
     def points(self, face: Reading) -> NDArray[np.float64]:
         """All points (68, 2), normalised to the face's crop."""
-        image, box, scale = shown(face, _about(face.aligned.face.landmarks))
+        image, box, scale = dlib_view(face, _about(face.landmarks))
         found = self._finder(image, box).parts()
         pixels = (np.array([(point.x, point.y) for point in found]) + 0.5) / scale - 0.5
-        return face.aligned.square.normalised(pixels)
+        return face.square.normalised(pixels)
 
-    def __call__(self, face: Reading) -> NDArray[np.float32]:
-        """The camera (25,)."""
-        return camera_from_landmarks(self.points(face)[JAW:], FACE_51)
+    def __call__(self, faces: Sequence[Reading]) -> NDArray[np.float64]:
+        """The cameras (N, 25)."""
+        return _by_face(faces, lambda face: camera_from_landmarks(self.points(face)[JAW:], FACE_51))
+
+
+def _by_face(
+    faces: Sequence[Reading], camera_of: Callable[[Reading], NDArray[np.float32] | None]
+) -> NDArray[np.float64]:
+    cameras = np.full((len(faces), LABEL_SIZE), np.nan)
+    for row, face in zip(cameras, faces, strict=True):
+        found = camera_of(face)
+        if found is not None:
+            row[:] = found
+    return cameras
 
 
 def _about(landmarks: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The square (4,) that the finder starts from: about the middle of eyes and mouth. MTCNN's box has its
+    """The square (4,) that the finder starts from: about the middle of eyes and mouth. The face's box has its
     middle elsewhere on a turned head, whose ear it takes in."""
     eyes, mouth = landmarks[:2].mean(0), landmarks[3:].mean(0)
     middle, half = (eyes + mouth) / 2, WIDTH / 2 * np.linalg.norm(mouth - eyes)
     return np.concatenate([middle - half, middle + half])
 
 
-HEAD_CAMERAS: dict[str, Callable[[], HeadCamera]] = {MTCNN: lambda: five_points, DLIB_68: SixtyEightPoints}
+HEAD_CAMERAS: dict[str, Callable[[], HeadCameras]] = {
+    MESH: MeshCameras,
+    MTCNN: FivePointCameras,
+    DLIB_68: SixtyEightPointCameras,
+    DEEP3D: Deep3DCameras,
+}
+
+
+def head_cameras(weights: str) -> HeadCameras:
+    """What finds cameras by landmarks of this name. Raises InputError where there is none, or this machine
+    lacks them."""
+    name, _, path = weights.partition("=")
+    if name == DEEP3D:
+        return Deep3DCameras(path or None)
+    if weights not in HEAD_CAMERAS:
+        raise InputError(f"POSE takes the landmarks {', '.join(HEAD_CAMERAS)}, not {weights!r}")
+    return HEAD_CAMERAS[weights]()
+
 
 # Where dlib has its last 51 points (brows, nose, eyes, lips) on a face, in EG3D's frame: the median of ten
 # captured people, triangulated from views within 30 degrees of the front (`python -m benchmarks.pose

@@ -5,17 +5,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from core.errors import InputError
 from metrics.base import PairMetric, weights_for
-from metrics.catalogue import MTCNN
+from metrics.catalogue import STANDARD, metric_name
 from metrics.faces import FaceMetric, FaceReader, Readings
-from metrics.landmarks import HEAD_CAMERAS, HeadCamera, five_points
+from metrics.landmarks import HeadCameras, head_cameras
+from portraits.alignment.camera import turn_of_rotation
 from portraits.cameras import LABEL_SIZE, split_label
 
-FLIP = np.diag([1.0, -1.0, -1.0])  # OpenCV's axes ↔ x right, y up, z towards the viewer
 AXES = ("yaw", "pitch", "roll")
 
 
@@ -24,8 +22,9 @@ class POSE(FaceMetric):
     angle's absolute error in degrees; 0 where images are equal.
 
     Cameras are solved from landmarks (`metrics.landmarks`), in the truth as in the image, so that
-    what the landmarks get wrong cancels. `weights`: whose landmarks, "mtcnn" (five of them, the standard) or
-    "dlib-68". Raises InputError where this machine lacks them.
+    what the landmarks get wrong cancels. `weights`: whose landmarks, "mediapipe-468" (the standard),
+    "mtcnn-5", "dlib-68", or "deep3d", a checkpoint of the user's own, stated as "deep3d=PATH" or in the cache
+    folder. Raises InputError where this machine lacks them.
     """
 
     symbol = "POSE"
@@ -33,7 +32,7 @@ class POSE(FaceMetric):
 
     def __init__(self, weights: str | None = None, reader: FaceReader | None = None, **options: Any) -> None:
         super().__init__(weights_for(self.symbol, weights), reader, **options)
-        self.camera_of = head_camera(self.weights)
+        self.cameras_of = head_cameras(self.weights)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -42,14 +41,15 @@ class POSE(FaceMetric):
 
     def compare(self, images: Readings, truth: Readings) -> Tensor:
         """The scores (N, 4) of readings; NaN where either is None."""
-        return angle_scores(*(head_angles(some, self.camera_of) for some in (images, truth)))
+        return angle_scores(*(head_angles(readings, self.cameras_of) for readings in (images, truth)))
 
 
 class CameraPOSE(PairMetric):
     """POSE against known cameras: the same scores of images beside EG3D labels (N, 25).
 
     An image without a face cannot be scored; it is counted. What landmarks get wrong is in these scores.
-    `weights` as in POSE; the metric is called `POSE[label]`, or `POSE[dlib-68-label]`.
+    `weights` as in POSE; the metric is called `POSE[label]`, or `POSE[dlib-68-label]` with other landmarks
+    than the standard ones.
     """
 
     symbol = "POSE"
@@ -58,12 +58,14 @@ class CameraPOSE(PairMetric):
     def __init__(self, weights: str | None = None, reader: FaceReader | None = None, **options: Any) -> None:
         super().__init__(weights_for(self.symbol, weights), **options)
         self.reader = reader or FaceReader()
-        self.camera_of = head_camera(self.weights)
+        self.cameras_of = head_cameras(self.weights)
 
     @property
     def label(self) -> str:
         """The metric's name, with whose landmarks where they are not the standard ones."""
-        return "POSE[label]" if self.weights == MTCNN else f"POSE[{self.weights}-label]"
+        if self.weights == STANDARD[self.symbol]:
+            return f"{self.symbol}[label]"
+        return f"{metric_name(self.symbol, self.weights).removesuffix(']')}-label]"
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -73,19 +75,12 @@ class CameraPOSE(PairMetric):
     def scores(self, images: Tensor | Readings, truth: Tensor) -> Tensor:
         """The scores (N, 4) of images (N, 3, S, S) in [-1, 1], or of what was read of them, beside cameras
         (N, 25); NaN where there is no face."""
-        found = head_angles(self.reader.readings(images), self.camera_of)
+        found = head_angles(self.reader.readings(images), self.cameras_of)
         return angle_scores(found, camera_angles(truth.double().cpu().numpy()))
 
     def summary(self) -> dict[str, float]:
         """The means by column, and `POSE[label]_failures`: how many images showed no face."""
         return super().summary() | {f"{self.label}_failures": float(self.failed)}
-
-
-def head_camera(weights: str) -> HeadCamera:
-    """Finds cameras by landmarks of this name. Raises InputError where there are none."""
-    if weights not in HEAD_CAMERAS:
-        raise InputError(f"POSE takes the landmarks {', '.join(HEAD_CAMERAS)}, not {weights!r}")
-    return HEAD_CAMERAS[weights]()
 
 
 def angle_columns(label: str) -> tuple[str, ...]:
@@ -104,16 +99,18 @@ def camera_angles(labels: ArrayLike) -> NDArray[np.float64]:
     """Yaw, pitch and roll (N, 3), radians, of cameras (N, 25), from their rotations alone: how a head is
     turned does not depend on where in the image it is. Signs as in `portraits.cameras`."""
     poses = split_label(np.asarray(labels, dtype=np.float64).reshape(-1, LABEL_SIZE))[0]
-    yaw, pitch, roll = Rotation.from_matrix(poses[:, :3, :3] @ FLIP).as_euler("YXZ").T
-    return np.stack([yaw, -pitch, -roll], axis=1)
+    return turn_of_rotation(poses[:, :3, :3])
 
 
-def head_angles(readings: Readings, camera_of: HeadCamera = five_points) -> NDArray[np.float64]:
-    """Yaw, pitch and roll (N, 3), radians, of the cameras of faces; NaN where there is no face."""
+def head_angles(readings: Readings, cameras_of: HeadCameras) -> NDArray[np.float64]:
+    """Yaw, pitch and roll (N, 3), radians, of the cameras of faces; NaN where there is no face, or its
+    landmarks are not found."""
     angles = np.full((len(readings), 3), np.nan)
+    distinct = {id(reading): reading for reading in readings if reading is not None}
+    cameras = dict(zip(distinct, cameras_of(list(distinct.values())), strict=True))
     for row, reading in zip(angles, readings, strict=True):
-        if reading is not None:
-            row[:] = camera_angles(camera_of(reading))[0]
+        if reading is not None and np.isfinite(cameras[id(reading)]).all():
+            row[:] = camera_angles(cameras[id(reading)])[0]
     return angles
 
 

@@ -25,15 +25,17 @@ FACES = {"ID": ID, "POSE": POSE}
 SETS = {"FID": FID, "KID": KID}
 ALL = ("PSNR", "SSIM", "LPIPS", "DISTS", "ID", "POSE", "FID", "KID")
 
-_NAME = re.compile(r"([A-Z]+)(?:\[([a-z0-9-]+)\])?")
+COUNTS = ("_failures", "_failures_of_truth", "_by_camera")  # endings of names that count pairs
+_NAME = re.compile(r"([A-Z]+)(?:\[([a-z0-9-]+(?:=[^\]]+)?)\])?")
 
 
 class MetricSuite(nn.Module):
     """Scores generated images by several metrics, image by image and as sets.
 
     `metrics` are names, with weights if other than the best on this machine are wanted: `"LPIPS"`,
-    `"LPIPS[vgg16]"`. By default all that this machine has weights for; asked for by name, one that it has not
-    raises InputError. Which weights are in use is logged once, in one line.
+    `"LPIPS[vgg16]"`, `"ID[arcface=/models/r100.onnx]"` for an own file. By default all that this machine has
+    weights for; asked for by name, one that it has not raises InputError. Which weights are in use is logged
+    once, in one line.
     """
 
     def __init__(self, metrics: Sequence[str] | None = None) -> None:
@@ -130,9 +132,13 @@ class MetricSuite(nn.Module):
         pairs = [(metric, other) for metric, other in pairs if other is not None]
         if not pairs and (cameras is None or not len(self.cameras)):
             return {}
-        found = self.reader.read(images)
-        # the same tensor is read once, whichever metrics compare with it
-        others = {id(other): self.reader.readings(other) for other in {id(o): o for _, o in pairs}.values()}
+        found = self.reader.read(images, cameras)
+        # the same tensor is read once, whichever metrics compare with it; a person's own image has another
+        # camera
+        others = {
+            id(other): self.reader.readings(other, None if other is person else cameras)
+            for other in {id(o): o for _, o in pairs}.values()
+        }
         scores: dict[str, Tensor] = {}
         for metric, other in pairs:
             scores |= _scored(metric, found, others[id(other)])
@@ -193,7 +199,7 @@ def higher_is_better(name: str) -> bool | None:
     symbol = re.match(r"[A-Z]*", name)[0]
     if symbol not in ALL:
         return None
-    return False if "_failures" in name else (PAIRED | FACES | SETS)[symbol].higher_is_better
+    return False if name.endswith(COUNTS) else (PAIRED | FACES | SETS)[symbol].higher_is_better
 
 
 def available() -> tuple[str, ...]:

@@ -34,12 +34,13 @@ def rotation_error(matrices: ArrayLike) -> Array:
 
 
 def similarity(source: Array, target: Array) -> tuple[float, Array, Array]:
-    """The least-squares scale, rotation (3, 3) and translation (3,) that map `source` (N, 3) onto `target`
-    (N, 3) (Umeyama 1991)."""
+    """The least-squares scale, rotation (D, D) and translation (D,) that bring `source` (N, D) onto `target`
+    (N, D) (Umeyama 1991)."""
     mean_source, mean_target = source.mean(0), target.mean(0)
     centred, wanted = source - mean_source, target - mean_target
     u, spectrum, vt = np.linalg.svd(wanted.T @ centred)
-    sign = np.array([1.0, 1.0, np.sign(np.linalg.det(u @ vt))])
+    sign = np.ones(len(spectrum))
+    sign[-1] = np.sign(np.linalg.det(u @ vt))
     rotation = u @ np.diag(sign) @ vt
     scale = float((spectrum * sign).sum() / (centred**2).sum())
     return scale, rotation, mean_target - scale * rotation @ mean_source

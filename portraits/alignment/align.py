@@ -11,6 +11,7 @@ from core.errors import InputError
 from portraits.alignment.camera import camera_from_landmarks
 from portraits.alignment.crop import Square, cut, square_around
 from portraits.alignment.detection import Face, FaceDetector, choose
+from portraits.alignment.mesh_camera import camera_from_mesh
 
 REFINED_SIDE = 320
 
@@ -39,17 +40,32 @@ def align(
     photo: Image.Image, size: int, box: Sequence[float] | None = None, detector: FaceDetector | None = None
 ) -> Aligned:
     """EG3D's crop of the largest face of an RGB photo, or of the one that overlaps `box` (left, top, right,
-    bottom in pixels) most, at `size`×`size`. The landmarks are found again in a first crop: there every face
-    is equally large, so that the crop of a crop is itself. Raises NoFaceError."""
-    detector = detector or FaceDetector()
-    face = choose(detector.faces(photo), box)
+    bottom in pixels) most, at `size`×`size`. Raises NoFaceError."""
+    face = find_face(photo, box, detector)
     if face is None:
         where = "" if box is None else f" at the box {' '.join(f'{edge:g}' for edge in box)}"
         raise NoFaceError(f"no face is found{where} in a photo of {photo.width}x{photo.height} pixels")
-    face = _refined(photo, face, detector)
     square = square_around(face.landmarks, photo.height)
-    camera = camera_from_landmarks(square.normalised(face.landmarks))
-    return Aligned(cut(photo, square, size), camera, face, square)
+    return Aligned(cut(photo, square, size), camera_of_face(face, square), face, square)
+
+
+def find_face(
+    photo: Image.Image, box: Sequence[float] | None = None, detector: FaceDetector | None = None
+) -> Face | None:
+    """The face that `align` crops, or None. Where it has no dense landmarks, MTCNN's five are found again in
+    a first crop: there every face is equally large, so that the crop of a crop is itself."""
+    detector = detector or FaceDetector()
+    face = detector.largest(photo) if box is None else choose(detector.faces(photo), box)
+    return face if face is None or face.mesh is not None else _refined(photo, face, detector)
+
+
+def camera_of_face(face: Face, square: Square) -> NDArray[np.float32]:
+    """The camera (25,) that sees a face so in a square of its image: by its dense landmarks, or by the five
+    where it has none."""
+    if face.mesh is None:
+        return camera_from_landmarks(square.normalised(face.landmarks))
+    depths = face.mesh[:, 2:] / square.side
+    return camera_from_mesh(np.concatenate([square.normalised(face.mesh[:, :2]), depths], axis=1))
 
 
 def _refined(photo: Image.Image, face: Face, detector: FaceDetector) -> Face:
@@ -60,4 +76,5 @@ def _refined(photo: Image.Image, face: Face, detector: FaceDetector) -> Face:
     found = choose(detector.faces(cut(photo, square, REFINED_SIDE)), box.tolist())
     if found is None:
         return face
-    return Face(found.box * scale + np.tile(corner, 2), found.landmarks * scale + corner, found.score)
+    mesh = None if found.mesh is None else found.mesh * scale + np.append(corner, 0.0)
+    return Face(found.box * scale + np.tile(corner, 2), found.landmarks * scale + corner, found.score, mesh)

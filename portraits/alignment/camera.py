@@ -14,6 +14,7 @@ DISTANCE_SPREAD = 0.3  # how far a crop's camera is from where EG3D's crop has i
 # EG3D's crop shows the landmarks as a camera 10 of their units (2.7 of ours) from their origin does.
 LANDMARKS_ORIGIN = (0.0, 0.006, 0.161)
 FLIP = np.diag([1.0, -1.0, -1.0])  # x right, y up, z to the viewer ↔ OpenCV's axes
+TURN_SIGNS = np.array([1.0, -1.0, -1.0])  # of yaw, pitch and roll against rotations about those axes
 
 
 def camera_from_landmarks(
@@ -41,6 +42,20 @@ def camera_from_landmarks(
     pose[:3, :3] = rotation
     pose[:3, 3] = position * (RADIUS / np.linalg.norm(position))
     return label(pose)
+
+
+def turn_of_rotation(rotation: ArrayLike) -> NDArray[np.float64]:
+    """Yaw, pitch and roll (…, 3), radians, of cam2world rotations (…, 3, 3): how the camera is turned about
+    the head, wherever the head is in the image. Signs as in `portraits.cameras`."""
+    matrices = np.asarray(rotation, dtype=np.float64) @ FLIP
+    euler = Rotation.from_matrix(matrices.reshape(-1, 3, 3)).as_euler("YXZ").reshape(*matrices.shape[:-2], 3)
+    return euler * TURN_SIGNS
+
+
+def rotation_of_turn(turn: ArrayLike) -> NDArray[np.float64]:
+    """The cam2world rotation (3, 3) of yaw, pitch and roll (3,), radians: the inverse of
+    `turn_of_rotation`."""
+    return Rotation.from_euler("YXZ", np.asarray(turn) * TURN_SIGNS).as_matrix() @ FLIP
 
 
 def see_through(camera: ArrayLike, crop: Square, window: Square) -> NDArray[np.float32]:

@@ -1,0 +1,83 @@
+"""The camera of an EG3D crop from dense landmarks: a rigid fit of the canonical face to them, calibrated
+once."""
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from core.arrays import parse_npy
+from portraits.alignment.camera import rotation_of_turn, turn_of_rotation
+from portraits.cameras import FOCAL, RADIUS, label
+from portraits.geometry import similarity
+
+CANONICAL_FACE = Path(__file__).with_name("canonical_face.npy")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How far the landmark network takes a head to be turned less, or more, than it is.
+
+    A true yaw is `yaw` · y + `yaw_cubed` · y³ of the fitted yaw y, and a true pitch `pitch` times the fitted
+    one, all in radians.
+    """
+
+    yaw: float = 1.0
+    yaw_cubed: float = 0.0
+    pitch: float = 1.0
+
+    def correct(self, turn: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Yaw, pitch and roll (3,), corrected."""
+        yaw, pitch, roll = turn
+        return np.array([self.yaw * yaw + self.yaw_cubed * yaw**3, pitch, roll])
+
+
+# Fitted, as the canonical face was, on 24 captured people (`python -m benchmarks.mesh_fit`).
+CALIBRATION = Calibration(yaw=0.935, yaw_cubed=0.152)
+
+
+@cache
+def canonical_face() -> NDArray[np.float64]:
+    """Where the network has its 468 landmarks on a face, in EG3D's frame."""
+    return parse_npy(CANONICAL_FACE.read_bytes()).astype(np.float64)
+
+
+def camera_from_mesh(
+    points: ArrayLike, face: NDArray[np.float64] | None = None, calibration: Calibration = CALIBRATION
+) -> NDArray[np.float32]:
+    """The EG3D label (25,) of a crop from its dense landmarks (468, 3), normalised to the crop, their depth
+    by its side too; `face` (468, 3) is where they are on a face, by default the canonical one.
+
+    The network's own depths take part: over points of the image alone (perspective-n-point) the same
+    landmarks give yaws that vary half as much again.
+    """
+    face = canonical_face() if face is None else face
+    seen = np.asarray(points, dtype=np.float64)
+    ray = np.append((seen[:, :2].mean(0) - 0.5) / FOCAL, 1.0)
+    turn = turn_of_rotation(fitted_rotation(seen, face))
+    rotation = rotation_of_turn(calibration.correct(turn)) @ _turned_to(ray).T
+    pose = np.eye(4)
+    pose[:3, :3] = rotation
+    pose[:3, 3] = _on_sphere(face.mean(0), rotation @ ray)
+    return label(pose)
+
+
+def fitted_rotation(seen: NDArray[np.float64], face: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The rotation (3, 3) from landmarks (468, 3) with their depths to the face (468, 3)."""
+    return similarity(seen, face)[1]
+
+
+def _turned_to(ray: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The smallest rotation (3, 3) that turns the optical axis to a ray (3,)."""
+    x, y, z = ray / np.linalg.norm(ray)
+    return np.array(
+        [[1 - x * x / (1 + z), -x * y / (1 + z), x], [-x * y / (1 + z), 1 - y * y / (1 + z), y], [-x, -y, z]]
+    )
+
+
+def _on_sphere(point: NDArray[np.float64], ray: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The place (3,) on EG3D's sphere from which a ray (3,) meets a point (3,) within it."""
+    a, b, c = ray @ ray, point @ ray, point @ point - RADIUS**2
+    return point - (b + np.sqrt(b * b - a * c)) / a * ray
