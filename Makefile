@@ -151,7 +151,7 @@ evaluate: $(SHARDS)/manifest.json ## Score a model, a table of the paper at a ti
 dashboard: | $(VENV)/.run ## Draw the newest run as one picture, from its own files
 	$(RUN) -m callbacks.dashboard runs $(ARGS)
 
-metric-weights: | $(VENV)/.run ## Fetch the metrics' standard weights and verify them (for machines without internet: ARGS="--mirror DIR")
+metric-weights: | $(VENV)/.run ## Fetch and verify the weights of the metrics and of dense landmarks (for machines without internet: ARGS="--mirror DIR")
 	$(RUN) -m metrics.fetch $(ARGS)
 
 ##  Checking
@@ -187,6 +187,7 @@ benchmark: $(SHARDS)/manifest.json ## Measure speed and memory, as ratios taken 
 	$(RUN) -m benchmarks.evaluation
 	$(RUN) -m benchmarks.generators
 	$(RUN) -m benchmarks.pose
+	$(RUN) -m benchmarks.identity
 
 ##  Pictures of the README
 

@@ -48,6 +48,11 @@ class Reading:
         return self.face.landmarks
 
     @property
+    def unseen(self) -> bool:
+        """Whether nothing of the face was found in the image: its landmarks are the camera's alone."""
+        return self.by_camera and self.face.mesh is None
+
+    @property
     def square(self) -> Square:
         """EG3D's crop of the face."""
         return square_around(self.face.landmarks, len(self.image))
@@ -140,12 +145,11 @@ class FaceMetric(PairMetric):
         """Score pairs of images (N, 3, S, S) in [-1, 1] or of readings, or take their `scores` (N, C) where
         these are known already."""
         found, true = self.reader.readings(images), self.reader.readings(truth)
+        scores = self.compare(found, true) if scores is None else scores
         super().update(found, true, scores=scores)
-        self.faceless_truth += sum(reading is None for reading in true)
-        self.by_camera += sum(
-            any(reading is not None and reading.by_camera for reading in pair)
-            for pair in zip(found, true, strict=True)
-        )
+        for first, second, failed in zip(found, true, scores.isnan().any(1).tolist(), strict=True):
+            self.faceless_truth += failed and (second is None or second.unseen)
+            self.by_camera += any(reading is not None and reading.by_camera for reading in (first, second))
 
     def summary(self) -> dict[str, float]:
         """The means by column; `<metric>_failures`, the pairs that could not be scored, and of these

@@ -53,8 +53,8 @@ class MetricSuite(nn.Module):
         self.cameras = nn.ModuleList(CameraPOSE(pose.weights, self.reader) for pose in poses)
         weighted = (*self.pairs, *self.faces, *self.sets)
         chosen = [(metric.symbol, metric.weights) for metric in weighted if metric.weights is not None]
-        taken = {parse(name)[0] for name in names}
-        self.notice = notice(chosen, [name for name in ALL if name not in taken] if metrics is None else [])
+        present = {parse(name)[0] for name in names}
+        self.notice = notice(chosen, [name for name in ALL if name not in present] if metrics is None else [])
         log.info(self.notice)
 
     def _add(self, symbol: str, weights: str | None) -> None:

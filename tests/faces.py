@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from generators.base import Renders
-from portraits.alignment.detection import Face
+from portraits.alignment.detection import Face, choose
 from portraits.cameras import label_from_angles
 
 # One pure colour for each of the five landmarks.
@@ -59,6 +59,10 @@ class DotDetector:
             return []
         box = np.concatenate([points.min(0), points.max(0)])
         return [Face(box, points, 1.0)]
+
+    def largest(self, image: Image.Image) -> Face | None:
+        """The face, or None."""
+        return choose(self.faces(image))
 
 
 def find_dots(image: NDArray[np.uint8]) -> NDArray[np.float64] | None:

@@ -292,6 +292,11 @@ def _failure_notes(means: Mapping[str, float], views: int) -> list[str]:
                 f"{name.removesuffix('_failures')}: {int(value)} of {views} views could not be scored{why};"
                 " the mean is over the rest"
             )
+        if name.endswith("_by_camera") and value:
+            notes.append(
+                f"{name.removesuffix('_by_camera')}: {int(value)} of {views} views were scored where their camera"
+                " has the face, because no detector found it"
+            )
     return notes
 
 

@@ -29,6 +29,7 @@ LANDMARKS = PackagedFile(
     "1055cb9d4a9ca8b8c688902a3a5194311138ba256bcc94e336d8373a5f30c814",
 )
 FILES = (DETECTOR, LANDMARKS)
+PACKAGES = {"ai_edge_litert": "ai-edge-litert", "cv2": "opencv-python-headless"}
 
 POINTS = 468
 DETECTOR_SIDE, LANDMARKS_SIDE = 128, 192
@@ -55,14 +56,15 @@ class Mesh:
 def available() -> bool:
     """Whether this machine has the networks and what runs them. The files are fetched at the first question;
     where they cannot be, one line is logged and the five-point detector stands in."""
-    if find_spec("ai_edge_litert") is None:
-        return _said("the package ai-edge-litert is not installed")
+    for module, package in PACKAGES.items():
+        if find_spec(module) is None:
+            return _warn_once(f"the package {package} is not installed")
     reason = fetched(FILES)
-    return _said(reason) if reason else True
+    return _warn_once(reason) if reason else True
 
 
 @cache
-def _said(reason: str) -> bool:
+def _warn_once(reason: str) -> bool:
     log.warning("dense face landmarks: %s; five points (MTCNN) stand in for them", reason)
     return False
 

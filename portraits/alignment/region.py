@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -35,6 +34,8 @@ class Region:
 
     def cut(self, image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
         """The region of an image (H, W, 3) at `size`×`size` pixels, antialiased; black beyond the image."""
+        import cv2
+
         centre, side = self.centre, self.side
         while side >= MOST_REDUCED * size and min(image.shape[:2]) > 1:
             height, width = (length // 2 for length in image.shape[:2])

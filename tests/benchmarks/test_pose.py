@@ -5,9 +5,9 @@ from benchmarks.pose import fit, people, table, title, triangulated
 from core.errors import InputError
 from metrics.faces import Reading
 from metrics.landmarks import FACE_51, JAW
-from portraits.alignment.align import Aligned
-from portraits.alignment.crop import Square
+from portraits.alignment.detection import Face
 from portraits.cameras import label_from_angles, project
+from portraits.geometry import STANDARD_LANDMARKS
 from shards.builder import build
 from tests.shards.fake_source import FakeSource
 
@@ -15,19 +15,23 @@ SIDE = 64
 
 
 class Finder:
-    """Finds the points of `FACE_51` where the reading's own camera sees them."""
+    """Finds the points of `FACE_51` where the cameras of an image's faces see them, in their turn."""
+
+    def __init__(self, cameras):
+        self.cameras = iter(cameras)
 
     def points(self, face):
-        return np.concatenate([np.zeros((JAW, 2)), project(FACE_51, face.aligned.camera)])
+        pixels = project(FACE_51, next(self.cameras)) * SIDE - 0.5
+        return np.concatenate([np.zeros((JAW, 2)), face.square.normalised(pixels)])
 
 
 def test_points_are_triangulated_where_they_are():
     turns = ((-0.4, 0.1), (0.0, 0.0), (0.1, -0.2), (0.5, 0.1))
     cameras = [label_from_angles(yaw, pitch) for yaw, pitch in turns]
-    whole = Square(-0.5, -0.5, SIDE)  # the crop is the image, from edge to edge
     image = np.zeros((SIDE, SIDE, 3), np.uint8)
-    views = [(Reading(image, Aligned(None, camera, None, whole)), camera) for camera in cameras]
-    np.testing.assert_allclose(triangulated(views, Finder()), FACE_51, atol=1e-4)
+    faces = [Face(np.zeros(4), project(STANDARD_LANDMARKS, camera) * SIDE - 0.5, 1.0) for camera in cameras]
+    views = [(Reading(image, face), camera) for face, camera in zip(faces, cameras, strict=True)]
+    np.testing.assert_allclose(triangulated(views, Finder(cameras)), FACE_51, atol=1e-4)
 
 
 def test_medians_are_of_the_yaw_s_bin():

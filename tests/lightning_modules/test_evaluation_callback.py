@@ -37,12 +37,12 @@ def fit(make_trainer, make_stage, make_data, callbacks, **options):
 
 
 def test_scores_and_media(make_trainer, make_stage, make_data, tmp_path):
-    callback = Evaluation(frames=2, views=2, steps=1, metrics=[*METRICS, "POSE"])
+    callback = Evaluation(frames=2, views=2, steps=1, metrics=[*METRICS, "POSE[mtcnn-5]"])
     trainer, _ = fit(make_trainer, make_stage, make_data, [callback], logger=CSVLogger(tmp_path, name="run"))
     values = trainer.callback_metrics
     for name in METRICS:
         assert torch.isfinite(values[logged(name)])
-    assert values[logged("POSE_failures")] == 4
+    assert values[logged("POSE[mtcnn-5]_failures")] == 4
     assert values["val/evaluation_seconds"] > 0
     folder = Path(trainer.log_dir) / "evaluation"
     for kind in ("grid", "worst"):
@@ -111,12 +111,17 @@ def test_w_and_b_is_told_the_step_and_the_direction(
         return define(name, **options)
 
     monkeypatch.setattr(logger.experiment, "define_metric", spy)
-    callback = Evaluation(frames=1, views=2, steps=1, metrics=[*METRICS, "POSE"])
+    callback = Evaluation(frames=1, views=2, steps=1, metrics=[*METRICS, "POSE[mtcnn-5]"])
     callbacks = [callback, Pictures(items=1)]
     trainer, _ = fit(make_trainer, make_stage, make_data, callbacks, logger=logger)
     best = {name: options["summary"] for name, options in defined.items()}
     assert best[logged("PSNR")] == best["val/reference_gain"] == "max,last"
-    assert best[logged("POSE")] == best[logged("POSE_failures")] == best["val/loss"] == "min,last"
+    assert (
+        best[logged("POSE[mtcnn-5]")]
+        == best[logged("POSE[mtcnn-5]_failures")]
+        == best["val/loss"]
+        == "min,last"
+    )
     assert "val/loss_without_reference" not in best
     assert "val/evaluation_seconds" not in best
     assert {options["step_metric"] for options in defined.values()} == {"trainer/global_step"}
@@ -261,7 +266,7 @@ def test_a_small_fid_is_noted_once_a_run(make_trainer, make_stage, make_data, ca
 def test_two_ranks_log_what_one_logs(make_trainer, make_stage, make_data, tmp_path):
     def scores(name, frames, **options):
         # three frames of four: the ranks' shares differ; the second validation logs no scores
-        metrics = [*METRICS, "POSE", "KID[efficientnet-lite0]"]
+        metrics = [*METRICS, "POSE[mtcnn-5]", "KID[efficientnet-lite0]"]
         callback = Evaluation(frames=frames, views=1, steps=1, metrics=metrics, every_n_validations=2)
         logger = CSVLogger(tmp_path, name=name)
         fit(make_trainer, make_stage, make_data, [callback], logger=logger, max_steps=2, **options)
@@ -273,8 +278,8 @@ def test_two_ranks_log_what_one_logs(make_trainer, make_stage, make_data, tmp_pa
     alone = scores("one", frames=3)
     both = scores("two", frames=3, devices=2, strategy="ddp_spawn")
     assert alone.keys() == both.keys()
-    assert both[logged("POSE_failures")] == 3
+    assert both[logged("POSE[mtcnn-5]_failures")] == 3
     # the networks have had one step, on other batches
     assert both[logged("SSIM")] == pytest.approx(alone[logged("SSIM")], abs=0.02)
     # never fewer than one a rank
-    assert scores("more", frames=1, devices=2, strategy="ddp_spawn")[logged("POSE_failures")] == 2
+    assert scores("more", frames=1, devices=2, strategy="ddp_spawn")[logged("POSE[mtcnn-5]_failures")] == 2

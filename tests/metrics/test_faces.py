@@ -10,9 +10,9 @@ from core.errors import InputError
 from metrics import ID, POSE, CameraPOSE
 from metrics.catalogue import CATALOGUE
 from metrics.faces import FaceReader
-from metrics.identity import FacenetEmbedder
-from metrics.landmarks import FACE_51
+from metrics.landmarks import FACE_51, head_cameras
 from metrics.pose import angle_scores, camera_angles, head_angles, wrapped
+from metrics.recognition import FacenetRecogniser
 from portraits.alignment.camera import camera_from_landmarks
 from portraits.cameras import label_from_angles, project
 from portraits.geometry import STANDARD_LANDMARKS
@@ -44,10 +44,28 @@ def test_an_image_without_a_face_is_counted_and_not_scored(photo):
     metric = POSE()
     metric.update(torch.cat([photo, blank, photo]), torch.cat([photo, photo, blank]))
     results = metric.results()
-    assert results["POSE"] == 0
-    assert results["POSE_failures"] == 2
-    assert results["POSE_failures_of_truth"] == 1
+    assert results[metric.label] == 0
+    assert results[f"{metric.label}_failures"] == 2
+    assert results[f"{metric.label}_failures_of_truth"] == 1
+    assert results[f"{metric.label}_by_camera"] == 0
     assert int(metric.scored) == 1
+
+
+def test_a_face_that_no_detector_finds_is_where_its_camera_has_it(people, photo):
+    blank = torch.zeros_like(people.views[:1, 0])
+    reader = FaceReader()
+    (found,) = reader.read(blank, people.cameras[:1, 0])
+    assert reader.read(blank) == [None]
+    assert found.by_camera
+    assert found.face.mesh is None  # nothing is there to be found
+    five = project(STANDARD_LANDMARKS, people.cameras[0, 0].double().numpy())
+    np.testing.assert_allclose(found.landmarks, five * 64 - 0.5, atol=1e-6)
+    assert not reader.read(photo, people.cameras[:1, 0])[0].by_camera
+    metric = ID("dlib", reader) if CATALOGUE["dlib"].available else POSE("mtcnn-5", reader)
+    metric.update([found], reader.read(photo))
+    assert metric.results()[f"{metric.label}_by_camera"] == 1
+    # a pose is never that of the camera itself
+    assert np.isnan(head_angles([found], head_cameras("mtcnn-5"))).all()
 
 
 def test_camera_angles_are_those_of_the_label():
@@ -84,14 +102,14 @@ def test_known_cameras_are_recovered(people, readings):
         near = np.abs(angles) < 40
         metric.update([r for r, keep in zip(row, near, strict=True) if keep], cameras[torch.from_numpy(near)])
     results = metric.results()
-    assert results["POSE[label]_failures"] == 0
-    assert results["POSE[label]_yaw_degrees"] < 8
-    assert results["POSE[label]_pitch_degrees"] < 8
+    assert results[f"{metric.label}_failures"] == 0
+    assert results[f"{metric.label}_yaw_degrees"] < 8
+    assert results[f"{metric.label}_pitch_degrees"] < 8
 
 
 def test_facenet_sees_the_face(publish, readings):
     publish("vggface2", InceptionResnetV1(classify=False, num_classes=None))
-    embed = FacenetEmbedder()
+    embed = FacenetRecogniser()
     faces = [row[0] for row in few(*readings)]
     embeddings = embed(faces)
     assert embeddings.shape == (2, 512)
@@ -112,7 +130,8 @@ def test_dlibs_points_recover_cameras_too():
     assert (errors[:, 1:].median(0).values < 6).all(), errors
     assert float(pair.compare(faces, faces).abs().max()) == 0
     # other points than MTCNN's: the two do not agree to the digit
-    assert not np.allclose(head_angles(faces, pair.camera_of), head_angles(faces), atol=1e-3)
+    five = head_angles(faces, head_cameras("mtcnn-5"))
+    assert not np.allclose(head_angles(faces, pair.cameras_of), five, atol=1e-3)
 
 
 def test_points_seen_by_a_camera_give_it_back():
@@ -129,14 +148,16 @@ def test_the_face_is_symmetric_and_where_eg3d_has_it():
 
 
 def test_landmarks_that_are_none_are_one_line():
-    with pytest.raises(InputError, match="POSE takes the landmarks mtcnn, dlib-68"):
+    with pytest.raises(InputError, match="POSE takes the landmarks mediapipe-468, mtcnn-5, dlib-68"):
         POSE("dlib")
 
 
-@NEEDS_DLIB
-def test_dlib_knows_people_apart(readings, photo):
-    metric = ID("dlib")
-    assert metric.label == "ID[dlib]"
+@pytest.mark.parametrize("weights", ["dlib", "sface"])
+def test_people_are_known_apart(readings, photo, weights):
+    if not CATALOGUE[weights].available:
+        pytest.skip(f"{weights} is not on this machine")
+    metric = ID(weights)
+    assert metric.label == f"ID[{weights}]"
     first, second = zip(*few(*readings), strict=True)
     torch.testing.assert_close(metric.compare(first, first), torch.ones(2, 1))
     same, other = metric.compare(first, second), metric.compare(first, [*second[1:], second[0]])
@@ -147,9 +168,11 @@ def test_dlib_knows_people_apart(readings, photo):
     assert fading == sorted(fading, reverse=True)
 
 
-@NEEDS_DLIB
-def test_more_of_another_person_is_less_of_the_first(people):
-    metric = ID("dlib")
+@pytest.mark.parametrize("weights", ["dlib", "sface"])
+def test_more_of_another_person_is_less_of_the_first(people, weights):
+    if not CATALOGUE[weights].available:
+        pytest.skip(f"{weights} is not on this machine")
+    metric = ID(weights)
     near = people.cameras[:, :, :16].unflatten(2, (4, 4))[:, :, 0, 3].abs().argmin(1)
     first, other = people.views[0, near[0]], people.views[1, near[1]]
     blends = torch.stack([torch.lerp(first, other, share) for share in (0.0, 0.5, 1.0)])
@@ -158,4 +181,4 @@ def test_more_of_another_person_is_less_of_the_first(people):
 
 
 def test_angles_of_no_face_are_unknown():
-    assert np.isnan(head_angles([None])).all()
+    assert np.isnan(head_angles([None], head_cameras("mtcnn-5"))).all()

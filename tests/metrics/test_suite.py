@@ -15,7 +15,7 @@ from metrics.suite import higher_is_better, parse
 from tests.metrics.conftest import damaged
 
 LITE = "[efficientnet-lite0]"
-NAMES = ["PSNR", "SSIM", f"LPIPS{LITE}", "POSE", f"FID{LITE}", f"KID{LITE}"]
+NAMES = ["PSNR", "SSIM", f"LPIPS{LITE}", "POSE[mtcnn-5]", f"FID{LITE}", f"KID{LITE}"]
 
 
 @pytest.mark.filterwarnings("ignore:FID")
@@ -25,7 +25,7 @@ def test_it_gives_what_the_metrics_give(people):
     suite = MetricSuite(NAMES)
     scores = [suite.update(images[:2], truth[:2]), suite.update(images[2:], truth[2:])]
     results = suite.compute()
-    for metric in (PSNR(), SSIM(), LPIPS("efficientnet-lite0"), POSE()):
+    for metric in (PSNR(), SSIM(), LPIPS("efficientnet-lite0"), POSE("mtcnn-5")):
         metric.update(images, truth)
         for name, value in metric.results().items():
             assert results[name] == pytest.approx(value, rel=1e-4), name
@@ -36,23 +36,29 @@ def test_it_gives_what_the_metrics_give(people):
         metric.update(images, False)
         assert results[metric.label] == pytest.approx(float(metric.compute()), rel=1e-3)
     assert set(suite.directions) <= set(results) | {
-        f"POSE[label]{ending}" for ending in ("", "_yaw_degrees", "_pitch_degrees", "_roll_degrees")
+        f"POSE[mtcnn-5-label]{ending}" for ending in ("", "_yaw_degrees", "_pitch_degrees", "_roll_degrees")
     }
     suite.reset()
     assert suite.compute() == {}
 
 
 def test_without_a_truth_only_what_can_be_compared_is(people):
-    suite = MetricSuite(["PSNR", "POSE"])
+    suite = MetricSuite(["PSNR", "POSE[mtcnn-5]"])
     images, cameras = people.views[0, :2], people.cameras[0, :2]
-    assert set(suite.update(images, pose=images)) == set(POSE().columns)
-    assert "POSE[label]" in suite.update(images, cameras=cameras)
+    assert set(suite.update(images, pose=images)) == set(POSE("mtcnn-5").columns)
+    assert "POSE[mtcnn-5-label]" in suite.update(images, cameras=cameras)
     assert "PSNR" not in suite.compute()
 
 
 def test_images_of_another_size_are_refused(people):
     with pytest.raises(InputError, match="differ"):
         MetricSuite(["PSNR"]).update(people.views[0], people.views[0, :, :, :32, :32])
+
+
+def test_an_own_file_is_named_with_its_path():
+    assert parse("ID[arcface=/models/w600k_r50.onnx]") == ("ID", "arcface=/models/w600k_r50.onnx")
+    with pytest.raises(InputError, match=r"arcface: /nowhere/r100\.onnx does not exist"):
+        MetricSuite(["ID[arcface=/nowhere/r100.onnx]"])
 
 
 @pytest.mark.parametrize("name", ["FOO", "PSNR[vgg16]", "lpips", "LPIPS["])
@@ -100,6 +106,7 @@ def test_two_processes_give_what_one_gives(people, tmp_path):
         (f"LPIPS{LITE}", False),
         ("POSE[label]_yaw_degrees", False),
         ("POSE_failures", False),
+        ("ID[sface]_by_camera", False),
         ("ID_failures_of_truth", False),
         ("ID[dlib]", True),
         ("loss", None),

@@ -17,6 +17,8 @@ from metrics.suite import MetricSuite, available
 def bare(tmp_path, monkeypatch):
     """A machine without any published weights."""
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "home/hub"))
+    monkeypatch.setenv("DIFFPORTRAIT3D_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
     return tmp_path
 
 
@@ -26,6 +28,7 @@ def test_standard_weights_are_taken_where_they_are(publish):
     publish("alexnet", nn.Linear(2, 2))
     assert choose("LPIPS") == "alexnet"
     assert choose("DISTS") == "efficientnet-lite0"
+    assert choose("POSE") == "mtcnn-5"
     line = notice([("LPIPS", "alexnet"), ("DISTS", "efficientnet-lite0")])
     assert "\n" not in line
     assert "standard weights for LPIPS; stand-ins in DISTS[efficientnet-lite0]" in line
@@ -36,6 +39,9 @@ def test_names():
     assert metric_name("LPIPS", "alexnet") == "LPIPS"
     assert metric_name("FID", "efficientnet-lite0") == "FID[efficientnet-lite0]"
     assert metric_name("ID", "dlib") == "ID[dlib]"
+    assert metric_name("ID", "arcface=/models/w600k_r50.onnx") == "ID[arcface-w600k_r50]"
+    assert metric_name("POSE", "mediapipe-468") == "POSE"
+    assert metric_name("POSE", "mtcnn-5") == "POSE[mtcnn-5]"
     assert metric_name("PSNR", None) == "PSNR"
 
 
@@ -55,7 +61,7 @@ def test_the_line_on_weights_is_of_those_in_use(publish):
     assert "stand-ins in LPIPS[efficientnet-lite0]; `python" in MetricSuite(["LPIPS"]).notice
     publish("alexnet", nn.Linear(2, 2))
     line = MetricSuite(["LPIPS[efficientnet-lite0]", "POSE[dlib-68]"]).notice
-    assert line == "metrics: other weights in LPIPS[efficientnet-lite0], POSE[dlib-68]"
+    assert line.startswith("metrics: other weights in LPIPS[efficientnet-lite0]; stand-ins in POSE[dlib-68]")
 
 
 def test_another_file_under_the_name_is_refused(publish):
@@ -73,15 +79,17 @@ def test_fetching_from_a_mirror_verifies(bare, publish):
     mirror = bare / "mirror"
     mirror.mkdir()
     weights.path.rename(mirror / weights.path.name)
-    assert "fetched" in fetch(weights, str(mirror))
-    assert "there already" in fetch(weights, None)
+    assert "fetched" in fetch("alexnet", weights, str(mirror))
+    assert "there already" in fetch("alexnet", weights, None)
     (mirror / weights.path.name).write_bytes(b"cut off")
     weights.path.unlink()
     with pytest.raises(InputError, match="is not the published file"):
-        fetch(weights, str(mirror))
+        fetch("alexnet", weights, str(mirror))
     assert not list(weights.path.parent.iterdir())
 
 
 def test_the_command_names_all_that_could_not_be_had(bare):
-    with pytest.raises(InputError, match=r"4 files could not be had: alexnet: .*vgg16: .*vggface2: "):
+    with pytest.raises(
+        InputError, match=r"7 files could not be had: alexnet: .*vgg16: .*sface: .*dense landmarks: "
+    ):
         fetch_main(["--mirror", (bare / "nowhere").as_uri()])

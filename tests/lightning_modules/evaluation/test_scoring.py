@@ -128,10 +128,10 @@ def test_fid_takes_real_images(predictions):
 
 
 def test_without_a_face_nothing_is_made_up(predictions):
-    scores = score(predictions, ScoringSettings(metrics=["POSE"]))
+    scores = score(predictions, ScoringSettings(metrics=["POSE[mtcnn-5]"]))
     assert scores.failures["POSE_failures"] == 6
-    assert any("POSE: 6 of 6 views could not be scored, 6 of them" in note for note in scores.notes)
-    assert all(np.isnan(view.scores["POSE"]) for view in scores.views)
+    assert any("POSE[mtcnn-5]: 6 of 6 views could not be scored, 6 of them" in note for note in scores.notes)
+    assert all(np.isnan(view.scores["POSE[mtcnn-5]"]) for view in scores.views)
     rows = [measured_row("x", scores)]
     assert "POSE_yaw_degrees" in markdown("x", rows)
     assert "POSE_roll_degrees" not in markdown("x", rows)
@@ -143,7 +143,7 @@ def test_references_without_a_face_and_few_images_are_said(predictions):
     views = tuple(dataclasses.replace(view, reference=view.truth) for view in predictions.views)
     scores = score(
         dataclasses.replace(predictions, views=views),
-        ScoringSettings(metrics=["POSE", "FID[efficientnet-lite0]"]),
+        ScoringSettings(metrics=["POSE[mtcnn-5]", "FID[efficientnet-lite0]"]),
     )
     assert "no face was found in 6 of 6 references: ann/0.truth.png, ann/1.truth.png" in scores.notes[-2]
     assert "FID[efficientnet-lite0] over 6 images is biased upwards" in scores.notes[-1]

@@ -83,7 +83,7 @@ def test_triplanenet_s_names(tmp_path):
     assert set(found) == {"yaw-0.3", "yaw0.3"}
     assert angles(np.array(found["yaw0.3"].camera))[0] == pytest.approx(0.3, abs=1e-5)
     assert shade(made.folder / found["yaw0.3"].reference) == 90
-    assert len(score(made, ScoringSettings(metrics=["POSE"])).views) == 2
+    assert len(score(made, ScoringSettings(metrics=["POSE[mtcnn-5]"])).views) == 2
     again = unpack(request(tmp_path, "triplanenet", "again", protocol="wild"))
     (view,) = again.views
     assert (view.view, again.protocol) == ("same-view", "wild")
