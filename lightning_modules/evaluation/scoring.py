@@ -294,8 +294,8 @@ def _failure_notes(means: Mapping[str, float], views: int) -> list[str]:
             )
         if name.endswith("_by_camera") and value:
             notes.append(
-                f"{name.removesuffix('_by_camera')}: {int(value)} of {views} views were scored where their camera"
-                " has the face, because no detector found it"
+                f"{name.removesuffix('_by_camera')}: {int(value)} of {views} views were scored where their"
+                " camera has the face, because no detector found it"
             )
     return notes
 
