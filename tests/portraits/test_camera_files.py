@@ -21,6 +21,9 @@ class NoFaces(FaceDetector):
     def faces(self, image):  # noqa: ARG002
         return []
 
+    def largest(self, image):  # noqa: ARG002
+        return None
+
 
 def test_written_cameras_are_read_back_exactly(tmp_path):
     write_cameras(LABELS, tmp_path / "cameras.json")
