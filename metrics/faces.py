@@ -30,7 +30,8 @@ class Reading:
     Args:
         image: (S, S, 3) uint8
         face: the face, in pixels of the image
-        by_camera: whether no detector found it and its place is the one that the image's camera gives
+        by_camera: whether no detector found it, or its dense landmarks were in doubt, and it was looked for
+            where the image's camera has it
     """
 
     image: NDArray[np.uint8]
@@ -77,7 +78,7 @@ class FaceReader:
         one between them.
 
         Where `cameras` (N, 25), the EG3D labels that the images were made for, are given, a face that no
-        detector finds is taken to be where its camera has it.
+        detector finds, or whose dense landmarks are in doubt, is looked for where its camera has it.
         """
         labels = [None] * len(images) if cameras is None else list(cameras.double().cpu().numpy())
         found: dict[tuple[bytes, bytes], Reading | None] = {}
@@ -95,9 +96,12 @@ class FaceReader:
 
     def _read(self, image: NDArray[np.uint8], camera: NDArray[np.float64] | None) -> Reading | None:
         face = find_face(Image.fromarray(image), detector=self.detector)
-        if face is not None:
-            return Reading(image, face)
-        return None if camera is None else Reading(image, face_at_camera(image, camera), by_camera=True)
+        doubted = face is None or (mesh.available() and (face.mesh is None or face.score < mesh.FACE))
+        if camera is not None and doubted:
+            there = face_at_camera(image, camera)
+            if face is None or there.mesh is not None:
+                return Reading(image, there, by_camera=True)
+        return None if face is None else Reading(image, face)
 
 
 def face_at_camera(image: NDArray[np.uint8], camera: NDArray[np.float64]) -> Face:

@@ -295,7 +295,7 @@ def _failure_notes(means: Mapping[str, float], views: int) -> list[str]:
         if name.endswith("_by_camera") and value:
             notes.append(
                 f"{name.removesuffix('_by_camera')}: {int(value)} of {views} views were scored where their"
-                " camera has the face, because no detector found it"
+                " camera has the face, as the detectors were in doubt"
             )
     return notes
 

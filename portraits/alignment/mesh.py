@@ -89,21 +89,19 @@ def detect(image: NDArray[np.uint8]) -> list[Region]:
     return found
 
 
-def find_mesh(image: NDArray[np.uint8], start: Region, *others: Region) -> Mesh:
+def find_mesh(image: NDArray[np.uint8], start: Region) -> Mesh:
     """The landmarks of the face about a region of an RGB image (H, W, 3), with the network's doubt as their
     score.
 
     They are found `ROUNDS` times, each time in the region around the last ones with the eyes level, and the
     last `AVERAGED` results are averaged: what comes out does not depend on how the face was tilted in the
-    image. Where the network sees no face so, as in many profiles, the search is repeated from the `other`
-    regions and from a wider one, and all results are averaged by their scores.
+    image. Where the network sees no face so, as in many profiles, the search is repeated from a wider region,
+    and all results are averaged by their scores.
     """
     points, scores = _search(image, start)
     if scores.mean() < FACE:
-        wider = Region(start.centre, WIDER * start.side, start.roll)
-        searches = [(points, scores), *(_search(image, region) for region in (wider, *others))]
-        points = np.concatenate([found for found, _ in searches])
-        scores = np.concatenate([certain for _, certain in searches])
+        more = _search(image, Region(start.centre, WIDER * start.side, start.roll))
+        points, scores = np.concatenate([points, more[0]]), np.concatenate([scores, more[1]])
     weights = (scores + LEAST_WEIGHT) / (scores + LEAST_WEIGHT).sum()
     return Mesh(np.tensordot(weights, points, axes=1), float(weights @ scores))
 
