@@ -20,7 +20,7 @@ from portraits.cameras import project
 from portraits.geometry import STANDARD_LANDMARKS
 from portraits.pixels import to_images
 
-BOX_OF_FIVE = np.array([2.1, 2.6])  # the box of a face whose five points a camera gives, in extents of these
+BOX_OF_FIVE = np.array([1.65, 2.05])  # a box around five points that a camera gives, in their larger extent
 
 
 @dataclass(frozen=True)

@@ -129,13 +129,13 @@ def test_fid_takes_real_images(predictions):
 
 def test_without_a_face_nothing_is_made_up(predictions):
     scores = score(predictions, ScoringSettings(metrics=["POSE[mtcnn-5]"]))
-    assert scores.failures["POSE_failures"] == 6
+    assert scores.failures["POSE[mtcnn-5]_failures"] == 6
     assert any("POSE[mtcnn-5]: 6 of 6 views could not be scored, 6 of them" in note for note in scores.notes)
     assert all(np.isnan(view.scores["POSE[mtcnn-5]"]) for view in scores.views)
     rows = [measured_row("x", scores)]
-    assert "POSE_yaw_degrees" in markdown("x", rows)
-    assert "POSE_roll_degrees" not in markdown("x", rows)
-    assert "POSE_roll_degrees" in csv_table(rows)
+    assert "POSE[mtcnn-5]_yaw_degrees" in markdown("x", rows)
+    assert "POSE[mtcnn-5]_roll_degrees" not in markdown("x", rows)
+    assert "POSE[mtcnn-5]_roll_degrees" in csv_table(rows)
     assert "nan" in markdown("x", [measured_row("x", scores)])
 
 
