@@ -64,10 +64,19 @@ class Networks(nn.Module):
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """What is made of N portraits: `styles` (N, W, Z); `features` before and after the `corrected` ones; the
-    people of both, without and with the correction (`plain`, `better`), and their views at the portraits'
-    cameras; the visibility `mask` (N, 1, P, P); and the `identity` with the planes mixed by it, for other
-    cameras."""
+    """What is made of N portraits.
+
+    Args:
+        styles: (N, W, Z), for EG3D's synthesis
+        features: EG3D's features (N, C, 32, 32) of the styles
+        corrected: the same after the correction
+        plain: planes of the features as they are
+        better: planes of the corrected features
+        plain_view: rendering of `plain` at the portraits' cameras
+        view: rendering of `better` at the portraits' cameras, the reconstruction
+        mask: what of the front plane the cameras see (N, 1, P, P), in [0, 1]
+        identity: the planes mixed by the mask, for other cameras
+    """
 
     styles: Tensor
     features: Tensor

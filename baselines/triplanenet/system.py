@@ -51,9 +51,15 @@ class TriPlaneNetSettings:
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """What is made of N portraits: `styles` (N, W, Z); the generator's first `planes` (N, C, S, S) and their
-    views at the portraits' cameras (`view`) and mirrored ones (`mirror`); the final planes as an
-    `identity`."""
+    """What is made of N portraits.
+
+    Args:
+        styles: (N, W, Z), for EG3D's synthesis
+        planes: EG3D's planes (N, C, S, S) of the styles
+        view: rendering of those planes at the portraits' cameras
+        mirror: their rendering at the mirrored cameras
+        identity: the final planes, for any camera
+    """
 
     styles: Tensor
     planes: Tensor

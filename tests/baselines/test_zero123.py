@@ -6,17 +6,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import load_file
 
 from baselines.registry import open_baseline
 from baselines.zero123.cameras import pose_of, relative_pose, spherical
+from baselines.zero123.networks import CCProjection, image_encoder_of
 from baselines.zero123.preparation import centred, prepared
 from baselines.zero123.sampling import sample, timesteps_of
 from core.errors import InputError
+from core.model_folders import empty_model
 from portraits.cameras import label_from_angles
 from tests.baselines.toys import toy_request, write_folder
-from tests.parity.recipe import golden
+from tests.parity.recipe import golden, key_list
 
 HEAD = 0.65
 
@@ -133,6 +137,60 @@ def test_an_empty_mask_is_refused():
 
 
 # Folders
+
+
+# As published with kxic/zero123-105000, by older versions of diffusers and transformers.
+UNET_CONFIG = {
+    "_class_name": "UNet2DConditionModel",
+    "_diffusers_version": "0.17.0.dev0",
+    "addition_embed_type_num_heads": 64,
+    "attention_head_dim": 8,
+    "block_out_channels": [320, 640, 1280, 1280],
+    "cross_attention_dim": 768,
+    "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+    "in_channels": 8,
+    "sample_size": 32,
+    "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
+}
+VAE_CONFIG = {
+    "_class_name": "AutoencoderKL",
+    "_diffusers_version": "0.17.0.dev0",
+    "block_out_channels": [128, 256, 512, 512],
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "layers_per_block": 2,
+    "sample_size": 256,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+}
+IMAGE_CONFIG = {
+    "_name_or_path": "openai/clip-vit-large-patch14",
+    "hidden_act": "quick_gelu",
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_attention_heads": 16,
+    "num_hidden_layers": 24,
+    "patch_size": 14,
+    "projection_dim": 768,
+    "torch_dtype": "float32",
+    "transformers_version": "4.27.4",
+}
+
+
+def test_published_configs_make_the_published_networks():
+    """Every name and shape of a folder converted for diffusers, from configs as they are published."""
+    place = Path("config.json")
+    networks = {
+        "unet": empty_model(UNet2DConditionModel, UNET_CONFIG, place),
+        "vae": empty_model(AutoencoderKL, VAE_CONFIG, place),
+        "image_encoder": image_encoder_of(IMAGE_CONFIG),
+        "cc_projection": empty_model(CCProjection, {"in_channel": 772, "out_channel": 768}, place),
+    }
+    ours = {
+        f"{part}/{name}": tuple(x.shape)
+        for part, network in networks.items()
+        for name, x in network.state_dict().items()
+    }
+    assert ours == key_list("zero123_diffusers")
+    assert networks["vae"].config.scaling_factor == 0.18215
 
 
 def rewrite(
