@@ -16,7 +16,7 @@ MAX_SKIPPED_SHARE = 0.1
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What a build of any source is told.
+    """The options of every build.
 
     Args:
         out: the folder to make; it must not exist

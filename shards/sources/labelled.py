@@ -1,7 +1,7 @@
 """`python -m shards.build labelled`: a folder of images with EG3D camera labels → frames.
 
 Such folders are written by generators of heads (PanoHead, EG3D) and by EG3D's preprocessing of photos. The
-labels stand in `dataset.json` or `label.json` (EG3D's format, which PanoHead writes with strings for
+labels are in `dataset.json` or `label.json` (EG3D's format, which PanoHead writes with strings for
 numbers), or in `<image>.npy` or `<image>.json` beside each image. The images of one identity are one frame.
 """
 
