@@ -1,8 +1,20 @@
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from core.errors import InputError
-from lightning_modules.demo import check_out, people
+from lightning_modules.ablations import Study
+from lightning_modules.demo import check_out, orbit_line, people, shown_rows
+from lightning_modules.likeness import neighbour_difference
+from lightning_modules.sampling.settings import Sampling
+from portraits.camera_files import write_cameras
+from portraits.cameras import label_from_angles
+from portraits.pixels import to_pixels
+from shards.builder import build
+from shards.sources.synthetic import SyntheticCapture
+from tests.networks.toy import toy_model
+from tests.shards.fake_source import FakeSource
 
 
 def test_only_its_own_folder_is_replaced(tmp_path):
@@ -22,3 +34,39 @@ def test_people_stand_side_by_side():
     three = people(batch, views, views)
     one = people({name: x[:1] for name, x in batch.items()}, views[:1], views[:1])
     assert three.size == (3 * one.width, one.height)
+
+
+@pytest.mark.parametrize(("strength", "more"), [(1.0, []), (0.3, ["strength 1, as in the paper"])])
+def test_the_paper_s_strength_is_always_shown(strength, more):
+    rows = shown_rows(Study(toy_model(prior=True), Sampling(steps=2, strength=strength)))
+    names = ["truth", "reference returned", "S alone", "full model"]
+    assert [row.name for row in rows] == [*names, *more]
+
+
+@pytest.fixture
+def orbit(tmp_path):
+    """An orbit of three views, every one of a grey ten levels lighter than the one before."""
+    (tmp_path / "orbit" / "views").mkdir(parents=True)
+    for number in range(3):
+        grey = Image.fromarray(np.full((24, 24, 3), 100 + 10 * number, np.uint8))
+        grey.save(tmp_path / "orbit" / "views" / f"{number}.png")
+    cameras = np.stack([label_from_angles(yaw, 0.0) for yaw in (-0.3, 0.0, 0.3)])
+    write_cameras(cameras, tmp_path / "orbit" / "cameras.json")
+    return tmp_path / "orbit", cameras
+
+
+def test_an_orbit_s_views_differ_as_much_as_the_line_says(orbit, tmp_path):
+    build(FakeSource(1, 1, views=4, size=24), tmp_path / "fake", 0)
+    line = orbit_line(orbit[0], str(tmp_path / "fake"), "fake-0000-still-0")
+    assert line == "- an orbit of 3 views: neighbouring views differ by 13.33 levels of 256\n"
+
+
+def test_the_built_in_capture_s_orbit_is_rendered_for_comparison(orbit, tmp_path):
+    options = {"identities": 1, "val_identities": 0, "test_identities": 1, "views": 2, "size": 24}
+    capture = SyntheticCapture(**options, samples=1, place="studio", seed=7)
+    build(capture, tmp_path / "people", 0)
+    key = "synthetic-s7i000000-smile-000"
+    line = orbit_line(orbit[0], str(tmp_path / "people"), key)
+    true = neighbour_difference(to_pixels(capture.renders(key, orbit[1]).images))
+    assert true > 1
+    assert line.endswith(f"differ by 13.33 levels of 256, the truth's by {true:.2f}\n")
