@@ -23,8 +23,7 @@ from lightning_modules.evaluation.tables import (
 )
 from portraits.contact_sheet import save_whole
 
-PLOTTED = ("SSIM", "POSE_yaw_degrees", "POSE[label]_yaw_degrees")
-PLOTTED_WITH_ANY_WEIGHTS = ("LPIPS", "ID")
+PLOTTED = ("SSIM", "LPIPS", "ID")  # with any weights; and every error of yaw
 
 
 @dataclass(frozen=True)
@@ -71,9 +70,7 @@ def draw_pictures(scored: Mapping[str, Scores], rows: Sequence[Row]) -> dict[str
 def plotted_metrics(scored: Mapping[str, Scores]) -> list[str]:
     """The metrics whose means are plotted by yaw."""
     names = dict.fromkeys(name for scores in scored.values() for name in metrics_of(scores.views))
-    return ordered(
-        [name for name in names if name in PLOTTED or name.split("[")[0] in PLOTTED_WITH_ANY_WEIGHTS]
-    )
+    return ordered([name for name in names if name.endswith("_yaw_degrees") or name.split("[")[0] in PLOTTED])
 
 
 def log_report(report: Report, logger: WandbLogger) -> None:

@@ -73,7 +73,7 @@ def detect(image: NDArray[np.uint8]) -> list[Region]:
     """The upright regions of the large faces of an RGB image (H, W, 3), the most certain first."""
     height, width = image.shape[:2]
     whole = Region(np.array([width - 1, height - 1]) / 2, max(height, width))
-    pixels = whole.cut(image, DETECTOR_SIDE).astype(np.float32) / 127.5 - 1
+    pixels = whole.cut(image, DETECTOR_SIDE).astype(np.float32) / np.float32(127.5) - np.float32(1)
     scores, numbers = _run(DETECTOR, pixels[None])[::-1]
     certain = _sigmoid(scores[0, :, 0].astype(np.float64))
     found: list[Region] = []
@@ -124,10 +124,10 @@ def around(points: NDArray[np.float64]) -> Region:
 
 
 def _landmarks(image: NDArray[np.uint8], region: Region) -> tuple[NDArray[np.float64], float]:
-    pixels = region.cut(image, LANDMARKS_SIDE).astype(np.float32) / 255
+    pixels = region.cut(image, LANDMARKS_SIDE).astype(np.float32) / np.float32(255)
     numbers, score = _run(LANDMARKS, pixels[None])
-    numbers = numbers.reshape(POINTS, 3).astype(np.float64) / LANDMARKS_SIDE
-    points = np.concatenate([region.to_image(numbers[:, :2]), numbers[:, 2:] * region.side], axis=1)
+    places = numbers.reshape(POINTS, 3).astype(np.float64) / LANDMARKS_SIDE
+    points = np.concatenate([region.to_image(places[:, :2]), places[:, 2:] * region.side], axis=1)
     return points, float(_sigmoid(score.astype(np.float64)).item())
 
 

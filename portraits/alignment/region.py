@@ -39,14 +39,14 @@ class Region:
         centre, side = self.centre, self.side
         while side >= MOST_REDUCED * size and min(image.shape[:2]) > 1:
             height, width = (length // 2 for length in image.shape[:2])
-            image = cv2.resize(
-                image[: 2 * height, : 2 * width], (width, height), interpolation=cv2.INTER_AREA
-            )
+            even = image[: 2 * height, : 2 * width]
+            image = np.asarray(cv2.resize(even, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
             centre, side = (centre - 0.5) / 2, side / 2
         linear = self.axes.T * (side / size)
         shift = centre - linear @ np.full(2, (size - 1) / 2)
         warp = np.concatenate([linear, shift[:, None]], axis=1)
-        return cv2.warpAffine(image, warp, (size, size), flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP)
+        flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+        return np.asarray(cv2.warpAffine(image, warp, (size, size), flags=flags), np.uint8)
 
     def to_image(self, points: ArrayLike) -> Array:
         """Points (N, 2), normalised to the region, in pixels of the image."""
