@@ -156,7 +156,7 @@ metric-weights: | $(VENV)/.run ## Fetch and verify the weights of the metrics an
 
 ##  Checking
 
-.PHONY: test test-slow fuzz lint format types check benchmark
+.PHONY: test test-slow fuzz lint format types check benchmark help-texts
 test: $(VENV)/.dev ## Run the fast tests
 	$(RUN) -m pytest
 
@@ -178,6 +178,9 @@ types: $(VENV)/.dev ## Check types where they pay
 	$(RUN) -m mypy
 
 check: lint types test ## Check style and types, and run the fast tests
+
+help-texts: $(VENV)/.dev ## Write the commands' help anew, as diffportrait3d prints it
+	$(RUN) -m diffportrait3d.help_texts
 
 benchmark: $(SHARDS)/manifest.json ## Measure speed and memory, as ratios taken side by side
 	$(RUN) -m benchmarks.streaming --configs '[configs/stage1.yaml]'

@@ -227,7 +227,7 @@ def step_of(path: Path) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command. Raises InputError."""
-    parser = ArgumentParser(prog="python -m callbacks.dashboard", description=__doc__.split("\n", 1)[0])
+    parser = ArgumentParser(prog="diffportrait3d dashboard", description=__doc__.split("\n", 1)[0])
     parser.add_function_arguments(dashboard, as_positional=True)
     print(dashboard(**parser.parse_args(arguments).as_dict()))
 

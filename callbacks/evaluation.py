@@ -127,11 +127,16 @@ class Evaluation(pl.Callback):
         self._validations += 1
         due = (self._validations - 1) % self.every_n_validations == 0
         results = self._evaluate(trainer, pl_module) if due else {}
+        pl_module.log_dict(results, sync_dist=True, batch_size=1)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Tells W&B which way each metric is better, before the metrics are logged."""
+        if trainer.sanity_checking:
+            return
         # All ranks have to read callback_metrics: values are reduced over ranks, which waits for all of them.
-        names = [*trainer.callback_metrics, *results]
+        names = list(trainer.callback_metrics)
         if trainer.is_global_zero:
             self._summaries.define(trainer.loggers, names)
-        pl_module.log_dict(results, sync_dist=True, batch_size=1)
 
     def _evaluate(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, float]:
         """The values to log, by name."""

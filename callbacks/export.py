@@ -32,13 +32,13 @@ class Export(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuses to train towards a folder that could not be written."""
-        if self.folder is not None and self.folder.exists():
+        if self.folder is not None and self.folder.exists() and not trainer.fast_dev_run:
             raise InputError(f"{self.folder} exists already: remove it, or set Export's folder to another")
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Writes the folder on rank zero."""
+        """Writes the folder on rank zero; not in a `fast_dev_run`."""
         folder = self.folder or run_folder(trainer) / "export"
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero or trainer.fast_dev_run:
             return
         average = next((c for c in trainer.callbacks if isinstance(c, WeightAverage)), None)
         with average.averaged(pl_module) if average else nullcontext():

@@ -1,6 +1,7 @@
 """The data loader over ready-made batches: where it starts, and how many damaged samples it tolerates."""
 
 import logging
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,6 +22,7 @@ from datamodules.transport import (
 
 log = logging.getLogger(__name__)
 
+GRACE_SECONDS = 60  # that a worker lives after SIGTERM
 MIN_SKIPPED = 10
 
 
@@ -81,6 +83,7 @@ class StreamLoader(DataLoader[Any]):
             generator=torch.Generator(),
             pin_memory=torch.cuda.is_available(),
             num_workers=num_workers,
+            worker_init_fn=outlive_sigterm,
             timeout=WAIT_SECONDS if num_workers else 0,
             **options,
         )
@@ -100,6 +103,12 @@ class StreamLoader(DataLoader[Any]):
         """What the workers send."""
         with worker_faults():
             yield from map(to_tensors, super().__iter__())
+
+
+def outlive_sigterm(number: int) -> None:  # noqa: ARG001  (torch gives a worker's number)
+    """Let a worker work on for a while after SIGTERM, which job managers send to all processes of a run: the
+    main process needs batches until the end of the step, to save a checkpoint."""
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE_SECONDS))
 
 
 def _unchanged(batch: Any) -> Any:

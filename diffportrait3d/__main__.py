@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from core.errors import InputError, one_line
 from diffportrait3d.commands import COMMANDS, GROUPS
+from diffportrait3d.help_texts import check_options, stored_help
 
 HELP = ("-h", "--help", "help")
 
@@ -49,6 +50,11 @@ def main() -> None:
             print(f"diffportrait3d {installed_version()}")
         else:
             module = find_module(name)
+            if (text := stored_help(name)) is not None:
+                if {"-h", "--help"} & set(arguments):
+                    print(text, end="")
+                    return
+                check_options(name, text, arguments)
             sys.argv[1:] = arguments
             runpy.run_module(module, run_name="__main__", alter_sys=True)
 

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Command:
-    """A command: the `module` that it runs, and the `help` line that lists it."""
+    """A command: the `module` that it runs, the `help` line that lists it, and whether it prints its help and
+    finds mistakes without importing torch (`fast_help`); of the others `help_texts` has the help."""
 
     module: str
     help: str
+    fast_help: bool = False
 
 
 GROUPS: dict[str, dict[str, Command]] = {
@@ -18,12 +20,12 @@ GROUPS: dict[str, dict[str, Command]] = {
         "demo": Command("lightning_modules.demo", "show a model on unseen people: pictures and a table"),
     },
     "Training": {
-        "fit": Command("lightning_modules.fit", "train a stage, the noise prior or the small backbone"),
+        "fit": Command("lightning_modules.fit", "train a stage, the noise prior or the small backbone", True),
         "assemble": Command("lightning_modules.assemble", "make a model folder of trained parts"),
         "dashboard": Command("callbacks.dashboard", "draw a run's curves and pictures as one image"),
     },
     "Data": {
-        "build": Command("shards.build", "capture or read portraits and pack them into shards"),
+        "build": Command("shards.build", "capture or read portraits and pack them into shards", True),
         "inspect": Command("shards.inspect", "count, verify and draw the frames of shards"),
         "cache-latents": Command("shards.cache_latents", "add the VAE's latents to shards"),
         "align": Command("portraits.align", "crop photos as EG3D does, and estimate their cameras"),

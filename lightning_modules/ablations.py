@@ -317,7 +317,7 @@ def sheet(batch: Batch, shown: dict[str, Tensor], people: int = 6) -> Any:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command. A user's mistake ends in one line."""
-    parser = ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser = ArgumentParser(prog="diffportrait3d ablations", description=__doc__.split("\n", 1)[0])
     parser.add_function_arguments(run)
     settings = parser.parse_args(arguments)
     with one_line():

@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from lightning_modules.networks.cards import ReferenceTimestep
+from lightning_modules.networks.provenance import ReferenceTimestep
 from lightning_modules.stage import LEARNING, Batch, Drawn, Learning, Stage
 
 

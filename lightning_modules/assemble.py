@@ -15,7 +15,6 @@ from jsonargparse import ArgumentParser
 from core import fingerprints
 from core.errors import InputError, one_line
 from core.model_folders import load_model, read_json
-from lightning_modules.networks.cards import CARD, Lineage, StageCard
 from lightning_modules.networks.cross_view import CrossView
 from lightning_modules.networks.noise_prior import NoisePrior
 from lightning_modules.networks.portrait import (
@@ -28,6 +27,7 @@ from lightning_modules.networks.portrait import (
     check_prior,
 )
 from lightning_modules.networks.pretrained import load_backbone
+from lightning_modules.networks.provenance import CARD, Lineage, StageCard
 from lightning_modules.networks.reference import AppearanceReference
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
 from lightning_modules.trained_part import ExportDtype
@@ -87,7 +87,7 @@ def _card(path: str, stage: str, backbone: str) -> StageCard:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command. A user's mistake ends in one line."""
-    parser = ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser = ArgumentParser(prog="diffportrait3d assemble", description=__doc__.split("\n", 1)[0])
     parser.add_function_arguments(assemble)
     settings = parser.parse_args(arguments)
     with one_line():

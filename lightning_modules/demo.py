@@ -163,7 +163,7 @@ def people(batch: Batch, proxies: Tensor, made: Tensor) -> Image.Image:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command. A user's mistake ends in one line."""
-    parser = ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser = ArgumentParser(prog="diffportrait3d demo", description=__doc__.split("\n", 1)[0])
     parser.add_function_arguments(demo)
     settings = parser.parse_args(arguments)
     with one_line():

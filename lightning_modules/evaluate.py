@@ -82,7 +82,7 @@ def _with_truth(row: RowPlan, predictions: Mapping[str, Predictions]) -> Predict
 def make_parser() -> ArgumentParser:
     """The parser of the command."""
     parser = ArgumentParser(
-        prog="python -m lightning_modules.evaluate",
+        prog="diffportrait3d evaluate",
         description="Score a model, or the predictions of any system.",
         exit_on_error=False,
     )

@@ -169,7 +169,9 @@ def _read_part(folder: Path, part: Part) -> dict[str, Tensor]:
 
 def main(args: Sequence[str] | None = None) -> None:
     """The command. A user's mistake ends in one line."""
-    parser = ArgumentParser(description=export_released.__doc__.split("\n", 1)[0])
+    parser = ArgumentParser(
+        prog="diffportrait3d export-released", description=export_released.__doc__.split("\n", 1)[0]
+    )
     parser.add_function_arguments(export_released, as_positional=True)
     settings = parser.parse_args(args).as_dict()
     with one_line():

@@ -17,6 +17,7 @@ from core.yaml_files import read_yaml
 if TYPE_CHECKING:
     import pytorch_lightning as pl
 
+INTERRUPTED = 128 + 2  # what a shell reports of a process that SIGINT ended
 GROUPS = ("model", "data", "trainer")
 OWN_FLAGS = ("config", "name", "ckpt_path", "threads", "seed_everything", "print_config", "help")
 USAGE = """\
@@ -70,9 +71,13 @@ def main(args: Sequence[str] | None = None) -> "pl.Trainer | None":
             return None
         arguments = find_configs(arguments)
         check_arguments(arguments)
-        from lightning_modules.training import train  # Lightning, diffusers: seconds
+        try:
+            from lightning_modules.training import train  # Lightning, diffusers: seconds
 
-        return train(arguments)
+            return train(arguments)
+        except KeyboardInterrupt:
+            print("stopped before training began", file=sys.stderr)
+            raise SystemExit(INTERRUPTED) from None
 
 
 if __name__ == "__main__":

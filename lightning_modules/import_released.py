@@ -178,7 +178,9 @@ def check_schedule(tensors: dict[str, Tensor], where: str) -> None:
 
 def main(args: Sequence[str] | None = None) -> None:
     """The command. A user's mistake ends in one line."""
-    parser = ArgumentParser(description=import_released.__doc__.split("\n", 1)[0])
+    parser = ArgumentParser(
+        prog="diffportrait3d import-released", description=import_released.__doc__.split("\n", 1)[0]
+    )
     parser.add_function_arguments(import_released, as_positional=True)
     parser.add_argument("--inspect", action="store_true", help="Only print what the file contains.")
     settings = parser.parse_args(args).as_dict()

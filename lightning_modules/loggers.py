@@ -1,8 +1,10 @@
 """Where a run is logged: a CSV file in its folder, and Weights & Biases."""
 
+import itertools
 import logging
 import netrc
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +28,22 @@ class RunLogger(CSVLogger):
     def version(self) -> int | str:
         """The number of the run; its folder is made when it is first asked for."""
         if self._version is None:
-            self._version = self._get_next_version()
-            while rank_zero_only.rank == 0 and not self._reserve():
-                self._version += 1
+            self._version = reserve_version(Path(self.root_dir))
         return self._version
 
-    def _reserve(self) -> bool:
-        folder = Path(self.root_dir, f"version_{self._version}")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            folder.mkdir()
-        except FileExistsError:
-            return False
-        return True
+
+def reserve_version(folder: Path) -> int:
+    """The number of a new `version_<n>` in `folder`, made by rank zero; other ranks get the newest."""
+    numbers = [int(path.name.split("_")[1]) for path in folder.glob("version_*") if path.name[8:].isdigit()]
+    newest = max(numbers, default=-1)
+    if rank_zero_only.rank != 0:
+        return max(newest, 0)
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(newest + 1):
+        with suppress(FileExistsError):
+            (folder / f"version_{number}").mkdir()
+            return number
+    raise AssertionError
 
 
 class OfflineWandbLogger(WandbLogger):

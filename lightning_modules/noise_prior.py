@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from core.errors import InputError
 from core.seeding import stream_generators
-from lightning_modules.networks.cards import StageCard
 from lightning_modules.networks.noise_prior import NoisePrior, Proxies
+from lightning_modules.networks.provenance import StageCard
 from lightning_modules.optimization import Learning, step_generator
 from lightning_modules.trained_part import ExportDtype, TrainedPart
 from metrics.perceptual_loss import PerceptualLoss, PerceptualWeights

@@ -1,6 +1,7 @@
 """What a stage hands on: its trained part, as a folder or out of a checkpoint, checked against its
 backbone."""
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ from core.errors import InputError
 from core.files import whole_folder
 from core.model_folders import WEIGHTS, load_strict, read_json, read_tensors, save_model
 from core.shipped import find_shipped
-from core.tensors import read_pickle
-from lightning_modules.networks.cards import CARD, StageCard, write_card
+from core.tensors import check_finite, read_pickle
+from lightning_modules.networks.provenance import CARD, StageCard, write_card
 
 IN_CHECKPOINT = "diffportrait3d"
+# The states of Lightning's loops that a run needs to go on.
+PROGRESS = {"epoch_progress", "epoch_loop.batch_progress", "epoch_loop.automatic_optimization.optim_progress"}
 
 
 def save_part(module: ModelMixin, card: StageCard, folder: Path, dtype: torch.dtype | None) -> None:
@@ -58,6 +61,23 @@ def read_checkpoint(path: Path) -> tuple[StageCard, dict[str, Tensor]]:
     return card, {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
 
 
+def check_checkpoint(path: Path) -> None:
+    """Check a checkpoint before a run goes on from it, without executing code.
+
+    Raises InputError where it is missing, damaged, of another type, or has NaN or infinite weights.
+    """
+    checkpoint = read_pickle(path)
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():  # torch keeps a checksum of each record and does not compare it
+                raise InputError(f"{path} is damaged: {damaged} in it is not as it was written")
+    progress = checkpoint.get("loops") if isinstance(checkpoint, dict) else None
+    progress = progress.get("fit_loop") if isinstance(progress, dict) else None
+    if not isinstance(progress, dict) or not progress.keys() >= PROGRESS:
+        raise InputError(f"{path}: not a checkpoint that a run can go on from")
+    check_finite(_weights(checkpoint, "state_dict", path), str(path))
+
+
 def _trained_weights(checkpoint: dict[str, Any], path: Path) -> dict[str, Tensor]:
     """The averaged weights in a checkpoint, or the last ones where there is no average. Raises InputError
     where they are of another type."""
@@ -65,6 +85,11 @@ def _trained_weights(checkpoint: dict[str, Any], path: Path) -> dict[str, Tensor
     states = callbacks if isinstance(callbacks, dict) else {}
     averages = [state for name, state in states.items() if str(name).startswith("WeightAverage")]
     holder, key = (averages[0], "average") if averages else (checkpoint, "state_dict")
+    return _weights(holder, key, path)
+
+
+def _weights(holder: Any, key: str, path: Path) -> dict[str, Tensor]:
+    """The tensors by name at `key` of a part of a checkpoint. Raises InputError where there are none."""
     tensors = holder.get(key) if isinstance(holder, dict) else None
     if not isinstance(tensors, dict) or not all(
         isinstance(name, str) and isinstance(x, Tensor) for name, x in tensors.items()

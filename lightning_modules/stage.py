@@ -21,9 +21,9 @@ from core.seeding import (
     stream_timesteps,
     torch_generator,
 )
-from lightning_modules.networks.cards import Lineage, ReferenceTimestep, StageCard
 from lightning_modules.networks.denoiser import Denoiser
 from lightning_modules.networks.pretrained import load_backbone
+from lightning_modules.networks.provenance import Lineage, ReferenceTimestep, StageCard
 from lightning_modules.networks.reference import AppearanceReference
 from lightning_modules.networks.speed import tune
 from lightning_modules.optimization import Learning
@@ -106,7 +106,7 @@ class Stage(TrainedPart):
         where it is of another stage or backbone, or does not belong to the parts loaded before it."""
         card = load_part(module, path, stage, self.fingerprint)
         self.lineage.add(card, module.state_dict(), path)
-        self.reference_timestep = card.sees(path)
+        self.reference_timestep = card.reference_timestep(path)
         return card
 
     @property

@@ -13,7 +13,7 @@ from PIL import Image
 
 from core.errors import IncompleteError, one_line
 from core.files import whole_folder, write_json
-from lightning_modules.sampling.plan import CAMERAS, COMMAND, PROXIES, SETTINGS, Plan, make_plan
+from lightning_modules.sampling.plan import CAMERAS, PROXIES, SETTINGS, Plan, make_plan
 from lightning_modules.sampling.requests import Request
 from lightning_modules.sampling.synthesis import (
     NetworkOptions,
@@ -100,7 +100,9 @@ def run(
 
 def make_parser() -> ArgumentParser:
     """The command's parser: an option for every field of `Request`."""
-    parser = ArgumentParser(prog=f"python -m {COMMAND}", description="New views of the people on portraits.")
+    parser = ArgumentParser(
+        prog="diffportrait3d synthesize", description="New views of the people on portraits."
+    )
     parser.add_argument(
         "--portrait", type=str, nargs="+", help="one or more photos of one person, or folders of them"
     )

@@ -13,7 +13,7 @@ from torch import Tensor
 from core.errors import InputError
 from core.model_folders import compare
 from lightning_modules.epoch_means import EpochMeans
-from lightning_modules.networks.cards import StageCard
+from lightning_modules.networks.provenance import StageCard
 from lightning_modules.optimization import Learning, Optimization, rewind
 from lightning_modules.parts import IN_CHECKPOINT, save_part
 
@@ -80,7 +80,8 @@ class TrainedPart(pl.LightningModule):
 
     def configure_optimizers(self) -> Optimization:
         """AdamW on the trained part."""
-        return self.learning.configure(self.trained.parameters(), self.trainer.max_steps)
+        trained = [p for p in self.trained.parameters() if p.requires_grad]
+        return self.learning.configure(trained, self.trainer.max_steps)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps the trained part only, and says what it is."""

@@ -1,23 +1,30 @@
 """The body of `fit`: parses and builds module, data and trainer by LightningCLI, and runs them."""
 
+import os
+import signal
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 import yaml
 from jsonargparse import ArgumentError, Namespace
+from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from pytorch_lightning.utilities.exceptions import SIGTERMException
+from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch import nn
 
 from core.errors import InputError
 from core.shipped import find_configs, find_shipped
 from datamodules.transport import worker_faults
-from lightning_modules.loggers import run_loggers
+from lightning_modules.loggers import reserve_version, run_loggers
+from lightning_modules.parts import check_checkpoint
 from lightning_modules.quiet import quiet_lightning
 
 TERMINATED = 128 + 15  # what a shell reports of a process that SIGTERM ended
@@ -38,6 +45,7 @@ class FitCLI(LightningCLI):
     """LightningCLI that fits and does nothing else; any module and data of the project by class path."""
 
     def __init__(self, args: Sequence[str]) -> None:
+        self.scratch: TemporaryDirectory | None = None
         super().__init__(
             args=list(args),
             run=False,
@@ -91,10 +99,20 @@ class FitCLI(LightningCLI):
         self.trainer = self.instantiate_trainer()
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """Builds the trainer, with the run's loggers where none are named."""
-        settings = self.config_init.trainer
-        if settings.logger is None or settings.logger is True:
-            kwargs["logger"] = run_loggers(settings.default_root_dir, self.config_init.name)
+        """Builds the trainer, with the run's loggers where none are named, or a folder of its own where there
+        are to be none. A smoke run writes into a temporary folder."""
+        settings, name = self.config_init.trainer, self.config_init.name
+        if settings.fast_dev_run:
+            self.scratch = TemporaryDirectory(prefix="diffportrait3d-")
+            kwargs |= {"logger": False, "default_root_dir": self.scratch.name}
+        elif settings.logger is None or settings.logger is True:
+            kwargs["logger"] = run_loggers(settings.default_root_dir, name)
+        elif settings.logger is False:
+            folder = Path(settings.default_root_dir or "runs", name)
+            kwargs["default_root_dir"] = str(folder / f"version_{reserve_version(folder)}")
+        if settings.enable_checkpointing is False:
+            kept = [callback for callback in settings.callbacks or () if not isinstance(callback, Checkpoint)]
+            kwargs["callbacks"] = kept
         return super().instantiate_trainer(**kwargs)
 
 
@@ -107,6 +125,8 @@ def read_config(args: Sequence[str]) -> FitCLI:
         return FitCLI(find_configs(args))
     except ArgumentError as error:
         raise InputError(_reason(error)) from error
+    except MisconfigurationException as error:
+        raise InputError(f"the trainer's settings: {error}") from error
     except ValueError as error:
         # the parser wraps what a module's own constructor raises
         if isinstance(error.__cause__, InputError):
@@ -136,12 +156,46 @@ def last_checkpoint(trainer: pl.Trainer) -> str:
 def train(args: Sequence[str]) -> pl.Trainer:
     """Parse, build and fit. Interrupted runs leave a checkpoint to go on from. Raises InputError."""
     quiet_lightning()
+    end_on_hangup()
     cli = read_config(args)
+    ckpt_path = cli.config.ckpt_path
+    if ckpt_path is not None:
+        check_checkpoint(Path(ckpt_path))
     rank_zero_info(report_parameters(cli.model))
     try:
-        with worker_faults():
-            cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=cli.config.ckpt_path)
+        with worker_faults(), restore_faults(ckpt_path):
+            cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=ckpt_path)
     except SIGTERMException:
         print(f"terminated; go on with --ckpt_path {last_checkpoint(cli.trainer)}", file=sys.stderr)
         raise SystemExit(TERMINATED) from None
+    except MisconfigurationException as error:
+        raise InputError(f"the trainer's settings: {error}") from error
+    finally:
+        if cli.scratch is not None:
+            cli.scratch.cleanup()
     return cli.trainer
+
+
+def end_on_hangup() -> None:
+    """Let SIGHUP, of a terminal that closes, end a run as SIGTERM does: with a checkpoint. Under nohup it is
+    ignored as before."""
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+
+
+@contextmanager
+def restore_faults(ckpt_path: str | None) -> Iterator[None]:
+    """Raise InputError where Lightning cannot restore its state from a checkpoint: what is in it is checked
+    nowhere else."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
+        codes = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
+        restoring = [code for code in codes if Path(code.co_filename).name == "checkpoint_connector.py"]
+        if not any("restore" in code.co_name or "resume" in code.co_name for code in restoring):
+            raise
+        raise InputError(
+            f"--ckpt_path {ckpt_path}: this run cannot go on from it: {type(error).__name__}: {error}"
+        ) from error

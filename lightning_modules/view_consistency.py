@@ -49,6 +49,9 @@ class ViewConsistencyStage(Stage):
             self.denoiser.unet, middle, positions, attentions=attentions, ff_mult=ff_mult
         )
         self.freeze()
+        if middle == "unconditional":
+            # It runs where there is no reference, which Eq. 1 never is: DDP would wait for its gradients.
+            self.denoiser.cross_view.mid.requires_grad_(False)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Eq. 1 of all views of a portrait at once, or of fewer."""

@@ -81,7 +81,7 @@ def _mirrored(mirror: str, name: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command. Raises InputError, at the latest when all files were tried."""
-    parser = ArgumentParser(prog="python -m metrics.fetch", description=__doc__.split("\n", 1)[0])
+    parser = ArgumentParser(prog="diffportrait3d metric-weights", description=__doc__.split("\n", 1)[0])
     parser.add_function_arguments(fetch_all)
     troubles = fetch_all(**parser.parse_args(arguments).as_dict())
     if troubles:

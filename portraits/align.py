@@ -102,7 +102,7 @@ def align_photos(
 def make_parser() -> ArgumentParser:
     """The command's parser."""
     parser = ArgumentParser(
-        prog="python -m portraits.align", description="EG3D's crops and cameras of photos of people."
+        prog="diffportrait3d align", description="EG3D's crops and cameras of photos of people."
     )
     parser.add_argument("photos", type=str, nargs="+", help="photos, or folders of photos")
     parser.add_argument("--out", type=str, required=True, help="the folder for crops, labels and overlays")

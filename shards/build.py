@@ -42,7 +42,7 @@ def make_parser(sources: Mapping[str, str], chosen: str | None) -> ArgumentParse
 
     The options of a source are the parameters of the class at its import path. Only the class of the source
     `chosen` is imported, which takes seconds for each."""
-    parser = ArgumentParser(prog="python -m shards.build", description="Build a folder of WebDataset shards.")
+    parser = ArgumentParser(prog="diffportrait3d build", description="Build a folder of WebDataset shards.")
     commands = parser.add_subcommands(dest="source", metavar="SOURCE")
     for name, path in sources.items():
         command = ArgumentParser(description=f"Build shards from {HELP.get(name, name)}.")

@@ -17,7 +17,7 @@ from shards.manifest import Manifest
 def make_parser() -> ArgumentParser:
     """The command's parser."""
     parser = ArgumentParser(
-        prog="python -m shards.cache_latents", description="Add the VAE's latents to shards."
+        prog="diffportrait3d cache-latents", description="Add the VAE's latents to shards."
     )
     parser.add_argument("shards", type=str, help="a built folder")
     parser.add_argument("--vae", type=str, required=True, help="the Stable Diffusion folder of the VAE")

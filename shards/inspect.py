@@ -81,7 +81,7 @@ def choose_samples(sets: Sequence[FrameSet], count: int) -> list[Sample]:
 def make_parser() -> ArgumentParser:
     """The command's parser."""
     parser = ArgumentParser(
-        prog="python -m shards.inspect", description="Count what is in shards, and verify them."
+        prog="diffportrait3d inspect", description="Count what is in shards, and verify them."
     )
     parser.add_argument("path", type=str, help="a built folder, or shards: paths, globs, brace patterns")
     parser.add_argument("--sheet", type=str | None, help="write a contact sheet to this picture")

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 import pytest
 
 from diffportrait3d.commands import COMMANDS
+from diffportrait3d.help_texts import parser_help
 
 
 def run(*arguments: str, code: str = "") -> subprocess.CompletedProcess:
@@ -35,6 +36,9 @@ def test_every_command_is_listed_and_is_a_module():
         (["fit"], "nothing to train"),
         (["fit", "--trainer.max_steps=1"], "required: data and model"),
         (["fit", "--config=nowhere.yaml"], "nowhere.yaml"),
+        (["synthesize", "--portriat", "me.jpg"], "--portriat: no such option"),
+        (["cache-latents", "shards", "--out", "x"], "--vae missing"),
+        (["build", "nothing"], "nothing"),
     ],
 )
 def test_mistakes_end_in_one_line_before_anything_heavy_is_loaded(arguments: list[str], said: str):
@@ -50,3 +54,10 @@ def test_a_command_takes_its_arguments_and_its_exit_code_comes_back():
     done = run("fit", "--help")
     assert done.returncode == 0
     assert "--ckpt_path" in done.stdout
+
+
+@pytest.mark.parametrize("name", [name for name, command in COMMANDS.items() if not command.fast_help])
+def test_help_is_printed_at_once_and_is_the_parser_s(name: str):
+    done = run(name, "--help", code="atexit.register(lambda: print('torch' in sys.modules))")
+    assert done.returncode == 0
+    assert done.stdout == f"{parser_help(name)}False\n", "make help-texts writes it anew"

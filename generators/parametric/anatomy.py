@@ -13,10 +13,13 @@ from functools import cache, cached_property
 import anny
 import numpy as np
 import torch
+import warp
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from portraits.geometry import STANDARD_LANDMARKS, similarity
+
+warp.config.log_level = warp.LOG_WARNING  # Anny starts Warp, which prints its version and devices otherwise
 
 Array = NDArray[np.floating]
 Indices = NDArray[np.integer]

@@ -360,7 +360,7 @@ RECONSTRUCTIONS: dict[str, Reader] = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command. Raises InputError."""
     parser = ArgumentParser(
-        prog="python -m lightning_modules.evaluation.unpack",
+        prog="diffportrait3d unpack",
         description="Convert the results of another system to a folder of predictions.",
     )
     parser.add_class_arguments(Unpacking, as_positional=True)

@@ -12,17 +12,17 @@ from core.errors import InputError
 from core.files import whole_folder
 from core.model_folders import load_model, read_json, read_weights, save_model, weight_files
 from core.shipped import find_shipped
-from lightning_modules.networks.cards import (
+from lightning_modules.networks.cross_view import CrossView
+from lightning_modules.networks.denoiser import Denoiser
+from lightning_modules.networks.noise_prior import NoisePrior
+from lightning_modules.networks.pretrained import Backbone, load_backbone, write_backbone
+from lightning_modules.networks.provenance import (
     CARD,
     Lineage,
     ReferenceTimestep,
     StageCard,
     write_card,
 )
-from lightning_modules.networks.cross_view import CrossView
-from lightning_modules.networks.denoiser import Denoiser
-from lightning_modules.networks.noise_prior import NoisePrior
-from lightning_modules.networks.pretrained import Backbone, load_backbone, write_backbone
 from lightning_modules.networks.reference import AppearanceReference
 
 REFERENCE, CONTROL, CROSS_VIEW, NOISE_PRIOR = (

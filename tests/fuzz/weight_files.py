@@ -12,8 +12,8 @@ from core.errors import InputError
 from core.tensors import read_tensors
 from generators.gan.checkpoint import generator_of
 from generators.gan.folder import load_generator, save_generator
-from lightning_modules.networks.cards import StageCard
 from lightning_modules.networks.portrait import save_portrait_model
+from lightning_modules.networks.provenance import StageCard
 from lightning_modules.networks.reference import AppearanceReference
 from lightning_modules.parts import IN_CHECKPOINT, load_part
 from lightning_modules.released.checkpoint import read_checkpoint as read_released

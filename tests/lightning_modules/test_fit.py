@@ -4,11 +4,13 @@ import csv
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from core.errors import InputError
+from lightning_modules import loggers
 from lightning_modules.fit import check_arguments, main
-from lightning_modules.loggers import logged_in, wandb_logger
+from lightning_modules.loggers import logged_in, reserve_version, wandb_logger
 
 ROOT = Path(__file__).parents[2]
 
@@ -119,3 +121,107 @@ def test_wandb_is_offline_unless_logged_in(tmp_path):
     (tmp_path / ".netrc").chmod(0o600)
     assert logged_in()
     assert not wandb_logger("runs/x")._offline
+
+
+@pytest.fixture
+def plain(config):
+    """The same with a checkpoint after every step, pictures and an export, and no other callbacks."""
+    values = yaml.safe_load(config.read_text())
+    del values["trainer"]["callbacks+"]
+    keep = {"every_n_train_steps": 1, "save_last": True}
+    values["trainer"] |= {
+        "limit_val_batches": 1,
+        "callbacks": [
+            {"class_path": "callbacks.pictures.Pictures"},
+            {"class_path": "callbacks.export.Export"},
+            {"class_path": "pytorch_lightning.callbacks.ModelCheckpoint", "init_args": keep},
+        ],
+    }
+    config.write_text(yaml.safe_dump(values))
+    return config
+
+
+@pytest.mark.parametrize(
+    "change",
+    [["--trainer.enable_progress_bar=false"], ["--trainer.enable_checkpointing=false"]],
+    ids=["no bar", "no checkpoints"],
+)
+def test_ordinary_switches_of_the_trainer_work(plain, change):
+    assert main(["--config", str(plain), "--trainer.max_steps=1", "--trainer.logger=false", *change])
+    checkpoints = list(Path("runs/stage1/version_0").glob("**/*.ckpt"))
+    assert bool(checkpoints) == ("enable_checkpointing" not in change[0])
+
+
+@pytest.mark.parametrize("change", ["--trainer.accelerator=gpu", "--trainer.limit_train_batches=0.5"])
+def test_what_lightning_refuses_is_one_line(plain, capfd, change):
+    if "gpu" in change and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(SystemExit) as ended:
+        main(["--config", str(plain), "--trainer.logger=false", change])
+    assert ended.value.code == 2
+    assert [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
+
+
+def test_a_smoke_run_leaves_nothing_and_runs_without_a_logger_do_not_collide(plain):
+    before = sorted(Path().iterdir())
+    for _ in range(2):
+        assert main(["--config", str(plain), "--trainer.fast_dev_run=true"])
+    assert [path for path in sorted(Path().iterdir()) if path.name != "cache"] == before
+    for number in range(2):
+        main(["--config", str(plain), "--trainer.max_steps=1", "--trainer.logger=false"])
+        assert (Path("runs/stage1") / f"version_{number}" / "export" / "stage.json").is_file()
+
+
+def damage(path: Path, at: float) -> None:
+    data = bytearray(path.read_bytes())
+    data[int(len(data) * at)] ^= 16
+    path.write_bytes(bytes(data))
+
+
+def test_a_damaged_checkpoint_is_one_line(plain, capfd):
+    main(["--config", str(plain), "--trainer.max_steps=1", "--trainer.logger=false"])
+    (whole,) = Path("runs/stage1/version_0").glob("**/last.ckpt")
+    checkpoint = torch.load(whole, weights_only=True)
+    changes = {
+        "flipped": lambda path: damage(path, 0.5),
+        "cut": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+        "text": lambda path: path.write_text("<html>not found</html>"),
+        "nan": lambda path: torch.save(checkpoint | {"state_dict": nan(checkpoint["state_dict"])}, path),
+        "loops": lambda path: torch.save(checkpoint | {"loops": {"fit_loop": {}}}, path),
+        "callbacks": lambda path: torch.save(checkpoint | {"callbacks": []}, path),
+        "optimizer": lambda path: torch.save(checkpoint | {"optimizer_states": [{}]}, path),
+    }
+    for name, change in changes.items():
+        path = Path(f"{name}.ckpt")
+        path.write_bytes(whole.read_bytes())
+        change(path)
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main(["--config", str(plain), "--trainer.logger=false", f"--ckpt_path={path}"])
+        errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert (ended.value.code, len(errors)) == (2, 1), name
+        assert str(path) in errors[0], name
+        assert "weights_only" not in errors[0]
+
+
+def nan(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    name = next(iter(tensors))
+    return tensors | {name: torch.full_like(tensors[name], float("nan"))}
+
+
+def test_two_runs_never_share_a_version(tmp_path):
+    assert [reserve_version(tmp_path / "runs") for _ in range(3)] == [0, 1, 2]
+    (tmp_path / "runs" / "version_7").mkdir()
+    assert reserve_version(tmp_path / "runs") == 8
+
+
+def test_wandb_out_of_reach_goes_on_offline(monkeypatch, tmp_path, caplog):
+    """Nothing outside this machine is asked: the server is a closed local port."""
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr(loggers, "WANDB_SECONDS", 1)
+    logger = wandb_logger(str(tmp_path))
+    run = logger.experiment
+    assert run.offline
+    assert "out of reach" in caplog.text
+    run.finish()

@@ -14,8 +14,8 @@ from core.errors import InputError
 from core.seeding import torch_generator
 from datamodules.stream import TrainBatches
 from lightning_modules.appearance import AppearanceStage
-from lightning_modules.networks.cards import CARD
 from lightning_modules.networks.portrait import CONTROL, REFERENCE, save_portrait_model
+from lightning_modules.networks.provenance import CARD
 from lightning_modules.optimization import Learning
 from lightning_modules.parts import load_part
 from lightning_modules.view_consistency import ViewConsistencyStage, drawn_length, split_views

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from core.errors import InputError
-from lightning_modules.networks.cards import CARD
 from lightning_modules.networks.cross_view import CrossView
 from lightning_modules.networks.portrait import (
     CONTROL,
@@ -17,6 +16,7 @@ from lightning_modules.networks.portrait import (
     save_portrait_model,
 )
 from lightning_modules.networks.pretrained import save_backbone
+from lightning_modules.networks.provenance import CARD
 from lightning_modules.networks.reference import AppearanceReference
 from lightning_modules.networks.view_control import view_control
 from tests.networks.toy import noise, shake, toy_backbone, toy_model, toy_prior

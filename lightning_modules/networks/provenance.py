@@ -1,5 +1,5 @@
-"""What a trained part says of itself: which stage made it, on which backbone, beside which other parts, and
-what using it takes."""
+"""Provenance metadata of trained parts, `stage.json` in their folders: the stage that trained a part, the
+backbone and the other parts that it was trained with, and the settings that using it takes."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -22,11 +22,14 @@ TIMESTEP, TRAINED_WITH = "reference_timestep", "trained_with"
 
 @dataclass(frozen=True)
 class StageCard:
-    """Which stage made a part (`stage`, the class of the part in `part`), on which backbone, with which
-    settings.
+    """The provenance of a trained part.
 
-    `settings` are what using the part takes beside its weights: `reference_timestep`, what F_ref sees, and
-    `trained_with`, by stage the fingerprints of the parts that were frozen beside it.
+    Args:
+        stage: the stage that trained it
+        part: the name of the submodule that it is in that stage
+        backbone: the fingerprint of the backbone that it was trained on, "" for a part that needs none
+        settings: `reference_timestep`, the timestep that F_ref is given, and `trained_with`, the fingerprints
+            of the parts that were frozen while it was trained, by stage
     """
 
     __pydantic_config__: ClassVar = STRICT
@@ -47,18 +50,16 @@ class StageCard:
 
     @classmethod
     def parse(cls, values: Any, where: str) -> Self:
-        """A card from JSON values. Raises InputError on anything else, and on another format."""
+        """Parse the JSON values of a card. Raises InputError on other values and on other formats."""
         return check_values(cls, values, f"{where}: not the card of a trained part")
 
     @property
     def trained_with(self) -> dict[str, str]:
-        """By stage, the fingerprints of the parts that this one was trained with; empty where there were
-        none, and on cards of before they were noted."""
+        """The fingerprints of the parts that this one was trained with, by stage; empty if none were."""
         return self.settings.get(TRAINED_WITH, {})
 
-    def sees(self, where: str) -> ReferenceTimestep:
-        """The timestep that F_ref saw. Raises InputError where the card says none, or another than there
-        are."""
+    def reference_timestep(self, where: str) -> ReferenceTimestep:
+        """The timestep that F_ref was given. Raises InputError where the card has none, or an unknown one."""
         timestep = self.settings.get(TIMESTEP)
         if timestep not in get_args(ReferenceTimestep):
             raise InputError(
@@ -68,7 +69,7 @@ class StageCard:
         return timestep
 
     def check(self, stage: str, backbone: str, where: str) -> None:
-        """Raises InputError unless this is of `stage`, and of the backbone with this fingerprint."""
+        """Raise InputError unless the part is of `stage` and of the backbone of this fingerprint."""
         if self.stage != stage:
             raise InputError(f"{where} is of the stage {self.stage}; the stage {stage} is wanted here")
         if self.backbone != backbone:
@@ -77,9 +78,9 @@ class StageCard:
                 "give the backbone it belongs to, or train it on this one"
             )
 
-    def check_beside(self, parts: Mapping[str, str], where: str) -> None:
-        """Raises InputError where this was trained with another part of a stage than the one whose
-        fingerprint `parts` has; those that either leaves out are not compared."""
+    def check_parts(self, parts: Mapping[str, str], where: str) -> None:
+        """Raise InputError where the part was trained with other parts than `parts`, fingerprints by stage.
+        Stages that are in only one of the two are not compared."""
         for stage, known in self.trained_with.items():
             if parts.get(stage, known) != known:
                 raise InputError(
@@ -88,9 +89,9 @@ class StageCard:
                 )
 
     def check_same_run(self, now: "StageCard", where: str) -> None:
-        """Raises InputError unless a run whose part has the card `now` may go on from this part."""
+        """Raise InputError unless a run whose part has the card `now` can continue from this part."""
         self.check(now.stage, now.backbone, where)
-        self.check_beside(now.trained_with, where)
+        self.check_parts(now.trained_with, where)
         was, wanted = self.settings.get(TIMESTEP), now.settings.get(TIMESTEP)
         if was != wanted:
             raise InputError(f"{where} was trained with F_ref at the {was} timestep, this run has {wanted}")
@@ -98,10 +99,12 @@ class StageCard:
 
 @dataclass
 class Lineage:
-    """The parts on one backbone that are to work together, added in the order of their stages.
+    """The parts of one model, added in the order of their stages and checked against each other.
 
-    `backbone`: its fingerprint. `parts`: fingerprints by stage. `reference_timestep`: what F_ref sees, None
-    until a part says it.
+    Args:
+        backbone: the backbone's fingerprint
+        parts: the parts' fingerprints by stage
+        reference_timestep: the timestep that F_ref is given, None until a part is added
     """
 
     backbone: str
@@ -109,25 +112,28 @@ class Lineage:
     reference_timestep: ReferenceTimestep | None = None
 
     def add(self, card: StageCard, weights: Mapping[str, Tensor], where: str) -> None:
-        """Takes a part, whose state dict is `weights`, to those before it. Raises InputError where it does
-        not belong to them: trained on another backbone, at another timestep of F_ref, with another part."""
+        """Add a part, whose state dict is `weights`.
+
+        Raises InputError where it was trained on another backbone, with F_ref at another timestep, or with
+        other parts than those added before.
+        """
         card.check(card.stage, self.backbone, where)
-        timestep = card.sees(where)
+        timestep = card.reference_timestep(where)
         if self.reference_timestep not in (None, timestep):
             raise InputError(
                 f"{where} was trained with F_ref at the {timestep} timestep, what comes before it at the "
                 f"{self.reference_timestep}: give the parts of one run of the stages"
             )
-        card.check_beside(self.parts, where)
+        card.check_parts(self.parts, where)
         self.reference_timestep = timestep
         self.parts[card.stage] = fingerprints.of_tensors(weights)
 
     def settings(self, reference_timestep: ReferenceTimestep) -> dict[str, Any]:
-        """The settings of the card of a part that is trained with these parts."""
+        """The `settings` of the card of a part that is trained with these parts."""
         beside = {TRAINED_WITH: dict(self.parts)} if self.parts else {}
         return {TIMESTEP: reference_timestep, **beside}
 
 
 def write_card(card: StageCard, folder: Path) -> None:
-    """Puts the card beside the part in a folder."""
+    """Write `stage.json` into the folder of a part."""
     write_json(folder / CARD, asdict(card))

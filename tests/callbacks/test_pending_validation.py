@@ -1,0 +1,84 @@
+"""A validation that was cut off is made up for, the last one of a run too."""
+
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.demos.boring_classes import BoringModel
+
+from callbacks.pending_validation import PendingValidation
+from lightning_modules.checkpoint_io import WholeCheckpointIO
+
+
+class Validations(pl.Callback):
+    """The steps at which validations ended, and whether training did; the one at `stop_at` is killed."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.stop_at, self.steps, self.ended = stop_at, [], False
+
+    def on_validation_batch_start(self, trainer: pl.Trainer, *_: object) -> None:
+        if trainer.global_step == self.stop_at:
+            raise RuntimeError("killed")
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.steps.append(trainer.global_step)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.ended = True
+
+
+def fit(folder: Path, seen: Validations, ckpt_path: Path | None = None) -> pl.Trainer:
+    keep = ModelCheckpoint(dirpath=folder, every_n_train_steps=2, save_last=True, save_on_exception=True)
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_steps=6,
+        val_check_interval=2,
+        check_val_every_n_epoch=None,
+        limit_val_batches=2,
+        num_sanity_val_steps=0,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+        plugins=[WholeCheckpointIO()],
+        callbacks=[PendingValidation(), seen, keep],
+    )
+    torch.manual_seed(0)
+    trainer.fit(BoringModel(), ckpt_path=ckpt_path)
+    return trainer
+
+
+@pytest.mark.parametrize(("stop_at", "after"), [(2, [2, 4, 6]), (4, [4, 6]), (6, [6])])
+def test_a_cut_off_validation_is_made_up_for(tmp_path: Path, stop_at: int, after: list[int]):
+    with pytest.raises(RuntimeError, match="killed"):
+        fit(tmp_path, Validations(stop_at))
+    seen = Validations()
+    trainer = fit(tmp_path, seen, tmp_path / "last.ckpt")
+    assert seen.steps == after
+    assert seen.ended
+    assert trainer.global_step == trainer.max_steps == 6
+
+
+def test_a_validation_that_ended_is_not_repeated(tmp_path: Path):
+    seen = Validations()
+    fit(tmp_path, seen)
+    assert seen.steps == [2, 4, 6]
+    again = Validations()
+    middle = next(path for path in tmp_path.glob("*.ckpt") if "step=4" in path.name or "last" in path.name)
+    fit(tmp_path / "again", again, middle)
+    assert set(again.steps) <= {6}
+
+
+def test_a_checkpoint_is_whole_or_not_there(tmp_path: Path):
+    class Fails:
+        def __reduce__(self):
+            raise ZeroDivisionError
+
+    io, path = WholeCheckpointIO(), tmp_path / "deep" / "last.ckpt"
+    io.save_checkpoint({"a": torch.ones(3)}, path)
+    with pytest.raises(ZeroDivisionError):
+        io.save_checkpoint({"a": torch.zeros(3), "b": Fails()}, path)
+    assert torch.load(path, weights_only=True)["a"].sum() == 3
+    assert [entry.name for entry in path.parent.iterdir()] == ["last.ckpt"]
