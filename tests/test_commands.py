@@ -38,7 +38,6 @@ def test_every_command_is_listed_and_is_a_module():
         (["fit", "--config=nowhere.yaml"], "nowhere.yaml"),
         (["synthesize", "--portriat", "me.jpg"], "--portriat: no such option"),
         (["cache-latents", "shards", "--out", "x"], "--vae missing"),
-        (["build", "nothing"], "nothing"),
     ],
 )
 def test_mistakes_end_in_one_line_before_anything_heavy_is_loaded(arguments: list[str], said: str):
