@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from lightning_modules.evaluation.statistics import CONFIDENCE, RESAMPLES, Estimate
 from metrics.faces import FaceReader, Readings
 from metrics.identity import ID
-from metrics.pose import CameraPOSE
+from metrics.pose import POSE, CameraPOSE
 from metrics.suite import MetricSuite
 from portraits.pixels import to_images
 from shards.index import ShardIndex
@@ -47,7 +47,7 @@ class Likeness:
     """Scores views (B, K, 3, S, S) in [-1, 1] of a batch's people at its cameras, by name:
 
     - PSNR, SSIM, LPIPS, DISTS and KID against the truth;
-    - `ID`, the cosine of face embeddings against the true view, and `ID to the portrait`;
+    - `ID`, the cosine of face embeddings against the true view, `POSE` likewise, and `ID to the portrait`;
     - `re-identified`: whether of all people's portraits the right one's embedding is nearest; a view without
       a face is not;
     - `faces`: whether a face is found; `yaw error` of its head against the camera, degrees;
@@ -60,7 +60,8 @@ class Likeness:
     def __init__(self, batch: Batch) -> None:
         self.batch, self.reader = batch, FaceReader()
         self.suite = MetricSuite((*PAIRED, KID))
-        self.identity, self.pose = ID(reader=self.reader), CameraPOSE(reader=self.reader)
+        self.identity, self.turn = ID(reader=self.reader), POSE(reader=self.reader)
+        self.pose = CameraPOSE(reader=self.reader)
         self.faces = self.reader.read(batch["target"].flatten(0, 1))
         self.truth = self.embeddings(self.faces)
         self.portraits = self.embeddings(self.reader.read(batch["reference"][:, 0]))
@@ -80,6 +81,7 @@ class Likeness:
             scores |= self.suite.update(made.flatten(0, 1), truth.flatten(0, 1))
             sets = {name: value for name, value in self.suite.compute().items() if name.startswith("KID")}
             scores[self.identity.label] = F.cosine_similarity(found, self.truth)
+            scores[self.turn.label] = self.turn.compare(faces, self.faces)[:, 0]
         own = self.portraits.repeat_interleave(shape[1], 0)
         scores[f"{self.identity.label} to the portrait"] = F.cosine_similarity(found, own)
         scores["re-identified"] = self._identified(found, shape[1])

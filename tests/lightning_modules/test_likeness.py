@@ -98,6 +98,7 @@ def test_the_portrait_returned_is_the_person_but_not_the_view(likeness, crowd):
     assert found["PSNR"] < 25
     assert found["LPIPS[efficientnet-lite0]"] > 0.05
     assert found["DISTS[efficientnet-lite0]"] > 0.05
+    assert found["POSE"] > 0.1
     assert "KID[efficientnet-lite0]" in found
 
 
