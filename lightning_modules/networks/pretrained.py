@@ -27,9 +27,18 @@ from core.model_folders import (
 )
 from core.shipped import find_shipped
 from lightning_modules.networks.hub import fetch_backbone
+from lightning_modules.networks.single_file import (
+    convert_text_encoder,
+    convert_unet,
+    convert_vae,
+    noise_schedule,
+    read_single_file,
+    unet_config,
+)
 
 EMPTY_PROMPT = "empty_prompt"
 FP16 = "fp16"
+SINGLE_FILES = (".safetensors", ".ckpt")
 # What Stable Diffusion 1.5's UNet has, at any width; SD 2, SDXL, inpainting and video models differ in one
 # of them.
 SHAPE: dict[str, Any] = {
@@ -69,7 +78,7 @@ class Backbone:
 
 
 def load_backbone(path_or_hub_id: str, dtype: torch.dtype = torch.float32) -> Backbone:
-    """The backbone in a diffusers folder or a hub repository, its networks in `dtype` and `eval`.
+    """The backbone in a diffusers folder, single file or hub repository, its networks in `dtype` and `eval`.
 
     The empty prompt is taken from `empty_prompt.safetensors`; where there is none it is computed from the
     text encoder once, which takes the transformers package, and kept in the folder if that can be written to.
@@ -77,6 +86,8 @@ def load_backbone(path_or_hub_id: str, dtype: torch.dtype = torch.float32) -> Ba
     files.
     """
     folder = find_folder(path_or_hub_id)
+    if folder.is_file():
+        return load_single_file(folder, dtype)
     check_folder(folder)
     unet = load_model(UNet2DConditionModel, folder / "unet", dtype)
     vae = load_vae(folder / "vae", dtype)
@@ -85,6 +96,19 @@ def load_backbone(path_or_hub_id: str, dtype: torch.dtype = torch.float32) -> Ba
     return Backbone(
         vae, unet, scheduler, load_empty_prompt(folder, unet.config.cross_attention_dim).to(dtype)
     )
+
+
+def load_single_file(path: Path, dtype: torch.dtype = torch.float32) -> Backbone:
+    """The backbone in a single file, its networks in `dtype` and `eval`; see `networks.single_file`.
+
+    Raises InputError where it is damaged, or no Stable Diffusion 1.5.
+    """
+    tensors = read_single_file(path)
+    config = unet_config(tensors)
+    check_unet(config, path)
+    unet, vae = convert_unet(tensors, config, path), convert_vae(tensors, path)
+    prompt = encode_nothing(convert_text_encoder(tensors, path).float())
+    return Backbone(vae.to(dtype), unet.to(dtype), noise_schedule(), prompt.to(dtype))
 
 
 def save_backbone(backbone: Backbone, path: str, dtype: torch.dtype | None = None) -> None:
@@ -181,13 +205,15 @@ def model_family(config: Mapping[str, Any]) -> str:
 
 
 def find_folder(path_or_hub_id: str) -> Path:
-    """The folder of a backbone, fetched from the hub if not a local one. InputError where there is none."""
+    """The folder or single file of a backbone, fetched from the hub if not a local one. InputError where
+    there is none."""
     folder = find_shipped(Path(path_or_hub_id).expanduser())
-    if folder.is_dir():
+    if folder.is_dir() or (folder.is_file() and folder.suffix in SINGLE_FILES):
         return folder
     if folder.exists():
         raise InputError(
-            f"{folder} is a file: give the diffusers folder with unet/, vae/ and scheduler/ in it"
+            f"{folder} is a file: give the diffusers folder with unet/, vae/ and scheduler/ in it, or a "
+            f"single file of Stable Diffusion 1.5 ({', '.join(SINGLE_FILES)})"
         )
     return fetch_backbone(path_or_hub_id)
 
