@@ -109,8 +109,7 @@ def convert_text_encoder(tensors: Tensors, path: Path) -> nn.Module:
         bos_token_id=vocabulary - 2,
         eos_token_id=vocabulary - 1,
     )
-    with torch.device("meta"):
-        encoder = CLIPTextModel(config)
+    encoder = CLIPTextModel(config)  # not on the meta device: its position_ids are in no file
     weights = convert_ldm_clip_checkpoint(dict(tensors))
     if not any(name.startswith("text_model.") for name in encoder.state_dict()):  # transformers 5
         weights = {name.removeprefix("text_model."): x for name, x in weights.items()}
