@@ -7,6 +7,8 @@ PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 PROCESSES ?= $(shell getconf _NPROCESSORS_ONLN)
+# Processes of the fast tests, with a gigabyte of memory each.
+TESTERS ?= $(shell echo $$(( $(PROCESSES) < 8 ? $(PROCESSES) : 8 )))
 
 # The capture that training runs on by default: five to seven minutes on two cores.
 SHARDS := shards/built/synthetic
@@ -158,7 +160,7 @@ metric-weights: | $(VENV)/.run ## Fetch and verify the weights of the metrics an
 
 .PHONY: test test-slow fuzz lint format types check benchmark help-texts
 test: $(VENV)/.dev ## Run the fast tests
-	$(RUN) -m pytest
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(TESTERS) --dist loadfile
 
 test-slow: $(VENV)/.dev ## Run the tests that take longer
 	$(RUN) -m pytest -m slow
@@ -174,7 +176,7 @@ format: $(VENV)/.dev ## Rewrite to style
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 
-types: $(VENV)/.dev ## Check types where they pay
+types: $(VENV)/.dev ## Check types
 	$(RUN) -m mypy
 
 check: lint types test ## Check style and types, and run the fast tests

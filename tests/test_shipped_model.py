@@ -39,7 +39,7 @@ def validate(stage: pl.LightningModule, conditions: bool = False) -> dict[str, f
 
 
 def test_the_autoencoder_keeps_unseen_heads(stage: AppearanceStage) -> None:
-    images = levels_to_pixels(read_images(PEOPLE, "val"))[::4]
+    images = levels_to_pixels(read_images(PEOPLE, "val").rows)[::4]
     with torch.no_grad():
         again = stage.decode(stage.encode(images))
     mse = (again - images).div(2).square().mean((1, 2, 3))

@@ -14,9 +14,11 @@ import anny
 import numpy as np
 import torch
 import warp
+from anny.paths import get_anny_cache_path
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from core.files import exclusive
 from portraits.geometry import STANDARD_LANDMARKS, similarity
 
 warp.config.log_level = warp.LOG_WARNING  # Anny starts Warp, which prints its version and devices otherwise
@@ -61,12 +63,18 @@ def vertex_normals(vertices: Array, faces: Indices) -> Array:
     return total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
 
 
+def load_anny() -> anny.Anny:
+    """Anny's model, by one process at a time: a machine's first builds its cache, which takes a minute."""
+    with exclusive(get_anny_cache_path() / "model", wait=True):
+        return anny.Anny(local_changes="default", facial_actions="all", phenotypes="all")
+
+
 class Anatomy:
     """Anny's model with its fixed topology worked out once: parts, UVs, template positions, landmark
     vertices."""
 
     def __init__(self) -> None:
-        self.model = anny.Anny(local_changes="default", facial_actions="all", phenotypes="all")
+        self.model = load_anny()
         faces = self.model.faces.numpy()
         base = self.model.base_mesh_vertex_indices.numpy()
         self.template = self.vertices(Shape(self.mean_phenotypes(), {}), {})

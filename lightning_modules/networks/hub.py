@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from importlib import import_module
 from itertools import product
 from pathlib import Path
 
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import HfApi, get_session, snapshot_download
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
@@ -17,6 +18,7 @@ from core.errors import InputError
 from core.model_folders import WEIGHTS
 from core.shipped import find_shipped
 
+HUB_SECONDS = 10.0  # to wait for the list of a repository's files
 # The names of weights, by the folders of a backbone.
 STEMS = {"unet": (WEIGHTS,), "vae": (WEIGHTS,), "text_encoder": ("model", "pytorch_model")}
 BACKBONE = ["*/config.json", "scheduler/scheduler_config.json", "empty_prompt.safetensors"]
@@ -33,12 +35,21 @@ FILES = [
 def fetch_backbone(repository: str) -> Path:
     """The folder of a backbone's files from the hub, with one set of weights of each network. Raises
     InputError."""
+    if not REPOSITORY.fullmatch(repository):
+        raise InputError(f"{repository}: no such folder, and not a hub id (owner/name)")
     try:
-        names = HfApi().list_repo_files(repository)
-    except (OfflineModeIsEnabled, OSError, HfHubHTTPError, HFValidationError):
+        files = HfApi().model_info(repository, timeout=HUB_SECONDS).siblings or []
+    except (OfflineModeIsEnabled, HfHubHTTPError, *connection_errors()):
         return fetch(repository, FILES)  # from the cache, or an error that says why not
+    names = [file.rfilename for file in files]
     weights = [name for part, stems in STEMS.items() for name in choose_weights(names, part, stems)]
     return fetch(repository, [*BACKBONE, *weights])
+
+
+def connection_errors() -> tuple[type[Exception], ...]:
+    """What is raised where the hub cannot be reached, by the HTTP client of this huggingface_hub."""
+    client = import_module(type(get_session()).__module__.partition(".")[0])
+    return OSError, client.HTTPError
 
 
 def find_model(
@@ -76,7 +87,7 @@ def fetch(
         )
     except HFValidationError:
         raise InputError(f"{repository}: no such folder, and not a hub id (owner/name)") from None
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, LocalEntryNotFoundError, *connection_errors()) as error:
         reason = str(error).strip().split("\n", 1)[0]
         raise InputError(f"{repository}: no such folder, and the hub did not give it: {reason}") from error
 

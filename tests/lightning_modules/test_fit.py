@@ -217,6 +217,7 @@ def test_two_runs_never_share_a_version(tmp_path):
 
 def test_wandb_out_of_reach_goes_on_offline(monkeypatch, tmp_path, caplog):
     """Nothing outside this machine is asked: the server is a closed local port."""
+    monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setattr(loggers, "WANDB_SECONDS", 1)

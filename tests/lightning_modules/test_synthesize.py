@@ -222,7 +222,7 @@ CAMERA_FILES = {
     "too long": ("c.json", [[*row(), 0.0]], "camera 0 has 26 numbers"),
     "flat": ("c.json", [*row(), *row()], "camera 0 is not a list|has 50 numbers"),
     "a shape": ("c.npy", np.zeros((3, 16)), "camera 0 has 16 numbers; EG3D labels have 25"),
-    "a cube": ("c.npy", np.zeros((2, 4, 4)), r"no array of numbers \(K, 25\), but \(2, 4, 4\)"),
+    "a cube": ("c.npy", np.zeros((2, 4, 4)), r"no array of numbers \(K, 25\), but float64 \(2, 4, 4\)"),
     "ragged array": ("c.npy", np.array([row(), row()[:24]], dtype=object), "cannot be read as an array"),
     "scaled": ("c.json", [row(), row([(0, 2.0)])], "camera 1 is not a rigid cam2world"),
     "mirrored": ("c.npy", np.array([row([(i, -row()[i]) for i in (0, 4, 8)])]), "camera 0 is not a rigid"),

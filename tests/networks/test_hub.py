@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
@@ -104,7 +105,8 @@ def repository(monkeypatch, tmp_path):
     save_backbone(toy_backbone(), str(tmp_path / "backbone"))
     names = [f"{part}/{WEIGHTS}{v}.safetensors" for part in ("unet", "vae") for v in ("", ".fp16")]
     api, download = Mock(), Mock(return_value=str(tmp_path / "backbone"))
-    api.return_value.list_repo_files.return_value = [*names, "v1-5-pruned.ckpt", "unet/config.json"]
+    files = [SimpleNamespace(rfilename=name) for name in (*names, "v1-5-pruned.ckpt", "unet/config.json")]
+    api.return_value.model_info.return_value.siblings = files
     monkeypatch.setattr(hub, "HfApi", api)
     monkeypatch.setattr(hub, "snapshot_download", download)
     return api.return_value, download
@@ -121,7 +123,7 @@ def test_only_one_precision_is_fetched(repository):
 
 def test_without_a_network_the_cache_is_asked(repository):
     api, download = repository
-    api.list_repo_files.side_effect = OfflineModeIsEnabled("offline")
+    api.model_info.side_effect = OfflineModeIsEnabled("offline")
     assert load_backbone("owner/name").downsampling == 4
     assert download.call_args.kwargs["allow_patterns"] == FILES
     download.side_effect = LocalEntryNotFoundError("no connection")

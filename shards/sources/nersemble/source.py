@@ -47,7 +47,8 @@ class NersembleCapture(RenderedConditions):
     """
 
     name = "nersemble"
-    _detector = FaceDetector()
+    # EG3D's crops are by MTCNN's points; triangulated over the views of a frame they are the nearer ones
+    _detector = FaceDetector(dense=False)
 
     def __init__(
         self,
