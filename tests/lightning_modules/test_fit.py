@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import wandb
 import yaml
 
 from core.errors import InputError
@@ -217,6 +218,7 @@ def test_two_runs_never_share_a_version(tmp_path):
 
 def test_wandb_out_of_reach_goes_on_offline(monkeypatch, tmp_path, caplog):
     """Nothing outside this machine is asked: the server is a closed local port."""
+    wandb.teardown()  # whatever run and server an earlier test of this process has left
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
@@ -226,3 +228,4 @@ def test_wandb_out_of_reach_goes_on_offline(monkeypatch, tmp_path, caplog):
     assert run.offline
     assert "out of reach" in caplog.text
     run.finish()
+    wandb.teardown()  # the next test does not ask this one's server
