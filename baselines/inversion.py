@@ -37,7 +37,7 @@ class PivotalTuning:
 
     Settings: ClassVar[type] = InversionSettings
     kind: ClassVar[Kind]
-    licence: ClassVar[str]
+    licence: str
 
     def __init__(self, head: GeneratedHead, settings: InversionSettings) -> None:
         self.head, self.settings = head, settings

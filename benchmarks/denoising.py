@@ -70,7 +70,7 @@ class Parts:
         """The timestep as a tensor (count,)."""
         return torch.full((count,), self.timestep, device=self.latents.device)
 
-    def bank(self, copies: int = 1) -> Bank:
+    def bank(self, copies: int = 1) -> ReferenceBank:
         """The bank of `copies` consecutive copies of each portrait."""
         portraits = self.portrait.repeat_interleave(copies, 0)
         return self.reference(portraits, self.timesteps(len(portraits)), self.denoiser.empty_prompt)
@@ -116,7 +116,7 @@ class CopiedBank:
         return self.bank.keys_values(name, attention)
 
 
-def guided(parts: Parts, bank: Bank, hint: Tensor) -> Tensor:
+def guided(parts: Parts, bank: "Bank | CopiedBank", hint: Tensor) -> Tensor:
     """Both passes of a guided step."""
     denoiser, timesteps = parts.denoiser, parts.timesteps(len(parts.latents))
     conditional = denoiser(parts.latents, timesteps, bank, hint=hint, views=parts.views)
@@ -148,9 +148,8 @@ def training_step(parts: Parts, copies: int, checkpointing: bool) -> Tensor:
     denoiser, reference = parts.denoiser, parts.reference
     denoiser.gradient_checkpointing = reference.gradient_checkpointing = checkpointing
     reference.zero_grad(set_to_none=True)
-    bank = parts.bank(copies)
-    if copies > 1:
-        bank = CopiedBank(bank, len(parts.portrait))
+    own = parts.bank(copies)
+    bank = own if copies == 1 else CopiedBank(own, len(parts.portrait))
     epsilon = denoiser(parts.latents, parts.timesteps(len(parts.latents)), bank, views=parts.views)
     loss = epsilon.float().square().mean()
     loss.backward()

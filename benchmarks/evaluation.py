@@ -7,6 +7,7 @@ because every step costs the same.
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -59,7 +60,7 @@ def sampling_seconds(pipeline: DiffPortrait3DPipeline, sampling: Sampling, subje
         )
 
     runs = tqdm((STEPS, MORE_STEPS), desc="sampling", unit="run")
-    short, long = (seconds(lambda steps=steps: sample(steps)) for steps in runs)
+    short, long = (seconds(partial(sample, steps)) for steps in runs)
     per_step = (long - short) / (MORE_STEPS - STEPS)
     return short + (sampling.steps - STEPS) * per_step
 
@@ -73,7 +74,7 @@ def scoring_seconds(subject: Subject, device: str) -> dict[str, float]:
         chosen = [metric for metric in metrics if metric in available()]
         if chosen:
             suite = MetricSuite(chosen).to(device)
-            measured[name] = seconds(lambda suite=suite: suite.update(truth, truth, cameras=cameras))
+            measured[name] = seconds(partial(suite.update, truth, truth, cameras=cameras))
     return measured
 
 

@@ -52,8 +52,9 @@ def read_faces(subjects: Sequence[Subject]) -> list[Faces]:
     for subject in tqdm(subjects, desc="views of", unit="person"):
         readings = reader.read(to_pixels(subject.truths), torch.from_numpy(subject.cameras))
         kept = [index for index, reading in enumerate(readings) if reading is not None]
+        faces = [reading for reading in readings if reading is not None]
         yaws = np.abs(np.degrees(angles(subject.cameras))[:, 0])
-        found.append(Faces([readings[index] for index in kept], yaws[kept]))
+        found.append(Faces(faces, yaws[kept]))
     return found
 
 

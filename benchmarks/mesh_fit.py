@@ -40,7 +40,7 @@ class Views(NamedTuple):
     @property
     def rotations(self) -> Array:
         """The cameras' rotations (N, 3, 3)."""
-        return split_label(self.cameras)[0][:, :3, :3]
+        return split_label(self.cameras)[0][:, :3, :3].astype(np.float64)
 
 
 def find_meshes(images: NDArray[np.uint8], cameras: Array) -> Views:

@@ -10,7 +10,7 @@ of the published errors.
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -54,7 +54,8 @@ def errors(subjects: Iterator[Subject]) -> tuple[NDArray[np.float64], dict[str, 
     and roll (N, 3), NaN where no face is found."""
     reader = FaceReader()
     metrics = {name: CameraPOSE(name, reader) for name in HEAD_CAMERAS if CATALOGUE[name].available}
-    yaws, rows = [], {name: [] for name in metrics}
+    yaws: list[Any] = []
+    rows: dict[str, list[Any]] = {name: [] for name in metrics}
     for subject in tqdm(subjects, desc="views of", unit="person"):
         found = reader.read(to_pixels(subject.truths), torch.from_numpy(subject.cameras))
         yaws.append(np.degrees(angles(subject.cameras))[:, 0])

@@ -100,7 +100,7 @@ def read_log(path: Path) -> dict[str, Curve]:
 
 
 def _curve(rows: Iterable[Mapping[str, str | None]], name: str) -> Curve:
-    points = {int(row.get("step") or 0): float(row[name]) for row in rows if row.get(name)}
+    points = {int(row.get("step") or 0): float(value) for row in rows if (value := row.get(name))}
     return sorted((step, value) for step, value in points.items() if np.isfinite(value))
 
 

@@ -146,8 +146,9 @@ class Evaluation(pl.Callback):
         batch, sampler = self._frames(trainer), sampler_of(pl_module, self.sampling)
         samples = sampler(batch)
         scores = self._score(samples, batch, pl_module.device)
-        protocol = trainer.datamodule.protocol
-        results = {f"val/{protocol}/{name}": value for name, value in self._suite.compute().items()}
+        protocol, suite = trainer.datamodule.protocol, self._suite
+        assert suite is not None  # made in setup
+        results = {f"val/{protocol}/{name}": value for name, value in suite.compute().items()}
         if trainer.is_global_zero:
             shown = batch if takes_conditions(pl_module) else without_conditions(batch)
             self._show(trainer, pl_module.stage, folder, shown, samples, scores)
@@ -173,6 +174,7 @@ class Evaluation(pl.Callback):
 
     def _score(self, samples: Tensor, batch: Batch, device: torch.device) -> dict[str, Tensor]:
         """The scores (B * K,) by metric. Faces in the targets are detected at the first validation only."""
+        assert self._suite is not None  # made in setup
         suite = self._suite.to(device)
         suite.reset()
         if not self._faces:
@@ -198,7 +200,7 @@ class Evaluation(pl.Callback):
         step = trainer.global_step
         drawn = {"grid": grid(to_images(side_by_side(batch, samples)), 1, 2)}
         rows, views = view_rows(batch, scores), view_images(batch, samples)
-        if scores:
+        if scores and self._suite is not None:
             drawn["worst"] = worst_view_sheet(rows, views, self._suite.directions)
         for name, picture in drawn.items():
             self.last[name] = save_picture(picture, folder, name, step)
@@ -228,6 +230,7 @@ class Evaluation(pl.Callback):
         """The first frame's references with the cameras of an orbit, and another person's renderings at them
         if the stage takes conditions."""
         cameras = trajectory("orbit", self.orbit_views)
+        assert self._batch is not None  # taken at the first validation
         person = {name: self._batch[name][:1] for name in ("key", "reference")}
         batch = person | {"camera": torch.from_numpy(cameras)[None]}
         if conditions:

@@ -1,6 +1,6 @@
 """Pictures, videos and tables of a run, sent to those of its loggers that can show them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +37,9 @@ def log_video(trainer: pl.Trainer, name: str, path: Path, still: Image.Image) ->
             logger.experiment.add_image(name, np.asarray(still), step, dataformats="HWC")
 
 
-def log_rows(trainer: pl.Trainer, name: str, rows: Rows, pictures: dict[str, Sequence[Image.Image]]) -> None:
+def log_rows(
+    trainer: pl.Trainer, name: str, rows: Rows, pictures: Mapping[str, Sequence[Image.Image]]
+) -> None:
     """Log a table to W&B, with a column of pictures for each of `pictures`, and to TensorBoard as text."""
     step = trainer.global_step
     for logger in trainer.loggers:

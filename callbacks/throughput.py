@@ -19,7 +19,8 @@ class Throughput(pl.Callback):
 
     def __init__(self, count: str = "target") -> None:
         self.count = count
-        self._start()
+        self._images = 0
+        self._waited = self._since = self._idle_since = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts the clock."""

@@ -38,7 +38,8 @@ def parse_schema(schema: type[Schema], data: bytes | str, where: str) -> Schema:
     from pydantic import ValidationError
 
     try:
-        return _adapter(schema).validate_json(data)
+        # a class is hashable, which typeshed does not know of type variables
+        return _adapter(schema).validate_json(data)  # type: ignore[arg-type]
     except ValidationError as error:
         raise InputError(f"{where}: {_faults(error)}") from None
 

@@ -154,4 +154,6 @@ def write_mesh(surface: Surface, colours: NDArray[np.uint8], path: Path, unit: U
         process=False,
     )
     with whole_file(path) as partial:
-        partial.write_bytes(mesh.export(file_type=path.suffix.lower()[1:]))
+        data = mesh.export(file_type=path.suffix.lower()[1:])
+        assert isinstance(data, bytes)
+        partial.write_bytes(data)

@@ -6,6 +6,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.models.controlnets.controlnet import ControlNetModel
@@ -59,7 +60,7 @@ def assemble(
     base = load_backbone(backbone)
     lineage = Lineage(fingerprints.of_tensors(base.unet.state_dict()))
 
-    def part(cls: type[ModelMixin], path: str | None, name: str) -> ModelMixin | None:
+    def part(cls: type[ModelMixin], path: str | None, name: str) -> Any:
         if path is None:
             return None
         card = _card(path, STAGES[name][0], lineage.backbone)
@@ -74,7 +75,9 @@ def assemble(
         _card(prior, PRIOR_STAGE[0], "")
         loaded_prior = load_model(NoisePrior, Path(prior))
         check_prior(loaded_prior, base, prior)
-    model = PortraitModel(base, reference, *parts, loaded_prior, lineage.reference_timestep)
+    timestep = lineage.reference_timestep
+    assert timestep is not None  # F_ref's card has it
+    model = PortraitModel(base, reference, *parts, loaded_prior, timestep)
     DiffPortrait3DPipeline.of(model).save_pretrained(out, getattr(torch, dtype))
     print(out)
 

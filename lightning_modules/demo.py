@@ -5,6 +5,7 @@ Shape letters: B frames, K views, S image side.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -88,7 +89,7 @@ def demo(
         write_text(folder / REPORT, report(rows, {}, frames, views, sampling))
         people(batch, made[PROXIES], made[FULL]).save(folder / "views.png")
         to_image(batch["reference"][0, 0]).save(folder / PORTRAIT)
-    asked = {"align": False, "steps": steps, "strength": strength, "precision": precision}
+    asked: dict[str, Any] = {"align": False, "steps": steps, "strength": strength, "precision": precision}
     synthesize(Request(model, str(Path(out, "orbit")), [str(Path(out, PORTRAIT))], **asked))
     text = Path(out, REPORT).read_text(encoding="utf-8") + orbit_line(
         Path(out, "orbit"), data, batch["key"][0]

@@ -170,7 +170,8 @@ def _read_part(folder: Path, part: Part) -> dict[str, Tensor]:
 def main(args: Sequence[str] | None = None) -> None:
     """The command. A user's mistake ends in one line."""
     parser = ArgumentParser(
-        prog="diffportrait3d export-released", description=export_released.__doc__.split("\n", 1)[0]
+        prog="diffportrait3d export-released",
+        description="Write a model folder as a checkpoint that the authors' code loads.",
     )
     parser.add_function_arguments(export_released, as_positional=True)
     settings = parser.parse_args(args).as_dict()

@@ -152,9 +152,11 @@ def complete_backbone(
         write_part(layout.part(TEXT_ENCODER), tensors, folder, dtype)
         write_empty_prompt(encode_empty_prompt(folder), folder)
     else:
+        assert given is not None  # asked for above
         channels = layout.part("unet").model.config.cross_attention_dim
         write_empty_prompt(load_empty_prompt(given, channels), folder)
     if "vae" not in have:
+        assert given is not None  # asked for above
         vae = load_vae(given / "vae")
         check_vae(vae, layout.part("unet").model.config.in_channels, given)
         save_model(vae, folder / "vae", dtype)
@@ -179,7 +181,8 @@ def check_schedule(tensors: dict[str, Tensor], where: str) -> None:
 def main(args: Sequence[str] | None = None) -> None:
     """The command. A user's mistake ends in one line."""
     parser = ArgumentParser(
-        prog="diffportrait3d import-released", description=import_released.__doc__.split("\n", 1)[0]
+        prog="diffportrait3d import-released",
+        description="Convert a released DiffPortrait3D checkpoint into a model folder.",
     )
     parser.add_function_arguments(import_released, as_positional=True)
     parser.add_argument("--inspect", action="store_true", help="Only print what the file contains.")

@@ -96,7 +96,7 @@ class Likeness:
         there = [number for number, face in enumerate(faces) if face is not None]
         if not there:
             return torch.full((len(faces), 1), torch.nan)
-        known = self.identity.embed([faces[number] for number in there])
+        known = self.identity.embed([face for face in faces if face is not None])
         return torch.full((len(faces), known.shape[1]), torch.nan).index_copy(0, torch.tensor(there), known)
 
     def _identified(self, found: Tensor, views: int) -> Tensor:

@@ -24,6 +24,8 @@ STEP = "trainer/global_step"
 class RunLogger(CSVLogger):
     """Lightning's CSV logger in a version folder of its own, also where two runs start at the same moment."""
 
+    _version: int | str | None
+
     @property
     def version(self) -> int | str:
         """The number of the run; its folder is made when it is first asked for."""
@@ -48,6 +50,8 @@ def reserve_version(folder: Path) -> int:
 
 class OfflineWandbLogger(WandbLogger):
     """Lightning's W&B logger, which goes on offline where the server cannot be reached."""
+
+    _experiment: Any
 
     @property
     @rank_zero_experiment

@@ -276,7 +276,9 @@ def mirrored(batch: Batch, draws: Sequence[torch.Generator]) -> Batch:
     """The batch with all images of about half of its B frames mirrored, or their latents exchanged for those
     of the mirrored images; its cameras, which no stage reads, are not. `draws`: B generators."""
     picks = torch.cat([torch.rand(1, generator=draw) for draw in draws]).lt(0.5).view(-1, 1, 1, 1, 1)
-    turned = {name: batch[name].flip(-1) for name in ("reference", "target", "condition") if name in batch}
+    turned: Batch = {
+        name: batch[name].flip(-1) for name in ("reference", "target", "condition") if name in batch
+    }
     for name in ("reference", "target"):
         if f"{name}_moments" in batch:
             turned[f"{name}_moments"] = batch[f"{name}_mirrored_moments"]

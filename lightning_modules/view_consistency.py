@@ -51,7 +51,9 @@ class ViewConsistencyStage(Stage):
         self.freeze()
         if middle == "unconditional":
             # It runs where there is no reference, which Eq. 1 never is: DDP would wait for its gradients.
-            self.denoiser.cross_view.mid.requires_grad_(False)
+            middle_module = self.denoiser.cross_view.mid
+            assert middle_module is not None
+            middle_module.requires_grad_(False)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Eq. 1 of all views of a portrait at once, or of fewer."""
@@ -62,9 +64,10 @@ class ViewConsistencyStage(Stage):
 
     def probes(self, batch: Batch, drawn: Drawn) -> dict[str, tuple[Tensor, Tensor]]:
         """Also `views`: with each view on its own, so that V has nothing to compare."""
-        views = drawn.latents.shape[1]
+        views, references = drawn.latents.shape[1], drawn.references
+        assert references is not None
         alone = Drawn(
-            drawn.references.repeat_interleave(views, 0),
+            references.repeat_interleave(views, 0),
             *(x.flatten(0, 1).unsqueeze(1) for x in drawn[1:]),
         )
         single = batch | {"condition": batch["condition"].flatten(0, 1).unsqueeze(1)}

@@ -63,7 +63,10 @@ class PairMetric(Metric):
     def update(self, images: Tensor, truth: Tensor, *, scores: Tensor | None = None) -> None:
         """Score pairs of images (N, 3, S, S) in [-1, 1], or take the `scores` (N, C) of theirs that are known
         already."""
-        scores = self.scores(images, truth) if scores is None else scores
+        self.accumulate(self.scores(images, truth) if scores is None else scores)
+
+    def accumulate(self, scores: Tensor) -> None:
+        """Take account of the scores (N, C) of pairs; NaN where one could not be scored."""
         known = ~scores.isnan().any(1)
         self.total += scores[known].double().sum(0).to(self.total.device)
         self.scored += known.sum().to(self.scored.device)

@@ -77,7 +77,7 @@ class Deep3DCameras:
             raise InputError(
                 f"{file} has no network `net_recon`: give the checkpoint of Deep3DFaceRecon_pytorch"
             )
-        self._network = network or CoefficientNetwork()
+        self._network: CoefficientNetwork = network or CoefficientNetwork()
         load_strict(self._network, tensors, str(file))
         self._network.eval().requires_grad_(False)
 

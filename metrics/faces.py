@@ -107,7 +107,7 @@ class FaceReader:
 def face_at_camera(image: NDArray[np.uint8], camera: NDArray[np.float64]) -> Face:
     """The face of an image (S, S, 3) where its camera (25,) has it: the landmarks are searched there, and are
     EG3D's standard ones where the network sees no face."""
-    five = project(STANDARD_LANDMARKS, camera) * len(image) - 0.5
+    five = project(STANDARD_LANDMARKS, camera).astype(np.float64) * len(image) - 0.5
     middle, extent = five.mean(0), np.ptp(five, axis=0).max() * BOX_OF_FIVE
     box = np.concatenate([middle - extent / 2, middle + extent / 2])
     if mesh.available():
@@ -150,7 +150,7 @@ class FaceMetric(PairMetric):
         these are known already."""
         found, true = self.reader.readings(images), self.reader.readings(truth)
         scores = self.compare(found, true) if scores is None else scores
-        super().update(found, true, scores=scores)
+        self.accumulate(scores)
         for first, second, failed in zip(found, true, scores.isnan().any(1).tolist(), strict=True):
             self.faceless_truth += failed and (second is None or second.unseen)
             self.by_camera += any(reading is not None and reading.by_camera for reading in (first, second))

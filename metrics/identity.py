@@ -28,15 +28,17 @@ class ID(FaceMetric):
     higher_is_better = True
 
     def __init__(self, weights: str | None = None, reader: FaceReader | None = None, **options: Any) -> None:
-        super().__init__(weights_for(self.symbol, weights), reader, **options)
-        self.embed = recogniser(self.weights)
+        chosen = weights_for(self.symbol, weights)
+        super().__init__(chosen, reader, **options)
+        self.embed = recogniser(chosen)
 
     def compare(self, images: Readings, truth: Readings) -> Tensor:
         """Cosines (N, 1); NaN where either shows no face."""
         cosines = torch.full((len(images), 1), torch.nan)
         both = [i for i, pair in enumerate(zip(images, truth, strict=True)) if None not in pair]
         if both:
-            faces = {id(readings[i]): readings[i] for readings in (images, truth) for i in both}
+            found = (reading for readings in (images, truth) for i in both if (reading := readings[i]))
+            faces = {id(reading): reading for reading in found}
             known = dict(zip(faces, self.embed(list(faces.values())), strict=True))
             first, second = (
                 torch.stack([known[id(readings[i])] for i in both]) for readings in (images, truth)

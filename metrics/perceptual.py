@@ -29,13 +29,14 @@ class LPIPS(PairMetric):
     higher_is_better = False
 
     def __init__(self, weights: str | None = None, **options: Any) -> None:
-        super().__init__(weights_for(self.symbol, weights), **options)
-        self.network = _build(self.symbol, self.weights, {ALEXNET: _alex, VGG16: _vgg, LITE: _Pyramid})
+        chosen = weights_for(self.symbol, weights)
+        super().__init__(chosen, **options)
+        self.network = _build(self.symbol, chosen, {ALEXNET: _alex, VGG16: _vgg, LITE: _Pyramid})
 
     @property
     def least_side(self) -> int:
         """The smallest image that the network's pooling layers leave a pixel of."""
-        return {ALEXNET: 31, VGG16: 16}.get(self.weights, 1)
+        return {ALEXNET: 31, VGG16: 16}.get(self.weights or "", 1)
 
     @torch.no_grad()
     def scores(self, images: Tensor, truth: Tensor) -> Tensor:
@@ -58,8 +59,9 @@ class DISTS(PairMetric):
     higher_is_better = False
 
     def __init__(self, weights: str | None = None, **options: Any) -> None:
-        super().__init__(weights_for(self.symbol, weights), **options)
-        self.network = _build(self.symbol, self.weights, {VGG16: _dists, LITE: _Pyramid})
+        chosen = weights_for(self.symbol, weights)
+        super().__init__(chosen, **options)
+        self.network = _build(self.symbol, chosen, {VGG16: _dists, LITE: _Pyramid})
 
     @torch.no_grad()
     def scores(self, images: Tensor, truth: Tensor) -> Tensor:
@@ -94,7 +96,7 @@ class _Pyramid(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.pyramid: FeaturePyramid = PerceptualLoss(LITE).pyramid
+        self.pyramid: FeaturePyramid = PerceptualLoss("efficientnet-lite0").pyramid
 
     def train(self, mode: bool = True) -> "_Pyramid":
         return super().train(False)

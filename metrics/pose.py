@@ -31,8 +31,9 @@ class POSE(FaceMetric):
     higher_is_better = False
 
     def __init__(self, weights: str | None = None, reader: FaceReader | None = None, **options: Any) -> None:
-        super().__init__(weights_for(self.symbol, weights), reader, **options)
-        self.cameras_of = head_cameras(self.weights)
+        chosen = weights_for(self.symbol, weights)
+        super().__init__(chosen, reader, **options)
+        self.cameras_of = head_cameras(chosen)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -56,9 +57,10 @@ class CameraPOSE(PairMetric):
     higher_is_better = False
 
     def __init__(self, weights: str | None = None, reader: FaceReader | None = None, **options: Any) -> None:
-        super().__init__(weights_for(self.symbol, weights), **options)
+        chosen = weights_for(self.symbol, weights)
+        super().__init__(chosen, **options)
         self.reader = reader or FaceReader()
-        self.cameras_of = head_cameras(self.weights)
+        self.cameras_of = head_cameras(chosen)
 
     @property
     def label(self) -> str:

@@ -3,6 +3,8 @@
 import logging
 import re
 from collections.abc import Sequence
+from string import ascii_uppercase
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
@@ -128,8 +130,7 @@ class MetricSuite(nn.Module):
         cameras: Tensor | None,
     ) -> dict[str, Tensor]:
         wanted = {"ID": truth if person is None else person, "POSE": truth if pose is None else pose}
-        pairs = [(metric, wanted[metric.symbol]) for metric in self.faces]
-        pairs = [(metric, other) for metric, other in pairs if other is not None]
+        pairs = [(metric, other) for metric in self.faces if (other := wanted[metric.symbol]) is not None]
         if not pairs and (cameras is None or not len(self.cameras)):
             return {}
         found = self.reader.read(images, cameras)
@@ -142,8 +143,9 @@ class MetricSuite(nn.Module):
         scores: dict[str, Tensor] = {}
         for metric, other in pairs:
             scores |= _scored(metric, found, others[id(other)])
-        for metric in self.cameras if cameras is not None else ():
-            scores |= _scored(metric, found, cameras)
+        if cameras is not None:
+            for metric in self.cameras:
+                scores |= _scored(metric, found, cameras)
         return scores
 
     @torch.no_grad()
@@ -196,7 +198,7 @@ def parse(name: str) -> tuple[str, str | None]:
 
 def higher_is_better(name: str) -> bool | None:
     """Whether more is better of a name in `MetricSuite.compute`; None of what is no metric's."""
-    symbol = re.match(r"[A-Z]*", name)[0]
+    symbol = name[: len(name) - len(name.lstrip(ascii_uppercase))]
     if symbol not in ALL:
         return None
     return False if name.endswith(COUNTS) else (PAIRED | FACES | SETS)[symbol].higher_is_better
@@ -212,7 +214,7 @@ def available() -> tuple[str, ...]:
     return tuple(names)
 
 
-def _scored(metric: PairMetric, images: Tensor | Readings, truth: Tensor | Readings) -> dict[str, Tensor]:
+def _scored(metric: Any, images: Tensor | Readings, truth: Tensor | Readings) -> dict[str, Tensor]:
     """The scores (N,) by column, which the metric has taken account of."""
     scores = metric.scores(images, truth)
     metric.update(images, truth, scores=scores)

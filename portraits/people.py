@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
@@ -90,7 +91,7 @@ def open_portrait(path: Path) -> Image.Image:
             f"{path}: {photo.width}x{photo.height} pixels are too few for a portrait:"
             f" {MIN_SIDE} a side at least"
         )
-    if all(low == high for low, high in photo.getextrema()):
+    if np.ptp(np.asarray(photo), axis=(0, 1)).max() == 0:
         raise InputError(f"{path}: the image is empty: all its pixels have one colour")
     return photo
 

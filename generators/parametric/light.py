@@ -36,7 +36,7 @@ class Baked:
     """What reaches each vertex: irradiance over π (N, 3), and the share of the light that does (N, 1)."""
 
     irradiance: NDArray[np.float32]
-    openness: NDArray[np.float32]
+    openness: NDArray[np.floating]
 
 
 def median_cut(environment: Environment, count: int = LIGHTS) -> Lights:

@@ -5,6 +5,7 @@ Shape letters: N vertices, M triangles, P points that rays hit.
 
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 import cv2
 import numpy as np
@@ -42,7 +43,13 @@ class Surface:
 
 
 SKIN, EYE, CLOTH = Gloss(0.42, 0.030), Gloss(0.10, 0.050), Gloss(0.85, 0.010)
-FINE = {"clumps": 3200, "width": 0.0042, "beard_clumps": 2200, "beard_width": 0.0012, "tip": 0.15}
+FINE: dict[str, Any] = {
+    "clumps": 3200,
+    "width": 0.0042,
+    "beard_clumps": 2200,
+    "beard_width": 0.0012,
+    "tip": 0.15,
+}
 HAIR, TONGUE = Gloss(0.45, 0.020), Gloss(0.30, 0.040)
 
 

@@ -10,7 +10,7 @@ from core.lists import spread
 from lightning_modules.evaluation.plots import new_figure, style_axes, to_picture
 from lightning_modules.evaluation.scoring import Scores
 from lightning_modules.evaluation.statistics import Estimate
-from lightning_modules.evaluation.tables import Row, columns
+from lightning_modules.evaluation.tables import ARROWS, Row, columns
 from portraits.alignment.photos import open_photo
 from portraits.cameras import angles
 from portraits.contact_sheet import case_sheet
@@ -39,7 +39,7 @@ def comparison_figure(rows: Sequence[Row]) -> Image.Image | None:
     higher = {name: up for row in rows for name, up in row.higher.items()}
     for metric, plots_of_metric in zip(metrics, plots, strict=True):
         for protocol, axes in zip(protocols, plots_of_metric, strict=True):
-            arrow = {True: " ↑", False: " ↓"}.get(higher.get(metric), "")
+            arrow = ARROWS[higher.get(metric)]
             _draw(axes, f"{protocol}: {metric}{arrow}", metric, lines[protocol])
     figure.suptitle("● measured here, 95 % interval     ◆ published", fontsize=9, x=0.01, ha="left")
     return to_picture(figure)

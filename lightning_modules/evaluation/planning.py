@@ -148,7 +148,7 @@ def _rows_of_models(request: EvaluationRequest, part: tuple[int, int], device: s
         predictions = _plan_predictions(
             settings, Path(request.out), subjects_of(settings.subjects), part, device
         )
-        _check_same_views(name, predictions, rows.get(truth_from))
+        _check_same_views(name, predictions, None if truth_from is None else rows[truth_from])
         scoring = settings.scoring
         if scoring.background == "remove":
             _check_masks(name, settings.subjects.shards, predictions.subjects, truth_from)

@@ -16,6 +16,7 @@ from lightning_modules.evaluation.statistics import Estimate, estimates, means_b
 from metrics.suite import higher_is_better
 from portraits.predictions import Predictions, Protocol
 
+ARROWS = {True: " ↑", False: " ↓", None: ""}  # behind the name of a metric, by its direction
 NOT_IN_MARKDOWN = ("_pitch_degrees", "_roll_degrees")
 SECONDS, MEMORY = "seconds/view", "peak GiB"
 ORDER = ("LPIPS", "DISTS", "SSIM", "PSNR", "ID", "POSE", "FID", "KID")
@@ -126,7 +127,7 @@ def markdown(title: str, rows: Sequence[Row], remarks: Sequence[str] = ()) -> st
     """
     names = [name for name in columns(rows) if not name.endswith(NOT_IN_MARKDOWN)]
     higher = {name: up for row in rows for name, up in row.higher.items()}
-    arrows = {name: {True: " ↑", False: " ↓"}.get(higher.get(name), "") for name in names}
+    arrows = {name: ARROWS[higher.get(name)] for name in names}
     head = ["system", "protocol", "size", "subjects", "views", *(f"{name}{arrows[name]}" for name in names)]
     lines = [f"# {title}", "", f"| {' | '.join(head)} |", "|---|---|" + "---:|" * (len(head) - 2)]
     for row in rows:

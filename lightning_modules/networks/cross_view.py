@@ -4,7 +4,7 @@ Shape letters: B portraits, V views of a portrait, N = B*V, P = B*H*W pixels, C 
 """
 
 import math
-from typing import Literal, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -182,4 +182,5 @@ def check_views(views: int, positions: int) -> None:
 
 
 def _width(layer: Layer) -> int:
-    return (layer.resample if layer.resnet is None else layer.resnet).out_channels
+    last: Any = layer.resample if layer.resnet is None else layer.resnet
+    return last.out_channels

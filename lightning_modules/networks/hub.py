@@ -39,17 +39,17 @@ def fetch_backbone(repository: str) -> Path:
         raise InputError(f"{repository}: no such folder, and not a hub id (owner/name)")
     try:
         files = HfApi().model_info(repository, timeout=HUB_SECONDS).siblings or []
-    except (OfflineModeIsEnabled, HfHubHTTPError, *connection_errors()):
+    except unreachable():
         return fetch(repository, FILES)  # from the cache, or an error that says why not
     names = [file.rfilename for file in files]
     weights = [name for part, stems in STEMS.items() for name in choose_weights(names, part, stems)]
     return fetch(repository, [*BACKBONE, *weights])
 
 
-def connection_errors() -> tuple[type[Exception], ...]:
-    """What is raised where the hub cannot be reached, by the HTTP client of this huggingface_hub."""
+def unreachable() -> tuple[type[Exception], ...]:
+    """What is raised where the hub does not answer or refuses; by its HTTP client too."""
     client = import_module(type(get_session()).__module__.partition(".")[0])
-    return OSError, client.HTTPError
+    return HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError, client.HTTPError
 
 
 def find_model(
@@ -87,7 +87,7 @@ def fetch(
         )
     except HFValidationError:
         raise InputError(f"{repository}: no such folder, and not a hub id (owner/name)") from None
-    except (HfHubHTTPError, LocalEntryNotFoundError, *connection_errors()) as error:
+    except unreachable() as error:
         reason = str(error).strip().split("\n", 1)[0]
         raise InputError(f"{repository}: no such folder, and the hub did not give it: {reason}") from error
 

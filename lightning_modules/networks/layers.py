@@ -10,7 +10,7 @@ tokens.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from diffusers.models.attention import BasicTransformerBlock
@@ -38,6 +38,8 @@ class UNetParts(Protocol):
     time_embedding: nn.Module
     down_blocks: nn.ModuleList
     mid_block: nn.Module
+    up_blocks: nn.ModuleList
+    named_modules: Callable[..., Any]
 
 
 class Context(NamedTuple):

@@ -101,7 +101,9 @@ class NoisePrior(ModelMixin, ConfigMixin):
         self.extent, self.sampling = extent, RaySampling(coarse, fine)
         pixels = widths[lift_side], widths[lift_side // 2]
         self.encoder = PortraitEncoder(image_size, tuple(encoder_channels), code_channels)
-        self.volume = Volume(lift_side, pixels, tuple(volume_channels), code_channels, attention_heads)
+        self.volume = Volume(
+            lift_side, pixels, (volume_channels[0], volume_channels[1]), code_channels, attention_heads
+        )
         self.grow = Grow(volume_channels[0], tuple(grow_channels), feature_channels)
         self.surroundings = Surroundings(
             code_channels, surroundings_channels, surroundings_doublings, feature_channels

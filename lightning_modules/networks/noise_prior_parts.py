@@ -114,6 +114,7 @@ class VoxelAttention(nn.Module):
         tokens = self.norm(volume.flatten(2).transpose(1, 2)) + self.places
         seen = None
         if self.pixel_norm is not None:
+            assert features is not None
             seen = self.pixel_norm(features.flatten(2).transpose(1, 2)) + self.pixel_places
         mixed = self.attention(tokens, encoder_hidden_states=seen)
         return volume + mixed.transpose(1, 2).unflatten(2, volume.shape[2:])

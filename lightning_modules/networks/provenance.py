@@ -60,7 +60,7 @@ class StageCard:
 
     def reference_timestep(self, where: str) -> ReferenceTimestep:
         """The timestep that F_ref was given. Raises InputError where the card has none, or an unknown one."""
-        timestep = self.settings.get(TIMESTEP)
+        timestep: Any = self.settings.get(TIMESTEP)
         if timestep not in get_args(ReferenceTimestep):
             raise InputError(
                 f"{where}: its card ({CARD}) has {TIMESTEP} {timestep!r}, where "

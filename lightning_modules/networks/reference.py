@@ -184,6 +184,8 @@ def attention_inputs(
 
 def run_last_layer(layer: Layer, hidden: Tensor, context: Context) -> dict[str, Tensor]:
     """The layer in which F_ref ends: as `run_layer`, up to its last self-attention's normalised input."""
+    assert layer.transformer is not None
+    assert layer.resnet is not None
     tokens = to_tokens(layer.transformer, layer.resnet(hidden, context.time))
     *blocks, last = layer.transformer.transformer_blocks
     features = {}

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin
@@ -48,8 +49,8 @@ class Part:
     """One folder of ours, and the released names of its tensors."""
 
     folder: str
-    model: ConfigMixin | None
-    """On the meta device; None for the text encoder, whose class is transformers'."""
+    model: Any
+    """A ConfigMixin, on the meta device; None for the text encoder, whose class is transformers'."""
     names: dict[str, str]
     """Ours to the released."""
     own_shapes: dict[str, tuple[int, ...]]
@@ -97,7 +98,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """
     loaded = read_tensors(path)
     wrapped = next((name for name in WRAPPERS if isinstance(loaded.get(name), dict)), None)
-    tensors = loaded[wrapped] if wrapped else loaded
+    tensors: dict[str, Any] = loaded[wrapped] if wrapped else loaded  # type: ignore[assignment]
     if tensors and all(str(name).startswith("module.") for name in tensors):
         tensors = {name.removeprefix("module."): x for name, x in tensors.items()}
     others = sorted(str(name) for name, x in tensors.items() if not isinstance(x, Tensor))
@@ -157,12 +158,15 @@ def layout_of(unet: UNet2DConditionModel, control: ControlNetModel, cross_view: 
 def text_part(config: dict[str, int]) -> Part:
     """The text encoder, under the names that its published folders have."""
     width, hidden, root = config["hidden_size"], config["intermediate_size"], "text_model"
-    shapes = {
+    shapes: dict[str, tuple[int, ...]] = {
         f"{root}.embeddings.token_embedding.weight": (config["vocab_size"], width),
         f"{root}.embeddings.position_embedding.weight": (config["max_position_embeddings"], width),
     }
     square, norm = ((width, width), (width,)), ((width,), (width,))
-    linear = {"mlp.fc1": ((hidden, width), (hidden,)), "mlp.fc2": ((width, hidden), (width,))}
+    linear: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+        "mlp.fc1": ((hidden, width), (hidden,)),
+        "mlp.fc2": ((width, hidden), (width,)),
+    }
     linear |= {f"self_attn.{x}_proj": square for x in ("q", "k", "v", "out")}
     linear |= {"layer_norm1": norm, "layer_norm2": norm}
     pairs = {
@@ -192,7 +196,7 @@ def part_sizes(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, int, int, s
 
 def released_part(folder: str, model: ConfigMixin, table: dict[str, str]) -> Part:
     """The part of one of our models, which may be on the meta device, with its table of names."""
-    own = shapes_of(model.state_dict())
+    own = dict(shapes_of(model.state_dict()))
     shapes = {
         theirs: (*own[name], 1, 1) if folder == "vae" and len(own[name]) == 2 else own[name]
         for name, theirs in table.items()

@@ -72,5 +72,5 @@ def to_output(levels: Tensor, output_type: str) -> Sequence[Image.Image] | NDArr
         return levels.float() / 255
     images = levels.movedim(1, -1).contiguous().numpy()
     if output_type == "np":
-        return images.astype(np.float32) / 255
+        return np.divide(images, 255, dtype=np.float32)
     return [Image.fromarray(image) for image in images]

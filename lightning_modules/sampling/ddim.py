@@ -76,7 +76,8 @@ def sample(
     _check_batch(len(noise), views, condition)
     path = windows(views, views if window is None else window, overlap)
     networks = (denoiser, *replicas)
-    fixed_banks = None if callable(bank) else copy_bank(bank, networks)
+    bank_at: BankAt | None = bank if callable(bank) else None
+    fixed_banks = [] if callable(bank) else copy_bank(bank, networks)
     hint = embed_window(denoiser, condition, views, path[0]) if len(path) == 1 else None
 
     latents = noise.float() * (scheduler.init_noise_sigma if strength == 1 else 1.0)
@@ -84,7 +85,7 @@ def sample(
 
         def predict(noisy: Tensor, timestep: float) -> Tensor:
             """ε (B, V, 4, H, W) in latents (B, V, 4, H, W), window by window."""
-            banks = copy_bank(bank(timestep), networks) if fixed_banks is None else fixed_banks
+            banks = fixed_banks if bank_at is None else copy_bank(bank_at(timestep), networks)
 
             def predict_window(window: Window, device: int) -> Tensor:
                 network = networks[device]

@@ -1,7 +1,8 @@
 """Loading and saving of the pipeline: model folders and repositories of the Hugging Face hub."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import diffusers
 import torch
@@ -24,6 +25,7 @@ class FoldersMixin:
     """`from_pretrained` and `save_pretrained` of a `DiffusionPipeline` made `of` a `PortraitModel`."""
 
     config_name: str
+    save_config: Callable[..., None]
     scheduler: SchedulerMixin
 
     @classmethod
@@ -79,10 +81,11 @@ class FoldersMixin:
         if not index.is_file() or read_json(index).get("_class_name") != cls.__name__:
             return load_schedule(folder / "scheduler")
         name = read_json(index).get("scheduler", (None, None))[1]
-        scheduler = getattr(diffusers, str(name), None)
+        scheduler: Any = getattr(diffusers, str(name), None)
         if not (isinstance(scheduler, type) and issubclass(scheduler, SchedulerMixin)):
             raise InputError(f"{index}: {name!r} is none of diffusers' schedulers")
-        return scheduler.from_config(read_json(folder / "scheduler/scheduler_config.json"))
+        read: Any = scheduler
+        return read.from_config(read_json(folder / "scheduler/scheduler_config.json"))
 
     def save_pretrained(
         self,

@@ -14,6 +14,9 @@ class OffloadingMixin:
     """CPU offloading for a `DiffusionPipeline` that calls parts of its networks, rather than their `forward`,
     which accelerate's hooks do not see."""
 
+    model: Any  # the pipeline's own: a PortraitModel, its VAE, and where they are
+    vae: Any
+    device: torch.device
     _offload_device: torch.device | None = None
     _by_layers = False
 

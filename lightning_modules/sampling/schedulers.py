@@ -96,9 +96,11 @@ def step_options(
     if eta > 0 and "eta" not in parameters:
         raise InputError(f"eta={eta}: {name} has no eta; DDIMScheduler has")
     stochastic = eta > 0 if "eta" in parameters else "generator" in parameters
-    if stochastic and generators is None:
+    options: dict[str, Any] = {"eta": eta} if "eta" in parameters else {}
+    if not stochastic:
+        return options
+    if generators is None:
         raise InputError(f"{name} draws noise at each step: give generators, or DDIM with eta=0")
-    if stochastic and len(generators) != items:
+    if len(generators) != items:
         raise InputError(f"{len(generators)} generators for {items} latents: there is one for each")
-    options = {"eta": eta} if "eta" in parameters else {}
-    return options | ({"generator": list(generators)} if stochastic else {})
+    return options | {"generator": list(generators)}

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -114,7 +115,7 @@ def sample_views(
     pipeline: DiffPortrait3DPipeline, person: PersonInputs, shared: SharedInputs, progress: bool
 ) -> list[Image.Image]:
     """The K views of one person, whoever else is sampled."""
-    return pipeline(
+    views: Any = pipeline(
         person.portraits,
         cameras=shared.cameras,
         conditions=shared.conditions,
@@ -122,7 +123,8 @@ def sample_views(
         seed=shared.seed,
         progress=progress,
         **asdict(shared.sampling),
-    ).images
+    )
+    return views.images
 
 
 def write_views(

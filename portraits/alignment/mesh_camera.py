@@ -66,7 +66,7 @@ def camera_from_mesh(
 
 def fitted_rotation(seen: NDArray[np.float64], face: NDArray[np.float64]) -> NDArray[np.float64]:
     """The rotation (3, 3) from landmarks (468, 3) with their depths to the face (468, 3)."""
-    return similarity(seen, face)[1]
+    return np.asarray(similarity(seen, face)[1], dtype=np.float64)
 
 
 def _turned_to(ray: NDArray[np.float64]) -> NDArray[np.float64]:

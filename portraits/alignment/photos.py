@@ -70,7 +70,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     Transparency is blended over white, 16-bit values are scaled, and colours are converted from an embedded
     profile; a damaged one is ignored.
     """
-    orientation = UPRIGHT.get(_orientation(image))
+    orientation = UPRIGHT.get(_orientation(image) or 0)
     rgb = _to_srgb(_to_8_bits(image), image.info.get("icc_profile"))
     rgb = rgb if orientation is None else rgb.transpose(orientation)
     if rgb is not image:
@@ -78,10 +78,11 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     return rgb
 
 
-def _orientation(image: Image.Image) -> object:
+def _orientation(image: Image.Image) -> int | None:
     """The EXIF orientation. Other entries are not read: cameras write some that Pillow cannot convert."""
     try:
-        return image.getexif().get(ExifTags.Base.Orientation)
+        value = image.getexif().get(ExifTags.Base.Orientation)
+        return value if isinstance(value, int) else None
     except (SyntaxError, ValueError, TypeError, OSError, OverflowError, struct.error):
         return None
 
