@@ -12,13 +12,17 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from core.errors import InputError
+from core.files import whole_file
+from core.fingerprints import of_folder, of_settings
 from core.lists import spread
 from core.model_folders import load_model
 from core.seeding import torch_generator
+from core.tensors import read_tensors
 from portraits.pixels import levels_to_pixels
 from shards.index import ShardIndex
 from shards.manifest import Manifest
@@ -158,6 +162,8 @@ class ImagePool(pl.LightningDataModule):
         pairs: add another view of the same person to each image; see `Pool.batch`
         val_images: the number of validation images, evenly spaced
         encode_batch: images encoded at a time
+        cache_dir: a folder in which the encoded images are kept for later runs, under a name that depends on
+            the VAE, the shards and `mirror`
         seed: of the order
 
     Raises InputError in `setup` for folders that cannot be read, have different image sizes, or have too few
@@ -173,6 +179,7 @@ class ImagePool(pl.LightningDataModule):
         pairs: bool = False,
         val_images: int = 512,
         encode_batch: int = 64,
+        cache_dir: str | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -183,6 +190,7 @@ class ImagePool(pl.LightningDataModule):
         self.pairs = pairs
         self.val_images = val_images
         self.encode_batch = encode_batch
+        self.cache_dir = cache_dir
         self.seed = seed
         self.train: Pool | None = None
         self.val: Pool | None = None
@@ -205,12 +213,29 @@ class ImagePool(pl.LightningDataModule):
         if self.mirror:
             train = Pool.cat([train, replace(train, rows=train.rows.flip(-1))])
         if self.vae is not None:
-            vae = load_model(AutoencoderKL, Path(self.vae), torch.float32)
-            train, val = (
-                replace(pool, rows=encode_moments(vae, pool.rows, self.encode_batch, f"encode {split}"))
-                for split, pool in (("train", train), ("val", val))
-            )
+            moments = self._moments(Path(self.vae), {"train": train.rows, "val": val.rows})
+            train, val = replace(train, rows=moments["train"]), replace(val, rows=moments["val"])
         self.train, self.val = train, val
+
+    def _moments(self, vae: Path, images: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The moments of both splits, from `cache_dir` if they are there."""
+        path = None
+        if self.cache_dir is not None:
+            shards = [shard.sha256 for folder in self.folders for shard in Manifest.load(folder).shards]
+            name = of_settings({"vae": of_folder(vae), "shards": shards, "mirror": self.mirror})
+            Path(self.cache_dir).mkdir(parents=True, exist_ok=True)
+            path = Path(self.cache_dir, f"moments-{name}.safetensors")
+            if path.is_file():
+                return read_tensors(path)
+        model = load_model(AutoencoderKL, vae, torch.float32)
+        moments = {
+            split: encode_moments(model, rows, self.encode_batch, f"encode {split}")
+            for split, rows in images.items()
+        }
+        if path is not None:
+            with whole_file(path) as partial:
+                save_file(moments, partial)
+        return moments
 
     @property
     def batch_name(self) -> str:
@@ -255,17 +280,21 @@ def read_images(folder: Path, split: str) -> Pool:
 
 @torch.no_grad()
 def encode_moments(vae: AutoencoderKL, images: Tensor, batch: int, description: str) -> Tensor:
-    """The posterior moments (N, 2C, H, W) float16 of images (N, 3, S, S) uint8: mean, then log variance,
-    computed in bfloat16."""
+    """The posterior moments (N, 2C, H, W) float16 of images (N, 3, S, S) uint8: mean, then log variance.
+
+    Computed in bfloat16 on a GPU and in float32 on a CPU, since processors without bfloat16 units emulate it
+    many times slower.
+    """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    nn.Module.to(vae, device)
+    nn.Module.to(vae, device, memory_format=torch.channels_last)
     moments: list[Tensor] = []
     with (
-        torch.autocast(device.type, torch.bfloat16),
+        torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"),
         tqdm(total=len(images), desc=description, unit="image", disable=None) as bar,
     ):
         for rows in images.split(batch):
-            moments.append(vae.encode(levels_to_pixels(rows.to(device))).latent_dist.parameters.half().cpu())
+            pixels = levels_to_pixels(rows.to(device)).contiguous(memory_format=torch.channels_last)
+            moments.append(vae.encode(pixels).latent_dist.parameters.half().cpu().contiguous())
             bar.update(len(rows))
     return torch.cat(moments)
 
