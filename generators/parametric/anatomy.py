@@ -13,15 +13,12 @@ from functools import cache, cached_property
 import anny
 import numpy as np
 import torch
-import warp
 from anny.paths import get_anny_cache_path
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from core.files import exclusive
 from portraits.geometry import STANDARD_LANDMARKS, similarity
-
-warp.config.log_level = warp.LOG_WARNING  # Anny starts Warp, which prints its version and devices otherwise
 
 Array = NDArray[np.floating]
 Indices = NDArray[np.integer]
@@ -66,7 +63,12 @@ def vertex_normals(vertices: Array, faces: Indices) -> Array:
 def load_anny() -> anny.Anny:
     """Anny's model, by one process at a time: a machine's first builds its cache, which takes a minute."""
     with exclusive(get_anny_cache_path() / "model", wait=True):
-        return anny.Anny(local_changes="default", facial_actions="all", phenotypes="all")
+        return anny.Anny(
+            local_changes="default",
+            facial_actions="all",
+            phenotypes="all",
+            skinning_method="lbs",  # Warp, its default, prints a warning in each process without a GPU
+        )
 
 
 class Anatomy:
