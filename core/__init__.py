@@ -1,1 +1,1 @@
-"""What every room uses: errors, files, and reading of what comes from outside."""
+"""Shared by every room: errors, whole files and folders, safe reading of untrusted files, seeding."""

@@ -1,4 +1,4 @@
-"""Arrays from outside: `.npy` bytes that are believed only as far as they go."""
+"""A safe parser for untrusted `.npy` data."""
 
 import io
 import struct
@@ -12,10 +12,14 @@ MAX_HEADER = 1000
 
 
 def parse_npy(data: bytes) -> NDArray[np.generic]:
-    """The array of numbers in the bytes of a .npy file, read-only.
+    """Parse the bytes of a `.npy` file into a read-only numeric array.
 
-    Nothing is unpickled, and nothing is allocated before the header's claim is the size of what follows it.
-    Raises ValueError for anything else than an array of numbers, whole and with nothing after it."""
+    Nothing is unpickled, and memory is allocated only once the size in the header matches the size of the
+    data.
+
+    Raises:
+        ValueError: the data is not a numeric array, is truncated, or has trailing bytes.
+    """
     file = io.BytesIO(data)
     shape, fortran, dtype = _header(file)
     if dtype.kind not in "biuf":

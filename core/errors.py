@@ -1,4 +1,4 @@
-"""How a user's mistake or a machine's limit ends: one line of what is wrong, where, and what to do."""
+"""Errors that commands report in one line: what is wrong, where, and what to do."""
 
 import errno
 import os
@@ -9,18 +9,18 @@ from typing import NoReturn
 
 
 class InputError(ValueError):
-    """A user's mistake. Its message is one line naming the thing and the remedy."""
+    """Invalid input. The message is one line that names the input and the remedy."""
 
     exit_code = 2
 
 
 class IncompleteError(InputError):
-    """Some of many inputs failed, and the others were processed. Its message names those that failed."""
+    """Some of many inputs failed; the others were processed. The message names the failed ones."""
 
     exit_code = 1
 
 
-# Faults of the machine or of permissions that any write or read can meet, and what to do about them.
+# Errors of the machine or of permissions that any read or write may raise, and their remedies.
 REMEDIES = {
     errno.ENOSPC: "make room on that disk and run the same command again",
     errno.EDQUOT: "make room within your quota and run the same command again",
@@ -33,13 +33,13 @@ REMEDIES = {
 }
 
 
-LONGEST = 2000  # characters of the line
+LONGEST = 2000  # characters of a reported line
 
 
 @contextmanager
 def one_line() -> Iterator[None]:
-    """End the command with `error: …` on stderr: with the exit code of an InputError, with 1 where the disk
-    is full, read-only, or another of `REMEDIES`. Let bugs through."""
+    """Exit with one line, `error: …`, on stderr for an InputError (with its exit code) and for the system
+    errors in `REMEDIES` (with 1). Other exceptions propagate with their traceback."""
     try:
         yield
     except InputError as error:
@@ -53,7 +53,7 @@ def one_line() -> Iterator[None]:
 
 def _end(message: str, code: int) -> NoReturn:
     line = " ".join(message.split())
-    # a damaged file may name something with megabytes
+    # names read from a damaged file may be megabytes long
     line = line if len(line) <= LONGEST else f"{line[:LONGEST]}…"
     print(f"error: {line}", file=sys.stderr)
     raise SystemExit(code) from None

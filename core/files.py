@@ -1,7 +1,7 @@
-"""Writing files and folders whole: each appears under its name only when it is complete and on the disk.
+"""Atomic writing of files and folders: each appears under its final name only when complete and on disk.
 
-Everything is written beside its target, flushed, and renamed. What was there before stays until then, a crash
-or a full disk leaves nothing half-written under a final name, and two processes never mix their results.
+Everything is written to a temporary sibling, flushed, and renamed. The previous content stays until then, so
+a crash or a full disk never leaves a partial result, and concurrent processes never mix theirs.
 """
 
 import errno
@@ -24,22 +24,22 @@ log = logging.getLogger(__name__)
 
 PARTIAL = ".partial"
 RESULT = "result"
-STALE_SECONDS = 60.0  # a temporary file this old that nobody has locked was left by a process that died
+STALE_SECONDS = 60.0  # an unlocked temporary file of this age was left by a process that died
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Write `values` as JSON, whole or not at all: indented, keys sorted, a newline at the end."""
+    """Write `values` atomically as JSON: indented, keys sorted, with a final newline."""
     write_text(path, json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` in UTF-8, whole or not at all."""
+    """Write `text` atomically as UTF-8."""
     write_bytes(path, text.encode("utf-8"))
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write `data`, whole or not at all."""
+    """Write `data` atomically."""
     with whole_file(path) as partial:
         partial.write_bytes(data)
 
@@ -48,8 +48,8 @@ def write_bytes(path: Path, data: bytes) -> None:
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`, an empty file that replaces `path` when the block ends.
 
-    If the block raises, the temporary file is removed and `path` stays as it was. Several processes may write
-    one `path` at a time: readers see the whole file of one of them. The folder has to exist.
+    If the block raises, the temporary file is removed and `path` stays unchanged. Several processes may write
+    `path` at the same time: the last one to finish wins. The folder must exist.
     """
     path = Path(path)
     _remove_stale(path)
@@ -70,16 +70,16 @@ def whole_file(path: Path) -> Iterator[Path]:
 def whole_folder(path: Path, replace: bool = False) -> Iterator[Path]:
     """Yield an empty folder `<path>.partial` that is renamed to `path` when the block ends.
 
-    If the block raises, the folder is removed and `path` stays as it was. What an interrupted run left is
-    removed, or completed where it was interrupted amid replacing.
+    If the block raises, the folder is removed and `path` stays unchanged. Leftovers of an interrupted run are
+    removed first; if it was interrupted while replacing `path`, the replacement is completed.
 
     Raises:
-        InputError: `path` exists and `replace` is False; another process is writing it; or no folder can be
-            made there.
+        InputError: `path` exists and `replace` is False; another process is writing it; or the folder cannot
+            be created.
     """
     path = Path(path)
     with exclusive(path):
-        partial, replaced = _beside(path, PARTIAL), _beside(path, ".replaced")
+        partial, replaced = _sibling(path, PARTIAL), _sibling(path, ".replaced")
         if replaced.exists() and not path.exists():
             replaced.rename(path)
         if path.exists() and not replace:
@@ -104,21 +104,21 @@ def whole_folder(path: Path, replace: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def resumable_folder(path: Path, recipe: Any) -> Iterator[Path]:
-    """Yield the folder `<path>.partial` to work in; what the block leaves in its `RESULT` becomes `path`.
+    """Yield the work folder `<path>.partial`; its subfolder `RESULT` becomes `path` when the block ends.
 
-    If the block raises, or the process dies, the work stays, and the next call with the same `recipe` (values
-    that JSON can hold) goes on with it.
+    If the block raises or the process dies, the work folder stays, and the next call with the same `recipe`
+    (JSON-serialisable values) resumes it.
 
     Raises:
-        InputError: `path` exists; another process is writing it; the work that is there has another recipe;
-            or no folder can be made there.
+        InputError: `path` exists; another process is writing it; the work folder belongs to another recipe;
+            or it cannot be created.
     """
     path = Path(path)
     recipe = json.loads(json.dumps(recipe))
     with exclusive(path):
         if path.exists() or path.is_symlink():
             raise InputError(f"{path} exists already: remove it or choose another folder")
-        partial = _beside(path, PARTIAL)
+        partial = _sibling(path, PARTIAL)
         record = partial / "recipe.json"
         try:
             partial.mkdir(exist_ok=True)
@@ -126,7 +126,7 @@ def resumable_folder(path: Path, recipe: Any) -> Iterator[Path]:
                 write_json(record, recipe)
             if json.loads(record.read_text(encoding="utf-8")) != recipe:
                 raise InputError(
-                    f"{partial} is an interrupted run's, with other settings: use those again, or remove it"
+                    f"{partial} is of an interrupted run with other settings: use those again, or remove it"
                 )
         except OSError as error:
             raise _no_folder(path, error) from error
@@ -139,13 +139,13 @@ def resumable_folder(path: Path, recipe: Any) -> Iterator[Path]:
 
 @contextmanager
 def exclusive(path: Path, wait: bool = False) -> Iterator[None]:
-    """Hold `path`, a file or folder that need not exist yet, against every other process that asks for it.
+    """Hold an exclusive lock on `path`, a file or folder that need not exist yet.
 
-    The lock is `.<name>.lock` beside it, which goes away with the process that holds it. Where another one
-    does, `wait` for it. The folders above `path` are made.
+    The lock file is `.<name>.lock` in the same folder; the system releases it when the process ends. With
+    `wait`, block until another process releases it. Missing parent folders are created.
 
     Raises:
-        InputError: another process holds it and `wait` is False; or nothing can be written there.
+        InputError: another process holds the lock and `wait` is False; or the folder is not writable.
     """
     path = Path(path)
     lock = path.with_name(f".{path.name}.lock")
@@ -158,7 +158,7 @@ def exclusive(path: Path, wait: bool = False) -> Iterator[None]:
 
 
 def _open_lock(path: Path, lock: Path, wait: bool) -> int:
-    """The descriptor of a lock file that this process has locked and that still has its name."""
+    """The descriptor of the lock file, locked by this process and verified to be the one on disk."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         while True:
@@ -168,7 +168,7 @@ def _open_lock(path: Path, lock: Path, wait: bool) -> int:
                 raise InputError(
                     f"{path}: another process is writing it; wait for that one, or choose another place"
                 )
-            # The last holder may have removed the name between our opening it and our locking it.
+            # The previous holder may have removed the file between our opening and our locking it.
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(descriptor), lock.stat()):
                     return descriptor
@@ -178,7 +178,7 @@ def _open_lock(path: Path, lock: Path, wait: bool) -> int:
 
 
 def _lock(descriptor: int, wait: bool) -> bool:
-    """Lock an open file; False where another process has. Filesystems without locks count as locked."""
+    """Lock an open file; False if another process holds it. Without filesystem support, always True."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -186,12 +186,12 @@ def _lock(descriptor: int, wait: bool) -> bool:
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
-        log.debug("this filesystem has no locks; two runs must not write to one place")
+        log.debug("this filesystem does not support locks: do not write to one folder from two runs")
     return True
 
 
 def _remove_stale(path: Path) -> None:
-    """Remove the temporary files of `path` that processes which died have left."""
+    """Remove temporary files of `path` that were left by processes that died."""
     for partial in path.parent.glob(f".{_escaped(path.name)}.????????{PARTIAL}"):
         with suppress(OSError):
             if time.time() - partial.stat().st_mtime < STALE_SECONDS:
@@ -208,17 +208,17 @@ def _escaped(name: str) -> str:
     return "".join(f"[{c}]" if c in "*?[" else c for c in name)
 
 
-def _beside(path: Path, ending: str) -> Path:
+def _sibling(path: Path, ending: str) -> Path:
     return path.with_name(f"{path.name}{ending}")
 
 
 def _no_folder(path: Path, error: OSError) -> InputError:
     reason = "Not a directory" if isinstance(error, FileExistsError) else error.strerror
-    return InputError(f"{path}: no folder can be made there: {reason}")
+    return InputError(f"{path}: the folder cannot be created: {reason}")
 
 
 def flush(path: Path) -> None:
-    """Flush a file, or a folder's list of names, to the disk."""
+    """Flush a file, or the entries of a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -230,7 +230,7 @@ def flush(path: Path) -> None:
 
 
 def flush_folder(folder: Path) -> None:
-    """Flush every file below a folder, and the folders, to the disk."""
+    """Flush all files and folders below a folder to disk."""
     for place, _, names in os.walk(folder):
         for name in names:
             if not os.path.islink(os.path.join(place, name)):

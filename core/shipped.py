@@ -1,17 +1,18 @@
-"""Files that come with the project, `configs/` and `checkpoints/mini`, found from any working folder."""
+"""Lookup of shipped files, `configs/` and `checkpoints/mini`, from any working folder."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-# Beside `core/`, in a checkout and where pip installs: the package of the command, which holds links to them.
+# The package of the command is next to `core/` both in a checkout and installed, and holds links to the
+# files.
 SHIPPED = Path(__file__).resolve().parents[1] / "diffportrait3d"
 CONFIG_FLAG = "--config"
 
 
 def find_shipped(path: str | Path) -> Path:
-    """`path` itself; or, where it is relative and not there, the file or folder of that name that is shipped.
+    """`path`, or the shipped file or folder of that name if `path` is relative and does not exist.
 
-    A path that is neither comes back as it is.
+    A path that is neither is returned unchanged.
     """
     path = Path(path)
     shipped = SHIPPED / path
@@ -21,7 +22,7 @@ def find_shipped(path: str | Path) -> Path:
 
 
 def find_configs(arguments: Sequence[str]) -> list[str]:
-    """A command's arguments, with the files of every `--config` found as `find_shipped` does."""
+    """A command's arguments, with the file of every `--config` resolved by `find_shipped`."""
     found: list[str] = []
     for argument in arguments:
         flag, assigned, value = argument.partition("=")

@@ -1,4 +1,4 @@
-"""Tensors and JSON from files, read safely and compared strictly."""
+"""Safe reading of tensors and JSON from files, and strict comparison of names and shapes."""
 
 import json
 import pickle
@@ -18,7 +18,7 @@ from core.downloads import check_downloaded
 from core.errors import InputError
 from core.lists import shortened
 
-# What reading a malformed file of torch.save raises.
+# Raised by torch.load for malformed files.
 DAMAGE = (
     RuntimeError,
     EOFError,
@@ -33,14 +33,15 @@ DAMAGE = (
     struct.error,
     zipfile.BadZipFile,
 )
-# What PyTorch's restricted reader refuses, in its error; the rest of the error advises to disable the reader.
+# The class that PyTorch's restricted unpickler refused; the rest of its message advises to disable it.
 REFUSED = re.compile(r"(?:Unsupported global: GLOBAL|Unsupported class|Trying to (?:call|load)) ([\w.]+)")
 
 
 def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Put tensors in the place of a module's own; `where` names their origin in the error.
+    """Load tensors into a module without copying; `where` names their origin in errors.
 
-    Raises InputError listing missing, unexpected and misshapen names, and those with NaN or infinite values.
+    Raises InputError that lists missing, unexpected and misshapen tensors, and those with NaN or infinite
+    values.
     """
     compare({name: tuple(x.shape) for name, x in module.state_dict().items()}, tensors, where)
     check_finite(tensors, where)
@@ -48,26 +49,26 @@ def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], where: str) ->
 
 
 def compare(wanted: Mapping[str, tuple[int, ...]], given: Mapping[str, Tensor], where: str) -> None:
-    """InputError listing what is missing, unexpected and misshapen among given tensors."""
+    """Raise InputError that lists missing, unexpected and misshapen tensors."""
     faults = shape_faults(wanted, {name: tuple(x.shape) for name, x in given.items()})
     if faults:
         raise InputError(f"{where}: {faults}")
 
 
 def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
-    """Raise InputError, naming `where`, listing tensors with NaN or infinite values."""
+    """Raise InputError that lists tensors with NaN or infinite values; it begins with `where`."""
     wrong = [name for name, x in tensors.items() if x.is_floating_point() and not _finite(x)]
     if wrong:
         raise InputError(f"{where}: NaN or infinite values in {shortened(wrong)}")
 
 
 def _finite(x: Tensor) -> bool:
-    """Whether all values are finite: where the sum is, they are, and it takes no memory."""
+    """Whether all values are finite. A finite sum, which takes no memory, implies that they are."""
     return bool(x.sum(dtype=torch.float64).isfinite()) or bool(x.isfinite().all())
 
 
 def shape_faults(wanted: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[int, ...]]) -> str:
-    """What is missing, unexpected and misshapen among given shapes by name, in words; empty if nothing is."""
+    """Describe missing, unexpected and misshapen entries of `given`; empty if there are none."""
     misshapen = [
         f"{name} {given[name]}, not {shape}"
         for name, shape in wanted.items()
@@ -82,7 +83,7 @@ def shape_faults(wanted: Mapping[str, tuple[int, ...]], given: Mapping[str, tupl
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object, or an InputError that names the file."""
+    """Read a JSON object. Raises InputError naming the file."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -96,10 +97,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file or of a pickled state dict, mapped into memory, never executing code.
+    """The memory-mapped tensors of a safetensors file or of a pickled state dict. No code is executed.
 
-    Raises InputError on a missing, truncated or malformed file, and on a pickle with anything but tensors in
-    it.
+    Raises InputError if the file is missing, truncated or malformed, or a pickle holds more than tensors.
     """
     if path.suffix != ".safetensors":
         loaded = read_pickle(path)
@@ -116,11 +116,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def read_pickle(path: Path) -> Any:
-    """The content of a file that `torch.save` has written, on the CPU: tensors, mapped into memory where the
-    format allows, and plain containers.
+    """The content of a file written by `torch.save`, on the CPU: tensors, memory-mapped if the format allows,
+    and plain containers.
 
-    Raises InputError on a missing or damaged file, and on a pickle with anything else in it; none of it is
-    executed.
+    Raises InputError if the file is missing or damaged, or holds objects of other types; no code is executed.
     """
     check_downloaded(path)
     try:

@@ -1,4 +1,4 @@
-"""The number of a build's worker process, by which workers divide GPUs and CPU cores among themselves."""
+"""A build's worker process: its number, GPU and share of the CPU cores."""
 
 import os
 from dataclasses import dataclass

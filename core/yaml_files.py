@@ -1,4 +1,4 @@
-"""YAML files of settings, read safely: no tags are executed, and aliases cannot multiply without end."""
+"""Safe reading of YAML settings: tags are not executed, and the expansion of aliases is limited."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,14 +9,13 @@ import yaml
 from core.errors import InputError
 from core.shipped import CONFIG_FLAG
 
-MAX_VALUES = 100_000  # aliases counted as often as they are used
+MAX_VALUES = 100_000  # after expansion of aliases
 
 
 def read_yaml(path: Path) -> Mapping[str, Any]:
-    """The settings in a YAML file.
+    """Read the settings in a YAML file.
 
-    Raises InputError where there is no file, it is not YAML or not a mapping, or it is larger than settings
-    are once its aliases are replaced.
+    Raises InputError if the file is missing, is no YAML mapping, or has more than `MAX_VALUES` values.
     """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -25,12 +24,12 @@ def read_yaml(path: Path) -> Mapping[str, Any]:
     if not isinstance(values, Mapping):
         raise InputError(f"--config {path}: has no settings in it")
     if _count(values, {}) > MAX_VALUES:
-        raise InputError(f"--config {path}: its aliases make more than {MAX_VALUES} values of it")
+        raise InputError(f"--config {path}: more than {MAX_VALUES} values, with its aliases expanded")
     return values
 
 
 def check_configs(arguments: Sequence[str]) -> None:
-    """Raise InputError, as `read_yaml` does, on a file that a command's arguments name by `--config`."""
+    """Read every file given by `--config`. Raises InputError as `read_yaml`."""
     for place, argument in enumerate(arguments):
         flag, assigned, value = argument.partition("=")
         if flag == CONFIG_FLAG and (assigned or place + 1 < len(arguments)):
@@ -38,8 +37,8 @@ def check_configs(arguments: Sequence[str]) -> None:
 
 
 def _count(tree: Any, known: dict[int, int]) -> int:
-    """The number of values in a tree; `known` has the counts of containers by id, of those that are being
-    counted, which hold themselves, more than any file may have."""
+    """The number of values in a tree. `known` caches the counts of containers by id; a container that is
+    being counted, and so contains itself, counts more than `MAX_VALUES`."""
     if not isinstance(tree, dict | list):
         return 1
     if id(tree) not in known:

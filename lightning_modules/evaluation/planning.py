@@ -103,7 +103,7 @@ def plan_evaluation(request: EvaluationRequest) -> EvaluationPlan:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{out}: no folder can be made there: {error.strerror}") from error
+        raise InputError(f"{out}: the folder cannot be created: {error.strerror}") from error
     return EvaluationPlan(
         request.title,
         tuple(rows),

@@ -147,7 +147,7 @@ def load_schedule(folder: Path) -> DDPMScheduler:
         return DDPMScheduler.from_config({k: v for k, v in config.items() if k in kept}, clip_sample=False)
     except (TypeError, ValueError, NotImplementedError) as error:
         reason = str(error).split("\n", 1)[0]
-        raise InputError(f"{folder / 'scheduler_config.json'} makes no noise schedule: {reason}") from error
+        raise InputError(f"{folder / 'scheduler_config.json'} is no noise schedule: {reason}") from error
 
 
 def check_folder(folder: Path) -> None:

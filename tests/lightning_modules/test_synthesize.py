@@ -195,7 +195,7 @@ def test_bad_input_is_one_line_before_a_model_is_loaded(run, tmp_path, arguments
 @pytest.mark.usefixtures("no_model")
 def test_a_folder_that_cannot_be_made_is_found_out_first(run, tmp_path):
     (tmp_path / "file").write_text("no folder")
-    with pytest.raises(InputError, match="file/out: no folder can be made there"):
+    with pytest.raises(InputError, match="file/out: the folder cannot be created"):
         run(out="file/out")
 
 

@@ -149,8 +149,8 @@ def test_an_unknown_middle_is_one_line():
     ("setting", "value", "said"),
     [
         ("heads", 1e308, "heads: Input should be a valid integer"),
-        ("heads", 10**400, "makes no CrossView"),
-        ("heads", 0, "makes no CrossView"),
+        ("heads", 10**400, "no valid config of CrossView"),
+        ("heads", 0, "no valid config of CrossView"),
         ("heads", "8", "heads: Input should be a valid integer"),
         ("positions", -1e9, "positions: Input should be a valid integer"),
         ("down_channels", 7, "down_channels: Input should be a valid array"),

@@ -95,7 +95,7 @@ def test_an_index_that_is_damaged_is_one_line(save):
             load_backbone(str(folder))
     index.write_text(json.dumps(values))
     (folder / "unet" / first).unlink()
-    with pytest.raises(InputError, match=f"lacks {first}, which .* lists: fetch it again"):
+    with pytest.raises(InputError, match=f"{first} missing, listed in .*: download the folder again"):
         load_backbone(str(folder))
 
 

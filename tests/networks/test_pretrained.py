@@ -176,7 +176,7 @@ def test_v_prediction_is_one_line(folder):
 def test_a_schedule_that_is_none_is_one_line(folder):
     for changes in ({"beta_schedule": "steep"}, {"beta_schedule": "linear", "num_train_timesteps": "many"}):
         edit(folder / "scheduler" / "scheduler_config.json", **changes)
-        with pytest.raises(InputError, match=r"scheduler_config.json makes no noise schedule"):
+        with pytest.raises(InputError, match=r"scheduler_config.json is no noise schedule"):
             load_backbone(str(folder))
 
 
