@@ -1,5 +1,5 @@
-"""LPIPS, DISTS, SSIM, PSNR, FID, KID, ID and POSE, each a torchmetrics Metric usable on its own, and all at
-once. They know torch only: neither the models nor Lightning."""
+"""LPIPS, DISTS, SSIM, PSNR, FID, KID, ID and POSE as torchmetrics metrics, usable separately or all at once.
+They depend neither on the models nor on Lightning."""
 
 from metrics.identity import ID
 from metrics.perceptual import DISTS, LPIPS

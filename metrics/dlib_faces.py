@@ -1,4 +1,4 @@
-"""dlib's networks, whose weights come in a package, and faces as they take them."""
+"""dlib's networks, whose weights come in a package, and the preparation of their inputs."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,12 +13,13 @@ from metrics.catalogue import CATALOGUE
 from metrics.faces import Reading
 
 MODELS = "face_recognition_models"
-SIDE = 256  # what a landmark finder is given: the face is then about as large as it was trained on
+# smaller images are enlarged to this side, about the face size in the landmark detector's training
+SIDE = 256
 
 
 def model_file(weights: str, name: str) -> str:
-    """Where the package, which is found without importing it, has a model. Raises InputError where the
-    packages of these weights are missing."""
+    """Path of a model file in its package, which is not imported. Raises InputError if the packages of these
+    weights are not installed."""
     if not CATALOGUE[weights].available:
         raise InputError(f"metric weights {weights}: {CATALOGUE[weights].remedy}")
     spec = find_spec(MODELS)
@@ -30,8 +31,9 @@ def model_file(weights: str, name: str) -> str:
 def dlib_view(
     face: Reading, square: NDArray[np.float64] | None = None
 ) -> tuple[NDArray[np.uint8], Any, float]:
-    """The image, enlarged where it is small, dlib's rectangle of the face in it, and by how much it was
-    enlarged. `square` (4,), in pixels of the image, is where the face is; by default by its box."""
+    """The image, enlarged if small, dlib's rectangle of the face in it, and the scale of enlargement.
+    `square` (4,), in pixels of the image, is the face's region; by default it is derived from the face's
+    box."""
     import dlib
 
     image, scale = _enlarged(face.image)
@@ -49,7 +51,8 @@ def _enlarged(image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], float]:
 
 
 def _square(box: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A face's box as dlib's detector draws its own: square, as wide as the face, about its lower part."""
+    """Convert a face's box to one like those of dlib's detector: square, as wide as the face, over its lower
+    part."""
     left, top, right, bottom = box
     side = (right - left + bottom - top) / 2
     middle = np.array([(left + right) / 2, (top + bottom) / 2 + 0.05 * side])

@@ -1,4 +1,4 @@
-"""Finding the face in an image once for all metrics that look at it. N images, S image side."""
+"""Face detection, shared by all metrics of faces. N images, S image side."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -20,7 +20,8 @@ from portraits.cameras import project
 from portraits.geometry import STANDARD_LANDMARKS
 from portraits.pixels import to_images
 
-BOX_OF_FIVE = np.array([1.65, 2.05])  # a box around five points that a camera gives, in their larger extent
+# size of a face's box relative to the larger extent of its five landmarks
+BOX_OF_FIVE = np.array([1.65, 2.05])
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class Reading:
     Args:
         image: (S, S, 3) uint8
         face: the face, in pixels of the image
-        by_camera: whether no detector found it, or its dense landmarks were in doubt, and it was looked for
-            where the image's camera has it
+        by_camera: whether it was located from the image's camera, as no detector found it or its dense
+            landmarks were unreliable
     """
 
     image: NDArray[np.uint8]
@@ -50,7 +51,7 @@ class Reading:
 
     @property
     def unseen(self) -> bool:
-        """Whether nothing of the face was found in the image: its landmarks are the camera's alone."""
+        """Whether nothing was detected in the image, and the landmarks follow from the camera alone."""
         return self.by_camera and self.face.mesh is None
 
     @property
@@ -60,7 +61,7 @@ class Reading:
 
     @property
     def camera(self) -> NDArray[np.float32]:
-        """The camera (25,) that sees the face so in its crop, by the landmarks that were found."""
+        """The EG3D label (25,) of the face's crop, estimated from the detected landmarks."""
         return camera_of_face(self.face, self.square)
 
 
@@ -68,17 +69,17 @@ Readings = Sequence[Reading | None]
 
 
 class FaceReader:
-    """Finds the largest face of images, on the CPU; small images are searched enlarged."""
+    """Detects the largest face of images, on the CPU; small images are enlarged first."""
 
     def __init__(self) -> None:
         self.detector = FaceDetector()
 
     def read(self, images: Tensor, cameras: Tensor | None = None) -> list[Reading | None]:
-        """A reading of each of images (N, 3, S, S) in [-1, 1], None where no face is found; equal images have
-        one between them.
+        """The face in each of images (N, 3, S, S) in [-1, 1], None if none is found. Equal images are
+        processed once.
 
-        Where `cameras` (N, 25), the EG3D labels that the images were made for, are given, a face that no
-        detector finds, or whose dense landmarks are in doubt, is looked for where its camera has it.
+        With `cameras` (N, 25), the EG3D labels that the images were generated for, a face that no detector
+        finds or whose dense landmarks are unreliable is searched where the camera projects it.
         """
         labels = [None] * len(images) if cameras is None else list(cameras.double().cpu().numpy())
         found: dict[tuple[bytes, bytes], Reading | None] = {}
@@ -91,7 +92,7 @@ class FaceReader:
         return readings
 
     def readings(self, images: Tensor | Readings, cameras: Tensor | None = None) -> Readings:
-        """Images read, or readings as they are."""
+        """`images` if they are readings already, otherwise `read(images, cameras)`."""
         return self.read(images, cameras) if isinstance(images, Tensor) else images
 
     def _read(self, image: NDArray[np.uint8], camera: NDArray[np.float64] | None) -> Reading | None:
@@ -105,8 +106,8 @@ class FaceReader:
 
 
 def face_at_camera(image: NDArray[np.uint8], camera: NDArray[np.float64]) -> Face:
-    """The face of an image (S, S, 3) where its camera (25,) has it: the landmarks are searched there, and are
-    EG3D's standard ones where the network sees no face."""
+    """The face of an image (S, S, 3) at the position given by its camera (25,). Landmarks are detected there;
+    if that fails, they are EG3D's standard ones, projected."""
     five = project(STANDARD_LANDMARKS, camera).astype(np.float64) * len(image) - 0.5
     middle, extent = five.mean(0), np.ptp(five, axis=0).max() * BOX_OF_FIVE
     box = np.concatenate([middle - extent / 2, middle + extent / 2])
@@ -118,11 +119,11 @@ def face_at_camera(image: NDArray[np.uint8], camera: NDArray[np.float64]) -> Fac
 
 
 class FaceMetric(PairMetric):
-    """A metric of two faces. A pair without a face in both images cannot be scored; it is counted.
+    """Base class of metrics of two faces. Pairs in which either image has no face count as failures.
 
-    States beside those of PairMetric, summed over processes: `faceless_truth`, in how many pairs the truth
-    shows no face; `by_camera`, in how many one of the faces is where its camera has it, as no detector found
-    it. `reader` may be shared between metrics.
+    States besides those of PairMetric, summed over processes: `faceless_truth`, the number of pairs without a
+    face in the truth; `by_camera`, the number with a face located from its camera. `reader` may be shared
+    between metrics.
     """
 
     faceless_truth: Tensor
@@ -135,19 +136,19 @@ class FaceMetric(PairMetric):
         self.add_state("by_camera", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
     def scores(self, images: Tensor | Readings, truth: Tensor | Readings) -> Tensor:
-        """The scores (N, C) of images (N, 3, S, S) in [-1, 1], or of what was read of them; NaN where either
-        shows no face."""
+        """The scores (N, C) of images (N, 3, S, S) in [-1, 1] or of their readings; NaN if either has no
+        face."""
         return self.compare(self.reader.readings(images), self.reader.readings(truth))
 
     @abstractmethod
     def compare(self, images: Readings, truth: Readings) -> Tensor:
-        """The scores (N, C) of readings; NaN where either is None."""
+        """The scores (N, C) of readings; NaN if either is None."""
 
     def update(
         self, images: Tensor | Readings, truth: Tensor | Readings, *, scores: Tensor | None = None
     ) -> None:
-        """Score pairs of images (N, 3, S, S) in [-1, 1] or of readings, or take their `scores` (N, C) where
-        these are known already."""
+        """Add pairs of images (N, 3, S, S) in [-1, 1] or of readings, with their `scores` (N, C) if already
+        computed."""
         found, true = self.reader.readings(images), self.reader.readings(truth)
         scores = self.compare(found, true) if scores is None else scores
         self.accumulate(scores)
@@ -156,8 +157,8 @@ class FaceMetric(PairMetric):
             self.by_camera += any(reading is not None and reading.by_camera for reading in (first, second))
 
     def summary(self) -> dict[str, float]:
-        """The means by column; `<metric>_failures`, the pairs that could not be scored, and of these
-        `<metric>_failures_of_truth`, without a face in the truth; and `<metric>_by_camera`."""
+        """The means by column, and counts of pairs: `<metric>_failures` that could not be scored, of these
+        `<metric>_failures_of_truth` without a face in the truth, and `<metric>_by_camera`."""
         counts = {
             f"{self.label}_failures": float(self.failed),
             f"{self.label}_failures_of_truth": float(self.faceless_truth),

@@ -1,4 +1,4 @@
-"""Networks that see an image as one vector, for the distances between sets of images."""
+"""Feature extractors of FID and KID: networks that map an image to one vector."""
 
 import io
 from collections.abc import Callable
@@ -17,8 +17,8 @@ LITE_SIDE = 224
 
 
 class InceptionFeatures(nn.Module):
-    """Inception's 2048 pooled features with the original TensorFlow weights and resizing, as FID is defined
-    (Heusel et al. 2017), by torch-fidelity."""
+    """Inception's 2048 pooled features with the original TensorFlow weights and resizing, which define FID
+    (Heusel et al. 2017); torch-fidelity's network."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,19 +26,19 @@ class InceptionFeatures(nn.Module):
             from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
         except ImportError:
             raise InputError(f"metric weights {INCEPTION}: pip install -e '.[metrics]'") from None
-        # torch-fidelity unpickles whatever file it is given: it is given tensors that were read safely
+        # torch-fidelity would unpickle the file: pass it tensors that were read safely instead
         file = io.BytesIO()
         torch.save(published(INCEPTION).tensors(), file)
         file.seek(0)
         self.network = FeatureExtractorInceptionV3(INCEPTION, ["2048"], feature_extractor_weights_path=file)
 
     def train(self, mode: bool = True) -> "InceptionFeatures":
-        """Stays in eval mode."""
+        """Always stays in evaluation mode."""
         return super().train(False)
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """Features (N, 2048) of images (N, 3, S, S) in [-1, 1], which are made 8-bit first."""
+        """Features (N, 2048) of images (N, 3, S, S) in [-1, 1], which are quantised to 8 bits first."""
         return self.network(pixels_to_levels(images))[0]
 
 
@@ -52,7 +52,7 @@ class LiteFeatures(nn.Module):
         self.register_buffer("std", torch.tensor(LITE_STD).view(1, 3, 1, 1), persistent=False)
 
     def train(self, mode: bool = True) -> "LiteFeatures":
-        """Stays in eval mode."""
+        """Always stays in evaluation mode."""
         return super().train(False)
 
     @torch.no_grad()
@@ -66,7 +66,7 @@ EXTRACTORS: dict[str, Callable[[], nn.Module]] = {INCEPTION: InceptionFeatures, 
 
 
 def extractor(weights: str) -> nn.Module:
-    """The frozen network with these weights. Raises InputError where there is none of this name."""
+    """The frozen network with these weights. Raises InputError for an unknown name."""
     if weights not in EXTRACTORS:
         raise InputError(f"FID and KID take the weights {', '.join(EXTRACTORS)}, not {weights!r}")
     return EXTRACTORS[weights]().eval().requires_grad_(False)

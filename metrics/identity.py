@@ -1,4 +1,4 @@
-"""ID: whether two images show the same person, by the cosine of face embeddings. N pairs, D features."""
+"""ID: identity similarity, the cosine of face embeddings. N pairs, D features."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,13 +15,18 @@ from metrics.recognition import DlibRecogniser, FacenetRecogniser, Recogniser, a
 
 
 class ID(FaceMetric):
-    """Cosine of the embeddings of two faces; 1 where images are equal.
+    """Cosine similarity of the embeddings of two faces; 1 for equal images.
 
-    `weights`: "vggface2" (the standard: facenet-pytorch's network), "sface", "dlib", whose cosines are high
-    throughout, or "arcface", an ONNX file of the user's own, stated as "arcface=PATH" or in the cache folder.
-    Pairs where a face is not found are counted as failures. What a cosine means for each network, between
-    strangers and for one person as the head turns, `python -m benchmarks.identity` prints. Raises InputError
-    where this machine lacks the weights.
+    Pairs without a face in both images count as failures. `python -m benchmarks.identity` prints each
+    network's typical cosines between different people, and for one person as the head turns.
+
+    Args:
+        weights: "vggface2" (the standard: facenet-pytorch's network), "sface", "dlib" (whose cosines are high
+            throughout), or "arcface" for an ONNX file that the user provides, as "arcface=PATH" or in the
+            cache folder; by default the best available
+        reader: the face detector, which may be shared between metrics
+
+    Raises InputError if the weights are not available.
     """
 
     symbol = "ID"
@@ -33,7 +38,7 @@ class ID(FaceMetric):
         self.embed = recogniser(chosen)
 
     def compare(self, images: Readings, truth: Readings) -> Tensor:
-        """Cosines (N, 1); NaN where either shows no face."""
+        """Cosines (N, 1); NaN if either image has no face."""
         cosines = torch.full((len(images), 1), torch.nan)
         both = [i for i, pair in enumerate(zip(images, truth, strict=True)) if None not in pair]
         if both:
@@ -56,8 +61,8 @@ RECOGNISERS: dict[str, Callable[[], Recogniser]] = {
 
 
 def recogniser(weights: str) -> Recogniser:
-    """The network with these weights. Raises InputError where there is none of this name, or this machine
-    lacks it."""
+    """The network with these weights. Raises InputError if the name is unknown or the weights are not
+    available."""
     name, _, path = weights.partition("=")
     if name == ARCFACE:
         return arcface(path or None)

@@ -1,4 +1,4 @@
-"""The camera that sees a head, from its face: by MediaPipe's 468 landmarks, MTCNN's five, dlib's 68, or
+"""Estimation of a head's camera from its face: by MediaPipe's 468 landmarks, MTCNN's five, dlib's 68, or
 Deep3DFaceRecon's coefficients. N faces."""
 
 from collections.abc import Callable, Sequence
@@ -18,40 +18,40 @@ from portraits.alignment.camera import camera_from_landmarks
 from portraits.alignment.detection import FaceDetector
 from portraits.cameras import LABEL_SIZE
 
-JAW = 17  # how many points outline the jaw, the first of the 68: other places of the face in each view
-WIDTH = 1.7  # of the square that the finder starts from, in distances of eyes and mouth
-CROP_SIDE = 224  # nothing looks at this crop: only its camera is wanted
+JAW = 17  # the first 17 of the 68 points outline the jaw, and are other points of the head in each view
+WIDTH = 1.7  # side of the landmark detector's initial square, relative to the distance between eyes and mouth
+CROP_SIDE = 224  # of a crop of which only the camera is used
 
 
 class HeadCameras(Protocol):
-    """Finds the cameras that see faces."""
+    """Estimates the cameras of faces."""
 
     def __call__(self, faces: Sequence[Reading]) -> NDArray[np.float64]:
-        """EG3D labels (N, 25) of the faces' crops; NaN where the landmarks are not found."""
+        """EG3D labels (N, 25) of the faces' crops; NaN if no landmarks are found."""
         ...
 
 
 class MeshCameras:
-    """Cameras by MediaPipe's 468 landmarks, found when the face was. Raises InputError where this machine
-    lacks the networks."""
+    """Cameras from MediaPipe's 468 landmarks, which the face detector has found. Raises InputError if the
+    networks are not available."""
 
     def __init__(self) -> None:
         if not CATALOGUE[MESH].available:
             raise InputError(f"POSE has no landmarks {MESH} on this machine: {CATALOGUE[MESH].remedy}")
 
     def __call__(self, faces: Sequence[Reading]) -> NDArray[np.float64]:
-        """The cameras (N, 25)."""
+        """EG3D labels (N, 25) of the faces' crops."""
         return _by_face(faces, lambda face: None if face.face.mesh is None else face.camera)
 
 
 class FivePointCameras:
-    """Cameras by MTCNN's five points, as faces were found before there were dense landmarks."""
+    """Cameras from MTCNN's five landmarks."""
 
     def __init__(self) -> None:
         self._detector = FaceDetector(dense=False)
 
     def __call__(self, faces: Sequence[Reading]) -> NDArray[np.float64]:
-        """The cameras (N, 25)."""
+        """EG3D labels (N, 25) of the faces' crops."""
         return _by_face(faces, self._camera)
 
     def _camera(self, face: Reading) -> NDArray[np.float32] | None:
@@ -62,10 +62,9 @@ class FivePointCameras:
 
 
 class SixtyEightPointCameras:
-    """Cameras by the 51 of dlib's 68 points that lie within the face, by perspective-n-point against
-    `FACE_51`.
+    """Cameras from the 51 inner points of dlib's 68, by perspective-n-point with `FACE_51`.
 
-    Their finder was trained on iBUG 300-W, whose licence leaves out commercial use.
+    The landmark detector was trained on iBUG 300-W, whose licence excludes commercial use.
     """
 
     def __init__(self) -> None:
@@ -75,14 +74,14 @@ class SixtyEightPointCameras:
         self._finder = dlib.shape_predictor(path)
 
     def points(self, face: Reading) -> NDArray[np.float64]:
-        """All points (68, 2), normalised to the face's crop."""
+        """All landmarks (68, 2), normalised to the face's crop."""
         image, box, scale = dlib_view(face, _about(face.landmarks))
         found = self._finder(image, box).parts()
         pixels = (np.array([(point.x, point.y) for point in found]) + 0.5) / scale - 0.5
         return face.square.normalised(pixels)
 
     def __call__(self, faces: Sequence[Reading]) -> NDArray[np.float64]:
-        """The cameras (N, 25)."""
+        """EG3D labels (N, 25) of the faces' crops."""
         return _by_face(faces, lambda face: camera_from_landmarks(self.points(face)[JAW:], FACE_51))
 
 
@@ -98,8 +97,8 @@ def _by_face(
 
 
 def _about(landmarks: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The square (4,) that the finder starts from: about the middle of eyes and mouth. The face's box has its
-    middle elsewhere on a turned head, whose ear it takes in."""
+    """The initial square (4,) of the landmark detector, centred between eyes and mouth. The centre of the
+    face's box is less suitable: on a turned head, the box includes an ear."""
     eyes, mouth = landmarks[:2].mean(0), landmarks[3:].mean(0)
     middle, half = (eyes + mouth) / 2, WIDTH / 2 * np.linalg.norm(mouth - eyes)
     return np.concatenate([middle - half, middle + half])
@@ -114,8 +113,8 @@ HEAD_CAMERAS: dict[str, Callable[[], HeadCameras]] = {
 
 
 def head_cameras(weights: str) -> HeadCameras:
-    """What finds cameras by landmarks of this name. Raises InputError where there is none, or this machine
-    lacks them."""
+    """The camera estimator for landmarks of this name. Raises InputError if the name is unknown or the
+    weights are not available."""
     name, _, path = weights.partition("=")
     if name == DEEP3D:
         return Deep3DCameras(path or None)
@@ -124,7 +123,7 @@ def head_cameras(weights: str) -> HeadCameras:
     return HEAD_CAMERAS[weights]()
 
 
-# Where dlib has its last 51 points (brows, nose, eyes, lips) on a face, in EG3D's frame: the median of ten
+# Positions of dlib's last 51 points (brows, nose, eyes, lips) on a face, in EG3D's frame: the median over ten
 # captured people, triangulated from views within 30 degrees of the front (`python -m benchmarks.pose
 # --fit_points true`).
 # fmt: off

@@ -1,19 +1,19 @@
-"""ONNX networks from files: opened by onnxruntime, on the CPU, from bytes that were read and verified."""
+"""Loading of ONNX networks from bytes, run by onnxruntime on the CPU."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from core.errors import InputError
 
-# Fields of ONNX's protocol buffers (onnx.proto3) by their numbers.
+# Field numbers of ONNX's protocol buffers (onnx.proto3).
 MODEL_GRAPH, GRAPH_NODE, GRAPH_WEIGHT, GRAPH_INPUT = 7, 1, 5, 11
 NODE_INPUT, NODE_NAME, VALUE_NAME, WEIGHT_NAME = 1, 3, 1, 8
-ERRORS_ONLY = 3  # onnxruntime's log level: its warnings are about how the file was exported
+ERRORS_ONLY = 3  # onnxruntime's log level; its warnings concern the file's export
 
 
 class Part(NamedTuple):
-    """A field of a protocol buffer: its `number`, its bytes `whole` and, of a length-delimited one, its
-    `content`."""
+    """A field of a protocol buffer: its `number`, all its bytes, `whole`, and the `content` if it is
+    length-delimited."""
 
     number: int
     whole: bytes
@@ -21,17 +21,17 @@ class Part(NamedTuple):
 
 
 def open_session(content: bytes, where: str) -> Any:
-    """An `onnxruntime.InferenceSession` of one thread. Raises InputError where the content is no ONNX network
-    or onnxruntime is not installed; `where` names its origin."""
+    """Open an `onnxruntime.InferenceSession` with one thread. Raises InputError if the content is no ONNX
+    network or onnxruntime is not installed; `where` names its origin."""
     try:
         import onnxruntime
         from onnxruntime.capi import onnxruntime_pybind11_state as state
     except ImportError as error:
-        raise InputError(f"{where}: ONNX networks take onnxruntime: pip install -e '.[metrics]'") from error
+        raise InputError(f"{where}: ONNX networks need onnxruntime: pip install -e '.[metrics]'") from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = ERRORS_ONLY
-    # quantised weights are then unpacked once and not at every run
+    # unpacks quantised weights once instead of at every run
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     faults = (
         state.Fail,
@@ -52,11 +52,10 @@ def first_line(error: Exception) -> str:
 
 
 def only_true_inputs(model: bytes) -> bytes:
-    """A model whose graph lists more inputs than it has, with the others left out: those that are weights,
-    and those that no node uses.
+    """Remove from a model's graph the inputs that are weights or that no node uses.
 
-    The OpenCV Zoo's block-quantised exports list the weights that they have replaced; onnxruntime then asks
-    for them.
+    The OpenCV Zoo's block-quantised exports still list the weights that were replaced, and onnxruntime then
+    requires them as inputs.
     """
     return b"".join(
         _delimited(MODEL_GRAPH, _only_true(part.content or b"")) if part.number == MODEL_GRAPH else part.whole
@@ -77,7 +76,7 @@ def _only_true(graph: bytes) -> bytes:
 
 
 def node_names(model: bytes) -> list[str]:
-    """The names of a model's nodes, in order. Raises ValueError where the bytes are no protocol buffer."""
+    """The names of a model's nodes, in order. Raises ValueError if the bytes are no protocol buffer."""
     graphs = [part.content or b"" for part in parts(model) if part.number == MODEL_GRAPH]
     nodes = [part.content or b"" for graph in graphs for part in parts(graph) if part.number == GRAPH_NODE]
     return [_text(node, NODE_NAME).decode(errors="replace") for node in nodes]
@@ -88,7 +87,7 @@ def _text(message: bytes, number: int) -> bytes:
 
 
 def parts(message: bytes) -> Iterator[Part]:
-    """The fields of a protocol buffer. Raises ValueError where the bytes are none."""
+    """Iterate over the fields of a protocol buffer. Raises ValueError if the bytes are none."""
     place = 0
     while place < len(message):
         start = place
@@ -105,7 +104,7 @@ def parts(message: bytes) -> Iterator[Part]:
         else:
             raise ValueError(f"no protocol buffer: wire type {kind}")
         if place > len(message):
-            raise ValueError("a protocol buffer that is cut off")
+            raise ValueError("truncated protocol buffer")
         yield Part(key >> 3, message[start:place], content)
 
 
@@ -118,7 +117,7 @@ def _varint(message: bytes, place: int) -> tuple[int, int]:
         if byte < 128:
             return value, place
         shift += 7
-    raise ValueError("a protocol buffer that is cut off")
+    raise ValueError("truncated protocol buffer")
 
 
 def _delimited(number: int, content: bytes) -> bytes:

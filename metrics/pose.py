@@ -1,4 +1,4 @@
-"""POSE: whether the head is turned as it should be. N pairs; angles are (N, 3): yaw, pitch, roll."""
+"""POSE: the error of the head's pose. N pairs; angles are (N, 3): yaw, pitch, roll."""
 
 from typing import Any
 
@@ -18,13 +18,18 @@ AXES = ("yaw", "pitch", "roll")
 
 
 class POSE(FaceMetric):
-    """Squared distance of Euler angles, radians, summed over yaw, pitch and roll (the paper's), and each
-    angle's absolute error in degrees; 0 where images are equal.
+    """Squared distance of Euler angles in radians, summed over yaw, pitch and roll (as in the paper), and the
+    absolute error of each angle in degrees; 0 for equal images.
 
-    Cameras are solved from landmarks (`metrics.landmarks`), in the truth as in the image, so that
-    what the landmarks get wrong cancels. `weights`: whose landmarks, "mediapipe-468" (the standard),
-    "mtcnn-5", "dlib-68", or "deep3d", a checkpoint of the user's own, stated as "deep3d=PATH" or in the cache
-    folder. Raises InputError where this machine lacks them.
+    Poses are estimated from landmarks (`metrics.landmarks`) in both images, so that systematic errors cancel.
+
+    Args:
+        weights: the landmarks: "mediapipe-468" (the standard), "mtcnn-5", "dlib-68", or "deep3d" for a
+            checkpoint that the user provides, as "deep3d=PATH" or in the cache folder; by default the best
+            available
+        reader: the face detector, which may be shared between metrics
+
+    Raises InputError if the weights are not available.
     """
 
     symbol = "POSE"
@@ -37,20 +42,20 @@ class POSE(FaceMetric):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The squared distance, and the errors by angle."""
+        """Names of the squared distance and of each angle's error."""
         return angle_columns(self.label)
 
     def compare(self, images: Readings, truth: Readings) -> Tensor:
-        """The scores (N, 4) of readings; NaN where either is None."""
+        """The scores (N, 4) of readings; NaN if either is None."""
         return angle_scores(*(head_angles(readings, self.cameras_of) for readings in (images, truth)))
 
 
 class CameraPOSE(PairMetric):
-    """POSE against known cameras: the same scores of images beside EG3D labels (N, 25).
+    """POSE against known cameras: the same scores, of images and EG3D labels (N, 25).
 
-    An image without a face cannot be scored; it is counted. What landmarks get wrong is in these scores.
-    `weights` as in POSE; the metric is called `POSE[label]`, or `POSE[dlib-68-label]` with other landmarks
-    than the standard ones.
+    Images without a face count as failures. Systematic errors of the landmarks are part of these scores.
+    `weights` are as in POSE. The metric is called `POSE[label]`, or with non-standard landmarks
+    `POSE[dlib-68-label]`.
     """
 
     symbol = "POSE"
@@ -64,49 +69,48 @@ class CameraPOSE(PairMetric):
 
     @property
     def label(self) -> str:
-        """The metric's name, with whose landmarks where they are not the standard ones."""
+        """The metric's name, which includes the landmarks unless they are the standard ones."""
         if self.weights == STANDARD[self.symbol]:
             return f"{self.symbol}[label]"
         return f"{metric_name(self.symbol, self.weights).removesuffix(']')}-label]"
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The squared distance, and the errors by angle."""
+        """Names of the squared distance and of each angle's error."""
         return angle_columns(self.label)
 
     def scores(self, images: Tensor | Readings, truth: Tensor) -> Tensor:
-        """The scores (N, 4) of images (N, 3, S, S) in [-1, 1], or of what was read of them, beside cameras
-        (N, 25); NaN where there is no face."""
+        """The scores (N, 4) of images (N, 3, S, S) in [-1, 1], or of their readings, against cameras (N, 25);
+        NaN if there is no face."""
         found = head_angles(self.reader.readings(images), self.cameras_of)
         return angle_scores(found, camera_angles(truth.double().cpu().numpy()))
 
     def summary(self) -> dict[str, float]:
-        """The means by column, and `POSE[label]_failures`: how many images showed no face."""
+        """The means by column, and `POSE[label]_failures`, the number of images without a face."""
         return super().summary() | {f"{self.label}_failures": float(self.failed)}
 
 
 def angle_columns(label: str) -> tuple[str, ...]:
-    """The names of `angle_scores`."""
+    """Names of the columns of `angle_scores`."""
     return (label, *(f"{label}_{axis}_degrees" for axis in AXES))
 
 
 def angle_scores(angles: NDArray[np.float64], truth: NDArray[np.float64]) -> Tensor:
-    """The scores (N, 4) of angles (N, 3), radians, NaN where either has no face."""
+    """The scores (N, 4) of angles (N, 3), radians; NaN if either is NaN."""
     error = wrapped(angles - truth)
     squared = (error**2).sum(1, keepdims=True)
     return torch.from_numpy(np.concatenate([squared, np.degrees(np.abs(error))], 1)).float()
 
 
 def camera_angles(labels: ArrayLike) -> NDArray[np.float64]:
-    """Yaw, pitch and roll (N, 3), radians, of cameras (N, 25), from their rotations alone: how a head is
-    turned does not depend on where in the image it is. Signs as in `portraits.cameras`."""
+    """Yaw, pitch and roll (N, 3), radians, of cameras (N, 25), from their rotations alone, so that the head's
+    position in the image does not matter. Signs as in `portraits.cameras`."""
     poses = split_label(np.asarray(labels, dtype=np.float64).reshape(-1, LABEL_SIZE))[0]
     return turn_of_rotation(poses[:, :3, :3])
 
 
 def head_angles(readings: Readings, cameras_of: HeadCameras) -> NDArray[np.float64]:
-    """Yaw, pitch and roll (N, 3), radians, of the cameras of faces; NaN where there is no face, or its
-    landmarks are not found."""
+    """Yaw, pitch and roll (N, 3), radians, of the cameras of faces; NaN if no face or landmarks are found."""
     angles = np.full((len(readings), 3), np.nan)
     distinct = {id(reading): reading for reading in readings if reading is not None}
     cameras = dict(zip(distinct, cameras_of(list(distinct.values())), strict=True))
@@ -117,5 +121,5 @@ def head_angles(readings: Readings, cameras_of: HeadCameras) -> NDArray[np.float
 
 
 def wrapped(radians: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Angles in [-π, π)."""
+    """Wrap angles to [-π, π)."""
     return (radians + np.pi) % (2 * np.pi) - np.pi

@@ -1,4 +1,4 @@
-"""Networks that tell people apart by their faces. N faces, D features."""
+"""Face recognition networks. N faces, D features."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -17,15 +17,15 @@ from metrics.onnx_graphs import node_names, only_true_inputs, open_session
 from portraits.alignment.region import Region
 
 FACENET_SIDE, ARCFACE_SIDE = 160, 112
-# Where ArcFace's crop has the five landmarks (insightface's template), pixels of 112×112.
+# The five landmarks in ArcFace's crop (insightface's template), in pixels of 112×112.
 ARCFACE_LANDMARKS = np.array(
     [(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)]
 )
-FIRST_NODES = 8  # of a graph, among which insightface looks for a normalisation that is built in
+FIRST_NODES = 8  # nodes of a graph in which insightface looks for a built-in normalisation
 
 
 class Recogniser(Protocol):
-    """A network that tells people apart."""
+    """A face recognition network."""
 
     def __call__(self, faces: Sequence[Reading]) -> Tensor:
         """Embeddings (N, D) of faces."""
@@ -39,7 +39,9 @@ class FacenetRecogniser:
         try:
             from facenet_pytorch import InceptionResnetV1
         except ImportError:
-            raise InputError("ID: finding faces takes facenet-pytorch: see the README's setup") from None
+            raise InputError(
+                "ID: face detection needs facenet-pytorch: pip install -e '.[metrics]'"
+            ) from None
         tensors = published(VGGFACE2).tensors()
         self.network = InceptionResnetV1(pretrained=None)
         classifier = [name for name in tensors if name.startswith("logits.")]
@@ -54,7 +56,7 @@ class FacenetRecogniser:
 
 
 class DlibRecogniser:
-    """dlib's face network on its own alignment, which starts from the box of the face."""
+    """dlib's face network with its own alignment, initialised by the face's box."""
 
     def __init__(self) -> None:
         landmarks = model_file(DLIB, "shape_predictor_5_face_landmarks.dat")
@@ -75,14 +77,14 @@ class DlibRecogniser:
 
 
 class OnnxRecogniser:
-    """A recogniser in an ONNX file that takes ArcFace's crop (N, 3, 112, 112), RGB.
+    """A recogniser in an ONNX file whose input is ArcFace's crop (N, 3, 112, 112), RGB.
 
     Args:
         content: the file's bytes
-        where: its name in errors
-        middle, scale: levels in [0, 255] are given to it as (level - middle) / scale
+        where: the file's name in errors
+        middle, scale: levels in [0, 255] are normalised to (level - middle) / scale
 
-    Raises InputError where it is no such network.
+    Raises InputError if the file is no such network.
     """
 
     def __init__(self, content: bytes, where: str, middle: float, scale: float) -> None:
@@ -93,8 +95,8 @@ class OnnxRecogniser:
         if others or len(shape) != 4 or shape[1:] != (3, ARCFACE_SIDE, ARCFACE_SIDE) or len(given) != 1:
             wanted = f"(N, 3, {ARCFACE_SIDE}, {ARCFACE_SIDE})"
             raise InputError(
-                f"{where} is no face recogniser: it takes {len(others) + 1} inputs, the first of shape"
-                f" {shape}, and gives {len(given)} outputs; wanted are one of shape {wanted} and one"
+                f"{where} is no face recogniser: it has {len(others) + 1} inputs, the first of shape"
+                f" {shape}, and {len(given)} outputs; expected are one of shape {wanted} and one"
             )
         self._name = taken.name
         self._batch = shape[0] if isinstance(shape[0], int) else None
@@ -112,17 +114,17 @@ class OnnxRecogniser:
 
 
 def sface() -> OnnxRecogniser:
-    """SFace (Zhong et al. 2021; OpenCV Zoo, Apache-2.0), 128 features, which takes levels as they are."""
+    """SFace (Zhong et al. 2021; OpenCV Zoo, Apache-2.0), 128 features, without normalisation of levels."""
     file = packaged(SFACE)
     return OnnxRecogniser(only_true_inputs(file.read()), str(file.path), 0.0, 1.0)
 
 
 def arcface(path: str | None = None) -> OnnxRecogniser:
-    """ArcFace (Deng et al. 2019) from an ONNX file as insightface publishes R50 and R100, by default the one
-    in the cache folder. Raises InputError.
+    """ArcFace (Deng et al. 2019) from an ONNX file like insightface's R50 and R100, by default the one in the
+    cache folder. Raises InputError.
 
-    It is given levels in [-1, 1], unless a normalisation is among the graph's first nodes (exports from
-    MXNet), as insightface itself decides.
+    Levels are normalised to [-1, 1], unless the graph's first nodes do so (exports from MXNet): insightface's
+    own criterion.
     """
     file = own_file(ARCFACE if path is None else f"{ARCFACE}={path}")
     try:
@@ -139,7 +141,7 @@ def arcface(path: str | None = None) -> OnnxRecogniser:
 
 
 def box_crop(face: Reading) -> NDArray[np.uint8]:
-    """The face's box (160, 160, 3), as facenet-pytorch cuts it: no margin, kept inside the image."""
+    """The face's box (160, 160, 3), cropped as by facenet-pytorch: without margin, clipped to the image."""
     height, width = face.image.shape[:2]
     left, top, right, bottom = np.clip(face.box, 0, (width, height, width, height))
     image = Image.fromarray(face.image)
@@ -148,6 +150,6 @@ def box_crop(face: Reading) -> NDArray[np.uint8]:
 
 
 def arcface_crop(face: Reading) -> NDArray[np.uint8]:
-    """ArcFace's crop (112, 112, 3): the similarity of the image plane that brings the five landmarks closest
-    to `ARCFACE_LANDMARKS`."""
+    """ArcFace's crop (112, 112, 3): the least-squares similarity from the five landmarks to
+    `ARCFACE_LANDMARKS`."""
     return Region.matching(face.landmarks, ARCFACE_LANDMARKS, ARCFACE_SIDE).cut(face.image, ARCFACE_SIDE)

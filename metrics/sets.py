@@ -18,17 +18,20 @@ KERNEL_DEGREE = 3
 
 
 class SetMetric(Metric):
-    """A distance between the features of generated and of real images.
+    """Base class of distances between the features of generated and real images.
 
-    States, gathered over processes: `generated` and `real`, lists of features (N, D) float32. `network` may
-    be shared between metrics: it is `extractor(weights)` by default, the best weights that this machine has.
+    States, gathered over processes: `generated` and `real`, lists of features (N, D) float32.
+
+    Args:
+        weights: names of the network's weights; by default the best available
+        network: the feature network, which may be shared between metrics; by default `extractor(weights)`
     """
 
     is_differentiable = False
     full_state_update = False
     higher_is_better = False
     symbol: ClassVar[str]
-    least: ClassVar[int] = 2  # images of either kind that a result takes
+    least: ClassVar[int] = 2  # images of each kind needed for a result
     generated: list[Tensor]
     real: list[Tensor]
 
@@ -41,64 +44,64 @@ class SetMetric(Metric):
 
     @property
     def label(self) -> str:
-        """The metric's name, with that of its weights where they are not the standard ones."""
+        """The metric's name, followed by that of its weights unless they are the standard ones."""
         return metric_name(self.symbol, self.weights)
 
     @property
     def seen(self) -> tuple[int, int]:
-        """How many generated images, and how many real ones, this process has seen."""
+        """Numbers of generated and of real images that this process has added."""
         return sum(map(len, self.generated)), sum(map(len, self.real))
 
     def update(self, images: Tensor, real: bool, *, features: Tensor | None = None) -> None:
-        """Add images (N, 3, S, S) in [-1, 1], real or generated, or the `features` (N, D) of theirs that are
-        known already."""
+        """Add images (N, 3, S, S) in [-1, 1], real or generated, with their `features` (N, D) if already
+        computed."""
         features = self.network(images) if features is None else features
         (self.real if real else self.generated).append(features.float())
 
     def compute(self) -> Tensor:
-        """The distance, a scalar. Raises InputError unless both sets have two images or more."""
+        """The scalar distance. Raises InputError unless each set has at least two images."""
         if not len(self.generated) or not len(self.real):  # lists, or tensors once gathered
             raise InputError(f"{self.label} compares two sets of images: one of them is empty")
         generated, real = dim_zero_cat(self.generated), dim_zero_cat(self.real)
         fewest = min(len(generated), len(real))
         if fewest < self.least:
-            raise InputError(f"{self.label} takes two images or more in either set; one has {fewest}")
+            raise InputError(f"{self.label} needs at least two images in each set; one has {fewest}")
         return self.distance(generated.double(), real.double())
 
     def results(self) -> dict[str, float]:
-        """The distance by its name."""
+        """The distance by the metric's label."""
         return {self.label: float(self.compute())}
 
     @abstractmethod
     def distance(self, generated: Tensor, real: Tensor) -> Tensor:
-        """The distance of features (N, D) float64."""
+        """The distance between two sets of features (N, D) float64."""
 
 
 class FID(SetMetric):
-    """Fréchet Inception distance (Heusel et al. 2017); 0 where the sets are equal.
+    """Fréchet Inception distance (Heusel et al. 2017); 0 for equal sets.
 
-    It is biased upwards in small sets: compare it only between sets of equal size, and read KID beside it.
+    It is biased upwards for small sets: compare it only between sets of equal size, or use KID.
     """
 
     symbol = "FID"
 
     def note(self, images: int) -> str | None:
-        """A sentence for readers of an FID over so many images, if they are too few for an unbiased value."""
+        """A remark on the bias of an FID over this number of images; None if there are enough."""
         if images >= ENOUGH_FOR_FID:
             return None
         return (
             f"{self.label} over {images} images is biased upwards ({ENOUGH_FOR_FID} or more are needed):"
-            " compare it between equal numbers of images only, or read KID"
+            " compare it between equal numbers of images only, or use KID"
         )
 
     def distance(self, generated: Tensor, real: Tensor) -> Tensor:
-        """The Fréchet distance of the Gaussians that fit the features."""
+        """The Fréchet distance of Gaussians fitted to the features."""
         return frechet_distance(generated, real)
 
 
 class KID(SetMetric):
-    """Kernel Inception distance (Bińkowski et al. 2018): the unbiased squared MMD under the kernel
-    (x·y / D + 1)³, over whole sets; about 0, below it too, where the sets are of one kind."""
+    """Kernel Inception distance (Bińkowski et al. 2018): the unbiased squared MMD with the kernel (x·y / D +
+    1)³ over whole sets; about 0, possibly negative, for sets of the same distribution."""
 
     symbol = "KID"
 
@@ -111,8 +114,8 @@ def frechet_distance(first: Tensor, second: Tensor) -> Tensor:
     """|μ₁ - μ₂|² + tr(Σ₁ + Σ₂ - 2 (Σ₁Σ₂)^½) of features (N, D) and (M, D).
 
     With X the centred features over √(N-1), Σ = XᵀX, and the last trace is the sum of the singular values of
-    X₁X₂ᵀ: exact also where there are fewer images than features. Of more images than features, the triangular
-    factor of X stands for it.
+    X₁X₂ᵀ. This is exact also for fewer images than features; for more, X is replaced by its triangular
+    factor.
     """
     means = first.mean(0), second.mean(0)
     factors = [_factor(x - mean) for x, mean in zip((first, second), means, strict=True)]
@@ -122,7 +125,7 @@ def frechet_distance(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _factor(centred: Tensor) -> Tensor:
-    """A matrix F of at most D rows with FᵀF the covariance of centred features (N, D)."""
+    """A matrix F of at most D rows such that FᵀF is the covariance of centred features (N, D)."""
     scaled = centred / (len(centred) - 1) ** 0.5
     return torch.linalg.qr(scaled, mode="r").R if len(scaled) > scaled.shape[1] else scaled
 

@@ -1,4 +1,4 @@
-"""All metrics at once: each image is looked at once by each network. N images, S image side."""
+"""All metrics together, with one forward pass per image and network. N images, S image side."""
 
 import logging
 import re
@@ -27,24 +27,28 @@ FACES = {"ID": ID, "POSE": POSE}
 SETS = {"FID": FID, "KID": KID}
 ALL = ("PSNR", "SSIM", "LPIPS", "DISTS", "ID", "POSE", "FID", "KID")
 
-COUNTS = ("_failures", "_failures_of_truth", "_by_camera")  # endings of names that count pairs
+COUNTS = ("_failures", "_failures_of_truth", "_by_camera")  # suffixes of names of counts
 _NAME = re.compile(r"([A-Z]+)(?:\[([a-z0-9-]+(?:=[^\]]+)?)\])?")
 
 
 class MetricSuite(nn.Module):
-    """Scores generated images by several metrics, image by image and as sets.
+    """Scores generated images with several metrics, per image and as sets.
 
-    `metrics` are names, with weights if other than the best on this machine are wanted: `"LPIPS"`,
-    `"LPIPS[vgg16]"`, `"ID[arcface=/models/r100.onnx]"` for an own file. By default all that this machine has
-    weights for; asked for by name, one that it has not raises InputError. Which weights are in use is logged
-    once, in one line.
+    The weights in use are logged once, in one line.
+
+    Args:
+        metrics: names, optionally with weights: `"LPIPS"` (the best available weights), `"LPIPS[vgg16]"`,
+            `"ID[arcface=/models/r100.onnx]"` (a file that the user provides); by default all metrics whose
+            weights are available
+
+    Raises InputError if a metric is unknown or its weights are not available.
     """
 
     def __init__(self, metrics: Sequence[str] | None = None) -> None:
         super().__init__()
         names = available() if metrics is None else tuple(metrics)
         if not names:
-            raise InputError("metrics: none is named")
+            raise InputError("metrics: the list is empty")
         self.reader = FaceReader()
         self.pairs = nn.ModuleList()
         self.faces = nn.ModuleList()
@@ -72,18 +76,18 @@ class MetricSuite(nn.Module):
 
     @property
     def directions(self) -> dict[str, bool]:
-        """Of each name in `compute`, but those of failures: whether higher is better."""
+        """Whether higher is better, for each name in `compute` except counts."""
         scored = [*self.pairs, *self.faces, *self.cameras]
         columns = {name: metric.higher_is_better for metric in scored for name in metric.columns}
         return columns | {metric.label: metric.higher_is_better for metric in self.sets}
 
     def check_side(self, side: int) -> None:
-        """Raise InputError where images of `side` pixels are too small for a metric of pairs."""
+        """Raise InputError if images of `side` pixels are too small for a metric of pairs."""
         for metric in self.pairs:
             if side < metric.least_side:
                 least = metric.least_side
                 raise InputError(
-                    f"{metric.label} takes images of {least}x{least} pixels or more, not {side}x{side}:"
+                    f"{metric.label} needs images of {least}x{least} pixels or more, not {side}x{side}:"
                     " resize them, or leave the metric out"
                 )
 
@@ -98,14 +102,21 @@ class MetricSuite(nn.Module):
         cameras: Tensor | None = None,
         real: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Take account of generated images (N, 3, S, S) in [-1, 1]; gives each one's scores (N,) by name, NaN
-        where an image cannot be scored.
+        """Add generated images and return their scores (N,) by name, NaN for images that cannot be scored.
 
-        `truth` is what they should be, of the same shape. Without it, or beside it: `person`, images of the
-        same people for ID; `pose`, images of the same camera for POSE; `cameras` (N, 25), for POSE[label];
-        `real` (M, 3, S, S), for FID and KID, M may be 0. Faces that were read already may stand for images.
-        What a metric has nothing to compare with, it does not see. Raises InputError on images of another
-        shape than the truth's, and on images that are too small for a metric.
+        A metric that has nothing to compare the images with ignores them.
+
+        Args:
+            images: (N, 3, S, S) in [-1, 1]
+            truth: ground truth of the same shape
+            person: images of the same people, for ID; by default the truth. Readings of faces are accepted
+                too
+            pose: images at the same cameras, for POSE; by default the truth. Readings of faces are accepted
+                too
+            cameras: EG3D labels (N, 25), for POSE[label]
+            real: (M, 3, S, S) for FID and KID, M may be 0; by default the truth
+
+        Raises InputError if the shapes of images and truth differ, or images are too small for a metric.
         """
         scores: dict[str, Tensor] = {}
         if truth is not None:
@@ -134,8 +145,7 @@ class MetricSuite(nn.Module):
         if not pairs and (cameras is None or not len(self.cameras)):
             return {}
         found = self.reader.read(images, cameras)
-        # the same tensor is read once, whichever metrics compare with it; a person's own image has another
-        # camera
+        # faces of a tensor are detected once for all metrics; `person` images have other cameras
         others = {
             id(other): self.reader.readings(other, None if other is person else cameras)
             for other in {id(o): o for _, o in pairs}.values()
@@ -150,7 +160,7 @@ class MetricSuite(nn.Module):
 
     @torch.no_grad()
     def add_real(self, images: Tensor) -> None:
-        """Real images (M, 3, S, S) in [-1, 1], for FID and KID alone."""
+        """Add real images (M, 3, S, S) in [-1, 1] for FID and KID only."""
         self._update_sets(images, True)
 
     def _update_sets(self, images: Tensor, real: bool) -> None:
@@ -162,15 +172,15 @@ class MetricSuite(nn.Module):
                     metric.update(images, real, features=features)
 
     def compute(self) -> dict[str, float]:
-        """The means, the distances between sets, and how many faces were not found, by name; only of metrics
-        that have seen something (sets: two images of either kind), all processes together."""
+        """Means, distances between sets, and counts of faces not found, by name, over all processes. Metrics
+        without enough images (one; for sets, two of each kind) are left out."""
         results: dict[str, float] = {}
         for metric in self._seen():
             results |= metric.results()
         return results
 
     def reset(self) -> None:
-        """Forget what was seen."""
+        """Reset all metrics."""
         for metric in self._metrics():
             metric.reset()
 
@@ -178,7 +188,8 @@ class MetricSuite(nn.Module):
         return [*self.pairs, *self.faces, *self.cameras, *self.sets]
 
     def _seen(self) -> list[PairMetric | SetMetric]:
-        """The metrics that have seen enough, the same in all processes: each result waits for all of them."""
+        """The metrics with enough images; the same in all processes, as computing a result synchronises
+        them."""
         metrics = self._metrics()
         counts = torch.tensor([metric.seen for metric in metrics], device=metrics[0].device)
         if distributed.is_available() and distributed.is_initialized():
@@ -187,17 +198,17 @@ class MetricSuite(nn.Module):
 
 
 def parse(name: str) -> tuple[str, str | None]:
-    """`"LPIPS[vgg16]"` to its metric and weights. Raises InputError on what is no metric."""
+    """Split `"LPIPS[vgg16]"` into metric and weights. Raises InputError for unknown metrics."""
     match = _NAME.fullmatch(name)
     if match is None or match[1] not in ALL:
-        raise InputError(f"{name!r} is none of the metrics {', '.join(ALL)}")
+        raise InputError(f"{name!r} is not one of the metrics {', '.join(ALL)}")
     if match[2] is not None and match[1] not in CHOICES:
         raise InputError(f"{name}: {match[1]} has no weights to choose")
     return match[1], match[2]
 
 
 def higher_is_better(name: str) -> bool | None:
-    """Whether more is better of a name in `MetricSuite.compute`; None of what is no metric's."""
+    """Whether higher is better, for a name in `MetricSuite.compute`; None for other names."""
     symbol = name[: len(name) - len(name.lstrip(ascii_uppercase))]
     if symbol not in ALL:
         return None
@@ -205,7 +216,7 @@ def higher_is_better(name: str) -> bool | None:
 
 
 def available() -> tuple[str, ...]:
-    """The names of the metrics that this machine has weights for; of LPIPS also the VGG variant."""
+    """Names of the metrics whose weights are available, with both AlexNet and VGG variants of LPIPS."""
     names = [
         name for name in ALL if name not in CHOICES or any(CATALOGUE[w].available for w in CHOICES[name])
     ]
@@ -215,7 +226,7 @@ def available() -> tuple[str, ...]:
 
 
 def _scored(metric: Any, images: Tensor | Readings, truth: Tensor | Readings) -> dict[str, Tensor]:
-    """The scores (N,) by column, which the metric has taken account of."""
+    """Add a pair to a metric and return the scores (N,) by column."""
     scores = metric.scores(images, truth)
     metric.update(images, truth, scores=scores)
     return dict(zip(metric.columns, scores.float().cpu().T, strict=True))

@@ -30,8 +30,8 @@ AXES = {"red": (AXIS, 0.0, 0.0), "lime": (0.0, AXIS, 0.0), "deepskyblue": (0.0, 
 
 
 def draw_overlay(photo: Image.Image, aligned: Aligned) -> Image.Image:
-    """The photo with the five landmarks, the outline of the crop and the axes of the head: x in red, y in
-    green, and z, where the face looks, in blue."""
+    """The photo with the five landmarks, the outline of the crop and the head's axes drawn on it: x red, y
+    green, z (the direction of the face) blue."""
     scale = min(1.0, OVERLAY_SIDE / max(photo.size))
     shown = photo.resize([max(round(side * scale), 1) for side in photo.size], Image.Resampling.BOX)
     draw = ImageDraw.Draw(shown)
@@ -39,7 +39,7 @@ def draw_overlay(photo: Image.Image, aligned: Aligned) -> Image.Image:
     corner = np.array([square.left, square.top])
 
     def to_pixels(points: ArrayLike) -> list[tuple[float, float]]:
-        """Points in normalised coordinates of the crop, in pixels of the picture."""
+        """Convert normalised coordinates of the crop to pixels of the photo."""
         return [(float(x), float(y)) for x, y in (np.asarray(points) * square.side + corner) * scale]
 
     draw.polygon(to_pixels([(0, 0), (1, 0), (1, 1), (0, 1)]), outline="white")
@@ -52,7 +52,7 @@ def draw_overlay(photo: Image.Image, aligned: Aligned) -> Image.Image:
 
 
 def find_photos(paths: Sequence[Path]) -> list[Path]:
-    """The photos among `paths` and in the folders among them.
+    """The photos in `paths`, which are photos and folders of photos.
 
     Raises InputError for a folder without photos, and for photos whose crops would have the same name."""
     photos = [photo for path in paths for photo in (view_files(path, "photos") if path.is_dir() else [path])]
@@ -71,8 +71,8 @@ def find_photos(paths: Sequence[Path]) -> list[Path]:
 def align_photos(
     photos: Sequence[Path], out: Path, size: int, box: Sequence[float] | None = None
 ) -> list[str]:
-    """Align photos into the folder `out`, with a progress bar, and return what is wrong with those that
-    cannot be aligned. Raises InputError where `out` has labels already or cannot be made."""
+    """Align photos into the folder `out`, with a progress bar, and return an error line for each that cannot
+    be aligned. Raises InputError if `out` already has labels or cannot be created."""
     labels: list[list[object]] = []
     faults: list[str] = []
     with exclusive(out), tqdm(photos, desc="align", unit="photo") as bar:
@@ -110,14 +110,13 @@ def make_parser() -> ArgumentParser:
     parser.add_argument(
         "--box",
         type=list[float] | None,
-        help="the face's box, [left,top,right,bottom] in pixels; by default the largest face is taken",
+        help="the face's box, [left,top,right,bottom] in pixels; by default that of the largest face",
     )
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command. Raises InputError, and IncompleteError where some of the photos cannot be aligned,
-    after the others are."""
+    """Run the command. Raises InputError, and IncompleteError at the end if some photos cannot be aligned."""
     chosen = make_parser().parse_args(arguments)
     if chosen.size < 16:
         raise InputError(f"--size {chosen.size}: give 16 or more")

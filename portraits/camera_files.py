@@ -1,4 +1,5 @@
-"""The one reader of cameras: EG3D labels in JSON or NPY files, and poses estimated from photos. K cameras."""
+"""Reading and writing of cameras: EG3D labels in JSON or NPY files, and poses estimated from photos. K
+cameras."""
 
 import json
 from collections.abc import Sequence
@@ -19,26 +20,26 @@ from portraits.image_folders import view_files
 
 CAMERAS = "cameras"
 LABEL_SUFFIXES = (".json", ".npy")
-POSE_SIDE = 64  # side of the crop that an estimation of pose makes and discards
-MAX_VALUE = 1e30  # well inside float32; integers in JSON have any size
+POSE_SIDE = 64  # side of the temporary crop for pose estimation
+MAX_VALUE = 1e30  # within float32's range; integers in JSON are unbounded
 MAX_BYTES = 1 << 28
 
 
 def read_cameras(paths: Sequence[Path], detector: FaceDetector | None = None) -> NDArray[np.float32]:
-    """The EG3D labels (K, 25) in files and folders, in the order of `paths`.
+    """The EG3D labels (K, 25) from files and folders, in the order of `paths`.
 
-    A `.json` or `.npy` file holds labels as `read_label_file` reads them; of a photo, the pose is estimated;
-    a folder stands for the photos in it. Rotations that are orthogonal to 2e-2 only are replaced by the
-    nearest rotation.
+    A `.json` or `.npy` file holds labels (see `read_label_file`); for a photo, the camera is estimated; a
+    folder stands for the photos in it. Rotations with an orthogonality error of up to 2e-2 are replaced by
+    the nearest rotation.
 
-    Raises InputError, naming the file, for a file that is none of these or is damaged, for a photo without a
-    face, and for invalid cameras.
+    Raises InputError, naming the file, for other or damaged files, photos without a face, and invalid
+    cameras.
     """
     return np.concatenate([_read(path, detector) for path in paths])
 
 
 def read_label_file(path: Path) -> list[tuple[float, ...]]:
-    """The labels in a file, K tuples of 25 finite numbers, which need not be valid cameras.
+    """The labels in a file as K tuples of 25 finite numbers, not yet checked to be valid cameras.
 
     JSON files hold `[[25 numbers], …]`, `[25 numbers]`, `{"cameras": …}` as `write_cameras` writes it,
     `{"label": [25 numbers]}`, or EG3D's `{"labels": [[name, [25 numbers]], …]}`; numbers may be strings, as
@@ -59,8 +60,7 @@ def read_label_file(path: Path) -> list[tuple[float, ...]]:
 
 
 def parse_label(row: Any, where: str) -> tuple[float, ...]:
-    """A label from the 25 numbers, or strings of numbers, in a file. Raises InputError, which begins with
-    `where`."""
+    """Parse a label: 25 numbers, or strings of numbers. Raises InputError that begins with `where`."""
     if not isinstance(row, list) or not all(type(value) in (int, float, str) for value in row):
         raise InputError(f"{where} is not a list of {LABEL_SIZE} numbers")
     if len(row) != LABEL_SIZE:
@@ -75,17 +75,17 @@ def parse_label(row: Any, where: str) -> tuple[float, ...]:
 
 
 def write_cameras(labels: ArrayLike, path: Path) -> None:
-    """Write labels (K, 25) as JSON from which `read_cameras` reads the same values."""
+    """Write labels (K, 25) as JSON for `read_cameras`, without loss."""
     values = np.asarray(labels, dtype=np.float32)
     write_json(path, {CAMERAS: [[float(value) for value in label] for label in values]})
 
 
 def photo_camera(path: Path, detector: FaceDetector | None = None) -> NDArray[np.float32]:
-    """The EG3D label (25,) of the camera of a photo, estimated from the largest face. Raises InputError."""
+    """The EG3D label (25,) of a photo's camera, estimated from the largest face. Raises InputError."""
     try:
         return align(open_photo(path), POSE_SIDE, detector=detector).camera
     except NoFaceError as error:
-        raise InputError(f"{path}: {error}, so that it has no pose: give another photo or labels") from error
+        raise InputError(f"{path}: {error}, so it has no camera: give another photo or labels") from error
 
 
 def _read(path: Path, detector: FaceDetector | None) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""Cameras in EG3D's convention, which all of the project uses: labels of 25 numbers.
+"""Cameras in EG3D's convention, used throughout the project: labels of 25 numbers.
 
 A label is a cam2world matrix (4x4, row-major, OpenCV axes: x right, y down, z forward) followed by a 3x3
 intrinsic matrix divided by the image side. World y is up and the face looks to +z; the camera is on a sphere
@@ -18,7 +18,7 @@ RADIUS = 2.7
 PIVOT = (0.0, 0.0, 0.2)
 FOCAL = 4.2647
 EXACT = 1e-3  # largest entry of R R^T - I of a valid rotation R
-MAX_ROTATION_ERROR = 2e-2  # the same of a rotation from outside, which is made a valid one
+MAX_ROTATION_ERROR = 2e-2  # the same for input labels, whose rotations are then corrected
 INTRINSICS = np.array([[FOCAL, 0.0, 0.5], [0.0, FOCAL, 0.5], [0.0, 0.0, 1.0]])
 
 FloatArray = NDArray[np.floating]
@@ -27,7 +27,7 @@ FloatArray = NDArray[np.floating]
 def look_at(origin: ArrayLike, pivot: ArrayLike = PIVOT, roll: float = 0.0) -> FloatArray:
     """The cam2world matrix (4, 4) of a camera at `origin` whose optical axis passes through `pivot`.
 
-    The camera is turned by `roll` radians about that axis; a positive roll turns the image anticlockwise."""
+    The camera is rotated by `roll` radians about that axis; a positive roll turns the image anticlockwise."""
     origin = np.asarray(origin, dtype=np.float64)
     forward = np.asarray(pivot, dtype=np.float64) - origin
     forward /= np.linalg.norm(forward)
@@ -51,8 +51,8 @@ def label(pose: ArrayLike, intrinsics: ArrayLike = INTRINSICS) -> NDArray[np.flo
 def label_from_angles(
     yaw: float, pitch: float, roll: float = 0.0, radius: float = RADIUS, pivot: ArrayLike = PIVOT
 ) -> NDArray[np.float32]:
-    """The label (25,) of a camera on the sphere of `radius` about the origin at yaw, pitch and roll in
-    radians."""
+    """The label (25,) of a camera at yaw, pitch and roll, radians, on the sphere of `radius` about the
+    origin."""
     origin = radius * np.array(
         [np.cos(pitch) * np.sin(yaw), np.sin(pitch), np.cos(pitch) * np.cos(yaw)], dtype=np.float64
     )
@@ -67,7 +67,7 @@ def split_label(labels: ArrayLike) -> tuple[FloatArray, FloatArray]:
 
 
 def angles(labels: ArrayLike) -> FloatArray:
-    """Yaw and pitch (..., 2) in radians of the camera's position about the origin, the inverse of
+    """Yaw and pitch (..., 2), radians, of the cameras' positions about the origin: the inverse of
     `label_from_angles`."""
     position = split_label(labels)[0][..., :3, 3].astype(np.float64)
     x, y, z = np.moveaxis(position, -1, 0)
@@ -75,7 +75,7 @@ def angles(labels: ArrayLike) -> FloatArray:
 
 
 def project(points: ArrayLike, labels: ArrayLike) -> FloatArray:
-    """The normalised image coordinates (N, 2) of world points (N, 3) under one label.
+    """Project world points (N, 3) with one label to normalised image coordinates (N, 2).
 
     (0, 0) is the top left corner of the image, (1, 1) the bottom right one."""
     pose, intrinsics = split_label(labels)
@@ -85,10 +85,10 @@ def project(points: ArrayLike, labels: ArrayLike) -> FloatArray:
 
 
 def check_labels(labels: ArrayLike, where: str) -> NDArray[np.float32]:
-    """Labels as float32 (K, 25).
+    """Validate labels and return them as float32 (K, 25).
 
-    Raises InputError naming `where` and the first invalid camera, unless all labels are finite, each
-    cam2world is rigid and all focal lengths are positive."""
+    Raises InputError naming `where` and the first invalid camera, unless all labels are finite, all cam2world
+    matrices rigid and all focal lengths positive."""
     try:
         array = np.asarray(labels, dtype=np.float32)
     except (TypeError, ValueError):
@@ -108,10 +108,10 @@ def check_labels(labels: ArrayLike, where: str) -> NDArray[np.float32]:
 
 
 def repair_labels(labels: ArrayLike, where: str) -> NDArray[np.float32]:
-    """Labels from outside as float32 (K, 25), with rotations that are orthogonal to `MAX_ROTATION_ERROR` only
-    replaced by the nearest rotation.
+    """Labels as float32 (K, 25), with rotations of an orthogonality error up to `MAX_ROTATION_ERROR` replaced
+    by the nearest rotation.
 
-    Such labels are written by tools that estimate poses, PanoHead's cropping among them. Raises InputError as
+    Tools that estimate poses, such as PanoHead's cropping, write such labels. Raises InputError as
     `check_labels`."""
     array = np.array(labels, dtype=np.float64)
     if array.ndim == 2 and array.shape[1] == LABEL_SIZE and np.isfinite(array).all():

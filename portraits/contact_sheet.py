@@ -1,4 +1,4 @@
-"""Contact sheets: many small images with captions on one picture. S image side."""
+"""Contact sheets: grids of small images with captions. S image side."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,9 +27,9 @@ INK = "black"
 
 @dataclass(frozen=True)
 class Band:
-    """Rows of images, one above the other, with a `title` above and a caption beneath each column.
+    """Rows of images with a `title` above and a caption below each column.
 
-    `rows` maps the name written left of a row to its images; None leaves a place empty."""
+    `rows` maps the name written to the left of a row to its images; None leaves a cell empty."""
 
     rows: Mapping[str, Sequence[Image.Image | None]] = field(default_factory=dict)
     captions: Sequence[str] = ()
@@ -37,11 +37,12 @@ class Band:
 
     @property
     def columns(self) -> int:
-        """The number of images in the longest row."""
+        """Number of images in the longest row."""
         return max((len(images) for images in self.rows.values()), default=len(self.captions))
 
     def draw(self, columns: int, side: int, gutter: int) -> Image.Image:
-        """The band with tiles of `side` pixels, `columns` wide, and a gutter for the names of rows."""
+        """Draw the band with tiles of `side` pixels, `columns` of them wide, and `gutter` pixels for row
+        names."""
         step, top = side + MARGIN, CAPTION if self.title else 0
         beneath = top + len(self.rows) * step
         height = beneath + (CAPTION if self.captions else 0) + MARGIN
@@ -59,7 +60,7 @@ class Band:
 
 
 def stack(bands: Sequence[Band], side: int = 128, gutter: int = 0, across: int = 1) -> Image.Image:
-    """The bands one below the other, `across` of them side by side."""
+    """Draw bands in lines of `across` bands side by side."""
     columns = max(band.columns for band in bands)
     drawn = [band.draw(columns, side, gutter) for band in bands]
     lines = [drawn[start : start + across] for start in range(0, len(drawn), across)]
@@ -86,10 +87,10 @@ def view_sheet(
     columns: int = 8,
     side: int = 128,
 ) -> Image.Image:
-    """The views of one person: the portraits, and below them bands of `columns` views.
+    """One person's portraits, and below them the views in bands of `columns`.
 
-    Each band has a row for each name in `rows` (conditions, views …) and a caption for each view. Of more
-    than `MOST_VIEWS` views, that many evenly spaced ones are shown. Tiles are `side` pixels wide.
+    Each band has a row for each name in `rows` (conditions, views …) and a caption for each view. At most
+    `MOST_VIEWS` evenly spaced views are shown. Tiles are `side` pixels wide.
     """
     shown = spread(len(captions), MOST_VIEWS, ends=True)
     bands = [Band({"portrait": portraits[:columns]})]
@@ -103,8 +104,8 @@ def view_sheet(
 def case_sheet(
     kinds: Sequence[str], cases: Mapping[str, Sequence[Image.Image | None]], side: int = 128
 ) -> Image.Image:
-    """A row for each case, with its caption beneath; the `kinds` of images name the columns. Tiles are `side`
-    pixels wide."""
+    """One row for each case, with its caption below; `kinds` are the captions of the columns. Tiles are
+    `side` pixels wide."""
     bands = [Band({"": images}, [caption]) for caption, images in cases.items()]
     return stack([Band(captions=kinds), *bands], side)
 
@@ -116,8 +117,8 @@ def camera_captions(cameras: ArrayLike) -> list[str]:
 
 
 def grid(images: Images, columns: int, upscale: int) -> Image.Image:
-    """Images (B, P, S, S, 3) uint8 as one image without captions: `columns` items in a line, the P images of
-    each side by side."""
+    """Images (B, P, S, S, 3) uint8 as one image without captions: `columns` of the B items in a line, the P
+    images of each side by side."""
     items, count, height, width, _ = images.shape
     lines = -(-items // columns)
     canvas = np.full((lines * columns, count, height, width, 3), 255, np.uint8)
@@ -129,14 +130,14 @@ def grid(images: Images, columns: int, upscale: int) -> Image.Image:
 
 
 def picture_format(path: Path) -> str:
-    """The format of a picture, PNG or JPEG, by the suffix of its name. Raises InputError for others."""
+    """PNG or JPEG, by the suffix of a file name. Raises InputError for other suffixes."""
     if path.suffix.lower() not in FORMATS:
-        raise InputError(f"{path}: the name of a picture ends in {', '.join(FORMATS)}")
+        raise InputError(f"{path}: names of pictures end in {', '.join(FORMATS)}")
     return FORMATS[path.suffix.lower()]
 
 
 def save_whole(picture: Image.Image, path: Path) -> None:
-    """Write a PNG or JPEG, whole or not at all. Raises InputError on other names."""
+    """Write a PNG or JPEG atomically. Raises InputError for other suffixes."""
     file_format = picture_format(path)
     with whole_file(path) as partial:
         picture.save(partial, format=file_format, quality=QUALITY)

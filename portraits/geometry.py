@@ -5,8 +5,8 @@ from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.floating]
 
-# Deep3DFaceRecon's five 3D landmarks, by which EG3D crops: image-left eye, image-right eye, nose tip, mouth
-# corners; x right, y up, z towards the viewer.
+# Deep3DFaceRecon's five 3D landmarks, which define EG3D's crop: image-left eye, image-right eye, nose tip,
+# mouth corners; x right, y up, z towards the viewer.
 LANDMARKS_3D = np.array(
     [
         [-0.31149, 0.29036, 0.13378],
@@ -16,7 +16,7 @@ LANDMARKS_3D = np.array(
         [0.24847, -0.38128, 0.22236],
     ]
 )
-# The same points in the world of EG3D's labels, by EG3D's conversion of poses to labels.
+# The same points in the world frame of EG3D's labels, by EG3D's conversion of poses to labels.
 STANDARD_LANDMARKS = 0.27 * LANDMARKS_3D + (0.0, 0.006, 0.161)
 
 
@@ -34,8 +34,8 @@ def rotation_error(matrices: ArrayLike) -> Array:
 
 
 def similarity(source: Array, target: Array) -> tuple[float, Array, Array]:
-    """The least-squares scale, rotation (D, D) and translation (D,) that bring `source` (N, D) onto `target`
-    (N, D) (Umeyama 1991)."""
+    """The least-squares scale, rotation (D, D) and translation (D,) from `source` (N, D) to `target` (N, D)
+    (Umeyama 1991)."""
     mean_source, mean_target = source.mean(0), target.mean(0)
     centred, wanted = source - mean_source, target - mean_target
     u, spectrum, vt = np.linalg.svd(wanted.T @ centred)
@@ -47,8 +47,8 @@ def similarity(source: Array, target: Array) -> tuple[float, Array, Array]:
 
 
 def triangulate(projections: ArrayLike, points: ArrayLike) -> Array:
-    """The world point (3,) seen at `points` (N, 2) by N >= 2 cameras with projection matrices (N, 3, 4): the
-    linear least-squares solution."""
+    """Triangulate the world point (3,) with image points (N, 2) in N >= 2 cameras with projection matrices
+    (N, 3, 4), by linear least squares."""
     matrices, seen = np.asarray(projections, dtype=np.float64), np.asarray(points, dtype=np.float64)
     rows = seen[:, :, None] * matrices[:, 2:3] - matrices[:, :2]
     rows = rows / np.linalg.norm(rows[..., :3], axis=-1, keepdims=True)
@@ -57,6 +57,6 @@ def triangulate(projections: ArrayLike, points: ArrayLike) -> Array:
 
 
 def reproject(projections: ArrayLike, point: ArrayLike) -> Array:
-    """The image points (N, 2) of a world point (3,) under projection matrices (N, 3, 4)."""
+    """Project a world point (3,) with projection matrices (N, 3, 4) to image points (N, 2)."""
     homogeneous = np.asarray(projections) @ np.append(np.asarray(point, dtype=np.float64), 1.0)
     return homogeneous[:, :2] / homogeneous[:, 2:]

@@ -1,4 +1,4 @@
-"""Folders of square images, one for each view: conditions, or proxies for 3D-aware noise. S image side."""
+"""Folders with one square image per view: conditions, or proxies for 3D-aware noise. S image side."""
 
 import re
 from collections.abc import Sequence
@@ -13,14 +13,14 @@ _DIGITS = re.compile(r"(\d+)")
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The image files directly in a folder, in natural order: 2.png before 10.png."""
+    """The image files directly in a folder, in natural order (2.png before 10.png)."""
     found = (path for path in folder.iterdir() if is_photo(path))
     return sorted(found, key=lambda path: (_natural(path.name), path.name))
 
 
 def view_files(folder: Path, what: str) -> list[Path]:
-    """The image files of a folder that holds one for each view. Raises InputError, which calls the images
-    `what`, where the folder is missing or holds none."""
+    """The image files of a folder with one for each view. Raises InputError if the folder is missing or
+    empty; `what` names the images in the message."""
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder of {what}")
     files = image_files(folder)
@@ -30,18 +30,19 @@ def view_files(folder: Path, what: str) -> list[Path]:
 
 
 def check_count(files: Sequence[Path], views: int, what: str) -> None:
-    """Raise InputError, which calls the files `what`, unless there is one for each of the `views`."""
+    """Raise InputError unless there is one file for each of `views` views; `what` names them in the
+    message."""
     if len(files) != views:
         raise InputError(
-            f"{files[0].parent}: it holds {len(files)} {what} for {views} cameras: there is one for each"
+            f"{files[0].parent}: it holds {len(files)} {what} for {views} cameras: give one for each camera"
         )
 
 
 def read_squares(files: Sequence[Path], size: int, what: str) -> list[Image.Image]:
-    """RGB images (S, S), S = `size`, from files.
+    """Read files as RGB images (S, S), S = `size`.
 
-    Raises InputError, which calls the images `what`, where one is damaged or not square: cropping it would
-    change its camera.
+    Raises InputError if one is damaged or not square, as cropping would change its camera; `what` names the
+    images in the message.
     """
     return [_read_square(path, size, what) for path in files]
 

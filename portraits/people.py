@@ -1,4 +1,4 @@
-"""People's own photos: whose they are, and their crops for the networks. S image side."""
+"""Users' photos: grouping by person, and cropping for the networks. S image side."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -21,18 +21,18 @@ MIN_SIDE = 32  # pixels of a photo or of the crop of its face
 
 @dataclass(frozen=True)
 class Person:
-    """A name, and any number of photos of that one person (Eq. 5)."""
+    """A person's name and one or more photos (Eq. 5)."""
 
     name: str
     photos: tuple[Path, ...]
 
 
 def find_people(portrait: Sequence[str] | None, portraits: str | None) -> list[Person]:
-    """The person of `portrait`, photos and folders of photos, or the people of the folder `portraits`: each
-    photo in it is a person, and so is each folder of photos in it.
+    """The people to process: one person from `portrait`, a list of photos and folders of photos; or several
+    from the folder `portraits`, where each photo and each folder of photos is a person.
 
-    Raises InputError where neither or both are given, a file is missing, there are no photos, or two people
-    have the same name.
+    Raises InputError unless exactly one of the two is given, if a file is missing, if there are no photos, or
+    if two people have the same name.
     """
     if (portrait is None) == (portraits is None):
         raise InputError("give either --portrait PHOTO… of one person, or --portraits FOLDER of several")
@@ -45,10 +45,10 @@ def find_people(portrait: Sequence[str] | None, portraits: str | None) -> list[P
 def read_people(
     people: Sequence[Person], size: int, aligned: bool, skip: bool, detector: FaceDetector | None = None
 ) -> tuple[list[list[Image.Image]], list[str]]:
-    """Each person's portraits (S, S), S = `size`, as `read_portrait` makes them, with a progress bar; and
-    what is wrong with the photos of which it makes none, which are left out if `skip`.
+    """Read everyone's portraits (S, S), S = `size`, with `read_portrait` and a progress bar.
 
-    Raises InputError naming all of these photos if not `skip`, or where no photo is left.
+    Returns the portraits by person and, with `skip`, an error line for each photo that was left out because
+    it cannot be used. Without `skip`, or if no photo is left, raises InputError that names these photos.
     """
     detector = detector or FaceDetector()
     portraits: list[list[Image.Image]] = []
@@ -68,10 +68,10 @@ def read_people(
 
 
 def read_portrait(path: Path, size: int, aligned: bool, detector: FaceDetector | None = None) -> Image.Image:
-    """A photo's EG3D crop of the largest face if `aligned`, otherwise its middle square, as RGB (S, S).
+    """Read a photo as RGB (S, S): EG3D's crop of the largest face if `aligned`, otherwise the central square.
 
-    Raises InputError where the file is no photo, is smaller than `MIN_SIDE`, or has a single colour; and, if
-    `aligned`, where no face is found or its crop is smaller than `MIN_SIDE`.
+    Raises InputError if the file is not a photo, is smaller than `MIN_SIDE`, or has a single colour; and, if
+    `aligned`, if no face is found or its crop is smaller than `MIN_SIDE`.
     """
     photo = open_portrait(path)
     if not aligned:
@@ -79,12 +79,12 @@ def read_portrait(path: Path, size: int, aligned: bool, detector: FaceDetector |
     try:
         return align_portrait(photo, path, size, detector=detector).image
     except NoFaceError as error:
-        raise InputError(f"{error}; --align false takes its middle square instead") from error
+        raise InputError(f"{error}; --align false uses the central square instead") from error
 
 
 def open_portrait(path: Path) -> Image.Image:
-    """A photo, upright and RGB. Raises InputError where it is no photo, is smaller than `MIN_SIDE`, or has a
-    single colour."""
+    """Read a photo, upright and RGB. Raises InputError if it is not a photo, is smaller than `MIN_SIDE`, or
+    has a single colour."""
     photo = open_photo(path)
     if min(photo.size) < MIN_SIDE:
         raise InputError(
@@ -103,9 +103,9 @@ def align_portrait(
     box: Sequence[float] | None = None,
     detector: FaceDetector | None = None,
 ) -> Aligned:
-    """The EG3D crop of a photo, as `align` makes it; `path` names the photo in errors.
+    """Crop a photo with `align`; `path` names the photo in errors.
 
-    Raises NoFaceError where no face is found, and InputError where the crop is smaller than `MIN_SIDE`."""
+    Raises NoFaceError if no face is found, and InputError if the crop is smaller than `MIN_SIDE`."""
     try:
         found = align(photo, size, box, detector)
     except NoFaceError as error:

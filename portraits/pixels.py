@@ -1,11 +1,11 @@
-"""Conversion between images of 255 levels, as in files, and pixels in [-1, 1], as networks take them."""
+"""Conversion between 8-bit images, as in files, and pixels in [-1, 1], as in networks."""
 
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:  # torch takes seconds to import, and worker processes that make images do not need it
+if TYPE_CHECKING:  # importing torch takes seconds, and worker processes that only render do not need it
     from torch import Tensor
 
 MIDDLE = 127.5  # levels
@@ -15,22 +15,23 @@ Images = NDArray[np.uint8]
 
 
 def to_pixels(images: Images) -> "Tensor":
-    """Images (…, S, S, 3) uint8 as float32 (…, 3, S, S) in [-1, 1]."""
+    """Convert images (…, S, S, 3) uint8 to float32 (…, 3, S, S) in [-1, 1]."""
     import torch
 
     return levels_to_pixels(torch.from_numpy(np.ascontiguousarray(images)).movedim(-1, -3))
 
 
 def to_images(pixels: "Tensor") -> Images:
-    """Pixels (…, 3, S, S) of any device and float dtype, clamped to [-1, 1], as images (…, S, S, 3) uint8."""
+    """Convert pixels (…, 3, S, S), any device and float dtype, clamped to [-1, 1], to images (…, S, S, 3)
+    uint8."""
     return np.ascontiguousarray(pixels_to_levels(pixels).movedim(-3, -1).cpu().numpy())
 
 
 def levels_to_pixels(levels: "Tensor") -> "Tensor":
-    """Levels, uint8 of any shape, as float32 pixels in [-1, 1]."""
+    """Convert levels, uint8 of any shape, to float32 pixels in [-1, 1]."""
     return levels.float().div(MIDDLE).sub(1)
 
 
 def pixels_to_levels(pixels: "Tensor") -> "Tensor":
-    """Pixels of any shape, clamped to [-1, 1], as levels, uint8, rounded."""
+    """Convert pixels of any shape, clamped to [-1, 1], to levels, uint8, rounded to nearest."""
     return pixels.float().add(1).mul(MIDDLE).round().clamp(0, 255).byte()

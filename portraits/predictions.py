@@ -1,4 +1,4 @@
-"""A folder of predictions: images that a system made of some subjects, and what each is compared with.
+"""Prediction folders: a system's images, and the files that each is compared with.
 
 ```
 DIR/manifest.json
@@ -6,8 +6,8 @@ DIR/<subject>/<view>.png
 ```
 
 The manifest is `{"format": 1, "system": …, "protocol": …, "views": [{"subject": …, "view": …, …}, …]}` with
-an entry for every image; `View` lists what an entry may have. Files are named relative to DIR and lie inside
-it. Where there is no truth, ID is measured against the reference and POSE against the condition.
+one entry for each image; `View` lists its fields. File names are relative to DIR and must lie inside it.
+Without a truth, ID is measured against the reference and POSE against the condition.
 """
 
 import os
@@ -27,7 +27,7 @@ from portraits.cameras import LABEL_SIZE, check_labels
 
 MANIFEST = "manifest.json"
 FORMAT = 1
-LONGEST_NAME = 200  # bytes; most file systems allow 255, endings included
+LONGEST_NAME = 200  # bytes; most file systems allow 255, suffixes included
 Protocol = Literal["reconstruction", "novel_view", "wild"]
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 FILES = ("reference", "truth", "condition", "mask")
@@ -35,14 +35,14 @@ FILES = ("reference", "truth", "condition", "mask")
 
 @dataclass(frozen=True)
 class View:
-    """One predicted image, `<subject>/<view>.png`, and what it is compared with.
+    """One predicted image, `<subject>/<view>.png`, and the files that it is compared with.
 
     Args:
         subject: name of the subject and its folder
         view: name of the view, unique in the subject
-        reference: file of the portrait that the prediction is made from
+        reference: file of the input portrait
         camera: EG3D label (25,) of the view
-        truth: file of the image that the prediction should equal
+        truth: file of the ground-truth image
         condition: file of an image of another person at the same camera
         mask: file of the truth's foreground mask
         reference_camera: EG3D label (25,) of the reference
@@ -74,7 +74,7 @@ class View:
 
     @property
     def image(self) -> str:
-        """The file of the predicted image."""
+        """File of the predicted image."""
         return f"{self.subject}/{self.view}.png"
 
     @property
@@ -84,13 +84,13 @@ class View:
 
     @property
     def files(self) -> dict[str, str]:
-        """The files of the view by kind, the predicted image first, without those that it does not have."""
+        """The view's existing files by kind, the predicted image first."""
         named = {kind: getattr(self, kind) for kind in FILES}
         return {"image": self.image} | {kind: name for kind, name in named.items() if name is not None}
 
     @classmethod
     def parse(cls, values: Any, where: str) -> Self:
-        """A view from JSON values; `where` names them in errors. Raises InputError."""
+        """Parse a view from JSON values; `where` names them in errors. Raises InputError."""
         return check_values(cls, values, where)
 
 
@@ -108,14 +108,14 @@ class _Manifest:
 
     def __post_init__(self) -> None:
         if self.format != FORMAT:
-            raise InputError(f"format {self.format} is not the one that this version reads, {FORMAT}")
+            raise InputError(f"format {self.format} is not supported; this version reads format {FORMAT}")
         if not self.views:
             raise InputError("it lists no views")
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a `system` made, in `folder`. `settings` says how, as far as the system tells."""
+    """The predictions of a `system` in `folder`; `settings` are those that the system recorded."""
 
     folder: Path
     system: str
@@ -124,7 +124,7 @@ class Predictions:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def cameras(self) -> NDArray[np.float32] | None:
-        """The cameras (N, 25) of all views, None unless every view has one."""
+        """The cameras (N, 25) of all views; None unless every view has one."""
         labels = [view.camera for view in self.views]
         return None if None in labels else np.array(labels, dtype=np.float32)
 
@@ -136,10 +136,10 @@ class Predictions:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """The predictions in a folder, whose files are all there.
+        """Read the predictions in a folder and check that all their files exist.
 
-        Raises InputError where the manifest is missing or damaged, lists a view twice or names a file outside
-        the folder; where files are missing; and where images are not listed.
+        Raises InputError if the manifest is missing or damaged, lists a view twice or names a file outside
+        the folder; if files are missing; and if the folder has images that are not listed.
         """
         path = folder / MANIFEST
         if not path.is_file():
@@ -188,7 +188,7 @@ class Predictions:
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether a file can have this name: printable, without slashes, at most `LONGEST_NAME` bytes."""
+    """Whether this is a valid file name: printable, without slashes, at most `LONGEST_NAME` bytes."""
     return (
         name.isprintable()
         and name not in ("", ".", "..")
@@ -198,7 +198,7 @@ def is_plain_name(name: str) -> bool:
 
 
 def is_inside(folder: Path, name: str) -> bool:
-    """Whether `name`, relative to a folder, lies inside it, once `..` and links are followed."""
+    """Whether `name`, relative to a folder, is inside it after resolving `..` and links."""
     try:
         path = (folder / name).resolve()
     except (OSError, ValueError, RuntimeError):  # a NUL, or a loop of links
@@ -207,7 +207,7 @@ def is_inside(folder: Path, name: str) -> bool:
 
 
 def check_unique(views: Iterable[View], where: Path) -> None:
-    """Raise InputError where a view is listed twice."""
+    """Raise InputError if a view is listed twice."""
     seen: set[str] = set()
     for view in views:
         if view.name in seen:

@@ -1,4 +1,4 @@
-"""Views and their cameras in the formats of other tools: nerfstudio, COLMAP and glTF (Blender).
+"""Export of views and cameras to other tools: nerfstudio, COLMAP and glTF (Blender).
 
 Shape letters: K views.
 
@@ -33,10 +33,10 @@ NEAR, FAR = 0.1, 10.0  # of glTF cameras, in EG3D's units; a head is about 2.7 f
 
 
 def pixel_intrinsics(labels: ArrayLike, side: int) -> FloatArray:
-    """Focal lengths and principal point (K, 4) in pixels, as fx, fy, cx, cy, of labels (K, 25) and images of
-    `side` pixels. The image's top left corner is (0, 0), the centre of its first pixel (0.5, 0.5).
+    """The intrinsics (K, 4) of labels (K, 25) as fx, fy, cx, cy in pixels, for images of `side` pixels. The
+    image's top left corner is (0, 0), the centre of its first pixel (0.5, 0.5).
 
-    Raises InputError on skew, which none of the formats has.
+    Raises InputError if there is skew, which none of the formats supports.
     """
     intrinsics = split_label(check_labels(labels, "cameras"))[1].astype(np.float64) * side
     if np.abs(intrinsics[:, 0, 1]).max() > 1e-6 * side:
@@ -47,14 +47,14 @@ def pixel_intrinsics(labels: ArrayLike, side: int) -> FloatArray:
 def write_nerfstudio(
     labels: ArrayLike, images: Sequence[str], side: int, path: Path, masks: Sequence[str] | None = None
 ) -> None:
-    """nerfstudio's `transforms.json` of K cameras (K, 25).
+    """Write nerfstudio's `transforms.json`.
 
     Args:
         labels: EG3D labels (K, 25)
         images: file names of the K images, relative to the folder of `path`
-        side: of the images, in pixels
+        side: side of the images in pixels
         path: the file to write
-        masks: file names of K masks, white where the person is; None for none
+        masks: file names of the K foreground masks, white on the person, if any
     """
     poses = split_label(check_labels(labels, "cameras"))[0].astype(np.float64)
     matrices = Y_UP_TO_Z_UP @ poses @ OPENCV_TO_OPENGL
@@ -69,8 +69,8 @@ def write_nerfstudio(
 
 
 def write_colmap(labels: ArrayLike, images: Sequence[str], side: int, folder: Path) -> None:
-    """COLMAP's text model, `cameras.txt`, `images.txt` and an empty `points3D.txt`, into a folder that
-    exists. `images` are file names relative to COLMAP's image folder; see `write_nerfstudio`."""
+    """Write COLMAP's text model, `cameras.txt`, `images.txt` and an empty `points3D.txt`, into an existing
+    folder. `images` are file names relative to COLMAP's image folder; see `write_nerfstudio`."""
     poses = split_label(check_labels(labels, "cameras"))[0].astype(np.float64)
     cameras, views = (
         ["# CAMERA_ID, MODEL, WIDTH, HEIGHT, PARAMS[]"],
@@ -94,14 +94,14 @@ def write_colmap(labels: ArrayLike, images: Sequence[str], side: int, folder: Pa
 
 
 def write_gltf(labels: ArrayLike, names: Sequence[str], path: Path) -> None:
-    """A glTF 2.0 file of K named cameras (File > Import > glTF 2.0 in Blender).
+    """Write a glTF 2.0 file of K named cameras (File > Import > glTF 2.0 in Blender).
 
-    glTF has no principal point: raises InputError where it is not the image's centre.
+    glTF has no principal point: raises InputError if it is not the image's centre.
     """
     labels = check_labels(labels, "cameras")
     fx, fy, cx, cy = pixel_intrinsics(labels, 1).T
     if np.abs(np.stack([cx, cy]) - 0.5).max() > 1e-3 or np.abs(fx / fy - 1).max() > 1e-3:
-        raise InputError("cameras: glTF takes square pixels and the principal point at the image's centre")
+        raise InputError("cameras: glTF needs square pixels and the principal point at the image's centre")
     matrices = split_label(labels)[0].astype(np.float64) @ OPENCV_TO_OPENGL
     cameras = [
         {

@@ -1,6 +1,6 @@
 """Foreground masks of portraits by MediaPipe's selfie segmentation (Apache-2.0), a file inside its wheel.
 
-Nothing of the package `mediapipe` is installed or imported: `ai-edge-litert` runs the network.
+The package `mediapipe` itself is neither installed nor imported: `ai-edge-litert` runs the network.
 """
 
 from functools import cache
@@ -24,7 +24,7 @@ SIDE = 256  # of the network's input
 
 
 def check_segmentation() -> None:
-    """Raise InputError where the network cannot be had or run; it is fetched at the first call."""
+    """Raise InputError if the network or its runtime is not available. It is downloaded on the first call."""
     missing = find_spec("ai_edge_litert") is None
     reason = "the package ai-edge-litert is not installed" if missing else fetched((NETWORK,))
     if reason:
@@ -33,13 +33,13 @@ def check_segmentation() -> None:
 
 def foreground_masks(images: Images) -> Images:
     """Masks (N, S, S) uint8 of RGB portraits (N, S, S, 3) uint8: 255 on the person, soft at the border.
-    Raises InputError where the network cannot be had."""
+    Raises InputError if the network is not available."""
     check_segmentation()
     return np.stack([_mask(Image.fromarray(image)) for image in images])
 
 
 def over_white(images: Images, masks: Images) -> Images:
-    """Images (N, S, S, 3) composited over white by masks (N, S, S), all uint8."""
+    """Composite images (N, S, S, 3) over white by masks (N, S, S), all uint8."""
     alpha = masks[..., None].astype(np.float32) / 255
     return (images * alpha + 255 * (1 - alpha)).round().astype(np.uint8)
 

@@ -1,4 +1,4 @@
-"""Writing of views as an MP4 video (H.264), which all players and browsers show."""
+"""Writing of views as an MP4 video (H.264)."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -9,14 +9,14 @@ from PIL import Image
 
 from core.errors import InputError
 
-SMALLEST_SIDE = 256  # pixels; smaller views are enlarged by a whole factor
+SMALLEST_SIDE = 256  # pixels; smaller views are enlarged by an integer factor
 QUALITY = 8  # of 10, on imageio-ffmpeg's scale
 
 
 def check_video() -> None:
-    """Raise InputError where imageio-ffmpeg, which writes videos, is not installed."""
+    """Raise InputError if imageio-ffmpeg, which writes videos, is not installed."""
     if find_spec("imageio_ffmpeg") is None:
-        raise InputError("writing an MP4 takes one more package: pip install imageio-ffmpeg")
+        raise InputError("writing an MP4 needs one more package: pip install imageio-ffmpeg")
 
 
 def write_video(path: Path, images: Sequence[Image.Image], fps: float) -> None:
@@ -24,7 +24,7 @@ def write_video(path: Path, images: Sequence[Image.Image], fps: float) -> None:
     from imageio_ffmpeg import write_frames
 
     side = images[0].width * max(1, -(-SMALLEST_SIDE // images[0].width))
-    # 4:2:0 colour needs even sides, and nothing larger: macro blocks of 2 avoid further resizing
+    # 4:2:0 chroma subsampling needs even sides; a macro block size of 2 avoids any other resizing
     writer = write_frames(str(path), (side, side), fps=fps, quality=QUALITY, macro_block_size=2)
     writer.send(None)
     for image in images:

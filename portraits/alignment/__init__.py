@@ -1,2 +1,2 @@
-"""Any photo → EG3D's crop of it and the camera that sees it so, from five facial landmarks alone; and, where
-cameras are calibrated, the head's own frame and exact crops of every view."""
+"""Alignment of photos: EG3D's crop and its camera from facial landmarks, and exact crops of calibrated
+views."""

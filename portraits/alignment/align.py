@@ -1,4 +1,4 @@
-"""Photo → crop, camera and what they were found by."""
+"""Alignment of one photo: face detection, EG3D's crop, and the camera of the crop."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,13 +17,19 @@ REFINED_SIDE = 320
 
 
 class NoFaceError(InputError):
-    """No face is found in a photo, or none where it was asked for."""
+    """No face was found in a photo, or none at the given box."""
 
 
 @dataclass(frozen=True)
 class Aligned:
-    """A photo's EG3D crop: `image` (S, S) RGB, its `camera` (25,) as an EG3D label, the `face` and the
-    `square` in the photo's pixels."""
+    """A photo's EG3D crop.
+
+    Args:
+        image: the crop (S, S), RGB
+        camera: its EG3D label (25,)
+        face: the face, in pixels of the photo
+        square: the cropped square, in pixels of the photo
+    """
 
     image: Image.Image
     camera: NDArray[np.float32]
@@ -39,8 +45,8 @@ class Aligned:
 def align(
     photo: Image.Image, size: int, box: Sequence[float] | None = None, detector: FaceDetector | None = None
 ) -> Aligned:
-    """EG3D's crop of the largest face of an RGB photo, or of the one that overlaps `box` (left, top, right,
-    bottom in pixels) most, at `size`×`size`. Raises NoFaceError."""
+    """Crop the largest face of an RGB photo as EG3D does, at `size`×`size`; with `box` (left, top, right,
+    bottom in pixels), the face that overlaps it most. Raises NoFaceError."""
     face = find_face(photo, box, detector)
     if face is None:
         where = "" if box is None else f" at the box {' '.join(f'{edge:g}' for edge in box)}"
@@ -52,16 +58,16 @@ def align(
 def find_face(
     photo: Image.Image, box: Sequence[float] | None = None, detector: FaceDetector | None = None
 ) -> Face | None:
-    """The face that `align` crops, or None. Where it has no dense landmarks, MTCNN's five are found again in
-    a first crop: there every face is equally large, so that the crop of a crop is itself."""
+    """The face that `align` crops, or None. Without dense landmarks, MTCNN's five are detected again in a
+    first crop, where every face has the same size, so that cropping a crop changes nothing."""
     detector = detector or FaceDetector()
     face = detector.largest(photo) if box is None else choose(detector.faces(photo), box)
     return face if face is None or face.mesh is not None else _refined(photo, face, detector)
 
 
 def camera_of_face(face: Face, square: Square) -> NDArray[np.float32]:
-    """The camera (25,) that sees a face so in a square of its image: by its dense landmarks, or by the five
-    where it has none."""
+    """The EG3D label (25,) of a square of the face's image, estimated from its dense landmarks if it has
+    them, otherwise from the five."""
     if face.mesh is None:
         return camera_from_landmarks(square.normalised(face.landmarks))
     depths = face.mesh[:, 2:] / square.side
@@ -69,7 +75,7 @@ def camera_of_face(face: Face, square: Square) -> NDArray[np.float32]:
 
 
 def _refined(photo: Image.Image, face: Face, detector: FaceDetector) -> Face:
-    """The face with the landmarks found in its crop, or as it is where none is found there."""
+    """The face with its landmarks detected again in its crop; unchanged if none is detected there."""
     square = square_around(face.landmarks, photo.height)
     corner, scale = np.array([square.left, square.top]), square.side / REFINED_SIDE
     box = (face.box - np.tile(corner, 2)) / scale

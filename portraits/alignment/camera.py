@@ -9,22 +9,22 @@ from portraits.alignment.crop import Square
 from portraits.cameras import INTRINSICS, RADIUS, label, split_label
 from portraits.geometry import STANDARD_LANDMARKS
 
-LANDMARK_SPREAD = 0.012  # of the image side: how well points are found and how far faces differ
-DISTANCE_SPREAD = 0.3  # how far a crop's camera is from where EG3D's crop has it
-# EG3D's crop shows the landmarks as a camera 10 of their units (2.7 of ours) from their origin does.
+LANDMARK_SPREAD = 0.012  # standard deviation of landmarks (detection and anatomy), of the image side
+DISTANCE_SPREAD = 0.3  # standard deviation of the camera's distance from EG3D's nominal one
+# EG3D's crop corresponds to a camera at 10 of the landmarks' units (2.7 of ours) from their origin.
 LANDMARKS_ORIGIN = (0.0, 0.006, 0.161)
 FLIP = np.diag([1.0, -1.0, -1.0])  # x right, y up, z to the viewer ↔ OpenCV's axes
-TURN_SIGNS = np.array([1.0, -1.0, -1.0])  # of yaw, pitch and roll against rotations about those axes
+TURN_SIGNS = np.array([1.0, -1.0, -1.0])  # of yaw, pitch and roll relative to rotations about those axes
 
 
 def camera_from_landmarks(
     landmarks: ArrayLike, face: NDArray[np.floating] = STANDARD_LANDMARKS
 ) -> NDArray[np.float32]:
-    """The EG3D label (25,) of a crop from its landmarks (N, 2), normalised to the crop; `face` (N, 3) is
-    where they are on a face in EG3D's frame, by default the five that crops are made by.
+    """The EG3D label (25,) of a crop from its landmarks (N, 2), normalised to the crop.
 
-    The camera sees `face` where the landmarks are, in the least-squares sense, its intrinsics fixed and its
-    distance weakly held at EG3D's; then it is put on EG3D's sphere, as EG3D's own labels are."""
+    The reprojection error of `face` (N, 3), the landmarks' positions on a face in EG3D's frame (by default
+    the five used for cropping), is minimised with fixed intrinsics and a weak prior on the distance. The
+    camera is then moved onto EG3D's sphere, as in EG3D's own labels."""
     seen = np.asarray(landmarks, dtype=np.float64)
     start = _orthographic_rotation(seen, face)
 
@@ -45,8 +45,8 @@ def camera_from_landmarks(
 
 
 def turn_of_rotation(rotation: ArrayLike) -> NDArray[np.float64]:
-    """Yaw, pitch and roll (…, 3), radians, of cam2world rotations (…, 3, 3): how the camera is turned about
-    the head, wherever the head is in the image. Signs as in `portraits.cameras`."""
+    """Yaw, pitch and roll (…, 3), radians, of cam2world rotations (…, 3, 3): the camera's orientation
+    relative to the head, independent of the head's position in the image. Signs as in `portraits.cameras`."""
     matrices = np.asarray(rotation, dtype=np.float64) @ FLIP
     euler = Rotation.from_matrix(matrices.reshape(-1, 3, 3)).as_euler("YXZ").reshape(*matrices.shape[:-2], 3)
     return euler * TURN_SIGNS
@@ -59,8 +59,8 @@ def rotation_of_turn(turn: ArrayLike) -> NDArray[np.float64]:
 
 
 def see_through(camera: ArrayLike, crop: Square, window: Square) -> NDArray[np.float32]:
-    """The label (25,) of another square of the same photo: the same camera with the intrinsics of `window`,
-    given the label of `crop`."""
+    """The label (25,) of the square `window` of a photo, given the label of its square `crop`: the same pose
+    with other intrinsics."""
     pose, intrinsics = split_label(np.asarray(camera, dtype=np.float64))
     ratio = crop.side / window.side
     shift = ((crop.left - window.left) / window.side, (crop.top - window.top) / window.side)
@@ -69,8 +69,8 @@ def see_through(camera: ArrayLike, crop: Square, window: Square) -> NDArray[np.f
 
 
 def _pose(parameters: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """cam2world rotation (3, 3) and position (3,) from a rotation vector and the head's place in the
-    camera."""
+    """cam2world rotation (3, 3) and position (3,) from a rotation vector and the head's position in the
+    camera's frame."""
     rotation = Rotation.from_rotvec(parameters[:3]).as_matrix()
     return rotation, -rotation @ parameters[3:]
 

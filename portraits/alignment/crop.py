@@ -1,4 +1,4 @@
-"""EG3D's crop: where it lies in a photo, and cutting it out in one antialiased resampling."""
+"""EG3D's crop: its square in a photo, and extraction by a single antialiased resampling."""
 
 from dataclasses import dataclass
 
@@ -15,26 +15,27 @@ MAX_SIDE = 1 << 15
 
 @dataclass(frozen=True)
 class Square:
-    """A square of an image in pixels, edge to edge; it may reach beyond the image."""
+    """An axis-aligned square in pixels of an image, (0, 0) its top left corner; it may extend beyond the
+    image."""
 
     left: float
     top: float
     side: float
 
     def normalised(self, points: ArrayLike) -> NDArray[np.float64]:
-        """Pixels (N, 2) to coordinates of the square, (0, 0) its top left corner and (1, 1) its bottom
-        right."""
+        """Convert pixels (N, 2) to coordinates in which (0, 0) is the square's top left corner, (1, 1) its
+        bottom right."""
         return (np.asarray(points, dtype=np.float64) - (self.left, self.top)) / self.side
 
 
 def square_around(landmarks: ArrayLike, height: int) -> Square:
-    """The square that EG3D cuts around five landmarks (5, 2), pixels, of a photo of this height.
+    """EG3D's square around five landmarks (5, 2), pixels, in a photo of this height.
 
-    A scaled orthographic camera is fitted to the landmarks; its shift is the square's centre, its scale the
-    square's side. Roll is kept. (EG3D crops to whole pixels of the rescaled photo; this does not round.)
+    A scaled orthographic camera is fitted to the landmarks; its shift gives the square's centre, its scale
+    the side. Roll is kept. (EG3D rounds to whole pixels of the rescaled photo; this does not.)
     """
     points = np.asarray(landmarks, dtype=np.float64)
-    seen = np.stack([points[:, 0], height - 1 - points[:, 1]], axis=1)  # EG3D's y goes up
+    seen = np.stack([points[:, 0], height - 1 - points[:, 1]], axis=1)  # EG3D's y axis points up
     system = np.concatenate([LANDMARKS_3D, np.ones((5, 1))], axis=1)
     affine = np.linalg.lstsq(system, seen, rcond=None)[0]  # (4, 2): two rows of the camera and the shift
     scale = np.linalg.norm(affine[:3], axis=0).mean()
@@ -44,7 +45,7 @@ def square_around(landmarks: ArrayLike, height: int) -> Square:
 
 
 def cut(image: Image.Image, square: Square, size: int) -> Image.Image:
-    """The square of an image at `size`×`size`, resampled once (Lanczos, antialiased); black beyond the
+    """Crop a square of an image to `size`×`size`, resampled once (Lanczos, antialiased); black outside the
     image."""
     left, top = int(np.floor(square.left)), int(np.floor(square.top))
     right = int(np.ceil(square.left + square.side))

@@ -1,5 +1,5 @@
-"""Faces in a photo, with five landmarks (MTCNN, whose weights come inside its package) and, where this
-machine has MediaPipe's networks, with dense ones."""
+"""Face detection with five landmarks (MTCNN, whose weights come with its package) and, if MediaPipe's
+networks are available, dense ones."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,15 +14,16 @@ from core.errors import InputError
 from portraits.alignment import mesh
 from portraits.alignment.region import Region
 
-DETECTION_SIDE = 640  # larger images are searched at this size: faces for portraits are large
-SMALL_SIDE = 224  # smaller ones at this: MTCNN looks for faces of 20 pixels and more
+DETECTION_SIDE = 640  # larger images are reduced to this size: faces in portraits are large
+SMALL_SIDE = 224  # smaller images are enlarged to this size: MTCNN detects faces of 20 pixels and more
 MIN_FACE = 20
-DOUBTFUL = 0.01  # the least score of dense landmarks where MTCNN has found a face
-LEAST_OVERLAP = 0.25  # of the boxes of one face, by the two detectors
-# The five points among the dense ones: the means of these. Measured on captured people, they are nearer to
-# EG3D's than MTCNN's are.
+DOUBTFUL = 0.01  # least score of dense landmarks in a face that MTCNN has detected
+LEAST_OVERLAP = 0.25  # of the two detectors' boxes of one face
+# Each of the five points is the mean of these dense ones. On captured people they are closer to EG3D's than
+# MTCNN's are.
 FIVE_OF_MESH = ((33, 133, 159, 145), (263, 362, 386, 374), (4,), (61,), (291,))
-# MTCNN's box against the bounding box of the dense landmarks: its size and its shift, in sizes of the latter.
+# MTCNN's box relative to the bounding box of the dense landmarks: size and shift, in units of the latter's
+# size.
 BOX_SCALE, BOX_SHIFT = np.array([1.03, 1.2]), np.array([0.0, -0.05])
 
 
@@ -33,8 +34,8 @@ class Face:
     Args:
         box: (4,) left, top, right, bottom
         landmarks: (5, 2) image-left eye, image-right eye, nose tip, image-left and image-right mouth corner
-        score: of the network that found it, in [0, 1]
-        mesh: the dense landmarks (468, 3), the third coordinate their relative depth, where they were found
+        score: confidence of the network that detected it, in [0, 1]
+        mesh: the dense landmarks (468, 3), the third coordinate their relative depth; None if not found
     """
 
     box: NDArray[np.float64]
@@ -44,17 +45,17 @@ class Face:
 
     @property
     def area(self) -> float:
-        """Pixels of the box."""
+        """Area of the box in square pixels."""
         left, top, right, bottom = self.box
         return float(max(right - left, 0) * max(bottom - top, 0))
 
 
 class FaceDetector:
-    """Finds faces; the same ones in the same image.
+    """Deterministic face detection.
 
     Args:
-        side: larger images are searched at this side
-        dense: find dense landmarks too, where this machine has the networks, and take the five from them;
+        side: larger images are reduced to this side
+        dense: also find dense landmarks, if the networks are available, and derive the five from them;
             otherwise the five are MTCNN's
     """
 
@@ -74,8 +75,7 @@ class FaceDetector:
     def largest(self, image: Image.Image) -> Face | None:
         """The largest face of an RGB image, or None.
 
-        MediaPipe's detector, which is fast and finds large faces however they are tilted, is asked first, and
-        MTCNN where it finds none.
+        MediaPipe's detector, which is fast and finds large faces at any tilt, is tried first, then MTCNN.
         """
         if self._has_mesh():
             found = _by_mediapipe(np.asarray(image))
@@ -108,7 +108,7 @@ class FaceDetector:
 
 
 def face_of_mesh(found: mesh.Mesh) -> Face:
-    """A face from its dense landmarks: the five points among them, and a box as MTCNN draws it."""
+    """A face from its dense landmarks, with five landmarks derived from them and a box like MTCNN's."""
     points = found.points[:, :2]
     five = np.stack([points[list(vertices)].mean(0) for vertices in FIVE_OF_MESH])
     low, high = points.min(0), points.max(0)
@@ -119,15 +119,15 @@ def face_of_mesh(found: mesh.Mesh) -> Face:
 
 
 def upright_region(landmarks: NDArray[np.float64], box: NDArray[np.float64]) -> Region:
-    """Where to look for dense landmarks, given five (5, 2) and a box (4,): about the box, turned so that the
-    mouth is below the eyes (of a profile the eyes alone would not tell)."""
+    """The region to search for dense landmarks, given five (5, 2) and a box (4,): around the box, rotated so
+    that the mouth is below the eyes (in a profile, the line between the eyes does not give the roll)."""
     across, down = landmarks[3:].mean(0) - landmarks[:2].mean(0)
     side = mesh.MARGIN * float(max(box[2] - box[0], box[3] - box[1]))
     return Region((box[:2] + box[2:]) / 2, side, float(np.arctan2(-across, down)))
 
 
 def _refined(image: NDArray[np.uint8], face: Face) -> Face:
-    """A face of MTCNN with dense landmarks, or as it is where these are of something else."""
+    """Add dense landmarks to a face of MTCNN; unchanged if none are found within it."""
     found = mesh.find_mesh(image, upright_region(face.landmarks, face.box))
     dense = face_of_mesh(found)
     same = found.score >= DOUBTFUL and overlap(dense.box, face.box) > LEAST_OVERLAP
@@ -142,8 +142,8 @@ def _by_mediapipe(image: NDArray[np.uint8]) -> list[Face]:
 
 
 def choose(faces: Sequence[Face], box: Sequence[float] | None = None) -> Face | None:
-    """The largest face, or the one that overlaps `box` (left, top, right, bottom) most, by intersection over
-    union; None where none does."""
+    """The largest face, or with `box` (left, top, right, bottom) the one of the largest intersection over
+    union with it; None if there is none."""
     if box is None:
         return max(faces, key=lambda face: face.area, default=None)
     best = max(faces, key=lambda face: overlap(face.box, box), default=None)
@@ -160,9 +160,9 @@ def overlap(first: Sequence[float] | NDArray, second: Sequence[float] | NDArray)
 
 @cache
 def _network() -> Any:
-    """MTCNN, imported when it is needed: what only handles crops and cameras does without torch."""
+    """MTCNN, imported on first use, so that handling crops and cameras does not import torch."""
     try:
         from facenet_pytorch import MTCNN
     except ImportError as error:
-        raise InputError("finding faces takes the package facenet-pytorch: see the README's setup") from error
+        raise InputError("face detection needs facenet-pytorch: pip install -e '.[capture]'") from error
     return MTCNN(min_face_size=MIN_FACE, keep_all=True, post_process=False, device="cpu").eval()

@@ -1,5 +1,4 @@
-"""The canonical head frame in a calibrated scene: five landmarks of many views → where the head is and how it
-is turned."""
+"""Estimation of the canonical head frame in a calibrated scene from five landmarks in several views."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,8 +11,9 @@ from portraits.geometry import STANDARD_LANDMARKS, reproject, similarity, triang
 
 Array = NDArray[np.floating]
 
-FACE_ERROR = 0.35  # of the landmarks' spread in an image: where a view no longer agrees with the others
-MAX_MISFIT = 0.04  # canonical units: a face whose landmarks are further from the standard ones is none
+# largest reprojection error of a view that agrees with the others, of the landmarks' spread
+FACE_ERROR = 0.35
+MAX_MISFIT = 0.04  # largest distance of a face's landmarks from the standard ones, canonical units
 
 
 class NoHeadError(ValueError):
@@ -22,8 +22,11 @@ class NoHeadError(ValueError):
 
 @dataclass(frozen=True)
 class HeadFrame:
-    """The similarity from world to canonical head frame: scale · rotation · x + translation. `views` agreed
-    on it; `misfit` is the landmarks' root mean square distance from the standard ones, canonical units."""
+    """The similarity from world to canonical head frame: scale · rotation · x + translation.
+
+    `views` are the views that it was estimated from; `misfit` is the root mean square distance of the
+    landmarks from the standard ones in canonical units.
+    """
 
     scale: float
     rotation: Array
@@ -40,8 +43,7 @@ class HeadFrame:
         return (np.asarray(points, dtype=np.float64) - self.translation) @ self.rotation / self.scale
 
     def camera(self, pose: ArrayLike) -> Array:
-        """A camera's cam2world (4, 4) in the canonical frame; the scale moves the camera, and turns
-        nothing."""
+        """A camera's cam2world (4, 4) in the canonical frame; its rotation stays orthonormal."""
         seen = np.eye(4)
         seen[:3, :3] = self.rotation @ np.asarray(pose)[:3, :3]
         seen[:3, 3] = self.canonical(np.asarray(pose)[None, :3, 3])[0]
@@ -53,9 +55,9 @@ def locate_head(
 ) -> HeadFrame:
     """The head frame from projection matrices (3, 4) and five landmarks (5, 2), in pixels, by view.
 
-    Every pair of views proposes five points in space; the proposal that the most views agree with wins, the
-    landmarks are triangulated again from all those views, and a similarity brings them onto the standard
-    ones. Raises NoHeadError where fewer than `min_views` views agree, or what they agree on is no face."""
+    Each pair of views is triangulated; the pair that most views agree with is chosen, the landmarks are
+    triangulated again from all these views, and a similarity is fitted from them to the standard ones. Raises
+    NoHeadError if fewer than `min_views` views agree, or if the landmarks do not fit a face."""
     names = sorted(set(projections) & set(landmarks))
     if len(names) < min_views:
         raise NoHeadError("too few views see the face")
@@ -79,7 +81,7 @@ def _points(matrices: Array, seen: Array) -> Array:
 
 
 def _consensus(matrices: Array, seen: Array, spread: Array) -> list[int]:
-    """The views that agree with the best pair's five points."""
+    """Indices of the views that agree with the best pair's five points."""
     best: list[int] = []
     best_error = np.inf
     for pair in combinations(range(len(matrices)), 2):

@@ -1,6 +1,6 @@
-"""MediaPipe's face networks (Apache-2.0), from files inside its wheel: a detector, and dense landmarks.
+"""MediaPipe's face detector and dense landmark network (Apache-2.0), from files inside its wheel.
 
-Nothing of the package `mediapipe` itself is installed or imported: `ai-edge-litert` runs the networks.
+The package `mediapipe` itself is neither installed nor imported: `ai-edge-litert` runs the networks.
 """
 
 import logging
@@ -33,29 +33,33 @@ PACKAGES = {"ai_edge_litert": "ai-edge-litert", "cv2": "opencv-python-headless"}
 
 POINTS = 468
 DETECTOR_SIDE, LANDMARKS_SIDE = 128, 192
-MARGIN = 1.5  # the networks' own: a region is this much larger than the face in it
+MARGIN = 1.5  # side of a region relative to the face in it, as in MediaPipe
 OUTER_EYES = (33, 263)  # the outer corners of the image-left and the image-right eye
-ROUNDS = 6  # times that the landmarks are found anew, each time in the region around the last ones
-AVERAGED = 4  # the last of these, whose mean is taken
-FACE = 0.5  # the least score of a face, of either network
-WIDER = 1.25  # the region of a second search
+ROUNDS = 6  # iterations of landmark detection, each in the region around the previous landmarks
+AVERAGED = 4  # last iterations, whose landmarks are averaged
+FACE = 0.5  # least score of a face, for either network
+WIDER = 1.25  # relative size of the region of a second search
 LEAST_WEIGHT = 1e-6
-SAME = 0.3  # sides: regions whose centres are nearer than this are of one face
+SAME = 0.3  # regions whose centres are closer than this, in sides, are of one face
 
 
 @dataclass(frozen=True)
 class Mesh:
-    """Dense landmarks of a face: `points` (468, 3) in pixels of the image (pixel centres are whole numbers),
-    the third coordinate growing with depth and relative; and the network's `score` in [0, 1] that there is a
-    face."""
+    """Dense landmarks of a face.
+
+    Args:
+        points: (468, 3) in pixels of the image (pixel centres are whole numbers); the third coordinate is a
+            relative depth that increases away from the camera
+        score: the network's confidence in [0, 1] that there is a face
+    """
 
     points: NDArray[np.float64]
     score: float
 
 
 def available() -> bool:
-    """Whether this machine has the networks and what runs them. The files are fetched at the first question;
-    where they cannot be, one line is logged and the five-point detector stands in."""
+    """Whether the networks and their runtime are available. The files are downloaded on the first call; if
+    that fails, one line is logged, and the five-point detector is used instead."""
     for module, package in PACKAGES.items():
         if find_spec(module) is None:
             return _warn_once(f"the package {package} is not installed")
@@ -65,12 +69,12 @@ def available() -> bool:
 
 @cache
 def _warn_once(reason: str) -> bool:
-    log.warning("dense face landmarks: %s; five points (MTCNN) stand in for them", reason)
+    log.warning("dense face landmarks: %s; five points (MTCNN) are used instead", reason)
     return False
 
 
 def detect(image: NDArray[np.uint8]) -> list[Region]:
-    """The upright regions of the large faces of an RGB image (H, W, 3), the most certain first."""
+    """The upright regions of the large faces in an RGB image (H, W, 3), the most confident first."""
     height, width = image.shape[:2]
     whole = Region(np.array([width - 1, height - 1]) / 2, max(height, width))
     pixels = whole.cut(image, DETECTOR_SIDE).astype(np.float32) / np.float32(127.5) - np.float32(1)
@@ -90,13 +94,12 @@ def detect(image: NDArray[np.uint8]) -> list[Region]:
 
 
 def find_mesh(image: NDArray[np.uint8], start: Region) -> Mesh:
-    """The landmarks of the face about a region of an RGB image (H, W, 3), with the network's doubt as their
-    score.
+    """The dense landmarks of the face near a region of an RGB image (H, W, 3).
 
-    They are found `ROUNDS` times, each time in the region around the last ones with the eyes level, and the
-    last `AVERAGED` results are averaged: what comes out does not depend on how the face was tilted in the
-    image. Where the network sees no face so, as in many profiles, the search is repeated from a wider region,
-    and all results are averaged by their scores.
+    The network runs `ROUNDS` times, each time on the region around the previous landmarks with the eyes
+    level, and the last `AVERAGED` results are averaged, so that the result does not depend on the face's
+    tilt. If the network finds no face, as in many profiles, the search is repeated from a wider region, and
+    all results are averaged, weighted by their scores.
     """
     points, scores = _search(image, start)
     if scores.mean() < FACE:
@@ -118,7 +121,7 @@ def _search(image: NDArray[np.uint8], region: Region) -> tuple[NDArray[np.float6
 
 
 def around(points: NDArray[np.float64]) -> Region:
-    """The region that the landmark network looks at next, from its landmarks (468, 3)."""
+    """The region for the landmark network's next iteration, from the previous landmarks (468, 3)."""
     left, right = points[list(OUTER_EYES), :2]
     return Region.around(points[:, :2], right - left, MARGIN)
 

@@ -1,5 +1,5 @@
-"""The camera of an EG3D crop from dense landmarks: a rigid fit of the canonical face to them, calibrated
-once."""
+"""The camera of an EG3D crop from dense landmarks: a rigid fit of the canonical face, with a fixed
+calibration."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -18,10 +18,10 @@ CANONICAL_FACE = Path(__file__).with_name("canonical_face.npy")
 
 @dataclass(frozen=True)
 class Calibration:
-    """How far the landmark network takes a head to be turned less, or more, than it is.
+    """Correction of the landmark network's systematic error in head pose.
 
-    A true yaw is `yaw` · y + `yaw_cubed` · y³ of the fitted yaw y, and a true pitch `pitch` times the fitted
-    one, all in radians.
+    With angles in radians, the corrected yaw is `yaw` · y + `yaw_cubed` · y³ for the fitted yaw y, and the
+    corrected pitch is `pitch` times the fitted one.
     """
 
     yaw: float = 1.0
@@ -29,29 +29,29 @@ class Calibration:
     pitch: float = 1.0
 
     def correct(self, turn: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Yaw, pitch and roll (3,), corrected."""
+        """Correct yaw, pitch and roll (3,), radians."""
         yaw, pitch, roll = turn
         return np.array([self.yaw * yaw + self.yaw_cubed * yaw**3, pitch, roll])
 
 
-# Fitted, as the canonical face was, on 24 captured people (`python -m benchmarks.mesh_fit`).
+# Fitted, like the canonical face, on 24 captured people (`python -m benchmarks.mesh_fit`).
 CALIBRATION = Calibration(yaw=0.935, yaw_cubed=0.152)
 
 
 @cache
 def canonical_face() -> NDArray[np.float64]:
-    """Where the network has its 468 landmarks on a face, in EG3D's frame."""
+    """The network's landmarks (468, 3) on a mean face, in EG3D's frame."""
     return parse_npy(CANONICAL_FACE.read_bytes()).astype(np.float64)
 
 
 def camera_from_mesh(
     points: ArrayLike, face: NDArray[np.float64] | None = None, calibration: Calibration = CALIBRATION
 ) -> NDArray[np.float32]:
-    """The EG3D label (25,) of a crop from its dense landmarks (468, 3), normalised to the crop, their depth
-    by its side too; `face` (468, 3) is where they are on a face, by default the canonical one.
+    """The EG3D label (25,) of a crop from its dense landmarks (468, 3), divided by the crop's side, depths
+    included; `face` (468, 3) are their positions on a face, by default the canonical one.
 
-    The network's own depths take part: over points of the image alone (perspective-n-point) the same
-    landmarks give yaws that vary half as much again.
+    The fit uses the network's depths: perspective-n-point on the image points alone gives yaws with a spread
+    that is half as large again.
     """
     face = canonical_face() if face is None else face
     seen = np.asarray(points, dtype=np.float64)
@@ -65,7 +65,7 @@ def camera_from_mesh(
 
 
 def fitted_rotation(seen: NDArray[np.float64], face: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The rotation (3, 3) from landmarks (468, 3) with their depths to the face (468, 3)."""
+    """The rotation (3, 3) that best aligns landmarks (468, 3), depths included, with the face (468, 3)."""
     return np.asarray(similarity(seen, face)[1], dtype=np.float64)
 
 
@@ -78,6 +78,6 @@ def _turned_to(ray: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _on_sphere(point: NDArray[np.float64], ray: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The place (3,) on EG3D's sphere from which a ray (3,) meets a point (3,) within it."""
+    """The position (3,) on EG3D's sphere from which a ray (3,) passes through a point (3,) inside it."""
     a, b, c = ray @ ray, point @ ray, point @ point - RADIUS**2
     return point - (b + np.sqrt(b * b - a * c)) / a * ray

@@ -1,4 +1,4 @@
-"""The one reader of photos: any file or Pillow image to upright 8-bit sRGB."""
+"""Reading of photos: any image file or Pillow image to upright 8-bit sRGB."""
 
 import io
 import struct
@@ -27,14 +27,14 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-APPLE_DOUBLE = "._"  # of the files in which macOS keeps attributes on other file systems
+APPLE_DOUBLE = "._"  # prefix of macOS attribute files on other file systems
 
 
 def open_photo(path: Path) -> Image.Image:
-    """The photo at `path`, as `upright_rgb` makes it.
+    """Read a photo and convert it with `upright_rgb`.
 
-    Its size is checked before it is decoded. HEIC takes the package pillow-heif. Raises InputError where it
-    is not a photo, is damaged, or has more than `MAX_PIXELS` pixels.
+    Its size is checked before decoding. HEIC needs the package pillow-heif. Raises InputError if the file is
+    not a photo, is damaged, or has more than `MAX_PIXELS` pixels.
     """
     with _opened(path) as image:
         return upright_rgb(image)
@@ -65,10 +65,10 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """An image of any of Pillow's modes as 8-bit sRGB, turned upright by its EXIF orientation.
+    """Convert an image of any Pillow mode to 8-bit sRGB and apply its EXIF orientation.
 
-    Transparency is blended over white, 16-bit values are scaled, and colours are converted from an embedded
-    profile; a damaged one is ignored.
+    Transparency is blended over white, 16-bit values are scaled, and an embedded colour profile is applied
+    unless it is damaged.
     """
     orientation = UPRIGHT.get(_orientation(image) or 0)
     rgb = _to_srgb(_to_8_bits(image), image.info.get("icc_profile"))
@@ -79,7 +79,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int | None:
-    """The EXIF orientation. Other entries are not read: cameras write some that Pillow cannot convert."""
+    """The EXIF orientation. Other entries are not read, as Pillow fails on some that cameras write."""
     try:
         value = image.getexif().get(ExifTags.Base.Orientation)
         return value if isinstance(value, int) else None
@@ -111,7 +111,7 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 
 def _converted(image: Image.Image, profile: bytes) -> Image.Image | None:
-    """The image in sRGB; None where the profile is damaged or is of another kind of image."""
+    """The image in sRGB; None if the profile is damaged or does not match the image's mode."""
     image = image if image.mode in ("RGB", "CMYK", "L") else image.convert("RGB")
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
@@ -121,7 +121,7 @@ def _converted(image: Image.Image, profile: bytes) -> Image.Image | None:
 
 
 def photo_files(folder: Path) -> list[Path]:
-    """The photos below a folder, by name. Raises InputError where it is missing or has none."""
+    """The photos below a folder, sorted by name. Raises InputError if it is missing or has none."""
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder")
     found = sorted(path for path in folder.rglob("*") if is_photo(path))
@@ -131,18 +131,18 @@ def photo_files(folder: Path) -> list[Path]:
 
 
 def is_photo(path: Path) -> bool:
-    """Whether a path is a file with the name of a photo; macOS's attribute files (`._NAME`) are not."""
+    """Whether a path is a file with the suffix of a photo. macOS attribute files (`._NAME`) are excluded."""
     named = path.suffix.lower() in SUFFIXES and not path.name.startswith(APPLE_DOUBLE)
     return named and path.is_file()
 
 
 def _formats(path: Path) -> list[str]:
-    """Pillow's names of the formats that a file of this name may have."""
+    """Pillow's names of the formats to try for a file of this name."""
     Image.init()
     if path.suffix.lower() not in HEIC:
         return [name for name in FORMATS if name in Image.OPEN]
     if find_spec("pillow_heif") is None:
-        raise InputError(f"{path}: HEIC takes one more package: pip install pillow-heif")
+        raise InputError(f"{path}: HEIC needs one more package: pip install pillow-heif")
     from pillow_heif import register_heif_opener
 
     register_heif_opener()

@@ -1,4 +1,4 @@
-"""Squares of an image that are turned in its plane: where a network looks at a face, upright."""
+"""Rotated squares of an image: the upright regions that face networks take as input."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from portraits.geometry import similarity
 
 Array = NDArray[np.floating]
 
-MOST_REDUCED = 2.0  # an image is halved until a region has less than this many of its pixels a pixel
+MOST_REDUCED = 2.0  # images are halved until the scale from image to output pixels is below this
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Region:
     Args:
         centre: its middle (2,)
         side: its side
-        roll: radians by which its horizontal axis is turned in the image, clockwise as people see it
+        roll: rotation of its horizontal axis in the image, radians, clockwise on the screen
     """
 
     centre: Array
@@ -33,7 +33,8 @@ class Region:
         return np.array([[cos, sin], [-sin, cos]])
 
     def cut(self, image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-        """The region of an image (H, W, 3) at `size`×`size` pixels, antialiased; black beyond the image."""
+        """Crop the region from an image (H, W, 3) to `size`×`size` pixels, antialiased; black outside the
+        image."""
         import cv2
 
         centre, side = self.centre, self.side
@@ -49,12 +50,12 @@ class Region:
         return np.asarray(cv2.warpAffine(image, warp, (size, size), flags=flags), np.uint8)
 
     def to_image(self, points: ArrayLike) -> Array:
-        """Points (N, 2), normalised to the region, in pixels of the image."""
+        """Convert points (N, 2), normalised to the region, to pixels of the image."""
         return self.centre + (np.asarray(points, dtype=np.float64) - 0.5) * self.side @ self.axes
 
     @classmethod
     def around(cls, points: ArrayLike, horizontal: ArrayLike, margin: float) -> "Region":
-        """The region around points (N, 2) whose horizontal axis has the direction `horizontal` (2,), its side
+        """The region around points (N, 2) with its horizontal axis along `horizontal` (2,) and a side of
         `margin` times the larger extent of the points."""
         x, y = np.asarray(horizontal, dtype=np.float64)
         turned = cls(np.zeros(2), 1.0, float(np.arctan2(y, x)))
@@ -64,8 +65,8 @@ class Region:
 
     @classmethod
     def matching(cls, points: ArrayLike, template: ArrayLike, size: int) -> "Region":
-        """The region whose cut at `size` pixels shows `points` (N, 2) where `template` (N, 2), pixels of the
-        cut, has them, in the least-squares sense."""
+        """The region whose crop at `size` pixels maps `points` (N, 2) of the image to `template` (N, 2),
+        pixels of the crop, in the least-squares sense."""
         scale, rotation, shift = similarity(np.asarray(points, np.float64), np.asarray(template, np.float64))
         centre = ((size - 1) / 2 - shift) @ rotation / scale
         return cls(centre, size / scale, float(np.arctan2(rotation[0, 1], rotation[0, 0])))

@@ -1,5 +1,5 @@
-"""A virtual camera at a real camera's place that looks at the head: what it sees follows from the photo by a
-homography, so that its label is exact."""
+"""Virtual cameras: a calibrated camera rotated to look at the head. Its image is a homography of the photo,
+so that its label is exact."""
 
 from dataclasses import dataclass
 
@@ -33,8 +33,8 @@ class VirtualView:
         return float(seen.mean())
 
     def cut(self, image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-        """The square at `size` pixels from a photo (H, W) or (H, W, 3), resampled once and antialiased: as
-        finely as the photo is, then averaged. Black beyond the photo."""
+        """Crop the square at `size` pixels from a photo (H, W) or (H, W, 3): resampled once at the photo's
+        own resolution, then averaged down. Black outside the photo."""
         finer = int(np.clip(np.ceil(self._native_side() / size), 1, MAX_OVERSAMPLING))
         side = size * finer
         from_pixels = np.array([[1 / side, 0, 0.5 / side], [0, 1 / side, 0.5 / side], [0, 0, 1]])
@@ -53,11 +53,11 @@ class VirtualView:
 
 
 def virtual_view(pose: Array, intrinsics: Array, head: HeadFrame) -> VirtualView:
-    """The view of a camera (cam2world (4, 4) in the world, intrinsics (3, 3) in pixels) turned about its own
-    centre to look at EG3D's pivot of the head, upright in the head's frame.
+    """Rotate a camera (cam2world (4, 4) in the world, intrinsics (3, 3) in pixels) about its centre to look
+    at EG3D's pivot of the head, upright in the head's frame.
 
-    It keeps its true distance; its focal length grows with that, so that the head is as large in the image as
-    EG3D has it."""
+    The distance to the head is kept, and the focal length is proportional to it, so that heads have the same
+    size in the image as in EG3D's crops."""
     seen = head.camera(pose)
     turned = look_at(seen[:3, 3], PIVOT)
     focal = FOCAL * np.linalg.norm(seen[:3, 3]) / RADIUS

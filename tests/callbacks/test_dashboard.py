@@ -107,7 +107,7 @@ def test_a_run_of_nan_alone_is_one_line(tmp_path):
 
 def test_another_picture_format_is_refused_before_anything_is_drawn(run, monkeypatch):
     monkeypatch.setattr("callbacks.dashboard.draw_page", None)
-    with pytest.raises(InputError, match=r"x.pdfx: the name of a picture ends in .png"):
+    with pytest.raises(InputError, match=r"x.pdfx: names of pictures end in .png"):
         dashboard(str(run), str(run / "x.pdfx"))
 
 

@@ -201,7 +201,7 @@ def test_a_folder_that_cannot_be_made_is_found_out_first(run, tmp_path):
 
 def test_counts_that_differ_are_one_line(run, tmp_path):
     few = str(squares(tmp_path / "few", 2))
-    with pytest.raises(InputError, match="holds 2 conditions for 3 cameras: there is one for each"):
+    with pytest.raises(InputError, match="holds 2 conditions for 3 cameras: give one for each"):
         run("--conditions", few, "--views", "3")
     with pytest.raises(InputError, match="holds 2 proxies for 3 cameras"):
         run("--noise", few, "--views", "3")

@@ -126,5 +126,5 @@ def test_metrics_know_neither_models_nor_training():
 
 
 def test_a_suite_of_nothing_is_one_line():
-    with pytest.raises(InputError, match="none is named"):
+    with pytest.raises(InputError, match="the list is empty"):
         MetricSuite([])

@@ -57,7 +57,7 @@ def test_a_metric_without_any_weights_is_left_out_and_said_so(monkeypatch):
 
 @pytest.mark.usefixtures("bare")
 def test_the_line_on_weights_is_of_those_in_use(publish):
-    assert MetricSuite(["PSNR"]).notice == "metrics: none of them takes weights that are fetched"
+    assert MetricSuite(["PSNR"]).notice == "metrics: none of them needs downloaded weights"
     assert "stand-ins in LPIPS[efficientnet-lite0]; `python" in MetricSuite(["LPIPS"]).notice
     publish("alexnet", nn.Linear(2, 2))
     line = MetricSuite(["LPIPS[efficientnet-lite0]", "POSE[dlib-68]"]).notice
@@ -79,8 +79,8 @@ def test_fetching_from_a_mirror_verifies(bare, publish):
     mirror = bare / "mirror"
     mirror.mkdir()
     weights.path.rename(mirror / weights.path.name)
-    assert "fetched" in fetch("alexnet", weights, str(mirror))
-    assert "there already" in fetch("alexnet", weights, None)
+    assert "downloaded" in fetch("alexnet", weights, str(mirror))
+    assert ": exists" in fetch("alexnet", weights, None)
     (mirror / weights.path.name).write_bytes(b"cut off")
     weights.path.unlink()
     with pytest.raises(InputError, match="is not the published file"):
@@ -90,6 +90,6 @@ def test_fetching_from_a_mirror_verifies(bare, publish):
 
 def test_the_command_names_all_that_could_not_be_had(bare):
     with pytest.raises(
-        InputError, match=r"7 files could not be had: alexnet: .*vgg16: .*sface: .*dense landmarks: "
+        InputError, match=r"7 files could not be downloaded: alexnet: .*vgg16: .*sface: .*dense landmarks: "
     ):
         fetch_main(["--mirror", (bare / "nowhere").as_uri()])

@@ -192,7 +192,7 @@ def test_parts_are_not_scored_as_if_they_were_all(request_of, tmp_path, capsys):
         ({"a": {"precision": "float16"}}, "float16 takes a GPU"),
         ({"a": {"subjects.views": 0}}, "subjects.views 0: give 1 or more"),
         ({"a": {"scoring.metrics": ["LPIPZ"]}}, "LPIPZ"),
-        ({"a": {"scoring.size": 10, "scoring.metrics": ["SSIM"]}}, "SSIM takes images of 11x11 pixels"),
+        ({"a": {"scoring.size": 10, "scoring.metrics": ["SSIM"]}}, "SSIM needs images of 11x11 pixels"),
         ({"a": {"scoring.size": -3}}, "scoring.size -3: give 1 or more"),
         ({"a": {"scoring.real": "nowhere"}}, "nowhere: there is no such folder"),
         ({"a": {"conditions": "others", "renderer": "nobody"}}, "nobody"),
