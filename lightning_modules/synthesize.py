@@ -6,6 +6,7 @@ Writes, into `--out` for the person of `--portrait`, or into a folder below it f
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from jsonargparse import ArgumentParser
@@ -13,6 +14,8 @@ from PIL import Image
 
 from core.errors import IncompleteError, one_line
 from core.files import whole_folder, write_json
+from lightning_modules.sampling.call_options import StepCallback
+from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
 from lightning_modules.sampling.plan import CAMERAS, PROXIES, SETTINGS, Plan, make_plan
 from lightning_modules.sampling.requests import Request
 from lightning_modules.sampling.synthesis import (
@@ -24,30 +27,52 @@ from lightning_modules.sampling.synthesis import (
     synthesize_people,
     write_numbered,
 )
-from lightning_modules.sampling.view_conditions import CONDITIONS
+from lightning_modules.sampling.view_conditions import CONDITIONS, Rendered
 from portraits.camera_files import write_cameras
 from portraits.image_folders import read_squares
 from portraits.people import read_people
 
 
-def synthesize(request: Request) -> Path:
+@dataclass(frozen=True)
+class Loaded:
+    """A model that is loaded already, and whom to tell how far its views are.
+
+    Args:
+        pipeline: the model.
+        on_rendered: called as condition images are rendered, with how many there are and will be.
+        on_step_end: the pipeline's callback after each step, with all of its tensors.
+    """
+
+    pipeline: DiffPortrait3DPipeline
+    on_rendered: Rendered | None = None
+    on_step_end: StepCallback | None = None
+
+
+def synthesize(request: Request, loaded: Loaded | None = None) -> Path:
     """Make the views that a request asks for, and return their folder.
+
+    `loaded` is the request's model where a caller keeps it loaded; everybody is then sampled by its pipeline.
+    What its functions raise ends the request and leaves nothing behind.
 
     Raises InputError before a model is loaded, leaving nothing behind; and IncompleteError at the end where
     some photos of `--portraits` could not be used, and the views of all others are there.
     """
     plan = make_plan(request)
+    on_rendered = None if loaded is None else loaded.on_rendered
     with whole_folder(plan.output.folder, plan.output.overwrite) as folder:
         people, failures = read_inputs(plan)
         shared = SharedInputs(
-            plan.conditions.images(plan.cameras, plan.image_size),
+            plan.conditions.images(plan.cameras, plan.image_size, on_rendered),
             plan.cameras,
             plan.sampling,
             plan.seed,
             plan.output.fps,
         )
         write_shared(folder, shared, plan.output.settings)
-        run(plan.networks, plan.device_groups[: len(people)], people, shared, folder)
+        if loaded is not None:
+            synthesize_people(loaded.pipeline, people, shared, folder, on_step_end=loaded.on_step_end)
+        else:
+            run(plan.networks, plan.device_groups[: len(people)], people, shared, folder)
     if failures:
         raise IncompleteError(
             f"{len(failures)} photos could not be used: {'; '.join(failures)}; the views of all others are "

@@ -32,11 +32,16 @@ class SyntheticHead:
 
     def render(self, identity: int, labels: ArrayLike, size: int) -> Renders:
         """See `Renderer.render`."""
+        return self.scene(identity, size).render(labels)
+
+    def scene(self, identity: int, size: int) -> HeadScene | LitScene:
+        """The person numbered `identity` for images of `size` pixels: `render` builds this anew at each
+        call, which costs as much as a few images."""
         rng = np.random.default_rng([STREAM, identity])
         person = sample_person(rng)
         if self.place == "studio":
-            return studio_instant(person, rng, size)[1].render(labels)
-        return capture_instant(person, rng, size, self.samples)[1].render(labels)
+            return studio_instant(person, rng, size)[1]
+        return capture_instant(person, rng, size, self.samples)[1]
 
 
 def capture_instant(

@@ -15,6 +15,7 @@ from lightning_modules.sampling.settings import Sampling
 
 StepCallback = Callable[[Any, int, Tensor, dict[str, Tensor]], Mapping[str, Tensor] | None]
 """diffusers' `callback_on_step_end`: pipeline, step, timestep and tensors to the tensors to go on with."""
+CALLBACK_TENSORS = ("latents", "pred_original_sample")
 
 OUTPUT_TYPES = ("pil", "np", "pt")
 MAX_SEED = 2**63 - 1
@@ -57,6 +58,13 @@ def draw_seed(generator: torch.Generator) -> int:
     if not isinstance(generator, torch.Generator):
         raise InputError(f"generator: a torch.Generator is wanted, not a {type(generator).__name__}")
     return int(torch.randint(MAX_SEED, (), generator=generator, device=generator.device))
+
+
+def check_callback_tensors(names: Sequence[str]) -> None:
+    """Raise InputError where `callback_on_step_end_tensor_inputs` has others than `CALLBACK_TENSORS`."""
+    if unknown := ", ".join(set(names) - set(CALLBACK_TENSORS)):
+        known = ", ".join(CALLBACK_TENSORS)
+        raise InputError(f"callback_on_step_end_tensor_inputs {unknown}: choose of {known}")
 
 
 def check_output_type(output_type: str) -> None:

@@ -21,8 +21,9 @@ from portraits.pixels import levels_to_pixels
 
 BankAt = Callable[[float], Bank]
 """The reference bank at a timestep."""
-OnStepEnd = Callable[[int, Tensor, Tensor], Tensor]
-"""The number of a step, its timestep, and the latents after it, to the latents to go on with."""
+OnStepEnd = Callable[[int, Tensor, Tensor, Tensor | None], Tensor]
+"""The number of a step, its timestep, the latents after it and the clean latents that it predicts (None
+where the scheduler does not predict them), to the latents to go on with."""
 
 
 @torch.no_grad()
@@ -65,8 +66,8 @@ def sample(
         strength: below 1, only that share of the steps is sampled.
         progress: show a progress bar.
         replicas: copies of `denoiser` on further devices, over which the windows are distributed.
-        on_step_end: called after each step with its number, the timestep and the latents (N, 4, H, W);
-            sampling goes on with the latents that it returns.
+        on_step_end: called after each step with its number, the timestep, the latents (N, 4, H, W) and the
+            predicted clean latents; sampling goes on with the latents that it returns.
 
     Raises InputError on shapes and settings that do not fit.
     """
@@ -97,9 +98,11 @@ def sample(
         for step, timestep in enumerate(tqdm(timesteps, desc="sampling", unit="step", disable=not progress)):
             noisy = scheduler.scale_model_input(latents, timestep).unflatten(0, (-1, views))
             epsilon = predict(noisy, timestep.item()).flatten(0, 1)
-            latents = scheduler.step(epsilon, timestep, latents, **options).prev_sample
+            result = scheduler.step(epsilon, timestep, latents, **options)
+            latents = result.prev_sample
             if on_step_end is not None:
-                latents = on_step_end(step, timestep, latents)
+                predicted = getattr(result, "pred_original_sample", None)
+                latents = on_step_end(step, timestep, latents, predicted)
     return latents
 
 

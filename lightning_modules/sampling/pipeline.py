@@ -33,6 +33,7 @@ from lightning_modules.networks.speed import tune
 from lightning_modules.sampling import latents as vae_latents
 from lightning_modules.sampling.call_options import (
     StepCallback,
+    check_callback_tensors,
     check_output_type,
     draw_seed,
     sampling_settings,
@@ -200,7 +201,8 @@ class DiffPortrait3DPipeline(FoldersMixin, OffloadingMixin, DiffusionPipeline):
             return_dict: return a tuple if False.
             callback_on_step_end: called after each step with this pipeline, the step, the timestep and
                 {"latents": (K, 4, H, W)}; the latents that it returns in such a mapping replace them.
-            callback_on_step_end_tensor_inputs: "latents" is the only one.
+            callback_on_step_end_tensor_inputs: "latents", and "pred_original_sample" for the clean latents
+                that a step predicts (schedulers that do not predict them leave it out).
             sampling: fields of `Sampling`; `num_inference_steps` and `guidance_scale` are accepted for
                 `steps` and `guidance`.
 
@@ -210,10 +212,8 @@ class DiffPortrait3DPipeline(FoldersMixin, OffloadingMixin, DiffusionPipeline):
         labels = None if cameras is None else torch.from_numpy(check_labels(cameras, "cameras"))[None]
         view_count(cameras=None if labels is None else labels[0], conditions=conditions, proxies=proxies)
         check_output_type(output_type)
-        if unknown := set(callback_on_step_end_tensor_inputs) - {"latents"}:
-            raise InputError(
-                f"callback_on_step_end_tensor_inputs {', '.join(unknown)}: there are only latents"
-            )
+        check_callback_tensors(callback_on_step_end_tensor_inputs)
+        on_step_end = self._step_end(callback_on_step_end, callback_on_step_end_tensor_inputs)
         images = self.views(
             self._portraits(references),
             self._levels(conditions, "conditions"),
@@ -223,14 +223,21 @@ class DiffPortrait3DPipeline(FoldersMixin, OffloadingMixin, DiffusionPipeline):
             sampling=sampling_settings(sampling),
             progress=progress and not getattr(self, "_progress_bar_config", {}).get("disable", False),
             levels=True,
-            on_step_end=None if callback_on_step_end is None else self._step_end(callback_on_step_end),
+            on_step_end=on_step_end,
         )
         output = to_output(images[0], output_type)
         return Views(images=output) if return_dict else (output,)
 
-    def _step_end(self, callback: StepCallback) -> OnStepEnd:
-        def on_step_end(step: int, timestep: Tensor, latents: Tensor) -> Tensor:
-            returned = callback(self, step, timestep, {"latents": latents})
+    def _step_end(self, callback: StepCallback | None, names: Sequence[str]) -> OnStepEnd | None:
+        if callback is None:
+            return None
+
+        def on_step_end(step: int, timestep: Tensor, latents: Tensor, predicted: Tensor | None) -> Tensor:
+            tensors = {"latents": latents}
+            if predicted is not None:
+                tensors["pred_original_sample"] = predicted
+            asked = {name: tensor for name, tensor in tensors.items() if name in names}
+            returned = callback(self, step, timestep, asked)
             return latents if returned is None else returned.get("latents", latents)
 
         return on_step_end

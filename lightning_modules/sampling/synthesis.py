@@ -13,6 +13,7 @@ from torch.multiprocessing.spawn import ProcessExitedException, spawn
 from tqdm import tqdm
 
 from core.errors import InputError, one_line
+from lightning_modules.sampling.call_options import CALLBACK_TENSORS, StepCallback
 from lightning_modules.sampling.devices import Precision
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
 from lightning_modules.sampling.settings import Sampling
@@ -69,10 +70,14 @@ def synthesize_people(
     shared: SharedInputs,
     out: Path,
     progress: bool = True,
+    on_step_end: StepCallback | None = None,
 ) -> None:
-    """Sample and write everybody's views, one person after the other, with a progress bar."""
+    """Sample and write everybody's views, one person after the other, with a progress bar.
+
+    `on_step_end` is the pipeline's callback, with all of its tensors.
+    """
     for person in tqdm(people, desc="people", unit="person", disable=not progress or len(people) == 1):
-        views = sample_views(pipeline, person, shared, progress)
+        views = sample_views(pipeline, person, shared, progress, on_step_end)
         write_views(out / person.folder, person, shared, views)
 
 
@@ -112,7 +117,11 @@ def _synthesize_share(
 
 
 def sample_views(
-    pipeline: DiffPortrait3DPipeline, person: PersonInputs, shared: SharedInputs, progress: bool
+    pipeline: DiffPortrait3DPipeline,
+    person: PersonInputs,
+    shared: SharedInputs,
+    progress: bool,
+    on_step_end: StepCallback | None = None,
 ) -> list[Image.Image]:
     """The K views of one person, whoever else is sampled."""
     views: Any = pipeline(
@@ -122,6 +131,8 @@ def sample_views(
         proxies=person.proxies,
         seed=shared.seed,
         progress=progress,
+        callback_on_step_end=on_step_end,
+        callback_on_step_end_tensor_inputs=CALLBACK_TENSORS,
         **asdict(shared.sampling),
     )
     return views.images

@@ -3,6 +3,7 @@
 K views, S image side.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,8 @@ CHUNK = 8  # views rendered at a time: the scene is built once for each chunk, a
 CONDITIONS = "conditions"
 
 Cameras = NDArray[np.float32]
+Rendered = Callable[[int, int], None]
+"""Called after some views were rendered, with how many there are by now and how many there will be."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,12 @@ class ConditionFiles:
 
     files: tuple[Path, ...]
 
-    def images(self, cameras: Cameras | None, size: int) -> list[Image.Image]:  # noqa: ARG002
+    def images(
+        self,
+        cameras: Cameras | None,  # noqa: ARG002
+        size: int,
+        on_rendered: Rendered | None = None,  # noqa: ARG002
+    ) -> list[Image.Image]:
         """The images (S, S), S = `size`. Raises InputError where one is damaged or not square."""
         return read_squares(self.files, size, CONDITIONS)
 
@@ -40,12 +48,15 @@ class RenderedConditions:
     renderer: RendererChoice
     identity: int
 
-    def images(self, cameras: Cameras | None, size: int) -> list[Image.Image]:
+    def images(
+        self, cameras: Cameras | None, size: int, on_rendered: Rendered | None = None
+    ) -> list[Image.Image]:
         """The images (S, S), S = `size`, at cameras (K, 25), with a progress bar. Raises InputError where the
         renderer cannot be opened, or there are no cameras."""
         if cameras is None:
             raise InputError("rendered conditions take cameras: give a trajectory or --cameras")
-        return render_view_conditions(prepare_renderer(self.renderer), self.identity, cameras, size)
+        renderer = prepare_renderer(self.renderer)
+        return render_view_conditions(renderer, self.identity, cameras, size, on_rendered)
 
 
 Conditions = ConditionFiles | RenderedConditions
@@ -78,7 +89,11 @@ def prepare_renderer(choice: RendererChoice) -> Renderer:
 
 
 def render_view_conditions(
-    renderer: Renderer, identity: int, cameras: Cameras, size: int
+    renderer: Renderer,
+    identity: int,
+    cameras: Cameras,
+    size: int,
+    on_rendered: Rendered | None = None,
 ) -> list[Image.Image]:
     """Images (S, S) of the person numbered `identity` at cameras (K, 25), with a progress bar."""
     images: list[Image.Image] = []
@@ -87,4 +102,6 @@ def render_view_conditions(
             chunk = cameras[start : start + CHUNK]
             images += [Image.fromarray(image) for image in renderer.render(identity, chunk, size).images]
             bar.update(len(chunk))
+            if on_rendered is not None:
+                on_rendered(len(images), len(cameras))
     return images

@@ -77,7 +77,10 @@ def test_steps_and_guidance_have_two_names(pipeline):
         ({"clip_skip": 1}, "clip_skip: not an argument of this pipeline: choose of chunk, eta, guidance"),
         ({"output_type": "latent"}, "output_type 'latent': choose of pil, np, pt"),
         ({"generator": 3}, "a torch.Generator is wanted, not a int"),
-        ({"callback_on_step_end_tensor_inputs": ["prompt_embeds"]}, "there are only latents"),
+        (
+            {"callback_on_step_end_tensor_inputs": ["prompt_embeds"]},
+            "embeds: choose of latents, pred_orig",
+        ),
     ):
         with pytest.raises(InputError, match=message):
             pipeline(**ASKED, **options)
@@ -100,6 +103,20 @@ def test_outputs_are_images_arrays_or_tensors(pipeline):
     np.testing.assert_array_equal(np.round(array * 255).astype(np.uint8), images)
     (tensor,) = pipeline(**ASKED, steps=1, output_type="pt", return_dict=False)
     np.testing.assert_array_equal(tensor.movedim(1, -1).numpy(), array)
+
+
+def test_the_last_step_predicts_the_latents_that_are_decoded(pipeline):
+    seen = {}
+
+    def watch(_pipeline, step, _timestep, tensors):
+        seen[step] = tensors
+
+    names = ("latents", "pred_original_sample")
+    watched = {"callback_on_step_end": watch, "callback_on_step_end_tensor_inputs": names}
+    views = pipeline(**ASKED, steps=2, output_type="pt", **watched).images
+    assert not torch.equal(seen[0]["latents"], seen[0]["pred_original_sample"])
+    decoded = pipeline.decode(seen[1]["pred_original_sample"], levels=True).float() / 255
+    torch.testing.assert_close(decoded, views, atol=0.1, rtol=0)
 
 
 def test_a_callback_sees_each_step_and_may_change_the_latents(pipeline):
