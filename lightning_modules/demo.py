@@ -132,11 +132,11 @@ def check_out(out: Path, overwrite: bool) -> None:
         raise InputError(f"{out} was not made by this command: it is not overwritten")
 
 
-def people(batch: Batch, proxies: Tensor, made: Tensor) -> Image.Image:
+def people(batch: Batch, proxies: Tensor, views: Tensor) -> Image.Image:
     """Those side by side whose views turn the farthest: reference, and (B, K, 3, S, S) conditions, what S
     makes, views, truth."""
     yaws = torch.from_numpy(angles(batch["camera"].numpy())[..., 0])
-    chosen = (yaws.amax(1) - yaws.amin(1)).topk(min(SHOWN, len(made))).indices.tolist()
+    chosen = (yaws.amax(1) - yaws.amin(1)).topk(min(SHOWN, len(views))).indices.tolist()
     sheets = [
         view_sheet(
             [to_image(batch["reference"][person, 0])],
@@ -145,7 +145,7 @@ def people(batch: Batch, proxies: Tensor, made: Tensor) -> Image.Image:
                 for name, images in (
                     ("condition", batch["condition"]),
                     ("S", proxies),
-                    ("made", made),
+                    ("full model", views),
                     ("truth", batch["target"]),
                 )
             },

@@ -48,9 +48,7 @@ def losses(root: Path) -> dict[str, list[float]]:
     (path,) = sorted(root.glob("nodes/version_*/metrics.csv"))[-1:]
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    return {
-        name: [float(row[name]) for row in rows if row.get(name)] for name in ("train/loss", "val/loss")
-    }
+    return {name: [float(row[name]) for row in rows if row.get(name)] for name in ("train/loss", "val/loss")}
 
 
 def two_nodes(arguments: list[str]) -> None:
@@ -58,10 +56,11 @@ def two_nodes(arguments: list[str]) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    torchrun = ("-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1")
+    torchrun += ("--master_addr=127.0.0.1", f"--master_port={port}")
     agents = [
         subprocess.Popen(
-            [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", f"--node_rank={node}"]
-            + ["--nproc_per_node=1", "--master_addr=127.0.0.1", f"--master_port={port}", *arguments],
+            [sys.executable, *torchrun, f"--node_rank={node}", *arguments],
             env=environment(),
             stderr=subprocess.PIPE,
             text=True,
@@ -73,7 +72,9 @@ def two_nodes(arguments: list[str]) -> None:
 
 
 @pytest.mark.slow
-def test_two_nodes_train_as_one_process_and_go_on_as_one(tmp_path: Path, capture: Path, backbone: Path) -> None:
+def test_two_nodes_train_as_one_process_and_go_on_as_one(
+    tmp_path: Path, capture: Path, backbone: Path
+) -> None:
     alone = settings(tmp_path / "alone", capture, backbone, 4)
     subprocess.run([sys.executable, *alone], env=environment(), check=True)
     ddp = ("--trainer.num_nodes=2", "--trainer.strategy=ddp")
