@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 @dataclass(frozen=True)
 class Renders:
-    """Rendered views of one person: images (K, S, S, 3) uint8 sRGB, masks (K, S, S) uint8, 255 on the
+    """Rendered views of one person: images (K, S, S, 3) uint8 sRGB; masks (K, S, S) uint8, 255 on the
     person."""
 
     images: NDArray[np.uint8]
@@ -22,5 +22,5 @@ class Renderer(Protocol):
     name: str
 
     def render(self, identity: int, labels: ArrayLike, size: int) -> Renders:
-        """Render the person numbered `identity` at EG3D labels (K, 25), as squares of `size` pixels. One
-        number always gives the same person, expression and background."""
+        """Render the person with the number `identity` at EG3D labels (K, 25), as squares of `size` pixels.
+        The same number always gives the same person, expression and background."""

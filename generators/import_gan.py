@@ -12,8 +12,8 @@ from generators.gan.generator import Generator
 
 
 def import_gan(network: Path, folder: Path) -> None:
-    """Convert a published EG3D or PanoHead network pickle into the new generator's folder `folder`; nothing
-    in the pickle is executed. Raises InputError."""
+    """Convert a published EG3D or PanoHead network pickle into the new generator folder `folder`. No code in
+    the pickle is executed. Raises InputError."""
     if folder.exists():
         raise InputError(f"--out {folder} exists already: remove it or choose another folder")
     generator = generator_of(network)
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "network", type=str, help="the pickle: ffhqrebalanced512-128.pkl, easy-khair-….pkl, …"
     )
-    parser.add_argument("--out", type=str, required=True, help="the folder to make; it must not exist yet")
+    parser.add_argument("--out", type=str, required=True, help="the folder to write; it must not exist yet")
     chosen = parser.parse_args(arguments)
     import_gan(Path(chosen.network), Path(chosen.out))
 

@@ -38,18 +38,19 @@ def invert(
     Args:
         generator: The generator's folder, as import-gan writes it.
         out: The output folder; an interrupted run is resumed.
-        cameras: Files of EG3D labels (.json, .npy), or photos whose cameras are estimated: the views of
-            everybody.
-        portrait: Photos, one for each person, named by the file.
+        cameras: The views to render of each person: files of EG3D labels (.json, .npy), or photos whose
+            cameras are estimated.
+        portrait: Photos, one for each person, named after the file.
         portraits: Or a folder of such photos.
-        portrait_cameras: A file with a label for each portrait, in order; portraits are then squares and
-            taken as they are. Without it they are cropped as EG3D does and their cameras estimated.
+        portrait_cameras: A file with a label for each portrait, in order; portraits must then be square and
+            are used unchanged. Without it they are cropped as in EG3D and their cameras estimated.
         predictions: Or a folder of another system's predictions, as evaluate writes it: the same portraits
             are inverted and rendered at the same cameras, with the same truths.
-        size: Side of the views in pixels; 0 for the generator's own.
-        frame: own takes labels as the generator's; measured detects where its heads are (PanoHead's default).
+        size: Side of the views in pixels; 0 for the generator's.
+        frame: own uses labels as the generator's own cameras; measured estimates the pose of its heads
+            (PanoHead's default).
         tuning: Steps, learning rates and loss weights.
-        devices: The number of GPUs to split portraits over; all by default.
+        devices: Number of GPUs to distribute portraits over; all by default.
     """
     options = GeneratorOptions(generator, frame=frame)
     options.check()
@@ -71,10 +72,10 @@ def find_people(
     portrait_cameras: str | None,
     predictions: str | None,
 ) -> tuple[Protocol, list[Portrait]]:
-    """The protocol of scoring, and the portraits with their cameras; see `invert`. Raises InputError."""
+    """The evaluation protocol and the portraits with their cameras; see `invert`. Raises InputError."""
     if predictions is not None:
         if any(given is not None for given in (cameras, portrait, portraits, portrait_cameras)):
-            raise InputError("--predictions has portraits and cameras of its own: give no others")
+            raise InputError("--predictions already has portraits and cameras: give no others")
         others = Predictions.load(Path(predictions))
         return others.protocol, predicted_portraits(others)
     photos = find_photos(portrait, portraits)
@@ -86,7 +87,7 @@ def find_people(
 
 
 def choose_devices(count: int | None) -> list[str]:
-    """The GPUs to use, or the CPU without any. Raises InputError for more than there are."""
+    """The GPUs to use, or the CPU if there are none. Raises InputError for more than there are."""
     gpus = torch.cuda.device_count()
     if count is not None and not 1 <= count <= max(gpus, 1):
         raise InputError(f"--devices {count}: this machine has {gpus} GPUs")
@@ -99,10 +100,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="diffportrait3d invert", description="Invert portraits into EG3D or PanoHead."
     )
     parser.add_argument(
-        "--portrait", type=str, nargs="+", help="photos, one a person, who has the file's name"
+        "--portrait", type=str, nargs="+", help="photos, one for each person, named after the file"
     )
     parser.add_argument(
-        "--cameras", type=str, nargs="+", help="EG3D labels (.json, .npy), or photos for poses"
+        "--cameras",
+        type=str,
+        nargs="+",
+        help="EG3D labels (.json, .npy), or photos to estimate cameras from",
     )
     parser.add_function_arguments(invert, skip={"portrait", "cameras"})
     chosen = parser.parse_args(arguments).as_dict()

@@ -1,4 +1,4 @@
-"""Meshes of density fields: marching cubes, colours from views that see the surface, PLY and GLB files.
+"""Meshes of density fields: marching cubes, vertex colours from views, PLY and GLB files.
 
 Shape letters: M points, N vertices, K views, S image side.
 """
@@ -21,7 +21,7 @@ from portraits.cameras import check_labels, project, split_label
 from portraits.pixels import Images
 
 Density = Callable[[Tensor], Tensor]
-"""Points (M, 3) in the world to densities (M,)."""
+"""Maps world points (M, 3) to densities (M,)."""
 Unit = Literal["eg3d", "millimetres"]
 
 UNITS_PER_METRE = 2.7
@@ -34,7 +34,7 @@ FORMATS = (".ply", ".glb")
 
 @dataclass(frozen=True)
 class Surface:
-    """A triangle mesh in EG3D's world: vertices (N, 3), faces (F, 3), unit normals (N, 3) outwards."""
+    """A triangle mesh in EG3D's world: vertices (N, 3), faces (F, 3), outward unit normals (N, 3)."""
 
     vertices: NDArray[np.float64]
     faces: NDArray[np.int64]
@@ -43,21 +43,21 @@ class Surface:
 
 @torch.no_grad()
 def extract_surface(density: Density, extent: float, level: float, resolution: int = 128) -> Surface:
-    """The largest connected surface on which `density` is `level`, by marching cubes.
+    """The largest connected isosurface of `density` at `level`, by marching cubes.
 
     Args:
         density: the field
-        extent: half the side of the cube about the origin that is searched, in EG3D's units
-        level: the density that counts as the surface, above 0
+        extent: half the side of the sampled cube about the origin, in EG3D's units
+        level: the density at the surface, above 0
         resolution: samples along a side of the cube
 
-    The mesh is watertight: outside the cube there is nothing. Raises InputError where the field never reaches
+    The mesh is watertight: space outside the cube is empty. Raises InputError if the field never reaches
     `level`.
     """
     try:
         from skimage.measure import marching_cubes
     except ImportError as error:
-        raise InputError(f"meshes take packages that are missing: pip install '.[mesh]' ({error})") from error
+        raise InputError(f"meshes need packages that are missing: pip install '.[mesh]' ({error})") from error
     side = torch.linspace(-extent, extent, resolution)
     points = torch.stack(torch.meshgrid(side, side, side, indexing="ij"), -1).view(-1, 3)
     values = torch.cat([density(some) for some in tqdm(points.split(CHUNK), desc="density", unit="chunk")])
@@ -65,7 +65,7 @@ def extract_surface(density: Density, extent: float, level: float, resolution: i
     if not grid.max() > level:
         raise InputError(f"the density is at most {grid.max():.3g}, below the surface's {level:g}: no mesh")
     step = 2 * extent / (resolution - 1)
-    closed = np.pad(grid, 1)  # so that a surface that leaves the cube is closed at its border
+    closed = np.pad(grid, 1)  # closes surfaces that leave the cube at its border
     vertices, faces, _, _ = marching_cubes(closed, level, gradient_direction="ascent")
     return _largest_part((vertices - 1) * step - extent, faces)
 
@@ -80,10 +80,11 @@ def _largest_part(vertices: ArrayLike, faces: ArrayLike) -> Surface:
 
 
 def colours_from_views(surface: Surface, images: Images, labels: ArrayLike) -> NDArray[np.uint8]:
-    """Colours (N, 3) of a surface's vertices from the views (K, S, S, 3) that see them.
+    """Colours (N, 3) of a surface's vertices from views (K, S, S, 3).
 
-    Each vertex takes the mean of the views in which nothing hides it, weighted by the squared cosine between
-    its normal and the view's direction; a vertex that no view sees takes the nearest coloured one's.
+    The colour of a vertex is the mean over the views in which it is visible, weighted by the squared cosine
+    between its normal and the viewing direction; a vertex that is visible in none has the nearest coloured
+    one's.
     """
     labels = check_labels(labels, "cameras")
     edge = np.linalg.norm(np.diff(surface.vertices[surface.faces[:, :2]], axis=1), axis=-1).mean()
@@ -100,7 +101,7 @@ def colours_from_views(surface: Surface, images: Images, labels: ArrayLike) -> N
         weight += seen
     known = weight > 1e-6
     if not known.any():
-        raise InputError("no view sees the surface: its cameras and the mesh are not in one frame")
+        raise InputError("the surface is visible in no view: cameras and mesh are in different frames")
     colours = np.zeros_like(total)
     colours[known] = total[known] / weight[known, None]
     nearest = cKDTree(surface.vertices[known]).query(surface.vertices[~known])[1] if not known.all() else []
@@ -111,8 +112,8 @@ def colours_from_views(surface: Surface, images: Images, labels: ArrayLike) -> N
 def _unhidden(
     place: NDArray[np.floating], distance: NDArray[np.floating], edge: float, label: NDArray[np.float32]
 ) -> NDArray[np.bool_]:
-    """Which vertices at normalised image coordinates (N, 2) are within the image and behind no other, by a
-    depth buffer of the vertices themselves."""
+    """Mask (N,) of the vertices at normalised image coordinates (N, 2) that are inside the image and not
+    occluded, by a depth buffer of the vertices."""
     within = ((place > 0) & (place < 1)).all(1)
     focal = float(split_label(label)[1][0, 0])
     side = max(8, int(distance.mean() / (focal * edge * BUFFER_PIXELS_PER_EDGE)))
@@ -135,14 +136,15 @@ def _sampled(image: NDArray[np.uint8], place: NDArray[np.floating]) -> NDArray[n
 
 
 def write_mesh(surface: Surface, colours: NDArray[np.uint8], path: Path, unit: Unit = "eg3d") -> None:
-    """A coloured mesh as `.ply` or `.glb`, by the name of `path`, y up and the face looking to +z.
+    """Write a coloured mesh as `.ply` or `.glb`, by the suffix of `path`, with y up and the face looking to
+    +z.
 
-    Raises InputError on another name or unit.
+    Raises InputError for other suffixes or units.
     """
     import trimesh
 
     if path.suffix.lower() not in FORMATS:
-        raise InputError(f"{path}: a mesh's name ends in {' or '.join(FORMATS)}")
+        raise InputError(f"{path}: names of meshes end in {' or '.join(FORMATS)}")
     if unit not in get_args(Unit):
         raise InputError(f"unit {unit!r}: choose {' or '.join(get_args(Unit))}")
     scale = 1000 / UNITS_PER_METRE if unit == "millimetres" else 1.0

@@ -1,8 +1,8 @@
-"""Renderers of condition images, R(v, z), by the setting that chooses one: a name, or a GAN's options.
+"""Choice of the renderer of condition images, R(v, z), by name or by a GAN's options.
 
-`synthetic` is the built-in head. `eg3d:FOLDER` and `panohead:FOLDER` are a GAN with default options, and
-`GeneratorOptions` is one with any: on the command line, `--conditions.folder FOLDER --conditions.truncation
-0.5`.
+`synthetic` is the built-in renderer. `eg3d:FOLDER` and `panohead:FOLDER` are a GAN with default options;
+`GeneratorOptions` is a GAN with any options, on the command line `--conditions.folder FOLDER
+--conditions.truncation 0.5`.
 """
 
 from dataclasses import asdict
@@ -24,19 +24,19 @@ RENDERERS = (SYNTHETIC, *(f"{kind}:FOLDER" for kind in KINDS))
 
 
 def is_renderer(choice: RendererChoice) -> bool:
-    """Whether a setting chooses a renderer, as opposed to, say, a folder of images."""
+    """Whether a setting chooses a renderer, and not, for example, a folder of images."""
     return not isinstance(choice, str) or choice.partition(":")[0] in (SYNTHETIC, *KINDS)
 
 
 def check_renderer(choice: RendererChoice) -> None:
-    """Raise InputError unless the renderer can be opened; reads no weights."""
+    """Raise InputError if the renderer cannot be opened. Reads no weights."""
     if (options := _options(choice)) is not None:
         options.check(_named_kind(choice))
 
 
 def renderer_processes(choice: RendererChoice, device: str | None = None) -> int | None:
-    """How many worker processes suit the renderer on a device (None: any): one a GPU for a GAN, None for one
-    a core."""
+    """The suitable number of worker processes on a device (None for all): for a GAN one per GPU; None for one
+    per core."""
     if _options(choice) is None:
         return None
     from generators.gan.renderer import gpu_processes  # imports torch
@@ -47,10 +47,10 @@ def renderer_processes(choice: RendererChoice, device: str | None = None) -> int
 def open_renderer(
     choice: RendererChoice, device: str | None = None, worker: Worker = ONLY_WORKER
 ) -> Renderer:
-    """The renderer, ready for use in the process of `worker`.
+    """Open the renderer in the process of `worker`.
 
-    A GAN runs on `device`, by default on the worker's GPU, or on the CPU of a machine without one. Raises
-    InputError where it cannot be opened."""
+    A GAN runs on `device`, by default the worker's GPU, or the CPU if there is none. Raises InputError if it
+    cannot be opened."""
     check_renderer(choice)
     options = _options(choice)
     if options is None:
@@ -64,8 +64,8 @@ def open_renderer(
 
 
 def renderer_record(choice: RendererChoice) -> str | dict[str, Any]:
-    """What the renderer's images depend on, as JSON: its name, or a GAN's options and the fingerprint of
-    its folder. Raises InputError."""
+    """The renderer's identity for metadata, as JSON: its name, or a GAN's options and the fingerprint of its
+    folder. Raises InputError."""
     options = _options(choice)
     if options is None:
         return SYNTHETIC
@@ -73,20 +73,20 @@ def renderer_record(choice: RendererChoice) -> str | dict[str, Any]:
 
 
 def _options(choice: RendererChoice) -> GeneratorOptions | None:
-    """A GAN's options; None for the built-in head. Raises InputError for what is neither."""
+    """A GAN's options; None for the built-in renderer. Raises InputError for other choices."""
     if not isinstance(choice, str):
         return choice
     name, _, folder = choice.partition(":")
     if name == SYNTHETIC:
         if folder:
-            raise InputError(f"--conditions {choice}: the built-in head takes no options")
+            raise InputError(f"--conditions {choice}: the built-in renderer has no options")
         return None
     if name not in KINDS:
         raise InputError(
-            f"--conditions {choice}: there is no such renderer; choose of {', '.join(RENDERERS)}"
+            f"--conditions {choice}: there is no such renderer; choose from {', '.join(RENDERERS)}"
         )
     if not folder:
-        raise InputError(f"--conditions {choice}: {name} takes a generator's folder, {name}:FOLDER")
+        raise InputError(f"--conditions {choice}: {name} needs a generator folder: {name}:FOLDER")
     if "?" in folder and not Path(folder).exists():
         raise InputError(
             f"--conditions {choice}: give options as --conditions.folder {folder.partition('?')[0]} "
@@ -96,7 +96,7 @@ def _options(choice: RendererChoice) -> GeneratorOptions | None:
 
 
 def _named_kind(choice: RendererChoice) -> Kind | None:
-    """The kind that a short form names."""
+    """The kind of GAN in a choice such as `eg3d:FOLDER`; None for other choices."""
     if not isinstance(choice, str):
         return None
     return next(kind for kind in KINDS if kind == choice.partition(":")[0])

@@ -16,8 +16,8 @@ from torch.utils.checkpoint import checkpoint
 
 from portraits.cameras import LABEL_SIZE
 
-# Points (N, P, K, 3) in the world and the directions (N, P, 3) of their rays, to features (N, P, K, C) and
-# raw densities (N, P, K).
+# Maps world points (N, P, K, 3) and the directions (N, P, 3) of their rays to features (N, P, K, C) and raw
+# densities (N, P, K).
 Field = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 Activation = Callable[[Tensor], Tensor]
 
@@ -59,13 +59,13 @@ class Marched:
 
 @dataclass(frozen=True)
 class RaySampling:
-    """Numbers of depths of a ray, and how memory is bounded.
+    """Numbers of depths of a ray, and limits of memory.
 
     Args:
-        coarse: stratified depths
-        fine: importance depths, drawn where the coarse ones have weight; 0 for none
+        coarse: number of stratified depths
+        fine: number of importance depths, drawn by the weights of the coarse ones; 0 for none
         chunk: rays of a camera rendered at a time, 0 for all; does not change the result
-        recompute: checkpoint each chunk: it is rendered again in the backward pass instead of being kept
+        recompute: use activation checkpointing: each chunk is rendered again in the backward pass
     """
 
     coarse: int
@@ -83,7 +83,7 @@ def rays(labels: Tensor, resolution: int) -> Rays:
     """The rays (N, resolution², 3) through the pixel centres, in row-major order, of square images at EG3D
     labels (N, 25).
 
-    Raises ValueError on labels of another shape.
+    Raises ValueError for labels of another shape.
     """
     if labels.ndim != 2 or labels.shape[1] != LABEL_SIZE:
         raise ValueError(f"cameras have shape {tuple(labels.shape)}; EG3D labels are (N, {LABEL_SIZE})")
@@ -95,7 +95,7 @@ def rays(labels: Tensor, resolution: int) -> Rays:
     x = (u.reshape(1, -1) - cx.unsqueeze(1) - skew.unsqueeze(1) * y) / fx.unsqueeze(1)
     in_camera = torch.stack([x, y, torch.ones_like(x), torch.ones_like(x)], dim=-1)
     origins = pose[:, None, :3, 3]
-    # A difference of points rather than a rotated vector, to round as the public generators do.
+    # A difference of points instead of a rotated vector, for the same rounding as the public generators.
     directions = F.normalize((pose[:, :3] @ in_camera.mT).mT - origins, dim=-1)
     return Rays(origins.expand_as(directions), directions)
 
@@ -107,8 +107,8 @@ def around_origin(labels: Tensor, extent: float) -> tuple[Tensor, Tensor]:
 
 
 def stratified(near: float | Tensor, far: float | Tensor, jitter: Tensor) -> Tensor:
-    """Depths (N, P, K): K evenly spaced from `near` to `far` (broadcast to (N, P, 1)), each moved by `jitter`
-    (N, P, K) in [0, 1) of a spacing."""
+    """Depths (N, P, K), evenly spaced from `near` to `far` (broadcast to (N, P, 1)), each shifted by `jitter`
+    (N, P, K) in [0, 1) times the spacing."""
     count = jitter.shape[-1]
     spacing = (far - near) / (count - 1)
     if isinstance(spacing, Tensor):
@@ -126,8 +126,8 @@ def march(features: Tensor, raw: Tensor, depths: Tensor, activation: Activation 
     """
     lengths = depths.diff(dim=-1)
     optical = activation((raw[..., :-1] + raw[..., 1:]) / 2) * lengths
-    # In float64: opacities of a nearly empty ray are close to the rounding error of 1 in float32, where a
-    # difference in the exponential's last bit is large.
+    # float64, as opacities of a nearly empty ray are close to float32's rounding error of 1, which would
+    # amplify differences in the exponential's last bit.
     opacity = 1 - torch.exp(-optical.double()).to(optical.dtype)
     passed = torch.cumprod(1 - opacity[..., :-1] + OPACITY_EPSILON, dim=-1)
     weights = torch.cat([opacity[..., :1], opacity[..., 1:] * passed], dim=-1)
@@ -181,8 +181,8 @@ def render(
     """Render a field along rays (N, P) between depths `near` and `far`, numbers or (N, 1, 1).
 
     With a CPU generator `draw`, depths are jittered within their strata and importance quantiles are random;
-    without one they are the strata's middles and evenly spaced quantiles. Of several generators each draws
-    for an equal share of the N rows, in order.
+    without, they are the strata's middles and evenly spaced quantiles. Several generators draw for equal
+    shares of the N rows, in order.
     """
     jitter, quantiles = _draws(cast.directions, sampling, draw)
     size = sampling.chunk or cast.directions.shape[1]
@@ -202,8 +202,7 @@ def render(
 def _draws(
     directions: Tensor, sampling: RaySampling, draw: torch.Generator | Sequence[torch.Generator] | None
 ) -> tuple[Tensor, Tensor]:
-    """Jitter (N, P, coarse) and quantiles (N, P, fine), drawn for all rays at once, so that chunks do not
-    change them."""
+    """Jitter (N, P, coarse) and quantiles (N, P, fine), drawn for all rays at once, independent of chunks."""
     shape = directions.shape[:2]
     if draw is None:
         jitter = torch.full((), 0.5).expand(*shape, sampling.coarse)

@@ -42,7 +42,7 @@ def fetch(name: str, file: PublishedWeights | PackagedFile, mirror: str | None) 
     except (OSError, ValueError) as error:
         raise InputError(f"{name}: {url} cannot be downloaded ({error})") from error
     except RuntimeError as error:
-        raise InputError(f"{name}: the file from {url} is not the published one ({error})") from error
+        raise InputError(f"{name}: {url} is not the published file ({error})") from error
     return f"{path}: downloaded"
 
 

@@ -26,7 +26,7 @@ MAX_LENGTH = 1e4  # of near, far, box and radius
 
 @dataclass(frozen=True)
 class Settings:
-    """Rendering settings of a generator: what its checkpoint holds beside the tensors.
+    """Rendering settings of a generator, which its checkpoint holds besides the tensors.
 
     Lengths are in the units of EG3D labels. Raises InputError on values out of range.
     """
@@ -56,7 +56,7 @@ class Settings:
     """The conditioning camera is multiplied by this; 0 for a generator without camera conditioning."""
     white_background: bool = False
     superresolution_side: int = 128
-    """Side of rendering that the super-resolution takes; others are resized to it."""
+    """Input side of the super-resolution; renderings of other sides are resized to it."""
     superresolution_noise: bool = False
     antialias: bool = True
     only_enlarge: bool = False
@@ -99,8 +99,8 @@ class Settings:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], where: str) -> Self:
-        """The settings of a JSON object. Raises InputError, naming `where`, on anything unknown, missing, of
-        another type or out of range."""
+        """Parse settings from a JSON object. Raises InputError, naming `where`, for settings that are
+        unknown, missing, of another type or out of range."""
         missing = {entry.name for entry in fields(cls)} - set(values)
         if missing:
             raise InputError(f"{where}: rendering settings without {', '.join(sorted(missing))}")
@@ -152,7 +152,7 @@ class Architecture:
 
     @classmethod
     def read(cls, shapes: Shapes, where: str) -> Self:
-        """The architecture of tensors of these names and shapes. Raises InputError, naming `where`, where
+        """Infer the architecture from the tensors' names and shapes. Raises InputError, naming `where`, if
         they are not those of such a generator."""
         try:
             read = cls._read(shapes)
@@ -198,14 +198,14 @@ class Architecture:
 
 
 def kind_of(shapes: Shapes) -> Kind:
-    """PanoHead where there is a tensor that only it has, EG3D otherwise."""
+    """PanoHead if there is a tensor that only PanoHead has, otherwise EG3D."""
     own = ("t_mapping.fc0.weight", "bcg_synthesis.b4.const", "torgb.weight")
     return "panohead" if any(name in shapes for name in own) else "eg3d"
 
 
 def _synthesis(shapes: Shapes, prefix: str) -> tuple[dict[int, int], int]:
-    """Channels by resolution, and of the image, of the synthesis network at `prefix`. Raises ValueError
-    unless its resolutions are 4, 8, 16 and so on."""
+    """Channels by resolution and channels of the image, for the synthesis network at `prefix`. Raises
+    ValueError unless its resolutions are 4, 8, 16 and so on."""
     pattern = re.compile(rf"{re.escape(prefix)}\.b(\d+)\.conv1\.weight")
     found = {int(match[1]): shape[0] for name, shape in shapes.items() if (match := pattern.fullmatch(name))}
     channels = dict(sorted(found.items()))

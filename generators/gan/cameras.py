@@ -26,21 +26,22 @@ MEASURED_YAWS = (-30.0, -15.0, 0.0, 15.0, 30.0)
 
 
 def own_camera(settings: Settings, yaw: float = 0.0, pitch: float = 0.0) -> NDArray[np.float32]:
-    """The label (25,) of the generator's own camera at yaw and pitch in radians: at its radius, looking at
-    its pivot."""
+    """The label (25,) of a camera at yaw and pitch, radians, at the generator's own radius and looking at its
+    pivot."""
     return label_from_angles(yaw, pitch, radius=settings.radius, pivot=settings.pivot)
 
 
 def measuring_cameras(settings: Settings) -> Labels:
-    """Own cameras (K, 25) from which faces are detected reliably."""
+    """The generator's cameras (K, 25) at which faces are detected reliably."""
     return np.stack([own_camera(settings, np.radians(yaw), 0.05) for yaw in MEASURED_YAWS])
 
 
 def measured_frame(
     images: Sequence[Image.Image], labels: Labels, detector: FaceDetector | None = None
 ) -> HeadFrame:
-    """The similarity from a generator's world to that of EG3D labels, from square images (S, S) at labels
-    (K, 25) in its own. Raises NoHeadError where faces are detected in too few, or do not agree."""
+    """Estimate the similarity from a generator's world to that of EG3D labels, from square images (S, S) at
+    labels (K, 25) in the generator's world. Raises NoHeadError if faces are detected in too few images, or
+    disagree."""
     detector = detector or FaceDetector()
     projections, landmarks = {}, {}
     for index, (image, own) in enumerate(zip(images, labels, strict=True)):
@@ -63,21 +64,21 @@ def in_world(labels: Labels, frame: HeadFrame | None) -> Labels:
 
 
 def check_range(labels: Labels, kind: Kind) -> None:
-    """Log a warning where cameras (K, 25) are outside the range of the training images."""
+    """Log a warning if cameras (K, 25) are outside the range of the training images."""
     outside = outside_range(labels, kind)
     if outside.any():
         warn_of_range(f"{outside.sum()} of {len(outside)} cameras are", kind)
 
 
 def outside_range(labels: Labels, kind: Kind) -> NDArray[np.bool_]:
-    """Which cameras (K, 25) are outside the range of the training images, (K,)."""
+    """Mask (K,) of the cameras (K, 25) that are outside the range of the training images."""
     most_yaw, most_pitch = RANGES[kind]
     yaw, pitch = np.abs(np.degrees(angles(labels))).T
     return (yaw > most_yaw + 0.5) | (pitch > most_pitch + 0.5)
 
 
 def warn_of_range(what: str, kind: Kind) -> None:
-    """Log that `what` (such as "2 of 9 cameras are") outside the generator's range."""
+    """Log a warning that `what`, such as "2 of 9 cameras are", outside the generator's range."""
     log.warning(
         "%s: %s outside the range of its training images (yaw to %g°, pitch to %g°): expect artefacts",
         kind,

@@ -19,7 +19,7 @@ NETWORK = "G_ema"
 GENERATOR = "TriPlaneGenerator"
 MAX_MODULES = 10_000
 LAYERS = {"SynthesisLayer": ("lrelu",), "FullyConnectedLayer": ("lrelu", "linear")}
-# Super-resolution modules: the side of rendering they take, and whether larger renderings keep their side.
+# Super-resolution modules: the input side, and whether larger renderings keep their side.
 SUPERRESOLUTIONS = {
     "SuperresolutionHybrid8XDC": (128, False),
     "SuperresolutionHybrid8X": (128, False),
@@ -41,13 +41,13 @@ FOR_TRAINING = {
     "avg_camera_pivot",
     "superresolution_module",
     "decoder_lr_mul",
-    # the shapes of the tensors say the following
+    # the following are given by the shapes of the tensors
     "triplane_size",
     "triplane_depth",
     "use_torgb_raw",
     "use_background",
 }
-# Options with the one value that is implemented; the published generators have no other.
+# Options of which only this value is implemented; the published generators have no other.
 ONLY = {"disparity_space_sampling": False, "clamp_mode": "softplus", "density_noise": 0}
 NUMBERS = {
     "near": "ray_start",
@@ -68,15 +68,15 @@ OTHERS = {
 
 
 def generator_of(path: Path) -> Generator:
-    """The generator in a network pickle: its moving average, `G_ema`.
+    """The generator in a network pickle: the moving average, `G_ema`.
 
-    Raises InputError where the file is damaged or hostile, holds another network, or one with settings or
-    layers that are not implemented here.
+    Raises InputError if the file is damaged or malicious, or holds another network or one with unsupported
+    settings or layers.
     """
     networks = read_network(path)
     network = as_module(networks.get(NETWORK))
     if network is None:
-        raise InputError(f"{path}: there is no network {NETWORK} in it, but {shown(list(networks))}")
+        raise InputError(f"{path}: it holds no network {NETWORK}, but {shown(list(networks))}")
     where = f"{path}: {NETWORK}"
     try:
         modules = {"": network, **dict(_modules(network))}
@@ -92,13 +92,13 @@ def generator_of(path: Path) -> Generator:
     resolution = network.attributes.get("img_resolution", architecture.size)
     if resolution != architecture.size:
         side = architecture.size
-        raise InputError(f"{where}: img_resolution is {shown(resolution)}, its layers make {side}x{side}")
+        raise InputError(f"{where}: img_resolution is {shown(resolution)}, its layers output {side}x{side}")
     return build_generator(tensors, settings, where)
 
 
 def settings_of(modules: Mapping[str, Module], kind: Kind, where: str) -> Settings:
-    """The rendering settings of a pickled generator, its modules by name ("" is the generator itself). Raises
-    InputError naming what is not known, missing, or out of range."""
+    """The rendering settings of a pickled generator, given its modules by name ("" is the generator itself).
+    Raises InputError naming settings that are unknown, missing, or out of range."""
     network = modules[""]
     options = network.attributes.get("rendering_kwargs")
     if not isinstance(options, dict):
@@ -132,10 +132,10 @@ def _check_options(options: Mapping[str, Any], where: str) -> None:
     known = FOR_TRAINING | set(ONLY) | set(NUMBERS.values()) | OTHERS
     unknown = sorted(map(str, options.keys() - known))
     if unknown:
-        raise InputError(f"{where}: rendering settings that are not known here: {shown(', '.join(unknown))}")
+        raise InputError(f"{where}: unsupported rendering settings: {shown(', '.join(unknown))}")
     for name, value in ONLY.items():
         if options.get(name, value) != value:
-            raise InputError(f"{where}: {name} is {shown(options[name])}; only {value!r} is known here")
+            raise InputError(f"{where}: {name} is {shown(options[name])}; only {value!r} is supported")
     for name in NUMBERS.values():
         if type(options.get(name)) not in (int, float):
             raise InputError(f"{where}: {name} is {shown(options.get(name))}, not a number")
@@ -150,7 +150,7 @@ def _superresolution(modules: Mapping[str, Module], where: str) -> tuple[int, bo
     kind = modules["superresolution"].kind if "superresolution" in modules else "nothing"
     if kind not in SUPERRESOLUTIONS:
         raise InputError(
-            f"{where}: its super-resolution is {kind}; known are {', '.join(SUPERRESOLUTIONS)} (images of "
+            f"{where}: its super-resolution is {kind}; supported: {', '.join(SUPERRESOLUTIONS)} (images of "
             "512, 256 and 128 pixels)"
         )
     return SUPERRESOLUTIONS[kind]
@@ -163,7 +163,7 @@ def _rate(modules: Mapping[str, Module], name: str, otherwise: float) -> float:
 
 
 def _clamps(modules: Mapping[str, Module]) -> Iterator[tuple[str, float]]:
-    """The clamps of activations by block, of blocks that have one (those trained in float16)."""
+    """The clamps of activations by block, for the blocks that have one (those trained in float16)."""
     for name, module in modules.items():
         clamp = module.attributes.get("conv_clamp")
         if clamp is None:
@@ -177,8 +177,8 @@ def _clamps(modules: Mapping[str, Module]) -> Iterator[tuple[str, float]]:
 def _modules(
     module: Module, name: str = "", budget: Iterator[int] | None = None
 ) -> Iterator[tuple[str, Module]]:
-    """All modules below one, by their full names. Raises UnpicklingError for more than `MAX_MODULES`, as in a
-    file whose modules contain each other."""
+    """A module and all its submodules by full name. Raises UnpicklingError for more than `MAX_MODULES`, as in
+    a file whose modules contain each other."""
     budget = budget or iter(range(MAX_MODULES))
     for child_name, child in module.children():
         if next(budget, None) is None:
@@ -189,8 +189,8 @@ def _modules(
 
 
 def _tensors(modules: Mapping[str, Module], limit: int) -> dict[str, Tensor]:
-    """The state dict of a pickled network, without unused buffers. Raises UnpicklingError where its tensors
-    take more than `limit` bytes: many may share one storage."""
+    """The state dict of a pickled network, without unused buffers. Raises UnpicklingError if its tensors need
+    more than `limit` bytes in total, as many may share one storage."""
     tensors: dict[str, Tensor] = {}
     total = 0
     for name, module in modules.items():
@@ -205,7 +205,7 @@ def _tensors(modules: Mapping[str, Module], limit: int) -> dict[str, Tensor]:
 
 
 def _check_layers(modules: Mapping[str, Module], where: str) -> None:
-    """Raise InputError on layers with other settings than those of all published networks."""
+    """Raise InputError if layers have settings other than those of all published networks."""
     for name, module in modules.items():
         attributes = module.attributes
         odd = {"architecture": attributes.get("architecture", "skip") != "skip"}
@@ -218,5 +218,5 @@ def _check_layers(modules: Mapping[str, Module], where: str) -> None:
         for attribute, unknown in odd.items():
             if unknown:
                 raise InputError(
-                    f"{where}: {name} has {attribute} {shown(attributes[attribute])}, not known here"
+                    f"{where}: {name} has {attribute} {shown(attributes[attribute])}, which is not supported"
                 )

@@ -1,4 +1,4 @@
-"""EG3D (Chan et al., CVPR 2022): three feature planes, each looked up by two of a point's coordinates."""
+"""EG3D (Chan et al., CVPR 2022): three feature planes, each indexed by two of a point's coordinates."""
 
 import torch
 from torch import Tensor

@@ -28,7 +28,7 @@ KINDS: dict[str, type[Generator]] = {"eg3d": EG3D, "panohead": PanoHead}
 
 @dataclass(frozen=True)
 class Card:
-    """The schema of `generator.json`: version of the format, name of the converted file, and settings."""
+    """The schema of `generator.json`: format version, name of the converted file, and settings."""
 
     __pydantic_config__: ClassVar = STRICT
 
@@ -38,16 +38,16 @@ class Card:
 
 
 def build_generator(tensors: Mapping[str, Tensor], settings: Settings, where: str) -> Generator:
-    """The generator of these tensors, ready for inference, sharing their memory.
+    """Build the generator of these tensors, in evaluation mode and sharing their memory.
 
-    Raises InputError, naming `where`, listing tensors that are missing, unexpected, misshapen, not floating
-    point, or not finite.
+    Raises InputError that begins with `where` and lists tensors that are missing, unexpected, misshapen, not
+    floating point, or not finite.
     """
     shapes = {name: tuple(x.shape) for name, x in tensors.items()}
     architecture = Architecture.read(shapes, where)
     odd = [name for name, x in tensors.items() if not x.is_floating_point()]
     if odd:
-        raise InputError(f"{where}: {shortened(odd)} are not of floating point numbers")
+        raise InputError(f"{where}: {shortened(odd)} are not floating point tensors")
     with torch.device("meta"):
         generator = KINDS[settings.kind](architecture, settings)
     load_strict(generator, tensors, where)
@@ -66,17 +66,17 @@ def save_generator(generator: Generator, folder: Path, origin: str) -> None:
 
 
 def read_settings(folder: Path) -> Settings:
-    """The rendering settings of the generator in a folder; reads no weights. Raises InputError."""
+    """Read the rendering settings of the generator in a folder, without its weights. Raises InputError."""
     if not (folder / CARD).is_file():
         raise InputError(
-            f"{folder} is no generator's folder: it has no {CARD}; make one of a published checkpoint with "
+            f"{folder} is not a generator folder: it has no {CARD}; convert a published checkpoint with "
             "diffportrait3d import-gan"
         )
     return read_schema(Card, folder / CARD).settings
 
 
 def load_generator(folder: Path, device: str | torch.device = "cpu") -> Generator:
-    """The generator in a folder, in float32, ready for inference. Raises InputError."""
+    """Load the generator in a folder, in float32 and evaluation mode. Raises InputError."""
     settings = read_settings(folder)
     tensors = {name: x.float() for name, x in read_tensors(folder / WEIGHTS).items()}
     return build_generator(tensors, settings, str(folder)).to(device)

@@ -1,7 +1,7 @@
 """The generator shared by EG3D and PanoHead: styles, feature planes, volume rendering, super-resolution.
 
-`identity` computes what does not depend on the camera, once for each identity; `views` renders one camera at
-a time, so that memory does not grow with their number.
+`identity` computes the camera-independent part once for each identity; `views` renders one camera at a time,
+so that memory does not grow with their number.
 
 Shape letters: N identities, V views of each, W styles, Z size of a style, s and S sides of the rendered and
 of the final image, C channels, P rays, K depths.
@@ -28,14 +28,14 @@ from generators.gan.networks import (
 from generators.volume import RaySampling, Rendered, rays, render
 
 CHUNK = 4096  # rays of an identity rendered at a time
-TRANSLATION = (3, 7, 11)  # places of the camera's position in a label
-DISTANCE_TOLERANCE = 1e-3  # difference of a camera's distance from the radius that is ignored
+TRANSLATION = (3, 7, 11)  # indices of the camera's position in a label
+DISTANCE_TOLERANCE = 1e-3  # ignored difference between a camera's distance and the radius
 
 
 @dataclass(frozen=True)
 class Identity:
-    """N identities without a camera: feature planes (N, 3, C, …), style (N, Z) of the layers after rendering,
-    and background features (N, C, s, s) where the generator has a background network."""
+    """The camera-independent part of N identities: feature planes (N, 3, C, …), style (N, Z) of the layers
+    after rendering, and background features (N, C, s, s) if the generator has a background network."""
 
     planes: Tensor
     style: Tensor
@@ -49,8 +49,7 @@ class Rendering:
     Args:
         resolution: side of the rendered feature image; the checkpoint's by default
         sampling: depths of each ray; the checkpoint's by default
-        seed: of the jitter of depths, the same for each view whichever others are rendered; without one there
-            is no jitter
+        seed: seed of the jitter of depths, which is the same for every view; None for no jitter
         follow: shift the range of depths by the camera's distance, instead of keeping the checkpoint's
     """
 
@@ -75,9 +74,9 @@ class Views:
 
 
 class Generator(nn.Module):
-    """What EG3D and PanoHead share; each implements `look_up`.
+    """Base class of EG3D and PanoHead, which implement `look_up`.
 
-    `precision` is that of the convolutions, set by `tune`; latents, rays and results are float32.
+    `precision`, set by `tune`, is that of the convolutions; latents, rays and results are float32.
     """
 
     def __init__(self, architecture: Architecture, settings: Settings) -> None:
@@ -113,13 +112,13 @@ class Generator(nn.Module):
             )
 
     def tune(self, precision: torch.dtype = torch.float32, compile: bool = False) -> Self:
-        """Set the precision of convolutions, float32 or bfloat16, and compile convolutions and decoder; in
-        place.
+        """Set, in place, the precision of convolutions (float32 or bfloat16) and whether convolutions and
+        decoder are compiled.
 
-        Images of a compiled generator are within 1e-5 of the eager ones (relative norm), those in bfloat16
-        within 5e-2. Compiling takes minutes at full width, at the first call and again for each new shape,
-        and needs a C++ compiler on a CPU. Deep copies are not compiled. Names in the state dict do not
-        change.
+        Images of a compiled generator differ from eager ones by less than 1e-5 (relative norm), those in
+        bfloat16 by less than 5e-2. At full width, compilation takes minutes on the first call and for each
+        new shape; on a CPU it needs a C++ compiler. Deep copies are not compiled. Names in the state dict do
+        not change.
         """
         self.precision = precision
         if compile:
@@ -133,14 +132,14 @@ class Generator(nn.Module):
     ) -> Tensor:
         """Styles (N, W, Z) of latents z (N, latent) at conditioning cameras (N, 25).
 
-        `truncation` interpolates from the average style, 0, to the latent's own, 1; with `cutoff` only the
-        first so many of the W styles."""
+        `truncation` interpolates between the average style (0) and the latent's own (1); with `cutoff`, only
+        for the first `cutoff` of the W styles."""
         label = conditioning * self.settings.label_scale
         return self.backbone.mapping(z, label, truncation, cutoff)
 
     def shifted(self, labels: Tensor, z: Tensor, conditioning: Tensor, truncation: float = 1.0) -> Tensor:
-        """Labels (N, 25) with the camera shift that PanoHead predicts during training; its sampling does not
-        use it. Unchanged for other generators."""
+        """Labels (N, 25) with the camera shift that PanoHead predicts during training, which its sampling
+        does not use. Unchanged for other generators."""
         if self.t_mapping is None:
             return labels
         label = conditioning * self.settings.label_scale
@@ -150,7 +149,7 @@ class Generator(nn.Module):
         return moved
 
     def identity(self, ws: Tensor, noise: bool = True) -> Identity:
-        """The identities of styles (N, W, Z); `noise` adds the backbone's constant noise."""
+        """Compute identities from styles (N, W, Z); `noise` adds the backbone's constant noise."""
         channels, depth = self.architecture.decoder[0], self.architecture.depth
         background = None
         with self._convolving(ws):
@@ -161,7 +160,7 @@ class Generator(nn.Module):
         return Identity(planes, ws[:, -1], background)
 
     def views(self, identity: Identity, labels: Tensor, how: Rendering = AS_TRAINED) -> Views:
-        """Views of identities at labels (N, V, 25)."""
+        """Render views of identities at labels (N, V, 25)."""
         parts = list(self.each_view(identity, labels, how))
         names = ("image", "raw", "depth", "mask")
         return Views(*(torch.cat([getattr(part, name) for part in parts], dim=1) for name in names))
@@ -207,13 +206,13 @@ class Generator(nn.Module):
         return self.decoder(self.look_up(planes, points * (2 / self.settings.box)))
 
     def look_up(self, planes: Tensor, points: Tensor) -> Tensor:
-        """The mean (N, P, K, C) over planes of the features at points (N, P, K, 3), in [-1, 1] in the
-        cube."""
+        """The mean over planes (N, P, K, C) of the features at points (N, P, K, 3), which are in [-1, 1]
+        inside the cube."""
         raise NotImplementedError
 
     @property
     def sampling(self) -> RaySampling:
-        """The checkpoint's numbers of depths, in chunks of rays to bound memory."""
+        """The checkpoint's numbers of depths, with chunks of rays that bound memory."""
         return RaySampling(self.settings.coarse, self.settings.fine, CHUNK)
 
     def _range(self, camera: Tensor, follow: bool) -> tuple[float | Tensor, float | Tensor]:
@@ -242,7 +241,7 @@ class Generator(nn.Module):
         return features.transpose(1, 2).unflatten(2, (resolution, resolution))
 
     def _background_ws(self, ws: Tensor) -> Tensor:
-        """The styles of the background network: the last one is repeated if there are too few."""
+        """The styles of the background network: the last one is repeated if `ws` has too few."""
         assert self.bcg_synthesis is not None
         missing = self.bcg_synthesis.styles - ws.shape[1]
         return ws if missing <= 0 else torch.cat([ws, ws[:, -1:].expand(-1, missing, -1)], dim=1)

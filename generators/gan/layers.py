@@ -49,8 +49,7 @@ def binomial_filter() -> Tensor:
 
 
 def smooth(x: Tensor, taps: Tensor) -> Tensor:
-    """Images (N, C, H, W) convolved with taps (4, 4) at a gain of 4, without the border: (N, C, H - 1, W -
-    1)."""
+    """Images (N, C, H, W) convolved with taps (4, 4) at a gain of 4, with padding 1: (N, C, H - 1, W - 1)."""
     channels = x.shape[1]
     kernel = 4 * taps.flip(0, 1).to(x.dtype).expand(channels, 1, TAPS, TAPS)
     return F.conv2d(x, kernel, padding=1, groups=channels)

@@ -40,8 +40,9 @@ class MappingNetwork(nn.Module):
     def forward(
         self, z: Tensor, condition: Tensor, truncation: float = 1.0, cutoff: int | None = None
     ) -> Tensor:
-        """Styles (N, copies, Z) of z (N, latent) and condition (N, condition). `truncation` interpolates from
-        the average style, 0, to the latent's own, 1; with `cutoff` only the first so many styles."""
+        """Styles (N, copies, Z) of z (N, latent) and condition (N, condition). `truncation` interpolates
+        between the average style (0) and the latent's own (1); with `cutoff`, only for the first `cutoff`
+        styles."""
         x = unit_moment(z)
         if self.embed is not None:
             x = torch.cat([x, unit_moment(self.embed(condition))], dim=1)
@@ -56,7 +57,7 @@ class MappingNetwork(nn.Module):
 
 
 class SynthesisNetwork(nn.Module):
-    """Maps styles to an image of many channels, block by block from 4x4 up."""
+    """Maps styles to a multi-channel image, block by block from 4x4 up."""
 
     def __init__(
         self, channels: Mapping[int, int], image_channels: int, style: int, clamps: Mapping[int, float]
@@ -91,8 +92,8 @@ class SynthesisNetwork(nn.Module):
         noise: bool = True,
     ) -> tuple[Tensor, Tensor]:
         """Features (N, C, S, S) and image (N, image channels, S, S) after the blocks of the given
-        resolutions, by default all. Blocks after the first need the features `x` and the image of the block
-        before; each takes its own of the styles ws (N, W, Z)."""
+        resolutions, by default all. Without the first block, the features `x` and the image of the preceding
+        block are needed. Each block uses its own of the styles ws (N, W, Z)."""
         for resolution in self.resolutions if resolutions is None else resolutions:
             block = self.get_submodule(f"b{resolution}")
             number = self.resolutions.index(resolution)
@@ -140,7 +141,8 @@ class SuperResolution(nn.Module):
     """Maps rendered features and the raw image to the final image, by two blocks with the last style."""
 
     def __init__(self, block0: Block, block1: Block, side: int, antialias: bool, only_enlarge: bool) -> None:
-        """Renderings are resized to `side`, which the blocks take; with `only_enlarge`, smaller ones only."""
+        """Renderings are resized to `side`, the blocks' input side; with `only_enlarge`, only smaller
+        ones."""
         super().__init__()
         self.block0, self.block1 = block0, block1
         self.side, self.antialias, self.only_enlarge = side, antialias, only_enlarge

@@ -13,19 +13,19 @@ Frame = Literal["measured", "own"]
 
 @dataclass(frozen=True)
 class GeneratorOptions:
-    """A GAN as the renderer of condition images: EG3D or PanoHead, whichever the folder holds.
+    """Options of a GAN as the renderer of condition images: EG3D or PanoHead, depending on the folder.
 
     Args:
         folder: the generator's folder, as `import-gan` writes it
-        truncation: 1 samples the generator's whole variety, 0 gives the average identity
-        seed: of the latents; with another one every number is another identity
-        faces: identities in whose frontal image no face is detected are drawn again
+        truncation: 1 samples the generator's full variety, 0 gives the average identity
+        seed: seed of the latents; identities with the same number differ between seeds
+        faces: draw identities again if no face is detected in their frontal image
         resolution: side of the volume rendering in pixels, 0 for the checkpoint's
-        precision: of the convolutions
+        precision: precision of the convolutions
         compile: run convolutions and decoder through torch.compile
         frame: coordinate frame of the head. "own" uses EG3D labels as the generator's own cameras; "measured"
-            detects the average identity's face and moves it to where EG3D has faces. By default "own" for
-            EG3D and "measured" for PanoHead, whose heads are centred at the origin
+            aligns the average identity's detected face with EG3D's. By default "own" for EG3D and "measured"
+            for PanoHead, whose heads are centred at the origin
     """
 
     folder: str
@@ -40,18 +40,18 @@ class GeneratorOptions:
     def __post_init__(self) -> None:
         if not 0 <= self.truncation <= 1.5 or self.seed < 0 or self.resolution < 0:
             raise InputError(
-                f"{self.folder}: truncation is from 0 to 1.5; seed and resolution are not negative"
+                f"{self.folder}: truncation must be from 0 to 1.5, seed and resolution 0 or more"
             )
 
     @property
     def kind(self) -> Kind:
-        """EG3D or PanoHead, read from the folder. Raises InputError where it is not a generator's."""
+        """EG3D or PanoHead, read from the folder. Raises InputError if it is not a generator folder."""
         from generators.gan.folder import read_settings  # imports torch
 
         return read_settings(Path(self.folder)).kind
 
     def check(self, kind: Kind | None = None) -> None:
-        """Raise InputError unless the folder holds a generator, and of this kind where one is given."""
+        """Raise InputError unless the folder holds a generator, of `kind` if given."""
         found = self.kind
         if kind is not None and found != kind:
             raise InputError(f"{kind}:{self.folder}: the generator in that folder is {found}")
@@ -62,5 +62,5 @@ class GeneratorOptions:
 
 
 def default_frame(kind: Kind) -> Frame:
-    """The frame where none is given: EG3D's heads are where EG3D labels have them, PanoHead's are not."""
+    """The default frame: EG3D's heads match EG3D labels, PanoHead's do not."""
     return "measured" if kind == "panohead" else "own"

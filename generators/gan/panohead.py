@@ -1,5 +1,5 @@
-"""PanoHead (An et al., CVPR 2023): EG3D with tri-grids instead of planes, so that the back of a head is not
-the mirror of its front, and with a separate background network."""
+"""PanoHead (An et al., CVPR 2023): EG3D with tri-grids instead of planes, so that front and back of a head
+are represented separately, and with a background network."""
 
 import torch
 from torch import Tensor

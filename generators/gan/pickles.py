@@ -1,8 +1,8 @@
 """A restricted reader of the network pickles of StyleGAN2's descendants: no code in them is executed.
 
-Their modules are "persistent": each carries its source code, which the original reader executes. Here only
-the names listed below may occur in a pickle. Those of classes become `Record`s of their arguments, and source
-code stays text. Memory is bounded by the size of the file.
+Their modules are "persistent": each carries its source code, which the original reader executes. Here a
+pickle may only use the names listed below. Classes become `Record`s of their arguments, and source code
+remains text. Memory is bounded by the size of the file.
 """
 
 import io
@@ -23,7 +23,7 @@ from torch import Tensor
 from core.downloads import check_downloaded
 from core.errors import InputError
 
-# Names of classes, read as records; nothing of these packages is imported.
+# Names of classes that are read as records; the packages are not imported.
 RECORDED = ("training.", "torch_utils.", "dnnlib.", "metrics.", "torch.nn.")
 RECORDED_NAMES = {
     "torch.device",
@@ -55,10 +55,10 @@ STORAGES = {
     "BoolStorage": torch.bool,
 }
 MAX_DIMENSIONS = 8
-MAX_OPERATIONS = 1_000_000  # a published network has some ten thousand
+MAX_OPERATIONS = 1_000_000  # published networks have about ten thousand
 SPARE = 1 << 20  # bytes that a small file may unpack to beyond its size
 LONGEST = 80  # characters of a value in an error
-# What reading a malformed pickle raises.
+# Raised by the unpickler for malformed pickles.
 DAMAGE = (
     pickle.UnpicklingError,
     EOFError,
@@ -76,7 +76,7 @@ DAMAGE = (
 
 
 class RefusedError(pickle.UnpicklingError):
-    """A pickle uses a name that no network needs, or takes more memory than its size allows."""
+    """A pickle uses a name that no network needs, or needs more memory than its size allows."""
 
 
 class Record(dict):  # type: ignore[type-arg]
@@ -131,7 +131,7 @@ class Module:
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor that has not been read yet: a serialized storage, and offset, shape and strides within it."""
+    """A tensor that is not read yet: a serialized storage, and offset, shape and strides within it."""
 
     storage: bytes
     offset: int
@@ -147,10 +147,10 @@ class StoredTensor:
 
 
 def read_storage(data: bytes) -> Tensor:
-    """The flat tensor of a storage in PyTorch's format before 1.6, which `torch.Storage.__reduce__` still
-    writes: five pickles, then the count and the values.
+    """Read the flat tensor of a storage in PyTorch's format before 1.6, which `torch.Storage.__reduce__`
+    still writes: five pickles, then the count and the values.
 
-    Raises UnpicklingError, or what else `DAMAGE` lists, on anything else.
+    Raises UnpicklingError or another exception in `DAMAGE` for other data.
     """
     file = io.BytesIO(data)
     header = [_StorageReader(file).load() for _ in range(5)]
@@ -168,14 +168,14 @@ def read_storage(data: bytes) -> Tensor:
 
 @dataclass(frozen=True)
 class _StorageClaim:
-    """The type and the count of a storage's values, as its header says."""
+    """Type and number of a storage's values according to its header."""
 
     dtype: torch.dtype
     count: int
 
 
 class _StorageReader(pickle.Unpickler):
-    """The header of a storage: numbers, text and one persistent id."""
+    """Reader of a storage's header: numbers, text and one persistent id."""
 
     def find_class(self, module: str, name: str) -> Any:
         if module in ("torch", "torch.storage") and name in STORAGES:
@@ -191,10 +191,10 @@ class _StorageReader(pickle.Unpickler):
 
 
 def read_network(path: Path) -> dict[str, Any]:
-    """The mapping in a network pickle, as `Module`, `StoredTensor`, `Record` and plain values.
+    """Read the mapping in a network pickle, as `Module`, `StoredTensor`, `Record` and plain values.
 
-    Raises InputError where the file is missing, is not such a pickle, is truncated, uses a name that no
-    network needs, or would take more memory than its size.
+    Raises InputError if the file is missing, is not such a pickle, is truncated, uses a name that no network
+    needs, or would need more memory than its size.
     """
     check_downloaded(path)
     if zipfile.is_zipfile(path):
@@ -215,7 +215,7 @@ def read_network(path: Path) -> dict[str, Any]:
 
 
 def shown(value: object) -> str:
-    """A value from a pickle, or an error about one, short enough for an error's one line."""
+    """A value from a pickle, or an error about one, shortened for error messages."""
     if isinstance(value, BaseException):
         return (str(value).splitlines() or [type(value).__name__])[0][:LONGEST]
     try:
@@ -225,7 +225,7 @@ def shown(value: object) -> str:
 
 
 def as_module(value: Any) -> Module | None:
-    """A pickled value as a module, where it is one."""
+    """A pickled value as a module; None if it is not one."""
     if isinstance(value, Module):
         return value
     if isinstance(value, Record) and isinstance(value.state, dict) and "_modules" in value.state:
@@ -234,8 +234,8 @@ def as_module(value: Any) -> Module | None:
 
 
 def _check_length(file: BinaryIO) -> None:
-    """Refuse a pickle of more operations than any network has: one byte of a pickle can make an object of
-    hundreds. The file is at its start again afterwards."""
+    """Raise RefusedError for a pickle of more operations than any network has, as one byte can create an
+    object of hundreds. Rewinds the file."""
     for number, _ in enumerate(pickletools.genops(file)):
         if number > MAX_OPERATIONS:
             raise RefusedError(
@@ -245,8 +245,8 @@ def _check_length(file: BinaryIO) -> None:
 
 
 class _NetworkReader(pickle.Unpickler):
-    """An unpickler that knows listed names only. What they make of values that a pickle refers to again and
-    again is limited to the size of the file."""
+    """An unpickler restricted to the listed names. The total size of the objects that they create, also from
+    values that a pickle refers to repeatedly, is limited by the size of the file."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         super().__init__(file)
@@ -295,7 +295,7 @@ def _kind(value: Any) -> str:
 
 
 def _persistent(meta: dict[str, Any]) -> Module:
-    """In place of `torch_utils.persistence`, which executes the source code in `meta`."""
+    """Replaces `torch_utils.persistence`, which executes the source code in `meta`."""
     state = meta["state"]
     if not isinstance(state, dict):
         raise pickle.UnpicklingError("a persistent object has no state")
@@ -328,7 +328,7 @@ def _parameter(data: Any, *_rest: Any) -> Any:
 
 
 def _number(dtype: Record, data: bytes = b"") -> float | int | bool:
-    """A numpy scalar of a simple type."""
+    """Read a numpy scalar of a simple type."""
     code = NUMBERS.get(str(dtype.arguments[0]))
     if code is None:
         raise pickle.UnpicklingError(f"a numpy number of type {shown(dtype.arguments[0])}")

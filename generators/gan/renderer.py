@@ -34,24 +34,24 @@ from portraits.alignment.head import HeadFrame, NoHeadError
 from portraits.cameras import check_labels
 from portraits.pixels import pixels_to_levels
 
-STREAM = 0x6A4  # of the random generator of latents
-ATTEMPTS = 8  # latents drawn for one number until a face is detected
-FACE_SIDE = 160  # side of the image in which a face is detected
-CACHED = 2  # identities whose planes are kept
+STREAM = 0x6A4  # key of the random stream of latents
+ATTEMPTS = 8  # latents drawn for one identity until a face is detected
+FACE_SIDE = 160  # side of images for face detection
+CACHED = 2  # identities whose feature planes are cached
 
 
 class GeneratedHead:
-    """A `Renderer` of the identities of a generator; feature planes are computed once for each.
+    """A `Renderer` of a generator's identities; feature planes are computed once for each.
 
-    Images up to the rendered side are resized raw images, larger ones are resized super-resolved images.
-    Masks are the opacity of rays, which includes EG3D's background and excludes PanoHead's.
+    Images up to the side of the volume rendering are resized raw images, larger ones resized super-resolved
+    images. Masks are the opacity of rays, which includes EG3D's background but not PanoHead's.
     """
 
     def __init__(
         self, options: GeneratorOptions, device: str | None = None, worker: Worker = ONLY_WORKER
     ) -> None:
-        """Open the generator on `device`, by default on the worker's GPU, or on the CPU of a machine without
-        one. Raises InputError."""
+        """Load the generator to `device`, by default the worker's GPU, or the CPU if there is none. Raises
+        InputError."""
         self.options, self.kind = options, options.kind
         self.name: str = self.kind
         self.device = torch.device(device or _device(worker))
@@ -61,8 +61,8 @@ class GeneratedHead:
         self._warned = False
 
     def render(self, identity: int, labels: ArrayLike, size: int) -> Renders:
-        """See `Renderer.render`. Logs a warning at the first camera outside the generator's range. Raises
-        InputError on malformed labels."""
+        """See `Renderer.render`. Logs a warning once if cameras are outside the generator's range. Raises
+        InputError for malformed labels."""
         shared = check_labels(np.atleast_2d(np.asarray(labels)), self.name)
         if not self._warned and outside_range(shared, self.kind).any():
             self._warned = True
@@ -72,8 +72,8 @@ class GeneratedHead:
 
     @torch.inference_mode()
     def each_view(self, people: Identity, cameras: Tensor, size: int) -> list[Views]:
-        """Views of identities at labels (N, K, 25) in the generator's world, each with V = 1: raw images
-        where they are large enough for `size` pixels, otherwise super-resolved ones."""
+        """Views of identities at labels (N, K, 25) in the generator's world, each with V = 1: raw images if
+        they are large enough for `size` pixels, otherwise super-resolved ones."""
         how = Rendering(self.options.resolution or None, follow=True)
         raw = size <= (how.resolution or self.generator.settings.rendering)
         each = self.generator.each_raw_view if raw else self.generator.each_view
@@ -81,7 +81,7 @@ class GeneratedHead:
 
     @torch.inference_mode()
     def person(self, identity: int) -> Identity:
-        """The identity of a number, cached. Raises InputError where faces are checked and none is
+        """The identity with this number, cached. Raises InputError if faces are checked and none is
         detected."""
         if identity not in self._people:
             self._people[identity] = self.draw(self.latents([identity]))
@@ -92,8 +92,8 @@ class GeneratedHead:
 
     @torch.inference_mode()
     def latents(self, identities: Sequence[int]) -> NDArray[np.float32]:
-        """The latents z (N, latent) of numbered identities. Where faces are checked, each is the first draw
-        in whose frontal image a face is detected. Raises InputError where there is none."""
+        """The latents z (N, latent) of numbered identities. If faces are checked, each is the first draw with
+        a face detected in its frontal image. Raises InputError if there is none."""
         return np.stack([self._latent(identity) for identity in identities])
 
     @torch.inference_mode()
@@ -106,8 +106,8 @@ class GeneratedHead:
 
     @cached_property
     def frame(self) -> HeadFrame | None:
-        """The head's coordinate frame, measured on the average identity; None where labels are in the
-        generator's own world. Raises InputError where no face is detected."""
+        """The head's coordinate frame, measured on the average identity; None if labels are in the
+        generator's own world. Raises InputError if no face is detected."""
         if not self.options.measures_frame():
             return None
         average = torch.zeros(1, self.generator.architecture.latent, device=self.device)
@@ -120,12 +120,12 @@ class GeneratedHead:
         except NoHeadError as error:
             raise InputError(
                 f"{self.options.folder}: the head's frame cannot be measured on the average identity "
-                f"({error}): is it a generator of heads? frame: own takes labels as the generator's"
+                f"({error}): is it a generator of heads? frame: own uses labels as its own cameras"
             ) from error
 
     def frame_of(self, person: Identity, labels: NDArray[np.float32]) -> HeadFrame:
-        """The coordinate frame of one identity's head, measured on views at own cameras (K, 25). Raises
-        NoHeadError."""
+        """The coordinate frame of one identity's head, measured on views at the generator's cameras (K, 25).
+        Raises NoHeadError."""
         cameras = torch.from_numpy(labels).unsqueeze(0).to(self.device)
         views = as_renders(self.each_view(person, cameras, FACE_SIDE), FACE_SIDE).images
         return measured_frame([Image.fromarray(view) for view in views], labels, self._detector)
@@ -152,7 +152,7 @@ class GeneratedHead:
 
 
 def as_renders(views: Iterable[Views], size: int, person: int = 0) -> Renders:
-    """Views of the identity at place `person`, as 8-bit squares of `size` pixels."""
+    """Views of the identity at index `person`, as 8-bit squares of `size` pixels."""
     images, masks = [], []
     for view in views:
         images.append(to_levels(view.image[person, 0], size).transpose(1, 2, 0))
@@ -168,7 +168,7 @@ def to_levels(pixels: Tensor, size: int) -> NDArray[np.uint8]:
 
 
 def check_device(device: str | None) -> None:
-    """Raise InputError unless this machine has the device; None is always there."""
+    """Raise InputError unless this machine has the device; None is always valid."""
     if device is None or device == "cpu":
         return
     kind, _, number = device.partition(":")
@@ -178,14 +178,14 @@ def check_device(device: str | None) -> None:
 
 
 def gpu_processes(device: str | None) -> int | None:
-    """The number of worker processes for a generator: one for each GPU, 1 for a given GPU, and None (one for
-    each core) on a CPU."""
+    """The number of worker processes for a generator: one for each GPU, 1 for a given GPU, None (one for each
+    core) on a CPU."""
     if device == "cpu":
         return None
     return 1 if device else torch.cuda.device_count() or None
 
 
 def _device(worker: Worker) -> str:
-    """The GPU of a worker, if this machine has any, else the CPU."""
+    """The worker's GPU if this machine has any, otherwise the CPU."""
     count = torch.cuda.device_count()
     return f"cuda:{worker.gpu(count)}" if count else "cpu"

@@ -1,1 +1,1 @@
-"""Inversion baselines (A.4): a portrait fitted by a 3D GAN, and its views."""
+"""Inversion baselines (A.4): views of portraits that are inverted into a 3D GAN."""

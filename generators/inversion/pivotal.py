@@ -24,19 +24,18 @@ from metrics.perceptual_loss import PerceptualLoss, PerceptualWeights
 
 RAMP_UP, RAMP_DOWN = 0.05, 0.25  # shares of the steps in which the learning rate of w rises and falls
 W_NOISE = 0.05  # noise added to w, in standard deviations of w
-W_NOISE_STEPS = 0.75  # share of the steps that have it
-SAMPLES = 1000  # latents of which the mean and deviation of w are computed
-PERCEPTUAL_SIDE = 256  # largest side of the images of the perceptual loss
+W_NOISE_STEPS = 0.75  # share of the steps with this noise
+SAMPLES = 1000  # latents from which the mean and standard deviation of w are computed
+PERCEPTUAL_SIDE = 256  # largest image side for the perceptual loss
 SMALLEST_NOISE = 8  # side of the coarsest level of the noise regularisation
-# Rays whose activations are kept for the backward pass: rendering at 128² takes 1.0 GiB instead of 2.8, and
-# 1.4 times as long.
+# Rays per checkpointed chunk: rendering at 128² needs 1.0 GiB instead of 2.8, and 1.4 times the time.
 CHUNK = 1024
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """Steps, learning rates and loss weights of an inversion. A.4: 500 steps for w, 250 for the generator, by
-    LPIPS and L2.
+    """Steps, learning rates and loss weights of an inversion. A.4: 500 steps for w, 250 for the generator,
+    with LPIPS and L2.
 
     Args:
         style_steps: iterations for the style w
@@ -67,8 +66,8 @@ class Tuning:
 
 @dataclass(frozen=True)
 class Inverted:
-    """An inverted portrait: the tuned `generator`, the styles (1, W, Z), and the loss by stage: start, style,
-    tuned."""
+    """An inverted portrait: the tuned `generator`, its styles (1, W, Z), and the loss after each stage:
+    start, style, tuned."""
 
     generator: Generator
     styles: Tensor
@@ -76,7 +75,7 @@ class Inverted:
 
 
 class Inversion:
-    """Inverts portraits one by one with a generator and a perceptual network that are loaded once."""
+    """Inverts portraits one at a time; generator and perceptual network are loaded once."""
 
     def __init__(self, generator: Generator, tuning: Tuning) -> None:
         self.generator, self.tuning = generator, tuning
@@ -84,8 +83,8 @@ class Inversion:
         self.perceptual = PerceptualLoss(tuning.perceptual).to(device) if tuning.perceptual_weight else None
 
     def fit(self, portrait: Tensor, camera: Tensor, name: str = "portrait", quiet: bool = False) -> Inverted:
-        """Invert a portrait (3, S, S) in [-1, 1] at a label (25,) in the generator's world. Deterministic;
-        the generator itself is not changed."""
+        """Invert a portrait (3, S, S) in [-1, 1] at a label (25,) in the generator's world. The result is
+        deterministic; `self.generator` is not changed."""
         generator = copy.deepcopy(self.generator)
         target, label = portrait.unsqueeze(0), camera.view(1, 1, -1)
         average, spread = self.style_statistics()
@@ -144,7 +143,7 @@ class Inversion:
         return style.detach()
 
     def _tune(self, generator: Generator, style: Tensor, target: Tensor, label: Tensor, bar: tqdm) -> None:
-        """Optimise the generator's weights, other than the mapping network's, in place."""
+        """Optimise the generator's weights, except those of the mapping network, in place."""
         parameters = [x for name, x in generator.named_parameters() if "mapping" not in name]
         for parameter in parameters:
             parameter.requires_grad_(True)
@@ -170,7 +169,8 @@ class Inversion:
 
 
 def noise_patterns(generator: nn.Module) -> list[Tensor]:
-    """The constant noise (H, W) of the layers of backbone and background; super-resolution uses none."""
+    """The constant noise (H, W) of the layers of backbone and background network; super-resolution has
+    none."""
     return [
         module.noise_const
         for name, module in generator.named_modules()
@@ -201,7 +201,7 @@ def _view(generator: Generator, styles: Tensor, label: Tensor) -> Tensor:
 
 
 def _ramp(done: float) -> float:
-    """The factor of the learning rate at a share of the steps: a linear warm-up and a cosine decay."""
+    """The learning rate's factor after a share `done` of the steps: linear warm-up and cosine decay."""
     down = min(1.0, (1 - done) / RAMP_DOWN)
     return (0.5 - 0.5 * math.cos(math.pi * down)) * min(1.0, max(done / RAMP_UP, 0.05))
 

@@ -1,4 +1,4 @@
-"""Portraits to be inverted: from photos and cameras, or from another system's predictions."""
+"""Portraits to invert: from photos and cameras, or from another system's predictions."""
 
 import hashlib
 import shutil
@@ -22,14 +22,14 @@ from portraits.predictions import Predictions, View
 
 CROP_SIDE = 512
 PORTRAITS = "portraits"
-# Folders of the inputs and truths of views, by their names in the manifest.
+# Folders of the views' files, by their kind in the manifest.
 KEPT = {"truth": "truths", "condition": "conditions", "mask": "masks"}
 
 
 @dataclass(frozen=True)
 class Portrait:
-    """One person: a name, the square portrait (S, S), its EG3D label (25,), and the `views` to be rendered,
-    each with a camera and absolute paths of its truth, condition and mask, where there are any."""
+    """One person: a name, the square portrait (S, S), its EG3D label (25,), and the `views` to render, each
+    with a camera and the absolute paths of its truth, condition and mask, if any."""
 
     name: str
     image: Image.Image
@@ -42,7 +42,7 @@ class Portrait:
         return np.array([view.camera for view in self.views], dtype=np.float32)
 
     def fingerprint(self) -> str:
-        """The fingerprint of the portrait, its views, and their truths, conditions and masks."""
+        """Fingerprint of the portrait, its views, and their truths, conditions and masks."""
         files = {kind: [getattr(view, kind) for view in self.views] for kind in KEPT}
         return of_settings(
             {
@@ -65,8 +65,8 @@ def views_at(name: str, cameras: NDArray[np.float32]) -> tuple[View, ...]:
 
 
 def find_photos(portrait: Sequence[str] | None, portraits: str | None) -> list[Path]:
-    """The files of portraits. Raises InputError where neither or both are given, a file is missing, or two
-    have the same name."""
+    """The files of portraits. Raises InputError unless exactly one of the two is given, or if a file is
+    missing or two have the same name."""
     if (portrait is None) == (portraits is None):
         raise InputError("give the people: --portrait PHOTO…, or --portraits FOLDER")
     photos = photo_files(Path(portraits)) if portraits else [Path(path) for path in portrait or ()]
@@ -78,7 +78,7 @@ def find_photos(portrait: Sequence[str] | None, portraits: str | None) -> list[P
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Raise InputError where two people have the same name, or one has that of an output folder."""
+    """Raise InputError if two people have the same name, or one has the name of an output folder."""
     twice = [name for name, count in Counter(names).items() if count > 1]
     reserved = [name for name in names if name in (PORTRAITS, *KEPT.values())]
     if twice or reserved:
@@ -90,10 +90,10 @@ def check_names(names: Sequence[str]) -> None:
 def read_portraits(
     photos: Sequence[Path], own: NDArray[np.float32] | None, cameras: NDArray[np.float32]
 ) -> list[Portrait]:
-    """Portraits to be rendered at `cameras` (K, 25).
+    """Read portraits to render at `cameras` (K, 25).
 
-    With their own labels (N, 25), photos are squares and taken as they are; without, they are cropped as EG3D
-    does and their cameras estimated. Raises an InputError that names all photos in which no face is detected.
+    With labels `own` (N, 25), photos must be square and are used unchanged; without, they are cropped as in
+    EG3D and their cameras estimated. Raises InputError that names all photos without a detected face.
     """
     if own is not None and len(own) != len(photos):
         raise InputError(f"--portrait_cameras: {len(own)} labels for {len(photos)} portraits")
@@ -106,8 +106,8 @@ def read_portraits(
 
 
 def predicted_portraits(predictions: Predictions) -> list[Portrait]:
-    """The portraits of another system's predictions, with the same cameras and truths. A reference without a
-    camera in the manifest is cropped and its camera estimated. Raises InputError where a view has no camera
+    """The portraits of another system's predictions, with the same cameras and truths. References without a
+    camera in the manifest are cropped and their cameras estimated. Raises InputError if a view has no camera
     or no reference."""
     people = []
     subjects = predictions.subjects()
@@ -123,7 +123,7 @@ def predicted_portraits(predictions: Predictions) -> list[Portrait]:
 
 
 def _found(view: View, folder: Path) -> View:
-    """The view with the paths of its files, instead of those relative to the folder."""
+    """The view with absolute paths of its files."""
     names: dict[str, Any] = {kind: getattr(view, kind) for kind in KEPT}
     names = {kind: name and str(folder / name) for kind, name in names.items()}
     return replace(view, **names)
@@ -132,7 +132,8 @@ def _found(view: View, folder: Path) -> View:
 def _opened(
     people: Sequence[tuple[Path, str, NDArray[np.float32] | None, tuple[View, ...]]], remedy: str
 ) -> list[Portrait]:
-    """The portraits of files: squares with a label (25,) as they are, others cropped and posed."""
+    """Read portraits: files with a label (25,) are squares and used unchanged, others are cropped and their
+    cameras estimated."""
     detector, found, faceless = FaceDetector(), [], []
     for path, name, label, views in people:
         photo = open_photo(path)
@@ -157,7 +158,7 @@ def _square(photo: Image.Image, path: Path) -> Image.Image:
 
 
 def keep(portrait: Portrait, out: Path) -> list[View]:
-    """Copy the portrait and the truths, conditions and masks of its views into `out`; returns the views with
+    """Copy the portrait and its views' truths, conditions and masks into `out`, and return the views with
     paths relative to it."""
     (out / PORTRAITS).mkdir(exist_ok=True)
     portrait.image.save(out / PORTRAITS / f"{portrait.name}.png")

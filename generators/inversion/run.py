@@ -1,4 +1,4 @@
-"""Inversion of many portraits, on one device or split over several; interrupted runs are resumed."""
+"""Inversion of many portraits on one or more devices, with resumption of interrupted runs."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -38,9 +38,9 @@ class Job:
 
     Args:
         options: the generator
-        tuning: of the inversion
-        size: side of the views in pixels, 0 for the generator's own
-        protocol: by which the views are scored
+        tuning: settings of the inversion
+        size: side of the views in pixels, 0 for the generator's
+        protocol: the evaluation protocol of the views
     """
 
     options: GeneratorOptions
@@ -49,7 +49,8 @@ class Job:
     protocol: Protocol = "wild"
 
     def recipe(self) -> dict[str, object]:
-        """What the results depend on, as a JSON object, with the fingerprint of the generator's weights."""
+        """The settings that the results depend on, as a JSON object, with the fingerprint of the
+        generator."""
         return {
             "generator": renderer_record(self.options),
             "tuning": asdict(self.tuning),
@@ -61,12 +62,12 @@ class Job:
 def invert_portraits(
     portraits: Sequence[Portrait], job: Job, out: Path, devices: Sequence[str]
 ) -> Predictions:
-    """Invert the portraits that are not in the folder `out` yet, in one process per device, and write its
+    """Invert the portraits that are not in the folder `out` yet, one process per device, and write its
     manifest of predictions.
 
-    The folder can be scored by `evaluate --predictions`, and `<out>/<name>/` are proxies for `synthesize
-    --noise`. Raises InputError where `out` was made with other settings or another generator, or is being
-    written by another process.
+    The folder can be scored by `evaluate --predictions`, and each `<out>/<name>/` used as proxies for
+    `synthesize --noise`. Raises InputError if `out` was written with other settings or another generator, or
+    is being written by another process.
     """
     with exclusive(out):
         return _invert_portraits(portraits, job, out, devices)
@@ -106,7 +107,7 @@ def invert_one(head: GeneratedHead, inversion: Inversion, portrait: Portrait, qu
 def render_views(
     head: GeneratedHead, inverted: Inverted, cameras: NDArray[np.float32], size: int
 ) -> NDArray[np.uint8]:
-    """Views (K, S, S, 3) of an inverted portrait at labels (K, 25); `size` 0 is the generator's own."""
+    """Views (K, S, S, 3) of an inverted portrait at labels (K, 25); `size` 0 is the generator's."""
     generator = inverted.generator
     labels = torch.from_numpy(in_world(cameras, head.frame)).unsqueeze(0).to(head.device)
     views = generator.each_view(generator.identity(inverted.styles), labels, Rendering(follow=True))
@@ -142,17 +143,17 @@ def _tile(folder: Path, name: str | None) -> NDArray[np.uint8]:
 
 
 def system_name(kind: Kind, tuning: Tuning) -> str:
-    """The name in tables: EG3D-PTI or PanoHead-PTI, and in brackets the network of the perceptual loss (A.4:
-    LPIPS), or l2 without one."""
+    """The name in tables: EG3D-PTI or PanoHead-PTI, and in brackets the network of the perceptual loss (LPIPS
+    in A.4), or l2 without one."""
     return f"{NAMES[kind]}[{tuning.perceptual if tuning.perceptual_weight else 'l2'}]"
 
 
 def _claim(out: Path, job: Job) -> None:
-    """Make the folder, or check that one that exists is of the same job."""
+    """Create the folder, or check that an existing one belongs to the same job."""
     if (out / RECIPE).is_file():
         if read_json(out / RECIPE) != job.recipe():
             raise InputError(
-                f"{out}: begun with other settings or another generator: use those again, or another --out"
+                f"{out}: written with other settings or another generator: use those again, or another --out"
             )
         return
     if out.exists() and any(out.iterdir()):
@@ -162,15 +163,14 @@ def _claim(out: Path, job: Job) -> None:
 
 
 def _is_done(portrait: Portrait, out: Path) -> bool:
-    """Whether a portrait is inverted already. Raises InputError where its folder is of another portrait or
+    """Whether a portrait is inverted already. Raises InputError if its folder belongs to another portrait or
     other views."""
     folder = out / portrait.name
     if not folder.exists():
         return False
     if read_json(folder / REPORT).get("of") != portrait.fingerprint():
         raise InputError(
-            f"{folder} is of another portrait, camera, other views or truths: remove it, or choose another "
-            "--out"
+            f"{folder} has another portrait, camera, views or truths: remove it, or choose another --out"
         )
     return True
 
@@ -204,7 +204,7 @@ def _run_share(process: int, devices: list[str], shares: list[list[Portrait]], j
 
 
 def _predictions(first: Sequence[str], job: Job, out: Path) -> Predictions:
-    """The predictions of all people in `out`: those of `first`, then those of earlier runs."""
+    """The predictions of all people in `out`: those in `first`, then those of earlier runs."""
     others = sorted({path.parent.name for path in out.glob(f"*/{REPORT}")} - set(first))
     reports = {name: read_json(out / name / REPORT) for name in [*first, *others]}
     views = [

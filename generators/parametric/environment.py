@@ -1,7 +1,7 @@
-"""Where a person is: a procedural environment all round the camera's world, and the light it gives.
+"""Procedural environments, which light the head and are its background.
 
-An environment is a latitude-longitude image in linear RGB. It is infinitely far away, so what is behind the
-head moves with the camera's direction, and the same image both lights the head and fills the background.
+An environment is a latitude-longitude image in linear RGB. It is infinitely far away, so the background
+depends on the camera's direction only.
 """
 
 from dataclasses import dataclass
@@ -20,9 +20,14 @@ HEIGHT, WIDTH = 512, 1024
 
 @dataclass(frozen=True)
 class Environment:
-    """`image` (HEIGHT, WIDTH, 3): row 0 is the zenith; column 0 looks to +z, growing towards +x. It is scaled
-    by `exposure`, constant in a frame, before it is developed. Where there is a `backdrop`, a square image,
-    every camera sees that behind the head."""
+    """An environment map and its exposure.
+
+    Args:
+        image: (HEIGHT, WIDTH, 3) linear RGB; row 0 is the zenith, column 0 looks to +z, and columns increase
+            towards +x
+        exposure: scale of linear radiance before tone mapping, constant in a frame
+        backdrop: a square image that is the background of every camera, instead of the environment
+    """
 
     image: NDArray[np.float32]
     exposure: float
@@ -30,7 +35,7 @@ class Environment:
 
 
 def sample_environment(rng: np.random.Generator) -> Environment:
-    """A random room, street or landscape, or studio, with a soft key light that no camera looks at."""
+    """A random room, street or landscape, or studio, with a soft key light outside every camera's view."""
     kind = (_indoor, _outdoor, _studio)[rng.choice(3, p=[0.45, 0.4, 0.15])]
     image = gaussian_filter(kind(rng), (*[rng.uniform(0.3, 2.2)] * 2, 0), mode=("nearest", "wrap", "nearest"))
     image = np.clip(image, 0.004, 12)
@@ -40,7 +45,7 @@ def sample_environment(rng: np.random.Generator) -> Environment:
 
 
 def _key_light(rng: np.random.Generator) -> Array:
-    """A round softbox in front of the face, in the half of the world that lies behind the cameras."""
+    """A round softbox in front of the face, in the hemisphere behind the cameras."""
     azimuth, elevation = grid()
     yaw, pitch, radius = rng.uniform(-1.3, 1.3), rng.uniform(0.0, 1.1), rng.uniform(0.12, 0.30)
     cosine = np.sin(pitch) * np.sin(elevation) + np.cos(pitch) * np.cos(elevation) * np.cos(azimuth - yaw)
@@ -51,7 +56,7 @@ def _key_light(rng: np.random.Generator) -> Array:
 
 
 def background(environment: Environment, label: Array, size: int, oversample: int = 2) -> NDArray[np.float32]:
-    """What the camera of `label` (25,) sees of the environment: (size, size, 3), linear RGB."""
+    """The background (size, size, 3), linear RGB, of the camera of `label` (25,)."""
     if environment.backdrop is not None:
         return cv2.resize(environment.backdrop, (size, size), interpolation=cv2.INTER_LINEAR)
     pose, intrinsics = split_label(label)
@@ -70,8 +75,9 @@ def background(environment: Environment, label: Array, size: int, oversample: in
 
 
 def look_up(image: NDArray[np.float32], column: Array, row: Array, border: int) -> NDArray[np.float32]:
-    """An image (H, W, C) at places (P,) between its texels (P, C); `border` is OpenCV's."""
-    count, line = len(column), 1024  # OpenCV takes lines of limited length
+    """Bilinear samples (P, C) of an image (H, W, C) at texel coordinates (P,); `border` is OpenCV's border
+    mode."""
+    count, line = len(column), 1024  # OpenCV limits the length of lines
     padded = -(-count // line) * line
     at = [np.resize(x.astype(np.float32), padded).reshape(-1, line) for x in (column, row)]
     return cv2.remap(image, *at, cv2.INTER_LINEAR, borderMode=border).reshape(padded, -1)[:count]
@@ -82,7 +88,7 @@ def luminance(image: Array) -> Array:
 
 
 def _natural(rng: np.random.Generator, brightness: float, saturation: float = 0.25) -> Array:
-    """A muted colour: mostly grey, towards warm or cool, sometimes green."""
+    """A muted colour: mostly grey, tinted warm, cool or sometimes green."""
     hue = rng.choice(
         [(1.0, 0.75, 0.5), (0.6, 0.8, 1.0), (0.7, 0.9, 0.5), (0.9, 0.9, 0.9)], p=[0.45, 0.25, 0.1, 0.2]
     )
@@ -106,8 +112,8 @@ def _box(
     extent: tuple[float, float],
     colour: Array,
 ) -> None:
-    """Draw an upright box (azimuth and elevation of its centre, its extents, radians), framed now and then,
-    in place."""
+    """Draw, in place, an upright box with the given azimuth and elevation of its centre and extents, radians,
+    sometimes with a frame."""
     azimuth, elevation = grid()
     across = np.abs((azimuth - centre[0] + np.pi) % (2 * np.pi) - np.pi)
     up = np.abs(elevation - centre[1])

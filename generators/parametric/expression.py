@@ -2,7 +2,7 @@
 
 import numpy as np
 
-# An expression is a set of actions and how strong each is at full strength; `…*` stands for Left and Right.
+# Expressions as coefficients of actions at full strength; `…*` stands for Left and Right.
 EXPRESSIONS: dict[str, dict[str, float]] = {
     "neutral": {},
     "slight smile": {"mouthSmile*": 0.45, "cheekSquint*": 0.15},
@@ -36,8 +36,8 @@ WEIGHTS = {"neutral": 4.0, "slight smile": 3.0, "smile": 3.0, "laugh": 2.0, "bli
 
 
 def sample_expression(rng: np.random.Generator) -> tuple[str, dict[str, float]]:
-    """A named expression with its strength, a little asymmetry, a trace of a second one, and a gaze
-    direction."""
+    """Draw a named expression: with random strength, slight asymmetry, a small share of a second one, and a
+    gaze."""
     names = list(EXPRESSIONS)
     chances = np.array([WEIGHTS.get(name, 1.0) for name in names])
     name, second = rng.choice(names, size=2, p=chances / chances.sum())
@@ -58,7 +58,7 @@ def _two_sided(actions: dict[str, float]) -> dict[str, float]:
 
 
 def _gaze(across: float, up: float) -> dict[str, float]:
-    """Both eyes turned together: `across` towards the person's left, `up` upwards, in [-1, 1]."""
+    """The actions that turn both eyes: `across` towards the person's left, `up` upwards, in [-1, 1]."""
     left, right = ("Out", "In") if across > 0 else ("In", "Out")
     vertical = "Up" if up > 0 else "Down"
     return {

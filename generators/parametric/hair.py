@@ -1,6 +1,6 @@
-"""Hair: tapered ribbons that grow from the template's scalp and fall along the head, clump by clump.
+"""Hair as clumps of tapered ribbons, rooted on the template's scalp and following the head.
 
-A style is a handful of numbers; the same growth makes a buzz cut, a bob, curls and a beard.
+A style is a few numbers: the same procedure generates a buzz cut, a bob, curls and a beard.
 """
 
 from dataclasses import dataclass, replace
@@ -16,16 +16,16 @@ STEPS = 9
 
 @dataclass(frozen=True)
 class HairStyle:
-    """Lengths are metres on the template."""
+    """Parameters of a hair style. Lengths are in metres on the template."""
 
     length: float  # of the longest clumps
     sides: float  # length at the sides and the nape, as a share
-    lift: float  # how far clumps stand off the scalp
-    curl: float  # amplitude of the wave, as a share of the clump's width scale
+    lift: float  # distance of clumps from the scalp
+    curl: float  # amplitude of the wave, relative to the clump's width
     parting: float  # x of the parting in metres
     fringe: float  # 0: combed back, 1: falls over the forehead
     density: float  # share of the scalp that grows hair, 0 to 1
-    receding: float  # metres that the hairline lies back
+    receding: float  # metres by which the hairline is moved back
     beard: float  # length of the beard, 0 for none
     clumps: int = 1800
     width: float = 0.0058
@@ -39,8 +39,8 @@ class HairStyle:
 
 
 def cover(positions: Array, style: HairStyle) -> Array:
-    """How much of the scalp's paint is hair, in [0, 1]; positions (..., 3) about the point between the
-    eyes."""
+    """Share in [0, 1] of the hair's colour on the scalp at positions (..., 3) relative to the point between
+    the eyes."""
     if style.bald:
         return np.zeros(positions.shape[:-1])
     front = np.clip(-positions[..., 1] / 0.06, 0, 1)
@@ -52,8 +52,8 @@ def cover(positions: Array, style: HairStyle) -> Array:
 def grow(
     style: HairStyle, vertices: Array, canonical: tuple[float, Array, Array], rng: np.random.Generator
 ) -> Mesh | None:
-    """Ribbons on a person's own head. `vertices` are all of Anny's (metres); the mesh is in the canonical
-    frame. None where the style grows nothing."""
+    """Generate the hair's mesh in the canonical frame from all of Anny's vertices (metres); None for a style
+    without hair."""
     body = anatomy()
     skin = body.skin
     normals = vertex_normals(vertices, skin)
@@ -131,8 +131,8 @@ def _clumps(
 
 
 def _off_the_face(points: Array, eyes: Array, style: HairStyle) -> Array:
-    """Points (N, 3) drawn aside from in front of the face, as hair is worn: behind the temples' line, the
-    more so the lower they hang. `eyes` is the point between the person's eyes."""
+    """Move points (N, 3) in front of the face aside, behind the line of the temples, the further the lower
+    they are. `eyes` is the point between the person's eyes."""
     x, y, z = (points - eyes).T
     half = np.interp(
         z, [-0.12, -0.06, 0.0, 0.035, 0.06], [0.060, 0.060, 0.056, 0.040 * (1 - style.fringe), 0.0]
@@ -148,8 +148,8 @@ def _off_the_face(points: Array, eyes: Array, style: HairStyle) -> Array:
 
 
 def _lengths(style: HairStyle, place: Array, rng: np.random.Generator) -> Array:
-    """How long a clump grows from `place` (N, 3): the crown's length above, a share of it at the sides, less
-    where it would fall over the face."""
+    """Lengths of the clumps rooted at `place` (N, 3): full on the crown, a share of it at the sides, and
+    shorter where they would fall over the face."""
     upper = np.clip((place[:, 2] - 0.02) / 0.05, 0, 1)
     length = style.length * (style.sides + (1 - style.sides) * upper)
     frontal = np.clip((-place[:, 1] - 0.002) / 0.02, 0, 1) * (np.abs(place[:, 0]) < 0.05)
@@ -159,7 +159,7 @@ def _lengths(style: HairStyle, place: Array, rng: np.random.Generator) -> Array:
 
 
 def _combing(style: HairStyle, place: Array) -> Array:
-    """The direction (N, 3) that hair is combed in at `place`: away from the parting, then back or forward."""
+    """Combing directions (N, 3) at `place`: away from the parting, then back or forward."""
     away = np.tanh((place[:, 0] - style.parting) / 0.02)
     forward = (2 * style.fringe - 1) * np.clip((0.03 - place[:, 1]) / 0.06, 0, 1)
     back = np.clip((place[:, 1] - 0.03) / 0.08, 0, 1)
@@ -167,7 +167,8 @@ def _combing(style: HairStyle, place: Array) -> Array:
 
 
 def _ribbons(paths: Array, outward: Array, widths: Array, tip: float, rng: np.random.Generator) -> Mesh:
-    """Two vertices a step, `widths` (N,) wide at the root, a share `tip` of it at the end."""
+    """Ribbons along paths, with two vertices a step; `widths` (N,) at the roots, `tip` times that at the
+    ends."""
     count = len(paths)
     tangent = np.gradient(paths, axis=1)
     across = _unit(np.cross(tangent, outward) + rng.standard_normal((count, 1, 3)) * 0.004)

@@ -1,5 +1,5 @@
-"""The light of an environment: as directional lights whose shadows are baked into a mesh's vertices once for
-all cameras, and as what glossy surfaces mirror.
+"""The light of an environment: directional lights with shadows baked into a mesh's vertices, once for all
+cameras, and reflections on glossy surfaces.
 
 Shape letters: N vertices, L lights, P points.
 """
@@ -17,10 +17,10 @@ from generators.parametric.environment import Environment, look_up, luminance
 mi.set_variant("scalar_rgb")
 
 LIGHTS = 32
-HEIGHT, WIDTH = 128, 256  # of the image that lights and reflections are made from
-MAP_SIDE, MAP_EXTENT = 128, 0.75  # a depth map's pixels, and half of what it covers: head and shoulders
-BIAS = 0.014  # what shades a vertex lies farther from it than this (canonical units, 5 mm)
-BOUNCE = 0.45  # of the light that a hidden direction does not give, what its hider gives in its place
+HEIGHT, WIDTH = 128, 256  # of the image that lights and reflections are computed from
+MAP_SIDE, MAP_EXTENT = 128, 0.75  # a shadow map's side in pixels, and half its extent: head and shoulders
+BIAS = 0.014  # depth bias of shadow maps (canonical units; 5 mm)
+BOUNCE = 0.45  # share of occluded light that the occluder reflects instead
 
 
 @dataclass(frozen=True)
@@ -33,15 +33,15 @@ class Lights:
 
 @dataclass(frozen=True)
 class Baked:
-    """What reaches each vertex: irradiance over π (N, 3), and the share of the light that does (N, 1)."""
+    """Light at each vertex: irradiance over π (N, 3), and the unoccluded share of the light (N, 1)."""
 
     irradiance: NDArray[np.float32]
     openness: NDArray[np.floating]
 
 
 def median_cut(environment: Environment, count: int = LIGHTS) -> Lights:
-    """The environment as `count` (a power of two) lights of equal energy: its image cut in two along its
-    longer side again and again (Debevec, A Median Cut Algorithm for Light Probe Sampling, 2005)."""
+    """Approximate the environment by `count` (a power of two) lights of equal energy, by repeatedly halving
+    regions along their longer side (Debevec, A Median Cut Algorithm for Light Probe Sampling, 2005)."""
     image, directions, weights = _sampled(environment)
     energy = luminance(image) * weights
     regions = [(0, HEIGHT, 0, WIDTH)]
@@ -83,9 +83,9 @@ def _sampled(environment: Environment) -> tuple[Array, Array, Array]:
 def bake(
     scene: mi.Scene, vertices: Array, normals: Array, wrap: Array, lights: Lights, centre: Array
 ) -> Baked:
-    """Light at vertices (N, 3) of a scene, each light shadowed by its depth map about `centre` (3,).
+    """Bake the light at vertices (N, 3) of a scene, with a shadow map around `centre` (3,) for each light.
 
-    `wrap` (N, 3), per colour, is how far beyond the edge of the shade a surface is still lit."""
+    `wrap` (N, 3), per colour channel, is how far light wraps around the terminator."""
     irradiance = np.zeros((len(vertices), 3), np.float32)
     unshadowed = np.zeros((len(vertices), 1), np.float32)
     seen = np.zeros_like(unshadowed)
@@ -101,7 +101,7 @@ def bake(
 
 
 def _visible(scene: mi.Scene, points: Array, direction: Array, centre: Array) -> NDArray[np.float32]:
-    """How much of a directional light each point (N, 3) sees (N,), its shadow's edge a few texels soft."""
+    """Visibility (N,) of a directional light from points (N, 3), with shadow edges a few texels soft."""
     distance = 4.0
     across = np.cross([0.0, 1.0, 0.0] if abs(direction[1]) < 0.95 else [1.0, 0.0, 0.0], direction)
     across /= np.linalg.norm(across)
@@ -124,7 +124,7 @@ def _visible(scene: mi.Scene, points: Array, direction: Array, centre: Array) ->
 
 
 def _compared(depth: Array, place: Array, nearest: Array) -> NDArray[np.float32]:
-    """The share of the 3 by 3 texels about `place` (N, 2) that are not nearer than `nearest` (N,)."""
+    """The share of the 3x3 texels around `place` (N, 2) that are not nearer than `nearest` (N,)."""
     column, row = np.round(place).astype(int).T
     inside = (column > 0) & (column < MAP_SIDE - 1) & (row > 0) & (row < MAP_SIDE - 1)
     column, row = np.clip(column, 1, MAP_SIDE - 2), np.clip(row, 1, MAP_SIDE - 2)
@@ -136,8 +136,8 @@ def _compared(depth: Array, place: Array, nearest: Array) -> NDArray[np.float32]
 
 
 def cast(scene: mi.Scene, sensor: dict[str, object], side: int, aovs: str, seed: int = 0) -> Array:
-    """One ray a pixel of a square image through a scene: what Mitsuba's `aovs` find (side, side, C), zero
-    where there is nothing."""
+    """Cast one ray per pixel of a square image: Mitsuba's `aovs` (side, side, C), zero where nothing is
+    hit."""
     film = {
         "type": "hdrfilm",
         "width": side,
@@ -152,21 +152,21 @@ def cast(scene: mi.Scene, sensor: dict[str, object], side: int, aovs: str, seed:
 
 
 class Reflections:
-    """What surfaces of some roughnesses mirror of an environment, blurred as they blur it."""
+    """Reflections of an environment on surfaces of given roughnesses: the environment blurred for each."""
 
     def __init__(self, environment: Environment, roughnesses: set[float]) -> None:
         image = cv2.resize(environment.image, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
         self.images = {rough: _blurred(image, rough * HEIGHT / 4) for rough in roughnesses}
 
     def along(self, directions: Array, roughness: float) -> NDArray[np.float32]:
-        """Linear RGB (P, 3) from unit vectors (P, 3)."""
+        """Reflected light (P, 3), linear RGB, from directions (P, 3), unit vectors."""
         column = np.arctan2(directions[:, 0], directions[:, 2]) / (2 * np.pi) % 1 * WIDTH - 0.5
         row = np.arccos(np.clip(directions[:, 1], -1, 1)) / np.pi * HEIGHT - 0.5
         return look_up(self.images[roughness], column, row, cv2.BORDER_WRAP)
 
 
 def _blurred(image: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
-    """A latitude-longitude image blurred by a Gaussian of `sigma` texels, round its back too."""
+    """A latitude-longitude image blurred by a Gaussian of `sigma` texels, with columns wrapped around."""
     pad = WIDTH // 4
     wrapped = np.concatenate([image[:, -pad:], image, image[:, :pad]], axis=1)
     blurred = cv2.GaussianBlur(wrapped, (0, 0), max(sigma, 0.3), borderType=cv2.BORDER_REPLICATE)

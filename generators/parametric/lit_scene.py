@@ -1,6 +1,6 @@
-"""A posed person in an environment, its light baked once, and its renders from EG3D cameras.
+"""A person in an environment with baked light, rendered from EG3D cameras by ray casting.
 
-Shape letters: K views, S image side, O rays along a pixel's side, P points that rays hit.
+Shape letters: K views, S image side, O rays along a pixel's side, P ray hits.
 """
 
 import mitsuba as mi
@@ -23,8 +23,8 @@ HEAD_CENTRE = np.array([0.0, 0.0, 0.0])
 class LitScene:
     """One instant: a person with an expression in an environment.
 
-    Shadows and soft light are the surfaces' own and are worked out once; a view casts rays for what is seen
-    and adds the highlights. Nothing is random but where in a pixel a ray goes through.
+    Shadows and diffuse light are baked once; each view casts rays and adds highlights. The only randomness is
+    the position of rays within pixels.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class LitScene:
         size: int,
         rays: int = 3,
     ) -> None:
-        """`size` is the images' side; `rays` squared go through a pixel."""
+        """`size` is the side of images; each pixel has `rays` squared rays."""
         self.environment, self.size, self.rays = environment, size, rays
         texture = next((t for side, t in TEXTURE_SIDE.items() if size <= side), LARGE_TEXTURE)
         self.body = Body(person_surfaces(person, actions, hair_seed, texture))
@@ -51,7 +51,7 @@ class LitScene:
         self.filter = _filter(size, rays)
 
     def render(self, labels: ArrayLike, seed: int = 0) -> Renders:
-        """Views from EG3D labels (K, 25)."""
+        """Render views at EG3D labels (K, 25)."""
         images, masks = [], []
         for index, label in enumerate(np.atleast_2d(labels)):
             radiance, hit = self._radiance(label, seed + index)
@@ -62,7 +62,7 @@ class LitScene:
         return Renders(np.stack(images), np.stack(masks))
 
     def _radiance(self, label: Array, seed: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Linear RGB (S*O, S*O, 3) of the person, and where rays hit (S*O, S*O)."""
+        """Linear RGB (S*O, S*O, 3) of the person, and a mask (S*O, S*O) of ray hits."""
         side = self.size * self.rays
         found = cast(self.scene, perspective(label), side, "dd:depth,pp:position,ii:prim_index", seed)
         hit = found[..., 0] > 0
@@ -73,7 +73,7 @@ class LitScene:
         return radiance, hit
 
     def _shade(self, points: Array, faces: Indices, eye: Array) -> NDArray[np.float32]:
-        """Linear RGB (P, 3) that points (P, 3) of triangles `faces` (P,) send to the eye (3,)."""
+        """Linear RGB (P, 3) of points (P, 3) on triangles `faces` (P,), seen from `eye` (3,)."""
         body = self.body
         weights = body.barycentric(faces, points)
         colour = body.albedo(faces, weights) * body.interpolate(self.diffuse, faces, weights)
@@ -99,11 +99,11 @@ class LitScene:
 
 
 def perspective(label: Array) -> dict[str, object]:
-    """The camera of a label (25,), without film and sampler."""
+    """Mitsuba's camera for a label (25,), without film and sampler."""
     pose, intrinsics = split_label(label)
     return {
         "type": "perspective",
-        # Mitsuba's camera has x to the left and y up; ours x to the right and y down.
+        # Mitsuba's camera axes are x left and y up; EG3D's x right and y down.
         "to_world": mi.ScalarTransform4f((pose @ np.diag([-1.0, -1.0, 1.0, 1.0])).tolist()),
         "fov": float(np.degrees(2 * np.arctan(0.5 / intrinsics[0, 0]))),
         "principal_point_offset_x": float(intrinsics[0, 2] - 0.5),

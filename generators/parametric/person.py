@@ -1,4 +1,4 @@
-"""Who: everything about a person that stays the same from frame to frame, drawn from one random stream."""
+"""Random people: everything that stays the same between frames, drawn from one random stream."""
 
 from dataclasses import asdict, dataclass
 
@@ -11,16 +11,16 @@ from generators.parametric.hair import HairStyle
 
 @dataclass(frozen=True)
 class Person:
-    """An identity: shape, paint, hair and the cloth at the neck (linear RGB)."""
+    """An identity: shape, appearance, hair and clothing at the neck (linear RGB)."""
 
     shape: Shape
     look: Appearance
     hair: HairStyle
     cloth: tuple[float, float, float]
-    neckline: float  # height of the cloth's edge about the eyes, metres on the template
+    neckline: float  # height of the neckline relative to the eyes, metres on the template
 
     def attributes(self) -> dict[str, object]:
-        """What is worth keeping beside the images, as plain JSON values."""
+        """The person's attributes for metadata, as JSON values."""
         return {"phenotypes": self.shape.phenotypes, "hair": asdict(self.hair), "skin": self.look.skin}
 
 
@@ -53,7 +53,7 @@ def _shape(rng: np.random.Generator, ancestry: np.ndarray, gender: float, age: f
             continue
         amount = float(np.clip(rng.normal(0, 0.28), -0.85, 0.85))
         if name.endswith("trans-out") and not name.startswith("l-"):
-            amount *= 0.15  # moves the whole part sideways: faces are only slightly crooked
+            amount *= 0.15  # moves the whole part sideways: faces are only slightly asymmetric
         changes[name] = amount
         if name.startswith("l-"):
             changes["r-" + name[2:]] = float(np.clip(amount + rng.normal(0, 0.04), -1, 1))

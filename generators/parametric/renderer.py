@@ -1,4 +1,4 @@
-"""The built-in renderer: people who do not exist, from numbers."""
+"""The built-in renderer of synthetic people."""
 
 from typing import Literal
 
@@ -17,12 +17,12 @@ from generators.parametric.studio import sample_studio
 Place = Literal["studio", "anywhere"]
 SAMPLES = 24
 RAYS, CONDITION_RAYS = 3, 2  # along a pixel's side
-STREAM = 0x48EAD  # keeps this renderer's people apart from other uses of the same number
+STREAM = 0x48EAD  # key of the random stream of identities
 
 
 class SyntheticHead:
-    """Anny's parametric human, painted and lit: in a studio, or anywhere and path-traced with `samples`
-    paths a pixel."""
+    """A `Renderer` of synthetic people, either in a studio, or anywhere and path-traced with `samples` paths
+    per pixel."""
 
     name = "synthetic"
 
@@ -47,7 +47,7 @@ class SyntheticHead:
 def capture_instant(
     person: Person, rng: np.random.Generator, size: int, samples: int
 ) -> tuple[str, HeadScene]:
-    """A person with a random expression in a random place and light: the expression's name and the scene."""
+    """Draw an expression and an environment for a person; returns the expression's name and the scene."""
     name, actions = sample_expression(rng)
     environment = sample_environment(rng)
     return name, HeadScene(person, actions, environment, person.look.seed, size, samples)
@@ -56,13 +56,13 @@ def capture_instant(
 def studio_instant(
     person: Person, rng: np.random.Generator, size: int, rays: int = RAYS
 ) -> tuple[str, LitScene]:
-    """A person with a random expression in a random studio: the expression's name and the scene. `rays`
-    squared go through a pixel."""
+    """Draw an expression and a studio for a person; returns the expression's name and the scene, with `rays`
+    squared rays per pixel."""
     name, actions = sample_expression(rng)
     return name, LitScene(person, actions, sample_studio(rng), person.look.seed, size, rays)
 
 
 def render_on_threads(count: int) -> None:
-    """How many threads Mitsuba renders on in this process (all cores unless told); images do not depend on
+    """Set the number of Mitsuba's threads in this process, by default all cores; images do not depend on
     it."""
     drjit.set_thread_count(count)

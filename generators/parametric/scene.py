@@ -1,4 +1,4 @@
-"""A posed person in an environment as a Mitsuba scene, and its renders from EG3D cameras."""
+"""A person in an environment as a Mitsuba scene, path-traced from EG3D cameras."""
 
 from collections.abc import Iterable, Mapping
 
@@ -22,7 +22,7 @@ LARGE_TEXTURE = 1024
 
 
 class HeadScene:
-    """One instant: a person with an expression in an environment. Building it costs as much as a few
+    """One instant: a person with an expression in an environment. Building it takes as long as a few
     renders."""
 
     def __init__(
@@ -34,7 +34,7 @@ class HeadScene:
         size: int,
         samples: int,
     ) -> None:
-        """`size` is the images' side, `samples` the light paths a pixel."""
+        """`size` is the side of images, `samples` the number of light paths per pixel."""
         self.environment = environment
         self.size = size
         self.samples = samples
@@ -57,7 +57,7 @@ class HeadScene:
         self.integrator = mi.load_dict({"type": "path", "max_depth": 3, "rr_depth": 2, "hide_emitters": True})
 
     def render(self, labels: ArrayLike, seed: int = 0) -> Renders:
-        """Views from EG3D labels (K, 25)."""
+        """Render views at EG3D labels (K, 25)."""
         images, masks = [], []
         for index, label in enumerate(np.atleast_2d(labels)):
             sensor = _sensor(label, self.size, self.samples)
@@ -78,7 +78,7 @@ class HeadScene:
 
 
 def develop(linear: Array) -> NDArray[np.uint8]:
-    """Linear light to sRGB through a soft shoulder, so that highlights roll off as a camera's do."""
+    """Convert linear light to sRGB with a soft shoulder, as cameras compress highlights."""
     shouldered = linear * (1 + linear / 9.0) / (1 + linear * 0.8)
     encoded = np.where(
         shouldered <= 0.0031308, 12.92 * shouldered, 1.055 * np.maximum(shouldered, 1e-8) ** (1 / 2.4) - 0.055
@@ -88,7 +88,7 @@ def develop(linear: Array) -> NDArray[np.uint8]:
 
 def _sensor(label: Array, size: int, samples: int) -> mi.Sensor:
     pose, intrinsics = split_label(label)
-    # Mitsuba's camera has x to the left and y up; ours x to the right and y down.
+    # Mitsuba's camera axes are x left and y up; EG3D's x right and y down.
     to_world = mi.ScalarTransform4f((pose @ np.diag([-1.0, -1.0, 1.0, 1.0])).tolist())
     return mi.load_dict(
         {
@@ -112,7 +112,7 @@ def _sensor(label: Array, size: int, samples: int) -> mi.Sensor:
 
 
 def _lights(environment: Environment) -> dict[str, object]:
-    # Mitsuba's map starts at -z and grows the other way round: mirror the image and turn it by half.
+    # Mitsuba's map starts at -z and has the opposite orientation: mirror the image and rotate it by half.
     bitmap = mi.Bitmap(np.ascontiguousarray(environment.image[:, ::-1]))
     to_world = mi.ScalarTransform4f().rotate([0, 1, 0], 180.0)
     return {"environment": {"type": "envmap", "bitmap": bitmap, "to_world": to_world}}
@@ -171,7 +171,7 @@ def _skin(placed: Array, person: Person, texture_side: int) -> mi.Mesh:
 
 
 def _body(placed: Array, person: Person) -> dict[str, mi.Mesh]:
-    """What lies below the head's UV island, down to the neckline bare and in cloth below it."""
+    """The body below the head's UV island: bare above the neckline, clothed below."""
     cloth, neck = dressed_body(placed, person)
     return {
         "chest": _shape(cloth, _plastic(person.cloth, 0.85, 0.2)),

@@ -1,4 +1,4 @@
-"""`python -m generators.parametric.sheet OUT.jpg`: the built-in people, one per row, from left to right."""
+"""`python -m generators.parametric.sheet OUT.jpg`: a contact sheet of the built-in people, one per row."""
 
 import argparse
 from pathlib import Path
@@ -12,7 +12,7 @@ from portraits.cameras import label_from_angles
 
 
 def contact_sheet(identities: list[int], yaws: list[float], size: int, samples: int) -> Image.Image:
-    """One row a person, one column a yaw (degrees), tiles of `size` pixels."""
+    """One row for each person and one column for each yaw (degrees), with tiles of `size` pixels."""
     cameras = np.stack(
         [label_from_angles(np.radians(yaw), np.radians(5 * np.cos(i))) for i, yaw in enumerate(yaws)]
     )
@@ -34,7 +34,7 @@ def main() -> None:
         "--yaws", type=float, nargs="+", default=[-75, -45, -20, 0, 20, 45, 75], help="degrees"
     )
     parser.add_argument("--size", type=int, default=120, help="side of a tile in pixels")
-    parser.add_argument("--samples", type=int, default=48, help="light paths a pixel")
+    parser.add_argument("--samples", type=int, default=48, help="light paths per pixel")
     arguments = parser.parse_args()
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     sheet = contact_sheet(arguments.identities, arguments.yaws, arguments.size, arguments.samples)

@@ -1,4 +1,5 @@
-"""A studio: soft boxes about the camera rig, and one plain backdrop a take, the same from every camera."""
+"""A studio: soft boxes around the camera rig, and a plain backdrop that is the same for every camera of a
+take."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,7 @@ BACKDROP_SIDE = 64
 
 
 def sample_studio(rng: np.random.Generator) -> Environment:
-    """Random soft light from in front and above, on a person before a plain backdrop."""
+    """A random studio: soft light from the front and above, and a plain backdrop."""
     _, elevation = grid()
     warm = rng.uniform(-0.10, 0.10)
     tint = np.array([1 + warm, 1.0, 1 - warm])
@@ -24,7 +25,7 @@ def sample_studio(rng: np.random.Generator) -> Environment:
 def _soft_box(
     rng: np.random.Generator, yaws: tuple[float, float], pitches: tuple[float, float], irradiance: float
 ) -> Array:
-    """A round, soft-edged light (H, W, 1) that gives `irradiance` on a surface that faces it."""
+    """A round, soft-edged light (H, W, 1) with `irradiance` on a surface that faces it."""
     azimuth, elevation = grid()
     yaw, pitch, radius = rng.uniform(*yaws), rng.uniform(*pitches), rng.uniform(0.35, 0.6)
     cosine = np.sin(pitch) * np.sin(elevation) + np.cos(pitch) * np.cos(elevation) * np.cos(azimuth - yaw)
@@ -33,7 +34,7 @@ def _soft_box(
 
 
 def _backdrop(rng: np.random.Generator) -> NDArray[np.float32]:
-    """(BACKDROP_SIDE, BACKDROP_SIDE, 3) linear RGB: paper of a muted colour, lighter about the head."""
+    """A backdrop (BACKDROP_SIDE, BACKDROP_SIDE, 3), linear RGB: a muted colour, lighter around the head."""
     hue = np.array([(1.0, 0.92, 0.82), (0.85, 0.93, 1.0), (0.9, 1.0, 0.9), (1.0, 1.0, 1.0)][rng.integers(4)])
     colour = np.exp(rng.uniform(np.log(0.06), np.log(0.85))) * hue ** rng.uniform(0, 2)
     axis = (np.arange(BACKDROP_SIDE) + 0.5) / BACKDROP_SIDE * 2 - 1

@@ -1,6 +1,6 @@
-"""A posed person as painted surfaces in the canonical frame, in one mesh that rays are cast against.
+"""A person's surfaces with their materials in the canonical frame, combined into one mesh for ray casting.
 
-Shape letters: N vertices, M triangles, P points that rays hit.
+Shape letters: N vertices, M triangles, P ray hits.
 """
 
 from dataclasses import dataclass, replace
@@ -17,13 +17,14 @@ from generators.parametric.environment import look_up
 from generators.parametric.hair import STEPS, cover, grow
 from generators.parametric.person import Person
 
-# How far light reaches round an edge, per colour, as a share of a right angle: skin lets red through.
+# How far light wraps around the terminator per colour channel, relative to a right angle: skin scatters red
+# light.
 SKIN_WRAP, HAIR_WRAP = (0.30, 0.14, 0.10), (0.25, 0.25, 0.25)
 
 
 @dataclass(frozen=True)
 class Gloss:
-    """A dielectric's highlight: its roughness, and its reflectance looked at along the normal."""
+    """A dielectric's specular lobe: its roughness, and its reflectance at normal incidence."""
 
     roughness: float
     reflectance: float
@@ -31,8 +32,8 @@ class Gloss:
 
 @dataclass(frozen=True)
 class Surface:
-    """One material. `colour` is linear RGB (3,), or one a vertex (N, 3); a `texture` (H, W, 3) with `uv`
-    (N, 2), v = 0 at its top, takes its place."""
+    """A mesh of one material. `colour` is linear RGB (3,), or (N, 3) per vertex; it is replaced by a
+    `texture` (H, W, 3) with `uv` (N, 2), v = 0 at the top, if given."""
 
     mesh: Mesh
     colour: Array
@@ -56,7 +57,7 @@ HAIR, TONGUE = Gloss(0.45, 0.020), Gloss(0.30, 0.040)
 def person_surfaces(
     person: Person, actions: dict[str, float], hair_seed: int, texture_side: int
 ) -> list[Surface]:
-    """Skin, body, tongue, eyes and hair of a person under 52-action coefficients."""
+    """Skin, body, tongue, eyes and hair of a person, given the coefficients of 52 facial actions."""
     body = anatomy()
     vertices = body.vertices(person.shape, actions)
     canonical = body.canonical(person.shape)
@@ -117,11 +118,11 @@ class Body:
         return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
 
     def interpolate(self, values: Array, faces: Indices, weights: Array) -> Array:
-        """Values a vertex (N, C) at points in `faces` (P,) with barycentric `weights` (P, 3)."""
+        """Interpolate vertex values (N, C) at points in `faces` (P,) with barycentric `weights` (P, 3)."""
         return np.einsum("pkc,pk->pc", values[self.faces[faces]], weights)
 
     def albedo(self, faces: Indices, weights: Array) -> Array:
-        """Linear RGB (P, 3) of what is painted on points in `faces` (P,)."""
+        """Base colours (P, 3), linear RGB, of points in `faces` (P,)."""
         colours = self.interpolate(self.colours, faces, weights)
         owners = self.owner[self.faces[faces, 0]]
         for number, surface in enumerate(self.surfaces):
@@ -135,7 +136,7 @@ class Body:
 
 
 def submesh(vertices: Array, faces: Indices) -> Mesh:
-    """The part of a mesh that `faces` uses, with its own numbering."""
+    """The part of a mesh that `faces` uses, with renumbered vertices."""
     used, renumbered = np.unique(faces, return_inverse=True)
     renumbered = renumbered.reshape(faces.shape)
     return Mesh(vertices[used], vertex_normals(vertices[used], renumbered), renumbered)
@@ -143,8 +144,8 @@ def submesh(vertices: Array, faces: Indices) -> Mesh:
 
 @cache
 def _skin_topology() -> tuple[Indices, Indices, Array, Indices]:
-    """The head's faces renumbered by UV corner, their vertices, their canvas UVs, and the faces below the
-    island."""
+    """The head's faces renumbered by UV corner, their vertices, their UVs on the canvas, and the faces below
+    the head's island."""
     body = anatomy()
     low, high = canvas(64).low, canvas(64).high
     corner_uv = body.uv[body.skin_uv]
@@ -154,22 +155,22 @@ def _skin_topology() -> tuple[Indices, Indices, Array, Indices]:
     corners, first, renumbered = np.unique(body.skin_uv[on_island], return_index=True, return_inverse=True)
     vertices = body.skin[on_island].ravel()[first]
     uv = (body.uv[corners] - low) / (high - low)
-    uv[:, 1] = 1 - uv[:, 1]  # an image's first row is its top; Mitsuba puts v = 0 there
+    uv[:, 1] = 1 - uv[:, 1]  # Mitsuba has v = 0 at an image's first row
     return renumbered.reshape(-1, 3), vertices, uv, body.skin[~on_island]
 
 
 def skin_mesh(placed: Array) -> tuple[Mesh, Array]:
-    """The head's skin with its UVs on the canvas, of all of Anny's vertices in the canonical frame."""
+    """The head's skin with its UVs on the canvas, from all of Anny's vertices in the canonical frame."""
     faces, vertices, uv, _ = _skin_topology()
     normals = vertex_normals(placed, anatomy().skin)  # smooth across the UV seams
     return Mesh(placed[vertices], normals[vertices], faces), uv
 
 
 def dressed_body(placed: Array, person: Person, hem: float = 0.0) -> tuple[Mesh, Mesh]:
-    """What lies below the head's UV island: cloth up to the neckline, and the bare neck above it.
+    """The body below the head's UV island: clothing up to the neckline, and the bare neck above it.
 
-    `hem` is the length of a metre: by it, what of the cloth's triangles stands above the neckline is drawn
-    down to it, so that its edge is no saw."""
+    `hem` is the length of a metre in the mesh's units; if given, clothing triangles that cross the neckline
+    are moved down to it, so that its edge is not jagged."""
     *_, faces = _skin_topology()
     height = anatomy().template[:, 2] - eye_centre()[2]
     below = height < person.neckline
@@ -180,7 +181,7 @@ def dressed_body(placed: Array, person: Person, hem: float = 0.0) -> tuple[Mesh,
 
 
 def eyeball(placed: Array, side: str) -> tuple[Mesh, Array]:
-    """An eyeball with the UVs of `paint_eye`, which go with its gaze."""
+    """An eyeball with UVs for `paint_eye`, which follow the gaze."""
     body = anatomy()
     index = body.eye(side)
     rest = body.template[index]
@@ -193,7 +194,7 @@ def eyeball(placed: Array, side: str) -> tuple[Mesh, Array]:
 
 
 def strand_shades(hair: Mesh, rng: np.random.Generator) -> Array:
-    """How light each vertex of a hair mesh is beside its tone (N,): strands differ, and roots are darker."""
+    """Brightness factors (N,) of a hair mesh's vertices: strands differ, and roots are darker."""
     corners = 2 * STEPS
     strands = len(hair.vertices) // corners
     shades = np.repeat(rng.uniform(0.55, 1.45, strands), corners)

@@ -52,7 +52,7 @@ def test_what_cannot_be_opened_is_refused(tmp_path):
     check_baseline("eg3d_pti", tmp_path / "gan", {"tuning": QUICK})
     for kind, folder, settings, said in (
         ("panohead_pti", "gan", {}, "the generator in that folder is eg3d"),
-        ("eg3d_pti", "nowhere", {}, "is no generator's folder"),
+        ("eg3d_pti", "nowhere", {}, "is not a generator folder"),
         (
             "eg3d_pti",
             "gan",

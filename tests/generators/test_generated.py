@@ -177,19 +177,19 @@ def test_options_are_typed_arguments(tmp_path):
     ("choice", "said"),
     [
         ("eg3d", "takes a generator's folder"),
-        ("eg3d:nowhere", "nowhere is no generator's folder"),
+        ("eg3d:nowhere", "nowhere is not a generator folder"),
         ("eg3d:{folder}?seed=1", "give options as --conditions.folder .*gan --conditions.truncation"),
         ("panohead:{folder}", "the generator in that folder is eg3d"),
         ("synthetic:{folder}", "takes no options"),
         ("nobody:{folder}", "there is no such renderer"),
-        (GeneratorOptions("nowhere"), "nowhere is no generator's folder"),
+        (GeneratorOptions("nowhere"), "nowhere is not a generator folder"),
     ],
 )
 def test_wrong_renderers_are_refused_before_any_is_opened(choice, said, tmp_path):
     save_generator(toy_generator("eg3d"), tmp_path / "gan", "toy")
     with pytest.raises(InputError, match=said):
         check_renderer(choice.format(folder=tmp_path / "gan") if isinstance(choice, str) else choice)
-    with pytest.raises(InputError, match="truncation is from 0 to"):
+    with pytest.raises(InputError, match="truncation must be from 0 to"):
         GeneratorOptions("anywhere", truncation=9)
 
 

@@ -284,11 +284,11 @@ def test_what_does_not_fit_is_named(tmp_path):
         build_generator({**tensors, "stranger": torch.zeros(1)}, toy_settings("eg3d"), "toy")
     with pytest.raises(InputError, match="neither EG3D nor PanoHead"):
         build_generator({"a": torch.zeros(1)}, toy_settings("eg3d"), "toy")
-    with pytest.raises(InputError, match="no generator's folder"):
+    with pytest.raises(InputError, match="not a generator folder"):
         load_generator(tmp_path)
     for value, said in (
         (float("nan"), "NaN or infinite values in decoder"),
-        (0, "are not of floating point"),
+        (0, "are not floating point"),
     ):
         bad = torch.full_like(tensors["decoder.net.0.bias"], value)
         bad = bad if value else bad.int()

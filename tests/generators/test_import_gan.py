@@ -94,7 +94,7 @@ def test_what_a_pickle_says_of_its_rendering_is_kept(tmp_path, monkeypatch):
         ({"disparity_space_sampling": True}, "disparity_space_sampling is True"),
         ({"clamp_mode": "relu"}, "clamp_mode is 'relu'"),
         ({"superresolution_noise_mode": "random"}, "superresolution_noise_mode is 'random'"),
-        ({"fancy_fog": 1}, "not known here: .fancy_fog"),
+        ({"fancy_fog": 1}, "unsupported rendering settings: .fancy_fog"),
         ({"avg_camera_radius": None}, "G_ema: radius: Input should be a valid number"),
         ({"avg_camera_pivot": [0, "x", 0]}, "G_ema: pivot.1: Input should be a valid number"),
         ({"depth_resolution": 10**9}, "rendering settings out of range: coarse 1000000000"),
@@ -112,7 +112,7 @@ def test_settings_that_are_not_known_are_named(options, said, tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("attributes", "said"),
     [
-        ({"": {"img_resolution": 1024}}, "img_resolution is 1024, its layers make 64x64"),
+        ({"": {"img_resolution": 1024}}, "img_resolution is 1024, its layers output 64x64"),
         ({"backbone.synthesis.b8": {"architecture": "resnet"}}, "b8 has architecture .resnet"),
         ({"backbone.mapping.fc0": {"bias_gain": 1.0}}, "fc0 has bias_gain 1.0"),
         ({"backbone.mapping.fc0": {"bias_gain": None}}, "fc0 has bias_gain None"),
@@ -128,7 +128,7 @@ def test_layers_that_are_not_known_are_named(attributes, said, tmp_path, monkeyp
 def test_another_super_resolution_is_named(tmp_path, monkeypatch):
     write_network(tmp_path / "net.pkl", "eg3d", monkeypatch)
     monkeypatch.delitem(SUPERRESOLUTIONS, "SuperresolutionHybrid8XDC")
-    with pytest.raises(InputError, match="its super-resolution is SuperresolutionHybrid8XDC; known are"):
+    with pytest.raises(InputError, match="its super-resolution is SuperresolutionHybrid8XDC; supported: "):
         generator_of(tmp_path / "net.pkl")
 
 

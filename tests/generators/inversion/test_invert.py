@@ -141,7 +141,7 @@ def test_portraits_are_resumed_and_can_be_scored(folder, tmp_path, monkeypatch):
     assert Image.open(out / "ben" / "view_001.png").size == (32, 32)
     assert set(read.settings["distances"]["ada"]) == {"start", "style", "tuned"}
     assert Image.open(out / "sheet.jpg").width == 3 * 192
-    with pytest.raises(InputError, match="begun with other settings"):
+    with pytest.raises(InputError, match="written with other settings"):
         invert_portraits(people(), job_of(folder, size=16), out, ["cpu"])
 
 
@@ -153,7 +153,7 @@ def test_people_are_added_and_never_mistaken(folder, tmp_path):
     assert Image.open(out / "sheet.jpg").height == 3 * 192
     stranger = dataclasses.replace(people("ada")[0], image=Image.new("RGB", (48, 48)))
     for others in ([stranger], people("ada", views=cameras(0.0, 0.1))):
-        with pytest.raises(InputError, match="ada is of another portrait, camera, other views or truths"):
+        with pytest.raises(InputError, match="ada has another portrait, camera, views or truths"):
             invert_portraits(others, job_of(folder), out, ["cpu"])
 
 

@@ -159,7 +159,7 @@ def test_rows_of_the_same_subjects_share_a_baseline(request_of):
     ("baseline", "said"),
     [
         (BaselineSettings("pti", "nowhere"), "pti: there is no such baseline"),
-        (BaselineSettings("eg3d_pti", "nowhere"), "nowhere is no generator's folder"),
+        (BaselineSettings("eg3d_pti", "nowhere"), "nowhere is not a generator folder"),
         (BaselineSettings("eg3d_pti", "{gans}/panohead"), "the generator in that folder is panohead"),
         (BaselineSettings("eg3d_pti", "{gans}/eg3d", {"steps": 1}), "steps: Unexpected keyword argument"),
     ],
