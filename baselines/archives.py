@@ -39,7 +39,7 @@ def read_archive(path: Path) -> dict[str, Any]:
     """The mapping in a file of `torch.save`, tensors mapped into memory.
 
     Trainers store settings and callbacks beside the weights. Objects of their classes become `StandIn`s,
-    mappings `OrderedDict`s; no class is imported. Raises InputError where the file is missing,
+    mappings `OrderedDict`s; no class is imported. Raises InputError if the file is missing,
     damaged or no such mapping.
     """
     with torch.serialization.safe_globals(_stand_ins(path)):

@@ -27,7 +27,7 @@ class Request:
         conditions: (K, S, S, 3) uint8, another person at `cameras`; for systems that read them (ours)
         seed: of what is drawn at random
 
-    Raises InputError where shapes do not fit each other or a label is no camera.
+    Raises InputError if shapes do not fit each other or a label is no camera.
     """
 
     name: str
@@ -74,10 +74,10 @@ class Baseline(ViewSynthesizer, Protocol):
 
     @classmethod
     def check(cls, folder: Path) -> None:
-        """Raise InputError where the folder does not hold this system's weights; quick, without reading
+        """Raise InputError if the folder does not hold this system's weights; quick, without reading
         them."""
 
     @classmethod
     def open(cls, folder: Path, device: str = "cpu", settings: Any = None) -> Self:
-        """The system on a device, in float32. Raises InputError where a file is missing, damaged or of
+        """The system on a device, in float32. Raises InputError if a file is missing, damaged or of
         another network."""

@@ -38,7 +38,7 @@ class Card:
 
     @classmethod
     def read(cls, folder: Path, kind: str) -> Self:
-        """The card of a folder. Raises InputError where it has none, or one of another kind."""
+        """The card of a folder. Raises InputError if it has none, or one of another kind."""
         path = folder / CARD
         if not path.is_file():
             raise InputError(

@@ -68,7 +68,7 @@ def takes_masks(kind: str, settings: Mapping[str, Any]) -> bool:
 
 
 def check_baseline(kind: str, folder: Path, settings: Mapping[str, Any] | None = None) -> None:
-    """Raise InputError where there is no such kind or setting, or the folder does not hold its weights;
+    """Raise InputError if there is no such kind or setting, or the folder does not hold its weights;
     quick."""
     baseline = _baseline(kind)
     _settings(kind, baseline, settings)
@@ -79,7 +79,7 @@ def open_baseline(
     kind: str, folder: Path, device: str = "cpu", settings: Mapping[str, Any] | None = None
 ) -> ViewSynthesizer:
     """The baseline of a kind, with weights from `folder`; settings that are not given have their defaults.
-    Raises InputError where there is no such kind or setting, or the weights cannot be used."""
+    Raises InputError if there is no such kind or setting, or the weights cannot be used."""
     baseline = _baseline(kind)
     chosen = _settings(kind, baseline, settings)
     baseline.check(folder)

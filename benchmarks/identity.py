@@ -59,7 +59,7 @@ def read_faces(subjects: Sequence[Subject]) -> list[Faces]:
 
 
 def scores(people_faces: Sequence[Faces], weights: str) -> Scores:
-    """The cosines by one recogniser. Raises InputError where fewer than two people have a frontal view."""
+    """The cosines by one recogniser. Raises InputError if fewer than two people have a frontal view."""
     embed = recogniser(weights)
     references: list[Tensor] = []
     same, yaws = [], []

@@ -47,7 +47,7 @@ class StepCost(pl.Callback):
 def with_latents(configs: Sequence[str], folder: Path) -> Path:
     """Copy the shards of a training with latents into `folder`, and return a YAML that uses the copies.
 
-    Raises InputError where a source is no local folder, or the trained module has no VAE."""
+    Raises InputError if a source is no local folder, or the trained module has no VAE."""
     cli = read_config([*(f"--config={config}" for config in configs), "--trainer.logger=false"])
     if not isinstance(cli.model, Stage):
         raise InputError(

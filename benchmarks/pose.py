@@ -65,7 +65,7 @@ def errors(subjects: Iterator[Subject]) -> tuple[NDArray[np.float64], dict[str, 
 
 
 def title(shards: str) -> str:
-    """The title of a table. Raises InputError where there are no such shards."""
+    """The title of a table. Raises InputError if there are no such shards."""
     return f"Median errors of POSE in images of {Manifest.load(Path(shards)).image_size} pixels"
 
 
@@ -89,7 +89,7 @@ def table(yaws: NDArray[np.float64], found: dict[str, NDArray[np.float64]]) -> s
 
 def fit(subjects: Iterator[Subject]) -> NDArray[np.float64]:
     """The positions of dlib's 51 landmarks (51, 3) in EG3D's coordinates: triangulated for each person, then
-    the median over people, made symmetric. Raises InputError where nobody has enough views."""
+    the median over people, made symmetric. Raises InputError if nobody has enough views."""
     reader, finder = FaceReader(), SixtyEightPointCameras()
     faces = []
     for subject in tqdm(subjects, desc="views of", unit="person"):

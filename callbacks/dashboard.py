@@ -56,7 +56,7 @@ class Strip:
 def dashboard(run: str, out: str | None = None) -> Path:
     """Draw a run, and return the path of the picture.
 
-    Raises InputError where there is no such run, it has not logged anything yet, or `out` is neither PNG nor
+    Raises InputError if there is no such run, it has not logged anything yet, or `out` is neither PNG nor
     JPEG.
 
     Args:
@@ -74,7 +74,7 @@ def dashboard(run: str, out: str | None = None) -> Path:
 
 
 def find_run(folder: Path) -> Path:
-    """The folder with the newest log, `folder` or one below it. Raises InputError where there is none."""
+    """The folder with the newest log, `folder` or one below it. Raises InputError if there is none."""
     logs = sorted(folder.rglob(LOG), key=lambda path: path.stat().st_mtime)
     if not logs:
         raise InputError(f"{folder}: no {LOG} in it or below; Lightning's CSVLogger writes it")

@@ -15,7 +15,7 @@ class Exportable(Protocol):
     """A module whose trained part makes a folder that others load."""
 
     def export(self, folder: Path) -> None:
-        """Write the folder whole or not at all. Raises InputError where it exists."""
+        """Write the folder whole or not at all. Raises InputError if it exists."""
         ...
 
 

@@ -1,4 +1,5 @@
-"""The data loader over ready-made batches: where it starts, and how many damaged samples it tolerates."""
+"""The data loader: resumption within a stream, limits on damaged samples, and workers that survive
+SIGTERM."""
 
 import logging
 import signal
@@ -22,15 +23,15 @@ from datamodules.transport import (
 
 log = logging.getLogger(__name__)
 
-GRACE_SECONDS = 60  # that a worker lives after SIGTERM
+GRACE_SECONDS = 60  # for which a worker continues after SIGTERM
 MIN_SKIPPED = 10
 
 
 class SkipCounter:
-    """Counts damaged samples, logs each of them once, and ends the run when there are too many.
+    """Counts damaged samples, logs each of them, and raises InputError when there are too many.
 
-    Too many are more than `max_share` of the good samples, once `MIN_SKIPPED` were skipped; if `max_share` is
-    0, the first one."""
+    Once `MIN_SKIPPED` were skipped, at most a share `max_share` of the good samples may be damaged; with 0,
+    no sample may be."""
 
     def __init__(self, max_share: float) -> None:
         self._max_share = max_share
@@ -49,19 +50,19 @@ class SkipCounter:
         least = MIN_SKIPPED if self._max_share > 0 else 1
         if self.skipped >= least and self.skipped > self._max_share * self.seen:
             raise InputError(
-                f"{self.skipped} damaged samples for {self.seen} good ones, more than max_skipped_share"
-                f" {self._max_share} allows, the last: {(batch['skipped'] or ['-'])[-1]}"
+                f"{self.skipped} damaged and {self.seen} good samples, more than max_skipped_share"
+                f" {self._max_share} allows; the last: {(batch['skipped'] or ['-'])[-1]}"
             )
 
 
 class StreamLoader(DataLoader[Any]):
-    """A DataLoader over ready-made batches.
+    """A DataLoader over datasets of complete batches.
 
-    Each time it is iterated, a training stream starts at the position that `begin()` returns. An InputError
-    in a worker is raised without the worker's traceback. torch's global random state is not used.
+    Each iteration over a training stream starts at the position that `begin()` returns. An InputError in a
+    worker is raised without the worker's traceback, and a worker that dies or hangs raises InputError.
+    torch's global random state is not used.
 
-    Workers need `room` bytes of shared memory; where there is less, they send batches through pipes. A worker
-    that dies or does not answer is an InputError.
+    Workers need `room` bytes of shared memory; if there is less, they send batches through pipes.
     """
 
     def __init__(
@@ -100,14 +101,14 @@ class StreamLoader(DataLoader[Any]):
             yield batch
 
     def _batches(self) -> Iterator[Any]:
-        """What the workers send."""
+        """The batches as workers send them: in shared memory, or as NumPy arrays through pipes."""
         with worker_faults():
             yield from map(to_tensors, super().__iter__())
 
 
 def outlive_sigterm(number: int) -> None:  # noqa: ARG001  (torch gives a worker's number)
-    """Let a worker work on for a while after SIGTERM, which job managers send to all processes of a run: the
-    main process needs batches until the end of the step, to save a checkpoint."""
+    """Let a worker continue for `GRACE_SECONDS` after SIGTERM, which job managers send to all processes of a
+    run: the main process needs batches until the end of the step, when it saves a checkpoint."""
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE_SECONDS))
 
 
@@ -118,8 +119,8 @@ def _unchanged(batch: Any) -> Any:
 class StreamProgress:
     """The position that training has reached in the stream, counted over all ranks.
 
-    `done` is what completed optimiser steps have consumed. `taken` includes the accumulated batches of an
-    incomplete step, which a resumed run takes again.
+    `done` is the position after the last completed optimiser step. `taken` includes the accumulated batches
+    of an incomplete step, which a resumed run repeats.
     """
 
     def __init__(self, done: int = 0) -> None:
@@ -133,6 +134,6 @@ class StreamProgress:
         self.taken = end
 
     def settle(self, step: int) -> None:
-        """Record that `step` optimiser steps are complete: what was taken before the last of them is done."""
+        """Record that `step` optimiser steps are complete, and with them the batches taken so far."""
         if step != self._step:
             self.done, self._step = self.taken, step

@@ -22,8 +22,7 @@ IntArray = NDArray[np.int64]
 
 
 def apportion(total: int, weights: Sequence[float]) -> list[int]:
-    """`total` divided by weight into whole numbers, none of which shrinks as `total` grows (Webster's
-    method)."""
+    """Divide `total` by weight into integers, none of which decreases as `total` grows (Webster's method)."""
     exact = [Fraction(weight) for weight in weights]
     shares = [weight / sum(exact) for weight in exact]
     counts = [int(total * share + Fraction(1, 2)) for share in shares]
@@ -43,7 +42,7 @@ class Mixture:
     seed: int
 
     def turn(self, position: int) -> tuple[int, int]:
-        """(source, turn) at a position: the source, and how often it appears before."""
+        """(source, turn) at a position: the source, and the number of its earlier appearances."""
         block, place = divmod(position, BLOCK)
         sources, turns = _block(self.weights, self.seed, block)
         return int(sources[place]), int(turns[place])
@@ -114,12 +113,12 @@ class Draw:
 
 
 def draw_views(random: np.random.Generator, views: int, references: int, targets: int) -> Draw:
-    """Draw distinct references and targets from a frame's `views`, of which there have to be enough."""
+    """Draw distinct references and targets from a frame's `views` views, which must be enough."""
     chosen = random.permutation(views)[: references + targets].tolist()
     return Draw(tuple(chosen[:references]), tuple(chosen[references:]))
 
 
 def draw_reconstruction(random: np.random.Generator, views: int, references: int) -> Draw:
-    """Draw the references of a frame, which are its targets too."""
+    """Draw the references of a frame, which are also its targets."""
     chosen = tuple(random.permutation(views)[:references].tolist())
     return Draw(chosen, chosen)

@@ -32,10 +32,9 @@ from shards.schema import decode
 
 @dataclass(frozen=True)
 class Pool:
-    """Images or their moments (N, …), in which the views of one frame are adjacent rows.
+    """Images or their moments (N, …); the views of one frame are adjacent rows.
 
-    `first` and `count` (N,) are the first row and the number of rows of the frame of each row; `count` is 1
-    if there is no other view of the same person.
+    `first` and `count` (N,) are, for each row, the first row and the number of rows of its frame.
     """
 
     rows: Tensor
@@ -78,9 +77,8 @@ class Pool:
 
 
 class PoolLoader:
-    """Shuffled batches of a pool, as `Pool.batch` makes them, resumable at any batch.
-
-    Their order is a function of (seed, epoch)."""
+    """Shuffled batches of a pool (see `Pool.batch`) in an order that is a function of (seed, epoch);
+    resumable at any batch."""
 
     def __init__(
         self,
@@ -128,7 +126,7 @@ class PoolLoader:
 
 
 class OrderedLoader:
-    """Batches of the rows `index` of a pool, in order, the same ones every time."""
+    """Batches of the rows `index` of a pool in a fixed order."""
 
     def __init__(self, pool: Pool, index: list[int], name: str, batch_size: int, pairs: bool = False) -> None:
         self.pool = pool
@@ -152,7 +150,7 @@ class ImagePool(pl.LightningDataModule):
 
     Batches are {"images": (B, 3, S, S) uint8}. If `vae` is given, the images are encoded once in `setup`, and
     batches are {"moments": (B, 2C, H, W) float16}: mean and log variance of the posterior, before scaling.
-    All images are held in memory on every rank, so that this is for captures of small images.
+    All images are held in memory on every rank: use it for captures of small images.
 
     Args:
         folders: the built folders
@@ -164,7 +162,7 @@ class ImagePool(pl.LightningDataModule):
         encode_batch: images encoded at a time
         cache_dir: a folder in which the encoded images are kept for later runs, under a name that depends on
             the VAE, the shards and `mirror`
-        seed: of the order
+        seed: seed of the order
 
     Raises InputError in `setup` for folders that cannot be read, have different image sizes, or have too few
     images for one batch.
@@ -218,7 +216,7 @@ class ImagePool(pl.LightningDataModule):
         self.train, self.val = train, val
 
     def _moments(self, vae: Path, images: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The moments of both splits, from `cache_dir` if they are there."""
+        """The moments of both splits, read from `cache_dir` if they are cached."""
         path = None
         if self.cache_dir is not None:
             shards = [shard.sha256 for folder in self.folders for shard in Manifest.load(folder).shards]
@@ -256,8 +254,8 @@ class ImagePool(pl.LightningDataModule):
 
 
 def read_images(folder: Path, split: str) -> Pool:
-    """All views and conditions (N, 3, S, S) uint8 of a split, in the order of the shards; each condition
-    counts as a frame of its own."""
+    """All views and conditions (N, 3, S, S) uint8 of a split, in the order of the shards. Each condition
+    counts as a separate frame."""
     manifest = Manifest.load(folder)
     reader = ShardReader()
     side = manifest.image_size

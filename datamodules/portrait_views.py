@@ -23,7 +23,7 @@ PREFETCHED = 2  # batches per worker, PyTorch's default
 
 
 class PortraitViewsDataModule(pl.LightningDataModule):
-    """Streams batches as `datamodules.reading.collate` describes them.
+    """Streams batches in the format of `datamodules.reading.collate`.
 
     The training stream is endless (set `max_steps` and an integer `val_check_interval`) and a function of
     (`seed`, position). It does not depend on the number of workers or ranks, and a resumed run continues at
@@ -44,7 +44,7 @@ class PortraitViewsDataModule(pl.LightningDataModule):
         protocol: novel_view draws distinct references and targets; in reconstruction the references are the
             targets, so that one view is enough, as in shards of photos
         num_workers: worker processes per rank that read and decode; 0 for none
-        seed: of the order and of the drawn views
+        seed: seed of the order and of the drawn views
         shuffle_shards: the number of shards that are shuffled together
         val_frames: the number of validation frames, evenly spaced; 0 for no validation
         test_frames: the number of test frames; all by default
@@ -122,7 +122,7 @@ class PortraitViewsDataModule(pl.LightningDataModule):
         return self._evaluation_loader("test")
 
     def samples(self, frames: int, split: str = "val") -> Batch:
-        """One batch of `frames` evenly spaced frames of an evaluated split, always the same ones."""
+        """One batch of `frames` evenly spaced frames of a split; always the same ones."""
         everything = self._splits[split].spread(self._budgets[split])
         chosen = [everything[i] for i in spread(len(everything), frames)]
         batch = EvaluationBatches(chosen, self._reader, len(chosen))[0]
@@ -148,7 +148,7 @@ class PortraitViewsDataModule(pl.LightningDataModule):
         return {"samples_seen": self._progress.done, "stream": self._description()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue at the position of a checkpoint. Warns if it was made on another stream."""
+        """Continue at the position of a checkpoint. Warns if the checkpoint is from another stream."""
         self._progress = StreamProgress(int(state_dict["samples_seen"]))
         if state_dict["stream"] != self._description():
             was, now = state_dict["stream"], self._description()
@@ -171,7 +171,7 @@ class PortraitViewsDataModule(pl.LightningDataModule):
         return vae
 
     def _description(self) -> dict[str, Any]:
-        """What the order of the stream depends on, for checkpoints."""
+        """The settings that determine the order of the stream, for checkpoints."""
         train = self._splits.get("train", Sources((), ()))
         sources = {f.name: [len(f), weight] for f, weight in zip(train.frames, train.weights, strict=True)}
         return {"sources": sources, "seed": self._seed, "shuffle_shards": self._shuffle_shards}
@@ -180,14 +180,14 @@ class PortraitViewsDataModule(pl.LightningDataModule):
         assert self._catalogs is not None
         sources = self._catalogs.open(split, self._reader, self._max_skipped_share)
         if not sources.frames:
-            remedy = "; set val_frames to 0 to do without" if split == "val" else ""
+            remedy = "; set val_frames to 0 for no validation" if split == "val" else ""
             raise InputError(f"none of the sources {', '.join(self._configs)} has {split} shards{remedy}")
         return sources
 
     def _evaluation_loader(self, split: str) -> StreamLoader:
         rank, world_size = self._ranks()
         frames = self._splits[split].spread(self._budgets[split])
-        others = split == "val"  # whose references validation compares with
+        others = split == "val"  # validation also conditions on other people's references
         batches = EvaluationBatches(frames, self._reader, self.batch_size, world_size, others)
         return self._loader(batches, sampler=DistributedSampler(batches, world_size, rank, shuffle=False))
 
@@ -201,7 +201,7 @@ class PortraitViewsDataModule(pl.LightningDataModule):
         )
 
     def _shared_bytes(self) -> int:
-        """The shared memory that the batches of all loaders on this machine take at a time."""
+        """The shared memory in bytes for the batches of all loaders on this machine."""
         ranks = self.trainer.num_devices if self.trainer is not None else 1
         in_flight = PREFETCHED * self._num_workers + 1
         return len(LOADERS) * ranks * in_flight * self.batch_size * self._reader.bytes

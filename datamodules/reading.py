@@ -1,4 +1,4 @@
-"""Reading the drawn views of frames and collating them into batches.
+"""Reading of the drawn views of frames, and collation into batches.
 
 B frames, R references, V targets, S image side.
 """
@@ -53,10 +53,10 @@ class Moments(NamedTuple):
 class Item:
     """The drawn views of one frame.
 
-    References are (R, S, S, 3) and targets (V, S, S, 3) uint8, or None where `moments` has their latents.
+    References are (R, S, S, 3) and targets (V, S, S, 3) uint8, or None if `moments` holds their latents.
     Conditions are (V, S, S, 3) uint8, or None if they are not read. Cameras are (R, 25) and (V, 25).
-    `other_reference` (R, S, S, 3) uint8 are another person's, if they are read, and `other_valid` is False
-    where there is no other person. `skipped` lists the damaged frames that this one replaces."""
+    `other_reference` (R, S, S, 3) uint8 are another person's, if they are read; `other_valid` is False if
+    there is no other person. `skipped` lists the damaged frames that this one replaces."""
 
     key: str
     identity: str
@@ -109,7 +109,7 @@ class ViewReader:
     def read(self, frame: Frame, split: str, random: np.random.Generator) -> Item:
         """Draw views of `frame` and decode only those.
 
-        Raises SampleError where the frame is damaged or has too few views, and InputError where its metadata
+        Raises SampleError if the frame is damaged or has too few views, and InputError if its metadata
         have another split than `split`."""
         count = count_views(frame.members)
         if count < self.views:
@@ -135,11 +135,11 @@ class ViewReader:
         )
 
     def identity(self, frame: Frame) -> str:
-        """Who is on a frame, as `Item.identity` has it. Raises SampleError where the frame is damaged."""
+        """The frame's identity, as in `Item.identity`. Raises SampleError if the frame is damaged."""
         return _identity(decode_meta(frame.read([META])[META]))
 
     def read_references(self, frame: Frame, random: np.random.Generator) -> Images:
-        """The references (R, S, S, 3) uint8 alone that `read` draws. Raises SampleError as `read` does."""
+        """Only the references (R, S, S, 3) uint8 that `read` draws. Raises SampleError as `read`."""
         count = count_views(frame.members)
         if count < self.views:
             raise SampleError(f"it has {count} views, {self.views} are drawn")
@@ -170,11 +170,11 @@ def first_readable(
     reader: ViewReader,
     random: Callable[[str], np.random.Generator],
 ) -> Item:
-    """The first undamaged one of the frames `number_of(0)`, `number_of(1)` …, its views drawn by
+    """Read the first undamaged one of the frames `number_of(0)`, `number_of(1)` …, with views drawn by
     `random(key)`.
 
-    Its `skipped` lists the damaged ones. Raises InputError if `MAX_IN_A_ROW` in a row, or all frames, are
-    damaged.
+    Its `skipped` lists the damaged ones before it. Raises InputError if `MAX_IN_A_ROW` successive frames, or
+    all frames, are damaged.
     """
     skipped: list[str] = []
     attempts = min(MAX_IN_A_ROW, len(frames))
@@ -194,15 +194,15 @@ def collate(items: Sequence[Item]) -> Batch:
 
     It holds reference (B, R, 3, S, S), target and condition (B, V, 3, S, S), float32 in [-1, 1];
     reference_camera (B, R, 25) and camera (B, V, 25), float32 EG3D labels; position (B,) int64 in the stream;
-    valid (B,) bool, False for frames that fill up the last batch of an evaluation; and the lists of str key,
-    identity and skipped.
+    valid (B,) bool, False for frames that pad the last batch of an evaluation; and key, identity and skipped,
+    lists of str.
 
     If all items have moments, reference and target are replaced by reference_moments (B, R, 2C, H, W) and
     target_moments (B, V, 2C, H, W), float32, mean and log variance, and by reference_mirrored_moments and
     target_mirrored_moments of the mirrored images.
 
-    Items with another person's references give other_reference (B, R, 3, S, S) and other_valid (B,) bool,
-    False where there is no other person and the row is zero.
+    Items with another person's references add other_reference (B, R, 3, S, S) and other_valid (B,) bool,
+    which is False for rows without another person; these are zero.
     """
     batch: Batch = {
         "reference_camera": torch.from_numpy(np.stack([item.reference_camera for item in items])),
@@ -226,7 +226,7 @@ def collate(items: Sequence[Item]) -> Batch:
 
 
 def _others(items: Sequence[Item]) -> Batch:
-    """Another person's references of each item, zeros where there is nobody else."""
+    """Another person's references for each item; zeros if there is no other person."""
     given = [item.reference if item.other_reference is None else item.other_reference for item in items]
     valid = torch.tensor([bool(item.other_valid) for item in items])
     images = _to_tensor([images for images in given if images is not None])
@@ -234,9 +234,9 @@ def _others(items: Sequence[Item]) -> Batch:
 
 
 def _to_tensor(images: Sequence[Images]) -> Tensor:
-    """B arrays (N, S, S, 3) uint8 to one tensor (B, N, 3, S, S) float32 in [-1, 1].
+    """Stack B arrays (N, S, S, 3) uint8 into one tensor (B, N, 3, S, S) float32 in [-1, 1].
 
-    NumPy does this in one thread; torch's threads would wait for each other where all cores are busy.
+    NumPy uses one thread; torch's threads would wait for each other if all cores are busy.
     """
     count, side = images[0].shape[:2]
     values = np.empty((len(images), count, 3, side, side), dtype=np.float32)

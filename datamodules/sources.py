@@ -1,4 +1,4 @@
-"""The sources of a configuration, checked against what will be read of them."""
+"""The configured data sources, checked against the settings with which they will be read."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -49,7 +49,7 @@ class Sources:
 
 
 def _divide(budget: int, weights: Sequence[float], limits: Sequence[int]) -> list[int]:
-    """`budget` divided by weight; what exceeds the limit of a source goes to the others."""
+    """Divide `budget` by weight; what exceeds the limit of a source goes to the others."""
     counts = [0] * len(limits)
     while left := budget - sum(counts):
         open_ = [i for i, limit in enumerate(limits) if counts[i] < limit]
@@ -76,7 +76,7 @@ class SourceCatalogs:
     def open(self, split: str, reader: ViewReader, max_skipped_share: float) -> Sources:
         """The frames of a split.
 
-        Raises InputError where images have another size than `reader` reads, or more than `max_skipped_share`
+        Raises InputError if images have another size than `reader` reads, or more than `max_skipped_share`
         of the frames are damaged or have too few views.
         """
         frames, weights = [], []
@@ -114,7 +114,7 @@ def _check_views(frames: FrameSet, reader: ViewReader, max_skipped_share: float)
     if most < reader.views:
         raise InputError(
             f"source {frames.name}: its frames have {most} views, {reader.references} references and"
-            f" {reader.targets} targets are asked for: ask for fewer, or build with more views"
+            f" {reader.targets} targets are needed: set fewer, or build with more views"
         )
     unusable = frames.unusable(reader.views)
     if len(unusable) > max_skipped_share * len(frames):

@@ -1,5 +1,4 @@
-"""Batches as a function of their position: in an endless stream for training, in a list of frames for
-evaluation."""
+"""Batches by position: in an endless stream for training, in a list of frames for evaluation."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -31,7 +30,7 @@ class Stream:
 
     def batch(self, positions: Sequence[int]) -> Batch:
         """The batch of these positions, with cached latents if all of its frames have them and with images
-        otherwise. Raises InputError where too many frames of a source are damaged."""
+        otherwise. Raises InputError if too many frames of a source are damaged."""
         items = [self.item(position) for position in positions]
         if len({item.moments is None for item in items}) > 1:
             images = replace(self, reader=replace(self.reader, vae=None))
@@ -39,7 +38,7 @@ class Stream:
         return collate(items)
 
     def item(self, position: int) -> Item:
-        """The item at a position. Raises InputError where too many frames of its source are damaged."""
+        """The item at a position. Raises InputError if too many frames of its source are damaged."""
         source, turn = Mixture(self.weights, self.seed).turn(position)
         frames = self.sources[source]
         order = EpochOrder(frames.name, frames.counts, self.seed, self.shuffle_shards)
@@ -53,7 +52,7 @@ class Stream:
 
 
 class TrainBatches(IterableDataset[Batch | InputError]):
-    """The batches of one rank, from position `start` of a stream on, without end.
+    """The endless batches of one rank, from position `start` of a stream.
 
     A global batch covers `batch_size * world_size` positions, of which each rank reads a contiguous slice.
     Worker w of n reads the batches w, w + n, …, which the loader yields in order. An InputError is returned
@@ -84,12 +83,12 @@ class TrainBatches(IterableDataset[Batch | InputError]):
 class EvaluationBatches(Dataset[Batch | InputError]):
     """A fixed list of frames in batches of one size, the same for every seed and number of ranks.
 
-    The views drawn from a frame are a function of its key. The last batches are filled up, so that all ranks
-    have the same number of full batches, with frames whose `valid` is False; so is the replacement of a
-    damaged frame.
+    The views drawn from a frame are a function of its key. The last batches are padded with frames whose
+    `valid` is False, so that all ranks have the same number of full batches; replacements of damaged frames
+    are also not valid.
 
-    With `others` each item has the references of another person: of the next frame in the list that shows
-    somebody else, so that the pair depends on neither batches nor ranks.
+    With `others`, each item also has the references of another person: those of the next frame in the list
+    with another identity, so that the pairing depends on neither batches nor ranks.
     """
 
     def __init__(
@@ -137,7 +136,7 @@ class EvaluationBatches(Dataset[Batch | InputError]):
         )
 
     def _other_reference(self, place: int, identity: str) -> Images | None:
-        """The references of the next frame in the list of another person, None where there is none."""
+        """The references of the next frame in the list with another identity; None if there is none."""
         for further in range(1, len(self._frames)):
             other = (place + further) % len(self._frames)
             if self._identity(other) in (identity, None):
@@ -150,7 +149,7 @@ class EvaluationBatches(Dataset[Batch | InputError]):
         return None
 
     def _identity(self, place: int) -> str | None:
-        """Who is on the frame at a place of the list, None where it is damaged."""
+        """The identity of the frame at index `place` of the list; None if it is damaged."""
         if place not in self._identities:
             try:
                 self._identities[place] = self._reader.identity(self._frame(place))

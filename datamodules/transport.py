@@ -1,7 +1,7 @@
-"""How batches travel from worker processes to the training process: in shared memory, or through pipes.
+"""Transfer of batches from worker processes to the training process: in shared memory, or through pipes.
 
-PyTorch passes tensors in shared memory (/dev/shm). Where that is too small, as in a container with Docker's
-default of 64 MB, a worker fails to send a batch and the training process waits for it forever.
+PyTorch passes tensors in shared memory (/dev/shm). If that is too small, as in a container with Docker's
+default of 64 MB, a worker fails to send a batch, and the training process waits for it forever.
 """
 
 import logging
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 SHARED_MEMORY = Path("/dev/shm")
 REMEDY = "give the container more (docker run --shm-size=8g, or --ipc=host)"
-WAIT_SECONDS = 1800.0  # without a batch, before a run ends; fetching a shard may take minutes
+WAIT_SECONDS = 1800.0  # longest wait for a batch; downloading a shard may take minutes
 
 
 def has_room(needed: int) -> bool:
@@ -29,7 +29,7 @@ def has_room(needed: int) -> bool:
 
 
 def warn_of_room(needed: int) -> None:
-    """Log that batches go through pipes, and what to do about it."""
+    """Warn that batches are sent through pipes, with the remedy."""
     free = shutil.disk_usage(SHARED_MEMORY).free
     log.warning(
         "%s has %.0f MB free, but the data loader's workers need %.0f MB: batches are sent through pipes,"
@@ -39,7 +39,7 @@ def warn_of_room(needed: int) -> None:
 
 
 def to_arrays(batch: Any) -> Any:
-    """A batch with NumPy arrays for tensors, which are pickled and not put into shared memory."""
+    """Replace a batch's tensors by NumPy arrays, which are pickled instead of put into shared memory."""
     if not isinstance(batch, Mapping):
         return batch
     return {
@@ -59,9 +59,9 @@ def to_tensors(batch: Any) -> Any:
 
 @contextmanager
 def worker_faults() -> Iterator[None]:
-    """Raise InputError where PyTorch reports that a loader's worker died or does not answer.
+    """Raise InputError if PyTorch reports that a loader's worker died or hangs.
 
-    The report comes while a batch is awaited, or by a signal at any time in training."""
+    The report comes while waiting for a batch, or by a signal at any time in training."""
     try:
         yield
     except RuntimeError as error:
@@ -71,5 +71,5 @@ def worker_faults() -> Iterator[None]:
         reason = message.strip().split(". ")[0].rstrip(".")
         raise InputError(
             f"{reason}: perhaps for lack of memory, or of shared memory; lower num_workers or batch_size, or"
-            f" {REMEDY}; a run goes on from its last checkpoint by --ckpt_path"
+            f" {REMEDY}; resume from the last checkpoint with --ckpt_path"
         ) from error

@@ -32,7 +32,7 @@ def installed_version() -> str:
 
 
 def find_module(name: str) -> str:
-    """The module of a command. Raises InputError where there is none of this name."""
+    """The module of a command. Raises InputError if there is none of this name."""
     if name in COMMANDS:
         return COMMANDS[name].module
     near = get_close_matches(name.replace("_", "-"), COMMANDS, n=1)

@@ -172,7 +172,7 @@ def _apart(one: Tensor, other: Tensor) -> dict[str, float]:
 
 
 def load_whole(model: str, precision: Precision) -> PortraitModel:
-    """A model folder with all four parts, on a GPU where there is one. Raises InputError where a part is
+    """A model folder with all four parts, on a GPU where there is one. Raises InputError if a part is
     missing, or there is no GPU for the precision."""
     (device,) = choose_devices(1)
     check_precision(precision, [device])
@@ -185,7 +185,7 @@ def load_whole(model: str, precision: Precision) -> PortraitModel:
 
 def read_frames(data: str, frames: int, views: int, size: int) -> Batch:
     """Test frames as one batch, each with four references and `views` other views, and with their masks where
-    there are any. Raises InputError where there are not so many frames."""
+    there are any. Raises InputError if there are not so many frames."""
     source = PortraitViewsDataModule(
         {"test": SourceConfig(data)},
         image_size=size,

@@ -43,7 +43,7 @@ def assemble(
     prior: str | None = None,
     dtype: ExportDtype = "float16",
 ) -> None:
-    """Writes the folder. Raises InputError where a part is of another stage or backbone, or was not trained
+    """Writes the folder. Raises InputError if a part is of another stage or backbone, or was not trained
     with the others, where S makes images of another size, and where `out` exists.
 
     Args:

@@ -136,7 +136,7 @@ class AutoencoderModule(pl.LightningModule):
     def export(self, folder: Path) -> None:
         """The VAE as a diffusers folder, `scaling_factor` being 1 / std of the latents of training images.
 
-        Raises InputError where `folder` exists.
+        Raises InputError if `folder` exists.
         """
         scale = 1 / self.latent_std()
         self.vae.register_to_config(scaling_factor=round(scale, 5))
@@ -279,14 +279,14 @@ class BackboneModule(pl.LightningModule):
         checkpoint["state_dict"] = {**fixed, **checkpoint["state_dict"]}
 
     def export(self, folder: Path) -> None:
-        """The whole backbone as a Stable Diffusion folder. Raises InputError where `folder` exists."""
+        """The whole backbone as a Stable Diffusion folder. Raises InputError if `folder` exists."""
         denoiser = self.denoiser
         backbone = Backbone(self.vae, denoiser.unet, self.scheduler, denoiser.empty_prompt)
         save_backbone(backbone, str(folder), torch.float16 if self.hparams.half_precision else None)
 
 
 def has_pairs(batch: dict[str, Tensor]) -> bool:
-    """Whether any image of a batch has another view of the same person. Raises InputError where none can."""
+    """Whether any image of a batch has another view of the same person. Raises InputError if none can."""
     if "paired" not in batch:
         raise InputError("F learns to read from pairs of views: set data.pairs, or model.reading to 0")
     return bool(batch["paired"].any())

@@ -125,7 +125,7 @@ def orbit_line(orbit: Path, data: str, key: str) -> str:
 
 
 def check_out(out: Path, overwrite: bool) -> None:
-    """Raise InputError where `out` exists and is not to be overwritten, or is not this command's own."""
+    """Raise InputError if `out` exists and is not to be overwritten, or is not this command's own."""
     if out.exists() and not overwrite:
         raise InputError(f"{out} exists already: choose another folder, or --overwrite true")
     if out.exists() and not (out / TABLE).is_file():

@@ -31,7 +31,7 @@ def evaluate(plan: EvaluationPlan) -> bool:
     """Make predictions, score them and write the report.
 
     Returns False, and writes no report, where predictions of other processes' parts are missing. Raises
-    InputError where data or models cannot be read, or another process makes the same part.
+    InputError if data or models cannot be read, or another process makes the same part.
     """
     with exclusive(plan.out / plan.part):
         return _evaluate(plan)

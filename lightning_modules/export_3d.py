@@ -67,7 +67,7 @@ class Run:
 
 
 def read_run(folder: Path) -> Run:
-    """The run in a folder. Raises InputError where it has no cameras, fewer than two views, or broken
+    """The run in a folder. Raises InputError if it has no cameras, fewer than two views, or broken
     images."""
     common = folder if (folder / "settings.json").is_file() else folder.parent
     settings = read_json(common / "settings.json")

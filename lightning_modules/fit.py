@@ -39,7 +39,7 @@ usage: diffportrait3d fit --config FILE [--config FILE …] [--ckpt_path FILE] [
 def check_arguments(arguments: Sequence[str]) -> None:
     """Check what can be checked before Lightning is loaded, which takes seconds.
 
-    Raises InputError where there are no arguments, on unknown options, on files that are missing or not YAML,
+    Raises InputError if there are no arguments, on unknown options, on files that are missing or not YAML,
     and where no file or flag names a model and data.
     """
     if not arguments:

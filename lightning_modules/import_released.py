@@ -134,7 +134,7 @@ def complete_backbone(
 ) -> None:
     """VAE, schedule and empty prompt: what of them the file lacks from `backbone`, before the large parts.
 
-    A text encoder in the file is written, and its embedding of "". Raises InputError where neither has them.
+    A text encoder in the file is written, and its embedding of "". Raises InputError if neither has them.
     """
     have = {part.folder for part in layout.parts}
     lacking = [name for name in ("vae", TEXT_ENCODER) if name not in have]

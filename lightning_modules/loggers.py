@@ -81,7 +81,7 @@ def start_wandb(settings: dict[str, Any], offline: bool) -> Any:
 def run_loggers(root: str | None, name: str) -> list[CSVLogger | WandbLogger]:
     """The loggers of a run called `name`: `<root>/<name>/version_<n>/metrics.csv`, and W&B's files beside it.
 
-    Raises InputError where wandb is not installed.
+    Raises InputError if wandb is not installed.
     """
     root = root or "runs"
     return [RunLogger(root, name), wandb_logger(str(Path(root, name)), group=name)]
@@ -98,7 +98,7 @@ def wandb_logger(
     """A W&B logger that never asks: offline unless this machine is logged in, or as `offline` or WANDB_MODE
     says.
 
-    `id` continues an earlier run. Raises InputError where wandb is not installed.
+    `id` continues an earlier run. Raises InputError if wandb is not installed.
     """
     try:
         import wandb  # noqa: F401

@@ -54,7 +54,7 @@ class NoisePriorStage(TrainedPart):
         self.perceptual = PerceptualLoss(perceptual)
 
     def setup(self, stage: str) -> None:
-        """Raises InputError where the run is called after a network that its perceptual loss is not of."""
+        """Raises InputError if the run is called after a network that its perceptual loss is not of."""
         own = self.perceptual.weights
         for logger in self.trainer.loggers if stage == "fit" else ():
             for other in set(get_args(PerceptualWeights)) - {own}:

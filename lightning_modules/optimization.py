@@ -45,7 +45,7 @@ class Learning:
     weight_decay: float = 0.01
 
     def configure(self, parameters: Iterable[nn.Parameter], max_steps: int) -> Optimization:
-        """The optimiser of these parameters. Raises InputError where a cosine has no last step to end at."""
+        """The optimiser of these parameters. Raises InputError if a cosine has no last step to end at."""
         if self.decay == "cosine" and max_steps < 1:
             raise InputError(
                 "a cosine learning rate ends at trainer.max_steps: set it, or learning.decay to constant"

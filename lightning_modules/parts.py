@@ -22,7 +22,7 @@ PROGRESS = {"epoch_progress", "epoch_loop.batch_progress", "epoch_loop.automatic
 
 
 def save_part(module: ModelMixin, card: StageCard, folder: Path, dtype: torch.dtype | None) -> None:
-    """The folder that `load_part` reads, written whole. Raises InputError where it exists."""
+    """The folder that `load_part` reads, written whole. Raises InputError if it exists."""
     with whole_folder(folder) as partial:
         save_model(module, partial, dtype)
         write_card(card, partial)
@@ -32,7 +32,7 @@ def load_part(module: ModelMixin, path: str, stage: str, backbone: str) -> Stage
     """Put a stage's trained part into `module`: from its folder, or its checkpoint (the average, where it
     has one).
 
-    Raises InputError where `path` is neither, is of another stage or backbone, or does not fit.
+    Raises InputError if `path` is neither, is of another stage or backbone, or does not fit.
     """
     source = find_shipped(path)
     if source.is_dir():
@@ -64,7 +64,7 @@ def read_checkpoint(path: Path) -> tuple[StageCard, dict[str, Tensor]]:
 def check_checkpoint(path: Path) -> None:
     """Check a checkpoint before a run goes on from it, without executing code.
 
-    Raises InputError where it is missing, damaged, of another type, or has NaN or infinite weights.
+    Raises InputError if it is missing, damaged, of another type, or has NaN or infinite weights.
     """
     checkpoint = read_pickle(path)
     if zipfile.is_zipfile(path):
@@ -80,7 +80,7 @@ def check_checkpoint(path: Path) -> None:
 
 def _trained_weights(checkpoint: dict[str, Any], path: Path) -> dict[str, Tensor]:
     """The averaged weights in a checkpoint, or the last ones where there is no average. Raises InputError
-    where they are of another type."""
+    if they are of another type."""
     callbacks = checkpoint.get("callbacks", {})
     states = callbacks if isinstance(callbacks, dict) else {}
     averages = [state for name, state in states.items() if str(name).startswith("WeightAverage")]
@@ -89,7 +89,7 @@ def _trained_weights(checkpoint: dict[str, Any], path: Path) -> dict[str, Tensor
 
 
 def _weights(holder: Any, key: str, path: Path) -> dict[str, Tensor]:
-    """The tensors by name at `key` of a part of a checkpoint. Raises InputError where there are none."""
+    """The tensors by name at `key` of a part of a checkpoint. Raises InputError if there are none."""
     tensors = holder.get(key) if isinstance(holder, dict) else None
     if not isinstance(tensors, dict) or not all(
         isinstance(name, str) and isinstance(x, Tensor) for name, x in tensors.items()

@@ -103,7 +103,7 @@ class Stage(TrainedPart):
 
     def load(self, module: ModelMixin, path: str, stage: str) -> StageCard:
         """Fills a frozen part from the folder or checkpoint that `stage` left at `path`. Raises InputError
-        where it is of another stage or backbone, or does not belong to the parts loaded before it."""
+        if it is of another stage or backbone, or does not belong to the parts loaded before it."""
         card = load_part(module, path, stage, self.fingerprint)
         self.lineage.add(card, module.state_dict(), path)
         self.reference_timestep = card.reference_timestep(path)

@@ -84,7 +84,7 @@ def synthesize(request: Request, loaded: Loaded | None = None) -> Path:
 def read_inputs(plan: Plan) -> tuple[list[PersonInputs], list[str]]:
     """The images of all people, and what is wrong with the photos that could not be read.
 
-    Raises InputError where nobody is left, or one of the photos of a single person (`--portrait`) or a proxy
+    Raises InputError if nobody is left, or one of the photos of a single person (`--portrait`) or a proxy
     cannot be read.
     """
     portraits, failures = read_people(plan.people, plan.image_size, plan.align, plan.output.person_folders)

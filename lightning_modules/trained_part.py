@@ -108,5 +108,5 @@ class TrainedPart(pl.LightningModule):
         checkpoint["state_dict"] = own | checkpoint["state_dict"]
 
     def export(self, folder: Path) -> None:
-        """The trained part as a folder for what comes after. Raises InputError where it exists."""
+        """The trained part as a folder for what comes after. Raises InputError if it exists."""
         save_part(self.trained, self.card, folder, self.export_dtype)

@@ -185,7 +185,7 @@ def end_on_hangup() -> None:
 
 @contextmanager
 def restore_faults(ckpt_path: str | None) -> Iterator[None]:
-    """Raise InputError where Lightning cannot restore its state from a checkpoint: what is in it is checked
+    """Raise InputError if Lightning cannot restore its state from a checkpoint: what is in it is checked
     nowhere else."""
     try:
         yield

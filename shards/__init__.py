@@ -1,1 +1,1 @@
-"""What a sample is, where samples come from, and how they are packed into WebDataset shards."""
+"""The schema of samples, the sources of samples, and packing into WebDataset shards."""

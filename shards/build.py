@@ -1,4 +1,4 @@
-"""`python -m shards.build SOURCE … --out DIR`: capture or read frames and pack them into shards.
+"""`python -m shards.build SOURCE … --out DIR`: render or read frames and pack them into shards.
 
 The options of a source are the parameters of its class. A new source is one line in `SOURCES`.
 """
@@ -72,7 +72,7 @@ def make_plan(arguments: Sequence[str] | None, sources: Mapping[str, str]) -> Bu
 
 
 def describe(manifest: Manifest) -> str:
-    """What was built, a line for each split that has samples."""
+    """A summary with a line for each split that has samples."""
     lines = [
         f"  {split}: {manifest.samples(split)} frames of {len(manifest.identities[split])} identities,"
         f" {len(manifest.of_split(split))} shards"
@@ -85,7 +85,7 @@ def describe(manifest: Manifest) -> str:
 def main(arguments: Sequence[str] | None = None, sources: Mapping[str, str] = SOURCES) -> None:
     """Run the command.
 
-    Raises InputError, and IncompleteError when all is built where some of the user's files could not be used.
+    Raises InputError, and IncompleteError at the end if some of the user's files could not be used.
     """
     plan = make_plan(arguments, sources)
     manifest = run_build(plan)
@@ -94,7 +94,7 @@ def main(arguments: Sequence[str] | None = None, sources: Mapping[str, str] = SO
     if plan.source.inputs is not None and skips:
         reasons = shortened([f"{skip.what}: {skip.reason}" for skip in skips], separator="; ")
         raise IncompleteError(
-            f"{len(skips)} of {len(plan.units)} {plan.source.inputs} were left out, the others are in"
+            f"{len(skips)} of {len(plan.units)} {plan.source.inputs} were left out; the others are in"
             f" {plan.out}: {reasons} (all: {plan.out / SKIPPED})"
         )
 
@@ -105,5 +105,5 @@ if __name__ == "__main__":
         try:
             main()
         except KeyboardInterrupt:
-            print("stopped; the same command goes on from here", file=sys.stderr)
+            print("stopped; run the same command again to resume", file=sys.stderr)
             raise SystemExit(130) from None

@@ -1,4 +1,4 @@
-"""The plan of a build: the user's options resolved and checked, before anything is captured."""
+"""The plan of a build: its options resolved and checked before anything is captured."""
 
 import os
 from collections.abc import Sequence
@@ -19,14 +19,14 @@ class BuildOptions:
     """The options of every build.
 
     Args:
-        out: the folder to make; it must not exist
-        processes: worker processes, 0 to capture in this one; by default one per core, or one per GPU for
-            what a GPU renders
+        out: the folder to write; it must not exist
+        processes: worker processes, 0 to capture in this one; by default one per core, or one per GPU if
+            frames are rendered on GPUs
         max_shard_mb: largest size of a shard in MiB
         max_skipped_share: fail if more than this share of the frames is skipped; 0.1 by default, and 1 for a
             user's own photos
 
-    Raises InputError for what no build can do.
+    Raises InputError for invalid options.
     """
 
     out: str
@@ -46,14 +46,14 @@ class BuildOptions:
             raise InputError(f"--max_skipped_share {self.max_skipped_share:g}: give a share from 0 to 1")
         folder = next(parent for parent in out.absolute().parents if parent.exists())
         if not (folder.is_dir() and os.access(folder, os.W_OK)):
-            raise InputError(f"--out {out}: {folder} is no folder that can be written to")
+            raise InputError(f"--out {out}: {folder} is not a writable folder")
 
 
 @dataclass(frozen=True)
 class BuildPlan:
-    """A build with every question answered.
+    """A build with all options resolved.
 
-    `frames` is the number of frames expected from each of the `units`; `processes` is 0 where this process
+    `frames` is the number of frames expected from each of the `units`; with 0 `processes`, this process
     captures."""
 
     source: Source
@@ -66,7 +66,7 @@ class BuildPlan:
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """What the shards depend on: an interrupted build is resumed by the same recipe only."""
+        """The settings that the shards depend on. An interrupted build is resumed only by the same recipe."""
         return {
             "source": self.source.name,
             "settings": self.source.settings,
@@ -75,8 +75,7 @@ class BuildPlan:
 
 
 def plan_build(source: Source, options: BuildOptions) -> BuildPlan:
-    """Resolve what the options leave open by the source. Raises InputError where there is nothing to
-    capture."""
+    """Resolve options that depend on the source. Raises InputError if there is nothing to capture."""
     units = source.units()
     if not units:
         raise InputError(f"{source.name} has nothing to capture: check its settings")

@@ -1,7 +1,7 @@
 """Building a folder of shards from a source: parallel, resumable, and deterministic.
 
-Each unit of work is captured into a small tar in `<out>.partial/units/`, so that an interrupted build goes on
-where it stopped. When all units are there they are packed into shards, and `<out>` appears at once.
+Each unit of work is captured into a small tar in `<out>.partial/units/`, so that an interrupted build can be
+resumed. When all units are complete, they are packed into shards, and `<out>` appears atomically.
 """
 
 import logging
@@ -35,13 +35,13 @@ def build(
 def run_build(plan: BuildPlan) -> Manifest:
     """Capture the units of a plan and pack their frames into shards and a manifest in the folder `plan.out`.
 
-    The same plan resumes an interrupted build. What the source skips is summed up in the log and listed in
+    The same plan resumes an interrupted build. Skipped frames are summarised in the log and listed in
     skipped.json.
 
     Raises:
         InputError: the folder exists or is being built by another process, an interrupted build had another
-            recipe, the source breaks the rules of the schema, or more than `plan.max_skipped_share` of the
-            frames was skipped.
+            recipe, the source violates the schema, or more than `plan.max_skipped_share` of the frames were
+            skipped.
     """
     with resumable_folder(plan.out, plan.recipe) as staging:
         units, packed = staging / "units", staging / RESULT
@@ -54,7 +54,7 @@ def run_build(plan: BuildPlan) -> Manifest:
 
 
 def _record_skips(plan: BuildPlan, paths: Sequence[Path], packed: Path) -> None:
-    """Log and save what was skipped. Raises InputError where it is too much, or everything."""
+    """Log and save what was skipped. Raises InputError if it is too much, or everything."""
     skips = [skip for path in paths for skip in load_skips(skips_path(path))]
     if not skips:
         return

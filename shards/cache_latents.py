@@ -1,7 +1,7 @@
 """`python -m shards.cache_latents DIR --vae BACKBONE --out DIR`: add the VAE's latents to shards.
 
 Writes a copy of the built folder in which each sample has a `latents.npz`, so that training does not encode
-the same images in every epoch. It holds the fingerprint of the VAE, and only that VAE uses it.
+the same images in every epoch. The file holds the fingerprint of the VAE and is used only with that VAE.
 """
 
 from collections.abc import Sequence
@@ -21,9 +21,9 @@ def make_parser() -> ArgumentParser:
     )
     parser.add_argument("shards", type=str, help="a built folder")
     parser.add_argument("--vae", type=str, required=True, help="the Stable Diffusion folder of the VAE")
-    parser.add_argument("--out", type=str, required=True, help="the folder to make; it must not exist")
+    parser.add_argument("--out", type=str, required=True, help="the folder to write; it must not exist")
     parser.add_argument("--batch", type=int, default=BATCH, help="images encoded at a time")
-    parser.add_argument("--device", type=str | None, help="such as cpu or cuda:1; by default a GPU, if any")
+    parser.add_argument("--device", type=str | None, help="cpu, cuda, cuda:1 …; by default a GPU, if any")
     return parser
 
 

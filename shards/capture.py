@@ -1,4 +1,4 @@
-"""Capturing the units of a plan in worker processes, each unit into a tar of its own."""
+"""Capture of a plan's units in worker processes, each into its own tar."""
 
 import logging
 import os
@@ -28,10 +28,10 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXP
 
 
 def capture_units(plan: BuildPlan, folder: Path) -> list[Path]:
-    """The tars of all units of `plan` in `folder`; those that are there already are not captured again.
+    """Capture all units of `plan` into tars in `folder`, except those that exist, and return the tars.
 
-    Shows a progress bar in frames. Raises InputError where a source breaks the schema's rules or a worker
-    process dies.
+    Shows a progress bar in frames. Raises InputError if a source violates the schema or a worker process
+    dies.
     """
     paths = [unit_path(folder, index) for index in range(len(plan.units))]
     pending = [index for index, path in enumerate(paths) if not path.exists()]
@@ -52,13 +52,13 @@ def unit_path(folder: Path, index: int) -> Path:
 
 
 def skips_path(unit: Path) -> Path:
-    """The list of what was skipped of a unit, beside its tar; there is none if nothing was."""
+    """The file that lists what was skipped of a unit, next to its tar; it exists only if something was."""
     return unit.with_suffix(".skipped.json")
 
 
 @dataclass(frozen=True)
 class _Job:
-    """What a process needs to capture units; one object for all of them, so that a source may keep assets."""
+    """The state for capturing units, shared by all units in a process, so that a source can cache assets."""
 
     source: Source
     units: Sequence[Unit]
@@ -83,20 +83,22 @@ class _Job:
 
 @contextmanager
 def _memory_errors() -> Iterator[None]:
-    """Say what to do where memory runs out in this process or in a worker."""
+    """Raise InputError with the remedy if memory runs out in this process or in a worker."""
     try:
         yield
     except BrokenProcessPool as error:
         raise InputError(
-            "a capture process died, perhaps for lack of memory: the same command goes on; try fewer"
-            " --processes"
+            "a capture process died, perhaps for lack of memory: run the same command again to resume,"
+            " with fewer --processes"
         ) from error
     except MemoryError as error:
-        raise InputError("out of memory: the same command goes on; try fewer --processes") from error
+        raise InputError(
+            "out of memory: run the same command again to resume, with fewer --processes"
+        ) from error
 
 
 def _captured(job: _Job, pending: list[int], processes: int) -> Iterator[int]:
-    """Capture units and yield the index of each when it is done."""
+    """Capture units and yield the index of each when it is complete."""
     if processes == 0:
         yield from map(job.capture, pending)
         return
@@ -126,7 +128,7 @@ def _drain(pool: ProcessPoolExecutor, pending: list[int], ahead: int) -> Iterato
 
 @contextmanager
 def _single_threads() -> Iterator[None]:
-    """Worker processes that are started within use one thread each for linear algebra."""
+    """Limit worker processes started in the block to one thread each for linear algebra."""
     before = {name: os.environ.get(name) for name in THREADS}
     os.environ.update(dict.fromkeys(THREADS, "1"))
     try:
@@ -139,7 +141,7 @@ def _single_threads() -> Iterator[None]:
                 os.environ[name] = value
 
 
-# Set when a worker process starts, so that the source is sent to it once and not with every unit.
+# Set when a worker process starts, so that the source is sent once per process instead of with every unit.
 _job: _Job
 
 
@@ -154,7 +156,7 @@ def _begin(job: _Job, begun: "Synchronized[int]", processes: int) -> None:
 
 
 def _end_with_parent() -> None:
-    """End this worker when the build is killed; otherwise it would wait for work forever."""
+    """End this worker when the build is killed, instead of waiting for work forever."""
     if (parent := parent_process()) is not None:
         parent.join()
         os._exit(1)

@@ -1,4 +1,4 @@
-"""The shards named by folders, paths, globs, brace patterns and URLs, with what each of them holds."""
+"""Catalogs of shards given by folders, paths, globs, brace patterns and URLs."""
 
 import contextlib
 import glob
@@ -31,10 +31,10 @@ MAX_MANIFEST_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class Shard:
-    """One shard: its place, its split, the number of its samples, the side of its images, and the largest
-    number of views of its samples.
+    """One shard: its URL, its split, its number of samples, the side of its images, and the largest number of
+    views of its samples.
 
-    `index` is None until the shard is read. `vae` is the fingerprint of the VAE whose latents it holds, by
+    `index` is None until the shard is read. `vae` is the fingerprint of the VAE whose latents it holds, from
     its first sample or its manifest.
     """
 
@@ -52,9 +52,9 @@ class Shard:
 class Catalog:
     """The shards of one source.
 
-    `urls` names built folders (local, or remote and ending in `/`), or shards one by one: paths, globs, brace
-    patterns and URLs as WebDataset takes them. A manifest beside the shards says what they hold; shards
-    without one are scanned. Local shards are indexed at once, remote ones when they are first read.
+    `urls` are built folders (local, or remote and ending in `/`) or individual shards: paths, globs, brace
+    patterns and URLs as in WebDataset. Shards are described by the manifest in their folder, or scanned if
+    there is none. Local shards are indexed immediately, remote ones when they are first read.
 
     Raises InputError for shards that are missing, incomplete or of another schema, and for identities in two
     splits.
@@ -74,7 +74,7 @@ class Catalog:
 
     @cached_property
     def shards(self) -> list[Shard]:
-        """All shards, in the order in which they are named."""
+        """All shards, in the order of `urls`."""
         shards = [self._open(url) for url in self._urls]
         identities: dict[str, set[str]] = {}
         for shard in shards:
@@ -84,7 +84,7 @@ class Catalog:
         return shards
 
     def split(self, split: str) -> list[Shard]:
-        """The shards of one split that hold samples."""
+        """The non-empty shards of one split."""
         return [shard for shard in self.shards if shard.split == split and shard.samples]
 
     def _expand(self, pattern: str) -> list[str]:
@@ -154,14 +154,16 @@ class Catalog:
             return _described(url, manifest, record)
         size = _size(local_path(url))
         if size != record.bytes:
-            raise InputError(f"{url}: {size} bytes, its manifest says {record.bytes}: copy or build it again")
+            raise InputError(
+                f"{url}: {size} bytes, not {record.bytes} (manifest): copy or build it again"
+            )
         shard = self._probe(url, record)
         if (shard.split, shard.samples) != (record.split, record.samples):
-            raise InputError(f"{url}: not the shard its manifest describes: copy or build it again")
+            raise InputError(f"{url}: differs from its manifest: copy or build it again")
         return replace(shard, identities=frozenset(manifest.identities.get(record.split, ())))
 
     def _probe(self, url: str, record: ShardRecord | None) -> Shard:
-        """Index a shard and look at what it holds."""
+        """Index a shard and read its properties."""
         path = self._cache.local(url)
         index = ShardIndex.scan(path)
         if not len(index):
@@ -180,7 +182,7 @@ class Catalog:
         return Shard(url, meta.split, len(index), size, _most_views(index), identities, record, index, vae)
 
     def _check_unique(self, shards: Sequence[Shard]) -> None:
-        """Raise InputError where a sample is in two shards."""
+        """Raise InputError if a sample is in two shards."""
         owner: dict[str, str] = {}
         for shard in shards:
             for key in shard.index.keys if shard.index else ():
@@ -191,8 +193,8 @@ class Catalog:
 
 
 def _first_sound_sample(path: Path, index: ShardIndex, reader: ShardReader) -> tuple[SampleMeta, int]:
-    """The metadata and image side of the first sample that is not damaged. Raises the first SampleError if
-    all are."""
+    """The metadata and image side of the first undamaged sample. Raises the first SampleError if all are
+    damaged."""
     first: SampleError | None = None
     for sample, key in enumerate(index.keys):
         members = index.members(sample)
@@ -236,7 +238,7 @@ def usable_views(members: Iterable[str]) -> int:
 
 
 def _described(url: str, manifest: Manifest, record: ShardRecord) -> Shard:
-    """A remote shard as its manifest describes it."""
+    """A remote shard from its manifest's record."""
     return Shard(
         url=url,
         split=record.split,

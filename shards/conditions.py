@@ -1,4 +1,4 @@
-"""Rendered condition images: for each view, another person seen by the same camera (section 3.3).
+"""Rendered condition images: for each view, another person at the same camera (section 3.3).
 
 K views, S image side.
 """
@@ -20,8 +20,8 @@ from shards.source import Source
 class RenderedConditions(Source):
     """Base class of the sources whose condition images are rendered.
 
-    `conditions` names the renderer, `device` where a generator runs. The renderer is opened when the first
-    frame is captured, in the process that captures it.
+    `conditions` is the renderer, `device` that of a generator. The renderer is opened when a process captures
+    its first frame.
     """
 
     conditions: RendererChoice
@@ -30,7 +30,7 @@ class RenderedConditions(Source):
 
     @property
     def processes(self) -> int | None:
-        """The number of processes that suits the renderer; None for one per core."""
+        """The suitable number of processes for the renderer; None for one per core."""
         return renderer_processes(self.conditions, self.device)
 
     def renderer(self, worker: Worker = ONLY_WORKER) -> Renderer:
@@ -47,9 +47,10 @@ class RenderedConditions(Source):
         worker: Worker,
         masks: Iterable[Images | None] = (),
     ) -> Sample:
-        """The sample of K `views`, each (S, S, 3), seen by K `cameras`, each (25,), with rendered conditions.
+        """Build the sample of K `views`, each (S, S, 3), at K `cameras`, each (25,), with rendered
+        conditions.
 
-        `masks`, each (S, S), are kept if every view has one.
+        `masks`, each (S, S), are stored if every view has one.
         """
         images, labels = np.stack(list(views)), np.stack(list(cameras))
         given = [mask for mask in masks if mask is not None]

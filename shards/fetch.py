@@ -1,7 +1,7 @@
-"""Remote shards: read by fsspec, and kept as whole files in a cache of bounded size.
+"""Download of remote shards with fsspec into a cache of bounded size.
 
-fsspec's own caches have no bound on their size, and give a file its final name before it is complete; so
-local copies, their checksums and their eviction are handled here.
+fsspec's own caches have no size limit and give a file its final name before it is complete; therefore local
+copies, checksums and eviction are implemented here.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from core.files import checksum, exclusive, whole_file
 log = logging.getLogger(__name__)
 
 CHUNK = 1 << 20
-CONNECT_SECONDS, STALL_SECONDS = 30, 60  # until a server answers; until the next bytes come
+CONNECT_SECONDS, STALL_SECONDS = 30, 60  # timeouts of connecting, and of receiving the next bytes
 RETRY_SECONDS = (1.0, 10.0)
 TRANSIENT_STATUS = (408, 429, 500, 502, 503, 504)
 IN_USE_SECONDS = 600.0  # a shard that was used this recently is never evicted
@@ -33,11 +33,11 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 
 
 class NotThereError(InputError):
-    """The server says that there is no such file (HTTP 404)."""
+    """The file does not exist on the server (HTTP 404)."""
 
 
 class TransientError(InputError):
-    """A transfer failed for a reason that may pass: the connection, or the server's load."""
+    """A transfer failed for a temporary reason: the connection, or the server's load."""
 
 
 def is_remote(url: str) -> bool:
@@ -53,15 +53,14 @@ def local_path(url: str) -> Path:
 def fetch(url: str, path: Path, max_bytes: int) -> None:
     """Copy a remote file to `path`: any URL that fsspec reads, or `pipe:` and a command that writes it.
 
-    A transfer that fails for a reason that may pass is tried again after each of `RETRY_SECONDS`. Raises
-    NotThereError where there is no such file, and InputError where it cannot be read or has more than
-    `max_bytes`.
+    Transfers that fail for a temporary reason are retried after each of `RETRY_SECONDS`. Raises NotThereError
+    if the file does not exist, and InputError if it cannot be read or has more than `max_bytes`.
     """
     for wait in RETRY_SECONDS:
         try:
             return _transfer(url, path, max_bytes)
         except TransientError as error:
-            log.warning("%s; trying again in %g s", error, wait)
+            log.warning("%s; retrying in %g s", error, wait)
             time.sleep(wait)
     return _transfer(url, path, max_bytes)
 
@@ -98,10 +97,10 @@ def fetch_bytes(url: str, max_bytes: int) -> bytes:
 
 
 class ShardCache:
-    """Local copies of remote shards in `folder`, at most `max_bytes` of them, shared by all processes of a
+    """Local copies of remote shards in `folder`, at most `max_bytes` in total, shared by all processes of a
     machine.
 
-    When room is short, the least recently used copies are evicted.
+    The least recently used copies are evicted first.
     """
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
@@ -110,9 +109,10 @@ class ShardCache:
         self._touched: dict[Path, float] = {}
 
     def local(self, url: str, size: int | None = None, sha256: str | None = None) -> Path:
-        """The local file of a shard, fetched if necessary and checked against `size` and `sha256` if given.
+        """The local file of a shard, downloaded if necessary and verified by `size` and `sha256` if given.
 
-        Raises InputError where it cannot be fetched, is another file than described, or finds no room.
+        Raises InputError if it cannot be downloaded, differs from `size` or `sha256`, or does not fit into
+        the cache.
         """
         if not is_remote(url):
             return local_path(url)
@@ -143,9 +143,9 @@ class ShardCache:
                 fetch(url, partial, self._max_bytes if size is None else size)
                 fetched = partial.stat().st_size
                 if size not in (None, fetched):
-                    raise InputError(f"{url}: {fetched} bytes were received, its manifest says {size}")
+                    raise InputError(f"{url}: received {fetched} bytes, not {size} (its manifest)")
                 if sha256 not in (None, checksum(partial)):
-                    raise InputError(f"{url}: the checksum is not the one in its manifest")
+                    raise InputError(f"{url}: its checksum differs from that in its manifest")
         except OSError as error:
             raise InputError(
                 f"{self._folder}: the shard cache cannot be written ({error.strerror})"
@@ -169,21 +169,20 @@ class ShardCache:
 
 
 class _Bound(Callback):
-    """Ends a transfer of more than `max_bytes`."""
+    """Aborts a transfer of more than `max_bytes`."""
 
     def __init__(self, url: str, max_bytes: int) -> None:
         super().__init__()
         self._url, self._max_bytes = url, max_bytes
 
     def call(self, *_: Any, **__: Any) -> None:
-        """Called after every chunk: `value` is the number of bytes so far."""
+        """Called after every chunk; `value` is the number of bytes so far."""
         if self.value > self._max_bytes:
             raise InputError(f"{self._url}: larger than the {self._max_bytes} bytes expected")
 
 
 def _options(url: str) -> dict[str, Any]:
-    """fsspec's options for a URL: over HTTP no limit on the whole transfer, and proxies as the environment
-    says."""
+    """fsspec's options for a URL: over HTTP, no limit on the total time, and proxies from the environment."""
     if not url.startswith(("http:", "https:")):
         return {}
     import aiohttp

@@ -15,7 +15,7 @@ from shards.reader import ShardReader
 
 @dataclass(frozen=True)
 class Frame:
-    """The place of one frame in its shard; nothing of it is read yet."""
+    """The location of one frame in its shard; its content is read on demand."""
 
     key: str
     members: dict[str, Span]
@@ -30,8 +30,7 @@ class Frame:
 class FrameSet:
     """The frames 0 … len - 1 of one split of one source, in the order of the shards.
 
-    It can be sent to worker processes: each opens its own files, and indexes remote shards when it first
-    needs them.
+    It can be pickled to worker processes: each opens its own files, and indexes remote shards on first use.
     """
 
     def __init__(self, name: str, split: str, shards: Sequence[Shard], cache: ShardCache) -> None:
@@ -48,7 +47,7 @@ class FrameSet:
         return self._ends[-1] if self._ends else 0
 
     def frame(self, number: int) -> Frame:
-        """Frame `number`. Raises InputError where its shard cannot be fetched or read."""
+        """Frame `number`. Raises InputError if its shard cannot be fetched or read."""
         position = bisect_right(self._ends, number)
         shard = self.shards[position]
         record = shard.record
@@ -69,7 +68,7 @@ class FrameSet:
         index = ShardIndex.scan(path)
         if len(index) != shard.samples:
             raise InputError(
-                f"{shard.url}: {len(index)} samples, its manifest says {shard.samples}: fetch it again"
+                f"{shard.url}: {len(index)} samples, not {shard.samples} (its manifest): download it again"
             )
         self._indices[shard.url] = index
         return index

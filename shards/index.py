@@ -19,9 +19,9 @@ Span = tuple[int, int]
 class ShardIndex:
     """The samples of one shard; a sample is a run of members `<key>.<name>` with one key, as in WebDataset.
 
-    The members of sample i have the names `layouts[layout[i]]`, and their byte offsets and sizes are the rows
-    of `spans` (M, 2) from `start[i]` on. Arrays instead of objects take 16 MB for a million members, which
-    forked worker processes share.
+    The members of sample i have the names `layouts[layout[i]]`; their byte offsets and sizes are the rows of
+    `spans` (M, 2) from `start[i]`. As arrays instead of objects, a million members need 16 MB, which forked
+    worker processes share.
     """
 
     keys: list[str]
@@ -42,7 +42,7 @@ class ShardIndex:
 
     @classmethod
     def scan(cls, path: Path) -> Self:
-        """Index a local shard. Raises InputError where it is not a complete, uncompressed tar of samples."""
+        """Index a local shard. Raises InputError if it is not a complete, uncompressed tar of samples."""
         try:
             with tarfile.open(path, "r:") as tar:
                 return cls(**_arrays(_members(tar, path), path))
@@ -58,11 +58,11 @@ Entry = tuple[str, str, int, int]
 
 
 def _members(tar: tarfile.TarFile, path: Path) -> list[Entry]:
-    """(key, name, offset, size) of every regular file whose name has a key and an extension."""
+    """(key, name, offset, size) of every regular file whose name has a stem and an extension."""
     found: list[Entry] = []
     end = 0
     while (member := tar.next()) is not None:
-        tar.members.clear()  # type: ignore[attr-defined]  # or tarfile would keep all headers in memory
+        tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps all headers in memory otherwise
         if member.size < 0:
             raise tarfile.ReadError("a member has a negative size")
         end = member.offset_data + (-(-member.size // BLOCK) * BLOCK if member.isfile() else 0)

@@ -1,4 +1,4 @@
-"""`python -m shards.inspect PATH`: count what is in shards, verify them, and draw a contact sheet."""
+"""`python -m shards.inspect PATH`: count samples in shards, verify them, and draw a contact sheet."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -30,7 +30,7 @@ class Counts:
 
 
 def count_frames(frames: FrameSet) -> tuple[dict[str, Counts], list[str]]:
-    """The counts by source, and what is wrong with each damaged frame."""
+    """The counts by source, and an error line for each damaged frame."""
     found: dict[str, Counts] = defaultdict(Counts)
     damaged = []
     for frame in map(frames.frame, range(len(frames))):
@@ -48,8 +48,8 @@ def count_frames(frames: FrameSet) -> tuple[dict[str, Counts], list[str]]:
 
 
 def verify(folder: Path, records: Sequence[ShardRecord]) -> list[str]:
-    """The shards of a built folder that are missing or whose size or checksum differs from the manifest's,
-    each with the reason. Shows a progress bar."""
+    """Verify the shards of a built folder, with a progress bar, and return an error line for each that is
+    missing or differs from the manifest in size or checksum."""
     wrong = []
     with tqdm(total=sum(r.bytes for r in records), unit="B", unit_scale=True, desc="checksums") as bar:
         for record in records:
@@ -65,7 +65,7 @@ def verify(folder: Path, records: Sequence[ShardRecord]) -> list[str]:
 
 
 def choose_samples(sets: Sequence[FrameSet], count: int) -> list[Sample]:
-    """`count` samples, evenly spaced over all. Raises InputError where one is damaged."""
+    """`count` evenly spaced samples. Raises InputError if one is damaged."""
     everything = [(frames, number) for frames in sets for number in range(len(frames))]
     samples = []
     for place in spread(len(everything), count):
@@ -81,7 +81,7 @@ def choose_samples(sets: Sequence[FrameSet], count: int) -> list[Sample]:
 def make_parser() -> ArgumentParser:
     """The command's parser."""
     parser = ArgumentParser(
-        prog="diffportrait3d inspect", description="Count what is in shards, and verify them."
+        prog="diffportrait3d inspect", description="Count samples in shards, and verify them."
     )
     parser.add_argument("path", type=str, help="a built folder, or shards: paths, globs, brace patterns")
     parser.add_argument("--sheet", type=str | None, help="write a contact sheet to this picture")
@@ -91,7 +91,7 @@ def make_parser() -> ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command. Raises InputError where something is damaged, after all counts are printed."""
+    """Run the command. Raises InputError after all counts are printed if something is damaged."""
     chosen = make_parser().parse_args(arguments)
     if is_remote(chosen.path):
         raise InputError(f"{chosen.path}: only local shards are inspected: copy them first")
@@ -128,7 +128,7 @@ def _report_manifest(folder: Path, manifest: Manifest, checksums: bool) -> None:
 
 
 def _report_split(frames: FrameSet) -> list[str]:
-    """Print the counts of a split, and return what is damaged."""
+    """Print the counts of a split, and return an error line for each damaged frame."""
     found, damaged = count_frames(frames)
     size = sum(_bytes(frames.shards)) / 1e6
     for source, entry in sorted(found.items()):

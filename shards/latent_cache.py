@@ -1,4 +1,4 @@
-"""Adding the VAE's latents to shards: encoding of images, and a resumable copy of a built folder."""
+"""Encoding of images by the VAE, and a resumable copy of a built folder with latents."""
 
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -27,7 +27,7 @@ from shards.writer import SampleTar
 
 
 def load_vae(backbone: str, device: str | None = None) -> AutoencoderKL:
-    """The VAE in the subfolder `vae` of a Stable Diffusion 1.5 folder, on a device, by default on a GPU if
+    """Load the VAE in the subfolder `vae` of a Stable Diffusion 1.5 folder to a device, by default a GPU if
     there is one. Raises InputError."""
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     check_device(device)

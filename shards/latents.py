@@ -32,9 +32,8 @@ EPOCH = (1980, 1, 1, 0, 0, 0)
 class Latents:
     """Posterior moments (K, 2C, H, W) float16 of the views and of the mirrored views.
 
-    They are the mean and the log variance before the scaling factor.
-
-    The moments of a mirrored image are not those of the image flipped. `fingerprint` identifies the VAE.
+    They are the mean and the log variance before the scaling factor. Those of a mirrored image differ from
+    the flipped moments of the image. `fingerprint` identifies the VAE.
     """
 
     fingerprint: str
@@ -49,7 +48,7 @@ def vae_fingerprint(vae: "nn.Module") -> str:
 
 
 def encode_latents(latents: Latents) -> bytes:
-    """The content of latents.npz. Deterministic."""
+    """Encode latents as the content of latents.npz. Deterministic."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         arrays = {
@@ -65,8 +64,8 @@ def encode_latents(latents: Latents) -> bytes:
 
 
 def decode_latents(data: bytes, count: int) -> Latents:
-    """The latents of a sample of `count` views. Raises SampleError for anything but the content that
-    `encode_latents` writes."""
+    """Decode the latents of a sample of `count` views. Raises SampleError for data not written by
+    `encode_latents`."""
     with _opened(data) as archive:
         name = _fingerprint(archive)
         views, mirrored = (parse_npy(archive.read(f"{array}.npy")) for array in ARRAYS)
@@ -86,8 +85,8 @@ def fingerprint_of(data: bytes) -> str:
 
 @contextmanager
 def _opened(data: bytes) -> Iterator[zipfile.ZipFile]:
-    """Open the archive, if it holds the expected arrays uncompressed. Raises SampleError, also within the
-    block."""
+    """Open the archive and check that it holds the expected arrays, uncompressed. Errors in the block are
+    raised as SampleError."""
     if len(data) > MAX_BYTES:
         raise SampleError(f"its latents have {len(data)} bytes")
     try:

@@ -1,4 +1,4 @@
-"""manifest.json: what is in a built folder and how it was made."""
+"""manifest.json: the contents of a built folder and the settings of the build."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -36,15 +36,15 @@ class ShardRecord:
         if self.split not in SPLITS:
             raise ValueError(f"the split {self.split[:80]!r} is not one of {', '.join(SPLITS)}")
         if not (0 <= self.samples <= self.bytes <= MAX_BYTES):
-            raise ValueError(f"{self.name[:80]} cannot have so few or so many samples or bytes")
+            raise ValueError(f"{self.name[:80]} has an impossible number of samples or bytes")
 
 
 @dataclass(frozen=True)
 class Manifest:
     """The contents of a built folder.
 
-    `views` is the smallest and the largest number of views of a sample, `identities` are the names of people
-    by split, and `settings` is what the build depended on.
+    `views` are the smallest and the largest number of views of a sample, `identities` the names of people by
+    split, `settings` the settings that the shards depend on.
     """
 
     __pydantic_config__: ClassVar = STRICT
@@ -61,7 +61,7 @@ class Manifest:
         if not 0 < self.image_size <= MAX_SIDE:
             raise ValueError(f"the image size is not from 1 to {MAX_SIDE} pixels")
         if not 0 < self.views[0] <= self.views[1]:
-            raise ValueError("the smallest and the largest number of views are not in order")
+            raise ValueError("the smallest number of views exceeds the largest")
         if unknown := sorted(set(self.identities) - set(SPLITS)):
             raise ValueError(f"identities of the split {unknown[0][:80]!r}, not one of {', '.join(SPLITS)}")
         names = [shard.name for shard in self.shards]
@@ -92,7 +92,7 @@ class Manifest:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read manifest.json in `folder`. Raises InputError where it is missing, damaged or of another
+        """Read manifest.json in `folder`. Raises InputError if it is missing, damaged or of another
         version."""
         path = folder / MANIFEST
         try:
@@ -114,7 +114,7 @@ class Manifest:
 
 
 def _check_version(data: bytes, where: str) -> None:
-    """Raise InputError for a manifest of another schema version, whose fields may be others."""
+    """Raise InputError for a manifest of another schema version, whose fields may differ."""
     try:
         values = json.loads(data)
     except (ValueError, RecursionError):
@@ -122,8 +122,7 @@ def _check_version(data: bytes, where: str) -> None:
     version = values.get("schema_version") if isinstance(values, dict) else SCHEMA_VERSION
     if version != SCHEMA_VERSION:
         raise InputError(
-            f"{where}: schema version {str(version)[:20]}, this code reads {SCHEMA_VERSION}; build the folder"
-            " again"
+            f"{where}: schema version {str(version)[:20]}, not {SCHEMA_VERSION}; build the folder again"
         )
 
 

@@ -1,4 +1,4 @@
-"""Packing captured units into the shards and the manifest of a built folder."""
+"""Packing of captured units into the shards and the manifest of a built folder."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -28,8 +28,8 @@ def pack(
 ) -> Manifest:
     """Pack the samples in the tars `units` into shards in `folder`, and write its manifest.
 
-    Samples are ordered by a hash of their keys, so that identities are mixed for whoever streams the shards
-    in order. Raises InputError for a key that is captured twice and for an identity in two splits.
+    Samples are ordered by a hash of their keys, so that streaming the shards in order mixes identities.
+    Raises InputError for a key that is captured twice, and for an identity in two splits.
     """
     places = _places(units)
     if not places:
@@ -60,7 +60,7 @@ def _places(units: Sequence[Path]) -> list[_Place]:
 
 
 class _Survey:
-    """Collects what the manifest says about the samples."""
+    """Collects the samples' properties for the manifest."""
 
     def __init__(self) -> None:
         self._identities: dict[str, set[str]] = defaultdict(set)

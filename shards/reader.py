@@ -1,4 +1,4 @@
-"""Reading members of samples from shards by their byte offsets."""
+"""Reading of samples' members from shards by byte offset."""
 
 import os
 from collections import OrderedDict
@@ -11,7 +11,7 @@ from shards.index import Span
 from shards.schema import SampleError
 
 MAX_OPEN_FILES = 64
-MAX_MEMBER_BYTES = 64 << 20  # far above any member of the schema; bounds what a damaged header allocates
+MAX_MEMBER_BYTES = 64 << 20  # far above any member of the schema; bounds memory for damaged headers
 
 
 class ShardReader:
@@ -30,7 +30,7 @@ class ShardReader:
     ) -> dict[str, bytes]:
         """The content of the named members (all by default).
 
-        Raises SampleError where one is missing or truncated, InputError where the shard cannot be read."""
+        Raises SampleError if one is missing or truncated, and InputError if the shard cannot."""
         chosen = members if names is None else names
         return {name: self._read(path, name, members.get(name)) for name in chosen}
 

@@ -12,8 +12,8 @@ from shards.schema import Sample
 
 
 def sample_sheet(samples: Sequence[Sample], columns: int = 8, side: int = 128) -> Image.Image:
-    """For each sample, `columns` of its views in order of yaw, beneath them their conditions, and a caption
-    with yaw and pitch in degrees. Tiles are `side` pixels wide; samples of few views are side by side."""
+    """For each sample, `columns` of its views in order of yaw, with their conditions below and yaw and pitch
+    in degrees as captions. Tiles are `side` pixels wide; samples with few views are drawn side by side."""
     bands = [_band(sample, columns) for sample in samples]
     across = max(1, columns // max(band.columns for band in bands))
     return stack(bands, side, across=across)

@@ -1,7 +1,7 @@
 """The schema of samples, and their encoding as tar members.
 
 A sample is one frame: K calibrated views of one person at one instant and, for each view, a condition image
-of another person seen by the same camera. K views, S image side.
+of another person at the same camera. K views, S image side.
 """
 
 import io
@@ -34,7 +34,7 @@ _KEY_PART = re.compile(r"[A-Za-z0-9_+=@]+(-[A-Za-z0-9_+=@]+)*")
 
 
 class SampleError(ValueError):
-    """A sample is damaged. Streams skip and count it; the message says what is wrong with it."""
+    """A sample is damaged; the message gives the reason. Streams skip and count damaged samples."""
 
 
 @dataclass(frozen=True)
@@ -130,8 +130,8 @@ def mask_name(index: int) -> str:
 def count_views(members: Iterable[str]) -> int:
     """The number of views of a sample with these members.
 
-    Raises SampleError naming what is missing of the schema: views from 00 without gaps, a condition for each,
-    the cameras, and the metadata.
+    Raises SampleError naming missing members: views from 00 without gaps, a condition for each, cameras,
+    metadata.
     """
     names = set(members)
     count = sum(1 for name in names if _VIEW.fullmatch(name))
@@ -143,7 +143,7 @@ def count_views(members: Iterable[str]) -> int:
 
 
 def encode(sample: Sample) -> dict[str, bytes]:
-    """The tar members of a sample by name, in the order in which they are written. Deterministic."""
+    """Encode a sample as tar members by name, in the order of writing. Deterministic."""
     members = {META: _json(asdict(sample.meta)), CAMERAS: _npy(sample.cameras)}
     for index, (view, condition) in enumerate(zip(sample.views, sample.conditions, strict=True)):
         members[view_name(index)] = _image(view, "JPEG", quality=JPEG_QUALITY, subsampling=0)
@@ -158,10 +158,10 @@ def encode(sample: Sample) -> dict[str, bytes]:
 def decode(
     members: Mapping[str, bytes], views: Sequence[int] | None = None, size: int | None = None
 ) -> Sample:
-    """The sample in these members, with all of its views or only those in `views`, in that order.
+    """Decode a sample from its members, with all of its views or only those in `views`, in that order.
 
     Images must be square and of one size, which is `size` if given. Members that are not in the schema are
-    ignored. Raises SampleError where the sample is damaged, and InputError for an unknown schema version.
+    ignored. Raises SampleError if the sample is damaged, and InputError for an unknown schema version.
     """
     count = count_views(members)
     chosen = range(count) if views is None else views
@@ -184,7 +184,7 @@ def decode(
 def decode_meta(data: bytes) -> SampleMeta:
     """Decode the metadata of a sample.
 
-    Raises SampleError where it is damaged, and InputError for an unknown schema version."""
+    Raises SampleError if it is damaged, and InputError for an unknown schema version."""
     if len(data) > MAX_META_BYTES:
         raise SampleError(f"{META} has {len(data)} bytes, more than {MAX_META_BYTES}")
     try:
@@ -195,7 +195,7 @@ def decode_meta(data: bytes) -> SampleMeta:
         raise SampleError(f"{META} is not an object")
     version = values.get("schema_version")
     if version != SCHEMA_VERSION:
-        raise InputError(f"schema version {version!r} is not the one this code reads ({SCHEMA_VERSION})")
+        raise InputError(f"schema version {version!r} is not supported (only {SCHEMA_VERSION})")
     names = {f.name for f in fields(SampleMeta)}
     if set(values) != names:
         raise SampleError(f"{META} has other fields than expected: {', '.join(sorted(set(values) ^ names))}")

@@ -1,7 +1,5 @@
-"""What a source could not use: listed in skipped.json and summed up in the log.
-
-Too much of it fails the build.
-"""
+"""Skipped frames, cameras and photos: listed in skipped.json and summarised in the log. Too many fail the
+build."""
 
 import json
 from collections import Counter
@@ -18,10 +16,10 @@ MAX_REASONS = 12  # reasons listed in the log
 
 @dataclass(frozen=True)
 class Skip:
-    """A frame, camera or photo (`what`) that was left out, and why.
+    """A frame, camera or photo (`what`) that was left out, and the reason.
 
     Skips of one kind have the same `reason`, so that they can be counted. `frames` is the number of frames
-    lost: 0 where a frame was captured with fewer views.
+    lost: 0 if a frame was captured with fewer views.
     """
 
     what: str
@@ -30,12 +28,12 @@ class Skip:
 
 
 def count_lost(skips: Iterable[Skip]) -> int:
-    """The number of frames lost."""
+    """Number of frames lost."""
     return sum(skip.frames for skip in skips)
 
 
 def summarize(skips: list[Skip], frames: int) -> str:
-    """What was skipped of `frames` frames: the count of each reason with an example, several lines."""
+    """A summary of skips among `frames` frames: a line for each reason, with its count and an example."""
     reasons = Counter(skip.reason for skip in skips)
     lines = [f"skipped {count_lost(skips)} of {frames} frames; {len(skips)} entries in {SKIPPED}"]
     for reason, count in reasons.most_common(MAX_REASONS):

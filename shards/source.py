@@ -8,16 +8,16 @@ from core.workers import ONLY_WORKER, Worker
 from shards.schema import Sample
 from shards.skips import Skip
 
-Unit = Any  # a piece of work, of whatever type a source likes; it must pickle
+Unit = Any  # a unit of work; each source chooses its type, which must pickle
 
 
 class Source(ABC):
     """A source of frames, divided into units of work that worker processes capture independently.
 
-    A source must pickle, and all that it yields must follow from its `settings`, which are recorded in the
-    manifest. Its `name` is the first part of the keys of its samples. A source whose units are a user's own
-    files says what they are in `inputs`, such as "photos": the build then uses those that it can, and names
-    the others at the end.
+    A source must pickle, and its samples must be a function of its `settings`, which are recorded in the
+    manifest. Its `name` is the first part of its samples' keys. A source whose units are a user's own files
+    names their kind in `inputs`, such as "photos": the build then uses those that it can, and lists the
+    others at the end.
     """
 
     name: str
@@ -26,7 +26,7 @@ class Source(ABC):
 
     @property
     def processes(self) -> int | None:
-        """The number of worker processes that suits the source; None for one per core."""
+        """The suitable number of worker processes; None for one per core."""
         return None
 
     @abstractmethod
@@ -39,7 +39,8 @@ class Source(ABC):
 
     @abstractmethod
     def capture(self, unit: Unit, worker: Worker = ONLY_WORKER) -> Sequence[Sample | Skip]:
-        """The frames of a unit and what of it could not be used, the same at every call and for every worker.
+        """Capture the frames of a unit, with skips for what cannot be used; the same at every call and for
+        every worker.
 
-        It is called in the process of `worker`, by whose number processes divide GPUs and CPU cores.
+        It is called in the process of `worker`, whose number determines its GPU and CPU cores.
         """

@@ -1,4 +1,4 @@
-"""Writing tar shards in WebDataset's layout: the same samples always give the same bytes."""
+"""Writing of tar shards in WebDataset's layout; the same samples always give the same bytes."""
 
 import io
 import tarfile
@@ -19,7 +19,7 @@ BLOCK = 512
 class SampleTar:
     """A tar of samples, with members `<key>.<name>` without times and owners.
 
-    It appears at `path` when the `with` block ends without an exception.
+    It is written atomically: `path` appears when the `with` block ends without an exception.
     """
 
     def __init__(self, path: Path) -> None:
@@ -47,7 +47,7 @@ class SampleTar:
 
 class ShardPacker:
     """Packs the samples of one split into `<split>-000000.tar`, `<split>-000001.tar` … of at most `max_bytes`
-    each; a larger sample gets a shard of its own."""
+    each; a larger sample gets its own shard."""
 
     def __init__(self, folder: Path, split: str, max_bytes: int) -> None:
         self._folder, self._split, self._max_bytes = folder, split, max_bytes
@@ -57,7 +57,7 @@ class ShardPacker:
         self.records: list[ShardRecord] = []
 
     def add(self, key: str, members: Members) -> None:
-        """Append one sample, to a new shard if this one is full."""
+        """Append one sample, to a new shard if the current one is full."""
         size = sum(tar_size(len(data)) for data in members.values())
         if self._tar is not None and self._bytes + size > self._max_bytes:
             self.close()
@@ -86,5 +86,5 @@ class ShardPacker:
 
 
 def tar_size(data_bytes: int) -> int:
-    """The size in a tar of a member with this many bytes: its header and its data in whole blocks."""
+    """The size in a tar of a member of `data_bytes`: its header and its data in whole blocks."""
     return BLOCK + -(-data_bytes // BLOCK) * BLOCK

@@ -36,7 +36,7 @@ class CorrectionSize:
 
     @classmethod
     def read(cls, shapes: Shapes, where: str) -> Self:
-        """The sizes of tensors of these names and shapes. Raises InputError, naming `where`, where a tensor
+        """The sizes of tensors of these names and shapes. Raises InputError, naming `where`, if a tensor
         is missing that they are read from."""
         firsts = [sum(DEPTHS[:group]) for group in range(len(DEPTHS))]
         try:

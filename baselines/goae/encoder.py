@@ -47,7 +47,7 @@ class EncoderSize:
 
     @classmethod
     def read(cls, shapes: Shapes, where: str) -> Self:
-        """The sizes of tensors of these names and shapes. Raises InputError, naming `where`, where a tensor
+        """The sizes of tensors of these names and shapes. Raises InputError, naming `where`, if a tensor
         is missing that they are read from."""
         try:
             coarse, mid, fine = (shapes[f"mapper_query_spatial_{level}.2.weight"][0] for level in LEVELS)

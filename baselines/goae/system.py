@@ -101,7 +101,7 @@ class GOAE:
 
     def __init__(self, networks: Networks, generator: Generator, settings: GOAESettings) -> None:
         """`networks` and `generator` fit each other and are on one device (`build_networks`). Raises
-        InputError where the rendering is too small for the visibility mask."""
+        InputError if the rendering is too small for the visibility mask."""
         self.networks, self.generator, self.settings = networks, generator, settings
         self.native_size = generator.architecture.size
         side = settings.rendering or generator.settings.rendering

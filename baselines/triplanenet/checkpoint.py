@@ -102,7 +102,7 @@ def _latent_average(found: Mapping[str, Any], tensors: Mapping[str, Tensor], whe
 
 def settings_from(arguments: Any, where: str) -> Settings:
     """How the generator of these constructor arguments renders (`init_kwargs`). Raises InputError, naming
-    `where`, where they say nothing or something that is not known here."""
+    `where`, if they say nothing or something that is not known here."""
     if not isinstance(arguments, dict) or not isinstance(arguments.get("rendering_kwargs"), dict):
         raise InputError(f"{where}: it has no rendering settings (init_kwargs, rendering_kwargs)")
     options = arguments["rendering_kwargs"]

@@ -52,7 +52,7 @@ class Widths:
     @classmethod
     def read(cls, shapes: Shapes, where: str) -> Self:
         """The sizes of tensors of these names and shapes; the variant of the second encoder shows in its
-        head. Raises InputError, naming `where`, where a tensor is missing that they are read from."""
+        head. Raises InputError, naming `where`, if a tensor is missing that they are read from."""
         try:
             return cls._read(shapes)
         except KeyError as error:

@@ -72,7 +72,7 @@ def networks_of(path: Path, averaged: bool = True) -> tuple[Networks, bool]:
 
 def _average(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
     """The UNet's moving average by the UNet's own names, empty where the file has none. Raises InputError
-    where it has only some of it."""
+    if it has only some of it."""
     stored = {name for name in tensors if name.startswith(AVERAGE) and not UNREAD.fullmatch(name)}
     if not stored:
         return {}
@@ -185,7 +185,7 @@ def _projection(tensors: Mapping[str, Tensor], where: str) -> CCProjection:
 
 
 def _empty(cls: type[Model], config: Mapping[str, Any], where: str) -> Model:
-    """A network of these sizes without weights. Raises InputError where there is none."""
+    """A network of these sizes without weights. Raises InputError if there is none."""
     try:
         with torch.device("meta"):
             return cls(**config)

@@ -62,7 +62,7 @@ def projection_folder(folder: Path) -> Path:
 
 
 def load_networks(folder: Path) -> Networks:
-    """The networks of a folder, in float32. Raises InputError where something is missing, unreadable,
+    """The networks of a folder, in float32. Raises InputError if something is missing, unreadable,
     unexpected or misshapen, with its names."""
     check_folder(folder)
     unet = load_model(UNet2DConditionModel, folder / UNET)

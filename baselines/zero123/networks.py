@@ -85,7 +85,7 @@ class Networks:
 
 def image_encoder_of(config: dict[str, Any]) -> Any:
     """CLIP's image tower of a transformers config, without weights, on the meta device. Raises InputError
-    where transformers is missing or the config makes none."""
+    if transformers is missing or the config makes none."""
     try:
         from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
     except ImportError:

@@ -43,7 +43,7 @@ class Placement:
 
 def prepared(request: Request, background: Background, side: int) -> tuple[Image.Image, Placement | None]:
     """The first portrait as a square of `side`, and where it is placed, None where the whole portrait is the
-    square. Raises InputError where the person's mask is missing or empty."""
+    square. Raises InputError if the person's mask is missing or empty."""
     portrait = request.portraits[0]
     if background == "keep":
         return Image.fromarray(portrait).resize((side, side), LANCZOS), None
@@ -66,7 +66,7 @@ def on_white(portrait: Images, mask: NDArray[np.uint8]) -> Images:
 
 def centred(portrait: Images, mask: NDArray[np.uint8], side: int, name: str) -> tuple[Image.Image, Placement]:
     """As the published demo prepares an image: the foreground's bounding box, on white, reduced where it is
-    larger than 200 of 256 pixels, in the middle of a white square. Raises InputError where the mask is
+    larger than 200 of 256 pixels, in the middle of a white square. Raises InputError if the mask is
     empty."""
     foreground = mask > FOREGROUND
     rows, columns = np.flatnonzero(foreground.any(1)), np.flatnonzero(foreground.any(0))

@@ -12,7 +12,7 @@ from portraits.segmentation import check_segmentation
 
 
 def plan_baseline(baseline: BaselineSettings, ours: PredictionPlan) -> PredictionPlan:
-    """The predictions of a baseline for the subjects of `ours`. Raises InputError where there is no such kind
+    """The predictions of a baseline for the subjects of `ours`. Raises InputError if there is no such kind
     or setting, the folder does not hold its weights, or masks that it takes cannot be had."""
     folder = Path(baseline.folder)
     check_baseline(baseline.kind, folder, baseline.settings)

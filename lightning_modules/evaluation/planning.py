@@ -178,7 +178,7 @@ def _rows_of_baselines(
 
 
 def _check_masks(name: str, shards: str, subjects: SubjectSet, truth_from: str | None) -> None:
-    """Raise InputError where a row has no masks to remove the background with."""
+    """Raise InputError if a row has no masks to remove the background with."""
     if truth_from is not None:
         raise InputError(f"row {name!r}: its truth is made by {truth_from!r}, and has no masks")
     if not subjects.masks:
@@ -186,7 +186,7 @@ def _check_masks(name: str, shards: str, subjects: SubjectSet, truth_from: str |
 
 
 def _check_same_views(name: str, predictions: PredictionPlan, truth: RowPlan | None) -> None:
-    """Raise InputError where another row's predictions cannot be the truth of these."""
+    """Raise InputError if another row's predictions cannot be the truth of these."""
     if truth is not None and (
         not isinstance(truth.predictions, PredictionPlan) or truth.predictions.views != predictions.views
     ):
@@ -227,7 +227,7 @@ def _plan_predictions(
 
 
 def _check_model(model: ModelSummary, settings: PredictionSettings, subjects: SubjectSet) -> None:
-    """Raise InputError where a model cannot make the predictions."""
+    """Raise InputError if a model cannot make the predictions."""
     if subjects.image_size != model.image_size:
         raise InputError(
             f"{model.folder} makes images of {model.image_size} pixels, and {settings.subjects.shards} has"
@@ -284,7 +284,7 @@ def fingerprint(settings: PredictionSettings, subjects: SubjectSet) -> str:
 
 
 def find_device(name: str | None) -> str:
-    """The device of this name; by default a GPU where there is one. Raises InputError where there is none."""
+    """The device of this name; by default a GPU where there is one. Raises InputError if there is none."""
     gpus = torch.cuda.device_count()
     device = name or ("cuda" if gpus else "cpu")
     kind, _, number = device.partition(":")
@@ -317,7 +317,7 @@ def check_row_name(name: str) -> None:
 
 def row_names(systems: Sequence[str]) -> list[str]:
     """A row's name for each system: its own with dashes for slashes, numbered where another row has it.
-    Raises InputError where files cannot have the name."""
+    Raises InputError if files cannot have the name."""
     names: list[str] = []
     for system in systems:
         plain = system.replace("/", "-").replace("\\", "-")

@@ -99,7 +99,7 @@ def view_name(number: int) -> str:
 def make_predictions(plan: PredictionPlan) -> Predictions | None:
     """The predictions of a plan, of which only those are sampled that its folder does not hold yet.
 
-    Returns None where subjects of other processes' shares are missing. Raises InputError where the model or
+    Returns None where subjects of other processes' shares are missing. Raises InputError if the model or
     the data cannot be read.
     """
     plan.folder.mkdir(parents=True, exist_ok=True)

@@ -135,7 +135,7 @@ def check_inputs(predictions: Predictions) -> None:
 def native_sizes(predictions: Predictions, size: int | None = None) -> dict[str, int]:
     """The side in pixels of every predicted image, by view name.
 
-    Raises InputError where a prediction or one of its inputs is not square, or predictions have several sizes
+    Raises InputError if a prediction or one of its inputs is not square, or predictions have several sizes
     and no `size` is given to score them at.
     """
     images = [view.image for view in predictions.views]
@@ -151,7 +151,7 @@ def native_sizes(predictions: Predictions, size: int | None = None) -> dict[str,
 
 
 def square_sizes(folder: Path, names: Sequence[str]) -> dict[str, int]:
-    """The side in pixels of every image, by name. Raises InputError where one is not square: resized to a
+    """The side in pixels of every image, by name. Raises InputError if one is not square: resized to a
     square it would be distorted."""
     files = tqdm(dict.fromkeys(names), desc="image sizes", unit="image", leave=False)
     sizes = {name: photo_size(folder / name) for name in files}
@@ -170,7 +170,7 @@ def describe_sizes(sides: Mapping[str, int]) -> str:
 
 
 def check_masks(predictions: Predictions) -> None:
-    """Raise InputError where a view has no mask or no truth: its background cannot be removed."""
+    """Raise InputError if a view has no mask or no truth: its background cannot be removed."""
     missing = [view.name for view in predictions.views if view.mask is None or view.truth is None]
     if missing:
         raise InputError(
@@ -180,7 +180,7 @@ def check_masks(predictions: Predictions) -> None:
 
 
 def check_set_sizes(where: str, suite: MetricSuite, predictions: int, real: int) -> None:
-    """Raise InputError where there are too few images for the FID or KID of a suite."""
+    """Raise InputError if there are too few images for the FID or KID of a suite."""
     labels = [metric.label for metric in suite.sets]
     if labels and min(predictions, real) < 2:
         raise InputError(

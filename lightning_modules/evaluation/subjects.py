@@ -115,7 +115,7 @@ class SubjectSet:
         return SEGMENTATION if self.segment else None
 
     def read(self, keys: Collection[str]) -> Iterator[Subject]:
-        """The subjects of these names, in order. Raises InputError where a frame is damaged."""
+        """The subjects of these names, in order. Raises InputError if a frame is damaged."""
         opened: tuple[int, Sample] | None = None
         for subject in self.subjects:
             if subject.key not in keys:
@@ -133,7 +133,7 @@ class SubjectSet:
 def find_subjects(settings: SubjectSettings) -> SubjectSet:
     """The subjects that settings describe. Reads cameras, and no images.
 
-    Raises InputError where there are no such shards, fewer frames than asked for, a damaged frame, or a frame
+    Raises InputError if there are no such shards, fewer frames than asked for, a damaged frame, or a frame
     with too few views.
     """
     cache = ShardCache(Path(settings.cache_dir), CACHE_BYTES)
@@ -164,7 +164,7 @@ def find_subjects(settings: SubjectSettings) -> SubjectSet:
 
 
 def with_masks(subject: Subject) -> Subject:
-    """The subject with masks of a segmentation network. Raises InputError where it cannot be had."""
+    """The subject with masks of a segmentation network. Raises InputError if it cannot be had."""
     return replace(
         subject,
         masks=foreground_masks(subject.truths),

@@ -50,7 +50,7 @@ class ModelChoice:
     untrained_reference: bool = False
 
     def open(self, device: str) -> "Model":
-        """Load the model. Raises InputError where the folder does not hold one."""
+        """Load the model. Raises InputError if the folder does not hold one."""
         return Model(open_model(self).to(device), self.sampling)
 
 
@@ -124,7 +124,7 @@ class Baseline:
 
 
 def open_model(choice: ModelChoice) -> DiffPortrait3DPipeline:
-    """The pipeline of a model. Raises InputError where the folder does not hold one."""
+    """The pipeline of a model. Raises InputError if the folder does not hold one."""
     pipeline = DiffPortrait3DPipeline.from_pretrained(choice.folder, choice.dtype)
     if not choice.untrained_reference:
         return pipeline

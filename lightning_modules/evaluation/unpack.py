@@ -93,7 +93,7 @@ class Result:
 def unpack(unpacking: Unpacking) -> Predictions:
     """Write the folder of predictions.
 
-    Raises InputError where the source is not laid out as the kind writes it, results are incomplete, or
+    Raises InputError if the source is not laid out as the kind writes it, results are incomplete, or
     portraits or truths do not match its subjects and views.
     """
     source = Path(unpacking.source)
@@ -117,7 +117,7 @@ def unpack(unpacking: Unpacking) -> Predictions:
 
 
 def _reader(unpacking: Unpacking) -> "Reader":
-    """The reader of a kind's results for a protocol. Raises InputError where the kind has none."""
+    """The reader of a kind's results for a protocol. Raises InputError if the kind has none."""
     if unpacking.protocol == "novel_view":
         return READERS[unpacking.kind]
     if unpacking.kind not in RECONSTRUCTIONS:
@@ -152,7 +152,7 @@ def _write(folder: Path, result: Result, portraits: dict[str, Path], unpacking: 
 
 
 def _truth(result: Result, portrait: Path | None, unpacking: Unpacking) -> Path | None:
-    """The true image of a result. Raises InputError where the portrait of a reconstruction is missing."""
+    """The true image of a result. Raises InputError if the portrait of a reconstruction is missing."""
     if unpacking.truths is not None:
         return Path(unpacking.truths) / result.subject / f"{result.view}.png"
     if unpacking.protocol == "novel_view":
@@ -185,7 +185,7 @@ def _check_complete(views: Sequence[View], source: Path) -> None:
 
 
 def _check_subjects(source: Path, subjects: Iterable[str], finished: Iterable[str]) -> None:
-    """Raise InputError where some of the subjects are finished and others are not."""
+    """Raise InputError if some of the subjects are finished and others are not."""
     every, done = set(subjects), set(finished)
     missing = sorted(every - done)
     if done and missing:
@@ -201,7 +201,7 @@ def _folders(source: Path) -> list[str]:
 
 
 def _check_portraits(views: Sequence[View], portraits: dict[str, Path], unpacking: Unpacking) -> None:
-    """Raise InputError where portraits are given that are not those of the subjects."""
+    """Raise InputError if portraits are given that are not those of the subjects."""
     subjects = {view.subject for view in views}
     without_portrait = sorted(subjects - portraits.keys())
     without_result = sorted(portraits.keys() - subjects)
@@ -218,7 +218,7 @@ def _check_portraits(views: Sequence[View], portraits: dict[str, Path], unpackin
 
 
 def _check_truths(views: Sequence[View], unpacking: Unpacking) -> None:
-    """Raise InputError where truths are given for views that are missing in the results."""
+    """Raise InputError if truths are given for views that are missing in the results."""
     if unpacking.truths is None:
         return
     files = Path(unpacking.truths).glob("*/*.png")
@@ -232,7 +232,7 @@ def _check_truths(views: Sequence[View], unpacking: Unpacking) -> None:
 
 
 def _videos(source: Path, pattern: str, name: Callable[[Path], str]) -> list[tuple[str, Path]]:
-    """Videos by subject. Raises InputError where there are none."""
+    """Videos by subject. Raises InputError if there are none."""
     check_video()
     videos = sorted(path for path in source.glob(pattern) if not path.name.startswith("."))
     if not videos:
@@ -241,7 +241,7 @@ def _videos(source: Path, pattern: str, name: Callable[[Path], str]) -> list[tup
 
 
 def frames_of(path: Path) -> list[Image.Image]:
-    """The frames of a video, RGB. Raises InputError where it cannot be read."""
+    """The frames of a video, RGB. Raises InputError if it cannot be read."""
     from imageio_ffmpeg import read_frames
 
     try:
@@ -318,7 +318,7 @@ def _triplanenet_reconstruction(source: Path, unpacking: Unpacking) -> Iterator[
 
 
 def _triplanenet_images(source: Path, wanted: Callable[[str], bool]) -> list[tuple[str, str, Path]]:
-    """Subject, view and file of the wanted views. Raises InputError where only some subjects have any."""
+    """Subject, view and file of the wanted views. Raises InputError if only some subjects have any."""
     named = [(path, _TRIPLANENET.fullmatch(path.name)) for path in image_files(source)]
     images = [(match["name"], match["view"], path) for path, match in named if match is not None]
     chosen = [image for image in images if wanted(image[1])]

@@ -164,7 +164,7 @@ class CrossView(ModelMixin, ConfigMixin):
         return place_like(cross_view, unet)
 
     def check_views(self, views: int) -> None:
-        """Raise InputError where there are more views than V has positional encodings for."""
+        """Raise InputError if there are more views than V has positional encodings for."""
         check_views(views, self.config.positions)
 
     def runs_middle(self, conditional: bool) -> bool:
@@ -173,7 +173,7 @@ class CrossView(ModelMixin, ConfigMixin):
 
 
 def check_views(views: int, positions: int) -> None:
-    """Raise InputError where V with so many `positions`, 0 for any, cannot attend over so many views."""
+    """Raise InputError if V with so many `positions`, 0 for any, cannot attend over so many views."""
     if positions and views > positions:
         raise InputError(
             f"{views} views at once, and V encodes the places of {positions}: "

@@ -59,7 +59,7 @@ def find_model(
     local_files_only: bool = False,
 ) -> Path:
     """The folder of a model: a local or shipped one, or fetched from the hub (owner/name). Raises InputError
-    where there is none."""
+    if there is none."""
     folder = find_shipped(path)
     if folder.is_dir() or not REPOSITORY.fullmatch(str(path)):
         return folder
@@ -74,7 +74,7 @@ def fetch(
     local_files_only: bool = False,
 ) -> Path:
     """The folder of a repository's files that match any of the patterns, from the hub or its cache. Raises
-    InputError where there is no such repository, or the hub cannot be reached and the cache has none."""
+    InputError if there is no such repository, or the hub cannot be reached and the cache has none."""
     try:
         return Path(
             snapshot_download(

@@ -60,7 +60,7 @@ class NoisePrior(ModelMixin, ConfigMixin):
     side of the volume in the world's units. `coarse`, `fine`: depths of a ray, stratified and of importance.
     `perceptual`: a note of whose features it was trained to match, None where that is not known.
 
-    Raises InputError where the sizes don't meet.
+    Raises InputError if the sizes don't meet.
     """
 
     @register_to_config

@@ -91,7 +91,7 @@ def load_portrait_model(path: str, dtype: torch.dtype = torch.float32) -> Portra
 
 
 def check_safetensors(folder: Path) -> None:
-    """Raise InputError where the weights of a part of a model folder are pickled."""
+    """Raise InputError if the weights of a part of a model folder are pickled."""
     for part in ("unet", "vae", REFERENCE, CONTROL, CROSS_VIEW, NOISE_PRIOR):
         if (folder / part).is_dir():
             for path in weight_files(folder / part):
@@ -128,7 +128,7 @@ def _check_cards(folder: Path, backbone: str) -> ReferenceTimestep:
 def save_portrait_model(model: PortraitModel, path: str, dtype: torch.dtype | None = None) -> None:
     """The folder that `load_portrait_model` reads, in `dtype` or as it is.
 
-    Raises InputError where `path` exists; nothing half-written is left under that name.
+    Raises InputError if `path` exists; nothing half-written is left under that name.
     """
     with whole_folder(Path(path)) as folder:
         write_portrait_model(model, folder, dtype)

@@ -101,7 +101,7 @@ def load_backbone(path_or_hub_id: str, dtype: torch.dtype = torch.float32) -> Ba
 def load_single_file(path: Path, dtype: torch.dtype = torch.float32) -> Backbone:
     """The backbone in a single file, its networks in `dtype` and `eval`; see `networks.single_file`.
 
-    Raises InputError where it is damaged, or no Stable Diffusion 1.5.
+    Raises InputError if it is damaged, or no Stable Diffusion 1.5.
     """
     tensors = read_single_file(path)
     config = unet_config(tensors)
@@ -114,7 +114,7 @@ def load_single_file(path: Path, dtype: torch.dtype = torch.float32) -> Backbone
 def save_backbone(backbone: Backbone, path: str, dtype: torch.dtype | None = None) -> None:
     """The folder that `load_backbone` reads, its networks in `dtype` or as they are.
 
-    Raises InputError where `path` exists; nothing half-written is left under that name.
+    Raises InputError if `path` exists; nothing half-written is left under that name.
     """
     with whole_folder(Path(path)) as folder:
         write_backbone(backbone, folder, dtype)
@@ -221,7 +221,7 @@ def find_folder(path_or_hub_id: str) -> Path:
 def load_empty_prompt(folder: Path, channels: int) -> Tensor:
     """The embedding (1, T, D = `channels`) of "" in a backbone's folder, made and kept there if missing.
 
-    Raises InputError where it cannot be made, or is of another shape.
+    Raises InputError if it cannot be made, or is of another shape.
     """
     stored = folder / f"{EMPTY_PROMPT}.safetensors"
     if stored.is_file():
@@ -241,7 +241,7 @@ def load_empty_prompt(folder: Path, channels: int) -> Tensor:
 def encode_empty_prompt(folder: Path) -> Tensor:
     """The embedding (1, T, D) of "" by the text encoder in a backbone's folder, which takes transformers.
 
-    Raises InputError where there is no text encoder, or no transformers.
+    Raises InputError if there is no text encoder, or no transformers.
     """
     if not (folder / "text_encoder" / "config.json").is_file():
         raise InputError(f"{folder} has neither {EMPTY_PROMPT}.safetensors nor text_encoder/ to make it from")

@@ -59,7 +59,7 @@ class StageCard:
         return self.settings.get(TRAINED_WITH, {})
 
     def reference_timestep(self, where: str) -> ReferenceTimestep:
-        """The timestep that F_ref was given. Raises InputError where the card has none, or an unknown one."""
+        """The timestep that F_ref was given. Raises InputError if the card has none, or an unknown one."""
         timestep: Any = self.settings.get(TIMESTEP)
         if timestep not in get_args(ReferenceTimestep):
             raise InputError(
@@ -79,7 +79,7 @@ class StageCard:
             )
 
     def check_parts(self, parts: Mapping[str, str], where: str) -> None:
-        """Raise InputError where the part was trained with other parts than `parts`, fingerprints by stage.
+        """Raise InputError if the part was trained with other parts than `parts`, fingerprints by stage.
         Stages that are in only one of the two are not compared."""
         for stage, known in self.trained_with.items():
             if parts.get(stage, known) != known:
@@ -114,7 +114,7 @@ class Lineage:
     def add(self, card: StageCard, weights: Mapping[str, Tensor], where: str) -> None:
         """Add a part, whose state dict is `weights`.
 
-        Raises InputError where it was trained on another backbone, with F_ref at another timestep, or with
+        Raises InputError if it was trained on another backbone, with F_ref at another timestep, or with
         other parts than those added before.
         """
         card.check(card.stage, self.backbone, where)

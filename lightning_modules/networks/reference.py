@@ -198,7 +198,7 @@ def run_last_layer(layer: Layer, hidden: Tensor, context: Context) -> dict[str, 
 def prune(unet: nn.Module) -> None:
     """Take away, in place, what a UNet runs after the normalised input of its last self-attention.
 
-    Raises InputError where its decoder has no attention.
+    Raises InputError if its decoder has no attention.
     """
     attending = [i for i, block in enumerate(unet.up_blocks) if hasattr(block, "attentions")]
     if not attending:

@@ -35,7 +35,7 @@ Tensors = Mapping[str, Tensor]
 
 
 def read_single_file(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file by their names in CompVis' code. Raises InputError where it is damaged, or no
+    """The tensors of a file by their names in CompVis' code. Raises InputError if it is damaged, or no
     Stable Diffusion 1.5."""
     contents = read_tensors(path)
     nested = contents.get("state_dict", contents)
@@ -69,14 +69,14 @@ def unet_config(tensors: Tensors) -> dict[str, Any]:
 
 
 def convert_unet(tensors: Tensors, config: Mapping[str, Any], path: Path) -> UNet2DConditionModel:
-    """The UNet with its weights. Raises InputError where they are not those of its settings."""
+    """The UNet with its weights. Raises InputError if they are not those of its settings."""
     with torch.device("meta"):
         unet = UNet2DConditionModel(**config)
     return _filled(unet, convert_ldm_unet_checkpoint(dict(tensors), unet.config), path)
 
 
 def convert_vae(tensors: Tensors, path: Path) -> AutoencoderKL:
-    """The VAE with its weights. Raises InputError where they are not those of Stable Diffusion's."""
+    """The VAE with its weights. Raises InputError if they are not those of Stable Diffusion's."""
     width = tensors[f"{VAE}encoder.conv_in.weight"].shape[0]
     levels = len(WIDTHS)
     with torch.device("meta"):

@@ -117,7 +117,7 @@ def shapes_of(tensors: Mapping[str, Tensor]) -> Shapes:
 def released_layout(shapes: Shapes, heads: int, view_heads: int = 8) -> Layout:
     """The layout of the architecture that a checkpoint's shapes tell of, F's `heads` and V's apart.
 
-    Raises InputError where they tell of none.
+    Raises InputError if they tell of none.
     """
     config = structure.unet_config(shapes, heads)
     hint, cross_view = structure.hint_channels(shapes), structure.cross_view_config(shapes, view_heads)

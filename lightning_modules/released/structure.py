@@ -51,7 +51,7 @@ class Level:
 def unet_config(shapes: Shapes, heads: int) -> dict[str, Any]:
     """The arguments of F's `UNet2DConditionModel`; only `heads` is not in any shape.
 
-    Raises InputError where the checkpoint has no such UNet, or one that diffusers cannot express.
+    Raises InputError if the checkpoint has no such UNet, or one that diffusers cannot express.
     """
     levels = unet_levels(shapes)
     resnets = {level.resnets for level in levels}
@@ -110,7 +110,7 @@ def hint_channels(shapes: Shapes) -> tuple[int, ...]:
 def cross_view_config(shapes: Shapes, heads: int) -> dict[str, Any]:
     """The arguments of `CrossView.from_unet` that are V's own; only `heads` is not in any shape.
 
-    Raises InputError where the widths do not divide by it.
+    Raises InputError if the widths do not divide by it.
     """
     crowded = [level.width for level in unet_levels(shapes) if level.width % heads]
     if crowded:

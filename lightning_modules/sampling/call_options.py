@@ -54,7 +54,7 @@ def sampling_settings(options: Mapping[str, Any]) -> Sampling:
 
 def draw_seed(generator: torch.Generator) -> int:
     """A seed from a generator, whose state goes on: the same generator gives the same views in the same
-    order of calls. Raises InputError where it is no generator."""
+    order of calls. Raises InputError if it is no generator."""
     if not isinstance(generator, torch.Generator):
         raise InputError(f"generator: a torch.Generator is wanted, not a {type(generator).__name__}")
     return int(torch.randint(MAX_SEED, (), generator=generator, device=generator.device))

@@ -43,7 +43,7 @@ def device_map(devices: int) -> Iterator[DeviceMap]:
 def choose_devices(count: int | None) -> list[str]:
     """`count` GPUs, or all of them if None; without a GPU, `count` times the CPU, or once.
 
-    Raises InputError where `count` is below 1 or there are fewer GPUs.
+    Raises InputError if `count` is below 1 or there are fewer GPUs.
     """
     gpus = torch.cuda.device_count()
     if count is not None and count < 1:
@@ -64,6 +64,6 @@ def group_devices(devices: Sequence[str], people: int, windows: int) -> list[lis
 
 
 def check_precision(precision: Precision, devices: Sequence[str]) -> None:
-    """Raise InputError where the precision is not supported on one of the devices."""
+    """Raise InputError if the precision is not supported on one of the devices."""
     if precision == "float16" and "cpu" in devices:
         raise InputError("--precision float16 takes a GPU, and there is none: choose bfloat16 or float32")

@@ -60,7 +60,7 @@ class FoldersMixin:
             use_safetensors: refuse pickled weights if True.
             revision, cache_dir, local_files_only: of the hub's repository, as in diffusers.
 
-        Raises InputError where there is no such model, or it is damaged.
+        Raises InputError if there is no such model, or it is damaged.
         """
         if variant not in (None, FP16):
             raise InputError(f"variant {variant!r}: it is None or {FP16!r}")
@@ -75,7 +75,7 @@ class FoldersMixin:
     def read_scheduler(cls, folder: Path) -> SchedulerMixin:
         """The scheduler of a folder that a pipeline has saved; of any other folder its noise schedule (DDPM).
 
-        Raises InputError where it is not one of diffusers' schedulers or its config is damaged.
+        Raises InputError if it is not one of diffusers' schedulers or its config is damaged.
         """
         index = folder / cls.config_name
         if not index.is_file() or read_json(index).get("_class_name") != cls.__name__:
@@ -97,7 +97,7 @@ class FoldersMixin:
     ) -> None:
         """Write the folder that `from_pretrained` reads, as safetensors, in `dtype` or as the networks are.
 
-        Raises InputError where the folder exists and is not empty, and on diffusers' `safe_serialization`
+        Raises InputError if the folder exists and is not empty, and on diffusers' `safe_serialization`
         and `variant` where they ask for other files.
         """
         if not safe_serialization or variant is not None:

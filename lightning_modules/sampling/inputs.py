@@ -17,7 +17,7 @@ def portrait_pixels(images: Sequence[Image.Image], side: int) -> Tensor:
     """The middle squares of photos of any size and shape: (1, R, 3, S, S) in [-1, 1], S = `side`.
 
     Photos are read as from files: upright by their EXIF orientation, transparency over white, in sRGB. Raises
-    InputError where there are none, or one has less than `MIN_SIDE` pixels a side.
+    InputError if there are none, or one has less than `MIN_SIDE` pixels a side.
     """
     if not images:
         raise InputError("no portrait was given")
@@ -41,7 +41,7 @@ def square_levels(images: Sequence[Image.Image], side: int, what: str) -> Tensor
 def view_count(**inputs: Sized | None) -> int:
     """K, the length of inputs that have one item for each view (None: it is not given).
 
-    Raises InputError where none is given, or their lengths differ.
+    Raises InputError if none is given, or their lengths differ.
     """
     counts = {name: len(items) for name, items in inputs.items() if items is not None}
     if not counts or 0 in counts.values():

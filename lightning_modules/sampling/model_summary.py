@@ -32,7 +32,7 @@ class ModelSummary:
 
     @classmethod
     def read(cls, path: str) -> Self:
-        """Read a folder's configs. Raises InputError where it is no model folder, or a config is damaged."""
+        """Read a folder's configs. Raises InputError if it is no model folder, or a config is damaged."""
         folder = find_model(path)
         if not (folder / REFERENCE).is_dir():
             raise InputError(
@@ -58,7 +58,7 @@ class ModelSummary:
         )
 
     def check(self, steps: int, window: int) -> None:
-        """Raise InputError where the model cannot follow cameras, or not sample in so many steps, or not with
+        """Raise InputError if the model cannot follow cameras, or not sample in so many steps, or not with
         windows of so many views."""
         if not self.has_view_control:
             raise InputError(

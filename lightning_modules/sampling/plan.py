@@ -120,7 +120,7 @@ def make_plan(request: Request) -> Plan:
 
 
 def check_output(folder: Path, overwrite: bool) -> None:
-    """Raise InputError where a folder exists and may not be overwritten, or was not made by `synthesize`."""
+    """Raise InputError if a folder exists and may not be overwritten, or was not made by `synthesize`."""
     if not folder.exists():
         return
     if not overwrite:
@@ -133,7 +133,7 @@ def check_output(folder: Path, overwrite: bool) -> None:
 
 
 def check_names(people: Sequence[Person], portraits: str) -> None:
-    """Raise InputError where a person's folder would have the name of one of the command's own outputs."""
+    """Raise InputError if a person's folder would have the name of one of the command's own outputs."""
     reserved = {CONDITIONS, CAMERAS, SETTINGS}
     for person in people:
         if person.name.casefold() in reserved:
@@ -145,7 +145,7 @@ def check_names(people: Sequence[Person], portraits: str) -> None:
 
 def find_cameras(request: Request, conditions: Conditions) -> Cameras | None:
     """The cameras (K, 25) of the request's files or trajectory; None where it has neither, but condition
-    images. Raises InputError where it has both, or they cannot be read."""
+    images. Raises InputError if it has both, or they cannot be read."""
     names = ("trajectory", "views", "yaw", "pitch")
     given = [f"--{name}" for name in names if getattr(request, name) is not None]
     if request.cameras is not None:
@@ -161,7 +161,7 @@ def find_cameras(request: Request, conditions: Conditions) -> Cameras | None:
 
 def find_proxies(noise: str | None, people: Sequence[Person], views: int) -> list[list[Path]] | None:
     """Each person's proxies where `noise` is a folder of them, or has a folder with the name of each person;
-    None where it is the name of a starting noise. Raises InputError where there is not one for each view."""
+    None where it is the name of a starting noise. Raises InputError if there is not one for each view."""
     if noise in (None, RANDOM, AWARE):
         return None
     folder = Path(str(noise))
@@ -178,7 +178,7 @@ def find_proxies(noise: str | None, people: Sequence[Person], views: int) -> lis
 
 def starting_noise(name: str | None, proxies: bool, cameras: bool, prior: bool) -> StartingNoise:
     """The starting noise called `name`; where it is None, 3D-aware noise if there are proxies, or cameras and
-    a noise prior. Raises InputError where 3D-aware noise is asked for and not possible."""
+    a noise prior. Raises InputError if 3D-aware noise is asked for and not possible."""
     possible = proxies or (prior and cameras)
     if name == AWARE and not possible:
         missing = (

@@ -20,7 +20,7 @@ def ddim_scheduler(schedule: ConfigMixin, steps: int) -> DDIMScheduler:
     """A DDIM scheduler over the noise schedule of any diffusers scheduler, on the released timestep grid.
 
     The grid is `steps` evenly spaced timesteps that start at 1: 50 steps of 1000 are 1, 21, …, 981. Raises
-    InputError where `steps` is not in 1 to half the schedule's timesteps.
+    InputError if `steps` is not in 1 to half the schedule's timesteps.
     """
     trained = schedule.config.num_train_timesteps
     if not 0 < steps <= trained // 2:  # beyond a half, the grid never reaches the last timestep
@@ -89,7 +89,7 @@ def step_options(
 ) -> dict[str, Any]:
     """Keyword arguments for `scheduler.step` on a batch of `items`: `eta` and `generator`, if it has them.
 
-    Raises InputError where `eta` is not supported, or where the scheduler draws noise and there is not one
+    Raises InputError if `eta` is not supported, or where the scheduler draws noise and there is not one
     generator for each item.
     """
     parameters, name = inspect.signature(scheduler.step).parameters, type(scheduler).__name__

@@ -56,7 +56,7 @@ class SharedInputs:
 
 
 def open_pipeline(networks: NetworkOptions, devices: Sequence[str]) -> DiffPortrait3DPipeline:
-    """Load a model onto devices. Raises InputError where it cannot be loaded."""
+    """Load a model onto devices. Raises InputError if it cannot be loaded."""
     pipeline = DiffPortrait3DPipeline.from_pretrained(
         networks.model, dtype=getattr(torch, networks.precision)
     )

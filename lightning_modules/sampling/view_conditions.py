@@ -65,7 +65,7 @@ Conditions = ConditionFiles | RenderedConditions
 def find_conditions(source: RendererChoice, identity: int) -> Conditions:
     """Conditions from `source`, the choice of a renderer or a folder of images in the order of the views.
 
-    Raises InputError where it is neither, the folder has no images, or the renderer cannot be opened.
+    Raises InputError if it is neither, the folder has no images, or the renderer cannot be opened.
     """
     if not isinstance(source, str) or is_renderer(source):
         check_renderer(source)

@@ -33,7 +33,7 @@ def windows(views: int, window: int, overlap: int | None = None) -> list[Window]
     views, by default half a window.
 
     All windows have the same length. Weights rise linearly from a window's ends to its middle, and those of
-    each view sum to 1, so that along the path one window fades into the next. Raises InputError where `views`
+    each view sum to 1, so that along the path one window fades into the next. Raises InputError if `views`
     or `window` is below 1 or `overlap` is not in 0 to `window` - 1.
     """
     if views < 1 or window < 1:

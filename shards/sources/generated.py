@@ -1,7 +1,7 @@
 """`python -m shards.build panohead --generator DIR` (or `eg3d`): people of a 3D GAN → frames.
 
-Half of the paper's training data are PanoHead's people, each seen by a reference and eight targets
-(section 4.1).
+Half of the paper's training data are samples of PanoHead, each with a reference and eight targets (section
+4.1).
 """
 
 from collections.abc import Sequence
@@ -29,16 +29,17 @@ from shards.schema import SPLITS, Sample, SampleMeta
 from shards.skips import Skip
 from shards.sources.splits import Shares, split_by_hash
 
-# How the frame of a head is found: measured on each person, on the average person, or the generator's own.
+# How the coordinate frame of a head is determined: measured on each person, on the average person, or the
+# generator's own.
 Frames = Literal["each", "average", "own"]
-CAMERA_STREAM = 1  # keeps the random cameras apart from the random latents
+CAMERA_STREAM = 1  # key of the random stream of cameras
 REFERENCE_YAW = 20.0  # degrees; the largest yaw of the first view
 PITCH_SPREAD = 8.0  # degrees; the standard deviation of pitch
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One unit of work: the numbers of people of one split who are rendered together."""
+    """One unit of work: the numbers of people of one split that are rendered together."""
 
     split: str
     identities: tuple[int, ...]
@@ -50,21 +51,21 @@ class _Generated(RenderedConditions):
 
     Args:
         generator: the generator's folder, as import-gan writes it
-        identities: people in all, over the three splits
+        identities: total number of people in the three splits
         views: cameras per person: a reference near the front, and targets
         size: image side in pixels
-        seed: which people are drawn; the frames are a function of this and the other settings
+        seed: seed of people and cameras; frames are a function of this and the other settings
         truncation: 1 for the full variety of the generator, 0 for its average person
         max_yaw: largest yaw of the targets in degrees; 180 for all around
         max_pitch: largest pitch in degrees, up and down
-        frame: how the frame of a head is found: each measures it on each person (the default for panohead),
-            average on the average person; own takes the generator's (the default for eg3d)
+        frame: the coordinate frame of heads: each measures it on each person (the default for panohead),
+            average on the average person; own uses the generator's (the default for eg3d)
         faces: replace people in whom no face is detected by others
         resolution: side of the volume rendering in pixels, 0 for the checkpoint's
         precision: precision of the convolutions
         compile: compile convolutions and decoder first
         batch: people computed together; raise it for a GPU
-        device: such as cpu or cuda:1; by default one process per GPU, if there are any
+        device: device such as cpu or cuda:1; by default one process per GPU, if there are any
         val_share: the share of identities held out for validation
         test_share: the share held out for testing
         conditions: the renderer of the condition images: synthetic, eg3d:FOLDER, panohead:FOLDER, or a GAN's
@@ -112,7 +113,7 @@ class _Generated(RenderedConditions):
         check_renderer(self.conditions)
         self.shares.check()
         own = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.init}
-        del own["device"]  # another device changes the last bit of an image at most
+        del own["device"]  # it affects at most the last bit of images
         own["conditions"] = renderer_record(self.conditions)
         self.settings = own | {"fingerprint": of_folder(Path(self.generator))}
 
@@ -133,11 +134,11 @@ class _Generated(RenderedConditions):
 
     @property
     def processes(self) -> int | None:
-        """The number of processes that suits the generator, whatever renders the conditions."""
+        """The suitable number of processes for the generator, independent of the conditions' renderer."""
         return gpu_processes(self.device)
 
     def head(self, worker: Worker = ONLY_WORKER) -> GeneratedHead:
-        """The generator, opened for `worker` on the first call."""
+        """The generator, loaded for `worker` on the first call."""
         if self._head is None:
             self._head = GeneratedHead(self.options, self.device, worker)
         return self._head
@@ -162,7 +163,7 @@ class _Generated(RenderedConditions):
 
     @torch.inference_mode()
     def capture(self, unit: Batch, worker: Worker = ONLY_WORKER) -> list[Sample | Skip]:
-        """The frames of a batch of people, and who of them cannot be used."""
+        """The frames of a batch of people, with skips for those that cannot be used."""
         head = self.head(worker)
         results: list[Sample | Skip] = []
         latents = []
@@ -207,7 +208,8 @@ class _Generated(RenderedConditions):
         return np.stack([label_from_angles(*np.radians(pair)) for pair in zip(yaws, pitches, strict=True)])
 
     def _locate(self, head: GeneratedHead, people: Identity, index: int) -> HeadFrame | str | None:
-        """The frame of one person's head, None for the generator's own, or why it cannot be measured."""
+        """The coordinate frame of a person's head, None for the generator's own, or why it cannot be
+        measured."""
         if self.frame != "each":
             return head.frame
         person = Identity(
@@ -237,7 +239,7 @@ class _Generated(RenderedConditions):
 
 
 class PanoHeadGenerator(_Generated):
-    """PanoHead's people with masks, their cameras turned to EG3D's pivot."""
+    """PanoHead's people with masks, with cameras that look at EG3D's pivot."""
 
     kind = "panohead"
 

@@ -1,4 +1,5 @@
-"""The labelled images in a folder: EG3D's lists of labels, labels beside images, grouping by identity."""
+"""Discovery of labelled images in a folder: EG3D's lists of labels, labels next to images, grouping by
+identity."""
 
 import json
 import re
@@ -20,9 +21,9 @@ Label = tuple[float, ...]
 
 
 def find_labelled_images(root: Path) -> dict[str, Label | None]:
-    """The labelled images below `root`: relative path → label, or None where it is in a file of its own.
+    """The labelled images below `root`: relative path → label, or None if the label is in a separate file.
 
-    Raises InputError where there are none, or where a list of labels is damaged or names files outside
+    Raises InputError if there are none, or where a list of labels is damaged or names files outside
     `root`.
     """
     if not root.is_dir():
@@ -36,15 +37,15 @@ def find_labelled_images(root: Path) -> dict[str, Label | None]:
         if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and _label_file(path) is not None
     ]
     if not labelled:
-        raise InputError(f"--root {root}: neither dataset.json nor an image with its .npy or .json beside it")
+        raise InputError(f"--root {root}: no dataset.json, and no image with a .npy or .json of its name")
     return {path.relative_to(root).as_posix(): None for path in labelled}
 
 
 def group_by_identity(
     images: Mapping[str, Label | None], max_views: int
 ) -> dict[str, tuple[tuple[str, Label | None], ...]]:
-    """The images of each identity, both in order of their names; at most `max_views` of an identity, evenly
-    spaced."""
+    """Group images by identity, both sorted by name; at most `max_views` evenly spaced images of an
+    identity."""
     nested = any("/" in name for name in images)
     groups: dict[str, list[tuple[str, Label | None]]] = {}
     for name in sorted(images):
@@ -56,7 +57,7 @@ def group_by_identity(
 
 
 def read_own_label(image: Path) -> Label:
-    """The label in the file beside an image. Raises InputError."""
+    """The label in the file next to an image. Raises InputError."""
     path = _label_file(image)
     if path is None:
         raise InputError(f"{image.name}: it has no label")
@@ -81,18 +82,18 @@ def _read_list(root: Path, path: Path) -> dict[str, Label | None]:
 
 
 def _check_names(root: Path, path: Path, names: Collection[str]) -> None:
-    """Raise InputError where the images of a list are outside `root`, missing, or of unknown identity."""
+    """Raise InputError if the images of a list are outside `root`, missing, or of unknown identity."""
     for name in names:
         parts = PurePosixPath(name)
         if parts.is_absolute() or ".." in parts.parts or "\\" in name:
-            raise InputError(f"{path}: {name!r} points out of the folder")
+            raise InputError(f"{path}: {name!r} is outside the folder")
     if names and all(SINGLE_IMAGE.fullmatch(name) for name in names):
         raise InputError(
             f"{path}: a data set of single images as EG3D's dataset_tool packs them, without their"
             " identities: name folders by identity, or read photos by `python -m shards.build wild`"
         )
     if not any((root / name).is_file() for name in names):
-        raise InputError(f"{path}: none of its images is there")
+        raise InputError(f"{path}: none of its images exists")
 
 
 def _label_file(image: Path) -> Path | None:

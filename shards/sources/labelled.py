@@ -1,8 +1,8 @@
 """`python -m shards.build labelled`: a folder of images with EG3D camera labels → frames.
 
-Such folders are written by generators of heads (PanoHead, EG3D) and by EG3D's preprocessing of photos. The
-labels are in `dataset.json` or `label.json` (EG3D's format, which PanoHead writes with strings for
-numbers), or in `<image>.npy` or `<image>.json` beside each image. The images of one identity are one frame.
+Such folders are written by PanoHead, by EG3D, and by EG3D's preprocessing of photos. The labels are in
+`dataset.json` or `label.json` (EG3D's format, which PanoHead writes with strings instead of numbers), or in
+`<image>.npy` or `<image>.json` next to each image. The images of one identity are one frame.
 """
 
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ MASK_FOLDERS = ("masks", "mask")
 class Head:
     """One unit of work: the images of one identity, as pairs of a relative path and a label.
 
-    The label is None where it is in a file beside the image."""
+    The label is None if it is in a file next to the image."""
 
     identity: str
     split: str
@@ -64,26 +64,26 @@ class _View(NamedTuple):
 class LabelledFolder(RenderedConditions):
     """One frame for each identity in a folder of images with camera labels.
 
-    An image's identity is the name of its subfolder or, where all images lie in one folder, the part of its
-    name before the last `_` or `-`.
+    An image's identity is the name of its subfolder or, if all images are in one folder, the part of its name
+    before the last `_` or `-`.
 
     Args:
         root: the folder of images and labels
         size: image side in pixels
-        convention: eg3d takes images and labels as they are; panohead locates the head by landmarks and turns
-            the cameras, which look at the middle of the head, to EG3D's pivot
+        convention: eg3d uses images and labels unchanged; panohead locates the head by landmarks and rotates
+            the cameras, which look at the head's centre, to EG3D's pivot
         val_share: the share of identities held out for validation
         test_share: the share held out for testing
         conditions: the renderer of the condition images: synthetic, eg3d:FOLDER, panohead:FOLDER, or a GAN's
             options
         min_views: identities with fewer usable images are skipped
-        max_views: of identities with more images, this many are used, evenly spaced by name
-        min_inside: views turned to EG3D's pivot are left out if less than this share of them lies inside the
+        max_views: at most this many images of an identity are used, evenly spaced by name
+        min_inside: views rotated to EG3D's pivot are left out if less than this share of them is inside the
             image
         licence: the terms under which the images may be used
     """
 
-    name = "panohead"  # part of the keys of samples in shards that exist
+    name = "panohead"  # part of samples' keys in existing shards
     settings: dict[str, Any] = field(init=False)
     _detector = FaceDetector()
 
@@ -114,8 +114,8 @@ class LabelledFolder(RenderedConditions):
         ]
         if (most := max(len(unit.images) for unit in self._heads)) < self.min_views:
             raise InputError(
-                f"--root {self.root}: no identity has --min_views {self.min_views} images, the most is"
-                f" {most}: put each one's into a folder of its own; single photos are read by"
+                f"--root {self.root}: no identity has --min_views {self.min_views} images, at most"
+                f" {most}: put the images of each identity into a separate folder; single photos are read by"
                 " `python -m shards.build wild`"
             )
         own = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.init}
@@ -131,7 +131,7 @@ class LabelledFolder(RenderedConditions):
         return 1
 
     def capture(self, unit: Head, worker: Worker = ONLY_WORKER) -> list[Sample | Skip]:
-        """The frame of an identity, and the images of it that cannot be used."""
+        """The frame of an identity, with skips for images that cannot be used."""
         originals, skips = self.open_views(unit)
         try:
             views = self._align(originals)
@@ -144,7 +144,7 @@ class LabelledFolder(RenderedConditions):
         return [self.sample(meta, images, labels, worker, masks), *skips]
 
     def open_views(self, unit: Head) -> tuple[list[_View], list[Skip]]:
-        """The images of an identity that can be read, and the others with the reason."""
+        """Read the images of an identity, with skips for those that cannot be read."""
         views: list[_View] = []
         skips: list[Skip] = []
         root = Path(self.root)
@@ -162,7 +162,7 @@ class LabelledFolder(RenderedConditions):
         return views, skips
 
     def _align(self, originals: Sequence[_View]) -> list[_View]:
-        """The views at the size of the frame. Raises NoHeadError where too few of them can be used."""
+        """The views at the output size. Raises NoHeadError if too few of them can be used."""
         if len(originals) < self.min_views:
             raise NoHeadError(f"fewer than {self.min_views} usable images")
         if self.convention == "eg3d":
@@ -171,11 +171,11 @@ class LabelledFolder(RenderedConditions):
         turned = [self._turn(view, head) for view in originals]
         kept = [view for view in turned if view is not None]
         if len(kept) < self.min_views:
-            raise NoHeadError(f"fewer than {self.min_views} images hold most of the turned view")
+            raise NoHeadError(f"fewer than {self.min_views} images contain most of the rotated view")
         return kept
 
     def _locate_head(self, views: Sequence[_View]) -> HeadFrame:
-        """The frame of the head in the world of the labels. Raises NoHeadError."""
+        """The head's coordinate frame in the world of the labels. Raises NoHeadError."""
         projections, landmarks = {}, {}
         for index, view in enumerate(views):
             face = choose(self._detector.faces(Image.fromarray(view.image)))
@@ -186,7 +186,7 @@ class LabelledFolder(RenderedConditions):
         return locate_head(projections, landmarks)
 
     def _resize(self, view: _View) -> _View:
-        """A view at the size of the frame."""
+        """A view at the output size."""
         side = (self.size, self.size)
         mask = (
             None
@@ -197,7 +197,7 @@ class LabelledFolder(RenderedConditions):
         return _View(image, mask, view.label)
 
     def _turn(self, view: _View, head: HeadFrame) -> _View | None:
-        """A view by the virtual camera that looks at EG3D's pivot of `head`; None if too little of it lies
+        """A view of the virtual camera that looks at EG3D's pivot of `head`; None if too little of it is
         inside the image."""
         pose = split_label(view.label.astype(np.float64))[0]
         virtual = virtual_view(pose, view.intrinsics, head)
@@ -208,8 +208,8 @@ class LabelledFolder(RenderedConditions):
 
 
 def _read_mask(root: Path, image: Path, side: int) -> NDArray[np.uint8] | None:
-    """The foreground mask (S, S) of an image: the file at the same place below `masks/`, `<image>_mask.png`,
-    or the image's alpha channel."""
+    """The foreground mask (S, S) of an image: the file of the same relative path below `masks/`,
+    `<image>_mask.png`, or the image's alpha channel."""
     relative = image.relative_to(root)
     candidates = [root / folder / relative.with_suffix(".png") for folder in MASK_FOLDERS]
     candidates.append(image.with_name(f"{image.stem}_mask.png"))

@@ -8,10 +8,10 @@ MAX_LENGTH = 40
 
 
 def key_name(text: str, whole: str | None = None) -> str:
-    """`text` with the characters that a sample's key may not hold replaced by underscores.
+    """Replace the characters in `text` that are invalid in a sample's key by underscores.
 
-    A hash of `whole` is appended if it is given, and a hash of `text` if anything was replaced or cut off, so
-    that different names stay different.
+    A hash of `whole` is appended if given, or one of `text` if anything was replaced or truncated, so that
+    different names stay different.
     """
     name = NOT_IN_KEYS.sub("_", text).strip("_")
     if whole is None and name == text and len(name) <= MAX_LENGTH:

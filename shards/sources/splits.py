@@ -17,13 +17,13 @@ class Shares(NamedTuple):
         if min(self) < 0 or sum(self) >= 1:
             raise InputError(
                 f"--val_share {self.val:g} and --test_share {self.test:g}: give shares of 0 or more that sum"
-                " to less than 1, so that some are left to train on"
+                " to less than 1, to leave people for training"
             )
 
 
 def split_by_hash(name: str, shares: Shares) -> str:
-    """The split of the person called `name`: a function of the name alone, so that people who are added later
-    move nobody."""
+    """The split of a person: a function of the name alone, so that people added later do not change the
+    others' splits."""
     position = int.from_bytes(sha256(name.encode()).digest()[:8], "big") / 2**64
     if position < shares.val:
         return "val"

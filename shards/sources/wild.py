@@ -44,7 +44,7 @@ class WildPortraits(RenderedConditions):
         Args:
             root: the folder of photos
             size: image side in pixels
-            align: crop as EG3D does; otherwise take the largest square in the middle
+            align: crop as EG3D does; otherwise use the central square
             conditions: the renderer of the condition images: synthetic, eg3d:FOLDER, panohead:FOLDER, or a
                 GAN's options
             licence: the terms under which the photos may be used
@@ -74,7 +74,7 @@ class WildPortraits(RenderedConditions):
         return 1
 
     def capture(self, unit: str, worker: Worker = ONLY_WORKER) -> list[Sample | Skip]:
-        """The frame of a photo, or why there is none."""
+        """The frame of a photo, or a skip with the reason."""
         try:
             image, camera = self._portrait(self.root / unit)
         except InputError as error:
@@ -92,7 +92,7 @@ class WildPortraits(RenderedConditions):
         return [self.sample(meta, [image], [camera], worker)]
 
     def _portrait(self, path: Path) -> tuple[Images, NDArray[np.float32]]:
-        """The portrait (S, S, 3) in a photo and its camera (25,). Raises InputError where there is none."""
+        """The portrait (S, S, 3) in a photo and its camera (25,). Raises InputError if there is none."""
         photo = open_portrait(path)
         found = align_portrait(photo, path, self.size, detector=self._detector)
         if self.align:
@@ -103,8 +103,8 @@ class WildPortraits(RenderedConditions):
 
 
 def _find_photos(root: Path) -> list[str]:
-    """The relative paths of all images below a folder, also of those that cannot be read as photos, and of
-    files without a suffix, which may be photos. Raises InputError where there are none."""
+    """The relative paths of all images below a folder, including those that cannot be read and files without
+    a suffix, which may be photos. Raises InputError if there are none."""
     if not root.is_dir():
         raise InputError(f"--root {root}: there is no such folder")
     Image.init()
@@ -126,7 +126,7 @@ def _stem(photo: str) -> str:
 
 
 def identity_of(photo: str, ambiguous: bool = False) -> str:
-    """The identity's name for a photo, from its path without the suffix; `ambiguous` if other photos differ
-    in the suffix alone."""
+    """The identity of a photo, from its path without the suffix; `ambiguous` if another photo differs only in
+    the suffix."""
     stem = _stem(photo)
     return key_name(stem, photo if ambiguous or key_name(stem) != stem else None)

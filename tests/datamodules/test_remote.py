@@ -161,7 +161,7 @@ def test_transfers_are_checked_before_they_are_kept(server: str, built: Path, tm
     url = f"{server}/small/train-000000.tar"
     size = (built / "small/train-000000.tar").stat().st_size
     for expected, message in (
-        ((size + 1, None), "its manifest says"),
+        ((size + 1, None), "its manifest"),
         ((size - 1, None), "larger"),
         ((size, "0" * 64), "checksum"),
     ):

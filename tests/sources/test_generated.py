@@ -211,7 +211,7 @@ def test_a_file_of_options_makes_a_source_and_a_broken_one_is_refused(tmp_path, 
     [
         ({"identities": 0}, "--identities 0: give 1 or more"),
         ({"max_yaw": 200.0}, "up to 180"),
-        ({"val_share": 0.9, "test_share": 0.2}, "left to train on"),
+        ({"val_share": 0.9, "test_share": 0.2}, "leave people for training"),
         ({"conditions": "eg3d:nowhere"}, "nowhere is not a generator folder"),
         ({"truncation": -1.0}, "truncation must be from 0"),
         ({"device": "cuda:99"}, "--device cuda:99: this machine has"),

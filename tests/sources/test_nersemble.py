@@ -163,7 +163,7 @@ def test_mattes_become_masks_and_remove_the_background(roots: dict[str, Path], c
     assert (white.views[outside] == 255).all()
     samples, skips = everything(capture(roots["v2"], background="white"))
     assert samples == []
-    assert {skip.reason for skip in skips} == {"there is no matte to remove the background by"}
+    assert {skip.reason for skip in skips} == {"there is no matte to remove the background with"}
 
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
@@ -283,7 +283,7 @@ def test_a_split_without_participants_gives_a_warning(
     assert capture(root, test_frames=0).units()
     assert "held out" not in caplog.text
     capture(root, val_frames=2, test_frames=0)
-    assert "--val_frames 2: none of the participants is held out for val" in caplog.text
+    assert "--val_frames 2: no participant is held out for val" in caplog.text
 
 
 def test_missing_short_and_broken_videos_are_left_out(fresh: Callable[..., Path]):
@@ -296,7 +296,7 @@ def test_missing_short_and_broken_videos_are_left_out(fresh: Callable[..., Path]
     samples, skips = everything(capture(root, test_frames=0))
     reasons = {skip.what.rpartition(" ")[2]: skip.reason for skip in skips}
     assert reasons[SERIALS[0]] == "it did not record"
-    assert reasons[SERIALS[5]] == "the video file is cut off, or no MP4"
+    assert reasons[SERIALS[5]] == "the video file is truncated, or no MP4"
     assert reasons[SERIALS[9]] == "the video is shorter than the other cameras'"
     assert all(skip.frames == 0 for skip in skips)
     assert {len(sample.views) for sample in samples} <= {13, 14}
@@ -315,8 +315,8 @@ def test_videos_that_break_off_are_left_out_from_there(fresh: Callable[..., Path
     samples, skips = everything(capture(root, frames=stage.FRAMES, test_frames=0))
     reasons = {skip.what.rpartition(" ")[2]: skip.reason for skip in skips}
     assert reasons == {
-        SERIALS[2]: "the video file is cut off, or no MP4",
-        SERIALS[6]: "the video breaks off before its end",
+        SERIALS[2]: "the video file is truncated, or no MP4",
+        SERIALS[6]: "the video ends early",
     }
     assert [len(sample.views) for sample in samples] == sorted((len(s.views) for s in samples), reverse=True)
     assert {len(sample.views) for sample in samples} == {14, 15}
@@ -343,7 +343,7 @@ def test_frames_without_a_face_are_skipped_and_too_many_fail_the_build(
         ({"root": "nowhere"}, "there is no such folder"),
         ({"layout": "v3"}, "--layout v3: choose one of benchmark, v2"),
         ({"frames": 0}, "--frames 0: give 1 or more"),
-        ({"val_share": 0.7, "test_share": 0.3}, "left to train on"),
+        ({"val_share": 0.7, "test_share": 0.3}, "leave people for training"),
         ({"conditions": "blender"}, "no such renderer; choose of synthetic"),
     ],
 )

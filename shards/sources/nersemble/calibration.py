@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from portraits.cameras import MAX_ROTATION_ERROR
 from portraits.geometry import nearest_rotation, rotation_error
 
-FULL_SIZE = (2200, 3208)  # width and height of the sensor in pixels, to which shared intrinsics refer
+FULL_SIZE = (2200, 3208)  # width and height of the sensor in pixels, which shared intrinsics refer to
 MAX_BYTES = 1 << 20
 MAX_OFF_CENTRE = 0.25  # distance of a principal point from the middle, relative to half the image
 
@@ -25,8 +25,8 @@ class CalibrationError(ValueError):
 class PinholeCamera:
     """A camera in OpenCV's convention, in metres.
 
-    `world_to_camera` is (4, 4); `intrinsics` (3, 3) are in pixels, with the centres of pixels at whole
-    numbers, of an image of `size` (width, height) where that is known.
+    `world_to_camera` is (4, 4); `intrinsics` (3, 3) are in pixels, with pixel centres at whole numbers, of an
+    image of `size` (width, height), if known.
     """
 
     world_to_camera: NDArray[np.float64]
@@ -46,7 +46,7 @@ class PinholeCamera:
     def at(self, width: int, height: int) -> "PinholeCamera":
         """The same camera for images of another resolution.
 
-        Raises CalibrationError where the intrinsics cannot belong to an image of this shape.
+        Raises CalibrationError if the intrinsics cannot belong to an image of this shape.
         """
         full = self.size or _calibrated_size(self.intrinsics, width, height)
         scale = np.array([width / full[0], height / full[1]])
@@ -62,14 +62,14 @@ class PinholeCamera:
 
 @dataclass(frozen=True)
 class Calibration:
-    """The cameras of a participant by serial number, and what is wrong with those that cannot be used."""
+    """The cameras of a participant by serial number, and the faults of those that cannot be used."""
 
     cameras: dict[str, PinholeCamera]
     faults: dict[str, str]
 
 
 def load_calibration(path: Path) -> Calibration:
-    """Read a camera_params.json. Raises CalibrationError where none of its cameras can be used."""
+    """Read a camera_params.json. Raises CalibrationError if none of its cameras can be used."""
     if path.stat().st_size > MAX_BYTES:
         raise CalibrationError(f"{path.name} is larger than a calibration can be")
     cameras: dict[str, PinholeCamera] = {}
@@ -91,14 +91,14 @@ def load_calibration(path: Path) -> Calibration:
 
 
 def _recorded_size(values: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Width and height that the intrinsics refer to, where the file says so."""
+    """Width and height that the intrinsics refer to, if recorded in the file."""
     if "width" in values and "height" in values:
         return int(values["width"]), int(values["height"])
     return None
 
 
 def _intrinsics(values: Any, serial: str) -> Any:
-    """The intrinsics of one camera: shared ones, or the benchmark's, which are listed by serial number."""
+    """The intrinsics of one camera: shared by all, or listed by serial number, as in the benchmark."""
     if isinstance(values, dict):
         if serial not in values:
             raise CalibrationError("its intrinsics are missing")
@@ -125,12 +125,12 @@ def _camera(pose: object, intrinsics: object, size: tuple[int, int] | None) -> P
 
 
 def _calibrated_size(intrinsics: NDArray[np.float64], width: int, height: int) -> tuple[int, int]:
-    """The image size that intrinsics belong to: the image's own or the sensor's, judged by the principal
+    """The image size that intrinsics refer to: the image's own or the sensor's, according to the principal
     point."""
     for size in ((width, height), FULL_SIZE):
         if np.abs(2 * intrinsics[:2, 2] / size - 1).max() < MAX_OFF_CENTRE:
             return size
     x, y = intrinsics[:2, 2]
     raise CalibrationError(
-        f"the principal point {x:.0f}, {y:.0f} is the middle of neither {width}x{height} nor the sensor"
+        f"the principal point {x:.0f}, {y:.0f} is the centre of neither {width}x{height} nor the sensor"
     )

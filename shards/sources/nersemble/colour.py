@@ -51,7 +51,7 @@ def polynomial(matrix: Colours) -> Correction:
     return lambda colours: np.clip(to_srgb(expand(to_linear(colours), terms) @ matrix.T), 0, 1)
 
 
-# The monomials of each expansion as exponents of (R, G, B), in the order of the colour-science package, by
+# The monomials of each expansion as exponents of (R, G, B), in the order of the colour-science package, with
 # which NeRSemble's matrices were estimated.
 _FIRST = [(1, 0, 0), (0, 1, 0), (0, 0, 1)]
 _CROSS = [(1, 1, 0), (1, 0, 1), (0, 1, 1)]
@@ -81,8 +81,8 @@ EXPANSIONS = {
 
 
 def expand(colours: Colours, terms: int) -> Colours:
-    """The polynomial expansion (..., terms) of colours (..., 3). Raises ColourError for a number of terms
-    that has no expansion."""
+    """The polynomial expansion (..., terms) of colours (..., 3). Raises ColourError for an unsupported number
+    of terms."""
     if terms not in EXPANSIONS:
         raise ColourError(
             f"a colour correction of {terms} terms, not one of {', '.join(map(str, EXPANSIONS))}"
@@ -92,12 +92,12 @@ def expand(colours: Colours, terms: int) -> Colours:
 
 
 def to_linear(colours: Colours) -> Colours:
-    """sRGB to linear RGB."""
+    """Convert sRGB to linear RGB."""
     return np.where(colours <= 0.04045, colours / 12.92, ((np.maximum(colours, 0) + 0.055) / 1.055) ** 2.4)
 
 
 def to_srgb(light: Colours) -> Colours:
-    """Linear RGB to sRGB."""
+    """Convert linear RGB to sRGB."""
     return np.where(light <= 0.0031308, 12.92 * light, 1.055 * np.maximum(light, 1e-9) ** (1 / 2.4) - 0.055)
 
 

@@ -1,7 +1,7 @@
-"""The frames of a take, read in order and for all cameras at a time.
+"""Reading of a take's frames, in order and for all cameras together.
 
-Videos are decoded from their start, because seeking in an MP4 is exact to the next key frame only. Cameras
-are read in parallel, so that one instant of them is in memory at a time, however long the take.
+Videos are decoded from their start, as seeking in an MP4 is only accurate to key frames. Cameras are read in
+step, so that only one instant is in memory at a time.
 """
 
 import os
@@ -34,14 +34,15 @@ MIN_LENGTH = 0.9  # videos shorter than this share of the median are reported
 
 @dataclass(frozen=True)
 class Picture:
-    """The picture of one camera: image (H, W, 3) uint8 RGB, and its foreground matte (H, W) uint8, if any."""
+    """One camera's picture: image (H, W, 3) uint8 RGB, and its foreground matte (H, W) uint8, if any."""
 
     image: NDArray[np.uint8]
     matte: NDArray[np.uint8] | None = None
 
 
 class Footage(ABC):
-    """The frames of one take. `faults` collects (camera, reason) for what cannot be read."""
+    """The frames of one take. `faults` collects (camera, reason) for videos and images that cannot be
+    read."""
 
     def __init__(self) -> None:
         self.faults: list[tuple[str, str]] = []
@@ -53,10 +54,10 @@ class Footage(ABC):
 
     @abstractmethod
     def read(self, instants: Sequence[int]) -> Iterator[tuple[int, dict[str, Picture]]]:
-        """The pictures of the given instants, in ascending order, by camera; cameras without one are missing.
+        """The pictures of the given instants, in ascending order, by camera; cameras without one are left
+        out.
 
-        The pictures of an instant are released when the next ones are read: sixteen of full size take a third
-        of a gigabyte."""
+        Only one instant is in memory at a time: sixteen pictures of full size take a third of a gigabyte."""
 
 
 def open_footage(take: Take) -> Footage:
@@ -85,7 +86,7 @@ class VideoFootage(Footage):
         streams = {}
         for serial, path in videos.items():
             if not is_whole(path):
-                self.faults.append((serial, "the video file is cut off, or no MP4"))
+                self.faults.append((serial, "the video file is truncated, or no MP4"))
             elif (stream := _Stream(path)).length:
                 streams[serial] = stream
             else:
@@ -95,7 +96,7 @@ class VideoFootage(Footage):
 
     @property
     def instants(self) -> Sequence[int]:
-        """As many as the median video has."""
+        """The instants of the median video length."""
         return range(self._length)
 
     def read(self, instants: Sequence[int]) -> Iterator[tuple[int, dict[str, Picture]]]:
@@ -120,7 +121,7 @@ class VideoFootage(Footage):
         stream.close()
         del self._streams[serial]
         if instant < stream.length:
-            self.faults.append((serial, "the video breaks off before its end"))
+            self.faults.append((serial, "the video ends early"))
 
 
 class StillFootage(Footage):
@@ -188,8 +189,8 @@ class _Stream:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether an MP4 is as long as its boxes say. A truncated one may still open and play, ending in frames
-    that the decoder made up."""
+    """Whether an MP4 has the length that its boxes declare. A truncated one may still open and play, and then
+    ends in frames that the decoder extrapolates."""
     size, place = path.stat().st_size, 0
     with path.open("rb") as file:
         for _ in range(MAX_BOXES):

@@ -1,7 +1,7 @@
-"""The layouts of NeRSemble on disk, and the takes found in them: one sequence of one participant each.
+"""NeRSemble's layouts on disk, and the takes found in them: one sequence of one participant each.
 
-The releases and the tools around them store the same recordings in different layouts; a `Take` holds the
-paths, whatever the layout. No video is opened and no frame is listed here.
+The releases and tools store the same recordings in different layouts; a `Take` holds the paths, independent
+of the layout. No video is opened and no frame is listed here.
 """
 
 import os
@@ -21,7 +21,7 @@ NUMBERED = re.compile(r"cam_(\d+)_(\d+)\.(?:png|jpg)")
 MOMENT = re.compile(r"frame_(\d+)")
 EXTRACTED = ("images", "images_2", "images_4")
 BENCHMARKS = ("nvs", "mono_flame_avatar")
-SINGLE_VIEWS = "svfr"  # the benchmark's part of single images, which have no calibration
+SINGLE_VIEWS = "svfr"  # the benchmark's folder of single images, which have no calibration
 PAPER_IMAGES, PAPER_MATTES = "images-2x-73fps", "alpha_map-73fps"
 NOT_A_PERFORMANCE = "BACKGROUND"
 
@@ -50,9 +50,8 @@ class Take:
 
 
 def find_takes(root: Path, layout: str | None = None) -> tuple[str, list[Take]]:
-    """The layout of `root`, detected unless it is given, and its takes in order.
-
-    Raises InputError where there are none."""
+    """The layout of `root`, detected unless given, and its takes in order. Raises InputError if there are
+    none."""
     if not root.is_dir():
         raise InputError(f"--root {root}: there is no such folder")
     if layout is not None and layout not in LAYOUTS:
@@ -123,7 +122,7 @@ def _extracted(root: Path, person: Path) -> Iterator[Take]:
 
 
 def _extracted_alone(root: Path) -> Iterator[Take]:
-    """The sequences of one participant; the root is the participant's folder or the `sequences` in it."""
+    """The sequences of one participant; the root is the participant's folder or its subfolder `sequences`."""
     here = Path(os.path.abspath(root))
     person = here.parent if here.name == "sequences" else here
     if next(_extractions(person), None) is None:
@@ -192,7 +191,7 @@ def _holds(folder: Path, pattern: re.Pattern[str]) -> bool:
 
 
 def _names(folder: Path, pattern: re.Pattern[str]) -> Iterator[str]:
-    """The names in a folder that match, one by one: a take may have a hundred thousand files."""
+    """Iterate over the matching names in a folder: a take may have a hundred thousand files."""
     if folder.is_dir():
         with os.scandir(folder) as entries:
             yield from (entry.name for entry in entries if pattern.fullmatch(entry.name))

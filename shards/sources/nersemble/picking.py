@@ -1,4 +1,4 @@
-"""The choice of frames, and the participants that are held out of training."""
+"""Selection of frames, and the participants held out of training."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 from shards.sources.nersemble.layouts import Take
 from shards.sources.splits import Shares, split_by_hash
 
-# Participants of public benchmarks: a model trained on them cannot be compared there.
+# Participants in public benchmarks: a model trained on them could not be compared there.
 NVS_BENCHMARK = (388, 422, 443, 445, 475)
 MONO_AVATAR_BENCHMARK = (393, 404, 461, 477, 486)
 SINGLE_VIEW_BENCHMARK = (
@@ -24,8 +24,8 @@ HELD_OUT = frozenset(
 
 @dataclass(frozen=True)
 class Pick:
-    """One unit of work: a take of one split, and the places of its frames as shares of its length in [0, 1),
-    ascending."""
+    """One unit of work: a take of one split, and the positions of its frames, ascending in [0, 1) of its
+    length."""
 
     take: Take
     split: str
@@ -33,8 +33,8 @@ class Pick:
 
 
 def split_of(participant: str, shares: Shares) -> str:
-    """The split of a participant ("018"): test for those of public benchmarks, for others by a hash of the
-    number, so that participants who are downloaded later move nobody."""
+    """The split of a participant ("018"): test for those in public benchmarks, for others by a hash of the
+    number, so that participants downloaded later do not change the others' splits."""
     if participant in HELD_OUT:
         return "test"
     return split_by_hash(f"nersemble {participant}", shares)
@@ -63,11 +63,11 @@ def pick_frames(takes: Sequence[Take], frames: dict[str, int], shares: Shares, s
 
 
 def instants_at(places: Sequence[float], instants: Sequence[int]) -> list[int]:
-    """The instants at these shares of a take's length, without repeats."""
+    """The instants at relative positions of a take, without repeats."""
     count = len(instants)
     return sorted({instants[min(int(place * count), count - 1)] for place in places}) if count else []
 
 
 def _even(total: int, parts: int) -> list[int]:
-    """`total` divided into `parts` whole numbers that differ by 1 at most, the larger ones first."""
+    """Divide `total` into `parts` integers that differ by at most 1, the larger ones first."""
     return [total // parts + (part < total % parts) for part in range(parts)] if parts else []

@@ -43,11 +43,12 @@ LEAST = {"frames": 1, "size": 16, "min_views": 2, "val_frames": 0, "test_frames"
 class NersembleCapture(RenderedConditions):
     """Frames of NeRSemble with up to sixteen views, cropped by virtual cameras that look at the head.
 
-    At the full resolution of the recordings each process takes 2.2 GB of memory.
+    At the recordings' full resolution each process needs 2.2 GB of memory.
     """
 
     name = "nersemble"
-    # EG3D's crops are by MTCNN's points; triangulated over the views of a frame they are the nearer ones
+    # EG3D crops by MTCNN's points; triangulated over the views of a frame, they are more accurate than dense
+    # ones
     _detector = FaceDetector(dense=False)
 
     def __init__(
@@ -77,7 +78,7 @@ class NersembleCapture(RenderedConditions):
             test_share: the share held out for testing, in addition to the participants of public benchmarks
             seed: seed of the choice of frames
             layout: benchmark, v2, v1, paper or vhap; detected by default
-            colour: apply the colour corrections that are there
+            colour: apply the colour corrections, if there are any
             background: keep it, or replace it by white or black; frames without mattes are then skipped
             conditions: the renderer of the condition images: synthetic, eg3d:FOLDER, panohead:FOLDER, or a
                 GAN's options
@@ -100,22 +101,22 @@ class NersembleCapture(RenderedConditions):
         for split in ("val", "test"):
             if wanted[split] and not any(pick.split == split for pick in self._picks):
                 log.warning(
-                    "--%s_frames %d: none of the participants is held out for %s, so that there will be no"
-                    " such frames; raise --%s_share (participants are assigned by a hash of their number)",
+                    "--%s_frames %d: no participant is held out for %s, so there will be none; raise"
+                    " --%s_share (participants are assigned by a hash of their number)",
                     *(split, wanted[split], split, split),
                 )
         self.settings: dict[str, Any] = settings | {"layout": self.layout, "picked": _digest(self._picks)}
 
     def units(self) -> Sequence[Pick]:
-        """The takes that frames are picked from."""
+        """The takes that frames are selected from."""
         return self._picks
 
     def frames(self, unit: Pick) -> int:
-        """The number of frames picked from a take."""
+        """The number of frames selected from a take."""
         return len(unit.places)
 
     def capture(self, unit: Pick, worker: Worker = ONLY_WORKER) -> list[Sample | Skip]:
-        """The frames picked from a take, which is read once, and what of it cannot be used."""
+        """The frames selected from a take, which is read once, with skips for what cannot be used."""
         take = unit.take
         try:
             calibration = _calibration(take)
@@ -168,7 +169,7 @@ class NersembleCapture(RenderedConditions):
     def _locate_head(
         self, pictures: Mapping[str, Picture], cameras: Mapping[str, PinholeCamera]
     ) -> HeadFrame:
-        """The frame of the head in the world of the cameras. Raises NoHeadError."""
+        """The head's coordinate frame in the world of the cameras. Raises NoHeadError."""
         faces = {
             name: choose(self._detector.faces(Image.fromarray(picture.image)))
             for name, picture in pictures.items()
@@ -186,7 +187,7 @@ class NersembleCapture(RenderedConditions):
             image = correct(image, load_correction(take.colour, name))
         if self.background != "keep":
             if matte is None:
-                raise _UnusableError("there is no matte to remove the background by")
+                raise _UnusableError("there is no matte to remove the background with")
             alpha = matte[..., None] / 255.0
             blended = image * alpha + BACKGROUNDS[self.background] * (1 - alpha)
             image = np.round(blended).astype(np.uint8)
@@ -208,7 +209,7 @@ class _UnusableError(ValueError):
 def _usable_takes(root: Path, layout: str | None, min_views: int) -> tuple[str, list[Take]]:
     """The layout and its takes; of the benchmark only those with at least `min_views` cameras.
 
-    What is left out is logged. Raises InputError where nothing is left."""
+    Sequences that are left out are logged. Raises InputError if none is left."""
     layout, takes = find_takes(root, layout)
     if layout != "benchmark":
         return layout, takes
@@ -241,8 +242,8 @@ def _camera_faults(
     calibration: Calibration,
     faults: Sequence[tuple[str, str]],
 ) -> list[tuple[str, str]]:
-    """(camera, reason) for each camera that is missing in the frames of a take: the `faults` of its footage,
-    then cameras that recorded nothing, then recordings without a usable calibration."""
+    """(camera, reason) for each camera that is missing from a take's frames: the `faults` of its footage,
+    cameras that recorded nothing, and recordings without a usable calibration."""
     samples = [result for result in results if isinstance(result, Sample)]
     used = {name for sample in samples for name in sample.meta.attributes["cameras"]}
     silent = sorted(set(calibration.cameras) - used - {name for name, _ in faults}) if samples else []
@@ -256,6 +257,6 @@ def _camera_faults(
 
 
 def _digest(picks: Sequence[Pick]) -> str:
-    """A digest of the frames picked, which depend on what is on disk."""
+    """A digest of the selected frames, which depend on the files on disk."""
     values = [[pick.take.name, pick.split, pick.places] for pick in picks]
     return sha256(json.dumps(values).encode()).hexdigest()[:16]
