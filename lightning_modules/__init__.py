@@ -1,1 +1,1 @@
-"""One LightningModule a stage, and the commands."""
+"""A LightningModule for each stage, and the commands."""

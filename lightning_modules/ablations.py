@@ -1,4 +1,4 @@
-"""What each part of the paper is worth to a trained model, shown on unseen people.
+"""The contribution of each part of the paper to a trained model, measured on unseen people.
 
 `python -m lightning_modules.ablations --model checkpoints/mini --data shards/built/backbone --out DIR`
 
@@ -39,19 +39,19 @@ from portraits.pixels import to_images, to_pixels
 
 TRUTH, RETURNED, PROXIES, FULL = "truth", "reference returned", "S alone", "full model"
 PAPER_STRENGTH = "strength 1, as in the paper"
-REFERENCES = 4  # as many as Fig. 8 shows
+REFERENCES = 4  # as in Fig. 8
 SHIFT, SCALE, TILT = 0.12, 0.8, 20.0  # of the side, of the size, degrees: an unaligned reference
 STRENGTH = 0.3  # of the 3D-aware noise
-FEW = 3  # people of the costlier probes
-TURNED = 8  # people of whom a portrait hides much of a view
-VIEWS = 8  # of one camera, whose spread is measured
+FEW = 3  # people in the more expensive probes
+TURNED = 8  # people whose reference and view differ most in yaw
+VIEWS = 8  # at one camera, whose deviation is measured
 PATH = 24  # views of the sweep whose seams are measured
-STRANGER = 1_000_000  # the renderer's number of somebody who is in no capture
+STRANGER = 1_000_000  # the renderer's number of a person who is in no capture
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """A row of the table: views (B, K, 3, S, S) of a batch, made in one way."""
+    """A row of the table: a name, and a function that generates views (B, K, 3, S, S) of a batch."""
 
     name: str
     views: Callable[[Batch], Tensor]
@@ -59,15 +59,15 @@ class Ablation:
 
 @dataclass(frozen=True)
 class Study:
-    """The model as it is, and what is changed about it one thing at a time; `progress` says whether sampling
-    shows its own."""
+    """The full model and its variations, each with one change; `progress` is whether sampling shows progress
+    bars."""
 
     model: PortraitModel
     sampling: Sampling
     progress: bool = False
 
     def rows(self) -> list[Ablation]:
-        """All rows: the truth, the two trivial answers, the full model, then the paper's ablations."""
+        """All rows: the truth, two trivial baselines, the full model, then the paper's ablations."""
         full, model = DiffPortrait3DPipeline.of(self.model), self.model
         untrained = replace(model, reference=AppearanceReference.from_unet(model.backbone.unet).eval())
         return [
@@ -107,7 +107,7 @@ class Study:
 def sampled(
     pipeline: DiffPortrait3DPipeline, batch: Batch, sampling: Sampling, progress: bool = False
 ) -> Tensor:
-    """Views (B, K, 3, S, S) of a batch, seeded by its frames' keys."""
+    """Sample views (B, K, 3, S, S) of a batch, seeded by its frames' keys."""
     cameras = batch["camera"] if pipeline.noise_prior is not None else None
     return pipeline.views(
         batch["reference"],
@@ -120,15 +120,15 @@ def sampled(
 
 
 def repeated(batch: Batch) -> Tensor:
-    """The first reference as every view (B, K, 3, S, S)."""
+    """The first reference, repeated for every view (B, K, 3, S, S)."""
     return batch["reference"][:, :1].expand_as(batch["target"]).contiguous()
 
 
 def same_camera(
     pipeline: DiffPortrait3DPipeline, batch: Batch, sampling: Sampling, renderer: Renderer
 ) -> dict[str, dict[str, float]]:
-    """Two conditions of different people at one camera (B.4): how far the views made of them are apart,
-    beside views of the next camera, and views of the next person."""
+    """Distance between views from two conditions of different people at the same camera (B.4), compared with
+    the distances between cameras and between people."""
     side = batch["condition"].shape[-1]
     rows = [
         renderer.render(STRANGER + number, cameras.numpy(), side).images
@@ -146,8 +146,8 @@ def same_camera(
 def seams(
     pipeline: DiffPortrait3DPipeline, batch: Batch, sampling: Sampling, renderer: Renderer
 ) -> dict[str, dict[str, float]]:
-    """`sampling.consistency.window_seams` of a yaw sweep, whose cameras are evenly spaced, with windows that
-    overlap and with windows that don't."""
+    """`sampling.consistency.window_seams` of an evenly spaced yaw sweep, with and without overlap of
+    windows."""
     side, people = batch["condition"].shape[-1], len(batch["key"])
     cameras = trajectory("yaw_sweep", PATH)
     conditions = to_pixels(renderer.render(STRANGER, cameras, side).images)
@@ -172,20 +172,20 @@ def _apart(one: Tensor, other: Tensor) -> dict[str, float]:
 
 
 def load_whole(model: str, precision: Precision) -> PortraitModel:
-    """A model folder with all four parts, on a GPU where there is one. Raises InputError if a part is
-    missing, or there is no GPU for the precision."""
+    """Load a model folder with all four parts, to a GPU if there is one. Raises InputError if a part is
+    missing, or the precision needs a GPU."""
     (device,) = choose_devices(1)
     check_precision(precision, [device])
     loaded = load_portrait_model(model, getattr(torch, precision))
     if None in (loaded.control, loaded.cross_view, loaded.noise_prior):
-        raise InputError(f"{model}: a model with all four parts is wanted: F_ref, F_cam, V and S")
+        raise InputError(f"{model}: a model with all four parts is needed: F_ref, F_cam, V and S")
     DiffPortrait3DPipeline.of(loaded).to(device)  # moves the networks themselves
     return loaded
 
 
 def read_frames(data: str, frames: int, views: int, size: int) -> Batch:
-    """Test frames as one batch, each with four references and `views` other views, and with their masks where
-    there are any. Raises InputError if there are not so many frames."""
+    """Read test frames as one batch, each with four references, `views` other views, and masks if there are
+    any. Raises InputError if there are too few frames."""
     source = PortraitViewsDataModule(
         {"test": SourceConfig(data)},
         image_size=size,
@@ -197,7 +197,7 @@ def read_frames(data: str, frames: int, views: int, size: int) -> Batch:
     source.setup("test")
     batch = source.samples(frames, "test")
     if len(batch["key"]) < frames:
-        raise InputError(f"{data} holds {len(batch['key'])} test frames; {frames} are asked for")
+        raise InputError(f"{data} holds {len(batch['key'])} test frames, not {frames}")
     masks = read_masks(data, batch)
     return batch if masks is None else batch | {"mask": masks}
 
@@ -212,17 +212,17 @@ def run(
     strength: float = STRENGTH,
     precision: Precision = "float32",
 ) -> None:
-    """Makes all rows and writes `ablations.md`, `ablations.json` and `views.png`.
+    """Compute all rows and write `ablations.md`, `ablations.json` and `views.png`.
 
     Args:
         model: a model folder with F_ref, F_cam, V and S.
         data: a built folder with a test split.
-        out: the folder to be written; refused where it exists.
-        frames: how many unseen people.
-        views: how many views of each.
-        steps: denoising steps; the paper takes 100.
-        strength: of the 3D-aware noise; the paper's is 1.
-        precision: of the networks.
+        out: the folder to write; it must not exist.
+        frames: number of unseen people.
+        views: number of views of each.
+        steps: denoising steps; 100 in the paper.
+        strength: strength of the 3D-aware noise; 1 in the paper.
+        precision: precision of the networks.
     """
     with whole_folder(Path(out)) as folder:
         loaded, renderer = load_whole(model, precision), prepare_renderer("synthetic")
@@ -242,7 +242,7 @@ def run(
 
 
 def probes(model: PortraitModel, batch: Batch, sampling: Sampling, renderer: Renderer) -> dict[str, Any]:
-    """What the rows do not say, on a few people: agreement of views, seams, and B.4."""
+    """Further measurements on a few people: agreement of views, seams, and B.4."""
     full = DiffPortrait3DPipeline.of(model)
     without = DiffPortrait3DPipeline.of(replace(model, cross_view=None))
     few = first(batch, FEW)
@@ -252,14 +252,15 @@ def probes(model: PortraitModel, batch: Batch, sampling: Sampling, renderer: Ren
             "without V": spreads(without, widest(first(batch, TURNED)), sampling),
         },
         "seam": seams(full, few, sampling, renderer),
-        # from random noise: S would say the camera as well as the condition
+        # from random noise, as S would convey the camera in addition to the condition
         "one camera (B.4)": same_camera(full, few, replace(sampling, noise="random"), renderer),
     }
 
 
 def spreads(pipeline: DiffPortrait3DPipeline, turned: Batch, sampling: Sampling) -> dict[str, float]:
-    """`sampling.consistency.view_deviation` of eight views, the mean over pixels of the head that portraits
-    hide and over all others, and the share of the first. A batch of one reference and one view."""
+    """`sampling.consistency.view_deviation` of eight views: the means over pixels of the head that the
+    portrait does not show and over all others, and the share of the former. The batch has one reference and
+    one view."""
     prior = pipeline.noise_prior
     references, *cameras = (
         turned[name].to(prior.device, prior.dtype if name == "reference" else None)
@@ -267,14 +268,14 @@ def spreads(pipeline: DiffPortrait3DPipeline, turned: Batch, sampling: Sampling)
     )
     unseen = occluded(prior, references, *cameras).squeeze(1).cpu()
     if not unseen.any():
-        raise InputError("no portrait hides any of the head seen: give people with views farther apart")
+        raise InputError("every portrait shows all of the head in its view: use views that are farther apart")
     apart = view_deviation(pipeline, turned["reference"], turned["condition"][:, 0], VIEWS, sampling)
     shares = {"hidden": apart[unseen], "elsewhere": apart[~unseen]}
     return {name: x.mean().item() for name, x in shares.items()} | {"share": unseen.float().mean().item()}
 
 
 def widest(batch: Batch) -> Batch:
-    """The batch with one reference and one view of each frame: the two whose yaws are farthest apart."""
+    """The batch with one reference and one view of each frame: the pair that differs most in yaw."""
     yaws = [torch.from_numpy(angles(batch[name].numpy())[..., 0]) for name in ("reference_camera", "camera")]
     apart = (yaws[0].unsqueeze(2) - yaws[1].unsqueeze(1)).abs()  # (B, R, K)
     far = apart.flatten(1).argmax(1)
@@ -299,7 +300,7 @@ def report(
     """The tables as Markdown."""
     lines = [
         f"{frames} unseen people, {views} views each, {sampling.steps} steps, 3D-aware noise at strength "
-        f"{sampling.strength:g} unless said. In brackets: 95 % of bootstrap samples of the people.",
+        f"{sampling.strength:g} unless noted. In brackets: 95 % intervals by bootstrap over people.",
         "",
         *table(rows),
         "",
@@ -309,14 +310,15 @@ def report(
 
 
 def sheet(batch: Batch, shown: dict[str, Tensor], people: int = 6) -> Any:
-    """One row a person: the reference, a condition, the truth, then that view by every row of the table."""
+    """One row for each person: reference, condition, truth, then the same view from every row of the
+    table."""
     columns = [batch["reference"][:, 0], batch["condition"][:, 0], batch["target"][:, 0]]
     columns += [made[:, 0] for name, made in shown.items() if name != TRUTH]
     return grid(to_images(torch.stack(columns, 1)[:people]), columns=1, upscale=2)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command. A user's mistake ends in one line."""
+    """Run the command. Invalid input ends in one line."""
     parser = ArgumentParser(prog="diffportrait3d ablations", description=__doc__.split("\n", 1)[0])
     parser.add_function_arguments(run)
     settings = parser.parse_args(arguments)

@@ -1,4 +1,5 @@
-"""Stage 1, the appearance reference (3.2): F_ref learns what F reads to denoise other views of a portrait."""
+"""Stage 1, the appearance reference (3.2): F_ref learns features of a portrait that help F to denoise other
+views."""
 
 from typing import Any, ClassVar
 
@@ -9,13 +10,14 @@ from lightning_modules.stage import LEARNING, Batch, Drawn, Learning, Stage
 
 
 class AppearanceStage(Stage):
-    """Trains F_ref, a copy of F, by Eq. 1 with F's self-attentions reading it (Eqs. 2-5), with no camera
-    guidance.
+    """Trains F_ref, a copy of F, by Eq. 1, with its features as keys and values in F's self-attentions (Eqs.
+    2-5) and without camera guidance.
 
-    F is frozen. Its unconditional pass, for guidance, is F alone: nothing needs to be dropped in training.
+    F is frozen. The unconditional pass of guidance is F alone, so no condition is dropped in training.
 
-    `reference_timestep`: what F_ref sees: "zero" (its features are then computed once a portrait), or the
-    "current", as released.
+    Args:
+        reference_timestep: the timestep of F_ref: "zero", with which features are computed once per portrait,
+            or "current", as in the released model
     """
 
     stage: ClassVar[str] = "appearance"
@@ -33,7 +35,7 @@ class AppearanceStage(Stage):
         self.freeze()
 
     def probes(self, batch: Batch, drawn: Drawn) -> dict[str, tuple[Tensor, Tensor]]:
-        """Also `portrait`: with nobody's portrait, F on its own. A gain over another's alone may hide that F
-        does better without."""
+        """Also `portrait`: without any portrait, i.e. F alone. The gain over another person's portrait does
+        not show whether F is better without one."""
         alone = self.denoise(batch, *drawn._replace(references=None)).mean(1)
         return super().probes(batch, drawn) | {"portrait": (alone, alone.new_ones(len(alone)))}

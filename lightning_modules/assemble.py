@@ -1,4 +1,4 @@
-"""A model folder out of a backbone and the parts that stages have exported, for `synthesize` and the rest.
+"""Assemble a model folder from a backbone and the parts exported by the stages.
 
 `python -m lightning_modules.assemble --backbone checkpoints/mini --appearance runs/stage1/version_0/export
 --control runs/stage2/version_0/export --views runs/stage3/version_0/export --out checkpoints/mine`
@@ -43,17 +43,17 @@ def assemble(
     prior: str | None = None,
     dtype: ExportDtype = "float16",
 ) -> None:
-    """Writes the folder. Raises InputError if a part is of another stage or backbone, or was not trained
-    with the others, where S makes images of another size, and where `out` exists.
+    """Write the model folder. Raises InputError if a part is of another stage or backbone or was not trained
+    with the others, if S has another image size, or if `out` exists.
 
     Args:
         backbone: a Stable Diffusion 1.5 folder of any width, or a hub id.
-        appearance: F_ref, the folder that stage 1 exported.
-        out: the model folder to be written.
-        control: F_cam, the folder that stage 2 exported.
-        views: V, the folder that stage 3 exported.
-        prior: S, the folder that the noise prior's training exported.
-        dtype: of the weights written.
+        appearance: F_ref, the exported folder of stage 1.
+        out: the model folder to write.
+        control: F_cam, the exported folder of stage 2.
+        views: V, the exported folder of stage 3.
+        prior: S, the exported folder of the noise prior.
+        dtype: data type of the stored weights.
     """
     if Path(out).exists():
         raise InputError(f"{out} exists already: remove it or choose another folder")
@@ -76,7 +76,7 @@ def assemble(
         loaded_prior = load_model(NoisePrior, Path(prior))
         check_prior(loaded_prior, base, prior)
     timestep = lineage.reference_timestep
-    assert timestep is not None  # F_ref's card has it
+    assert timestep is not None  # always in F_ref's card
     model = PortraitModel(base, reference, *parts, loaded_prior, timestep)
     DiffPortrait3DPipeline.of(model).save_pretrained(out, getattr(torch, dtype))
     print(out)
@@ -89,7 +89,7 @@ def _card(path: str, stage: str, backbone: str) -> StageCard:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command. A user's mistake ends in one line."""
+    """Run the command. Invalid input ends in one line."""
     parser = ArgumentParser(prog="diffportrait3d assemble", description=__doc__.split("\n", 1)[0])
     parser.add_function_arguments(assemble)
     settings = parser.parse_args(arguments)

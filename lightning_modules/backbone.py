@@ -1,4 +1,5 @@
-"""The small stand-in for Stable Diffusion, of its own classes: first the VAE, then the UNet, unconditionally.
+"""Training of the small replacement for Stable Diffusion with diffusers' classes: the VAE, then the UNet
+without prompts.
 
 Shape letters: B images, S image side, C latent channels, H W latent size.
 """
@@ -45,7 +46,7 @@ UNET_LEARNING = Learning(rate=5e-4, decay="cosine", warmup_steps=500)
 class AutoencoderModule(pl.LightningModule):
     """Trains diffusers' AutoencoderKL on {"images": (B, 3, S, S) uint8}: L1 + perceptual + KL.
 
-    Each entry of `block_out_channels` after the first halves the image once. Half of the images are mirrored.
+    Each entry of `block_out_channels` after the first halves the resolution. Half of the images are mirrored.
     """
 
     def __init__(
@@ -77,7 +78,8 @@ class AutoencoderModule(pl.LightningModule):
         self.perceptual = PerceptualLoss(perceptual)
 
     def forward(self, images: Tensor, draw: torch.Generator) -> tuple[Tensor, DiagonalGaussianDistribution]:
-        """Images (B, 3, S, S) in [-1, 1] to their reconstruction and the posterior it was drawn from."""
+        """The reconstruction of images (B, 3, S, S) in [-1, 1], and the posterior that its latents were drawn
+        from."""
         posterior = self.vae.encode(images).latent_dist
         latents = posterior.mean + posterior.std * normal(posterior.mean.shape, draw, posterior.mean)
         return self.vae.decode(latents).sample, posterior
@@ -111,7 +113,8 @@ class AutoencoderModule(pl.LightningModule):
         self.log("val/loss", F.l1_loss(reconstruction, images), batch_size=len(images), sync_dist=True)
 
     def reconstruct(self, images: Tensor) -> Tensor:
-        """Images (B, 3, S, S) in [-1, 1] through the latent's mean and back, clamped to the same range."""
+        """The reconstruction of images (B, 3, S, S) in [-1, 1] from the posterior's mean, clamped to [-1,
+        1]."""
         return self.vae.decode(self.vae.encode(images).latent_dist.mode()).sample.float().clamp(-1, 1)
 
     def pictures(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -124,17 +127,18 @@ class AutoencoderModule(pl.LightningModule):
         return self.learning.configure(self.vae.parameters(), self.trainer.max_steps)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leaves out the perceptual network, which is fixed and comes from its own file."""
+        """Leaves out the perceptual network, which is fixed and loaded from its own file."""
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith("perceptual.")}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Puts back what `on_save_checkpoint` left out, so that loading stays strict."""
+        """Adds the tensors that `on_save_checkpoint` left out, so that loading is strict."""
         fixed = {f"perceptual.{name}": value for name, value in self.perceptual.state_dict().items()}
         checkpoint["state_dict"] = {**fixed, **checkpoint["state_dict"]}
 
     def export(self, folder: Path) -> None:
-        """The VAE as a diffusers folder, `scaling_factor` being 1 / std of the latents of training images.
+        """Write the VAE as a diffusers folder, with `scaling_factor` 1 / std of the latents of training
+        images.
 
         Raises InputError if `folder` exists.
         """
@@ -157,14 +161,15 @@ class AutoencoderModule(pl.LightningModule):
 
 
 class BackboneModule(pl.LightningModule):
-    """Trains F itself, `L = E‖ε − ε_θ(z_t, ∅, t)‖²` (Eq. 1), on {"moments": (B, 2C, H, W)} of `vae`, a
-    model folder.
+    """Trains F, `L = E‖ε − ε_θ(z_t, ∅, t)‖²` (Eq. 1), on {"moments": (B, 2C, H, W)} of `vae`, a model folder.
 
-    The empty prompt is one token of normal noise, fixed by the seed: nothing else is ever said to this model.
+    The empty prompt is one token of normal noise, fixed by the seed; the model is never trained with another.
 
-    `reading`: the share of the steps in which F's self-attentions also read another view of the same person,
-    Eq. 4 with F in F_ref's place, on the images that have one: F learns to match parts of images, as Stable
-    Diffusion does on its own. It needs a pool with `pairs`. What F reads is not differentiated.
+    Args:
+        reading: the share of steps in which F's self-attentions also read another view of the same person:
+            Eq. 4 with F itself in place of F_ref, for images that have another view. F so learns
+            correspondences between images, which Stable Diffusion already has. It needs a pool with `pairs`.
+            No gradient flows through the features that F reads
     """
 
     def __init__(
@@ -203,7 +208,7 @@ class BackboneModule(pl.LightningModule):
         self.scheduler = DDPMScheduler(**SCHEDULE)
 
     def train(self, mode: bool = True) -> "BackboneModule":
-        """Keeps the frozen VAE in eval mode."""
+        """Keeps the frozen VAE in evaluation mode."""
         super().train(mode)
         self.vae.eval()
         return self
@@ -211,7 +216,7 @@ class BackboneModule(pl.LightningModule):
     def loss(self, moments: Tensor, draw: torch.Generator, read: Tensor | None = None) -> Tensor:
         """Eq. 1 for posteriors (B, 2C, H, W), with latents, noise and timesteps from `draw`; (B,).
 
-        Each is denoised reading the posterior in `read`, of the same shape, where it is given."""
+        If posteriors `read` of the same shape are given, each row is denoised reading its own of them."""
         posterior = DiagonalGaussianDistribution(moments.float())
         latents = posterior.mean + posterior.std * normal(posterior.mean.shape, draw, posterior.mean)
         latents = latents * self.vae.config.scaling_factor
@@ -230,7 +235,7 @@ class BackboneModule(pl.LightningModule):
         return ReferenceBank(attention_inputs(denoiser.unet, latents, timesteps, denoiser.empty_prompt))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Eq. 1 at drawn timesteps."""
+        """Eq. 1 at random timesteps."""
         draw = step_generator(self, self.hparams.seed, batch_idx, self.global_rank)
         moments, read = batch["moments"], None
         if torch.rand(1, generator=draw) < self.hparams.reading and has_pairs(batch):
@@ -240,10 +245,11 @@ class BackboneModule(pl.LightningModule):
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """`val/loss`: Eq. 1 at the same timesteps and noise every time.
+        """`val/loss`: Eq. 1 at fixed timesteps and noise.
 
-        Where F learns to read, also of the images that have another view of the same person, all else equal:
-        `val/loss_reading` that view, `val/loss_reading_another` person's, `val/loss_reading_nobody`."""
+        If F learns to read, also the losses of images that have another view of the same person, with the
+        same noise: `val/loss_reading` that view, `val/loss_reading_another` person's view, and
+        `val/loss_reading_nobody`."""
         loss = self.loss(batch["moments"], torch_generator("validation", batch_idx)).mean()
         self.log("val/loss", loss, batch_size=len(batch["moments"]), prog_bar=True, sync_dist=True)
         if not self.hparams.reading or not has_pairs(batch):
@@ -256,7 +262,7 @@ class BackboneModule(pl.LightningModule):
 
     @torch.no_grad()
     def pictures(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """{"samples": (B, 1, 3, S, S)} in [-1, 1]: as many unconditional samples as the batch has images."""
+        """{"samples": (B, 1, 3, S, S)} in [-1, 1]: an unconditional sample for each image of the batch."""
         noise = normal(
             batch["moments"].chunk(2, 1)[0].shape, torch_generator("pictures"), self.denoiser.empty_prompt
         )
@@ -274,32 +280,34 @@ class BackboneModule(pl.LightningModule):
         checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith("vae.")}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Puts back what `on_save_checkpoint` left out, so that loading stays strict."""
+        """Adds the tensors that `on_save_checkpoint` left out, so that loading is strict."""
         fixed = {f"vae.{name}": value for name, value in self.vae.state_dict().items()}
         checkpoint["state_dict"] = {**fixed, **checkpoint["state_dict"]}
 
     def export(self, folder: Path) -> None:
-        """The whole backbone as a Stable Diffusion folder. Raises InputError if `folder` exists."""
+        """Write the backbone as a Stable Diffusion folder. Raises InputError if `folder` exists."""
         denoiser = self.denoiser
         backbone = Backbone(self.vae, denoiser.unet, self.scheduler, denoiser.empty_prompt)
         save_backbone(backbone, str(folder), torch.float16 if self.hparams.half_precision else None)
 
 
 def has_pairs(batch: dict[str, Tensor]) -> bool:
-    """Whether any image of a batch has another view of the same person. Raises InputError if none can."""
+    """Whether any image of a batch has another view of the same person. Raises InputError for a pool without
+    pairs."""
     if "paired" not in batch:
         raise InputError("F learns to read from pairs of views: set data.pairs, or model.reading to 0")
     return bool(batch["paired"].any())
 
 
 def paired(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """The moments (P, 2C, H, W) of a batch that have another view of the same person, and that view's."""
+    """The moments (P, 2C, H, W) of a batch's images that have another view of the same person, and that
+    view's."""
     chosen = batch["paired"]
     return batch["moments"][chosen], batch["other_moments"][chosen]
 
 
 def others(identities: Sequence[str | int]) -> Tensor:
-    """For each frame the next one of another person (B,), and itself where all are of one."""
+    """For each frame, the index of the next one of another person (B,), or its own if there is none."""
     count = len(identities)
     rows = [[(i + k) % count for k in range(1, count)] for i in range(count)]
     chosen = [next((j for j in row if identities[j] != identities[i]), i) for i, row in enumerate(rows)]

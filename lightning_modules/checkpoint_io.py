@@ -1,4 +1,4 @@
-"""Checkpoints that are written whole or not at all."""
+"""Atomic writing of checkpoints."""
 
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,10 @@ from core.files import whole_file
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its target and renames it when it is on the disk.
+    """Writes a checkpoint next to its target, flushes it to disk, and renames it.
 
-    Lightning's own writes into the temporary folder and moves the file, which is no rename where that folder
-    lies on another filesystem: a run that was killed meanwhile left half a checkpoint under its final name.
+    Lightning's own writes into the temporary folder and moves the file, which is not atomic across
+    filesystems: a run that is killed meanwhile leaves a truncated checkpoint under its final name.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
@@ -23,6 +23,6 @@ class WholeCheckpointIO(TorchCheckpointIO):
             return
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Through a Python file, as torch's own writer does not say why it failed, e.g. that the disk is full.
+        # Through a Python file, as torch's own writer does not report why it failed, e.g. a full disk.
         with whole_file(path) as partial, partial.open("wb") as file:
             torch.save(checkpoint, file)

@@ -1,4 +1,4 @@
-"""The shipped model on people it has never seen: `python -m lightning_modules.demo`, or `make demo`.
+"""Demonstration of the shipped model on unseen people: `python -m lightning_modules.demo`, or `make demo`.
 
 Shape letters: B frames, K views, S image side.
 """
@@ -60,19 +60,19 @@ def demo(
     precision: Precision = "float32",
     overwrite: bool = False,
 ) -> None:
-    """Makes views of unseen people beside the truth (`views.png`), a table (`table.md`, `table.json`), and an
-    orbit of the first of them (`orbit/`).
+    """Generate views of unseen people next to the truth (`views.png`), a table of scores (`table.md`,
+    `table.json`), and an orbit around the first person (`orbit/`).
 
     Args:
         model: a model folder.
         data: a built folder with a test split.
         out: the folder for the results.
-        frames: how many unseen people.
-        views: how many views of each.
-        steps: denoising steps; the paper takes 100.
-        strength: of the 3D-aware noise; the paper's is 1.
-        precision: of the networks.
-        overwrite: replace what an earlier run has left in the output folder.
+        frames: number of unseen people.
+        views: number of views of each.
+        steps: denoising steps; 100 in the paper.
+        strength: strength of the 3D-aware noise; 1 in the paper.
+        precision: precision of the networks.
+        overwrite: replace the results of an earlier run in the output folder.
     """
     check_out(Path(out), overwrite)
     check_video()
@@ -100,8 +100,8 @@ def demo(
 
 
 def shown_rows(study: Study) -> list[Ablation]:
-    """The rows of the demo's table: the truth, the two trivial answers, the model, and the model at the
-    paper's strength where the study is at another."""
+    """The rows of the demo's table: the truth, two trivial baselines, the model, and the model at the paper's
+    strength unless that is the study's."""
     names = [TRUTH, RETURNED, PROXIES, FULL]
     if study.sampling.strength != 1:
         names.append(PAPER_STRENGTH)
@@ -110,8 +110,8 @@ def shown_rows(study: Study) -> list[Ablation]:
 
 
 def orbit_line(orbit: Path, data: str, key: str) -> str:
-    """A line that says how much neighbouring views of an orbit differ, and those of the truth, which is
-    rendered anew where the person is the built-in capture's."""
+    """A line on how much neighbouring views of an orbit differ, and those of the truth, which is rendered if
+    the person is from the built-in capture."""
     paths = sorted((orbit / VIEWS).glob("*.png"))
     made = neighbour_difference(to_pixels(np.stack([np.asarray(Image.open(path)) for path in paths])))
     line = f"- an orbit of {len(paths)} views: neighbouring views differ by {made:.2f} levels of 256"
@@ -125,11 +125,11 @@ def orbit_line(orbit: Path, data: str, key: str) -> str:
 
 
 def check_out(out: Path, overwrite: bool) -> None:
-    """Raise InputError if `out` exists and is not to be overwritten, or is not this command's own."""
+    """Raise InputError if `out` exists without `overwrite`, or was not written by this command."""
     if out.exists() and not overwrite:
         raise InputError(f"{out} exists already: choose another folder, or --overwrite true")
     if out.exists() and not (out / TABLE).is_file():
-        raise InputError(f"{out} was not made by this command: it is not overwritten")
+        raise InputError(f"{out} was not written by this command, and is not overwritten")
 
 
 def people(batch: Batch, proxies: Tensor, views: Tensor) -> Image.Image:
@@ -163,7 +163,7 @@ def people(batch: Batch, proxies: Tensor, views: Tensor) -> Image.Image:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command. A user's mistake ends in one line."""
+    """Run the command. Invalid input ends in one line."""
     parser = ArgumentParser(prog="diffportrait3d demo", description=__doc__.split("\n", 1)[0])
     parser.add_function_arguments(demo)
     settings = parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""Weighted means over a validation epoch, the same however many processes share the frames."""
+"""Weighted means over a validation epoch, independent of the number of processes."""
 
 from collections.abc import Callable
 
@@ -7,28 +7,28 @@ from torch import Tensor
 
 
 class EpochMeans:
-    """Sums and weights by name, in float64, so that neither batches nor ranks change a mean.
+    """Weighted sums by name in float64, so that means depend on neither batches nor ranks.
 
-    Lightning's own averages what each batch gives by an integer batch size, and ranks by their number: frames
-    that count would not count alike where they do not divide evenly.
+    Lightning's own averaging weights batches by an integer batch size and ranks equally, so that frames would
+    have different weights if they do not divide evenly.
     """
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
 
     def reset(self) -> None:
-        """Begin an epoch."""
+        """Clear all sums for a new epoch."""
         self._sums.clear()
 
     def add(self, name: str, values: Tensor, weights: Tensor) -> None:
-        """Count values (B,) by their weights (B,). Values of weight 0 may be anything, NaN included."""
+        """Add values (B,) with weights (B,). Values of weight 0 are ignored, even if NaN."""
         values, weights = values.detach().double().cpu(), weights.double().cpu()
         values = torch.where(weights > 0, values, torch.zeros_like(values))
         sums = torch.stack([(values * weights).sum(), weights.sum()])
         self._sums[name] = self._sums.get(name, torch.zeros(2, dtype=torch.float64)) + sums
 
     def compute(self, reduce: Callable[[Tensor], Tensor] = torch.clone) -> dict[str, float]:
-        """The means by name; those of which nothing counted are left out.
+        """The means by name; names of total weight 0 are left out.
 
         `reduce` sums a tensor (N, 2) over processes, all of which have the same names.
         """

@@ -3,8 +3,8 @@
 `python -m lightning_modules.evaluate --config configs/evaluate/table1.yaml --out DIR` writes `table.md`,
 `table.csv`, `table.json`, `yaw.png`, and for each row `<row>.csv` with the scores of every view and
 `<row>.worst.png`. Predictions of a model are kept in `<out>/samples-<digest>/`: a second run scores them
-again without sampling, and an interrupted run continues. `--predictions DIR…` scores folders that any system
-has made (`portraits.predictions` describes their layout).
+again without sampling, and an interrupted run is resumed. `--predictions DIR…` scores the images of any
+system (`portraits.predictions` describes their layout).
 """
 
 import sys
@@ -28,10 +28,10 @@ from portraits.predictions import Predictions
 
 
 def evaluate(plan: EvaluationPlan) -> bool:
-    """Make predictions, score them and write the report.
+    """Generate predictions, score them and write the report.
 
-    Returns False, and writes no report, where predictions of other processes' parts are missing. Raises
-    InputError if data or models cannot be read, or another process makes the same part.
+    Returns False, without a report, if the predictions of other processes' parts are missing. Raises
+    InputError if data or models cannot be read, or another process is working on the same part.
     """
     with exclusive(plan.out / plan.part):
         return _evaluate(plan)
@@ -63,14 +63,14 @@ def _predictions_of(row: RowPlan) -> Predictions | None:
 
 
 def _scoring_of(row: RowPlan, predictions: Mapping[str, Predictions]) -> ScoringPlan:
-    """How a row is scored: a baseline's native resolution is known once its views are made."""
+    """The settings for scoring a row; a baseline's native resolution is known only from its views."""
     if isinstance(row.predictions, Predictions) or isinstance(row.predictions.choice, ModelChoice):
         return row.scoring
     return replace(row.scoring, native=native_sizes(predictions[row.name], row.scoring.size))
 
 
 def _with_truth(row: RowPlan, predictions: Mapping[str, Predictions]) -> Predictions:
-    """A row's predictions, whose truths are another row's predictions where the plan says so."""
+    """A row's predictions, with another row's predictions as the truth if the plan says so."""
     own = predictions[row.name]
     if row.truth_from is None:
         return own

@@ -1,10 +1,10 @@
-"""`diffportrait3d export-3d RUN_FOLDER --out DIR --format nerfstudio colmap gltf ply glb`: what `synthesize`
-wrote, for other tools.
+"""`diffportrait3d export-3d RUN_FOLDER --out DIR --format nerfstudio colmap gltf ply glb`: export the results
+of `synthesize` for other tools.
 
 | format | what is written into DIR |
 |---|---|
-| nerfstudio | `transforms.json` beside `images/` |
-| colmap | `sparse/cameras.txt`, `images.txt`, `points3D.txt` beside `images/` |
+| nerfstudio | `transforms.json` and `images/` |
+| colmap | `sparse/cameras.txt`, `images.txt`, `points3D.txt`, and `images/` |
 | gltf | `cameras.gltf`: the cameras, for Blender |
 | ply, glb | `head.ply`, `head.glb`: the head's mesh by S's density, coloured from the views |
 """
@@ -37,13 +37,13 @@ class Export:
     """Export the views in a folder of `synthesize`.
 
     Args:
-        run_folder: a folder that `synthesize` wrote, or one person's folder in it
-        out: the folder to make; it must not exist
-        format: what to write
-        unit: of meshes; EG3D's has 2.7 to the metre
-        resolution: samples along a side of the cube in which the mesh is looked for
-        level: the density, per unit of EG3D's world, that counts as the surface of the mesh
-        model: the model folder whose S gives the mesh; the run's own by default
+        run_folder: a folder of `synthesize`, or of one person in it
+        out: the folder to write; it must not exist
+        format: the formats to write
+        unit: unit of meshes; there are about 2.7 of EG3D's units to the metre
+        resolution: samples of S's density along a side of the cube
+        level: the density at the mesh's surface, per unit of EG3D's world
+        model: the model folder whose S provides the density; by default the run's
     """
 
     run_folder: str
@@ -57,8 +57,8 @@ class Export:
 
 @dataclass(frozen=True)
 class Run:
-    """Views of one person: images (K, S, S, 3) and their cameras (K, 25); the portraits that they are of; and
-    the model that made them."""
+    """Views of one person, images (K, S, S, 3) and cameras (K, 25), with the portraits and the model that
+    they were generated from."""
 
     images: NDArray[np.uint8]
     cameras: NDArray[np.float32]
@@ -67,19 +67,19 @@ class Run:
 
 
 def read_run(folder: Path) -> Run:
-    """The run in a folder. Raises InputError if it has no cameras, fewer than two views, or broken
+    """Read the run in a folder. Raises InputError if it has no cameras, fewer than two views, or damaged
     images."""
     common = folder if (folder / "settings.json").is_file() else folder.parent
     settings = read_json(common / "settings.json")
     if not (common / "cameras.json").is_file():
         raise InputError(
-            f"{folder}: it has no cameras.json: its views were made from condition images alone; give "
+            f"{folder}: it has no cameras.json, as its views were generated from condition images only; give "
             "`synthesize` --cameras or --trajectory"
         )
     cameras = read_cameras([common / "cameras.json"])
     files = view_files(folder / "views", "views")
     if len(files) < 2:
-        raise InputError(f"{folder}: {len(files)} view; two or more are needed")
+        raise InputError(f"{folder}: {len(files)} view; at least two are needed")
     if len(files) != len(cameras):
         raise InputError(f"{folder}: {len(files)} views and {len(cameras)} cameras")
     size = settings.get("image_size")
@@ -91,7 +91,8 @@ def read_run(folder: Path) -> Run:
 
 
 def head_mesh(run: Run, model: str, level: float, resolution: int) -> Surface:
-    """The head by the density that a model's S sees in the portraits. Raises InputError without S."""
+    """The head's surface from the density that a model's S predicts for the portraits. Raises InputError if
+    the model has no S."""
     from core.model_folders import load_model
     from lightning_modules.networks.noise_prior import NoisePrior
     from lightning_modules.networks.portrait import NOISE_PRIOR
@@ -108,7 +109,7 @@ def head_mesh(run: Run, model: str, level: float, resolution: int) -> Surface:
 
 
 def export(request: Export) -> Path:
-    """Write the formats; the folder comes back. Raises InputError before anything is loaded."""
+    """Write the formats and return the folder. Raises InputError before anything is loaded."""
     run = read_run(Path(request.run_folder))
     names = [f"{number:03d}.png" for number in range(len(run.images))]
     side = run.images.shape[1]
@@ -136,9 +137,10 @@ def export(request: Export) -> Path:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command. Raises InputError."""
     parser = ArgumentParser(
-        prog="diffportrait3d export-3d", description="Generated views and their cameras for other tools."
+        prog="diffportrait3d export-3d",
+        description="Export generated views and cameras to other tools.",
     )
-    parser.add_argument("run_folder", type=str, help="a folder that `synthesize` wrote, or a person's in it")
+    parser.add_argument("run_folder", type=str, help="a folder of `synthesize`, or of one person in it")
     parser.add_class_arguments(Export, skip={"run_folder"})
     print(export(Export(**parser.parse_args(arguments).as_dict())))
 

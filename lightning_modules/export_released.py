@@ -1,4 +1,5 @@
-"""A model folder to the authors' layout: `python -m lightning_modules.export_released DIR --out model.th`."""
+"""`python -m lightning_modules.export_released DIR --out model.th`: convert a model folder to the authors'
+layout."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,13 +37,15 @@ NETWORKS = ("unet", portrait.REFERENCE, portrait.CONTROL, portrait.CROSS_VIEW)
 def export_released(folder: str, out: str | None = None, parts: list[str] | None = None) -> None:
     """Write a model folder as a checkpoint that the authors' code loads.
 
-    Args: folder: A model folder, of import_released or of training. out: The file to make: safetensors if it
-            is called so, else a PyTorch state dict. It must not exist yet. parts: What to put in beside the
-            four networks: vae, text_encoder. By default what the folder was imported with, and nothing for a
-            model trained here.
+    Args:
+        folder: A model folder, of import_released or of training.
+        out: The file to write, as safetensors if it has that suffix, otherwise as a PyTorch state dict; it
+            must not exist yet.
+        parts: Parts to include besides the four networks: vae, text_encoder. By default those that the folder
+            was imported with; none for a model trained here.
     """
     if out is None:
-        raise InputError("--out FILE says where the checkpoint goes")
+        raise InputError("--out is missing: give the file to write")
     path = Path(out)
     if path.exists():
         raise InputError(f"{path} exists already: remove it or choose another name")
@@ -53,7 +56,8 @@ def export_released(folder: str, out: str | None = None, parts: list[str] | None
 def released_tensors(folder: Path, extra: Sequence[str] | None = None) -> dict[str, Tensor]:
     """The released state dict of a model folder; `extra` as `parts` of `export_released`.
 
-    Raises InputError on a folder without one of the networks, or with one that the authors' code cannot hold.
+    Raises InputError if the folder lacks one of the networks, or has one that the authors' code does not
+    support.
     """
     layout = folder_layout(folder, _holdings(folder) if extra is None else extra)
     tensors: dict[str, Tensor] = {}
@@ -69,7 +73,7 @@ def folder_layout(folder: Path, extra: Sequence[str]) -> Layout:
     """The released layout for the networks in a model folder, from their configs."""
     unknown = set(extra) - {*NETWORKS, "vae", TEXT_ENCODER}
     if unknown:
-        raise InputError(f"no part is called {', '.join(sorted(unknown))}: take vae, text_encoder")
+        raise InputError(f"no part is called {', '.join(sorted(unknown))}: choose from vae, text_encoder")
     classes = {
         "unet": UNet2DConditionModel,
         portrait.CONTROL: ControlNetModel,
@@ -79,7 +83,7 @@ def folder_layout(folder: Path, extra: Sequence[str]) -> Layout:
     for name, cls in classes.items():
         if not (folder / name).is_dir():
             raise InputError(
-                f"{folder} has no {name}/, and the authors' code takes all of {', '.join(NETWORKS)}"
+                f"{folder} has no {name}/, and the authors' code needs all of {', '.join(NETWORKS)}"
             )
         models[name] = empty_model(cls, read_json(folder / name / "config.json"), folder / name)
     check_unet(models["unet"].config, folder)
@@ -97,7 +101,7 @@ def folder_layout(folder: Path, extra: Sequence[str]) -> Layout:
 def check_released(
     unet: UNet2DConditionModel, control: ControlNetModel, cross_view: CrossView, folder: Path
 ) -> None:
-    """InputError where the authors' code has a number or a behaviour fixed that these networks differ in."""
+    """Raise InputError if the networks differ from settings that are fixed in the authors' code."""
     for model, fixed in ((unet, UNET_FIXED), (control, UNET_FIXED), (cross_view, CROSS_VIEW_FIXED)):
         for name, value in fixed.items():
             if model.config.get(name, value) != value:
@@ -107,12 +111,12 @@ def check_released(
                 )
     if not isinstance(unet.config.attention_head_dim, int):
         raise InputError(
-            f"{folder}: the authors' code has as many heads in every layer, this model "
+            f"{folder}: the authors' code has the same number of heads in every layer, this model "
             f"{unet.config.attention_head_dim}"
         )
     if len(control.config.conditioning_embedding_out_channels) != 4:
         raise InputError(
-            f"{folder}: the authors' hint encoder halves images three times, this model's otherwise"
+            f"{folder}: the authors' hint encoder halves the resolution three times, this model's does not"
         )
     if cross_view.config.middle == "always":
         raise InputError(
@@ -122,7 +126,7 @@ def check_released(
 
 
 def absent_from(cross_view: CrossView) -> dict[str, tuple[int, ...]]:
-    """What the released V has that this one goes without: the middle module, the positional encoding."""
+    """Tensors of the released V that this one does not have: the middle module, the positional encoding."""
     config = dict(cross_view.config) | {
         "middle": "unconditional",
         "positions": cross_view.config.positions or 32,
@@ -135,10 +139,10 @@ def absent_from(cross_view: CrossView) -> dict[str, tuple[int, ...]]:
 
 
 def invented(layout: Layout, tensors: dict[str, Tensor], unread: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors that the authors' code wants to load and that a model trained here does not have.
+    """Tensors that the authors' code loads and that a model trained here does not have.
 
-    What F_ref does not keep of F is F's own; F_ref's unused hint encoder is zero; so is a middle module of V
-    that was not trained, which then adds nothing, and a positional encoding that V goes without.
+    Layers that F_ref omits are F's; F_ref's unused hint encoder is zero, and so are an untrained middle
+    module of V, which then has no effect, and a positional encoding that V does not use.
     """
     made: dict[str, Tensor] = {}
     for name, shape in layout.unread.items():
@@ -148,7 +152,8 @@ def invented(layout: Layout, tensors: dict[str, Tensor], unread: dict[str, Tenso
 
 
 def write_whole(tensors: dict[str, Tensor], path: Path) -> None:
-    """A state dict under its name once it is complete: safetensors by suffix, or a PyTorch zip file."""
+    """Write a state dict atomically: as safetensors if `path` has that suffix, otherwise as a PyTorch zip
+    file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as partial:
         if path.suffix == ".safetensors":
@@ -168,7 +173,7 @@ def _read_part(folder: Path, part: Part) -> dict[str, Tensor]:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """The command. A user's mistake ends in one line."""
+    """Run the command. Invalid input ends in one line."""
     parser = ArgumentParser(
         prog="diffportrait3d export-released",
         description="Write a model folder as a checkpoint that the authors' code loads.",

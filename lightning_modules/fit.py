@@ -1,8 +1,7 @@
 """Training: `diffportrait3d fit --config configs/stage1.yaml [--config more.yaml] [--ckpt_path last.ckpt]`.
 
-A YAML names the module, the data and what is special about the trainer; later files and flags win over
-earlier ones, and `configs/trainer/default.yaml` comes before them all. `python -m lightning_modules.fit` is
-the same.
+A YAML configures the module, the data and the trainer. Later files and flags override earlier ones, and all
+override `configs/trainer/default.yaml`. `python -m lightning_modules.fit` is the same command.
 """
 
 import sys
@@ -17,30 +16,30 @@ from core.yaml_files import read_yaml
 if TYPE_CHECKING:
     import pytorch_lightning as pl
 
-INTERRUPTED = 128 + 2  # what a shell reports of a process that SIGINT ended
+INTERRUPTED = 128 + 2  # exit code of a process that was ended by SIGINT
 GROUPS = ("model", "data", "trainer")
 OWN_FLAGS = ("config", "name", "ckpt_path", "threads", "seed_everything", "print_config", "help")
 USAGE = """\
 usage: diffportrait3d fit --config FILE [--config FILE …] [--ckpt_path FILE] [--GROUP.SETTING VALUE …]
 
-  --config FILE              what to train: configs/stage1.yaml, stage2, stage3, noise_prior; later files win
-  --ckpt_path FILE           the checkpoint to go on from, exactly
-  --name NAME                of the run: results are in runs/NAME/version_N
+  --config FILE              configuration, such as configs/stage1.yaml; later files override earlier ones
+  --ckpt_path FILE           the checkpoint to resume from, exactly
+  --name NAME                the name of the run; results are in runs/NAME/version_N
   --threads N                CPU threads; all cores by default
   --seed_everything N        the seed of all random numbers
-  --model.SETTING VALUE      of the module, e.g. --model.learning.rate 1e-4
-  --data.SETTING VALUE       of the data, e.g. --data.batch_size 8
-  --trainer.SETTING VALUE    of Lightning's Trainer, e.g. --trainer.max_steps 1000
-  --print_config             print all settings with their values, and end
+  --model.SETTING VALUE      a setting of the module, e.g. --model.learning.rate 1e-4
+  --data.SETTING VALUE       a setting of the data, e.g. --data.batch_size 8
+  --trainer.SETTING VALUE    a setting of Lightning's Trainer, e.g. --trainer.max_steps 1000
+  --print_config             print all settings with their values, and exit
   --model.help CLASS, --data.help CLASS, --trainer.callbacks.help CLASS
                              the settings of a class, e.g. lightning_modules.appearance.AppearanceStage"""
 
 
 def check_arguments(arguments: Sequence[str]) -> None:
-    """Check what can be checked before Lightning is loaded, which takes seconds.
+    """Check what can be checked before Lightning is imported, which takes seconds.
 
-    Raises InputError if there are no arguments, on unknown options, on files that are missing or not YAML,
-    and where no file or flag names a model and data.
+    Raises InputError if there are no arguments, for unknown options, for files that are missing or not YAML,
+    and if no file or flag configures a model and data.
     """
     if not arguments:
         raise InputError("nothing to train: name a configuration, e.g. --config configs/stage1.yaml")
@@ -63,7 +62,7 @@ def check_arguments(arguments: Sequence[str]) -> None:
 
 
 def main(args: Sequence[str] | None = None) -> "pl.Trainer | None":
-    """Train, and return the trainer; None where help was asked for. A user's mistake ends in one line."""
+    """Train, and return the trainer; None if only help was printed. Invalid input ends in one line."""
     arguments = sys.argv[1:] if args is None else list(args)
     with one_line():
         if {"-h", "--help"} & set(arguments):

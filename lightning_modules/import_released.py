@@ -1,4 +1,5 @@
-"""The authors' checkpoint to our folder: `python -m lightning_modules.import_released model.th --out DIR`."""
+"""`python -m lightning_modules.import_released model.th --out DIR`: convert the authors' checkpoint to a
+model folder."""
 
 import json
 from collections.abc import Sequence
@@ -52,11 +53,15 @@ def import_released(
 ) -> None:
     """Convert a released DiffPortrait3D checkpoint into a model folder.
 
-    Args: checkpoint: The released file: a PyTorch pickle (.th, .ckpt, …) or safetensors. out: The model
-        folder to make; it must not exist yet. backbone: A Stable Diffusion 1.5 folder or hub id, for the VAE
-        and the empty prompt if the file has none. dtype: The precision to store in; the file's own by
-        default. heads: Attention heads of each layer of F, F_ref and F_cam, which no shape tells; 8 in Stable
-        Diffusion 1.5. view_heads: Those of V; 8 as released, and in models trained here.
+    Args:
+        checkpoint: The released file: a PyTorch pickle (.th, .ckpt, …) or safetensors.
+        out: The model folder to write; it must not exist yet.
+        backbone: A Stable Diffusion 1.5 folder or hub id, for the VAE and the empty prompt if the file has
+            none.
+        dtype: The precision to store weights in; by default the file's.
+        heads: Attention heads of each layer of F, F_ref and F_cam, which no tensor's shape determines; 8 in
+            Stable Diffusion 1.5.
+        view_heads: Attention heads of V; 8 in the released model, and by default in models trained here.
     """
     tensors = read_checkpoint(Path(checkpoint))
     shapes = shapes_of(tensors)
@@ -65,7 +70,7 @@ def import_released(
     if faults:
         raise InputError(f"{checkpoint}: {faults}")
     if out is None:
-        raise InputError("--out DIR says where the model goes (or --inspect to look only)")
+        raise InputError("--out is missing: give the folder to write (or --inspect to only look)")
     check_schedule(tensors, checkpoint)
     precision = getattr(torch, dtype) if dtype else None
     with whole_folder(Path(out)) as folder:
@@ -79,12 +84,12 @@ def import_released(
         holdings = {"from": Path(checkpoint).name, "parts": [part.folder for part in layout.parts]}
         (folder / HOLDINGS).write_text(json.dumps(holdings, indent=2) + "\n", encoding="utf-8")
     print(f"{out}: {', '.join(part.folder for part in layout.parts)}")
-    print(f"{len(unread)} tensors that no network reads are kept aside in {UNREAD} for export_released:")
+    print(f"{len(unread)} tensors that no network uses are kept in {UNREAD} for export_released:")
     print("\n".join(f"  {name}" for name in unread))
 
 
 def report(tensors: dict[str, Tensor], heads: int, view_heads: int) -> str:
-    """What a checkpoint contains, as Markdown: its parts, what nothing reads, and what does not fit."""
+    """The contents of a checkpoint as Markdown: its parts, unused tensors, and tensors that do not fit."""
     lines = ["| part | tensors | parameters | dtype |", "|---|---:|---:|---|"]
     lines += [f"| {name} | {n:,} | {size:,} | {dtype} |" for name, n, size, dtype in part_sizes(tensors)]
     shapes = shapes_of(tensors)
@@ -99,12 +104,12 @@ def report(tensors: dict[str, Tensor], heads: int, view_heads: int) -> str:
         [
             *lines,
             "",
-            f"F: widths {list(unet.block_out_channels)}, {unet.layers_per_block} residual blocks a level, "
+            f"F: widths {list(unet.block_out_channels)}, {unet.layers_per_block} residual blocks per level, "
             f"prompt of {unet.cross_attention_dim} channels, {heads} heads (given, not read)",
             f"V: {len(cross_view.down_channels)} modules in the encoder, {sum(cross_view.up_modules)} in the "
-            f"decoder, middle {cross_view.middle}; {cross_view.positions} places encoded, "
+            f"decoder, middle {cross_view.middle}; {cross_view.positions} positions encoded, "
             f"{view_heads} heads (given, not read)",
-            f"Read by nothing: {len(unread)} tensors",
+            f"Unused: {len(unread)} tensors",
             *(f"  {name}" for name in unread),
             f"Does not fit: {layout.faults(shapes) or 'nothing'}",
         ]
@@ -112,7 +117,7 @@ def report(tensors: dict[str, Tensor], heads: int, view_heads: int) -> str:
 
 
 def write_part(part: Part, tensors: dict[str, Tensor], folder: Path, dtype: torch.dtype | None) -> None:
-    """One part's folder: its config, and its tensors in `dtype` or as they are."""
+    """Write one part's folder: its config, and its tensors in `dtype` or as stored."""
     place = folder / part.folder
     place.mkdir()
     ours = {name: x.to(dtype or x.dtype).contiguous() for name, x in part.to_ours(tensors).items()}
@@ -132,9 +137,11 @@ def complete_backbone(
     backbone: str | None,
     dtype: torch.dtype | None,
 ) -> None:
-    """VAE, schedule and empty prompt: what of them the file lacks from `backbone`, before the large parts.
+    """Write VAE, schedule and empty prompt, from `backbone` if they are not in the file, before the large
+    parts.
 
-    A text encoder in the file is written, and its embedding of "". Raises InputError if neither has them.
+    A text encoder in the file is written together with its embedding of "". Raises InputError if neither the
+    file nor `backbone` has them.
     """
     have = {part.folder for part in layout.parts}
     lacking = [name for name in ("vae", TEXT_ENCODER) if name not in have]
@@ -152,11 +159,11 @@ def complete_backbone(
         write_part(layout.part(TEXT_ENCODER), tensors, folder, dtype)
         write_empty_prompt(encode_empty_prompt(folder), folder)
     else:
-        assert given is not None  # asked for above
+        assert given is not None  # checked above
         channels = layout.part("unet").model.config.cross_attention_dim
         write_empty_prompt(load_empty_prompt(given, channels), folder)
     if "vae" not in have:
-        assert given is not None  # asked for above
+        assert given is not None  # checked above
         vae = load_vae(given / "vae")
         check_vae(vae, layout.part("unet").model.config.in_channels, given)
         save_model(vae, folder / "vae", dtype)
@@ -170,7 +177,7 @@ def released_schedule() -> ConfigMixin:
 
 
 def check_schedule(tensors: dict[str, Tensor], where: str) -> None:
-    """InputError where a checkpoint brings a noise schedule other than Stable Diffusion 1.5's."""
+    """Raise InputError if a checkpoint has a noise schedule other than Stable Diffusion 1.5's."""
     betas, ours = tensors.get("betas"), released_schedule().betas
     if betas is not None and not (
         betas.shape == ours.shape and torch.allclose(betas.float(), ours, rtol=1e-3)
@@ -179,7 +186,7 @@ def check_schedule(tensors: dict[str, Tensor], where: str) -> None:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """The command. A user's mistake ends in one line."""
+    """Run the command. Invalid input ends in one line."""
     parser = ArgumentParser(
         prog="diffportrait3d import-released",
         description="Convert a released DiffPortrait3D checkpoint into a model folder.",

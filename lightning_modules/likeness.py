@@ -1,4 +1,4 @@
-"""What made views have of the truth and of the person on the portrait, with intervals over people.
+"""Similarity of generated views to the truth and to the person on the portrait, with intervals over people.
 
 Shape letters: B people, K views of each, N = B*K views, S image side, D features of a face.
 """
@@ -32,13 +32,13 @@ LUMA = (0.299, 0.587, 0.114)
 
 @dataclass(frozen=True)
 class RowScores:
-    """Each view's scores (B, K) by name, NaN where there is none, and the distances between sets."""
+    """Each view's scores (B, K) by name, NaN if it cannot be scored, and the distances between sets."""
 
     views: dict[str, NDArray[np.float64]]
     sets: dict[str, float]
 
     def estimates(self) -> dict[str, Estimate]:
-        """The mean over views of each, of the yaw's error the median, with an interval over people."""
+        """The mean of each score over views (the median of yaw errors), with an interval over people."""
         found = {name: estimate(values, name.startswith("yaw error")) for name, values in self.views.items()}
         return found | {name: Estimate(value, np.nan, np.nan, 0) for name, value in self.sets.items()}
 
@@ -47,14 +47,14 @@ class Likeness:
     """Scores views (B, K, 3, S, S) in [-1, 1] of a batch's people at its cameras, by name:
 
     - PSNR, SSIM, LPIPS, DISTS and KID against the truth;
-    - `ID`, the cosine of face embeddings against the true view, `POSE` likewise, and `ID to the portrait`;
-    - `re-identified`: whether of all people's portraits the right one's embedding is nearest; a view without
-      a face is not;
-    - `faces`: whether a face is found; `yaw error` of its head against the camera, degrees;
-    - `sharpness`: the mean gradient of the brightness on the person, as a share of the truth's there.
+    - `ID`, the cosine of face embeddings, and `POSE` against the truth, and `ID to the portrait`;
+    - `re-identified`: whether the person's own portrait has the nearest embedding of all portraits; false for
+    a view without a face;
+    - `faces`: whether a face is found; `yaw error`: the error of its yaw against the camera, in degrees;
+    - `sharpness`: the mean brightness gradient on the person, relative to the truth's.
 
-    A batch has one reference a person or more, of which the first counts, and with `mask` (B, K, S, S) where
-    the person is; without it sharpness is the whole image's.
+    A batch has one or more references of each person, of which the first is used. Its `mask` (B, K, S, S), if
+    any, is the person's; without it, sharpness is that of the whole image.
     """
 
     def __init__(self, batch: Batch) -> None:
@@ -68,8 +68,8 @@ class Likeness:
         self.gradients = self._gradients(batch["target"])
 
     def score(self, made: Tensor) -> RowScores:
-        """All scores of made views (B, K, 3, S, S); of the truth itself those against the truth are left
-        out."""
+        """All scores of generated views (B, K, 3, S, S). For the truth itself, scores against the truth are
+        left out."""
         shape, truth = made.shape[:2], self.batch["target"]
         scores: dict[str, Tensor] = {}
         sets: dict[str, float] = {}
@@ -92,7 +92,7 @@ class Likeness:
         return RowScores({name: x.double().reshape(shape).numpy() for name, x in scores.items()}, sets)
 
     def embeddings(self, faces: Readings) -> Tensor:
-        """Embeddings (N, D) of faces, NaN where there is none."""
+        """Embeddings (N, D) of faces; NaN if there is none."""
         there = [number for number, face in enumerate(faces) if face is not None]
         if not there:
             return torch.full((len(faces), 1), torch.nan)
@@ -100,8 +100,8 @@ class Likeness:
         return torch.full((len(faces), known.shape[1]), torch.nan).index_copy(0, torch.tensor(there), known)
 
     def _identified(self, found: Tensor, views: int) -> Tensor:
-        """Whether each of found embeddings (N, D) is nearest to its own person's portrait (N,); NaN where
-        that shows no face."""
+        """Whether each of the embeddings (N, D) is nearest to its own person's portrait (N,); NaN if no face
+        is found in that portrait."""
         people = len(self.portraits)
         own = torch.arange(people).repeat_interleave(views)
         cosines = F.cosine_similarity(found[:, None], self.portraits[None], dim=-1).nan_to_num(-2)
@@ -109,7 +109,7 @@ class Likeness:
         return right.where(~self.portraits.isnan().any(1)[own], torch.nan)
 
     def _gradients(self, images: Tensor) -> Tensor:
-        """The mean gradient of the brightness of (B, K, 3, S, S) on the person (B, K)."""
+        """The mean brightness gradient (B, K) of images (B, K, 3, S, S) on the person."""
         bright = torch.einsum("bkchw,c->bkhw", images.float(), images.new_tensor(LUMA).float())
         down, across = torch.gradient(bright, dim=(2, 3))
         weights = self.batch.get("mask", torch.ones_like(bright)).float()
@@ -118,8 +118,8 @@ class Likeness:
 
 
 def estimate(values: NDArray[np.float64], median: bool = False, seed: int = 0) -> Estimate:
-    """The mean, or median, of scores (B, K) that are not NaN, and its 95 % percentile interval over resampled
-    people, whose views are not independent."""
+    """The mean, or median, of scores (B, K) that are not NaN, with a 95 % bootstrap interval over people, as
+    views of one person are not independent."""
     of = np.nanmedian if median else np.nanmean
     values = values[np.isfinite(values).any(1)]
     if not len(values):
@@ -135,14 +135,14 @@ def estimate(values: NDArray[np.float64], median: bool = False, seed: int = 0) -
 
 
 def neighbour_difference(views: Tensor) -> float:
-    """How far apart, in levels of 8 bits, neighbouring views of a closed path (K, 3, S, S) in [-1, 1] are,
-    the mean over views and pixels."""
+    """Mean absolute difference, in 8-bit levels, between neighbouring views of a closed path (K, 3, S, S) in
+    [-1, 1]."""
     levels = torch.from_numpy(to_images(views)).float()
     return (levels - levels.roll(1, 0)).abs().mean().item()
 
 
 def read_masks(data: str, batch: Batch) -> Tensor | None:
-    """The masks (B, K, S, S) in [0, 1] of a batch's test views, found by its keys and cameras; None where the
+    """The masks (B, K, S, S) in [0, 1] of a batch's test views, identified by keys and cameras; None if the
     folder has none."""
     manifest, reader, found = Manifest.load(Path(data)), ShardReader(), {}
     wanted = {key: row for row, key in enumerate(batch["key"])}
@@ -164,7 +164,7 @@ def read_masks(data: str, batch: Batch) -> Tensor | None:
 
 
 def as_json(rows: dict[str, RowScores]) -> dict[str, dict[str, dict[str, float | None]]]:
-    """Means and intervals by row and score, None where there is none."""
+    """Means and intervals by row and score; None for undefined values."""
     return {
         row: {
             name: {key: None if np.isnan(x) else x for key, x in asdict(value).items()}

@@ -1,4 +1,4 @@
-"""Where a run is logged: a CSV file in its folder, and Weights & Biases."""
+"""Loggers of a run: a CSV file in its folder, and Weights & Biases."""
 
 import itertools
 import logging
@@ -17,25 +17,25 @@ from core.errors import InputError
 log = logging.getLogger(__name__)
 
 WANDB_HOST = "api.wandb.ai"
-WANDB_SECONDS = 30  # to wait for W&B's server before a run goes on offline
+WANDB_SECONDS = 30  # timeout of W&B's server, after which a run is logged offline
 STEP = "trainer/global_step"
 
 
 class RunLogger(CSVLogger):
-    """Lightning's CSV logger in a version folder of its own, also where two runs start at the same moment."""
+    """Lightning's CSV logger, with a unique version folder even if two runs start at the same moment."""
 
     _version: int | str | None
 
     @property
     def version(self) -> int | str:
-        """The number of the run; its folder is made when it is first asked for."""
+        """The version number of the run; its folder is created on first access."""
         if self._version is None:
             self._version = reserve_version(Path(self.root_dir))
         return self._version
 
 
 def reserve_version(folder: Path) -> int:
-    """The number of a new `version_<n>` in `folder`, made by rank zero; other ranks get the newest."""
+    """Create a new `version_<n>` in `folder` on rank zero, and return n; other ranks get the newest."""
     numbers = [int(path.name.split("_")[1]) for path in folder.glob("version_*") if path.name[8:].isdigit()]
     newest = max(numbers, default=-1)
     if rank_zero_only.rank != 0:
@@ -49,14 +49,14 @@ def reserve_version(folder: Path) -> int:
 
 
 class OfflineWandbLogger(WandbLogger):
-    """Lightning's W&B logger, which goes on offline where the server cannot be reached."""
+    """Lightning's W&B logger, which falls back to offline mode if the server cannot be reached."""
 
     _experiment: Any
 
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The W&B run, started when it is first asked for."""
+        """The W&B run, started on first access."""
         if self._experiment is None:
             settings = {name: value for name, value in self._wandb_init.items() if name != "anonymous"}
             self._experiment = start_wandb(settings, self._offline)
@@ -66,7 +66,8 @@ class OfflineWandbLogger(WandbLogger):
 
 
 def start_wandb(settings: dict[str, Any], offline: bool) -> Any:
-    """A W&B run with these settings of `wandb.init`: online, or offline where asked or the server is away."""
+    """Start a W&B run with these settings of `wandb.init`: online, or offline if `offline` or without a
+    server."""
     import wandb
 
     if not offline:
@@ -74,12 +75,13 @@ def start_wandb(settings: dict[str, Any], offline: bool) -> Any:
             return wandb.init(**settings, settings=wandb.Settings(init_timeout=WANDB_SECONDS))
         except wandb.errors.Error as error:
             reason = str(error).split("\n", 1)[0]
-            log.warning("W&B is out of reach (%s): the run is kept offline; `wandb sync` uploads it", reason)
+            log.warning("W&B cannot be reached (%s); the run is offline: `wandb sync` uploads it", reason)
     return wandb.init(**settings, mode="offline")
 
 
 def run_loggers(root: str | None, name: str) -> list[CSVLogger | WandbLogger]:
-    """The loggers of a run called `name`: `<root>/<name>/version_<n>/metrics.csv`, and W&B's files beside it.
+    """The loggers of the run `name`: `<root>/<name>/version_<n>/metrics.csv`, and W&B's files in the same
+    folder.
 
     Raises InputError if wandb is not installed.
     """
@@ -95,8 +97,8 @@ def wandb_logger(
     id: str | None = None,
     offline: bool | None = None,
 ) -> WandbLogger:
-    """A W&B logger that never asks: offline unless this machine is logged in, or as `offline` or WANDB_MODE
-    says.
+    """A W&B logger that never prompts: by default offline unless this machine is logged in; `offline` and
+    WANDB_MODE override this.
 
     `id` continues an earlier run. Raises InputError if wandb is not installed.
     """
@@ -104,7 +106,7 @@ def wandb_logger(
         import wandb  # noqa: F401
     except ImportError:
         raise InputError(
-            "trainer.logger names W&B: pip install wandb, or take it out (the CSV log stays)"
+            "trainer.logger has W&B: pip install wandb, or remove it (the CSV log stays)"
         ) from None
     if offline is None and "WANDB_MODE" not in os.environ:
         offline = not logged_in()
@@ -121,7 +123,7 @@ def wandb_logger(
 
 
 def logged_in() -> bool:
-    """Whether W&B finds a key without asking: in the environment or in the netrc file."""
+    """Whether W&B finds an API key without prompting: in the environment or in the netrc file."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     try:

@@ -1,6 +1,6 @@
-"""The noise prior S (3.4, A.1) on its own: portraits in, blurry proxies of other views out.
+"""Training of the noise prior S (3.4, A.1), which predicts blurry proxies of other views from portraits.
 
-Shape letters: B people, R portraits of each, V views, S image side, s the side of what S renders.
+Shape letters: B people, R portraits of each, V views, S image side, s side of S's volume rendering.
 """
 
 from collections.abc import Sequence
@@ -25,12 +25,16 @@ SHOWN_VIEWS = 3
 
 
 class NoisePriorStage(TrainedPart):
-    """Trains S on batches of `PortraitViewsDataModule`: L2 + perceptual distance of Ĩ to the target (A.1).
+    """Trains S on batches of `PortraitViewsDataModule` by the L2 and perceptual distances of Ĩ to the target
+    (A.1).
 
-    `prior`: the network. `perceptual`: whose features are compared; "vgg16" is the paper's.
-    `perceptual_weight`: what their distance counts, beside the mean squared error of images in [-1, 1].
-    `mirror`: whether half of the people, picked at random, come mirrored, their images and cameras alike.
-    A step sees of each person's R portraits the first r, r drawn from 1 to R.
+    Each step uses the first r of a person's R portraits, with r drawn from 1 to R.
+
+    Args:
+        prior: the network
+        perceptual: the network of the perceptual distance; "vgg16" in the paper
+        perceptual_weight: its weight relative to the mean squared error of images in [-1, 1]
+        mirror: mirror the images and cameras of a random half of the people
     """
 
     stage: ClassVar[str] = "noise_prior"
@@ -54,28 +58,28 @@ class NoisePriorStage(TrainedPart):
         self.perceptual = PerceptualLoss(perceptual)
 
     def setup(self, stage: str) -> None:
-        """Raises InputError if the run is called after a network that its perceptual loss is not of."""
+        """Raises InputError if the run's name contains another perceptual network than the one in use."""
         own = self.perceptual.weights
         for logger in self.trainer.loggers if stage == "fit" else ():
             for other in set(get_args(PerceptualWeights)) - {own}:
                 if other in str(logger.name):
                     raise InputError(
-                        f"the run is called {logger.name}, and its perceptual loss is {own}'s: put a YAML "
-                        f"on top whose trainer.logger names it after {own}"
+                        f"the run is called {logger.name}, but its perceptual loss is {own}: add a YAML "
+                        f"whose trainer.logger names the run after {own}"
                     )
 
     @property
     def card(self) -> StageCard:
-        """S belongs to no backbone: it makes images."""
+        """S belongs to no backbone, as its outputs are images."""
         return StageCard(self.stage, self.part, "", {"perceptual": self.hparams.perceptual})
 
     def losses(self, proxies: Proxies, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """L2 and perceptual distance of Ĩ to targets (B, V, 3, S, S), scalars."""
+        """The L2 and perceptual distances, scalars, of Ĩ to targets (B, V, 3, S, S)."""
         images, targets = proxies.images.float().flatten(0, 1), targets.flatten(0, 1)
         return F.mse_loss(images, targets), self.perceptual(images, targets)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The weighted sum of both losses, with depths along rays drawn at random; each is logged."""
+        """The weighted sum of both losses, with random depths along rays; each is logged."""
         draws = stream_generators(self.hparams.seed, batch["position"].tolist())
         if self.hparams.mirror:
             batch = mirrored(batch, draws)
@@ -91,10 +95,10 @@ class NoisePriorStage(TrainedPart):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """`val/loss` and `val/PSNR` in dB from one portrait, means over people; nothing in them is drawn.
+        """`val/loss` and `val/PSNR` in dB from one portrait, means over people, without randomness.
 
-        `val/PSNR_reference` is what returning that portrait would have, `val/PSNR_all` what S has from all R,
-        where there are several.
+        `val/PSNR_reference` is the PSNR of the portrait itself; `val/PSNR_all` is that of S with all R
+        portraits, if there are several.
         """
         references, targets, valid = batch["reference"], batch["target"], batch["valid"].float()
         images = self.prior.proxies(self.prior.encode(references[:, :1]), batch["camera"]).images.float()
@@ -126,8 +130,8 @@ def psnr(images: Tensor, targets: Tensor) -> Tensor:
 
 
 def shown_depth(proxies: Proxies, size: int) -> Tensor:
-    """Depth as grey (B, V, 3, size, size) in [-1, 1]: from the nearest, white, to the farthest of all, black;
-    black too where there is no head."""
+    """Depth as grey (B, V, 3, size, size) in [-1, 1], from white (nearest) to black (farthest); black outside
+    the head."""
     depth, alpha = proxies.depth.float(), proxies.alpha.float()
     low, high = depth.amin((1, 2, 3), keepdim=True), depth.amax((1, 2, 3), keepdim=True)
     grey = (high - depth) / (high - low).clamp_min(1e-6) * alpha
@@ -147,7 +151,8 @@ def mirrored(batch: Batch, draws: Sequence[torch.Generator]) -> Batch:
 
 
 def mirrored_labels(labels: Tensor) -> Tensor:
-    """EG3D labels (…, 25) of the cameras that see a world mirrored at x = 0 as mirror images."""
+    """EG3D labels (…, 25) of the cameras whose images of the world mirrored at x = 0 are the mirrored
+    images."""
     axes = torch.tensor([-1.0, 1.0, 1.0, 1.0])
     signs, offsets = torch.ones(LABEL_SIZE), torch.zeros(LABEL_SIZE)
     signs[:16] = torch.outer(axes, axes).flatten()

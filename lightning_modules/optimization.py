@@ -1,4 +1,4 @@
-"""AdamW with warm-up, and the random draws of a training step, for every module."""
+"""AdamW with warm-up, and the random generators of training steps."""
 
 import math
 from collections.abc import Iterable
@@ -18,14 +18,14 @@ FINAL_FRACTION = 0.02
 
 
 class StepSchedule(TypedDict):
-    """A learning-rate schedule that moves at every step, as Lightning takes it."""
+    """A per-step learning rate schedule in Lightning's format."""
 
     scheduler: LambdaLR
     interval: Literal["step"]
 
 
 class Optimization(TypedDict):
-    """What `configure_optimizers` returns."""
+    """The return value of `configure_optimizers`."""
 
     optimizer: AdamW
     lr_scheduler: StepSchedule
@@ -33,10 +33,10 @@ class Optimization(TypedDict):
 
 @dataclass(frozen=True)
 class Learning:
-    """How fast: linear warm-up to `rate`, then constant or a cosine down to 2 % of it at the trainer's
-    max_steps.
+    """The learning rate: linear warm-up to `rate`, then constant, or a cosine decay to 2 % of it at the
+    trainer's max_steps.
 
-    Matrices and kernels decay by `weight_decay`; biases and norms never do.
+    `weight_decay` applies to matrices and kernels, not to biases and norms.
     """
 
     rate: float = 1e-5
@@ -45,7 +45,7 @@ class Learning:
     weight_decay: float = 0.01
 
     def configure(self, parameters: Iterable[nn.Parameter], max_steps: int) -> Optimization:
-        """The optimiser of these parameters. Raises InputError if a cosine has no last step to end at."""
+        """The optimiser of these parameters. Raises InputError for a cosine decay without max_steps."""
         if self.decay == "cosine" and max_steps < 1:
             raise InputError(
                 "a cosine learning rate ends at trainer.max_steps: set it, or learning.decay to constant"
@@ -72,8 +72,8 @@ class Learning:
 def step_generator(
     module: pl.LightningModule, seed: int | str, batch_idx: int, rank: int = 0
 ) -> torch.Generator:
-    """The draws of this micro-batch: a function of seed, optimiser step and place in the accumulation, the
-    same on every rank unless its `rank` is given. What is drawn for each frame of a stream comes from
+    """The generator of a micro-batch: a function of seed, optimiser step and position in the accumulation,
+    the same on every rank unless `rank` is given. Draws per frame of a stream use
     `core.seeding.stream_generators`."""
     trainer = module.trainer
     micro = batch_idx % trainer.accumulate_grad_batches
@@ -81,10 +81,10 @@ def step_generator(
 
 
 def rewind(checkpoint: dict[str, Any], accumulate: int) -> None:
-    """Let a checkpoint taken amid a gradient accumulation resume at its first micro-batch.
+    """Let a checkpoint from within a gradient accumulation resume at the accumulation's first micro-batch.
 
-    The gradients of a half-done accumulation are in no checkpoint; counted as done, its micro-batches would
-    be missing from the step. The data stream's state, too, goes back to the last finished step.
+    Checkpoints do not hold accumulated gradients: if micro-batches were counted as done, the step would lack
+    them. The data stream's state is also that of the last complete step.
     """
     progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
     odd = progress["current"]["processed"] % accumulate

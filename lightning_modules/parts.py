@@ -1,4 +1,4 @@
-"""What a stage hands on: its trained part, as a folder or out of a checkpoint, checked against its
+"""Saving and loading of a stage's trained part, as a folder or from a checkpoint, checked against its
 backbone."""
 
 import zipfile
@@ -17,22 +17,22 @@ from core.tensors import check_finite, read_pickle
 from lightning_modules.networks.provenance import CARD, StageCard, write_card
 
 IN_CHECKPOINT = "diffportrait3d"
-# The states of Lightning's loops that a run needs to go on.
+# Entries of a checkpoint that Lightning needs to resume a run.
 PROGRESS = {"epoch_progress", "epoch_loop.batch_progress", "epoch_loop.automatic_optimization.optim_progress"}
 
 
 def save_part(module: ModelMixin, card: StageCard, folder: Path, dtype: torch.dtype | None) -> None:
-    """The folder that `load_part` reads, written whole. Raises InputError if it exists."""
+    """Write, atomically, the folder that `load_part` reads. Raises InputError if it exists."""
     with whole_folder(folder) as partial:
         save_model(module, partial, dtype)
         write_card(card, partial)
 
 
 def load_part(module: ModelMixin, path: str, stage: str, backbone: str) -> StageCard:
-    """Put a stage's trained part into `module`: from its folder, or its checkpoint (the average, where it
-    has one).
+    """Load a stage's trained part into `module` from its folder or its checkpoint (the averaged weights if
+    there are any).
 
-    Raises InputError if `path` is neither, is of another stage or backbone, or does not fit.
+    Raises InputError if `path` is neither, belongs to another stage or backbone, or does not fit.
     """
     source = find_shipped(path)
     if source.is_dir():
@@ -48,8 +48,7 @@ def load_part(module: ModelMixin, path: str, stage: str, backbone: str) -> Stage
 
 
 def read_checkpoint(path: Path) -> tuple[StageCard, dict[str, Tensor]]:
-    """The card and the trained part's tensors, averaged where an average was kept, of a stage's
-    checkpoint."""
+    """The card and the trained part's tensors (averaged if available) in a stage's checkpoint."""
     if not path.exists():
         raise InputError(f"{path}: no such checkpoint or folder")
     checkpoint = read_pickle(path)
@@ -62,25 +61,25 @@ def read_checkpoint(path: Path) -> tuple[StageCard, dict[str, Tensor]]:
 
 
 def check_checkpoint(path: Path) -> None:
-    """Check a checkpoint before a run goes on from it, without executing code.
+    """Check a checkpoint before a run is resumed from it, without executing code.
 
     Raises InputError if it is missing, damaged, of another type, or has NaN or infinite weights.
     """
     checkpoint = read_pickle(path)
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            if damaged := archive.testzip():  # torch keeps a checksum of each record and does not compare it
-                raise InputError(f"{path} is damaged: {damaged} in it is not as it was written")
+            if damaged := archive.testzip():  # torch stores a checksum of each record but does not verify it
+                raise InputError(f"{path} is damaged: the checksum of {damaged} in it differs")
     progress = checkpoint.get("loops") if isinstance(checkpoint, dict) else None
     progress = progress.get("fit_loop") if isinstance(progress, dict) else None
     if not isinstance(progress, dict) or not progress.keys() >= PROGRESS:
-        raise InputError(f"{path}: not a checkpoint that a run can go on from")
+        raise InputError(f"{path}: not a checkpoint that a run can be resumed from")
     check_finite(_weights(checkpoint, "state_dict", path), str(path))
 
 
 def _trained_weights(checkpoint: dict[str, Any], path: Path) -> dict[str, Tensor]:
-    """The averaged weights in a checkpoint, or the last ones where there is no average. Raises InputError
-    if they are of another type."""
+    """The averaged weights in a checkpoint, or the last ones if there is no average. Raises InputError if
+    they are of another type."""
     callbacks = checkpoint.get("callbacks", {})
     states = callbacks if isinstance(callbacks, dict) else {}
     averages = [state for name, state in states.items() if str(name).startswith("WeightAverage")]
@@ -89,7 +88,7 @@ def _trained_weights(checkpoint: dict[str, Any], path: Path) -> dict[str, Tensor
 
 
 def _weights(holder: Any, key: str, path: Path) -> dict[str, Tensor]:
-    """The tensors by name at `key` of a part of a checkpoint. Raises InputError if there are none."""
+    """The mapping of tensors at `key` of a part of a checkpoint. Raises InputError if there is none."""
     tensors = holder.get(key) if isinstance(holder, dict) else None
     if not isinstance(tensors, dict) or not all(
         isinstance(name, str) and isinstance(x, Tensor) for name, x in tensors.items()

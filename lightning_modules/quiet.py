@@ -1,4 +1,4 @@
-"""Messages of Lightning that need no action, turned off one by one."""
+"""Suppression of individual messages of Lightning that need no action."""
 
 import logging
 import warnings
@@ -7,12 +7,12 @@ RANK_ZERO = "pytorch_lightning.utilities.rank_zero"  # the logger of Lightning's
 
 
 def quiet_lightning() -> None:
-    """Turn off three messages of Lightning 2.6; everything else that it says is shown."""
-    # An advertisement, printed wherever another logger is used.
+    """Suppress three messages of Lightning 2.6; all others are shown."""
+    # An advertisement, printed whenever another logger is used.
     logging.getLogger(RANK_ZERO).addFilter(_is_no_advertisement)
-    # Frozen networks are in eval mode on purpose: `TrainedPart.train` keeps them there.
+    # Frozen networks are in evaluation mode on purpose: `TrainedPart.train` keeps them there.
     warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode at the start of training")
-    # Lightning's own call of what PyTorch is about to rename.
+    # Lightning's own use of a deprecated function of PyTorch.
     warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
 
 

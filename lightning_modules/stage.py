@@ -1,4 +1,4 @@
-"""What the stages of training share: the frozen backbone, Eq. 1, fixed validation losses, pictures,
+"""Base class of the training stages: the frozen backbone, Eq. 1, fixed validation losses, pictures,
 checkpoints.
 
 Shape letters: B frames, V views, R references, C channels, H W latent size, S image side.
@@ -37,9 +37,8 @@ LEARNING = Learning()
 
 
 class Drawn(NamedTuple):
-    """What Eq. 1 takes beside a batch: clean latents of references (B, R, 4, H, W), or None where nobody is
-    read, and of targets (B, V, 4, H, W), the noise added to the targets, of their shape, and timesteps
-    (B, V)."""
+    """Further inputs of Eq. 1: clean latents of references (B, R, 4, H, W), None without a reference, and of
+    targets (B, V, 4, H, W); the noise added to the targets, of the same shape; and timesteps (B, V)."""
 
     references: Tensor | None
     latents: Tensor
@@ -48,22 +47,26 @@ class Drawn(NamedTuple):
 
 
 class Stage(TrainedPart):
-    """Trains one part of the model on batches of `PortraitViewsDataModule`, everything else frozen.
+    """Trains one part of the model on batches of `PortraitViewsDataModule`; everything else is frozen.
 
-    A subclass adds to `denoiser` what its stage needs, loads what earlier stages trained, and names where its
-    own part is in `part`; `probes` compare what that is worth.
+    A subclass adds its networks to `denoiser`, loads the parts of earlier stages, and sets `part` to the name
+    of the trained submodule; `probes` measure the part's contribution.
 
-    `backbone`: a Stable Diffusion 1.5 folder of any width, or a hub id.
-    `mirror`: whether half of the training frames, picked at random, come mirrored, all their images alike.
-    `timestep_shift`: 1 for uniform timesteps, as the paper; above it, more of the noisy ones.
-    `encode_batch`: how many images the VAE takes at a time. `channels_last`, `compile`: the
-    networks in channels-last memory, and through torch.compile; see `networks.speed`.
-    `sample_steps`, `guidance`: of the pictures.
+    Args:
+        backbone: a Stable Diffusion 1.5 folder of any width, or a hub id
+        mirror: mirror all images of a random half of the training frames
+        timestep_shift: 1 for uniform timesteps, as in the paper; above 1, noisy ones are more frequent
+        encode_batch: images that the VAE encodes at a time
+        channels_last: keep the networks in channels-last memory; see `networks.speed`
+        compile: compile the networks with torch.compile; see `networks.speed`
+        sample_steps: denoising steps of the pictures
+        guidance: guidance scale of the pictures
     """
 
     shown_views: ClassVar[int] = 1
     reference_timestep: ReferenceTimestep
-    """What F_ref sees: "zero" (its features are then computed once a portrait), or the "current" timestep."""
+    """The timestep of F_ref: "zero", with which features are computed once per portrait, or the "current"
+    one."""
 
     def __init__(
         self,
@@ -97,13 +100,13 @@ class Stage(TrainedPart):
         self.vae_fingerprint = vae_fingerprint(loaded.vae)
 
     def freeze(self) -> None:
-        """Leaves nothing to train but the stage's part; a subclass calls it when all parts are there."""
+        """Freezes everything except the stage's part; a subclass calls it once all parts are built."""
         self.requires_grad_(False)
         self.trained.requires_grad_(True)
 
     def load(self, module: ModelMixin, path: str, stage: str) -> StageCard:
-        """Fills a frozen part from the folder or checkpoint that `stage` left at `path`. Raises InputError
-        if it is of another stage or backbone, or does not belong to the parts loaded before it."""
+        """Loads a frozen part from the exported folder or checkpoint of `stage` at `path`. Raises InputError
+        if it is of another stage or backbone, or was not trained with the parts loaded before it."""
         card = load_part(module, path, stage, self.fingerprint)
         self.lineage.add(card, module.state_dict(), path)
         self.reference_timestep = card.reference_timestep(path)
@@ -111,17 +114,17 @@ class Stage(TrainedPart):
 
     @property
     def card(self) -> StageCard:
-        """Says of the trained part what it is."""
+        """Provenance metadata of the trained part."""
         settings = self.lineage.settings(self.reference_timestep)
         return StageCard(self.stage, self.part, self.fingerprint, settings)
 
     def setup(self, stage: str) -> None:
-        """Channels-last memory, if asked for, before DDP lays out its gradients as the parameters are."""
+        """Converts to channels-last memory, if set, before DDP lays out gradients like the parameters."""
         for network in (self.denoiser, self.reference):
             tune(network, channels_last=self.hparams.channels_last)
 
     def on_fit_start(self) -> None:
-        """Compiles, if asked to, once the networks are on their device."""
+        """Compiles, if set, once the networks are on their device."""
         for network in (self.denoiser, self.reference):
             tune(network, compile=self.hparams.compile)
 
@@ -129,15 +132,15 @@ class Stage(TrainedPart):
 
     @torch.no_grad()
     def encode(self, images: Tensor, draws: Sequence[torch.Generator] | None = None) -> Tensor:
-        """Images (B, …, 3, S, S) in [-1, 1] to latents (B, …, 4, H, W) in F's scale: the posterior's mean, or
-        a sample of it by a generator for each of the B frames."""
+        """Encode images (B, …, 3, S, S) in [-1, 1] to latents (B, …, 4, H, W) in F's scale: the posterior's
+        mean, or a sample of it with a generator for each of the B frames."""
         chunks = images.flatten(0, -4).split(self.hparams.encode_batch)
         posteriors = [self.vae.encode(chunk).latent_dist for chunk in chunks]
         return self._scaled(posteriors, images.shape[:-3], draws)
 
     def latents(self, batch: Batch, name: str, draws: Sequence[torch.Generator] | None = None) -> Tensor:
-        """The latents (B, N, 4, H, W) of a batch's `name`, "reference" or "target", as `encode` gives them:
-        from the moments that the shards hold, where the batch has those."""
+        """The latents (B, N, 4, H, W) of a batch's "reference" or "target" (`name`), as from `encode`; from
+        cached moments if the batch has them."""
         moments = batch.get(f"{name}_moments")
         if moments is None:
             return self.encode(batch[name], draws)
@@ -149,7 +152,7 @@ class Stage(TrainedPart):
         shape: torch.Size,
         draws: Sequence[torch.Generator] | None,
     ) -> Tensor:
-        """Latents (B, …, 4, H, W) of posteriors over `shape` (B, …) images."""
+        """Latents (B, …, 4, H, W) in F's scale from the posteriors of `shape` (B, …) images."""
         latents = torch.cat([posterior.mean.float() for posterior in posteriors]).unflatten(0, shape)
         if draws is not None:
             deviation = torch.cat([posterior.std.float() for posterior in posteriors]).unflatten(0, shape)
@@ -157,7 +160,7 @@ class Stage(TrainedPart):
         return latents * self.vae.config.scaling_factor
 
     def bank_of(self, references: Tensor, timesteps: Tensor) -> Any:
-        """F_ref's bank of clean latents (B, R, 4, H, W); `timesteps` (B,) are those of the targets."""
+        """F_ref's bank for clean latents (B, R, 4, H, W); `timesteps` (B,) are the targets'."""
         seen = timesteps if self.reference_timestep == "current" else torch.zeros_like(timesteps)
         with nullcontext() if self.reference is self.trained else torch.no_grad():
             return self.reference(references, seen, self.denoiser.empty_prompt)
@@ -165,8 +168,9 @@ class Stage(TrainedPart):
     def denoise(
         self, batch: Batch, references: Tensor | None, latents: Tensor, noise: Tensor, timesteps: Tensor
     ) -> Tensor:
-        """Eq. 1 of each view: squared error (B, V) of the noise predicted in latents (B, V, 4, H, W) noised
-        with `noise` of their shape to `timesteps` (B, V), reading references (B, R, 4, H, W), or nobody."""
+        """Eq. 1 for each view: the mean squared error (B, V) of the predicted noise, for latents (B, V, 4, H,
+        W) noised with `noise` of the same shape to `timesteps` (B, V), with references (B, R, 4, H, W) or
+        none."""
         views = latents.shape[1]
         flat = timesteps.flatten()
         noised = self.scheduler.add_noise(latents.flatten(0, 1), noise.flatten(0, 1), flat)
@@ -177,19 +181,19 @@ class Stage(TrainedPart):
 
     @property
     def one_timestep(self) -> bool:
-        """Whether the views of a frame share a timestep: where they attend to each other, or F_ref sees
-        it."""
+        """Whether the views of a frame share a timestep: if they attend to each other, or if F_ref's timestep
+        is the current one."""
         return self.denoiser.cross_view is not None or self.reference_timestep == "current"
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Eq. 1 at drawn timesteps."""
+        """Eq. 1 at random timesteps."""
         loss = self.training_loss(batch)
         self.log("train/loss", loss, prog_bar=True, sync_dist=True)
         return loss
 
     def training_loss(self, batch: Batch) -> Tensor:
-        """Eq. 1 of a training batch, a scalar. Noise and timesteps follow from the frames' positions in the
-        stream, so that any number of ranks trains on the same."""
+        """Eq. 1 for a training batch, a scalar. Noise and timesteps are functions of the frames' positions in
+        the stream, independent of the number of ranks."""
         seed, positions = self.hparams.seed, batch["position"].tolist()
         draws = stream_generators(seed, positions)
         if self.hparams.mirror:
@@ -206,9 +210,9 @@ class Stage(TrainedPart):
     # Validation
 
     def fixed_draws(self, keys: Sequence[str], latents: Tensor) -> tuple[Tensor, Tensor]:
-        """Noise like latents (B, V, 4, H, W) and timesteps (B, V) that depend on the frames' keys alone.
+        """Noise like latents (B, V, 4, H, W) and timesteps (B, V), functions of the frames' keys only.
 
-        The timesteps of a frame's views are spread evenly over the schedule, where they may differ.
+        Unless they are shared, the timesteps of a frame's views are spread evenly over the schedule.
         """
         views, total = latents.shape[1], self.scheduler.config.num_train_timesteps
         draws = [torch_generator("validation", key) for key in keys]
@@ -218,10 +222,10 @@ class Stage(TrainedPart):
         return noise, ((place + steps).remainder(1) * total).long().to(latents.device)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """`val/loss`, and what each of `probes` takes away is worth.
+        """Logs `val/loss`, and the contribution of each input in `probes`.
 
-        For a probe called x, `val/loss_without_x` is the loss then, everything else equal, and `val/x_gain`
-        how much more that is, both over the frames that the probe says something of.
+        For a probe x, `val/loss_without_x` is the loss without x, everything else equal, and `val/x_gain` its
+        increase over the loss with x, both over the frames to which the probe applies.
         """
         references, latents = self.latents(batch, "reference"), self.latents(batch, "target")
         drawn = Drawn(references, latents, *self.fixed_draws(batch["key"], latents))
@@ -233,17 +237,18 @@ class Stage(TrainedPart):
             self.log_mean(f"val/{name}_gain", without - right, valid * counted, prog_bar=True)
 
     def probes(self, batch: Batch, drawn: Drawn) -> dict[str, tuple[Tensor, Tensor]]:
-        """By name, the losses (B,) without something, and which of them count (B,).
+        """Losses (B,) without an input, by the input's name, and a mask (B,) of the frames to which they
+        apply.
 
-        `reference`: with another person's reference, where the validation set has another person.
+        `reference`: with another person's reference, if the validation set has another person.
         """
         swapped = drawn._replace(references=self.encode(batch["other_reference"]))
         return {"reference": (self.denoise(batch, *swapped).mean(1), batch["other_valid"])}
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
-        """{"samples": (B, P, 3, S, S)} in [-1, 1]: the reference, then of each of `shown_views` views the
-        condition where it is used, the target, and the sample."""
+        """{"samples": (B, P, 3, S, S)} in [-1, 1]: the reference, then for each of `shown_views` views the
+        condition (if used), the target, and the sample."""
         references, views = self.encode(batch["reference"]), min(self.shown_views, batch["target"].shape[1])
         shape = (views, *references.shape[2:])
         noise = [normal(shape, torch_generator("pictures", key), references) for key in batch["key"]]
@@ -266,15 +271,15 @@ class Stage(TrainedPart):
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents (N, 4, H, W) in F's scale to images (N, 3, S, S) in [-1, 1]."""
+        """Decode latents (N, 4, H, W) in F's scale to images (N, 3, S, S) in [-1, 1]."""
         some = latents.split(self.hparams.encode_batch)
         images = torch.cat([self.vae.decode(x / self.vae.config.scaling_factor).sample for x in some])
         return images.float().clamp(-1, 1)
 
 
 def mirrored(batch: Batch, draws: Sequence[torch.Generator]) -> Batch:
-    """The batch with all images of about half of its B frames mirrored, or their latents exchanged for those
-    of the mirrored images; its cameras, which no stage reads, are not. `draws`: B generators."""
+    """The batch with all images of about half of its B frames mirrored, or their cached moments replaced by
+    those of the mirrored images. Cameras, which no stage uses, are unchanged. `draws`: B generators."""
     picks = torch.cat([torch.rand(1, generator=draw) for draw in draws]).lt(0.5).view(-1, 1, 1, 1, 1)
     turned: Batch = {
         name: batch[name].flip(-1) for name in ("reference", "target", "condition") if name in batch

@@ -1,8 +1,8 @@
 """`python -m lightning_modules.synthesize --model DIR --portrait PHOTO… --out DIR`: new views of people.
 
-Writes, into `--out` for the person of `--portrait`, or into a folder below it for each person of
-`--portraits`: the portraits as the model sees them, `views/000.png` …, `views.mp4` and the contact sheet
-`sheet.png`; and into `--out` for all of them `conditions/`, `cameras.json` and `settings.json`.
+For the person of `--portrait`, writes into `--out`: the portraits as the model's input, `views/000.png` …,
+`views.mp4` and the contact sheet `sheet.png`. For `--portraits`, each person gets a subfolder with these
+files. `conditions/`, `cameras.json` and `settings.json` in `--out` are shared by all.
 """
 
 from collections.abc import Sequence
@@ -82,10 +82,9 @@ def synthesize(request: Request, loaded: Loaded | None = None) -> Path:
 
 
 def read_inputs(plan: Plan) -> tuple[list[PersonInputs], list[str]]:
-    """The images of all people, and what is wrong with the photos that could not be read.
+    """Read everyone's images; returns them, and an error line for each photo that could not be used.
 
-    Raises InputError if nobody is left, or one of the photos of a single person (`--portrait`) or a proxy
-    cannot be read.
+    Raises InputError if nobody is left, or if a photo of `--portrait` or a proxy cannot be read.
     """
     portraits, failures = read_people(plan.people, plan.image_size, plan.align, plan.output.person_folders)
     people = []
@@ -97,12 +96,12 @@ def read_inputs(plan: Plan) -> tuple[list[PersonInputs], list[str]]:
 
 
 def read_proxies(plan: Plan, person: int) -> list[Image.Image] | None:
-    """The proxies of the person numbered `person`, where they are given. Raises InputError."""
+    """Read the proxies of the person with index `person`, if given. Raises InputError."""
     return None if plan.proxies is None else read_squares(plan.proxies[person], plan.image_size, PROXIES)
 
 
 def write_shared(folder: Path, shared: SharedInputs, settings: dict[str, object]) -> None:
-    """Write what is the same for all people: conditions, cameras and settings."""
+    """Write the files shared by all people: conditions, cameras and settings."""
     write_numbered(folder / CONDITIONS, shared.conditions)
     if shared.cameras is not None:
         write_cameras(shared.cameras, folder / CAMERAS)
@@ -116,7 +115,8 @@ def run(
     shared: SharedInputs,
     folder: Path,
 ) -> None:
-    """Sample and write everybody's views, in this process or in one for each of several groups of devices."""
+    """Sample and write everyone's views, in this process, or in one process for each of several device
+    groups."""
     if len(device_groups) == 1:
         synthesize_people(open_pipeline(networks, device_groups[0]), people, shared, folder)
     else:
@@ -126,7 +126,7 @@ def run(
 def make_parser() -> ArgumentParser:
     """The command's parser: an option for every field of `Request`."""
     parser = ArgumentParser(
-        prog="diffportrait3d synthesize", description="New views of the people on portraits."
+        prog="diffportrait3d synthesize", description="Generate new views of people from portraits."
     )
     parser.add_argument(
         "--portrait", type=str, nargs="+", help="one or more photos of one person, or folders of them"
@@ -135,10 +135,10 @@ def make_parser() -> ArgumentParser:
         "--cameras",
         type=str,
         nargs="+",
-        help="EG3D labels (.json, .npy), or photos or folders of photos, for their poses; replaces a path",
+        help="EG3D labels (.json, .npy), or photos to estimate cameras from; instead of --trajectory",
     )
     parser.add_argument(
-        "--overwrite", action="store_true", help="replace what an earlier run has left in --out"
+        "--overwrite", action="store_true", help="replace the results of an earlier run in --out"
     )
     parser.add_class_arguments(Request, skip={"portrait", "cameras", "overwrite"})
     return parser

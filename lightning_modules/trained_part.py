@@ -1,4 +1,4 @@
-"""What trains one part of the model and hands it on: optimiser, checkpoints of that part alone, export."""
+"""Base class of modules that train one part of the model: optimiser, checkpoints of that part, export."""
 
 from abc import abstractmethod
 from dataclasses import asdict
@@ -21,9 +21,10 @@ ExportDtype = Literal["float16", "float32"]
 
 
 class TrainedPart(pl.LightningModule):
-    """A module of which one submodule, named in `part`, is trained and everything else is fixed.
+    """A module with one trained submodule, named in `part`; everything else is fixed.
 
-    A subclass names its `stage`, says in `card` what the part is, and has a hyperparameter `export_dtype`.
+    A subclass sets its `stage`, returns the part's provenance metadata in `card`, and has a hyperparameter
+    `export_dtype`.
     """
 
     stage: ClassVar[str]
@@ -37,34 +38,34 @@ class TrainedPart(pl.LightningModule):
 
     @property
     def trained(self) -> ModelMixin:
-        """The one module that is trained."""
+        """The trained submodule."""
         return self.get_submodule(self.part)
 
     @property
     @abstractmethod
     def card(self) -> StageCard:
-        """Says of the trained part what it is."""
+        """Provenance metadata of the trained part."""
 
     @property
     def export_dtype(self) -> torch.dtype:
-        """What the exported weights are stored in: half precision, or full."""
+        """Data type of exported weights: half or full precision."""
         return getattr(torch, self.hparams.export_dtype)
 
     def train(self, mode: bool = True) -> "TrainedPart":
-        """Everything fixed stays in eval mode."""
+        """Keeps everything fixed in evaluation mode."""
         super().train(False)
         self.trained.train(mode)
         return self
 
     def log_mean(self, name: str, values: Tensor, weights: Tensor, prog_bar: bool = False) -> None:
-        """Logs the mean over a validation epoch, and over all ranks, of values (B,), counting each by its
-        weight (B,). A name of which nothing counts is not logged."""
+        """Logs the mean of values (B,) with weights (B,) over a validation epoch and all ranks. Names of
+        total weight 0 are not logged."""
         self._means.add(name, values, weights)
         if prog_bar:
             self._shown.add(name)
 
     def on_validation_epoch_start(self) -> None:
-        """Begins the means of this validation."""
+        """Resets the means for this validation."""
         self._means.reset()
 
     def on_validation_epoch_end(self) -> None:
@@ -73,7 +74,8 @@ class TrainedPart(pl.LightningModule):
             self.log(name, mean, prog_bar=name in self._shown, batch_size=1, sync_dist=True)
 
     def _sum_over_ranks(self, values: Tensor) -> Tensor:
-        """A float64 tensor summed over all ranks. With one it stays on the CPU: MPS has no float64."""
+        """Sum a float64 tensor over all ranks. With a single rank it stays on the CPU, as MPS has no
+        float64."""
         if self.trainer.world_size == 1:
             return values
         return self.trainer.strategy.reduce(values.to(self.device), reduce_op="sum")
@@ -84,7 +86,7 @@ class TrainedPart(pl.LightningModule):
         return self.learning.configure(trained, self.trainer.max_steps)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps the trained part only, and says what it is."""
+        """Keeps only the trained part, and adds its card."""
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {k: v for k, v in state.items() if k.startswith(f"{self.part}.")}
         checkpoint[IN_CHECKPOINT] = asdict(self.card)
@@ -98,8 +100,8 @@ class TrainedPart(pl.LightningModule):
         where = "the checkpoint"
         if self._trainer is not None and self._trainer.training and "optimizer_states" not in checkpoint:
             raise InputError(
-                f"{where} holds weights alone, and a run cannot go on from it: take one with the optimiser "
-                "in it; the next stage takes either"
+                f"{where} holds only weights, and a run cannot be resumed from it: use one with the "
+                "optimiser's state; the next stage accepts both"
             )
         StageCard.parse(checkpoint.get(IN_CHECKPOINT, {}), where).check_same_run(self.card, where)
         own, prefix = self.state_dict(), f"{self.part}."
@@ -108,5 +110,5 @@ class TrainedPart(pl.LightningModule):
         checkpoint["state_dict"] = own | checkpoint["state_dict"]
 
     def export(self, folder: Path) -> None:
-        """The trained part as a folder for what comes after. Raises InputError if it exists."""
+        """Write the trained part as a folder for later stages. Raises InputError if it exists."""
         save_part(self.trained, self.card, folder, self.export_dtype)

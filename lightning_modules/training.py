@@ -1,4 +1,4 @@
-"""The body of `fit`: parses and builds module, data and trainer by LightningCLI, and runs them."""
+"""Implementation of `fit`: builds module, data and trainer with LightningCLI, and runs them."""
 
 import os
 import signal
@@ -27,22 +27,22 @@ from lightning_modules.loggers import reserve_version, run_loggers
 from lightning_modules.parts import check_checkpoint
 from lightning_modules.quiet import quiet_lightning
 
-TERMINATED = 128 + 15  # what a shell reports of a process that SIGTERM ended
+TERMINATED = 128 + 15  # exit code of a process that was ended by SIGTERM
 TRAINER_DEFAULTS = "configs/trainer/default.yaml"
 
 
 class LoggedConfig(SaveConfigCallback):
-    """Saves the configuration beside the metrics and gives it to the loggers."""
+    """Saves the configuration next to the metrics, and passes it to the loggers."""
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Every setting of the run as hyperparameters."""
+        """Logs all settings of the run as hyperparameters."""
         values = yaml.safe_load(self.parser.dump(self.config))
         for logger in trainer.loggers:
             logger.log_hyperparams(values)
 
 
 class FitCLI(LightningCLI):
-    """LightningCLI that fits and does nothing else; any module and data of the project by class path."""
+    """LightningCLI with only `fit`, for any of the project's modules and data modules by class path."""
 
     def __init__(self, args: Sequence[str]) -> None:
         self.scratch: TemporaryDirectory | None = None
@@ -53,7 +53,7 @@ class FitCLI(LightningCLI):
             load_from_checkpoint_support=False,
             seed_everything_default=0,
             save_config_callback=LoggedConfig,
-            # W&B writes a config.yaml of its own
+            # W&B writes its own config.yaml
             save_config_kwargs={"config_filename": "fit.yaml"},
             parser_kwargs={
                 "exit_on_error": False,
@@ -63,22 +63,22 @@ class FitCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds what a run takes beside the module, the data and the trainer."""
+        """Adds the run's options besides those of module, data and trainer."""
         parser.add_argument(
-            "--name", type=str, default="fit", help="Of the run: its results are in runs/<name>/version_<n>."
+            "--name", type=str, default="fit", help="Name of the run; results are in runs/<name>/version_<n>."
         )
         parser.add_argument(
-            "--ckpt_path", type=str | None, default=None, help="Checkpoint to go on from, exactly."
+            "--ckpt_path", type=str | None, default=None, help="Checkpoint to resume from, exactly."
         )
         parser.add_argument(
             "--threads",
             type=int | None,
             default=None,
-            help="CPU threads for the arithmetic; all cores by default.",
+            help="CPU threads; all cores by default.",
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parses `args`; Lightning's own warns that they are not those of the process."""
+        """Parses `args`; Lightning's own method warns that they are not those of the process."""
         self.config = parser.parse_args(args)
 
     def before_instantiate_classes(self) -> None:
@@ -90,7 +90,7 @@ class FitCLI(LightningCLI):
             torch.set_num_threads(config.threads)
 
     def instantiate_classes(self) -> None:
-        """Builds module, data and trainer, by the parser's method of today."""
+        """Builds module, data and trainer with the parser's current method."""
         self.config_init = self.parser.instantiate(self.config)
         self.datamodule, self.model = (
             self._get(self.config_init, "data"),
@@ -99,8 +99,8 @@ class FitCLI(LightningCLI):
         self.trainer = self.instantiate_trainer()
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """Builds the trainer, with the run's loggers where none are named, or a folder of its own where there
-        are to be none. A smoke run writes into a temporary folder."""
+        """Builds the trainer: with the run's loggers unless others are configured, or with a version folder
+        if logging is turned off. A `fast_dev_run` writes into a temporary folder."""
         settings, name = self.config_init.trainer, self.config_init.name
         if settings.fast_dev_run:
             self.scratch = TemporaryDirectory(prefix="diffportrait3d-")
@@ -119,7 +119,7 @@ class FitCLI(LightningCLI):
 def read_config(args: Sequence[str]) -> FitCLI:
     """Parse `args` and build module, data and trainer.
 
-    Raises InputError for whatever the parser refuses.
+    Raises InputError for invalid arguments.
     """
     try:
         return FitCLI(find_configs(args))
@@ -141,20 +141,20 @@ def _reason(error: ArgumentError) -> str:
 
 
 def report_parameters(module: nn.Module) -> str:
-    """How many parameters `module` trains and holds frozen, in words."""
+    """A line with the numbers of trained and frozen parameters."""
     trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in module.parameters() if not p.requires_grad)
     return f"{type(module).__name__}: {trained / 1e6:.2f} M parameters trained, {frozen / 1e6:.2f} M frozen"
 
 
 def last_checkpoint(trainer: pl.Trainer) -> str:
-    """The newest checkpoint that this run has written, or what to say where there is none."""
+    """The path of the newest checkpoint of this run, or a remark that there is none."""
     paths = [callback.last_model_path for callback in trainer.checkpoint_callbacks]
     return next((path for path in paths if path), "(no checkpoint was written)")
 
 
 def train(args: Sequence[str]) -> pl.Trainer:
-    """Parse, build and fit. Interrupted runs leave a checkpoint to go on from. Raises InputError."""
+    """Parse, build and fit. Interrupted runs leave a checkpoint to resume from. Raises InputError."""
     quiet_lightning()
     end_on_hangup()
     cli = read_config(args)
@@ -166,7 +166,7 @@ def train(args: Sequence[str]) -> pl.Trainer:
         with worker_faults(), restore_faults(ckpt_path):
             cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=ckpt_path)
     except SIGTERMException:
-        print(f"terminated; go on with --ckpt_path {last_checkpoint(cli.trainer)}", file=sys.stderr)
+        print(f"terminated; resume with --ckpt_path {last_checkpoint(cli.trainer)}", file=sys.stderr)
         raise SystemExit(TERMINATED) from None
     except MisconfigurationException as error:
         raise InputError(f"the trainer's settings: {error}") from error
@@ -177,16 +177,16 @@ def train(args: Sequence[str]) -> pl.Trainer:
 
 
 def end_on_hangup() -> None:
-    """Let SIGHUP, of a terminal that closes, end a run as SIGTERM does: with a checkpoint. Under nohup it is
-    ignored as before."""
+    """Let SIGHUP, sent when a terminal closes, end a run like SIGTERM, with a checkpoint. Under nohup it
+    remains ignored."""
     if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
         signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
 
 
 @contextmanager
 def restore_faults(ckpt_path: str | None) -> Iterator[None]:
-    """Raise InputError if Lightning cannot restore its state from a checkpoint: what is in it is checked
-    nowhere else."""
+    """Raise InputError if Lightning cannot restore its state from a checkpoint, which is not validated
+    otherwise."""
     try:
         yield
     except InputError:
@@ -197,5 +197,5 @@ def restore_faults(ckpt_path: str | None) -> Iterator[None]:
         if not any("restore" in code.co_name or "resume" in code.co_name for code in restoring):
             raise
         raise InputError(
-            f"--ckpt_path {ckpt_path}: this run cannot go on from it: {type(error).__name__}: {error}"
+            f"--ckpt_path {ckpt_path}: this run cannot be resumed from it: {type(error).__name__}: {error}"
         ) from error

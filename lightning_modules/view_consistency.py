@@ -1,4 +1,4 @@
-"""Stage 3, view consistency (3.4): V learns to make the views of one portrait agree."""
+"""Stage 3, view consistency (3.4): V learns to make the views of a portrait consistent."""
 
 from typing import Any, ClassVar
 
@@ -14,14 +14,16 @@ from lightning_modules.view_control import ViewControlStage
 
 
 class ViewConsistencyStage(Stage):
-    """Trains V, attention among the views of a portrait, by Eq. 1 on shuffled views that share a timestep.
+    """Trains V, attention across the views of a portrait, by Eq. 1 on shuffled views that share a timestep.
 
     F, F_ref and F_cam are frozen.
 
-    `appearance` and `control`: F_ref and F_cam, as stages 1 and 2 left them: exported folders or checkpoints.
-    `middle`, `positions`, `attentions`, `ff_mult`: of V, see `networks.cross_view.CrossView`.
-    `fewer_views`: in half of the steps the views of a portrait are split into rows of a length drawn among
-    the proper divisors of their number, so that V learns to use fewer. The paper's V always sees eight.
+    Args:
+        appearance: F_ref, the exported folder or checkpoint of stage 1
+        control: F_cam, the exported folder or checkpoint of stage 2
+        middle, positions, attentions, ff_mult: settings of V; see `networks.cross_view.CrossView`
+        fewer_views: in half of the steps, split the views of a portrait into rows whose length is a random
+            proper divisor of their number, so that V learns to use fewer. In the paper there are always eight
     """
 
     stage: ClassVar[str] = "view_consistency"
@@ -50,20 +52,21 @@ class ViewConsistencyStage(Stage):
         )
         self.freeze()
         if middle == "unconditional":
-            # It runs where there is no reference, which Eq. 1 never is: DDP would wait for its gradients.
+            # The middle module runs only without a reference, never in Eq. 1: DDP would wait for its
+            # gradients.
             middle_module = self.denoiser.cross_view.mid
             assert middle_module is not None
             middle_module.requires_grad_(False)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Eq. 1 of all views of a portrait at once, or of fewer."""
+        """Eq. 1 for all views of a portrait together, or for rows of fewer."""
         if self.hparams.fewer_views:
             draw = step_generator(self, f"{self.hparams.seed} views", batch_idx)
             batch = split_views(batch, drawn_length(batch["condition"].shape[1], draw))
         return super().training_step(batch, batch_idx)
 
     def probes(self, batch: Batch, drawn: Drawn) -> dict[str, tuple[Tensor, Tensor]]:
-        """Also `views`: with each view on its own, so that V has nothing to compare."""
+        """Also `views`: with each view alone, so that V has no other views to attend to."""
         views, references = drawn.latents.shape[1], drawn.references
         assert references is not None
         alone = Drawn(
@@ -76,7 +79,7 @@ class ViewConsistencyStage(Stage):
 
 
 def drawn_length(views: int, draw: torch.Generator) -> int:
-    """All of the views in half of the draws, otherwise one of their number's proper divisors."""
+    """The number of views, or with probability 1/2 a random proper divisor of it."""
     divisors = [length for length in range(1, views) if views % length == 0]
     if not divisors or torch.rand(1, generator=draw) < 0.5:
         return views
@@ -84,8 +87,8 @@ def drawn_length(views: int, draw: torch.Generator) -> int:
 
 
 def split_views(batch: Batch, length: int) -> Batch:
-    """The batch with every frame's V views in rows of `length`, a divisor of V, each with its references and
-    a position of its own in the stream."""
+    """The batch with every frame's V views split into rows of `length`, a divisor of V, each with the frame's
+    references and a unique position in the stream."""
     views = batch["condition"].shape[1]
     if length == views:
         return batch

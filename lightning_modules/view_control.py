@@ -1,4 +1,5 @@
-"""Stage 2, view control (3.3): F_cam learns to turn the portrait as the person in the condition is seen."""
+"""Stage 2, view control (3.3): F_cam learns to transfer the view of the person in the condition to the
+portrait."""
 
 from typing import Any, ClassVar
 
@@ -14,7 +15,8 @@ class ViewControlStage(Stage):
 
     F and F_ref are frozen.
 
-    `appearance`: F_ref, as stage 1 left it: its exported folder or its checkpoint.
+    Args:
+        appearance: F_ref, the exported folder or checkpoint of stage 1
     """
 
     stage: ClassVar[str] = "view_control"
@@ -27,7 +29,7 @@ class ViewControlStage(Stage):
         self.freeze()
 
     def probes(self, batch: Batch, drawn: Drawn) -> dict[str, tuple[Tensor, Tensor]]:
-        """Also `condition`: with the condition of the next view, at another camera."""
+        """Also `condition`: with the condition of the next view, i.e. of another camera."""
         turned = batch | {"condition": batch["condition"].roll(1, 1)}
         lost = self.denoise(turned, *drawn).mean(1)
         return super().probes(batch, drawn) | {"condition": (lost, lost.new_ones(len(lost)))}

@@ -154,9 +154,7 @@ class Catalog:
             return _described(url, manifest, record)
         size = _size(local_path(url))
         if size != record.bytes:
-            raise InputError(
-                f"{url}: {size} bytes, not {record.bytes} (manifest): copy or build it again"
-            )
+            raise InputError(f"{url}: {size} bytes, not {record.bytes} (manifest): copy or build it again")
         shard = self._probe(url, record)
         if (shard.split, shard.samples) != (record.split, record.samples):
             raise InputError(f"{url}: differs from its manifest: copy or build it again")

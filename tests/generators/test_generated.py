@@ -176,11 +176,11 @@ def test_options_are_typed_arguments(tmp_path):
 @pytest.mark.parametrize(
     ("choice", "said"),
     [
-        ("eg3d", "takes a generator's folder"),
+        ("eg3d", "needs a generator folder"),
         ("eg3d:nowhere", "nowhere is not a generator folder"),
         ("eg3d:{folder}?seed=1", "give options as --conditions.folder .*gan --conditions.truncation"),
         ("panohead:{folder}", "the generator in that folder is eg3d"),
-        ("synthetic:{folder}", "takes no options"),
+        ("synthetic:{folder}", "has no options"),
         ("nobody:{folder}", "there is no such renderer"),
         (GeneratorOptions("nowhere"), "nowhere is not a generator folder"),
     ],

@@ -140,7 +140,7 @@ def test_networks_that_are_neither(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="neither EG3D nor PanoHead"):
         generator_of(path)
     path.write_bytes(pickle.dumps({"D": stylegan}))
-    with pytest.raises(InputError, match=r"no network G_ema in it, but \[.D.\]"):
+    with pytest.raises(InputError, match=r"no network G_ema, but \[.D.\]"):
         generator_of(path)
     path.write_bytes(pickle.dumps((EasyDict(), EasyDict())))
     with pytest.raises(InputError, match="but a tuple"):

@@ -85,7 +85,7 @@ def test_spread_is_the_deviation_among_views_of_one_camera(batch, monkeypatch):
     assert found["elsewhere"] == pytest.approx(apart[:, :, :8].mean().item(), rel=1e-3)
     assert found["share"] == 0.5
     monkeypatch.setattr("lightning_modules.ablations.occluded", lambda *_: ~(right | True))
-    with pytest.raises(InputError, match="no portrait hides"):
+    with pytest.raises(InputError, match="every portrait shows all"):
         spreads(pipeline, turned, SAMPLING)
 
 
@@ -117,7 +117,7 @@ def test_report_has_a_line_for_each_row():
     }
     text = report(rows, {"more": {"x": 1}}, 2, 3, SAMPLING)
     assert text.startswith(
-        "2 unseen people, 3 views each, 2 steps, 3D-aware noise at strength 0.5 unless said."
+        "2 unseen people, 3 views each, 2 steps, 3D-aware noise at strength 0.5 unless noted."
     )
     assert "| | PSNR | faces |" in text
     assert "| a | 20.6 (20.1 to 21.1) |  |" in text

@@ -21,7 +21,7 @@ def test_only_its_own_folder_is_replaced(tmp_path):
     check_out(tmp_path / "new", overwrite=False)
     with pytest.raises(InputError, match="exists already"):
         check_out(tmp_path, overwrite=False)
-    with pytest.raises(InputError, match="was not made by this command"):
+    with pytest.raises(InputError, match="was not written by this command"):
         check_out(tmp_path, overwrite=True)
     (tmp_path / "table.json").write_text("{}")
     check_out(tmp_path, overwrite=True)

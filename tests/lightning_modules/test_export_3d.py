@@ -69,7 +69,7 @@ def test_all_formats_of_a_run(run_folder: Path, tmp_path: Path):
         (lambda run: (run / "cameras.json").unlink(), "it has no cameras.json"),
         (lambda run: (run / "settings.json").write_text("{}"), "it has no image_size"),
         (lambda run: (run / "settings.json").unlink(), "settings.json"),
-        (lambda run: [(run / "views" / f"00{n}.png").unlink() for n in (1, 2)], "two or more are needed"),
+        (lambda run: [(run / "views" / f"00{n}.png").unlink() for n in (1, 2)], "at least two are needed"),
         (lambda run: (run / "views" / "001.png").unlink(), "2 views and 3 cameras"),
         (lambda run: (run / "views" / "001.png").write_bytes(b"not a picture"), "001.png"),
     ],

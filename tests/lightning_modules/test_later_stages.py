@@ -241,7 +241,7 @@ def test_weights_alone_are_enough_for_what_comes_after_but_not_to_go_on(
     again = make(number)
     load_part(again.trained, path, stage.stage, stage.fingerprint)
     assert equal(again.trained.state_dict(), stage.trained.state_dict())
-    with pytest.raises(InputError, match="the checkpoint holds weights alone, and a run cannot go on"):
+    with pytest.raises(InputError, match="the checkpoint holds only weights, and a run cannot be resumed"):
         make_trainer().fit(make(number), data(), ckpt_path=path)
 
 

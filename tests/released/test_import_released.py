@@ -201,7 +201,7 @@ def test_what_the_authors_code_cannot_hold_is_one_line(tmp_path, capsys):
         ({"norm_num_groups": 16}, {}, "has norm_num_groups=32"),
         ({"flip_sin_to_cos": False}, {}, "has flip_sin_to_cos=True, this model's UNet2DConditionModel False"),
         ({"act_fn": "mish"}, {}, "has act_fn='silu'"),
-        ({"attention_head_dim": [4, 8]}, {}, r"as many heads in every layer, this model [4, 8]"),
+        ({"attention_head_dim": [4, 8]}, {}, r"the same number of heads in every layer, this model [4, 8]"),
         ({"use_linear_projection": True}, {}, "use_linear_projection=True"),
     ],
 )
@@ -220,7 +220,7 @@ def test_inspect_prints_and_writes_nothing(released, tmp_path, capsys):
     import_main([str(tmp_path / "model.th"), "--inspect"])
     said = capsys.readouterr().out
     assert "| control_model |" in said
-    assert "F: widths [32, 64], 1 residual blocks a level" in said
+    assert "F: widths [32, 64], 1 residual blocks per level" in said
     assert "Does not fit: nothing" in said
     save_file({"weight": noise(2, 2)}, tmp_path / "other.safetensors")
     import_main([str(tmp_path / "other.safetensors"), "--inspect"])

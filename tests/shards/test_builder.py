@@ -214,7 +214,7 @@ def test_a_yaml_file_gives_the_options(tmp_path: Path) -> None:
         ({"processes": -1}, "--processes -1: give 0 or more"),
         ({"max_shard_mb": 0}, "--max_shard_mb 0: give more than 0"),
         ({"max_skipped_share": 1.5}, "--max_skipped_share 1.5: give a share"),
-        ({"out": "{tmp}/file/out"}, "file is no folder that can be written to"),
+        ({"out": "{tmp}/file/out"}, "file is not a writable folder"),
     ],
 )
 def test_options_are_checked_before_the_source_is_asked(tmp_path: Path, options: dict, message: str) -> None:

@@ -163,7 +163,7 @@ def test_unusable_images_are_reported(folder: Path):
     [
         ('{"labels": [["../../etc/passwd.png", [1]]]}', "is outside the folder"),
         ('{"labels": [["/etc/a.png", [1]]]}', "is outside the folder"),
-        ('{"labels": [["gone.png", [1]]]}', "none of its images is there"),
+        ('{"labels": [["gone.png", [1]]]}', "none of its images exists"),
         ('{"labels": {"a": 1}}', r"not \{"),
         ("[", r"not \{"),
         ('{"labels": [["00000/img00000000.png", [1]], ["00000/img00000001.png", [1]]]}', "single images"),

@@ -344,7 +344,7 @@ def test_frames_without_a_face_are_skipped_and_too_many_fail_the_build(
         ({"layout": "v3"}, "--layout v3: choose one of benchmark, v2"),
         ({"frames": 0}, "--frames 0: give 1 or more"),
         ({"val_share": 0.7, "test_share": 0.3}, "leave people for training"),
-        ({"conditions": "blender"}, "no such renderer; choose of synthetic"),
+        ({"conditions": "blender"}, "no such renderer; choose from synthetic"),
     ],
 )
 def test_wrong_settings_are_refused_in_one_line(roots: dict[str, Path], change: dict[str, Any], message: str):

@@ -72,7 +72,7 @@ def test_a_sample_is_rendered_again_from_any_camera(place):
     again = source.renders(sample.meta.key, sample.cameras)
     np.testing.assert_array_equal(again.images, sample.views)
     for key in ("synthetic-s8i000000-smile-000", "synthetic-s7i000009-smile-000", "wild-x-y-z", "x"):
-        with pytest.raises(InputError, match=f"{key} is no sample of the built-in capture of seed 7"):
+        with pytest.raises(InputError, match=f"{key} is not a sample of the built-in capture with seed 7"):
             source.renders(key, sample.cameras)
 
 

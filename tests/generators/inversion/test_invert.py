@@ -259,7 +259,7 @@ def test_files_outside_a_folder_of_predictions_are_not_copied(folder, others, tm
 def test_predictions_without_what_inverting_takes_are_refused(folder, others, tmp_path):
     manifest = json.loads((others / "manifest.json").read_text())
     given = ["--generator", str(folder), "--predictions", str(others), "--out", str(tmp_path / "out")]
-    with pytest.raises(InputError, match="has portraits and cameras of its own"):
+    with pytest.raises(InputError, match="already has portraits and cameras"):
         main([*given, "--portrait", "x.png"])
     for view in manifest["views"]:
         del view["reference_camera"]
