@@ -1,1 +1,1 @@
-"""Scoring what a system makes: folders of predictions, their scores, tables, and the pictures beside them."""
+"""Evaluation: predictions of systems, their scores, tables and figures."""

@@ -1,4 +1,4 @@
-"""Pictures of a comparison: every system's values beside the published ones, and views of all systems."""
+"""Figures of a comparison: measured and published values of every system, and views of all systems."""
 
 from collections.abc import Mapping, Sequence
 
@@ -24,10 +24,10 @@ MEASURED, PUBLISHED = "C0", "C1"
 
 
 def comparison_figure(rows: Sequence[Row]) -> Image.Image | None:
-    """A plot for each protocol and metric: a line for each system, with a dot and its interval for what was
-    measured, and a diamond for what is published. None where nothing is published or compared.
+    """A plot for each protocol and metric, with a line for each system: a dot with its interval for the
+    measured value, a diamond for the published one. None if nothing is published or compared.
 
-    Measured and published values share a plot only where their metric has the same weights."""
+    Measured and published values share a plot only if their metric has the same weights."""
     metrics = [name for name in columns(rows) if not name.endswith(HIDDEN)]
     protocols = list(dict.fromkeys(row.protocol for row in rows))
     if len({row.system for row in rows}) < 2 and not any(row.published for row in rows):
@@ -46,8 +46,8 @@ def comparison_figure(rows: Sequence[Row]) -> Image.Image | None:
 
 
 def _lines(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """The rows on each line: a measured row, and the published one of the same system; measured rows of one
-    system have lines by their own names."""
+    """The rows of each line: a measured row, and the published one of the same system. Several measured rows
+    of one system have separate lines."""
     measured = [row for row in rows if row.published is None]
     systems = [row.system for row in measured]
     lines = {row.name if systems.count(row.system) > 1 else row.system: [row] for row in measured}
@@ -79,7 +79,7 @@ def _draw_interval(axes: Axes, place: int, value: Estimate) -> None:
 
 
 def system_sheets(scored: Mapping[str, Scores]) -> dict[str, Image.Image]:
-    """By the name of the first row: for each set of rows over the same views, a sheet of four subjects by all
+    """A sheet for each set of rows over the same views, by the name of the first row: four subjects by all
     systems, each at the view that turns the farthest."""
     by_views: dict[tuple[str, ...], dict[str, Predictions]] = {}
     for name, scores in scored.items():

@@ -23,9 +23,9 @@ class Cost:
     """The cost of some views, filled in when `measured` ends.
 
     Args:
-        seconds: that they took
-        peak_bytes: largest memory meanwhile: what PyTorch allocated on a GPU, or the resident memory of the
-            process on a CPU; weights included
+        seconds: elapsed time
+        peak_bytes: peak memory, weights included: memory allocated by PyTorch on a GPU, or the process's
+            resident memory on a CPU
     """
 
     __pydantic_config__: ClassVar = STRICT
@@ -54,7 +54,7 @@ def _reset_peak(device: str) -> None:
     elif CLEAR_REFS.exists():
         try:
             CLEAR_REFS.write_text("5")
-        except OSError:  # not allowed in some containers: the peak is then that of the process so far
+        except OSError:  # not allowed in some containers: the peak is then the process's overall one
             return
 
 

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: scores by yaw, and the views with the worst scores."""
+"""Figures of an evaluation: scores by yaw, and the views with the worst scores."""
 
 from collections.abc import Mapping, Sequence
 
@@ -16,8 +16,8 @@ COLUMN_NAMES = {"reference": "reference", "condition": "condition", "truth": "tr
 
 
 def yaw_figure(scored: Mapping[str, Scores], metrics: Sequence[str]) -> Image.Image | None:
-    """A plot for each metric, of its mean by the camera's yaw, with a curve for each row; None where no view
-    has both a camera and a score."""
+    """A plot for each metric of its mean by the camera's yaw, with a curve for each row; None if no view has
+    both a camera and a score."""
     curves = {
         metric: {name: means_by_yaw(scores.views, metric) for name, scores in scored.items()}
         for metric in metrics
@@ -34,7 +34,7 @@ def yaw_figure(scored: Mapping[str, Scores], metrics: Sequence[str]) -> Image.Im
         axes.set_xlim(YAW_EDGES[0], YAW_EDGES[-1])
         axes.set_xticks(range(-60, 61, 30), [f"{yaw:+d}°" for yaw in range(-60, 61, 30)])
         for number, (name, points) in enumerate(rows.items()):
-            # a row without points is drawn too, so that all plots and the legend share their colours
+            # rows without points are drawn too, so that colours are the same in all plots and the legend
             style = {"color": f"C{number}", "label": name}
             draw_curve(axes, [(yaw, mean) for yaw, mean, _ in points] or [(np.nan, np.nan)], **style)
     for axes in plots[len(curves) :]:
@@ -45,8 +45,8 @@ def yaw_figure(scored: Mapping[str, Scores], metrics: Sequence[str]) -> Image.Im
 
 
 def worst_sheet(scores: Scores, metric: str, count: int = 12) -> Image.Image:
-    """The views with the worst scores by a metric, a line each: reference, condition, truth and prediction,
-    without those that no view has."""
+    """The views with the worst scores by a metric, one per line: reference, condition, truth and prediction,
+    as far as available."""
     views = worst(scores, metric, count)
     kinds = [kind for kind in COLUMN_NAMES if any(getattr(scored.view, kind) is not None for scored in views)]
     cases = {_caption(scored, metric): [_tile(scores, scored, kind) for kind in kinds] for scored in views}

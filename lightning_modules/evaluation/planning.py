@@ -1,4 +1,4 @@
-"""From a request to a plan: everything is checked and looked up here, before a model is loaded."""
+"""Resolution of an evaluation request into a plan: everything is checked here, before a model is loaded."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -52,11 +52,11 @@ class RowPlan:
     """One row of a table.
 
     Args:
-        name: of the row and its files
-        predictions: to score, or how a system makes them
-        scoring: how they are scored
+        name: name of the row and its files
+        predictions: predictions to score, or the plan to generate them
+        scoring: settings of scoring
         truth_from: name of an earlier row whose predictions replace the truth
-        system: as published rows call it
+        system: name of the system in published rows
     """
 
     name: str
@@ -71,13 +71,13 @@ class EvaluationPlan:
     """A table.
 
     Args:
-        title: of the table
-        rows: that are measured
-        published: rows that are quoted
-        remarks: on the quoted rows
+        title: title of the table
+        rows: measured rows
+        published: quoted rows
+        remarks: remarks on the quoted rows
         out: folder of the results
-        part: name of the share of the subjects that this process makes
-        wandb: log to Weights & Biases too
+        part: name of this process's share of the subjects
+        wandb: also log to Weights & Biases
     """
 
     title: str
@@ -90,8 +90,8 @@ class EvaluationPlan:
 
 
 def plan_evaluation(request: EvaluationRequest) -> EvaluationPlan:
-    """The plan of a request. Raises InputError on whatever would stop it later: settings that do not exist or
-    do not fit, missing or damaged files, too few images, metrics without weights."""
+    """Resolve a request. Raises InputError for everything that would fail later: unknown or inconsistent
+    settings, missing or damaged files, too few images, metrics without weights."""
     device, (number, parts) = find_device(request.device), parse_part(request.part)
     if request.predictions is not None:
         rows = _rows_of_folders(request.predictions, request.row.scoring, device)
@@ -133,7 +133,7 @@ def _rows_of_folders(folders: Sequence[str], settings: ScoringSettings, device: 
 
 
 def _rows_of_models(request: EvaluationRequest, part: tuple[int, int], device: str) -> list[RowPlan]:
-    """A row for each change of the common settings."""
+    """A row for each variation of the common settings."""
     changes = request.rows or {row_names([Path(request.row.model).name])[0]: {}}
     subjects_of, suite_of = cache(find_subjects), cache(lambda names: MetricSuite(names))
     rows: dict[str, RowPlan] = {}
@@ -165,7 +165,7 @@ def _rows_of_models(request: EvaluationRequest, part: tuple[int, int], device: s
 def _rows_of_baselines(
     baselines: Sequence[BaselineSettings], ours: Sequence[RowPlan], used: Sequence[str]
 ) -> list[RowPlan]:
-    """A row for each baseline beside each row of ours, over the same subjects, cameras and scores."""
+    """A row for each baseline and each row of our model, over the same subjects, cameras and scores."""
     rows: list[RowPlan] = []
     for row in ours:
         assert isinstance(row.predictions, PredictionPlan)
@@ -180,7 +180,7 @@ def _rows_of_baselines(
 def _check_masks(name: str, shards: str, subjects: SubjectSet, truth_from: str | None) -> None:
     """Raise InputError if a row has no masks to remove the background with."""
     if truth_from is not None:
-        raise InputError(f"row {name!r}: its truth is made by {truth_from!r}, and has no masks")
+        raise InputError(f"row {name!r}: its truth is row {truth_from!r}, which has no masks")
     if not subjects.masks:
         raise InputError(f"row {name!r}: not all frames of {shards} have masks to remove the background with")
 
@@ -227,11 +227,11 @@ def _plan_predictions(
 
 
 def _check_model(model: ModelSummary, settings: PredictionSettings, subjects: SubjectSet) -> None:
-    """Raise InputError if a model cannot make the predictions."""
+    """Raise InputError if a model cannot generate the predictions."""
     if subjects.image_size != model.image_size:
         raise InputError(
-            f"{model.folder} makes images of {model.image_size} pixels, and {settings.subjects.shards} has"
-            f" {subjects.image_size}"
+            f"{model.folder} generates images of {model.image_size} pixels, and those of"
+            f" {settings.subjects.shards} have {subjects.image_size}"
         )
     if settings.sampling.noise == "3d-aware" and not model.has_noise_prior:
         raise InputError(f"sampling.noise 3d-aware: {model.folder} has no {NOISE_PRIOR}/ (S); choose random")
@@ -248,7 +248,7 @@ def _plan_scoring(
     where: str,
     device: str,
 ) -> ScoringPlan:
-    """How `native` images are scored, of which `truths` have a truth; `where` names them in errors."""
+    """The plan to score `native` images, of which `truths` have a truth; `where` names them in errors."""
     size = max(native.values()) if settings.size is None else settings.size
     for name, value in (("size", size), ("batch", settings.batch)):
         if value < 1:
@@ -264,14 +264,14 @@ def _plan_scoring(
 
 
 def prediction_values(settings: PredictionSettings) -> dict[str, Any]:
-    """The settings of predictions, without those of their scores, as JSON has them."""
+    """The settings of predictions, without those of scoring, as JSON values."""
     values = asdict(settings)
     return {field.name: values[field.name] for field in fields(PredictionSettings)}
 
 
 def fingerprint(settings: PredictionSettings, subjects: SubjectSet) -> str:
-    """The fingerprint of everything that changes predictions: settings, weights and their configuration, and
-    data. Raises InputError."""
+    """The fingerprint of everything that predictions depend on: settings, weights, configuration and data.
+    Raises InputError."""
     values = prediction_values(settings)
     values.pop("batch")
     values["sampling"].pop("chunk")
@@ -284,7 +284,7 @@ def fingerprint(settings: PredictionSettings, subjects: SubjectSet) -> str:
 
 
 def find_device(name: str | None) -> str:
-    """The device of this name; by default a GPU where there is one. Raises InputError if there is none."""
+    """The device of this name; by default a GPU if there is one. Raises InputError for unknown devices."""
     gpus = torch.cuda.device_count()
     device = name or ("cuda" if gpus else "cpu")
     kind, _, number = device.partition(":")
@@ -298,7 +298,7 @@ def _is_below(number: str, limit: int) -> bool:
 
 
 def parse_part(part: str) -> tuple[int, int]:
-    """`"1/4"` to (1, 4). Raises InputError."""
+    """Parse `"1/4"` to (1, 4). Raises InputError."""
     pieces = part.split("/")
     if len(pieces) != 2 or not all(piece.isdecimal() for piece in pieces) or int(pieces[0]) >= int(pieces[1]):
         raise InputError(f"--part {part}: give i/n, i from 0 to n-1")
@@ -306,7 +306,7 @@ def parse_part(part: str) -> tuple[int, int]:
 
 
 def check_row_name(name: str) -> None:
-    """Raise InputError on a name that the files of a row cannot have."""
+    """Raise InputError if files cannot be named after a row."""
     if not is_plain_name(name):
         raise InputError(
             f"row {name[:80]!r}: files are named after it: no slashes, and at most {LONGEST_NAME} bytes"
@@ -316,8 +316,8 @@ def check_row_name(name: str) -> None:
 
 
 def row_names(systems: Sequence[str]) -> list[str]:
-    """A row's name for each system: its own with dashes for slashes, numbered where another row has it.
-    Raises InputError if files cannot have the name."""
+    """A unique row name for each system: its own with dashes for slashes, numbered if repeated. Raises
+    InputError if files cannot have the name."""
     names: list[str] = []
     for system in systems:
         plain = system.replace("/", "-").replace("\\", "-")
@@ -330,14 +330,14 @@ def row_names(systems: Sequence[str]) -> list[str]:
 
 
 def change_settings(settings: RowSettings, changes: Mapping[str, Any], row: str) -> RowSettings:
-    """The settings with some of them changed, by dotted names. Raises InputError on a setting that does not
-    exist or a value of the wrong type."""
+    """Override settings by dotted names. Raises InputError for unknown settings and values of the wrong
+    type."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(RowSettings)
     base = parser.parse_object(asdict(settings))
     for name, value in changes.items():
         if value is None and base.get(name) is not None and parser.get_defaults().get(name) is not None:
-            raise InputError(f"row {row!r}: {name} takes a value")
+            raise InputError(f"row {row!r}: {name} needs a value")
     try:
         changed = parser.instantiate(parser.parse_object(dict(changes), namespace=base))
     except ArgumentError as error:

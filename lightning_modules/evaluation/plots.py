@@ -1,4 +1,4 @@
-"""What plots by matplotlib share: colours, a curve with its style, and figures as Pillow images."""
+"""Shared functions for plots by matplotlib: figures, curves, axes, and conversion to Pillow images."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +15,7 @@ TITLE_SIZE, TICK_SIZE = 8, 7  # points
 GRID = "#cccccc"
 
 Points = Sequence[tuple[float, float]]
-"""(x, y) of a curve, by x."""
+"""Points (x, y) of a curve, sorted by x."""
 
 
 def new_figure(width: int, height: int, **options: Any) -> Figure:
@@ -26,20 +26,20 @@ def new_figure(width: int, height: int, **options: Any) -> Figure:
 
 
 def draw_curve(axes: Axes, points: Points, **style: Any) -> None:
-    """Draw a curve; its points are marked where they are few."""
+    """Draw a curve, with markers if it has few points."""
     x, y = np.array(points, dtype=np.float64).T
     marker = "o" if len(points) <= FEW_POINTS else None
     axes.plot(x, y, marker=marker, markersize=3, linewidth=1.2, **style)
 
 
 def style_axes(axes: Axes, title: str) -> None:
-    """Give axes a title, small labels and a grid."""
+    """Set a title, small labels and a grid."""
     axes.set_title(title, fontsize=TITLE_SIZE, loc="left")
     axes.tick_params(labelsize=TICK_SIZE)
     axes.grid(color=GRID, linewidth=0.5)
 
 
 def to_picture(figure: Figure) -> Image.Image:
-    """A figure as an RGB image."""
+    """Convert a figure to an RGB image."""
     figure.canvas.draw()
     return Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3].copy())

@@ -23,20 +23,20 @@ from lightning_modules.evaluation.tables import (
 )
 from portraits.contact_sheet import save_whole
 
-PLOTTED = ("SSIM", "LPIPS", "ID")  # with any weights; and every error of yaw
+PLOTTED = ("SSIM", "LPIPS", "ID")  # with any weights; errors of yaw are plotted too
 
 
 @dataclass(frozen=True)
 class Report:
-    """The rows of a table, and its pictures by name."""
+    """The rows of a table, and its figures by name."""
 
     rows: list[Row]
     pictures: dict[str, Image.Image]
 
 
 def write_report(plan: EvaluationPlan, scored: Mapping[str, Scores]) -> Report:
-    """Write `table.md`, `table.csv`, `table.json`, `yaw.png`, `<row>.csv` and `<row>.worst.png` of every row,
-    and where systems are compared `dots.png` and `systems.png`, and print the table."""
+    """Print the table and write `table.md`, `table.csv`, `table.json`, `yaw.png`, for every row `<row>.csv`
+    and `<row>.worst.png`, and for a comparison of systems `dots.png` and `systems.png`."""
     systems = {row.name: row.system for row in plan.rows}
     rows = [*(measured_row(name, scores, systems[name]) for name, scores in scored.items()), *plan.published]
     text = markdown(plan.title, rows, plan.remarks)
@@ -53,7 +53,7 @@ def write_report(plan: EvaluationPlan, scored: Mapping[str, Scores]) -> Report:
 
 
 def draw_pictures(scored: Mapping[str, Scores], rows: Sequence[Row]) -> dict[str, Image.Image]:
-    """The pictures of a table by name: values of all systems, their views, scores by yaw, and the worst views
+    """The figures of a table by name: values of all systems, their views, scores by yaw, and the worst views
     of every row."""
     sheets = system_sheets(scored)
     pictures = {"systems" if len(sheets) == 1 else f"{name}.systems": sheet for name, sheet in sheets.items()}
@@ -74,7 +74,7 @@ def plotted_metrics(scored: Mapping[str, Scores]) -> list[str]:
 
 
 def log_report(report: Report, logger: WandbLogger) -> None:
-    """Log the table, in a form that W&B can sort, and the pictures."""
+    """Log the table, in a form that W&B can sort, and the figures."""
     data = [
         [row.name, row.published or "", row.protocol, row.resolution, name, v.mean, v.low, v.high]
         for row in report.rows

@@ -1,4 +1,5 @@
-"""Predictions of a system: every subject is written whole or not at all; a second run makes the rest only.
+"""Generation of a system's predictions; every subject is written atomically, so that a second run only adds
+the rest.
 
 Shape letters: K views, R references, S image side.
 """
@@ -43,7 +44,7 @@ class Move:
 
 @dataclass(frozen=True)
 class OtherConditions:
-    """Conditions of other people: a renderer, and the number of the first person that it shows (B.4)."""
+    """Conditions of other people (B.4): a renderer, and the number of the first person that it renders."""
 
     renderer: RendererChoice
     identity: int
@@ -51,21 +52,21 @@ class OtherConditions:
 
 @dataclass(frozen=True)
 class PredictionPlan:
-    """Predictions of a system, and the folder where they are kept.
+    """A plan to generate a system's predictions.
 
     Args:
-        folder: that holds a folder for each subject that is finished
+        folder: the folder of predictions, with a subfolder for each finished subject
         system: name of the system in tables
-        protocol: of the evaluation
-        choice: the model or the baseline that makes them
-        subjects: all of them
-        share: keys of those that this process makes
-        seed: of the noise
-        batch: number of subjects that are given to the system at a time
+        protocol: protocol of the evaluation
+        choice: the model or the baseline
+        subjects: all subjects
+        share: keys of the subjects that this process generates
+        seed: seed of the noise
+        batch: number of subjects passed to the system at a time
         device: cpu or cuda
-        move: how references are moved; None leaves them aligned
-        others: people of the conditions; None takes the conditions of the shards
-        settings: recorded in the manifest
+        move: transformation of the references; None for aligned ones
+        others: renderer of the conditions; None for the conditions in the shards
+        settings: settings to record in the manifest
     """
 
     folder: Path
@@ -97,14 +98,14 @@ def view_name(number: int) -> str:
 
 
 def make_predictions(plan: PredictionPlan) -> Predictions | None:
-    """The predictions of a plan, of which only those are sampled that its folder does not hold yet.
+    """Generate the predictions that are not yet in the plan's folder, and return all.
 
-    Returns None where subjects of other processes' shares are missing. Raises InputError if the model or
-    the data cannot be read.
+    Returns None if subjects of other processes' shares are missing. Raises InputError if the model or the
+    data cannot be read.
     """
     plan.folder.mkdir(parents=True, exist_ok=True)
     write_json(plan.folder / SETTINGS, plan.settings)
-    # batches are the same in every run, so that an interrupted one ends with the same views, to the last bit
+    # batches are the same in every run, so that a resumed run gives the same views to the last bit
     share = [subject for subject in plan.subjects.subjects if subject.key in plan.share]
     todo = [
         batch
@@ -131,15 +132,15 @@ def _sample(plan: PredictionPlan, todo: Sequence[Sequence[str]]) -> None:
             cost = Cost(cost.seconds / len(batch), cost.peak_bytes)
             for subject, request, views in zip(batch, requests, images, strict=True):
                 camera = subject.reference_cameras[0].tolist() if plan.move is None else None
-                # an interrupted run may have written some of the batch, or another process that overlaps
+                # some may have been written by an interrupted run, or by another process with the same
+                # subjects
                 if not (plan.folder / subject.key).is_dir():
                     write_subject(plan.folder / subject.key, subject, request, views, camera, cost)
             bar.update(len(batch))
 
 
 def request_of(subject: Subject, plan: PredictionPlan, renderer: Renderer | None) -> Request:
-    """What a system is given of a subject. References that are moved are rounded to 8 bits, as they are
-    saved."""
+    """A system's input for a subject. Moved references are rounded to 8 bits, as in the saved files."""
     return Request(
         subject.key,
         to_images(reference_pixels(subject, plan.move)),
@@ -152,21 +153,21 @@ def request_of(subject: Subject, plan: PredictionPlan, renderer: Renderer | None
 
 
 def batches(subjects: Iterable[SubjectViews], size: int) -> Iterator[list[str]]:
-    """The names of at most `size` consecutive subjects with equal numbers of references and of views."""
+    """Batches of at most `size` names of consecutive subjects with equal numbers of references and views."""
     for _, alike in groupby(subjects, lambda subject: (len(subject.references), len(subject.views))):
         names = [subject.key for subject in alike]
         yield from (names[start : start + size] for start in range(0, len(names), size))
 
 
 def reference_pixels(subject: Subject, move: Move | None) -> Tensor:
-    """The references (R, 3, S, S) in [-1, 1], moved where the plan says so."""
+    """The references (R, 3, S, S) in [-1, 1], moved if `move` is given."""
     references = to_pixels(subject.references)
     return references if move is None else moved(references, move.shift, move.scale, move.tilt)
 
 
 def condition_pixels(subject: Subject, others: OtherConditions | None, renderer: Renderer | None) -> Tensor:
-    """The conditions (K, 3, S, S) in [-1, 1]: those of the shards, or another person at the same cameras, who
-    follows from the subject's key."""
+    """The conditions (K, 3, S, S) in [-1, 1]: those in the shards, or renders of another person at the same
+    cameras, whose number is a hash of the subject's key."""
     if others is None or renderer is None:
         return to_pixels(subject.conditions)
     identity = others.identity + int(hashlib.sha256(subject.key.encode()).hexdigest()[:5], 16)
@@ -185,7 +186,7 @@ def write_subject(
     """Write a subject's folder: its predictions (K, S, S, 3), the images that they are compared with, and
     their cost.
 
-    `reference_camera` is the label (25,) of the first reference; None where the reference was moved.
+    `reference_camera` is the label (25,) of the first reference; None if the reference was moved.
     """
     conditions = subject.conditions if request.conditions is None else request.conditions
     with whole_folder(folder) as place:
@@ -202,7 +203,7 @@ def write_subject(
 
 
 def _collect(plan: PredictionPlan) -> Predictions:
-    """Write the manifest of predictions that are complete, and load it, which checks them."""
+    """Write the manifest of complete predictions, and load it, which checks them."""
     files = [plan.folder / key / VIEWS for key in plan.subjects.keys]
     views = [View.parse(entry, str(file)) for file in files for entry in read_json(file)["views"]]
     costs = [read_schema(Cost, plan.folder / key / COST) for key in plan.subjects.keys]

@@ -1,4 +1,4 @@
-"""Scores of predictions: of every view, and of all views as a set.
+"""Scoring of predictions: per view, and of all views as a set.
 
 Shape letters: N views, S image side.
 """
@@ -26,22 +26,22 @@ from portraits.pixels import to_pixels
 from portraits.predictions import FILES, Predictions, View
 
 WHITE = 255
-# Every view has them or none does: otherwise the means of one row would be over different views.
+# Each is given for every view or for none; otherwise the means of one row would be over different views.
 INPUTS = ("reference", "camera", "truth", "condition")
 
 
 @dataclass(frozen=True)
 class ScoringPlan:
-    """How the predictions of a row are scored.
+    """Settings for scoring the predictions of a row.
 
     Args:
-        suite: the metrics, ready for use on `device`
-        device: of the metrics
+        suite: the metrics, on `device`
+        device: device of the metrics
         size: side in pixels that images are resized to
-        native: by view name, the side of the image that the system made
+        native: side of each predicted image before resizing, by view name
         background: keep it, or replace it by white
         real: real portraits for FID and KID; None for the truths
-        batch: number of views that are scored at a time
+        batch: number of views scored at a time
     """
 
     suite: MetricSuite
@@ -55,8 +55,8 @@ class ScoringPlan:
 
 @dataclass(frozen=True)
 class ViewScore:
-    """One view's scores by metric, NaN where it could not be scored; `yaw` and `pitch` of its camera in
-    degrees, NaN where it has none; `native`, the side in pixels of the image that the system made."""
+    """One view's scores by metric, NaN if it could not be scored; `yaw` and `pitch` of its camera in degrees,
+    NaN without a camera; and `native`, the side of the predicted image in pixels before resizing."""
 
     view: View
     yaw: float
@@ -70,13 +70,13 @@ class Scores:
     """The scores of a row.
 
     Args:
-        predictions: that were scored
-        size: side in pixels at which they were
+        predictions: the scored predictions
+        size: side in pixels at which they were scored
         views: the scores of every view
         sets: FID and KID
-        failures: by metric, the number of pairs that could not be scored
-        higher: by metric, whether higher is better
-        notes: sentences for the reader of the table
+        failures: number of pairs that could not be scored, by metric
+        higher: whether higher is better, by metric
+        notes: remarks below the table
     """
 
     predictions: Predictions
@@ -89,7 +89,7 @@ class Scores:
 
 
 def score(predictions: Predictions, plan: ScoringPlan) -> Scores:
-    """Score all views. Raises InputError on an image that cannot be read."""
+    """Score all views. Raises InputError if an image cannot be read."""
     suite = plan.suite.to(plan.device)
     suite.reset()
     references = _read_references(predictions, plan) if len(suite.faces) else {}
@@ -151,8 +151,8 @@ def native_sizes(predictions: Predictions, size: int | None = None) -> dict[str,
 
 
 def square_sizes(folder: Path, names: Sequence[str]) -> dict[str, int]:
-    """The side in pixels of every image, by name. Raises InputError if one is not square: resized to a
-    square it would be distorted."""
+    """The side in pixels of every image, by name. Raises InputError if one is not square, as resizing it to a
+    square would distort it."""
     files = tqdm(dict.fromkeys(names), desc="image sizes", unit="image", leave=False)
     sizes = {name: photo_size(folder / name) for name in files}
     odd = [f"{name} {width}x{height}" for name, (width, height) in sizes.items() if width != height]
@@ -164,17 +164,17 @@ def square_sizes(folder: Path, names: Sequence[str]) -> dict[str, int]:
 
 
 def describe_sizes(sides: Mapping[str, int]) -> str:
-    """How many images there are of each size, e.g. "5 of 16x16, 1 of 32x32"."""
+    """Describe the number of images of each size, e.g. "5 of 16x16, 1 of 32x32"."""
     counts = Counter(sides.values())
     return ", ".join(f"{counts[side]} of {side}x{side}" for side in sorted(counts))
 
 
 def check_masks(predictions: Predictions) -> None:
-    """Raise InputError if a view has no mask or no truth: its background cannot be removed."""
+    """Raise InputError if a view has no mask or no truth, so that its background cannot be removed."""
     missing = [view.name for view in predictions.views if view.mask is None or view.truth is None]
     if missing:
         raise InputError(
-            f"{predictions.folder}: removing the background takes a mask and a truth for every view;"
+            f"{predictions.folder}: removing the background needs a mask and a truth for every view;"
             f" {len(missing)} of {len(predictions.views)} have none: {shortened(missing)}"
         )
 
@@ -190,7 +190,7 @@ def check_set_sizes(where: str, suite: MetricSuite, predictions: int, real: int)
 
 
 def fid_notes(suite: MetricSuite, names: Mapping[str, float], images: int) -> list[str]:
-    """A note on the bias of an FID over few images, where there is one among `names`."""
+    """A remark on the bias of an FID over few images, if `names` include FID."""
     notes = (
         metric.note(images) for metric in suite.sets if isinstance(metric, FID) and metric.label in names
     )
@@ -223,13 +223,13 @@ def _score_views(
 
 
 def _read_inputs(folder: Path, views: Sequence[View], kind: str, size: int) -> Tensor | None:
-    """The views' files of a kind (N, 3, S, S), None where there are none."""
+    """The views' files of a kind (N, 3, S, S); None if there are none."""
     names = [getattr(view, kind) for view in views]
     return None if None in names else read_images([folder / name for name in names], size)
 
 
 def _read_references(predictions: Predictions, plan: ScoringPlan) -> dict[str, Reading | None]:
-    """The face in every reference by its file name, None where none is found."""
+    """The face in every reference, by file name; None if none is found."""
     names = dict.fromkeys(view.reference for view in predictions.views if view.reference is not None)
     return {
         name: plan.suite.reader.read(read_images([predictions.folder / name], plan.size))[0]
@@ -238,7 +238,7 @@ def _read_references(predictions: Predictions, plan: ScoringPlan) -> dict[str, R
 
 
 def read_images(paths: Sequence[Path], size: int) -> Tensor:
-    """Images (N, 3, S, S) in [-1, 1], resized to S = `size`. Raises InputError on one that cannot be read."""
+    """Read images (N, 3, S, S) in [-1, 1], resized to S = `size`. Raises InputError if one cannot be read."""
     images = [open_photo(path) for path in paths]
     resized = [
         image if image.size == (size, size) else image.resize((size, size), Image.Resampling.LANCZOS)
@@ -275,14 +275,14 @@ def _by_view(views: Sequence[View], scores: Mapping[str, Tensor], plan: ScoringP
 
 
 def _size_notes(plan: ScoringPlan) -> list[str]:
-    """A note where images were resized."""
+    """A remark if images were resized."""
     if set(plan.native.values()) == {plan.size}:
         return []
     return [f"{describe_sizes(plan.native)} pixels, scored at {plan.size}x{plan.size}"]
 
 
 def _failure_notes(means: Mapping[str, float], views: int) -> list[str]:
-    """A note for each metric that could not score some views."""
+    """A remark for each metric that could not score some views, or scored them by their cameras."""
     notes = []
     for name, value in means.items():
         if name.endswith("_failures") and value:
@@ -294,14 +294,14 @@ def _failure_notes(means: Mapping[str, float], views: int) -> list[str]:
             )
         if name.endswith("_by_camera") and value:
             notes.append(
-                f"{name.removesuffix('_by_camera')}: {int(value)} of {views} views were scored where their"
-                " camera has the face, as the detectors were in doubt"
+                f"{name.removesuffix('_by_camera')}: in {int(value)} of {views} views the face was located by"
+                " its camera, as the detectors were unsure"
             )
     return notes
 
 
 def _reference_notes(references: Mapping[str, Reading | None]) -> list[str]:
-    """A note where no face was found in a reference."""
+    """A remark if no face was found in some references."""
     missing = [name for name, reading in references.items() if reading is None]
     if not missing:
         return []

@@ -1,6 +1,6 @@
-"""Settings of an evaluation, as the command line and YAML files give them.
+"""Settings of an evaluation, from the command line and YAML files.
 
-`lightning_modules.evaluation.planning` checks them and resolves them into a plan; nothing else reads them.
+`lightning_modules.evaluation.planning` checks them and resolves them into a plan; nothing else uses them.
 """
 
 from dataclasses import dataclass, field
@@ -14,23 +14,23 @@ from portraits.predictions import Protocol
 
 @dataclass(frozen=True)
 class PredictionSettings:
-    """Settings that change the predictions of a model.
+    """Settings that determine the predictions of a model.
 
     Args:
         model: a model folder
         subjects: the frames and views of the evaluation
-        alignment: `aligned` takes references as the shards have them; `moved` shifts, scales and tilts them
-            first (Table 1b)
-        shift: of a moved reference, as a fraction of the image side
-        scale: of a moved reference
-        tilt: of a moved reference, in degrees
+        alignment: `aligned` uses references as in the shards; `moved` shifts, scales and tilts them first
+            (Table 1b)
+        shift: shift of moved references, as a fraction of the image side
+        scale: scale of moved references
+        tilt: tilt of moved references, in degrees
         reference_network: the trained F_ref, or an `untrained` copy of F in its place (Table 1b)
         conditions: those of the shards, or of other people rendered at the same cameras (B.4)
-        renderer: of the other people: synthetic, eg3d:FOLDER, panohead:FOLDER, or a GAN's options
-        identity: number of the first person that is rendered
+        renderer: renderer of the other people: synthetic, eg3d:FOLDER, panohead:FOLDER, or a GAN's options
+        identity: number of the first rendered person
         sampling: number of steps (100 in the paper), guidance scale, starting noise (Table 2) and so on
-        precision: of the networks
-        batch: number of subjects that are sampled at a time
+        precision: precision of the networks
+        batch: number of subjects sampled at a time
     """
 
     model: str = "checkpoints/mini"
@@ -50,14 +50,14 @@ class PredictionSettings:
 
 @dataclass(frozen=True)
 class ScoringSettings:
-    """Settings that change the scores of predictions.
+    """Settings that determine the scores of predictions.
 
     Args:
-        metrics: names such as `LPIPS` or `LPIPS[vgg16]`; all that this machine has weights for by default
-        size: side in pixels that all images are resized to; that of the predictions by default
+        metrics: names such as `LPIPS` or `LPIPS[vgg16]`; by default all whose weights are available
+        size: side in pixels that all images are resized to; by default that of the predictions
         background: keep it, or replace it by white, with the truth's mask, in truth and prediction (Table 3)
         real: a folder of real portraits for FID and KID, for predictions without a truth
-        batch: number of views that are scored at a time
+        batch: number of views scored at a time
     """
 
     metrics: list[str] | None = None
@@ -69,7 +69,7 @@ class ScoringSettings:
 
 @dataclass(frozen=True)
 class RowSettings(PredictionSettings):
-    """Settings of one row of a table: how its predictions are made, and how they are scored.
+    """Settings of one row of a table: of its predictions and of their scores.
 
     Args:
         scoring: metrics, image size, background and so on
@@ -84,8 +84,8 @@ class BaselineSettings:
 
     Args:
         kind: eg3d_pti, panohead_pti, triplanenet, goae or zero123
-        folder: of its weights, as `import-gan` or `import-baseline` writes it
-        settings: that differ from its defaults, e.g. {"tuning": {"style_steps": 100}} of eg3d_pti
+        folder: folder of its weights, as `import-gan` or `import-baseline` writes it
+        settings: settings that differ from its defaults, e.g. {"tuning": {"style_steps": 100}} for eg3d_pti
     """
 
     kind: str
@@ -98,9 +98,9 @@ class PublishedRow:
     """Published values of one system.
 
     Args:
-        name: of the system
-        values: by metric
-        protocol: of the evaluation; that of the table by default
+        name: name of the system
+        values: values by metric
+        protocol: protocol of the evaluation; by default that of the table
     """
 
     name: str
@@ -110,13 +110,13 @@ class PublishedRow:
 
 @dataclass(frozen=True)
 class PublishedTable:
-    """Rows of a published table, printed beside what is measured.
+    """Rows of a published table, printed below the measured rows.
 
     Args:
         source: where the values are published, e.g. "Table 1a, CVPR 2024"
         rows: the published values
-        resolution: side in pixels of the images that were compared, where it is published
-        differences: between their protocol and that of this table, a sentence each
+        resolution: side in pixels of the compared images, if published
+        differences: differences between its protocol and that of this table, a sentence each
     """
 
     source: str
@@ -131,16 +131,16 @@ class EvaluationRequest:
 
     Args:
         row: settings of all rows
-        title: of the table
-        rows: by name, the settings that differ, e.g. {"random noise": {"sampling.noise": "random"}};
+        title: title of the table
+        rows: settings that differ, by row name, e.g. {"random noise": {"sampling.noise": "random"}};
             `truth_from` names an earlier row whose predictions replace the truth (B.4)
-        baselines: other systems, each of which makes a row for each of `rows` that has other subjects
-        published: tables of others to print beside
-        predictions: folders of predictions to score, instead of making any
+        baselines: other systems, with a row for each of `rows` that has other subjects
+        published: published tables to print below
+        predictions: folders of predictions to score, instead of generating any
         out: folder of the results
-        part: "i/n" makes every n-th subject only, from the i-th on; scores when all of them are there
-        device: cpu, cuda or cuda:N; a GPU where there is one by default
-        wandb: log the table and its pictures to Weights & Biases too
+        part: "i/n" generates only every n-th subject, from the i-th on, and scores once all are complete
+        device: cpu, cuda or cuda:N; by default a GPU if there is one
+        wandb: also log the table and its figures to Weights & Biases
     """
 
     row: RowSettings = field(default_factory=RowSettings)

@@ -15,8 +15,7 @@ YAW_EDGES = tuple(range(-90, 91, 15))  # degrees
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over `count` views, and its 95 % confidence interval from `low` to `high`, NaN where there is
-    none."""
+    """A mean over `count` views, and its 95 % confidence interval from `low` to `high`, NaN if undefined."""
 
     mean: float
     low: float
@@ -25,7 +24,7 @@ class Estimate:
 
 
 def estimates(scores: Scores, seed: int = 0) -> dict[str, Estimate]:
-    """The mean over views of every metric with its interval; FID and KID without one, because the FID of a
+    """The mean over views of every metric with its interval; FID and KID without intervals, as the FID of a
     bootstrap sample is biased."""
     found = {name: interval(scores.views, name, seed) for name in metrics_of(scores.views)}
     views = len(scores.views)
@@ -33,7 +32,7 @@ def estimates(scores: Scores, seed: int = 0) -> dict[str, Estimate]:
 
 
 def metrics_of(views: Sequence[ViewScore]) -> list[str]:
-    """The metrics that any of the views has a score of."""
+    """The metrics for which any view has a score."""
     return list(dict.fromkeys(name for view in views for name in view.scores))
 
 
@@ -61,8 +60,8 @@ def interval(views: Sequence[ViewScore], metric: str, seed: int) -> Estimate:
 
 
 def means_by_yaw(views: Sequence[ViewScore], metric: str) -> list[tuple[float, float, int]]:
-    """The mean score of the views in bins of yaw: (middle of the bin in degrees, mean, number of views) for
-    every bin that is not empty. Views without a camera are in no bin."""
+    """The mean score by bins of yaw: (centre of the bin in degrees, mean, number of views) for every
+    non-empty bin. Views without a camera are left out."""
     yaw = np.array([view.yaw for view in views])
     values = np.array([view.scores.get(metric, np.nan) for view in views])
     rows = []
@@ -74,8 +73,7 @@ def means_by_yaw(views: Sequence[ViewScore], metric: str) -> list[tuple[float, f
 
 
 def worst(scores: Scores, metric: str, count: int) -> list[ViewScore]:
-    """The `count` views with the worst scores, worst first; views that could not be scored come before
-    them."""
+    """The `count` views with the worst scores, worst first, preceded by views that could not be scored."""
     sign = -1.0 if scores.higher[metric] else 1.0
 
     def badness(view: ViewScore) -> float:

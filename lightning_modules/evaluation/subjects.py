@@ -1,4 +1,4 @@
-"""The subjects of an evaluation, read from shards: their references, and the views to be predicted.
+"""The subjects of an evaluation, read from shards: their references, and the views to predict.
 
 Shape letters: K views, R references, S image side.
 """
@@ -35,18 +35,18 @@ class SubjectSettings:
     """Settings of the subjects.
 
     Args:
-        shards: a built folder, or shards as training takes them
+        shards: a built folder, or shards as in training
         protocol: novel_view predicts other views than the references; reconstruction predicts the reference
             itself; wild is reconstruction of portraits with a single view
-        split: of the shards
+        split: split of the shards
         frames: number of frames, evenly spaced; all by default
         views: largest number of predicted views of a frame; all by default
-        background: keep it, or replace it by white in references and truths (Table 3), with the masks of the
-            shards, or those of a segmentation network where the shards have none
+        background: keep it, or replace it by white in references and truths (Table 3), with the masks in the
+            shards, or those of a segmentation network if there are none
         references: number of references of a subject (Eq. 5)
-        reference_view: `any` draws them at random, seeded by the frame's key; `frontal` takes the views
-            nearest to the front
-        seed: of random draws
+        reference_view: `any` draws them at random, seeded by the frame's key; `frontal` uses the most frontal
+            views
+        seed: seed of random draws
         cache_dir: folder for copies of remote shards
     """
 
@@ -64,9 +64,9 @@ class SubjectSettings:
 
 @dataclass(frozen=True)
 class Subject:
-    """One subject: `references` (R, S, S, 3) uint8 and their cameras (R, 25); `truths` and `conditions`
-    (K, S, S, 3) uint8 of the views to be predicted, and their `cameras` (K, 25). `masks` (K, S, S) of the
-    truths and `reference_masks` (R, S, S), uint8, are None where the shards have none and none were computed.
+    """One subject: `references` (R, S, S, 3) uint8 and their cameras (R, 25); `truths` and `conditions` (K,
+    S, S, 3) uint8 of the views to predict, and their `cameras` (K, 25). `masks` (K, S, S) of the truths and
+    `reference_masks` (R, S, S), uint8, are None if they are neither in the shards nor computed.
     """
 
     key: str
@@ -81,8 +81,8 @@ class Subject:
 
 @dataclass(frozen=True)
 class SubjectViews:
-    """A subject's name, the number of its frame, and which of the frame's views are references and which are
-    to be predicted."""
+    """A subject's name, the number of its frame, and the frame's views that are references and views to
+    predict."""
 
     key: str
     frame: int
@@ -92,9 +92,9 @@ class SubjectViews:
 
 @dataclass(frozen=True)
 class SubjectSet:
-    """The subjects of an evaluation, of which no image is decoded yet. `image_size` is S; `masks` tells
-    whether all frames have foreground masks; `fingerprint` is that of the shards' content; `segment` whether
-    masks that the shards do not have are computed."""
+    """The subjects of an evaluation, whose images are decoded on demand. `image_size` is S; `masks` is
+    whether all frames have foreground masks; `fingerprint` is that of the shards' content; `segment` is
+    whether missing masks are computed."""
 
     frames: FrameSet
     subjects: tuple[SubjectViews, ...]
@@ -111,11 +111,11 @@ class SubjectSet:
 
     @property
     def masks_from(self) -> str | None:
-        """The network that computes masks, where one does."""
+        """The name of the network that computes masks; None if it is not used."""
         return SEGMENTATION if self.segment else None
 
     def read(self, keys: Collection[str]) -> Iterator[Subject]:
-        """The subjects of these names, in order. Raises InputError if a frame is damaged."""
+        """Read the subjects of these names, in order. Raises InputError if a frame is damaged."""
         opened: tuple[int, Sample] | None = None
         for subject in self.subjects:
             if subject.key not in keys:
@@ -131,10 +131,10 @@ class SubjectSet:
 
 
 def find_subjects(settings: SubjectSettings) -> SubjectSet:
-    """The subjects that settings describe. Reads cameras, and no images.
+    """Find the subjects for these settings. Reads cameras, but no images.
 
-    Raises InputError if there are no such shards, fewer frames than asked for, a damaged frame, or a frame
-    with too few views.
+    Raises InputError if there are no such shards or fewer frames than requested, or if a frame is damaged or
+    has too few views.
     """
     cache = ShardCache(Path(settings.cache_dir), CACHE_BYTES)
     frames = _open_frames(settings, cache)
@@ -164,7 +164,7 @@ def find_subjects(settings: SubjectSettings) -> SubjectSet:
 
 
 def with_masks(subject: Subject) -> Subject:
-    """The subject with masks of a segmentation network. Raises InputError if it cannot be had."""
+    """The subject with masks of a segmentation network. Raises InputError if the network is not available."""
     return replace(
         subject,
         masks=foreground_masks(subject.truths),
@@ -173,7 +173,7 @@ def with_masks(subject: Subject) -> Subject:
 
 
 def without_background(subject: Subject) -> Subject:
-    """The subject, which has masks, with references and truths over white."""
+    """The subject with references and truths composited over white by its masks."""
     if subject.masks is None or subject.reference_masks is None:
         raise InputError(f"{subject.key}: it has no masks to remove the background with")
     return replace(
@@ -184,8 +184,8 @@ def without_background(subject: Subject) -> Subject:
 
 
 def _content(shard: Shard, cache: ShardCache) -> str:
-    """A name for a shard's content: its checksum in the manifest, or where there is none the fingerprint of
-    the file."""
+    """An identifier of a shard's content: its checksum in the manifest, or the fingerprint of the file if
+    there is no manifest."""
     record = shard.record
     return record.sha256 if record is not None else fingerprints.of_file(cache.local(shard.url))
 
@@ -207,7 +207,7 @@ def _open_frames(settings: SubjectSettings, cache: ShardCache) -> FrameSet:
 def _choose_views(
     settings: SubjectSettings, number: int, key: str, cameras: NDArray[np.float32]
 ) -> list[SubjectViews]:
-    """The subjects of a frame: one with the protocol novel_view, one for each view with the others."""
+    """The subjects of a frame: one for the protocol novel_view, otherwise one for each view."""
     order = _view_order(settings, key, cameras)
     if settings.protocol != "novel_view":
         chosen = sorted(order[: settings.views])
@@ -216,14 +216,14 @@ def _choose_views(
     if not rest or (settings.views is not None and len(rest) < settings.views):
         raise InputError(
             f"{key}: {len(order)} views are too few for {settings.references} references and"
-            f" {settings.views or 'some'} views to be predicted"
+            f" {settings.views or 'some'} views to predict"
         )
     references = tuple(order[: settings.references])
     return [SubjectViews(key, number, references, tuple(sorted(rest[: settings.views])))]
 
 
 def _view_order(settings: SubjectSettings, key: str, cameras: NDArray[np.float32]) -> list[int]:
-    """The numbers of a frame's views; references are taken from the start."""
+    """The order of a frame's views; the first ones are references."""
     shuffled = numpy_generator(settings.seed, "evaluation", key).permutation(len(cameras)).tolist()
     if settings.reference_view == "any":
         return shuffled
@@ -233,7 +233,7 @@ def _view_order(settings: SubjectSettings, key: str, cameras: NDArray[np.float32
 
 @contextmanager
 def _undamaged(frame: Frame) -> Iterator[None]:
-    """Raise InputError on a damaged frame: scores over the rest would pass for scores over all."""
+    """Raise InputError for a damaged frame, as scores over the rest could be mistaken for scores over all."""
     try:
         yield
     except SampleError as error:

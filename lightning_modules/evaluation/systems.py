@@ -1,4 +1,4 @@
-"""The systems of a comparison behind one interface: this project's model, and the baselines.
+"""A common interface to the systems of a comparison: this project's model, and the baselines.
 
 Shape letters: K views, R references, S image side.
 """
@@ -23,26 +23,26 @@ OURS = "DiffPortrait3D"
 
 
 class System(Protocol):
-    """A system that is ready for use. `details` is recorded with its predictions, as JSON."""
+    """A loaded system. `details` is recorded with its predictions, as JSON."""
 
     details: dict[str, Any]
 
     def batch_views(self, requests: Sequence[Request]) -> list[Images]:
-        """The views (K, S, S, 3) of each request. All have equal numbers of references and of views. Raises
-        InputError on what the system cannot use."""
+        """The views (K, S, S, 3) of each request; all requests have equal numbers of references and views.
+        Raises InputError for requests that the system does not support."""
 
 
 class SystemChoice(Protocol):
-    """Which system makes predictions."""
+    """The choice of a system."""
 
     def open(self, device: str) -> System:
-        """Load it. Raises InputError."""
+        """Load the system. Raises InputError."""
 
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """A model folder, how it is sampled, the dtype of its networks, and whether F_ref is replaced by an
-    untrained copy of F."""
+    """A model folder, the settings of sampling, the dtype of its networks, and whether F_ref is replaced by
+    an untrained copy of F."""
 
     folder: Path
     sampling: Sampling = field(default_factory=Sampling)
@@ -79,7 +79,7 @@ class Model:
         self.details: dict[str, Any] = {}
 
     def views(self, request: Request) -> Images:
-        """See `ViewSynthesizer.views`; where the model has F_cam, requests need conditions."""
+        """See `ViewSynthesizer.views`; if the model has F_cam, requests need conditions."""
         return self.batch_views([request])[0]
 
     def batch_views(self, requests: Sequence[Request]) -> list[Images]:
@@ -88,12 +88,12 @@ class Model:
         side = first.portraits.shape[1]
         if side != self.native_size:
             raise InputError(
-                f"{first.name}: its images are {side}x{side}; the model takes {self.native_size}x"
+                f"{first.name}: its images are {side}x{side}; the model needs {self.native_size}x"
                 f"{self.native_size}"
             )
         conditions = [request.conditions for request in requests if request.conditions is not None]
         if pipeline.view_control is not None and len(conditions) < len(requests):
-            raise InputError(f"{first.name}: the model's F_cam takes condition images")
+            raise InputError(f"{first.name}: the model's F_cam needs condition images")
         cameras = torch.from_numpy(np.stack([request.cameras for request in requests]))
         views = pipeline.views(
             to_pixels(np.stack([request.portraits for request in requests])),
@@ -107,7 +107,7 @@ class Model:
 
 
 class Baseline:
-    """A baseline as a `System`: requests one by one."""
+    """A baseline as a `System`, which processes requests one at a time."""
 
     def __init__(self, system: ViewSynthesizer) -> None:
         self.system = system

@@ -16,7 +16,7 @@ from lightning_modules.evaluation.statistics import Estimate, estimates, means_b
 from metrics.suite import higher_is_better
 from portraits.predictions import Predictions, Protocol
 
-ARROWS = {True: " ↑", False: " ↓", None: ""}  # behind the name of a metric, by its direction
+ARROWS = {True: " ↑", False: " ↓", None: ""}  # suffix of a metric's name, by its direction
 NOT_IN_MARKDOWN = ("_pitch_degrees", "_roll_degrees")
 SECONDS, MEMORY = "seconds/view", "peak GiB"
 ORDER = ("LPIPS", "DISTS", "SSIM", "PSNR", "ID", "POSE", "FID", "KID")
@@ -24,9 +24,9 @@ ORDER = ("LPIPS", "DISTS", "SSIM", "PSNR", "ID", "POSE", "FID", "KID")
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a table. `values` and `failures` are by metric, `higher` tells for each metric whether
-    higher is better, `published` names the source of values that were not measured here, and `system` is what
-    measured and published rows of one system have in common."""
+    """One row of a table. `values` and `failures` are by metric; `higher` is whether higher is better, by
+    metric; `published` is the source of values that were not measured here; `system` identifies measured and
+    published rows of one system."""
 
     name: str
     protocol: str
@@ -42,7 +42,7 @@ class Row:
 
 
 def measured_row(name: str, scores: Scores, system: str = "") -> Row:
-    """The row of scores, and of the cost of the predictions where it was measured."""
+    """The row of scores, with the cost of the predictions if it was measured."""
     predictions = scores.predictions
     costs = cost_of(predictions)
     return Row(
@@ -60,7 +60,7 @@ def measured_row(name: str, scores: Scores, system: str = "") -> Row:
 
 
 def cost_of(predictions: Predictions) -> dict[str, Estimate]:
-    """Seconds and GiB a view, where predictions were made here."""
+    """Seconds and GiB per view, if the predictions were generated here."""
     cost, views = predictions.settings.get("cost"), len(predictions.views)
     if not isinstance(cost, dict):
         return {}
@@ -69,7 +69,7 @@ def cost_of(predictions: Predictions) -> dict[str, Estimate]:
 
 
 def system_notes(predictions: Predictions) -> list[str]:
-    """A note on the system, its native resolution and the terms of its weights, for baselines."""
+    """For baselines, a remark on the system, its native resolution and the licence of its weights."""
     system = predictions.settings.get("system")
     if not system:
         return []
@@ -78,8 +78,8 @@ def system_notes(predictions: Predictions) -> list[str]:
 
 
 def published_rows(tables: Sequence[PublishedTable], protocol: Protocol) -> list[Row]:
-    """The rows of published tables; `protocol` is that of rows that name none. Raises InputError on a value
-    of something that is not a metric."""
+    """The rows of published tables; `protocol` is the default. Raises InputError for values of unknown
+    metrics."""
     return [_published_row(table, row, protocol) for table in tables for row in table.rows]
 
 
@@ -120,10 +120,9 @@ def ordered(names: Sequence[str]) -> list[str]:
 
 
 def markdown(title: str, rows: Sequence[Row], remarks: Sequence[str] = ()) -> str:
-    """The table as Markdown: means with 95 % confidence intervals, then the rows' notes, then `remarks`.
+    """The table as Markdown: means with 95 % confidence intervals, then the rows' notes and `remarks`.
 
-    Errors of pitch and roll are left out, because the table would be too wide; the CSV and JSON files have
-    them.
+    Errors of pitch and roll are only in the CSV and JSON files, to keep the table narrow.
     """
     names = [name for name in columns(rows) if not name.endswith(NOT_IN_MARKDOWN)]
     higher = {name: up for row in rows for name, up in row.higher.items()}
@@ -167,7 +166,7 @@ def csv_table(rows: Sequence[Row]) -> str:
 
 
 def view_table(scores: Scores) -> str:
-    """The scores of every view as CSV: a line for each."""
+    """The scores as CSV, with a line for each view."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     names = metrics_of(scores.views)

@@ -1,6 +1,6 @@
-"""From the results of another system to a folder of predictions.
+"""Conversion of another system's results to a folder of predictions.
 
-`python -m lightning_modules.evaluation.unpack KIND SOURCE OUT` reads what a system has written and writes the
+`python -m lightning_modules.evaluation.unpack KIND SOURCE OUT` reads the results of a system and writes the
 folder that `lightning_modules.evaluate --predictions` scores.
 
 | KIND | SOURCE holds |
@@ -12,8 +12,8 @@ folder that `lightning_modules.evaluate --predictions` scores.
 | triplanenet | `<id>_<yaw in radians>.png`; `<id>_same-view.png`, the reconstruction of `<id>_original.png` |
 | zero123 | `<id>/<polar>_<azimuth>.png`, in degrees from a frontal portrait, azimuth to the camera's right |
 
-All subjects need the same views; otherwise the results are incomplete, and are refused. The new views are
-read by default, with `--protocol reconstruction` or `wild` the reconstructions, whose truth is the portrait.
+All subjects need the same views; otherwise the results are refused as incomplete. By default new views are
+read; `--protocol reconstruction` or `wild` reads reconstructions, whose truth is the portrait.
 """
 
 import re
@@ -41,7 +41,7 @@ from portraits.predictions import Predictions, View
 from portraits.video import check_video
 
 Kind = Literal["diffportrait3d", "goae", "eg3d", "panohead", "triplanenet", "zero123"]
-# degrees: EG3D's gen_videos turns 0.35 rad sideways and 0.25 of its pitch parameter
+# degrees: EG3D's gen_videos uses amplitudes of 0.35 rad in yaw and 0.25 in its pitch parameter
 EG3D_VIDEO = (20.05, 9.16)
 SAME_VIEW, ORIGINAL = "same-view", "original"
 
@@ -59,10 +59,10 @@ class Unpacking:
         source: folder of the results
         out: folder of predictions to write
         protocol: novel_view reads new views; reconstruction, and wild for photos, reads reconstructions
-        portraits: folder of the reference portraits, named `<id>` with the ending of an image
+        portraits: folder of the reference portraits, named `<id>` with the suffix of an image
         conditions: folder of condition images, one for each frame of a video
         cameras: files of EG3D labels, one for each frame of a video
-        truths: folder of true views, `<id>/<view>.png`
+        truths: folder of ground-truth views, `<id>/<view>.png`
         system: name in tables; the kind by default
     """
 
@@ -79,8 +79,8 @@ class Unpacking:
 
 @dataclass(frozen=True)
 class Result:
-    """One image of a system: its subject and view, its pixels, and as far as the system tells its camera
-    (25,), its condition image and the portrait that it is made from."""
+    """One image of a system: its subject, view and pixels, and, if known, its camera (25,), its condition
+    image and its input portrait."""
 
     subject: str
     view: str
@@ -93,7 +93,7 @@ class Result:
 def unpack(unpacking: Unpacking) -> Predictions:
     """Write the folder of predictions.
 
-    Raises InputError if the source is not laid out as the kind writes it, results are incomplete, or
+    Raises InputError if the source does not have the kind's layout, if results are incomplete, or if
     portraits or truths do not match its subjects and views.
     """
     source = Path(unpacking.source)
@@ -106,7 +106,7 @@ def unpack(unpacking: Unpacking) -> Predictions:
             for result in tqdm(reader(source, unpacking), desc="unpacking", unit="view")
         ]
         if not views:
-            raise InputError(f"{source}: no file in it is named as {unpacking.kind} names its results")
+            raise InputError(f"{source}: no file in it is named like a result of {unpacking.kind}")
         _check_complete(views, source)
         _check_portraits(views, portraits, unpacking)
         _check_truths(views, unpacking)
@@ -117,7 +117,7 @@ def unpack(unpacking: Unpacking) -> Predictions:
 
 
 def _reader(unpacking: Unpacking) -> "Reader":
-    """The reader of a kind's results for a protocol. Raises InputError if the kind has none."""
+    """The reader of a kind's results for a protocol. Raises InputError if there is none."""
     if unpacking.protocol == "novel_view":
         return READERS[unpacking.kind]
     if unpacking.kind not in RECONSTRUCTIONS:
@@ -152,13 +152,13 @@ def _write(folder: Path, result: Result, portraits: dict[str, Path], unpacking: 
 
 
 def _truth(result: Result, portrait: Path | None, unpacking: Unpacking) -> Path | None:
-    """The true image of a result. Raises InputError if the portrait of a reconstruction is missing."""
+    """The ground truth of a result. Raises InputError if the portrait of a reconstruction is missing."""
     if unpacking.truths is not None:
         return Path(unpacking.truths) / result.subject / f"{result.view}.png"
     if unpacking.protocol == "novel_view":
         return None
     if portrait is None:
-        raise InputError(f"{result.subject}: --portraits DIR has no portrait that it is a reconstruction of")
+        raise InputError(f"{result.subject}: --portraits DIR has no portrait of this reconstruction")
     return portrait
 
 
@@ -169,8 +169,8 @@ def _portraits(unpacking: Unpacking) -> dict[str, Path]:
 
 
 def _check_complete(views: Sequence[View], source: Path) -> None:
-    """Raise InputError unless all subjects have the same views. A subject with fewer frames than the others
-    was interrupted, and the cameras of a path depend on the number of frames."""
+    """Raise InputError unless all subjects have the same views. A subject with fewer frames is incomplete,
+    and the cameras of its path would be wrong, as they depend on the number of frames."""
     names: dict[str, set[str]] = {}
     for view in views:
         names.setdefault(view.subject, set()).add(view.view)
@@ -196,12 +196,12 @@ def _check_subjects(source: Path, subjects: Iterable[str], finished: Iterable[st
 
 
 def _folders(source: Path) -> list[str]:
-    """The subjects of a kind that writes a folder for each."""
+    """The subjects of a kind with one folder per subject."""
     return [path.name for path in source.iterdir() if path.is_dir() and not path.name.startswith(".")]
 
 
 def _check_portraits(views: Sequence[View], portraits: dict[str, Path], unpacking: Unpacking) -> None:
-    """Raise InputError if portraits are given that are not those of the subjects."""
+    """Raise InputError if portraits are given that do not match the subjects."""
     subjects = {view.subject for view in views}
     without_portrait = sorted(subjects - portraits.keys())
     without_result = sorted(portraits.keys() - subjects)
@@ -218,7 +218,7 @@ def _check_portraits(views: Sequence[View], portraits: dict[str, Path], unpackin
 
 
 def _check_truths(views: Sequence[View], unpacking: Unpacking) -> None:
-    """Raise InputError if truths are given for views that are missing in the results."""
+    """Raise InputError if truths are given for views that are not in the results."""
     if unpacking.truths is None:
         return
     files = Path(unpacking.truths).glob("*/*.png")
@@ -254,7 +254,7 @@ def frames_of(path: Path) -> list[Image.Image]:
 
 
 def _orbit(subject: str, path: Path, unpacking: Unpacking, eg3d_path: bool) -> Iterator[Result]:
-    """The frames of a video, at the cameras that are given or on the path of EG3D's videos."""
+    """The frames of a video, at the given cameras or on the path of EG3D's videos."""
     images = frames_of(path)
     conditions = image_files(Path(unpacking.conditions)) if unpacking.conditions is not None else None
     if conditions is not None:
@@ -274,7 +274,7 @@ def _orbit(subject: str, path: Path, unpacking: Unpacking, eg3d_path: bool) -> I
 
 def _diffportrait3d(source: Path, unpacking: Unpacking) -> Iterator[Result]:
     if unpacking.conditions is None:
-        raise InputError("diffportrait3d: give --conditions DIR, the camera images that its script was given")
+        raise InputError("diffportrait3d: give --conditions DIR, the camera images passed to its script")
     for subject, path in _videos(source, "*.mp4", lambda path: path.stem):
         yield from _orbit(subject, path, unpacking, eg3d_path=False)
 

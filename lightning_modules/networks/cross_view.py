@@ -1,4 +1,4 @@
-"""V, view consistency (3.4): attention among the views of one portrait, at each pixel.
+"""V, view consistency (3.4): attention across the views of one portrait, at each pixel.
 
 Shape letters: B portraits, V views of a portrait, N = B*V, P = B*H*W pixels, C channels, H W latent size.
 """
@@ -19,7 +19,7 @@ from core.model_folders import place_like
 from lightning_modules.networks.layers import Layer, attend, down_layers, project, up_layers
 
 Middle = Literal["always", "unconditional", "never"]
-MAX_ITEMS = 2**15  # of one attention call: CUDA kernels keep the batch in a launch dimension of 65,535
+MAX_ITEMS = 2**15  # batch of one attention call; CUDA kernels limit it to a launch dimension of 65,535
 
 
 def sinusoids(length: int, channels: int) -> Tensor:
@@ -30,7 +30,8 @@ def sinusoids(length: int, channels: int) -> Tensor:
 
 
 class ViewAttention(nn.Module):
-    """Residual self-attention over views (P, V, C); their places are added to its normalised input."""
+    """Residual self-attention over views (P, V, C), with positional encodings added to its normalised
+    input."""
 
     def __init__(self, channels: int, heads: int, positions: int) -> None:
         super().__init__()
@@ -64,7 +65,7 @@ class ViewBlock(nn.Module):
 
 
 class ViewTransformer(nn.Module):
-    """One module of V: (B*V, C, H, W) → (B*H*W, V, C) and back, a residual that starts at zero."""
+    """One module of V: (B*V, C, H, W) → (B*H*W, V, C) and back, with a zero-initialised residual."""
 
     def __init__(
         self,
@@ -87,7 +88,7 @@ class ViewTransformer(nn.Module):
         nn.init.zeros_(self.proj_out.bias)
 
     def forward(self, hidden: Tensor, views: int) -> Tensor:
-        """(B*V, C, H, W), the V = `views` of a portrait consecutive, to the same shape."""
+        """(B*V, C, H, W), with the V = `views` of a portrait consecutive, to the same shape."""
         height, width = hidden.shape[2:]
         tokens = self.norm(hidden).unflatten(0, (-1, views))  # (B, V, C, H, W)
         tokens = self.proj_in(tokens.permute(0, 3, 4, 1, 2).flatten(0, 2))  # (B*H*W, V, C)
@@ -98,14 +99,23 @@ class ViewTransformer(nn.Module):
 
 
 class CrossView(ModelMixin, ConfigMixin):
-    """V: a `ViewTransformer` after each of F's layers, so placed as in the released model.
+    """V: a `ViewTransformer` after each of F's layers, placed as in the released model.
 
-    `down_channels` and `up_channels` are the widths after F's encoder and decoder layers (the first skip has
-    none), `up_modules` how many modules in a row follow each decoder layer, after its upsampler. `middle`
-    says in which passes of guided sampling the middle module runs, between the middle's attention and its
-    last residual block: the released sampler runs it only in the unconditional one, which no training step
-    is, and where it never runs it does not exist. `positions` is the longest row of views that has positional
-    encoding, 0 for none and any number of views; `ff_mult` how much wider the feed-forwards are inside.
+    Args:
+        down_channels: widths after F's encoder layers; the first skip has no module
+        middle_channels: width of the middle
+        up_channels: widths after F's decoder layers
+        up_modules: number of successive modules after each decoder layer, behind its upsampler
+        middle: passes of guided sampling in which the middle module runs, between the middle's attention and
+            its last residual block. The released sampler runs it only in the unconditional pass, which
+            training does not use. With "never" the module does not exist
+        positions: largest number of views with positional encodings; 0 for no encodings and any number of
+            views
+        heads: attention heads
+        norm_num_groups: groups of the group normalisations
+        layers: blocks of each module
+        attentions: self-attentions of each block
+        ff_mult: expansion of the feed-forward layers
     """
 
     @register_to_config
@@ -125,7 +135,7 @@ class CrossView(ModelMixin, ConfigMixin):
     ) -> None:
         super().__init__()
         if middle not in get_args(Middle):
-            raise InputError(f"middle={middle!r}: the middle module of V runs one of {get_args(Middle)}")
+            raise InputError(f"middle={middle!r}: choose when V's middle module runs from {get_args(Middle)}")
 
         def module(channels: int) -> ViewTransformer:
             return ViewTransformer(channels, heads, norm_num_groups, positions, layers, attentions, ff_mult)
@@ -146,7 +156,7 @@ class CrossView(ModelMixin, ConfigMixin):
         attentions: int = 2,
         ff_mult: int = 4,
     ) -> Self:
-        """V for this UNet, adding nothing until it is trained; on F's device and in F's dtype."""
+        """V for this UNet, with outputs of zero until it is trained; on F's device and in F's dtype."""
         up = up_layers(unet)
         cross_view = cls(
             down_channels=tuple(_width(layer) for layer in down_layers(unet)),
@@ -173,11 +183,11 @@ class CrossView(ModelMixin, ConfigMixin):
 
 
 def check_views(views: int, positions: int) -> None:
-    """Raise InputError if V with so many `positions`, 0 for any, cannot attend over so many views."""
+    """Raise InputError if V with this number of `positions` (0 for any) cannot attend over `views` views."""
     if positions and views > positions:
         raise InputError(
-            f"{views} views at once, and V encodes the places of {positions}: "
-            "take fewer, or train V with positions=0"
+            f"{views} views at once, but V has positional encodings for {positions}: "
+            "use fewer, or train V with positions=0"
         )
 
 

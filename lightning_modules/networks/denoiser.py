@@ -1,4 +1,4 @@
-"""F with everything that the paper attaches to it: Eqs. 1-5.
+"""F with the paper's attached networks: Eqs. 1-5.
 
 Shape letters: B portraits, V views of a portrait, N = B*V, C channels, H W latent size, S image side.
 """
@@ -27,10 +27,9 @@ from lightning_modules.networks.view_control import Residuals, control_residuals
 
 
 class Denoiser(nn.Module):
-    """ε_θ of the paper: F, reading a reference bank (3.2), with F_cam (3.3) and V (3.4) where given.
+    """ε_θ of the paper: F with a reference bank (3.2) and, if given, F_cam (3.3) and V (3.4).
 
-    `empty_prompt` is the text embedding (1, T, D) of "". Nothing here is frozen or trained by itself: callers
-    set `requires_grad` on the parts.
+    `empty_prompt` is the text embedding (1, T, D) of "". Callers set `requires_grad` of the parts.
     """
 
     def __init__(
@@ -57,12 +56,19 @@ class Denoiser(nn.Module):
         hint: Tensor | None = None,
         views: int = 1,
     ) -> Tensor:
-        """The noise ε (N, 4, H, W) in noised latents (N, 4, H, W) at timesteps (N,).
+        """Predict the noise ε (N, 4, H, W) in noised latents.
 
-        `bank` is of B portraits, whose V = `views` consecutive items each read it; V attends over the same V
-        items. `condition` are the images (N, 3, S, S) in [-1, 1] that F_cam sees, or `hint` what
-        `embed_condition` made of them. Without either F_cam does not run; without a bank F reads nobody,
-        which is the unconditional pass. Raises InputError on shapes that do not fit.
+        Args:
+            latents: noised latents (N, 4, H, W)
+            timesteps: (N,)
+            bank: features of B portraits, each read by `views` consecutive items; None for no reference, as
+                in the unconditional pass
+            condition: images (N, 3, S, S) in [-1, 1] for F_cam
+            hint: their embedding by `embed_condition`, instead of `condition`; without both, F_cam does not
+                run
+            views: V, the number of consecutive items that V attends over
+
+        Raises InputError if shapes do not fit.
         """
         self._check(latents, bank, views)
         if condition is not None:
@@ -79,26 +85,27 @@ class Denoiser(nn.Module):
         return self.unet.conv_out(self.unet.conv_act(self.unet.conv_norm_out(hidden)))
 
     def embed_condition(self, condition: Tensor) -> Tensor:
-        """Condition images (N, 3, S, S) in [-1, 1] to F_cam's hint (N, C, H, W) of every timestep."""
+        """Embed condition images (N, 3, S, S) in [-1, 1] as F_cam's hint (N, C, H, W), which is the same at
+        every timestep."""
         if self.control is None:
-            raise InputError("condition images were given, but no view control (F_cam) is loaded to see them")
+            raise InputError("condition images were given, but the model has no view control (F_cam)")
         return embed_condition(self.control, condition)
 
     def control_residuals(self, latents: Tensor, timesteps: Tensor, hint: Tensor) -> Residuals:
-        """What F_cam adds to F for noised latents (N, 4, H, W) at timesteps (N,) and a hint (N, C, H, W)."""
+        """F_cam's residuals for noised latents (N, 4, H, W) at timesteps (N,) and a hint (N, C, H, W)."""
         return control_residuals(
             self.control, latents, timesteps, self.empty_prompt, hint, self.gradient_checkpointing
         )
 
     def project(self, bank: ReferenceBank) -> ProjectedBank:
-        """The keys and values that F makes of a bank, for a bank that serves several calls."""
+        """Project a bank to F's keys and values, for use in several calls."""
         layers = down_layers(self.unet) + mid_layers(self.unet) + up_layers(self.unet)
         return bank.project(self_attentions(layers))
 
     def _check(self, latents: Tensor, bank: Bank | None, views: int) -> None:
         check_latents(self.unet, latents)
         if views < 1 or latents.shape[0] % views:
-            raise InputError(f"{latents.shape[0]} latents do not make portraits of {views} views")
+            raise InputError(f"{latents.shape[0]} latents are not a multiple of {views} views")
         if bank is not None and bank.portraits != latents.shape[0] // views:
             raise InputError(
                 f"a bank of {bank.portraits} portraits for {latents.shape[0]} latents of {views} views each"

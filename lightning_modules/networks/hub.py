@@ -1,4 +1,4 @@
-"""Fetching of backbones and models from the Hugging Face hub, without files that nothing here reads."""
+"""Download of backbones and models from the Hugging Face hub, limited to the files that are used."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -18,13 +18,13 @@ from core.errors import InputError
 from core.model_folders import WEIGHTS
 from core.shipped import find_shipped
 
-HUB_SECONDS = 10.0  # to wait for the list of a repository's files
-# The names of weights, by the folders of a backbone.
+HUB_SECONDS = 10.0  # timeout for the list of a repository's files
+# File stems of weights, by the folders of a backbone.
 STEMS = {"unet": (WEIGHTS,), "vae": (WEIGHTS,), "text_encoder": ("model", "pytorch_model")}
 BACKBONE = ["*/config.json", "scheduler/scheduler_config.json", "empty_prompt.safetensors"]
 MODEL = ["*.json", "*.safetensors"]
 REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-# What a repository may hold of a backbone, for a machine that cannot ask which of it there is.
+# All files of a backbone that a repository may have, for machines that cannot list its files.
 FILES = [
     *BACKBONE,
     *(f"{part}/{stem}*.{kind}" for part, stems in STEMS.items() for stem in stems
@@ -33,21 +33,21 @@ FILES = [
 
 
 def fetch_backbone(repository: str) -> Path:
-    """The folder of a backbone's files from the hub, with one set of weights of each network. Raises
-    InputError."""
+    """Download a backbone's files from the hub, with one set of weights per network, and return their folder.
+    Raises InputError."""
     if not REPOSITORY.fullmatch(repository):
         raise InputError(f"{repository}: no such folder, and not a hub id (owner/name)")
     try:
         files = HfApi().model_info(repository, timeout=HUB_SECONDS).siblings or []
     except unreachable():
-        return fetch(repository, FILES)  # from the cache, or an error that says why not
+        return fetch(repository, FILES)  # from the cache, or an error with the reason
     names = [file.rfilename for file in files]
     weights = [name for part, stems in STEMS.items() for name in choose_weights(names, part, stems)]
     return fetch(repository, [*BACKBONE, *weights])
 
 
 def unreachable() -> tuple[type[Exception], ...]:
-    """What is raised where the hub does not answer or refuses; by its HTTP client too."""
+    """Exceptions raised if the hub or its HTTP client cannot be reached or refuses."""
     client = import_module(type(get_session()).__module__.partition(".")[0])
     return HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError, client.HTTPError
 
@@ -58,8 +58,8 @@ def find_model(
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
 ) -> Path:
-    """The folder of a model: a local or shipped one, or fetched from the hub (owner/name). Raises InputError
-    if there is none."""
+    """The folder of a model: a local or shipped one, or one downloaded from the hub (owner/name). Raises
+    InputError if there is none."""
     folder = find_shipped(path)
     if folder.is_dir() or not REPOSITORY.fullmatch(str(path)):
         return folder
@@ -73,8 +73,9 @@ def fetch(
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
 ) -> Path:
-    """The folder of a repository's files that match any of the patterns, from the hub or its cache. Raises
-    InputError if there is no such repository, or the hub cannot be reached and the cache has none."""
+    """Download a repository's files that match any of the patterns, from the hub or its cache, and return
+    their folder. Raises InputError if there is no such repository, or the hub cannot be reached and the files
+    are not cached."""
     try:
         return Path(
             snapshot_download(
@@ -89,14 +90,14 @@ def fetch(
         raise InputError(f"{repository}: no such folder, and not a hub id (owner/name)") from None
     except unreachable() as error:
         reason = str(error).strip().split("\n", 1)[0]
-        raise InputError(f"{repository}: no such folder, and the hub did not give it: {reason}") from error
+        raise InputError(f"{repository}: no such folder, and not available from the hub: {reason}") from error
 
 
 def choose_weights(names: Iterable[str], part: str, stems: Sequence[str]) -> list[str]:
-    """The files in the folder `part` that hold one set of its weights, among the file names of a repository.
+    """Among a repository's file names, the files in the folder `part` that hold one set of weights.
 
-    Safetensors come before pickled state dicts, and full precision before the fp16 variant; weights in
-    several files come with their index.
+    Safetensors are preferred to pickled state dicts, and full precision to the fp16 variant; weights in
+    several files include their index.
     """
     known = set(names)
     for kind, variant, stem in product(("safetensors", "bin"), ("", ".fp16"), stems):

@@ -1,9 +1,9 @@
-"""The walk over a Stable Diffusion UNet's own modules that F (3.1), F_ref (3.2) and F_cam (3.3) share.
+"""Layer-by-layer execution of a Stable Diffusion UNet, shared by F (3.1), F_ref (3.2) and F_cam (3.3).
 
-Diffusers' UNet runs whole; the paper needs to stop between its blocks: V follows each of them, F_ref ends
-before its last self-attention, F's self-attentions read another network's tokens. So the UNet is laid out
-here as a list of `Layer`s, one for each skip it makes or takes, and run one by one. The weights stay in
-diffusers' modules.
+The forward pass of diffusers' UNet cannot be interrupted between its layers, as the paper needs: V follows
+each of them, F_ref ends before its last self-attention, and F's self-attentions read another network's
+tokens. Therefore the UNet is represented as a list of `Layer`s, one for each skip connection, which are run
+one by one. The weights stay in diffusers' modules.
 
 Shape letters: N items of a batch, C channels, H W latent size, L tokens (H*W), T prompt tokens, M bank
 tokens.
@@ -31,7 +31,7 @@ ReadBank = Callable[[str, Attention], KeysValues | None]
 
 
 class UNetParts(Protocol):
-    """What the walk needs of a network: diffusers' UNet and ControlNet have it, and so has F_ref."""
+    """The modules needed from a network; diffusers' UNet and ControlNet have them, and so has F_ref."""
 
     conv_in: nn.Module
     time_proj: nn.Module
@@ -43,10 +43,10 @@ class UNetParts(Protocol):
 
 
 class Context(NamedTuple):
-    """What every layer of one pass is given.
+    """Inputs shared by all layers of one pass.
 
-    `time` is the time embedding (N, D), `prompt` the empty prompt (1, T, D'), and `read` gives a
-    self-attention the keys and values that it reads beside its own.
+    `time` is the time embedding (N, D), `prompt` the empty prompt (1, T, D'), and `read` returns the
+    additional keys and values of a self-attention.
     """
 
     time: Tensor
@@ -55,9 +55,9 @@ class Context(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """One step of the walk: a residual block, its transformer and a resampler, in this order, each optional.
+    """A residual block, its transformer and a resampler, in this order, each optional.
 
-    `name` is the transformer's place in the UNet, or the residual block's where there is no transformer.
+    `name` is the transformer's name in the UNet, or the residual block's if there is no transformer.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Layer(NamedTuple):
 
 
 def down_layers(unet: UNetParts) -> list[Layer]:
-    """The layers of the encoder, one for each skip but the first (which is `conv_in`'s)."""
+    """The layers of the encoder, one for each skip connection except the first (that of `conv_in`)."""
     layers = []
     for i, block in enumerate(unet.down_blocks):
         layers += _blocks(f"down_blocks.{i}", block)
@@ -77,12 +77,12 @@ def down_layers(unet: UNetParts) -> list[Layer]:
 
 
 def mid_layers(unet: UNetParts) -> list[Layer]:
-    """The layers of the middle block: a transformer follows each residual block but the last."""
+    """The layers of the middle block: a transformer follows each residual block except the last."""
     return _blocks("mid_block", unet.mid_block)
 
 
 def up_layers(unet: UNetParts) -> list[Layer]:
-    """The layers of the decoder, one for each skip, the last of a block with its upsampler."""
+    """The layers of the decoder, one for each skip connection; the last of a block includes its upsampler."""
     layers = []
     for i, block in enumerate(unet.up_blocks):
         layers += _blocks(f"up_blocks.{i}", block)
@@ -103,12 +103,12 @@ def _blocks(name: str, block: nn.Module) -> list[Layer]:
 
 
 def attention_name(layer: Layer, index: int) -> str:
-    """The name under which a bank keeps the self-attention of a layer's transformer block."""
+    """The name of the self-attention of a layer's transformer block, the key in a bank."""
     return f"{layer.name}.transformer_blocks.{index}.attn1"
 
 
 def self_attentions(layers: list[Layer]) -> dict[str, Attention]:
-    """Every self-attention by name, in the order in which it runs."""
+    """All self-attentions by name, in the order of execution."""
     return {
         attention_name(layer, index): block.attn1
         for layer in layers
@@ -118,12 +118,12 @@ def self_attentions(layers: list[Layer]) -> dict[str, Attention]:
 
 
 def embed_time(unet: UNetParts, timesteps: Tensor, dtype: torch.dtype) -> Tensor:
-    """Timesteps (N,) to the embedding (N, D) that every residual block adds."""
+    """Embed timesteps (N,) as (N, D), which every residual block adds."""
     return unet.time_embedding(unet.time_proj(timesteps).to(dtype))
 
 
 def check_latents(unet: UNetParts, latents: Tensor) -> None:
-    """InputError unless the UNet can take latents (N, C, H, W): channels, size, precision."""
+    """Raise InputError unless the UNet supports latents (N, C, H, W) in channels, size and precision."""
     factor = 2 ** sum(1 for block in unet.down_blocks if block.downsamplers)
     channels = unet.conv_in.in_channels
     if unet.conv_in.weight.dtype == torch.float16 and latents.device.type == "cpu":
@@ -138,9 +138,9 @@ def check_latents(unet: UNetParts, latents: Tensor) -> None:
 
 
 def run_layer(layer: Layer, hidden: Tensor, context: Context) -> tuple[Tensor, dict[str, Tensor]]:
-    """One layer: hidden states (N, C, H, W) to its output.
+    """Run one layer on hidden states (N, C, H, W).
 
-    Also returns the normalised input (N, L, C) of each self-attention by name: what a bank is made of.
+    Also returns the normalised input (N, L, C) of each self-attention by name, the features of a bank.
     """
     features: dict[str, Tensor] = {}
     if layer.resnet is not None:
@@ -157,12 +157,12 @@ def run_layer(layer: Layer, hidden: Tensor, context: Context) -> tuple[Tensor, d
 
 
 def to_tokens(transformer: Transformer2DModel, hidden: Tensor) -> Tensor:
-    """(N, C, H, W) to (N, L, C): a transformer's way in."""
+    """(N, C, H, W) to (N, L, C): a transformer's input projection."""
     return transformer.proj_in(transformer.norm(hidden)).flatten(2).transpose(1, 2)
 
 
 def from_tokens(transformer: Transformer2DModel, tokens: Tensor, residual: Tensor) -> Tensor:
-    """(N, L, C) to (N, C, H, W): a transformer's way out, onto its residual."""
+    """(N, L, C) to (N, C, H, W): a transformer's output projection, added to its residual."""
     hidden = tokens.transpose(1, 2).unflatten(2, residual.shape[2:])
     return transformer.proj_out(hidden) + residual
 
@@ -170,7 +170,8 @@ def from_tokens(transformer: Transformer2DModel, tokens: Tensor, residual: Tenso
 def run_block(
     name: str, block: BasicTransformerBlock, tokens: Tensor, context: Context
 ) -> tuple[Tensor, Tensor]:
-    """Self-attention (the bank beside it), attention to the prompt, feed-forward over tokens (N, L, C).
+    """Run a transformer block on tokens (N, L, C): self-attention with the bank, attention to the prompt,
+    feed-forward.
 
     Returns the new tokens and the self-attention's normalised input, both (N, L, C).
     """
@@ -182,15 +183,14 @@ def run_block(
 
 
 def project(attention: Attention, tokens: Tensor) -> KeysValues:
-    """The keys and values that an attention makes of tokens, (N, M, C) each."""
+    """Project tokens (N, M, C) to an attention's keys and values, (N, M, C) each."""
     return attention.to_k(tokens), attention.to_v(tokens)
 
 
 def attend_beside(attention: Attention, tokens: Tensor, extra: KeysValues | None) -> Tensor:
     """Self-attention over tokens (N, L, C) ⊕ extra keys and values (B, M, C), N a multiple of B (Eq. 4).
 
-    Each extra row serves the N / B consecutive items of its portrait; it is projected once and repeated as it
-    is concatenated.
+    Each extra row is used by the N / B consecutive items of its portrait.
     """
     own = project(attention, tokens)
     if extra is None:
@@ -210,8 +210,8 @@ def attend(attention: Attention, tokens: Tensor, keys: Tensor, values: Tensor) -
     """Multi-head attention of tokens (N, L, C) over keys and values (N, M, C), or (1, M, C) for all items."""
     queries = attention.to_q(tokens)
     if keys.shape[0] == 1:
-        # Keys that all items share make one long item of their queries: the same sum, and nothing
-        # is repeated.
+        # With keys shared by all items, their queries are joined into one long item, so that no keys are
+        # repeated.
         queries = queries.flatten(0, 1).unsqueeze(0)
     split = [x.unflatten(2, (attention.heads, -1)).transpose(1, 2) for x in (queries, keys, values)]
     mixed = mix(*split)  # (N, heads, L, C / heads)
@@ -222,8 +222,8 @@ def attend(attention: Attention, tokens: Tensor, keys: Tensor, values: Tensor) -
 def mix(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """Scaled dot-product attention of (N, heads, L, D) over (N, heads, M, D).
 
-    Half precisions go through float32 on a CPU: the backward pass of the bfloat16 kernel takes half of a
-    training step there.
+    On a CPU, half precisions are converted to float32: the backward pass of the bfloat16 kernel would take
+    half of a training step.
     """
     if queries.device.type != "cpu" or queries.dtype not in (torch.bfloat16, torch.float16):
         return F.scaled_dot_product_attention(queries, keys, values)
@@ -233,7 +233,7 @@ def mix(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 
 
 def maybe_checkpoint(enabled: bool, function: Callable[..., Result], *args: object) -> Result:
-    """`function(*args)`, its inner activations recomputed in the backward pass where `enabled`."""
+    """`function(*args)`, with activation checkpointing if `enabled`."""
     if enabled and torch.is_grad_enabled():
         return checkpoint(function, *args, use_reentrant=False)
     return function(*args)

@@ -1,7 +1,7 @@
-"""S, the 3D-aware noise's prior (3.4, A.1): portraits to a volume in the head's frame, and from there to
-blurry proxies Ĩ at any camera.
+"""S, the noise prior (3.4, A.1): from portraits to a volume in the head's frame, rendered to blurry proxies Ĩ
+at any camera.
 
-Shape letters: B people, R portraits of each, V views, S image side, s the side of what is rendered, C
+Shape letters: B people, R portraits of each, V views, S image side, s side of the volume rendering, C
 features, D the volume's side, P rays of a view, K depths of a ray.
 """
 
@@ -26,13 +26,13 @@ from lightning_modules.networks.noise_prior_parts import (
 )
 from portraits.cameras import LABEL_SIZE
 
-EMPTY = -10.0  # raw density outside of the volume: nothing
+EMPTY = -10.0  # raw density outside the volume, i.e. empty space
 
 
 @dataclass(frozen=True)
 class Canonical:
-    """What S knows of people: `volume` (B, C, D, D, D) in the head's frame, axes z, y, x, each from `extent`
-    before the origin to as much behind it; `surroundings` (B, C, H, W), a latitude-longitude map."""
+    """S's representation of people: `volume` (B, C, D, D, D) in the head's frame, with axes z, y, x that
+    range from -`extent` to `extent`; and `surroundings` (B, C, H, W), a latitude-longitude map."""
 
     volume: Tensor
     surroundings: Tensor
@@ -40,8 +40,8 @@ class Canonical:
 
 @dataclass(frozen=True)
 class Proxies:
-    """Ĩ: images (B, V, 3, S, S), about [-1, 1] and unbounded; depth (B, V, s, s), distance from the camera in
-    the world's units; alpha (B, V, s, s) in [0, 1], how much of the head is there."""
+    """Ĩ: images (B, V, 3, S, S), about in [-1, 1] but unbounded; depth (B, V, s, s), the distance from the
+    camera in world units; alpha (B, V, s, s) in [0, 1], the opacity of the head."""
 
     images: Tensor
     depth: Tensor
@@ -51,16 +51,24 @@ class Proxies:
 class NoisePrior(ModelMixin, ConfigMixin):
     """S: 2D encoder, lift, 3D U-Net with attention, volume rendering, 2D decoder.
 
-    `image_size`: S. `encoder_channels`: widths of the 2D encoder, halved in between; `code_channels`: of the
-    code of a whole portrait, which modulates the 3D part. `lift_side`: the side at which 2D features become a
-    volume; `volume_channels`: of the volume there, and at half of it. `grow_channels`: widths after each
-    doubling of the fused volume; `feature_channels`: of the volume that is rendered; `field_channels`: of the
-    decoder at each point. `surroundings_channels`, `surroundings_doublings`: of the background's map.
-    `rendering_size`: s; `decoder_channels`: widths of the 2D decoder, doubled in between. `extent`: half the
-    side of the volume in the world's units. `coarse`, `fine`: depths of a ray, stratified and of importance.
-    `perceptual`: a note of whose features it was trained to match, None where that is not known.
+    Args:
+        image_size: S
+        encoder_channels: widths of the 2D encoder, with the resolution halved in between
+        code_channels: size of a portrait's global code, which modulates the 3D part
+        lift_side: side at which 2D features are lifted to a volume
+        volume_channels: widths of the volume at that side, and at half of it
+        attention_heads: heads of the volume's attention
+        grow_channels: widths after each doubling of the fused volume
+        feature_channels: channels of the rendered volume
+        field_channels: hidden width of the decoder at each point
+        surroundings_channels, surroundings_doublings: width and doublings of the background's map
+        rendering_size: s
+        decoder_channels: widths of the 2D decoder, with the resolution doubled in between
+        extent: half the side of the volume in world units
+        coarse, fine: stratified and importance depths of a ray
+        perceptual: the network of the perceptual loss in training, as metadata; None if unknown
 
-    Raises InputError if the sizes don't meet.
+    Raises InputError if the sizes are inconsistent.
     """
 
     @register_to_config
@@ -116,18 +124,15 @@ class NoisePrior(ModelMixin, ConfigMixin):
         self.decoder = ProxyDecoder(feature_channels + 1, tuple(decoder_channels))
 
     def encode(self, portraits: Tensor) -> Canonical:
-        """Portraits (B, R, 3, S, S) in [-1, 1] to what they show, in the head's frame.
+        """Encode portraits (B, R, 3, S, S) in [-1, 1] in the head's frame, without their cameras.
 
-        Cameras are not asked for. The R portraits of a person are fused by their mean: their order is
-        nothing, and copies of one portrait are that portrait. Raises InputError on portraits of another
-        shape.
+        The R portraits of a person are fused by their mean, so that neither order nor repetition matters.
+        Raises InputError for portraits of another shape.
         """
         side = self.config.image_size
         shape = tuple(portraits.shape)
         if portraits.ndim != 5 or portraits.shape[1] < 1 or portraits.shape[2:] != (3, side, side):
-            raise InputError(
-                f"noise prior: portraits have shape {shape}; (B, R, 3, {side}, {side}) is wanted"
-            )
+            raise InputError(f"noise prior: portraits have shape {shape}, not (B, R, 3, {side}, {side})")
         count = portraits.shape[1]
         pyramid, code = self.encoder(portraits.flatten(0, 1))
         lift_side = self.config.lift_side
@@ -144,17 +149,17 @@ class NoisePrior(ModelMixin, ConfigMixin):
         draws: Sequence[torch.Generator] | None = None,
         chunk: int = 0,
     ) -> Proxies:
-        """Ĩ seen by EG3D cameras (B, V, 25), with depth and alpha, for training.
+        """Render Ĩ at EG3D cameras (B, V, 25), with depth and alpha, for training.
 
-        With a generator for each of the B people the depths along rays are drawn; without, they are fixed.
-        `chunk` rays of a view are rendered at a time (0: all), which changes nothing but memory. Raises
-        InputError on cameras of another shape.
+        With a generator for each of the B people, depths along rays are random; without, they are fixed.
+        `chunk` rays of a view are rendered at a time (0: all), which only affects memory. Raises InputError
+        for cameras of another shape.
         """
         people = len(canonical.volume)
         if cameras.ndim != 3 or cameras.shape[0] != people or cameras.shape[2] != LABEL_SIZE:
             raise InputError(
-                f"noise prior: cameras have shape {tuple(cameras.shape)}; "
-                f"({people}, V, {LABEL_SIZE}), EG3D labels for each of {people} people, is wanted"
+                f"noise prior: cameras have shape {tuple(cameras.shape)}, not "
+                f"({people}, V, {LABEL_SIZE}), EG3D labels for each of {people} people"
             )
         views, side = cameras.shape[1], self.config.rendering_size
         seen, directions = self._march(canonical, cameras.flatten(0, 1).float(), draws, chunk)
@@ -175,7 +180,8 @@ class NoisePrior(ModelMixin, ConfigMixin):
     def _march(
         self, canonical: Canonical, cameras: Tensor, draws: Sequence[torch.Generator] | None, chunk: int
     ) -> tuple[Rendered, Tensor]:
-        """The head alone, from cameras (B·V, 25); and the rays' directions (B·V, P, 3)."""
+        """Render the head without surroundings at cameras (B·V, 25); also returns the rays' directions (B·V,
+        P, 3)."""
         people = len(canonical.volume)
         volume = canonical.volume.float()
 
@@ -188,7 +194,7 @@ class NoisePrior(ModelMixin, ConfigMixin):
         return render(field, cast, near, far, sampling, draws), cast.directions
 
     def _at(self, volume: Tensor, points: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
-        """Features and raw densities at points (B, M, 3) of each person, laid out as `shape` (N, P, K, 3)."""
+        """Features and raw densities at points (B, M, 3) of each person, reshaped to `shape` (N, P, K, 3)."""
         grid = points / self.extent
         sampled = F.grid_sample(volume, grid[:, :, None, None], align_corners=False)
         values = self.field(sampled[..., 0, 0].transpose(1, 2).to(self.dtype)).float()
@@ -198,15 +204,15 @@ class NoisePrior(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def density(self, canonical: Canonical, points: Tensor) -> Tensor:
-        """Densities (B, M) of the head at world points (M, 3), as volume rendering takes them: per unit of
-        EG3D's world."""
+        """Densities (B, M) of the head at world points (M, 3), per unit of EG3D's world, as in volume
+        rendering."""
         people = len(canonical.volume)
         every = points.expand(people, -1, -1)
         raw = self._at(canonical.volume.float(), every, torch.Size((people, 1, len(points))))[1]
         return density(raw[:, 0])
 
     def render(self, canonical: Canonical, cameras: Tensor, chunk: int = 0) -> Tensor:
-        """Ĩ (B, V, 3, S, S) in [-1, 1] at EG3D cameras (B, V, 25); as `proxies`."""
+        """Render Ĩ (B, V, 3, S, S) in [-1, 1] at EG3D cameras (B, V, 25); see `proxies`."""
         return self.proxies(canonical, cameras, chunk=chunk).images.float().clamp(-1, 1)
 
     def forward(self, portraits: Tensor, cameras: Tensor) -> Tensor:

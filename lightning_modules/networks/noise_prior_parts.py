@@ -1,7 +1,7 @@
-"""The pieces of S (3.4, A.1): a 2D encoder, the lift into a 3D volume, surroundings, and a 2D decoder.
+"""Modules of S (3.4, A.1): a 2D encoder, the lifting to a 3D volume, surroundings, and a 2D decoder.
 
-Shape letters: B portraits (or rendered views), C channels, S image side, D the side of a volume, L its side
-before it grows, K code channels.
+Shape letters: B portraits (or rendered views), C channels, S image side, D side of a volume, L its side
+before upsampling, K code channels.
 """
 
 from itertools import pairwise
@@ -11,18 +11,18 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-GROUP = 8  # channels normalised together
+GROUP = 8  # channels of a normalisation group
 CONVOLUTIONS = {2: nn.Conv2d, 3: nn.Conv3d}
 
 
 def normalisation(channels: int) -> nn.GroupNorm:
-    """Over groups of `GROUP` channels, or all of them where they are not a multiple of it."""
+    """Group normalisation over `GROUP` channels, or over all if their number is not a multiple of it."""
     return nn.GroupNorm(channels // GROUP if channels % GROUP == 0 else 1, channels)
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions in `dims` dimensions and a shortcut; a code (B, K), where there is one, scales and
-    shifts in between."""
+    """Two convolutions in `dims` dimensions and a shortcut, optionally modulated by a code (B, K) in
+    between."""
 
     def __init__(self, dims: int, channels: int, out_channels: int, code_channels: int = 0) -> None:
         super().__init__()
@@ -46,8 +46,8 @@ class ResidualBlock(nn.Module):
 
 
 class PortraitEncoder(nn.Module):
-    """Portraits to a pyramid of 2D features, halved at each entry of `channels` after the first, and a code
-    of the whole."""
+    """Encodes portraits as a pyramid of 2D features, halved at each entry of `channels` after the first, and
+    a global code."""
 
     def __init__(self, image_size: int, channels: tuple[int, ...], code_channels: int) -> None:
         super().__init__()
@@ -76,8 +76,8 @@ class PortraitEncoder(nn.Module):
 
 
 class Lift(nn.Module):
-    """2D features (B, C, L, L) to a volume (B, out_channels, L, L, L): each pixel says what lies along its
-    depth."""
+    """Lifts 2D features (B, C, L, L) to a volume (B, out_channels, L, L, L): each pixel predicts the features
+    along its depth."""
 
     def __init__(self, channels: int, side: int, out_channels: int) -> None:
         super().__init__()
@@ -85,14 +85,15 @@ class Lift(nn.Module):
         self.project = nn.Conv2d(channels, out_channels * side, 1)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Depth before rows and columns."""
+        """(B, C, L, L) to (B, out_channels, L, L, L), with depth first, then rows and columns."""
         return self.project(features).unflatten(1, (-1, self.side))
 
 
 class VoxelAttention(nn.Module):
-    """Residual attention of voxels at learned places to each other, or to the pixels of a feature map.
+    """Residual attention of voxels, with learned positional embeddings, to each other or to the pixels of a
+    feature map.
 
-    This is what turns what a portrait shows into the head's frame: its camera is never told.
+    It transforms the portrait's content into the head's frame, as the portrait's camera is not an input.
     """
 
     def __init__(self, channels: int, side: int, heads: int, pixels: tuple[int, int] | None = None) -> None:
@@ -110,7 +111,7 @@ class VoxelAttention(nn.Module):
         )
 
     def forward(self, volume: Tensor, features: Tensor | None = None) -> Tensor:
-        """(B, C, L, L, L), and features (B, C', L', L') where they are attended to, to the volume's shape."""
+        """(B, C, L, L, L) and, for attention to pixels, features (B, C', L', L') to (B, C, L, L, L)."""
         tokens = self.norm(volume.flatten(2).transpose(1, 2)) + self.places
         seen = None
         if self.pixel_norm is not None:
@@ -121,13 +122,14 @@ class VoxelAttention(nn.Module):
 
 
 class Volume(nn.Module):
-    """A portrait's features to a volume in the head's frame: a 3D U-Net of two levels with attention, at side
-    L and at half of it."""
+    """Transforms a portrait's features to a volume in the head's frame: a 3D U-Net with attention and two
+    levels, of sides L and L/2."""
 
     def __init__(
         self, side: int, pixels: tuple[int, int], channels: tuple[int, int], code_channels: int, heads: int
     ) -> None:
-        """`pixels` are the widths of the 2D features at `side` and half of it, `channels` the volume's."""
+        """`pixels` are the widths of the 2D features at `side` and half of it, `channels` those of the
+        volume."""
         super().__init__()
         fine, coarse = channels
         self.lift_fine = Lift(pixels[0], side, fine)
@@ -151,7 +153,7 @@ class Volume(nn.Module):
 
 
 class Grow(nn.Module):
-    """A volume to one of more detail: doubled before each entry of `channels`, then `out_channels`."""
+    """Upsamples a volume: doubled before each entry of `channels`, then projected to `out_channels`."""
 
     def __init__(self, in_channels: int, channels: tuple[int, ...], out_channels: int) -> None:
         super().__init__()
@@ -171,9 +173,10 @@ class Grow(nn.Module):
 
 
 class Surroundings(nn.Module):
-    """What is infinitely far behind the head, by direction: codes to latitude-longitude maps.
+    """The background at infinity, by direction: maps codes to latitude-longitude maps.
 
-    The middle column is what a camera before the face looks at, to the right grows x; row 0 is the zenith.
+    The middle column is the viewing direction of a camera in front of the face, with x increasing to the
+    right; row 0 is the zenith.
     """
 
     START = (3, 6)
@@ -194,7 +197,7 @@ class Surroundings(nn.Module):
 
 
 def look_up(maps: Tensor, directions: Tensor) -> Tensor:
-    """Latitude-longitude maps (B, C, H, W) in unit directions (B, M, 3): (B, M, C)."""
+    """Sample latitude-longitude maps (B, C, H, W) in unit directions (B, M, 3): (B, M, C)."""
     x, y, z = directions.unbind(-1)
     columns = torch.atan2(x, -z) / torch.pi
     rows = torch.arccos(y.clamp(-1, 1)) / torch.pi * 2 - 1
@@ -206,9 +209,9 @@ def look_up(maps: Tensor, directions: Tensor) -> Tensor:
 
 
 class ProxyDecoder(nn.Module):
-    """Rendered features to RGB: doubled before each entry of `channels` after the first.
+    """Decodes rendered features to RGB, doubled before each entry of `channels` after the first.
 
-    The first three features are an image already, enlarged; the network adds to it.
+    The output is a residual on the first three features, which are an image at the rendering's resolution.
     """
 
     def __init__(self, in_channels: int, channels: tuple[int, ...]) -> None:

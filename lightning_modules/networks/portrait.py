@@ -1,4 +1,4 @@
-"""A whole model in one folder: the backbone, and beside it the paper's networks that have been trained."""
+"""Model folders: the backbone and the trained networks of the paper."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,21 +31,21 @@ REFERENCE, CONTROL, CROSS_VIEW, NOISE_PRIOR = (
     "cross_view",
     "noise_prior",
 )
-# The stage that trains a part, and where the part is in it; in the order of the stages.
+# The stage that trains a part, and the part's name in it, in the order of the stages.
 STAGES = {
     REFERENCE: ("appearance", "reference"),
     CONTROL: ("view_control", "denoiser.control"),
     CROSS_VIEW: ("view_consistency", "denoiser.cross_view"),
 }
-PRIOR_STAGE = ("noise_prior", "prior")  # which belongs to no backbone: S makes images
+PRIOR_STAGE = ("noise_prior", "prior")  # independent of the backbone, as S generates images
 
 
 @dataclass(frozen=True)
 class PortraitModel:
-    """F and its VAE (3.1), F_ref (3.2), and F_cam (3.3), V and S (3.4) where they have been trained.
+    """F and its VAE (3.1), F_ref (3.2), and optionally F_cam (3.3), V and S (3.4).
 
-    `reference_timestep` is what F_ref sees: "zero", so that its features are computed once a portrait, or the
-    "current" one, as released.
+    `reference_timestep` is the timestep of F_ref: "zero", with which features are computed once per portrait,
+    or "current", as in the released model.
     """
 
     backbone: Backbone
@@ -56,20 +56,20 @@ class PortraitModel:
     reference_timestep: ReferenceTimestep = "current"
 
     def denoiser(self) -> Denoiser:
-        """F with all that is there attached."""
+        """F with the available parts attached."""
         return Denoiser(self.backbone.unet, self.backbone.empty_prompt, self.control, self.cross_view)
 
 
 def load_portrait_model(path: str, dtype: torch.dtype = torch.float32) -> PortraitModel:
-    """The model in a folder of `save_portrait_model` or `import_released`, in `dtype` and `eval`.
+    """Load a folder of `save_portrait_model` or `import_released`, in `dtype` and evaluation mode.
 
-    Raises InputError on a folder without F_ref, on parts that were not trained with each other, on an S for
-    images of another size, and on damaged files.
+    Raises InputError if there is no F_ref, if parts were not trained together, if S has another image size,
+    or if files are damaged.
     """
     folder = find_shipped(path)
     if not (folder / REFERENCE).is_dir():
         raise InputError(
-            f"{folder} has no {REFERENCE}/: give a folder that import_released or training has made"
+            f"{folder} has no {REFERENCE}/: give a folder of import_released, assemble or training"
         )
     backbone = load_backbone(path, dtype)
     timestep = _check_cards(folder, fingerprints.of_tensors(read_weights(folder / "unet")))
@@ -96,11 +96,11 @@ def check_safetensors(folder: Path) -> None:
         if (folder / part).is_dir():
             for path in weight_files(folder / part):
                 if path.suffix != ".safetensors":
-                    raise InputError(f"{path} is not safetensors, and use_safetensors=True refuses it")
+                    raise InputError(f"{path} is not safetensors, which use_safetensors=True requires")
 
 
 def check_prior(prior: NoisePrior, backbone: Backbone, where: str) -> None:
-    """Raises InputError unless S makes images of the size that F is for."""
+    """Raise InputError unless S and F have the same image size."""
     check_prior_size(prior.config.image_size, backbone.unet.config.sample_size * backbone.downsampling, where)
 
 
@@ -108,13 +108,14 @@ def check_prior_size(made: int, wanted: int, where: str) -> None:
     """Raise InputError unless the side of S's images, in pixels, is the side of F's."""
     if made != wanted:
         raise InputError(
-            f"{where}: S makes images of {made} pixels, and F takes {wanted}: give an S "
+            f"{where}: S generates images of {made} pixels, but F needs {wanted}: give an S "
             f"trained at image_size {wanted}, or none"
         )
 
 
 def _check_cards(folder: Path, backbone: str) -> ReferenceTimestep:
-    """What F_ref sees, by the cards of the parts; the current timestep where no part has one, as released."""
+    """Check the parts' cards and return F_ref's timestep; without cards, "current", as in the released
+    model."""
     lineage = Lineage(backbone)
     for name, (stage, _) in STAGES.items():
         place = folder / name
@@ -126,16 +127,16 @@ def _check_cards(folder: Path, backbone: str) -> ReferenceTimestep:
 
 
 def save_portrait_model(model: PortraitModel, path: str, dtype: torch.dtype | None = None) -> None:
-    """The folder that `load_portrait_model` reads, in `dtype` or as it is.
+    """Write, atomically, the folder that `load_portrait_model` reads, in `dtype` or as stored.
 
-    Raises InputError if `path` exists; nothing half-written is left under that name.
+    Raises InputError if `path` exists.
     """
     with whole_folder(Path(path)) as folder:
         write_portrait_model(model, folder, dtype)
 
 
 def write_portrait_model(model: PortraitModel, folder: Path, dtype: torch.dtype | None = None) -> None:
-    """The same into a folder that is there already, whose other files are left alone."""
+    """As `save_portrait_model`, into an existing folder; its other files are kept."""
     write_backbone(model.backbone, folder, dtype)
     parts = {REFERENCE: model.reference, CONTROL: model.control, CROSS_VIEW: model.cross_view}
     for name, part in parts.items():
@@ -147,8 +148,8 @@ def write_portrait_model(model: PortraitModel, folder: Path, dtype: torch.dtype 
 
 
 def write_cards(folder: Path, reference_timestep: ReferenceTimestep) -> None:
-    """Beside each part in a model's folder, the card by which stages and `load_portrait_model` know it: the
-    parts of one folder were trained with each other."""
+    """Write the card of each part in a model folder, for stages and `load_portrait_model`; it records that
+    the parts were trained together."""
     lineage = Lineage(fingerprints.of_tensors(read_weights(folder / "unet")))
     for name, (stage, part) in STAGES.items():
         place = folder / name

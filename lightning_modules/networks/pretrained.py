@@ -1,4 +1,5 @@
-"""F, its VAE, its noise schedule and the embedding of the empty prompt: Stable Diffusion 1.5, at any width.
+"""Loading of the backbone, Stable Diffusion 1.5 at any width: F, its VAE, noise schedule and empty prompt
+embedding.
 
 Shape letters: T prompt tokens, D prompt channels.
 """
@@ -39,8 +40,8 @@ from lightning_modules.networks.single_file import (
 EMPTY_PROMPT = "empty_prompt"
 FP16 = "fp16"
 SINGLE_FILES = (".safetensors", ".ckpt")
-# What Stable Diffusion 1.5's UNet has, at any width; SD 2, SDXL, inpainting and video models differ in one
-# of them.
+# Settings of Stable Diffusion 1.5's UNet at any width; SD 2, SDXL, inpainting and video models differ in at
+# least one.
 SHAPE: dict[str, Any] = {
     "in_channels": 4,
     "out_channels": 4,
@@ -63,27 +64,27 @@ BLOCKS = {"DownBlock2D", "CrossAttnDownBlock2D", "UpBlock2D", "CrossAttnUpBlock2
 
 @dataclass(frozen=True)
 class Backbone:
-    """A latent diffusion model with an empty prompt: what the paper freezes (3.1)."""
+    """The frozen latent diffusion model of the paper (3.1), with an empty prompt."""
 
     vae: AutoencoderKL
     unet: UNet2DConditionModel
     scheduler: DDPMScheduler
     empty_prompt: Tensor
-    """The text embedding (1, T, D) of "", the only prompt there is."""
+    """The text embedding (1, T, D) of "", the only prompt in use."""
 
     @property
     def downsampling(self) -> int:
-        """Image pixels for each latent pixel: 8 for Stable Diffusion 1.5."""
+        """The VAE's downsampling factor: 8 for Stable Diffusion 1.5."""
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
 
 
 def load_backbone(path_or_hub_id: str, dtype: torch.dtype = torch.float32) -> Backbone:
-    """The backbone in a diffusers folder, single file or hub repository, its networks in `dtype` and `eval`.
+    """Load the backbone from a diffusers folder, single file or hub repository, with networks in `dtype` and
+    evaluation mode.
 
-    The empty prompt is taken from `empty_prompt.safetensors`; where there is none it is computed from the
-    text encoder once, which takes the transformers package, and kept in the folder if that can be written to.
-    Raises InputError on anything that is not a Stable Diffusion 1.5 folder of some width, and on damaged
-    files.
+    The empty prompt is read from `empty_prompt.safetensors`. If that is missing, it is computed once by the
+    text encoder, which needs the package transformers, and stored in the folder if that is writable. Raises
+    InputError for models other than Stable Diffusion 1.5 (of any width) and for damaged files.
     """
     folder = find_folder(path_or_hub_id)
     if folder.is_file():
@@ -99,9 +100,10 @@ def load_backbone(path_or_hub_id: str, dtype: torch.dtype = torch.float32) -> Ba
 
 
 def load_single_file(path: Path, dtype: torch.dtype = torch.float32) -> Backbone:
-    """The backbone in a single file, its networks in `dtype` and `eval`; see `networks.single_file`.
+    """Load the backbone from a single file, with networks in `dtype` and evaluation mode; see
+    `networks.single_file`.
 
-    Raises InputError if it is damaged, or no Stable Diffusion 1.5.
+    Raises InputError if it is damaged or is not Stable Diffusion 1.5.
     """
     tensors = read_single_file(path)
     config = unet_config(tensors)
@@ -112,16 +114,16 @@ def load_single_file(path: Path, dtype: torch.dtype = torch.float32) -> Backbone
 
 
 def save_backbone(backbone: Backbone, path: str, dtype: torch.dtype | None = None) -> None:
-    """The folder that `load_backbone` reads, its networks in `dtype` or as they are.
+    """Write, atomically, the folder that `load_backbone` reads, with networks in `dtype` or as stored.
 
-    Raises InputError if `path` exists; nothing half-written is left under that name.
+    Raises InputError if `path` exists.
     """
     with whole_folder(Path(path)) as folder:
         write_backbone(backbone, folder, dtype)
 
 
 def write_backbone(backbone: Backbone, folder: Path, dtype: torch.dtype | None = None) -> None:
-    """`save_backbone` into a folder that exists, beside whatever is in it."""
+    """As `save_backbone`, into an existing folder; its other files are kept."""
     save_model(backbone.unet, folder / "unet", dtype)
     save_model(backbone.vae, folder / "vae", dtype)
     backbone.scheduler.save_config(folder / "scheduler")
@@ -129,13 +131,14 @@ def write_backbone(backbone: Backbone, folder: Path, dtype: torch.dtype | None =
 
 
 def write_empty_prompt(empty_prompt: Tensor, folder: Path) -> None:
-    """`empty_prompt.safetensors` of a folder: float32 (1, T, D)."""
+    """Write `empty_prompt.safetensors`, float32 (1, T, D), into a folder."""
     with whole_file(folder / f"{EMPTY_PROMPT}.safetensors") as partial:
         save_file({EMPTY_PROMPT: empty_prompt.detach().float().cpu().contiguous()}, partial)
 
 
 def load_schedule(folder: Path) -> DDPMScheduler:
-    """The noise schedule of a scheduler folder of any class, whose ε prediction is required."""
+    """Load the noise schedule from a scheduler folder of any class. Raises InputError unless it predicts
+    ε."""
     config = read_json(folder / "scheduler_config.json")
     prediction = config.get("prediction_type", "epsilon")
     if prediction != "epsilon":
@@ -151,7 +154,8 @@ def load_schedule(folder: Path) -> DDPMScheduler:
 
 
 def check_folder(folder: Path) -> None:
-    """InputError unless a folder has the parts of a backbone, and its UNet is Stable Diffusion 1.5's."""
+    """Raise InputError unless a folder has the parts of a backbone, and its UNet is Stable Diffusion
+    1.5's."""
     wanted = ("unet/config.json", "vae/config.json", "scheduler/scheduler_config.json")
     lacking = [name for name in wanted if not (folder / name).is_file()]
     if lacking:
@@ -162,7 +166,7 @@ def check_folder(folder: Path) -> None:
 
 
 def check_vae(vae: AutoencoderKL, channels: int, folder: Path) -> None:
-    """InputError unless a VAE's latents have the channels that the UNet takes, and a scale."""
+    """Raise InputError unless a VAE's latents have the UNet's channels and a valid scaling factor."""
     if vae.config.latent_channels != channels:
         raise InputError(
             f"{folder}: the VAE has {vae.config.latent_channels} latent channels, the UNet {channels}"
@@ -172,7 +176,8 @@ def check_vae(vae: AutoencoderKL, channels: int, folder: Path) -> None:
 
 
 def check_unet(config: Mapping[str, Any], folder: Path) -> None:
-    """Raise InputError, naming what it is, unless a UNet's config is Stable Diffusion 1.5's at some width."""
+    """Raise InputError that names the model family unless a UNet's config is Stable Diffusion 1.5's at some
+    width."""
     for name, value in SHAPE.items():
         if config.get(name, value) != value:
             raise InputError(
@@ -190,7 +195,7 @@ def check_unet(config: Mapping[str, Any], folder: Path) -> None:
 
 
 def model_family(config: Mapping[str, Any]) -> str:
-    """What a UNet with another config than Stable Diffusion 1.5's belongs to, in words."""
+    """The model family of a UNet whose config is not Stable Diffusion 1.5's."""
     if config.get("addition_embed_type") == "text_time" or config.get("cross_attention_dim") == 2048:
         return "Stable Diffusion XL"
     if config.get("in_channels") == 9:
@@ -205,7 +210,7 @@ def model_family(config: Mapping[str, Any]) -> str:
 
 
 def find_folder(path_or_hub_id: str) -> Path:
-    """The folder or single file of a backbone, fetched from the hub if not a local one. InputError where
+    """The folder or single file of a backbone, downloaded from the hub unless local. Raises InputError if
     there is none."""
     folder = find_shipped(Path(path_or_hub_id).expanduser())
     if folder.is_dir() or (folder.is_file() and folder.suffix in SINGLE_FILES):
@@ -219,9 +224,10 @@ def find_folder(path_or_hub_id: str) -> Path:
 
 
 def load_empty_prompt(folder: Path, channels: int) -> Tensor:
-    """The embedding (1, T, D = `channels`) of "" in a backbone's folder, made and kept there if missing.
+    """The embedding (1, T, D = `channels`) of "" in a backbone's folder, computed and stored there if
+    missing.
 
-    Raises InputError if it cannot be made, or is of another shape.
+    Raises InputError if it cannot be computed, or has another shape.
     """
     stored = folder / f"{EMPTY_PROMPT}.safetensors"
     if stored.is_file():
@@ -233,24 +239,24 @@ def load_empty_prompt(folder: Path, channels: int) -> Tensor:
     if embedding.ndim != 3 or embedding.shape[0] != 1 or embedding.shape[2] != channels:
         raise InputError(
             f"{folder}: the empty prompt has shape {tuple(embedding.shape)}, "
-            f"and this UNet reads (1, T, {channels})"
+            f"but this UNet needs (1, T, {channels})"
         )
     return embedding
 
 
 def encode_empty_prompt(folder: Path) -> Tensor:
-    """The embedding (1, T, D) of "" by the text encoder in a backbone's folder, which takes transformers.
+    """Compute the embedding (1, T, D) of "" with the text encoder in a backbone's folder.
 
-    Raises InputError if there is no text encoder, or no transformers.
+    Raises InputError if there is no text encoder, or the package transformers is not installed.
     """
     if not (folder / "text_encoder" / "config.json").is_file():
-        raise InputError(f"{folder} has neither {EMPTY_PROMPT}.safetensors nor text_encoder/ to make it from")
+        raise InputError(f"{folder} has neither {EMPTY_PROMPT}.safetensors nor text_encoder/ to compute it")
     try:
         from transformers import CLIPTextModel
     except ImportError:
         raise InputError(
-            f"{folder} has no {EMPTY_PROMPT}.safetensors yet, and making it takes transformers: "
-            "pip install transformers, for this once"
+            f"{folder} has no {EMPTY_PROMPT}.safetensors, and computing it (once) needs transformers: "
+            "pip install transformers"
         ) from None
     place = folder / "text_encoder"
     full = any(f".{FP16}" not in path.name for path in place.glob("*model*.*"))
@@ -263,9 +269,9 @@ def encode_empty_prompt(folder: Path) -> Tensor:
 
 @torch.no_grad()
 def encode_nothing(encoder: torch.nn.Module) -> Tensor:
-    """The embedding (1, T, D) of "" by a CLIP text encoder of Stable Diffusion 1.5's kind.
+    """The embedding (1, T, D) of "" by Stable Diffusion 1.5's CLIP text encoder.
 
-    Its tokens are the start and, to the end, the padding, which is the end of the text: CLIP's last two.
+    The tokens of "" are the start token and padding by the end token, the last two of CLIP's vocabulary.
     """
     config = encoder.config
     tokens = torch.full((1, config.max_position_embeddings), config.vocab_size - 1)

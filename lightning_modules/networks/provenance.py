@@ -1,5 +1,5 @@
 """Provenance metadata of trained parts, `stage.json` in their folders: the stage that trained a part, the
-backbone and the other parts that it was trained with, and the settings that using it takes."""
+backbone and the other parts that it was trained with, and settings needed for using it."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -16,7 +16,7 @@ from core.schema import STRICT, check_values
 CARD = "stage.json"
 FORMAT = 1
 ReferenceTimestep = Literal["zero", "current"]
-# The names of settings.
+# Names of settings.
 TIMESTEP, TRAINED_WITH = "reference_timestep", "trained_with"
 
 
@@ -26,10 +26,10 @@ class StageCard:
 
     Args:
         stage: the stage that trained it
-        part: the name of the submodule that it is in that stage
-        backbone: the fingerprint of the backbone that it was trained on, "" for a part that needs none
-        settings: `reference_timestep`, the timestep that F_ref is given, and `trained_with`, the fingerprints
-            of the parts that were frozen while it was trained, by stage
+        part: the name of its submodule in that stage
+        backbone: the fingerprint of the backbone that it was trained on; "" for S, which needs none
+        settings: `reference_timestep`, F_ref's timestep, and `trained_with`, the fingerprints of the parts
+            that were frozen while it was trained, by stage
     """
 
     __pydantic_config__: ClassVar = STRICT
@@ -41,16 +41,16 @@ class StageCard:
     format: int = FORMAT
 
     def __post_init__(self) -> None:
-        """Raise InputError on another format, and on settings that are no card's."""
+        """Raise InputError for other formats and invalid settings."""
         if self.format != FORMAT:
-            raise InputError(f"format {self.format} of a trained part; this version reads {FORMAT}")
+            raise InputError(f"format {self.format} is not supported; this version reads format {FORMAT}")
         parts = self.settings.get(TRAINED_WITH, {})
         if not isinstance(parts, dict) or not all(isinstance(part, str) for part in parts.values()):
             raise InputError(f"{TRAINED_WITH} does not name parts by their fingerprints")
 
     @classmethod
     def parse(cls, values: Any, where: str) -> Self:
-        """Parse the JSON values of a card. Raises InputError on other values and on other formats."""
+        """Parse the JSON values of a card. Raises InputError for invalid values and other formats."""
         return check_values(cls, values, f"{where}: not the card of a trained part")
 
     @property
@@ -59,19 +59,19 @@ class StageCard:
         return self.settings.get(TRAINED_WITH, {})
 
     def reference_timestep(self, where: str) -> ReferenceTimestep:
-        """The timestep that F_ref was given. Raises InputError if the card has none, or an unknown one."""
+        """F_ref's timestep. Raises InputError if the card has none, or an unknown one."""
         timestep: Any = self.settings.get(TIMESTEP)
         if timestep not in get_args(ReferenceTimestep):
             raise InputError(
-                f"{where}: its card ({CARD}) has {TIMESTEP} {timestep!r}, where "
-                f"{' or '.join(map(repr, get_args(ReferenceTimestep)))} is wanted: export the part again"
+                f"{where}: its card ({CARD}) has {TIMESTEP} {timestep!r}, not "
+                f"{' or '.join(map(repr, get_args(ReferenceTimestep)))}: export the part again"
             )
         return timestep
 
     def check(self, stage: str, backbone: str, where: str) -> None:
-        """Raise InputError unless the part is of `stage` and of the backbone of this fingerprint."""
+        """Raise InputError unless the part belongs to `stage` and to the backbone with this fingerprint."""
         if self.stage != stage:
-            raise InputError(f"{where} is of the stage {self.stage}; the stage {stage} is wanted here")
+            raise InputError(f"{where} is of the stage {self.stage}; a part of {stage} is needed here")
         if self.backbone != backbone:
             raise InputError(
                 f"{where} was trained on another backbone ({self.backbone}, not {backbone}): "
@@ -79,8 +79,8 @@ class StageCard:
             )
 
     def check_parts(self, parts: Mapping[str, str], where: str) -> None:
-        """Raise InputError if the part was trained with other parts than `parts`, fingerprints by stage.
-        Stages that are in only one of the two are not compared."""
+        """Raise InputError if the part was trained with other parts than `parts`, fingerprints by stage. Only
+        stages in both are compared."""
         for stage, known in self.trained_with.items():
             if parts.get(stage, known) != known:
                 raise InputError(
@@ -89,7 +89,7 @@ class StageCard:
                 )
 
     def check_same_run(self, now: "StageCard", where: str) -> None:
-        """Raise InputError unless a run whose part has the card `now` can continue from this part."""
+        """Raise InputError unless a run whose part has the card `now` can be resumed from this part."""
         self.check(now.stage, now.backbone, where)
         self.check_parts(now.trained_with, where)
         was, wanted = self.settings.get(TIMESTEP), now.settings.get(TIMESTEP)
@@ -104,7 +104,7 @@ class Lineage:
     Args:
         backbone: the backbone's fingerprint
         parts: the parts' fingerprints by stage
-        reference_timestep: the timestep that F_ref is given, None until a part is added
+        reference_timestep: F_ref's timestep; None until a part is added
     """
 
     backbone: str
@@ -114,14 +114,14 @@ class Lineage:
     def add(self, card: StageCard, weights: Mapping[str, Tensor], where: str) -> None:
         """Add a part, whose state dict is `weights`.
 
-        Raises InputError if it was trained on another backbone, with F_ref at another timestep, or with
-        other parts than those added before.
+        Raises InputError if it was trained on another backbone, with another timestep of F_ref, or with other
+        parts than those added before.
         """
         card.check(card.stage, self.backbone, where)
         timestep = card.reference_timestep(where)
         if self.reference_timestep not in (None, timestep):
             raise InputError(
-                f"{where} was trained with F_ref at the {timestep} timestep, what comes before it at the "
+                f"{where} was trained with F_ref at the {timestep} timestep, the other parts at the "
                 f"{self.reference_timestep}: give the parts of one run of the stages"
             )
         card.check_parts(self.parts, where)
@@ -129,7 +129,7 @@ class Lineage:
         self.parts[card.stage] = fingerprints.of_tensors(weights)
 
     def settings(self, reference_timestep: ReferenceTimestep) -> dict[str, Any]:
-        """The `settings` of the card of a part that is trained with these parts."""
+        """The card's `settings` for a part that is trained with these parts."""
         beside = {TRAINED_WITH: dict(self.parts)} if self.parts else {}
         return {TIMESTEP: reference_timestep, **beside}
 

@@ -1,4 +1,4 @@
-"""F_ref, the appearance reference (3.2), and the bank of features through which F reads it (Eqs. 2-5).
+"""F_ref, the appearance reference (3.2), and the bank of its features, which F reads (Eqs. 2-5).
 
 Shape letters: B portraits, R references of a portrait, C channels, H W latent size, L tokens (H*W).
 """
@@ -35,9 +35,9 @@ STEM = ("conv_in", "time_proj", "time_embedding", "down_blocks", "mid_block", "u
 
 
 class ReferenceBank(Mapping[str, Tensor]):
-    """The normalised input (B, R*L, C) of each of F_ref's self-attentions, by its name in the UNet.
+    """The normalised inputs (B, R*L, C) of F_ref's self-attentions, by their names in the UNet.
 
-    Immutable: it is returned by F_ref and passed to F as an argument.
+    The bank is immutable; F_ref returns it, and it is passed to F as an argument.
     """
 
     def __init__(self, features: Mapping[str, Tensor]) -> None:
@@ -58,15 +58,15 @@ class ReferenceBank(Mapping[str, Tensor]):
         return next(iter(self.features.values())).shape[0]
 
     def keys_values(self, name: str, attention: Attention) -> KeysValues:
-        """What F's attention of this name makes of the features: keys and values, (B, R*L, C) each."""
+        """The features projected to keys and values, (B, R*L, C) each, by F's attention of this name."""
         return project(attention, self.features[name])
 
     def to(self, device: torch.device) -> Self:
-        """The same on a device."""
+        """Move the bank to a device."""
         return type(self)({name: x.to(device) for name, x in self.features.items()})
 
     def project(self, attentions: Mapping[str, Attention]) -> "ProjectedBank":
-        """Every feature through F's own projections, for a bank that is read many times (sampling)."""
+        """Project all features with F's projections, for a bank that is read many times (sampling)."""
         return ProjectedBank({name: self.keys_values(name, attentions[name]) for name in self})
 
 
@@ -91,7 +91,7 @@ class ProjectedBank(Mapping[str, KeysValues]):
         return next(iter(self.projections.values()))[0].shape[0]
 
     def to(self, device: torch.device) -> Self:
-        """The same on a device."""
+        """Move the bank to a device."""
         return type(self)({name: (k.to(device), v.to(device)) for name, (k, v) in self.projections.items()})
 
     def keys_values(self, name: str, attention: Attention) -> KeysValues:  # noqa: ARG002
@@ -105,9 +105,8 @@ Bank = ReferenceBank | ProjectedBank
 class AppearanceReference(ModelMixin, ConfigMixin):
     """F_ref: a trainable copy of F that turns clean portrait latents into a `ReferenceBank` (3.2).
 
-    Its modules carry F's names. What comes after the normalised input of the last self-attention is read by
-    nothing, so it is neither kept nor run, trained or stored. `unet` are F's settings, those of
-    `UNet2DConditionModel`.
+    Its modules have F's names. Modules after the normalised input of the last self-attention have no effect
+    and are removed. `unet` are the settings of F's `UNet2DConditionModel`.
     """
 
     _supports_gradient_checkpointing = True
@@ -123,7 +122,7 @@ class AppearanceReference(ModelMixin, ConfigMixin):
 
     @classmethod
     def from_unet(cls, unet: UNet2DConditionModel) -> Self:
-        """A copy of F, its weights included, on F's device and in F's dtype."""
+        """A copy of F with its weights, on F's device and in F's dtype."""
         with torch.device("meta"):
             reference = cls({name: value for name, value in unet.config.items() if not name.startswith("_")})
         weights = unet.state_dict()
@@ -133,10 +132,11 @@ class AppearanceReference(ModelMixin, ConfigMixin):
         return reference
 
     def forward(self, latents: Tensor, timesteps: Tensor, empty_prompt: Tensor) -> ReferenceBank:
-        """Clean scaled latents (B, R, 4, H, W), timesteps (B,), empty prompt (1, T, D) to the bank.
+        """The bank of clean scaled latents (B, R, 4, H, W) at timesteps (B,), with the empty prompt (1, T,
+        D).
 
-        Features of the R references of a portrait are concatenated along tokens (Eq. 5): (B, R*L, C).
-        Raises InputError on latents of a shape that the network does not take.
+        Features of the R references of a portrait are concatenated along tokens (Eq. 5): (B, R*L, C). Raises
+        InputError for latents of unsupported shapes.
         """
         references = latents.shape[1]
         features = self.features(latents.flatten(0, 1), timesteps.repeat_interleave(references), empty_prompt)
@@ -145,7 +145,8 @@ class AppearanceReference(ModelMixin, ConfigMixin):
         )
 
     def features(self, latents: Tensor, timesteps: Tensor, empty_prompt: Tensor) -> dict[str, Tensor]:
-        """Latents (N, 4, H, W), timesteps (N,) to each self-attention's normalised input (N, L, C)."""
+        """The normalised input (N, L, C) of each self-attention, for latents (N, 4, H, W) at timesteps
+        (N,)."""
         return attention_inputs(self, latents, timesteps, empty_prompt, self.gradient_checkpointing)
 
 
@@ -156,8 +157,8 @@ def attention_inputs(
     empty_prompt: Tensor,
     gradient_checkpointing: bool = False,
 ) -> dict[str, Tensor]:
-    """Of F_ref, or of F itself, from latents (N, 4, H, W) at timesteps (N,): the normalised input (N, L, C)
-    of each self-attention, by name. Nothing after the last of them is run."""
+    """The normalised input (N, L, C) of each self-attention of F_ref, or of F, by name, for latents (N, 4, H,
+    W) at timesteps (N,). Modules after the last of them are not run."""
     check_latents(network, latents)
     context = Context(embed_time(network, timesteps, latents.dtype), empty_prompt)
     features: dict[str, Tensor] = {}
@@ -183,7 +184,7 @@ def attention_inputs(
 
 
 def run_last_layer(layer: Layer, hidden: Tensor, context: Context) -> dict[str, Tensor]:
-    """The layer in which F_ref ends: as `run_layer`, up to its last self-attention's normalised input."""
+    """Run F_ref's last layer: as `run_layer`, but only up to the last self-attention's normalised input."""
     assert layer.transformer is not None
     assert layer.resnet is not None
     tokens = to_tokens(layer.transformer, layer.resnet(hidden, context.time))
@@ -196,7 +197,7 @@ def run_last_layer(layer: Layer, hidden: Tensor, context: Context) -> dict[str, 
 
 
 def prune(unet: nn.Module) -> None:
-    """Take away, in place, what a UNet runs after the normalised input of its last self-attention.
+    """Remove, in place, a UNet's modules after the normalised input of its last self-attention.
 
     Raises InputError if its decoder has no attention.
     """

@@ -1,6 +1,8 @@
-"""Stable Diffusion 1.5 in a single file of CompVis' layout, such as `v1-5-pruned-emaonly.safetensors`.
+"""Reading of Stable Diffusion 1.5 from a single file in CompVis' layout, such as
+`v1-5-pruned-emaonly.safetensors`.
 
-Names are converted by diffusers' own functions; sizes are read off the tensors, so that any width is read.
+Names are converted by diffusers' functions; sizes are inferred from the tensors, so that any width is
+supported.
 """
 
 from collections.abc import Mapping
@@ -27,7 +29,7 @@ OTHER_TEXT_ENCODERS = {
     "conditioner.": "Stable Diffusion XL",
 }
 ATTENTION = f"{UNET}input_blocks.1.1."
-WIDTHS = (1, 2, 4, 4)  # of the levels, in the first one's
+WIDTHS = (1, 2, 4, 4)  # of the levels, relative to the first
 HEADS, HEAD_SIZE = 8, 64  # of the UNet's attention, and of CLIP's
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
@@ -35,7 +37,7 @@ Tensors = Mapping[str, Tensor]
 
 
 def read_single_file(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file by their names in CompVis' code. Raises InputError if it is damaged, or no
+    """The tensors of a file by their names in CompVis' code. Raises InputError if it is damaged or is not
     Stable Diffusion 1.5."""
     contents = read_tensors(path)
     nested = contents.get("state_dict", contents)
@@ -47,12 +49,12 @@ def read_single_file(path: Path) -> dict[str, Tensor]:
     wanted = (f"{UNET}input_blocks.0.0.weight", f"{ATTENTION}proj_in.weight", f"{VAE}encoder.conv_in.weight")
     missing = [name for name in (*wanted, f"{TEXT}embeddings.token_embedding.weight") if name not in tensors]
     if missing:
-        raise InputError(f"{path} is no Stable Diffusion 1.5 in a single file: it has no {missing[0]}")
+        raise InputError(f"{path} is not a single file of Stable Diffusion 1.5: it has no {missing[0]}")
     return tensors
 
 
 def unet_config(tensors: Tensors) -> dict[str, Any]:
-    """The settings of the UNet, which may be another model's than Stable Diffusion 1.5's."""
+    """The settings of the UNet, which may not be those of Stable Diffusion 1.5."""
     width, channels = tensors[f"{UNET}input_blocks.0.0.weight"].shape[:2]
     prompt = tensors.get(f"{ATTENTION}transformer_blocks.0.attn2.to_k.weight", torch.empty(0, 0))
     return {
@@ -69,14 +71,14 @@ def unet_config(tensors: Tensors) -> dict[str, Any]:
 
 
 def convert_unet(tensors: Tensors, config: Mapping[str, Any], path: Path) -> UNet2DConditionModel:
-    """The UNet with its weights. Raises InputError if they are not those of its settings."""
+    """The UNet with its weights. Raises InputError if they do not fit its settings."""
     with torch.device("meta"):
         unet = UNet2DConditionModel(**config)
     return _filled(unet, convert_ldm_unet_checkpoint(dict(tensors), unet.config), path)
 
 
 def convert_vae(tensors: Tensors, path: Path) -> AutoencoderKL:
-    """The VAE with its weights. Raises InputError if they are not those of Stable Diffusion's."""
+    """The VAE with its weights. Raises InputError if they do not fit Stable Diffusion's VAE."""
     width = tensors[f"{VAE}encoder.conv_in.weight"].shape[0]
     levels = len(WIDTHS)
     with torch.device("meta"):
@@ -91,11 +93,12 @@ def convert_vae(tensors: Tensors, path: Path) -> AutoencoderKL:
 
 
 def convert_text_encoder(tensors: Tensors, path: Path) -> nn.Module:
-    """The CLIP text encoder with its weights, which takes transformers. Raises InputError without it."""
+    """The CLIP text encoder with its weights. Raises InputError if the package transformers is not
+    installed."""
     try:
         from transformers import CLIPTextConfig, CLIPTextModel
     except ImportError:
-        raise InputError(f"{path}: its text encoder takes transformers: pip install transformers") from None
+        raise InputError(f"{path}: its text encoder needs transformers: pip install transformers") from None
     vocabulary, channels = tensors[f"{TEXT}embeddings.token_embedding.weight"].shape
     layers = sum(
         name.startswith(f"{TEXT}encoder.layers.") and name.endswith("fc1.weight") for name in tensors
@@ -109,7 +112,7 @@ def convert_text_encoder(tensors: Tensors, path: Path) -> nn.Module:
         bos_token_id=vocabulary - 2,
         eos_token_id=vocabulary - 1,
     )
-    encoder = CLIPTextModel(config)  # not on the meta device: its position_ids are in no file
+    encoder = CLIPTextModel(config)  # not on the meta device, as the file may not have its position_ids
     weights = convert_ldm_clip_checkpoint(dict(tensors))
     if not any(name.startswith("text_model.") for name in encoder.state_dict()):  # transformers 5
         weights = {name.removeprefix("text_model."): x for name, x in weights.items()}

@@ -1,4 +1,4 @@
-"""The settings that make a network faster and leave its answers what they were, within rounding."""
+"""Settings that make a network faster without changing its outputs beyond rounding."""
 
 from typing import TypeVar
 
@@ -11,14 +11,14 @@ Network = TypeVar("Network", bound=nn.Module)
 def tune(
     network: Network, channels_last: bool = False, dtype: torch.dtype | None = None, compile: bool = False
 ) -> Network:
-    """A denoiser or F_ref in channels-last memory, in another precision, or compiled; in place.
+    """Convert a denoiser or F_ref to channels-last memory or another precision, or compile it; in place.
 
-    Against eager float32, as the tests state: channels-last and compiled within 1e-5 of the output's norm,
-    bfloat16 within 3e-2. Compiling takes minutes at full width, at the first call and again for each new
-    shape, and a C++ compiler on a CPU; names in the state dict stay as they are.
+    Relative to eager float32, outputs differ by less than 1e-5 of their norm in channels-last memory or
+    compiled, and by less than 3e-2 in bfloat16. At full width, compilation takes minutes on the first call
+    and for each new shape; on a CPU it needs a C++ compiler. Names in the state dict do not change.
     """
     if dtype is not None:
-        nn.Module.to(network, dtype=dtype)  # as in weights.place_like
+        nn.Module.to(network, dtype=dtype)  # as in core.model_folders.place_like
     if channels_last:
         network.to(memory_format=torch.channels_last)
     if compile:

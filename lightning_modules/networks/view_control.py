@@ -1,4 +1,5 @@
-"""F_cam, view control (3.3): a ControlNet copy of F that sees another person from the wanted camera.
+"""F_cam, view control (3.3): a ControlNet copy of F, conditioned on an image of another person at the target
+camera.
 
 Shape letters: N items of a batch, C channels, H W latent size, S image side.
 """
@@ -22,28 +23,28 @@ from lightning_modules.networks.layers import (
     run_layer,
 )
 
-HINT_CHANNELS = (16, 32, 96, 256, 256, 256)  # the first is full size, each next one half of it
+HINT_CHANNELS = (16, 32, 96, 256, 256, 256)  # the first at full resolution, then halved each time
 
 
 class Residuals(NamedTuple):
-    """What F_cam adds to F: one (N, C, H, W) for each skip, and one for the middle."""
+    """F_cam's residuals on F: one (N, C, H, W) for each skip connection, and one for the middle."""
 
     skips: list[Tensor]
     middle: Tensor
 
 
 def view_control(unet: UNet2DConditionModel, downsampling: int) -> ControlNetModel:
-    """F_cam before training: F's encoder with zero convolutions, so that it adds nothing yet.
+    """F_cam before training: F's encoder with zero convolutions, so that its residuals are zero.
 
-    The hint encoder's last convolution, zero in diffusers, starts like any other: behind zero convolutions
-    already, a second zero would keep the condition from being learned for as long as the first stays small.
-    `downsampling` is the VAE's factor (8 for Stable Diffusion 1.5), a power of two, which the condition
-    images go through as well. Raises InputError on another factor.
+    The hint encoder's last convolution, which diffusers also initialises to zero, has the default
+    initialisation here: followed by zero convolutions, it would get almost no gradient until these have
+    grown. `downsampling` is the VAE's factor, a power of two (8 for Stable Diffusion 1.5), by which condition
+    images are downsampled as well. Raises InputError for other factors.
     """
     halvings = math.log2(downsampling)
     if not halvings.is_integer() or not 0 <= halvings < len(HINT_CHANNELS):
         raise InputError(
-            f"a VAE that down-samples by {downsampling}: view control takes 1, 2, 4, 8, 16 or 32"
+            f"a VAE that downsamples by {downsampling}: view control supports 1, 2, 4, 8, 16 or 32"
         )
     channels = HINT_CHANNELS[: int(halvings) + 1]
     control = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=channels)
@@ -52,9 +53,10 @@ def view_control(unet: UNet2DConditionModel, downsampling: int) -> ControlNetMod
 
 
 def embed_condition(control: ControlNetModel, condition: Tensor) -> Tensor:
-    """Condition images (N, 3, S, S) in [-1, 1] to the hint (N, C, H, W) added to F_cam's first features.
+    """Embed condition images (N, 3, S, S) in [-1, 1] as the hint (N, C, H, W), which is added to F_cam's
+    first features.
 
-    Raises InputError on images of another number of channels.
+    Raises InputError for images with another number of channels.
     """
     channels = control.controlnet_cond_embedding.conv_in.in_channels
     if condition.ndim != 4 or condition.shape[1] != channels:
@@ -70,16 +72,17 @@ def control_residuals(
     hint: Tensor,
     gradient_checkpointing: bool = False,
 ) -> Residuals:
-    """Noised latents (N, 4, H, W), timesteps (N,), empty prompt (1, T, D), hint (N, C, H, W) to residuals.
+    """F_cam's residuals for noised latents (N, 4, H, W), timesteps (N,), empty prompt (1, T, D) and hint (N,
+    C, H, W).
 
-    The same as `ControlNetModel.forward`, whose hint is computed at every call. Raises InputError on a hint
-    of another size than the latents.
+    As `ControlNetModel.forward`, which however computes the hint at every call. Raises InputError if the
+    sizes of hint and latents differ.
     """
     check_latents(control, latents)
     if hint.shape[0] != latents.shape[0] or hint.shape[2:] != latents.shape[2:]:
         raise InputError(
-            f"condition images make a hint of {tuple(hint.shape)} for latents of {tuple(latents.shape)}: "
-            "there is one for each view, of the targets' size"
+            f"condition images give a hint of {tuple(hint.shape)} for latents of {tuple(latents.shape)}: "
+            "give one for each view, of the targets' size"
         )
     context = Context(embed_time(control, timesteps, latents.dtype), prompt)
     skips = [control.conv_in(latents) + hint]

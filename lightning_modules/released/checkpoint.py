@@ -1,4 +1,4 @@
-"""What a released checkpoint holds: its parts, what of it nothing reads, and whether it is all there."""
+"""The layout of a released checkpoint: its parts, its unused tensors, and checks of completeness."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from lightning_modules.released.structure import Shapes
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
 TEXT_ENCODER = "text_encoder"
-# Buffers of CompVis' diffusion class, which say again what the schedule's four numbers say.
+# Buffers of CompVis' diffusion class, which follow from the noise schedule's four parameters.
 DIFFUSION = [
     "betas",
     "alphas_cumprod",
@@ -46,55 +46,57 @@ UNREAD_IF_PRESENT = {*DIFFUSION, f"{names.TEXT}.text_model.embeddings.position_i
 
 @dataclass(frozen=True)
 class Part:
-    """One folder of ours, and the released names of its tensors."""
+    """One part of a model folder, and the released names of its tensors."""
 
     folder: str
     model: Any
     """A ConfigMixin, on the meta device; None for the text encoder, whose class is transformers'."""
     names: dict[str, str]
-    """Ours to the released."""
+    """Released names by our names."""
     own_shapes: dict[str, tuple[int, ...]]
-    """By our name."""
+    """Shapes by our names."""
     shapes: dict[str, tuple[int, ...]]
-    """By released name: the same, but that the VAE's attention has 1x1 convolutions for matrices there."""
+    """Shapes by released names: the same, except that the VAE's attention has 1x1 convolutions instead of
+    matrices."""
 
     def to_ours(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """This part of a released state dict, under our names and in our shapes."""
+        """This part of a released state dict, with our names and shapes."""
         return {name: tensors[theirs].reshape(self.own_shapes[name]) for name, theirs in self.names.items()}
 
     def to_released(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The way back from `to_ours`."""
+        """The inverse of `to_ours`."""
         return {theirs: tensors[name].reshape(self.shapes[theirs]) for name, theirs in self.names.items()}
 
 
 @dataclass(frozen=True)
 class Layout:
-    """All that a released checkpoint of one architecture holds."""
+    """The contents of a released checkpoint of one architecture."""
 
     parts: list[Part]
     unread: dict[str, tuple[int, ...]]
-    """Tensors of the released networks that nothing reads, by released name: they have no place in ours."""
+    """Unused tensors of the released networks, by released name, which our networks do not have."""
 
     def part(self, folder: str) -> Part:
-        """The part of that folder."""
+        """The part in this folder."""
         return next(part for part in self.parts if part.folder == folder)
 
     def faults(self, shapes: Shapes) -> str:
-        """What is missing, unexpected and misshapen among a checkpoint's tensors; empty if nothing."""
+        """Describe missing, unexpected and misshapen tensors of a checkpoint; empty if there are none."""
         wanted = dict(self.unread)
         for part in self.parts:
             wanted |= part.shapes
         return shape_faults(wanted, {k: shape for k, shape in shapes.items() if k not in UNREAD_IF_PRESENT})
 
     def unread_in(self, shapes: Shapes) -> list[str]:
-        """The names in a checkpoint that nothing reads."""
+        """The names of unused tensors in a checkpoint."""
         return [name for name in shapes if name in self.unread or name in UNREAD_IF_PRESENT]
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The state dict in a released file, also one wrapped by a trainer; pickles by the restricted reader.
+    """The memory-mapped state dict in a released file, possibly wrapped by a trainer. Pickles are read by the
+    restricted unpickler.
 
-    Tensors are mapped from the file. Raises InputError on a file that is damaged or holds anything else.
+    Raises InputError if the file is damaged or holds other objects.
     """
     loaded = read_tensors(path)
     wrapped = next((name for name in WRAPPERS if isinstance(loaded.get(name), dict)), None)
@@ -103,9 +105,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         tensors = {name.removeprefix("module."): x for name, x in tensors.items()}
     others = sorted(str(name) for name, x in tensors.items() if not isinstance(x, Tensor))
     if others or not tensors:
-        raise InputError(
-            f"{path} is no state dict: {shortened(others) or 'it is empty'} where tensors are wanted"
-        )
+        raise InputError(f"{path} is not a state dict of tensors: {shortened(others) or 'it is empty'}")
     return tensors
 
 
@@ -115,9 +115,10 @@ def shapes_of(tensors: Mapping[str, Tensor]) -> Shapes:
 
 
 def released_layout(shapes: Shapes, heads: int, view_heads: int = 8) -> Layout:
-    """The layout of the architecture that a checkpoint's shapes tell of, F's `heads` and V's apart.
+    """The layout of the architecture inferred from a checkpoint's shapes; the numbers of attention heads of F
+    and V are not in the shapes.
 
-    Raises InputError if they tell of none.
+    Raises InputError if there is no such architecture.
     """
     config = structure.unet_config(shapes, heads)
     hint, cross_view = structure.hint_channels(shapes), structure.cross_view_config(shapes, view_heads)
@@ -156,7 +157,7 @@ def layout_of(unet: UNet2DConditionModel, control: ControlNetModel, cross_view: 
 
 
 def text_part(config: dict[str, int]) -> Part:
-    """The text encoder, under the names that its published folders have."""
+    """The text encoder, with the names of its published folders."""
     width, hidden, root = config["hidden_size"], config["intermediate_size"], "text_model"
     shapes: dict[str, tuple[int, ...]] = {
         f"{root}.embeddings.token_embedding.weight": (config["vocab_size"], width),
@@ -181,7 +182,7 @@ def text_part(config: dict[str, int]) -> Part:
 
 
 def part_sizes(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, int, int, str]]:
-    """For each released prefix: its name, tensors, parameters and dtypes, for people."""
+    """For each released prefix: its name, number of tensors, number of parameters, and dtypes."""
     prefixes = [names.UNET, names.REFERENCE, names.CONTROL, names.VAE, names.TEXT]
     groups: dict[str, list[Tensor]] = {}
     for name, x in tensors.items():

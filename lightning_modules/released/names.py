@@ -1,8 +1,8 @@
-"""The released checkpoint's names for the tensors of our networks: one table, read in both directions.
+"""Tables of our tensor names and the released checkpoint's, for conversion in both directions.
 
-The released networks are written in CompVis' style (`input_blocks.4.1…`), ours in diffusers'
-(`down_blocks.1.attentions.0…`). A table is made by walking one of our networks, and so fits any width and
-depth.
+The released networks use CompVis' names (`input_blocks.4.1…`), ours diffusers'
+(`down_blocks.1.attentions.0…`). Tables are built by iterating over one of our networks, and so fit any width
+and depth.
 """
 
 from collections.abc import Iterable, Mapping
@@ -34,7 +34,7 @@ VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "t
 
 
 def unet_names(unet: UNetParts, prefix: str) -> dict[str, str]:
-    """Our tensor names to the released ones for F, or for what F_ref or F_cam have of a UNet."""
+    """Our tensor names to the released ones for F, or for the UNet parts of F_ref or F_cam."""
     places = {
         "conv_in": "input_blocks.0.0",
         "time_embedding.linear_1": "time_embed.0",
@@ -87,7 +87,7 @@ def cross_view_names(cross_view: CrossView) -> dict[str, str]:
 
 
 def vae_names(vae: AutoencoderKL) -> dict[str, str]:
-    """Our tensor names to the released ones for the VAE, whose attention has convolutions there."""
+    """Our tensor names to the released ones for the VAE, whose released attention has convolutions."""
     places = {"quant_conv": "quant_conv", "post_quant_conv": "post_quant_conv"}
     levels, layers = len(vae.config.block_out_channels), vae.config.layers_per_block
     places |= _vae_coder("encoder", "down", range(levels), layers)
@@ -96,7 +96,7 @@ def vae_names(vae: AutoencoderKL) -> dict[str, str]:
 
 
 def _vae_coder(side: str, direction: str, levels: Iterable[int], layers: int) -> dict[str, str]:
-    """`levels` numbers the released levels in the order of our blocks: the released decoder counts back."""
+    """`levels` are the released levels in the order of our blocks; the released decoder counts backwards."""
     places = {f"{side}.{name}": f"{side}.{name}" for name in ("conv_in", "conv_out")}
     places[f"{side}.conv_norm_out"] = f"{side}.norm_out"
     places |= _vae_resnet(f"{side}.mid_block.resnets.0", f"{side}.mid.block_1")
@@ -118,7 +118,7 @@ def _vae_resnet(ours: str, theirs: str) -> dict[str, str]:
 
 
 def _layers(theirs: str, layers: list[Layer], own: Mapping[nn.Module, str]) -> dict[str, str]:
-    """The parts of layers, numbered in the order in which they run, as CompVis' sequential blocks are."""
+    """The modules of layers, numbered in the order of execution, as in CompVis' sequential blocks."""
     parts = [part for layer in layers for part in layer[1:] if part is not None]
     places = {}
     for k, part in enumerate(parts):
@@ -132,7 +132,7 @@ def _layers(theirs: str, layers: list[Layer], own: Mapping[nn.Module, str]) -> d
 
 
 def _tensors(network: nn.Module, places: Mapping[str, str], prefix: str) -> dict[str, str]:
-    """The released name of each of a network's tensors that lies in one of the places, its innermost."""
+    """The released name of each of a network's tensors below one of `places`, by the innermost one."""
     table = {}
     for name in network.state_dict():
         parts = name.split(".")

@@ -1,7 +1,8 @@
-"""The settings of the released networks, read off the shapes of a checkpoint's tensors.
+"""Inference of the released networks' settings from the shapes of a checkpoint's tensors.
 
-A tensor's shape is voted on by all tensors that determine it, so that one missing or damaged tensor is not
-taken for another architecture and its name comes up in the comparison that follows (`released.checkpoint`).
+Each setting is determined by majority among all tensors that depend on it, so that a single missing or
+damaged tensor does not change the architecture and is named by the comparison that follows
+(`released.checkpoint`).
 """
 
 import re
@@ -15,9 +16,9 @@ from lightning_modules.released.names import CONTROL, TEXT, UNET, VAE
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-NORM_GROUPS = 32  # of every group normalisation in the released code
+NORM_GROUPS = 32  # of all group normalisations in the released code
 LATENT_SCALE = 0.18215
-# What the released code has fixed, and diffusers and our V leave open.
+# Settings that are fixed in the released code, but not in diffusers and our V.
 UNET_FIXED: dict[str, Any] = {
     "act_fn": "silu",
     "flip_sin_to_cos": True,
@@ -40,23 +41,23 @@ RESNET_WIDTH = r"0\.(in_layers\.2|out_layers\.[03])\.(weight|bias)"
 
 @dataclass(frozen=True)
 class Level:
-    """What the layers between two down-samplings have in common."""
+    """Common properties of the layers between two downsamplings."""
 
     width: int
     resnets: int
     transformers: int
-    """How many transformer blocks follow each residual block; 0 for a level without attention."""
+    """Number of transformer blocks after each residual block; 0 for a level without attention."""
 
 
 def unet_config(shapes: Shapes, heads: int) -> dict[str, Any]:
-    """The arguments of F's `UNet2DConditionModel`; only `heads` is not in any shape.
+    """The arguments of F's `UNet2DConditionModel`; `heads` cannot be inferred from shapes.
 
-    Raises InputError if the checkpoint has no such UNet, or one that diffusers cannot express.
+    Raises InputError if the checkpoint has no such UNet, or one that diffusers does not support.
     """
     levels = unet_levels(shapes)
     resnets = {level.resnets for level in levels}
     if len(resnets) > 1:
-        raise InputError(f"{UNET}: levels with {sorted(resnets)} residual blocks; all levels have as many")
+        raise InputError(f"{UNET}: levels with {sorted(resnets)} residual blocks: they must have the same")
     crowded = [level.width for level in levels if level.width % heads or level.width % NORM_GROUPS]
     if crowded:
         raise InputError(
@@ -101,16 +102,16 @@ def unet_levels(shapes: Shapes) -> list[Level]:
 
 
 def hint_channels(shapes: Shapes) -> tuple[int, ...]:
-    """The widths of F_cam's hint encoder, one for each halving of the condition image and one before."""
+    """The widths of F_cam's hint encoder, at full resolution and after each halving."""
     convolutions = _count(shapes, rf"{CONTROL}\.input_hint_block\.(\d+)\.")
     places = range(0, convolutions - 1, 4)
     return tuple(_vote(shapes, rf"{CONTROL}\.input_hint_block\.{k}\.(weight|bias)", 0) for k in places)
 
 
 def cross_view_config(shapes: Shapes, heads: int) -> dict[str, Any]:
-    """The arguments of `CrossView.from_unet` that are V's own; only `heads` is not in any shape.
+    """V's arguments of `CrossView.from_unet`; `heads` cannot be inferred from shapes.
 
-    Raises InputError if the widths do not divide by it.
+    Raises InputError if the widths are not multiples of it.
     """
     crowded = [level.width for level in unet_levels(shapes) if level.width % heads]
     if crowded:
@@ -148,7 +149,7 @@ def vae_config(shapes: Shapes) -> dict[str, Any]:
 
 
 def text_config(shapes: Shapes) -> dict[str, Any]:
-    """The settings of the CLIP text encoder, whose heads are 64 wide as all of CLIP's."""
+    """The settings of the CLIP text encoder, whose heads are 64 wide, as in all CLIP models."""
     root = rf"{TEXT}\.text_model"
     width = _vote(shapes, rf"{root}\.final_layer_norm\.(weight|bias)", 0)
     return {
@@ -168,7 +169,7 @@ def text_config(shapes: Shapes) -> dict[str, Any]:
 
 
 def _vote(shapes: Shapes, pattern: str, dimension: int) -> int:
-    """The size that most tensors named so have in a dimension."""
+    """The most frequent size in a dimension, among tensors whose names match a pattern."""
     named = re.compile(pattern + "$")
     sizes = [
         shape[dimension] for name, shape in shapes.items() if named.match(name) and len(shape) > dimension
@@ -176,12 +177,12 @@ def _vote(shapes: Shapes, pattern: str, dimension: int) -> int:
     if not sizes:
         readable = pattern.replace("\\", "")
         raise InputError(
-            f"nothing is named {readable}: not a checkpoint of DiffPortrait3D, or one that lacks it"
+            f"no tensor is named {readable}: the checkpoint is incomplete, or not one of DiffPortrait3D"
         )
     return mode(sizes)
 
 
 def _count(shapes: Shapes, pattern: str) -> int:
-    """One more than the largest number that stands where the pattern has its group; 0 if there is none."""
+    """One more than the largest number matched by the pattern's group; 0 if there is none."""
     named = re.compile(pattern)
     return max((int(match.group(1)) + 1 for match in map(named.match, shapes) if match), default=0)

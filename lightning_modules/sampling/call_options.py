@@ -1,4 +1,4 @@
-"""Arguments of a pipeline call that have other names in diffusers, and its outputs. K views, S image side."""
+"""diffusers' names for arguments of a pipeline call, and conversion of its outputs. K views, S image side."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
@@ -21,7 +21,7 @@ OUTPUT_TYPES = ("pil", "np", "pt")
 MAX_SEED = 2**63 - 1
 SETTINGS = {field.name for field in fields(Sampling)}
 SAME_AS = {"num_inference_steps": "steps", "guidance_scale": "guidance"}
-# What diffusers' pipelines take and this one has another answer to.
+# Arguments of diffusers' pipelines that this one does not have, and what to do instead.
 UNSUPPORTED = {
     "prompt": "F's prompt is always empty",
     "prompt_embeds": "F's prompt is always empty",
@@ -29,22 +29,22 @@ UNSUPPORTED = {
     "height": "views have the size that the model was trained for",
     "width": "views have the size that the model was trained for",
     "image": "the photo is the first argument, portrait, and images for F_cam are conditions",
-    "latents": "starting noise is made from seed and, where they are given, proxies",
+    "latents": "starting noise is determined by seed and, if given, proxies",
     "num_images_per_prompt": "call again with another seed",
     "timesteps": "give steps",
 }
 
 
 def sampling_settings(options: Mapping[str, Any]) -> Sampling:
-    """The settings of sampling from a call's further arguments, under our names or diffusers'.
+    """The settings of sampling from a call's keyword arguments, with our names or diffusers'.
 
-    Raises InputError on arguments that are unknown, or given twice with other values.
+    Raises InputError for arguments that are unknown, or given twice with different values.
     """
     settings: dict[str, Any] = {}
     for name, value in options.items():
         known = SAME_AS.get(name, name)
         if known not in SETTINGS:
-            reason = UNSUPPORTED.get(name, f"choose of {', '.join(sorted(SETTINGS | SAME_AS.keys()))}")
+            reason = UNSUPPORTED.get(name, f"choose from {', '.join(sorted(SETTINGS | SAME_AS.keys()))}")
             raise InputError(f"{name}: not an argument of this pipeline: {reason}")
         if known in settings and settings[known] != value:
             raise InputError(f"{known} is given twice, as {settings[known]} and as {value}: give it once")
@@ -53,10 +53,9 @@ def sampling_settings(options: Mapping[str, Any]) -> Sampling:
 
 
 def draw_seed(generator: torch.Generator) -> int:
-    """A seed from a generator, whose state goes on: the same generator gives the same views in the same
-    order of calls. Raises InputError if it is no generator."""
+    """Draw a seed from a generator, which advances its state. Raises InputError if it is not a generator."""
     if not isinstance(generator, torch.Generator):
-        raise InputError(f"generator: a torch.Generator is wanted, not a {type(generator).__name__}")
+        raise InputError(f"generator: give a torch.Generator, not a {type(generator).__name__}")
     return int(torch.randint(MAX_SEED, (), generator=generator, device=generator.device))
 
 
@@ -68,14 +67,14 @@ def check_callback_tensors(names: Sequence[str]) -> None:
 
 
 def check_output_type(output_type: str) -> None:
-    """Raise InputError on an unknown one."""
+    """Raise InputError for an unknown output type."""
     if output_type not in OUTPUT_TYPES:
-        raise InputError(f"output_type {output_type!r}: choose of {', '.join(OUTPUT_TYPES)}")
+        raise InputError(f"output_type {output_type!r}: choose from {', '.join(OUTPUT_TYPES)}")
 
 
 def to_output(levels: Tensor, output_type: str) -> Sequence[Image.Image] | NDArray[np.float32] | Tensor:
-    """Views (K, 3, S, S), uint8, as PIL images ("pil"), or in [0, 1] as an array (K, S, S, 3) ("np") or a
-    tensor (K, 3, S, S) ("pt")."""
+    """Convert views (K, 3, S, S), uint8, to PIL images ("pil"), or in [0, 1] to an array (K, S, S, 3) ("np")
+    or a tensor (K, 3, S, S) ("pt")."""
     if output_type == "pt":
         return levels.float() / 255
     images = levels.movedim(1, -1).contiguous().numpy()

@@ -1,4 +1,4 @@
-"""Measures of how well views of one person agree (Fig. 5): across seeds, and across the windows of a path.
+"""Measures of the consistency of one person's views (Fig. 5): across seeds, and across the windows of a path.
 
 Shape letters: B portraits, R references, K views of a path, S image side.
 """
@@ -18,11 +18,11 @@ LEVELS_PER_UNIT = 127.5  # of 255 levels, in one unit of [-1, 1]
 def view_deviation(
     pipeline: DiffPortrait3DPipeline, references: Tensor, condition: Tensor, views: int, sampling: Sampling
 ) -> Tensor:
-    """The standard deviation (B, S, S) among `views` views of one camera that start from different random
-    noise, in levels of 255, averaged over the colours.
+    """The standard deviation (B, S, S), in levels of 255 and averaged over colours, of `views` views at one
+    camera that are sampled from different random noise.
 
-    `references` are (B, R, 3, S, S) and `condition` (B, 3, S, S), in [-1, 1]. Where a portrait shows the
-    head, its views agree; elsewhere (`visibility.occluded`) they only do so by V.
+    `references` are (B, R, 3, S, S) and `condition` (B, 3, S, S), in [-1, 1]. Views agree where the portrait
+    shows the head; elsewhere (`visibility.occluded`) their agreement depends on V.
     """
     conditions = condition.unsqueeze(1).expand(-1, views, -1, -1, -1)
     seeds = list(range(len(references)))
@@ -40,8 +40,8 @@ def window_seams(
 ) -> dict[str, float]:
     """Mean absolute differences of neighbouring views of a path, in levels of 255.
 
-    `across` is of pairs with the edge of a window between them, `within` of all others. References are
-    (B, R, 3, S, S), conditions (B, K, 3, S, S) and cameras (B, K, 25), of evenly spaced views.
+    `across` is for pairs with a window's edge in between, `within` for all others. References are (B, R, 3,
+    S, S), conditions (B, K, 3, S, S) and cameras (B, K, 25), of evenly spaced views.
     """
     path = windows(conditions.shape[1], sampling.window, sampling.overlap)
     seeds = list(range(len(references)))

@@ -1,4 +1,4 @@
-"""Guided DDIM sampling (4, A.2) of the views of portraits.
+"""Guided DDIM sampling (4, A.2) of portraits' views.
 
 Shape letters: B portraits, V views of a portrait, W views of a window, N = B*V, H W latent size, S image
 side.
@@ -46,30 +46,31 @@ def sample(
     replicas: Sequence[Denoiser] = (),
     on_step_end: OnStepEnd | None = None,
 ) -> Tensor:
-    """Clean latents (N, 4, H, W), scaled as the VAE's, from starting noise (N, 4, H, W).
+    """Sample clean latents (N, 4, H, W) in the VAE's scale from starting noise (N, 4, H, W).
 
     The paper uses 100 steps and guidance 3; the released script 50 steps and eta 0.5.
 
     Args:
-        denoiser: F with whatever is attached to it.
+        denoiser: F with its attached networks.
         schedule: the noise schedule, or another diffusers scheduler; see `scheduler_for`.
-        noise: at a `strength` below 1, latents already noised to the first of the `sampled_timesteps`.
+        noise: starting noise; at a `strength` below 1, latents noised to the first of the
+            `sampled_timesteps`.
         views: V; consecutive items of `noise` are views of one portrait.
-        bank: the B portraits, from `portrait_bank`.
+        bank: the bank of the B portraits, from `portrait_bank`.
         condition: images (N, 3, S, S) for F_cam, in [-1, 1] or uint8.
         steps: denoising steps.
         guidance: weight of classifier-free guidance; 1 for none.
         eta: DDIM's share of fresh noise at each step, 0 to 1.
-        generators: N, for the noise that schedulers draw at each step (DDIM: with `eta` above 0).
-        window, overlap: how many views of a portrait V attends over at a time (None: all), and how many of
-            them neighbouring windows share; see `windows`.
-        strength: below 1, only that share of the steps is sampled.
+        generators: N generators for the noise that schedulers draw at each step (DDIM: with `eta` above 0).
+        window, overlap: number of a portrait's views that V attends over at a time (None: all), and number of
+            views shared by neighbouring windows; see `windows`.
+        strength: share of the steps that are sampled.
         progress: show a progress bar.
         replicas: copies of `denoiser` on further devices, over which the windows are distributed.
         on_step_end: called after each step with its number, the timestep, the latents (N, 4, H, W) and the
             predicted clean latents; sampling goes on with the latents that it returns.
 
-    Raises InputError on shapes and settings that do not fit.
+    Raises InputError if shapes and settings do not fit.
     """
     scheduler = scheduler_for(schedule, steps)
     timesteps = sampled_timesteps(scheduler, strength)
@@ -85,7 +86,7 @@ def sample(
     with device_map(len(networks)) as map_windows:
 
         def predict(noisy: Tensor, timestep: float) -> Tensor:
-            """ε (B, V, 4, H, W) in latents (B, V, 4, H, W), window by window."""
+            """Predict ε (B, V, 4, H, W) in latents (B, V, 4, H, W), window by window."""
             banks = fixed_banks if bank_at is None else copy_bank(bank_at(timestep), networks)
 
             def predict_window(window: Window, device: int) -> Tensor:
@@ -106,7 +107,7 @@ def sample(
     return latents
 
 
-@torch.no_grad()  # disabling gradients holds for one thread, and this may run in another than `sample`
+@torch.no_grad()  # gradients are disabled per thread, and this may run in other threads than `sample`
 def guided_noise(
     denoiser: Denoiser,
     latents: Tensor,
@@ -115,10 +116,11 @@ def guided_noise(
     hint: Tensor | None,
     guidance: float,
 ) -> Tensor:
-    """The noise ε (B, W, 4, H, W), float32, that classifier-free guidance predicts in latents of that shape.
+    """The noise ε (B, W, 4, H, W), float32, predicted with classifier-free guidance in latents of the same
+    shape.
 
-    The unconditional pass sees neither `bank` nor `hint`; it is skipped where `guidance` is 1 or there is
-    neither of them. Latents are moved to the network's device and dtype.
+    The unconditional pass uses neither `bank` nor `hint`; it is skipped if `guidance` is 1 or both are None.
+    Latents are moved to the network's device and dtype.
     """
     views = latents.shape[1]
     items = latents.flatten(0, 1).to(denoiser.empty_prompt.device, denoiser.unet.dtype)
@@ -132,10 +134,10 @@ def guided_noise(
 
 @torch.no_grad()
 def embed_window(denoiser: Denoiser, condition: Tensor | None, views: int, window: Window) -> Tensor | None:
-    """F_cam's embedding of the images of one window, of all images (N, 3, S, S); None where there are none.
+    """F_cam's embedding of one window of images (N, 3, S, S); None if there are no images.
 
-    Embeddings of one window serve all steps; those of a longer path are made again at each step, so that
-    memory does not grow with its length.
+    If there is one window, its embedding is computed once for all steps; for longer paths it is recomputed at
+    each step, so that memory does not grow with the length.
     """
     if condition is None:
         return None
@@ -150,10 +152,11 @@ def embed_window(denoiser: Denoiser, condition: Tensor | None, views: int, windo
 def portrait_bank(
     denoiser: Denoiser, reference: AppearanceReference, latents: Tensor, timestep: int | None = None
 ) -> Bank | BankAt:
-    """The reference bank of portraits' clean latents (B, R, 4, H, W), once for all views of a portrait.
+    """The reference bank of portraits' clean latents (B, R, 4, H, W), shared by all views of a portrait.
 
-    As released, F_ref sees the current timestep and so runs at each step: a function of the timestep is
-    returned. With a fixed `timestep` it runs once, and its bank is returned. Banks hold F's keys and values.
+    With a fixed `timestep`, F_ref runs once, and its bank is returned. Otherwise F_ref runs at each step's
+    timestep, as in the released model, and a function of the timestep is returned. Banks hold F's keys and
+    values.
     """
 
     @torch.no_grad()
@@ -166,12 +169,12 @@ def portrait_bank(
 
 
 def copy_bank(bank: Bank | None, networks: Sequence[Denoiser]) -> list[Bank | None]:
-    """The bank on the device of each network."""
+    """Copies of the bank on the devices of the networks."""
     return [None if bank is None else bank.to(network.empty_prompt.device) for network in networks]
 
 
 def _check_batch(items: int, views: int, condition: Tensor | None) -> None:
     if views < 1 or items % views:
-        raise InputError(f"{items} latents do not make portraits of {views} views")
+        raise InputError(f"{items} latents are not a multiple of {views} views")
     if condition is not None and len(condition) != items:
-        raise InputError(f"{len(condition)} condition images for {items} views: there is one for each view")
+        raise InputError(f"{len(condition)} condition images for {items} views: give one for each view")

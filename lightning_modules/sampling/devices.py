@@ -1,4 +1,4 @@
-"""The devices to sample on, how people and windows are distributed over them, and the precision."""
+"""Choice of devices and precision, and distribution of people and windows over devices."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,10 +15,10 @@ Result = TypeVar("Result")
 
 
 class DeviceMap(Protocol):
-    """`map` whose function also gets the number of the device to run on."""
+    """A `map` whose function also receives the index of the device to run on."""
 
     def __call__(self, function: Callable[[Item, int], Result], items: Sequence[Item]) -> list[Result]:
-        """`function(item, device)` for each item; results in the order of the items."""
+        """Call `function(item, device)` for each item; returns results in the order of the items."""
         ...
 
 
@@ -41,7 +41,7 @@ def device_map(devices: int) -> Iterator[DeviceMap]:
 
 
 def choose_devices(count: int | None) -> list[str]:
-    """`count` GPUs, or all of them if None; without a GPU, `count` times the CPU, or once.
+    """`count` GPUs, or all if None; without GPUs, the CPU `count` times, or once if None.
 
     Raises InputError if `count` is below 1 or there are fewer GPUs.
     """
@@ -54,9 +54,9 @@ def choose_devices(count: int | None) -> list[str]:
 
 
 def group_devices(devices: Sequence[str], people: int, windows: int) -> list[list[str]]:
-    """The devices in groups, each of which samples a share of the people.
+    """Group devices; each group samples a share of the people.
 
-    With at least as many people as devices each group has one device. Otherwise there is a group for each
+    With at least as many people as devices, each group has one device. Otherwise there is a group for each
     person, whose devices share the windows of the path; devices beyond the number of windows are not used.
     """
     count = min(len(devices), people)
@@ -66,4 +66,4 @@ def group_devices(devices: Sequence[str], people: int, windows: int) -> list[lis
 def check_precision(precision: Precision, devices: Sequence[str]) -> None:
     """Raise InputError if the precision is not supported on one of the devices."""
     if precision == "float16" and "cpu" in devices:
-        raise InputError("--precision float16 takes a GPU, and there is none: choose bfloat16 or float32")
+        raise InputError("--precision float16 needs a GPU, and there is none: choose bfloat16 or float32")

@@ -22,7 +22,8 @@ from lightning_modules.networks.pretrained import FP16, load_schedule
 
 
 class FoldersMixin:
-    """`from_pretrained` and `save_pretrained` of a `DiffusionPipeline` made `of` a `PortraitModel`."""
+    """`from_pretrained` and `save_pretrained` for a `DiffusionPipeline` that is created from a
+    `PortraitModel`."""
 
     config_name: str
     save_config: Callable[..., None]
@@ -30,7 +31,7 @@ class FoldersMixin:
 
     @classmethod
     def of(cls, model: PortraitModel) -> Self:
-        """A pipeline of networks that are already loaded."""
+        """A pipeline of loaded networks."""
         raise NotImplementedError
 
     @property
@@ -55,15 +56,15 @@ class FoldersMixin:
 
         Args:
             path: a folder, or a repository of the Hugging Face hub.
-            dtype, torch_dtype: of the networks; the second one is diffusers' name.
-            variant: None or "fp16"; accepted, as the weights that are there are read and cast to `dtype`.
+            dtype, torch_dtype: data type of the networks; the second is diffusers' name.
+            variant: None or "fp16"; accepted without effect, as the available weights are cast to `dtype`.
             use_safetensors: refuse pickled weights if True.
-            revision, cache_dir, local_files_only: of the hub's repository, as in diffusers.
+            revision, cache_dir, local_files_only: options of the hub, as in diffusers.
 
         Raises InputError if there is no such model, or it is damaged.
         """
         if variant not in (None, FP16):
-            raise InputError(f"variant {variant!r}: it is None or {FP16!r}")
+            raise InputError(f"variant {variant!r}: give None or {FP16!r}")
         folder = find_model(path, revision, cache_dir, local_files_only)
         if use_safetensors:
             check_safetensors(folder)
@@ -73,7 +74,8 @@ class FoldersMixin:
 
     @classmethod
     def read_scheduler(cls, folder: Path) -> SchedulerMixin:
-        """The scheduler of a folder that a pipeline has saved; of any other folder its noise schedule (DDPM).
+        """Load the scheduler from a folder that a pipeline has saved; from other folders, the noise schedule
+        (DDPM).
 
         Raises InputError if it is not one of diffusers' schedulers or its config is damaged.
         """
@@ -83,7 +85,7 @@ class FoldersMixin:
         name = read_json(index).get("scheduler", (None, None))[1]
         scheduler: Any = getattr(diffusers, str(name), None)
         if not (isinstance(scheduler, type) and issubclass(scheduler, SchedulerMixin)):
-            raise InputError(f"{index}: {name!r} is none of diffusers' schedulers")
+            raise InputError(f"{index}: {name!r} is not one of diffusers' schedulers")
         read: Any = scheduler
         return read.from_config(read_json(folder / "scheduler/scheduler_config.json"))
 
@@ -95,10 +97,10 @@ class FoldersMixin:
         safe_serialization: bool = True,
         variant: str | None = None,
     ) -> None:
-        """Write the folder that `from_pretrained` reads, as safetensors, in `dtype` or as the networks are.
+        """Write the folder that `from_pretrained` reads, as safetensors, in `dtype` or as loaded.
 
-        Raises InputError if the folder exists and is not empty, and on diffusers' `safe_serialization`
-        and `variant` where they ask for other files.
+        Raises InputError if the folder exists and is not empty, and for values of diffusers'
+        `safe_serialization` and `variant` that request other files.
         """
         if not safe_serialization or variant is not None:
             raise InputError("models are saved as safetensors without a variant; dtype=torch.float16 is half")

@@ -1,4 +1,4 @@
-"""PIL images as the tensors that the pipeline takes. R references, N images, S image side."""
+"""Conversion of PIL images to the pipeline's input tensors. R references, N images, S image side."""
 
 from collections.abc import Sequence, Sized
 
@@ -14,23 +14,23 @@ from portraits.pixels import levels_to_pixels
 
 
 def portrait_pixels(images: Sequence[Image.Image], side: int) -> Tensor:
-    """The middle squares of photos of any size and shape: (1, R, 3, S, S) in [-1, 1], S = `side`.
+    """The central squares of photos of any size and shape: (1, R, 3, S, S) in [-1, 1], S = `side`.
 
-    Photos are read as from files: upright by their EXIF orientation, transparency over white, in sRGB. Raises
-    InputError if there are none, or one has less than `MIN_SIDE` pixels a side.
+    Photos are converted as from files: upright by their EXIF orientation, transparency over white, in sRGB.
+    Raises InputError if there are none, or one has a side of less than `MIN_SIDE` pixels.
     """
     if not images:
         raise InputError("no portrait was given")
     if small := next((image.size for image in images if min(image.size) < MIN_SIDE), None):
-        raise InputError(f"a portrait of {small[0]}x{small[1]} pixels: {MIN_SIDE} a side at least")
+        raise InputError(f"a portrait of {small[0]}x{small[1]} pixels: give at least {MIN_SIDE} a side")
     squares = [ImageOps.fit(image, (min(image.size),) * 2) for image in map(upright_rgb, images)]
     return levels_to_pixels(square_levels(squares, side, "portrait"))
 
 
 def square_levels(images: Sequence[Image.Image], side: int, what: str) -> Tensor:
-    """Square images of any size: (1, N, 3, S, S) uint8, S = `side`.
+    """Convert square images of any size to (1, N, 3, S, S) uint8, S = `side`.
 
-    Raises InputError, which calls the images `what`, where one is not square.
+    Raises InputError if one is not square; `what` names the images in the message.
     """
     if odd := next((image.size for image in images if image.width != image.height), None):
         raise InputError(f"{what}: an image of {odd[0]}x{odd[1]} pixels; give square images, cropped alike")
@@ -39,14 +39,14 @@ def square_levels(images: Sequence[Image.Image], side: int, what: str) -> Tensor
 
 
 def view_count(**inputs: Sized | None) -> int:
-    """K, the length of inputs that have one item for each view (None: it is not given).
+    """K, the common length of inputs with one item per view (None: not given).
 
     Raises InputError if none is given, or their lengths differ.
     """
     counts = {name: len(items) for name, items in inputs.items() if items is not None}
     if not counts or 0 in counts.values():
-        raise InputError("no views are asked for: give cameras, conditions or both")
+        raise InputError("the views are missing: give cameras, conditions or both")
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{count} {name}" for name, count in counts.items())
-        raise InputError(f"{listed}: there is one for each view")
+        raise InputError(f"{listed}: give one of each for each view")
     return next(iter(counts.values()))

@@ -1,4 +1,4 @@
-"""Images to latents and back through the VAE, a few images at a time.
+"""Encoding of images by the VAE and decoding of latents, in chunks.
 
 Shape letters: S image side, H W latent size.
 """
@@ -12,10 +12,8 @@ from portraits.pixels import levels_to_pixels, pixels_to_levels
 
 @torch.no_grad()
 def encode(vae: AutoencoderKL, images: Tensor, chunk: int) -> Tensor:
-    """Images (…, 3, S, S), in [-1, 1] or uint8, to float32 latents (…, 4, H, W) in F's scale.
-
-    Latents are the posterior's means. `chunk` images are encoded at a time.
-    """
+    """Encode images (…, 3, S, S), in [-1, 1] or uint8, as float32 latents (…, 4, H, W) in F's scale: the
+    posterior's means. `chunk` images are encoded at a time."""
     means = []
     for part in images.flatten(0, -4).split(chunk):
         pixels = levels_to_pixels(part) if part.dtype == torch.uint8 else part
@@ -25,7 +23,8 @@ def encode(vae: AutoencoderKL, images: Tensor, chunk: int) -> Tensor:
 
 @torch.no_grad()
 def decode(vae: AutoencoderKL, latents: Tensor, chunk: int, levels: bool = False) -> Tensor:
-    """Latents (N, 4, H, W) in F's scale to images (N, 3, S, S) on the CPU, in [-1, 1] or uint8 if `levels`.
+    """Decode latents (N, 4, H, W) in F's scale to images (N, 3, S, S) on the CPU, in [-1, 1] or uint8 if
+    `levels`.
 
     `chunk` images are decoded at a time.
     """

@@ -1,4 +1,4 @@
-"""What a model folder holds, read from its configs before any weights are loaded."""
+"""A model folder's properties, read from its configs without loading weights."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,11 +32,11 @@ class ModelSummary:
 
     @classmethod
     def read(cls, path: str) -> Self:
-        """Read a folder's configs. Raises InputError if it is no model folder, or a config is damaged."""
+        """Read a folder's configs. Raises InputError if it is not a model folder, or a config is damaged."""
         folder = find_model(path)
         if not (folder / REFERENCE).is_dir():
             raise InputError(
-                f"{folder} has no {REFERENCE}/: give a folder that import_released or training has made"
+                f"{folder} has no {REFERENCE}/: give a folder of import_released, assemble or training"
             )
         check_folder(folder)
         side = _number(folder / "unet/config.json", "sample_size")
@@ -58,11 +58,11 @@ class ModelSummary:
         )
 
     def check(self, steps: int, window: int) -> None:
-        """Raise InputError if the model cannot follow cameras, or not sample in so many steps, or not with
-        windows of so many views."""
+        """Raise InputError if the model has no F_cam, or does not support this number of steps or windows of
+        this number of views."""
         if not self.has_view_control:
             raise InputError(
-                f"--model {self.folder}: it has no {CONTROL}/ (F_cam), and its views would follow no camera"
+                f"--model {self.folder}: it has no {CONTROL}/ (F_cam), without which views follow no camera"
             )
         scheduler_for(self.scheduler, steps)
         check_views(window, self.positions)

@@ -1,4 +1,4 @@
-"""Memory settings of diffusers' pipelines: networks that are kept on the CPU, and the VAE in parts."""
+"""Memory settings of diffusers' pipelines: CPU offloading, and slicing and tiling of the VAE."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,10 +11,10 @@ from core.errors import InputError
 
 
 class OffloadingMixin:
-    """CPU offloading for a `DiffusionPipeline` that calls parts of its networks, rather than their `forward`,
-    which accelerate's hooks do not see."""
+    """CPU offloading for a `DiffusionPipeline` that calls modules of its networks instead of their `forward`,
+    to which accelerate attaches its hooks."""
 
-    model: Any  # the pipeline's own: a PortraitModel, its VAE, and where they are
+    model: Any  # attributes of the pipeline: a PortraitModel, its VAE, and their device
     vae: Any
     device: torch.device
     _offload_device: torch.device | None = None
@@ -22,26 +22,22 @@ class OffloadingMixin:
 
     @property
     def _execution_device(self) -> torch.device:
-        """The device that networks run on, wherever they are between calls."""
+        """The device that networks run on; between calls they may be on another."""
         return self._offload_device or self.device
 
     def enable_model_cpu_offload(
         self, gpu_id: int | None = None, device: torch.device | str | None = None
     ) -> Self:
         """Keep networks on the CPU, and move those of a phase of sampling (VAE, S, denoiser, VAE) to the GPU.
-
-        Without a GPU it changes nothing.
-        """
+        Without a GPU it has no effect."""
         self._start_offloading(gpu_id, device)
         return self
 
     def enable_sequential_cpu_offload(
         self, gpu_id: int | None = None, device: torch.device | str | None = None
     ) -> Self:
-        """Keep networks on the CPU, and move one layer at a time to the GPU: the least memory, and slow.
-
-        Without a GPU it changes nothing.
-        """
+        """Keep networks on the CPU, and move one layer at a time to the GPU, which needs the least memory and
+        is slow. Without a GPU it has no effect."""
         self._start_offloading(gpu_id, device)
         if self._offload_device is not None and not self._by_layers:
             self._by_layers = True
@@ -52,7 +48,7 @@ class OffloadingMixin:
     def _start_offloading(self, gpu_id: int | None, device: torch.device | str | None) -> None:
         chosen = torch.device(device) if device is not None else _first_gpu(gpu_id)
         if self._by_layers:
-            raise InputError("layers are offloaded already: load the pipeline again to change how")
+            raise InputError("layers are offloaded already: load the pipeline again to change that")
         if chosen is not None:
             _move(self._networks(), torch.device("cpu"))
             self._offload_device = chosen
@@ -64,7 +60,7 @@ class OffloadingMixin:
 
     @contextmanager
     def _loaded(self, *networks: nn.Module | None) -> Iterator[None]:
-        """Networks on the execution device while the block runs."""
+        """Keep networks on the execution device during the block."""
         device = None if self._by_layers else self._offload_device
         moved = [network for network in networks if network is not None and device is not None]
         try:
@@ -78,7 +74,7 @@ class OffloadingMixin:
         self.vae.enable_slicing()
 
     def disable_vae_slicing(self) -> None:
-        """Encode and decode as many images at a time as `chunk` says."""
+        """Encode and decode `chunk` images at a time."""
         self.vae.disable_slicing()
 
     def enable_vae_tiling(self) -> None:
@@ -90,19 +86,19 @@ class OffloadingMixin:
         self.vae.disable_tiling()
 
     def enable_attention_slicing(self, slice_size: str | int | None = "auto") -> None:
-        """Accepted, and changes nothing: attention is PyTorch's, which stores no attention matrix."""
+        """Accepted without effect: PyTorch's attention, in use here, stores no attention matrix."""
 
     def disable_attention_slicing(self) -> None:
-        """Accepted, and changes nothing."""
+        """Accepted without effect."""
 
     def enable_xformers_memory_efficient_attention(self, attention_op: Any = None) -> None:
-        """Accepted, and changes nothing: attention is PyTorch's, which is as economical."""
+        """Accepted without effect: PyTorch's attention, in use here, is equally memory-efficient."""
 
 
 def offload_layers(network: nn.Module, device: torch.device) -> None:
-    """Make each layer of a network on the CPU run on a device, where its weights are only while it runs.
+    """Make each layer of a network on the CPU run on a device; its weights are there only while it runs.
 
-    A layer is a module with parameters or buffers of its own; its inputs are moved as well.
+    A layer is a module with its own parameters or buffers; its inputs are moved as well.
     """
     for module in network.modules():
         if any(True for _ in _own_tensors(module)):
@@ -112,14 +108,14 @@ def offload_layers(network: nn.Module, device: torch.device) -> None:
 
 
 class OffloadedLayer:
-    """The hooks of a layer that is on the CPU and runs on a device."""
+    """Hooks of a layer that is kept on the CPU and runs on a device."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.kept: list[tuple[str, Tensor]] = []
 
     def load(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-        """Put copies of the weights on the device in their place, and move the inputs there."""
+        """Replace the weights by copies on the device, and move the inputs there."""
         self.kept = list(_own_tensors(module))
         for name, tensor in self.kept:
             copy = tensor.detach().to(self.device)
@@ -127,7 +123,7 @@ class OffloadedLayer:
         return _moved(args, self.device), _moved(kwargs, self.device)
 
     def unload(self, module: nn.Module, *_: Any) -> None:
-        """Put the weights on the CPU back."""
+        """Restore the weights on the CPU."""
         for name, tensor in self.kept:
             setattr(module, name, tensor)
         self.kept = []
@@ -145,7 +141,7 @@ def _move(networks: Sequence[nn.Module], device: torch.device | None) -> None:
 
 
 def _moved(values: Any, device: torch.device) -> Any:
-    """Inputs of a layer, with their tensors on a device."""
+    """A layer's inputs with their tensors moved to a device."""
     if isinstance(values, Tensor):
         return values.to(device)
     if isinstance(values, tuple | list):

@@ -64,13 +64,13 @@ class DiffPortrait3DPipeline(FoldersMixin, OffloadingMixin, DiffusionPipeline):
     Args:
         vae: the VAE of F.
         unet: F (3.1).
-        scheduler: a training schedule (DDPM), which is sampled by DDIM on the released grid of timesteps, or
-            another diffusers scheduler, which is used as configured.
+        scheduler: a training schedule (DDPM), sampled by DDIM on the released grid of timesteps, or another
+            diffusers scheduler, used as configured.
         appearance_reference: F_ref (3.2).
         view_control: F_cam (3.3), a ControlNet; without it views follow no camera.
         cross_view: V (3.4).
         noise_prior: S (3.4), for 3D-aware noise.
-        reference_timestep: what F_ref sees: "zero", or the "current" timestep, as released.
+        reference_timestep: the timestep of F_ref: "zero", or "current", as in the released model.
         empty_prompt: the text embedding (1, T, D) of the empty prompt.
     """
 
@@ -110,7 +110,7 @@ class DiffPortrait3DPipeline(FoldersMixin, OffloadingMixin, DiffusionPipeline):
 
     @classmethod
     def of(cls, model: PortraitModel) -> Self:
-        """A pipeline of networks that are already loaded."""
+        """A pipeline of loaded networks."""
         backbone = model.backbone
         return cls(
             backbone.vae,
@@ -139,7 +139,7 @@ class DiffPortrait3DPipeline(FoldersMixin, OffloadingMixin, DiffusionPipeline):
 
     @property
     def denoiser(self) -> Denoiser:
-        """F with F_cam and V attached, compiled if `tune` says so: one module until a part is exchanged."""
+        """F with F_cam and V, compiled if set by `tune`; the same module until a part is replaced."""
         kept = self._denoiser
         parts = (self.unet, self.view_control, self.cross_view)
         if kept is None or (kept.unet, kept.control, kept.cross_view) != parts:
@@ -151,15 +151,15 @@ class DiffPortrait3DPipeline(FoldersMixin, OffloadingMixin, DiffusionPipeline):
         return kept
 
     def tune(self, channels_last: bool = False, compile: bool = False) -> Self:
-        """Put F, F_ref, F_cam and V into channels-last memory, or compile them; see `networks.speed`."""
+        """Convert F, F_ref, F_cam and V to channels-last memory, or compile them; see `networks.speed`."""
         self.compiled, self._denoiser = compile, None
         tune(self.denoiser, channels_last=channels_last)
         tune(self.appearance_reference, channels_last=channels_last, compile=compile)
         return self
 
     def replicate(self, devices: Sequence[str | torch.device]) -> Self:
-        """Copy F, F_cam and V as they are now to further devices, which later calls share the windows of a
-        path with. Views stay the same."""
+        """Copy F, F_cam and V to further devices, over which later calls distribute the windows of a path.
+        Views do not change."""
         copies = (deepcopy(self.denoiser).to(device) for device in devices)
         self.replicas = tuple(tune(copy, compile=self.compiled) for copy in copies)
         return self
@@ -169,7 +169,7 @@ class DiffPortrait3DPipeline(FoldersMixin, OffloadingMixin, DiffusionPipeline):
         """S, the side of the images that F was trained on, in pixels."""
         return self.unet.config.sample_size * self.model.backbone.downsampling
 
-    # One portrait, from PIL images
+    # One person, with PIL images
 
     def __call__(
         self,
@@ -187,16 +187,16 @@ class DiffPortrait3DPipeline(FoldersMixin, OffloadingMixin, DiffusionPipeline):
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         **sampling: Any,
     ) -> Views | tuple[Any]:
-        """K views of the person in `portrait`. The same seed gives the same views.
+        """Generate K views of the person in `portrait`. The same seed gives the same views.
 
         Args:
-            portrait: one photo or several (Eq. 5) of one person, whose middle squares are used.
+            portrait: one or more photos (Eq. 5) of one person; their central squares are used.
             cameras: EG3D labels (K, 25), for S.
-            conditions: K square images of somebody at the wanted cameras, for F_cam.
-            proxies: K square images that replace S's as the start of 3D-aware noise.
-            seed: of all noise.
+            conditions: K square images of another person at the target cameras, for F_cam.
+            proxies: K square images for 3D-aware noise, instead of S's.
+            seed: seed of all noise.
             progress: show a progress bar, unless `set_progress_bar_config(disable=True)` was called.
-            generator: draws the seed, in place of `seed`.
+            generator: draws the seed, instead of `seed`.
             output_type: "pil", "np" or "pt"; see `call_options.to_output`.
             return_dict: return a tuple if False.
             callback_on_step_end: called after each step with this pipeline, the step, the timestep and
@@ -206,7 +206,7 @@ class DiffPortrait3DPipeline(FoldersMixin, OffloadingMixin, DiffusionPipeline):
             sampling: fields of `Sampling`; `num_inference_steps` and `guidance_scale` are accepted for
                 `steps` and `guidance`.
 
-        Raises InputError on inputs that do not fit each other or the model.
+        Raises InputError if inputs do not fit each other or the model.
         """
         references = [portrait] if isinstance(portrait, Image.Image) else list(portrait)
         labels = None if cameras is None else torch.from_numpy(check_labels(cameras, "cameras"))[None]
@@ -248,7 +248,7 @@ class DiffPortrait3DPipeline(FoldersMixin, OffloadingMixin, DiffusionPipeline):
     def _levels(self, images: Sequence[Image.Image] | None, name: str) -> Tensor | None:
         return None if images is None else square_levels(images, self.image_size, name)
 
-    # Batches of portraits, from tensors
+    # Batches of people, with tensors
 
     @torch.no_grad()
     def views(
@@ -265,24 +265,24 @@ class DiffPortrait3DPipeline(FoldersMixin, OffloadingMixin, DiffusionPipeline):
         levels: bool = False,
         on_step_end: OnStepEnd | None = None,
     ) -> Tensor:
-        """Views (B, K, 3, S, S) on the CPU, in [-1, 1], or uint8 if `levels`.
+        """Generate views (B, K, 3, S, S) on the CPU, in [-1, 1], or uint8 if `levels`.
 
-        A portrait's views are a function of its own inputs, its seed and `sampling`, whatever else is in the
-        batch.
+        A portrait's views are a function of its own inputs, its seed and `sampling`, independent of the rest
+        of the batch.
 
         Args:
             references: (B, R, 3, S, S) in [-1, 1].
             conditions: (B, K, 3, S, S) in [-1, 1] or uint8, for F_cam.
             cameras: EG3D labels (B, K, 25), for S.
-            proxies: (B, K, 3, S, S) in [-1, 1] or uint8, in place of S's.
-            seeds: B, one for each portrait.
-            count: K, where none of the above has it.
-            sampling: settings.
+            proxies: (B, K, 3, S, S) in [-1, 1] or uint8, instead of S's.
+            seeds: B seeds, one for each portrait.
+            count: K, if it does not follow from the above.
+            sampling: settings of sampling.
             progress: show a progress bar.
             levels: return uint8.
             on_step_end: see `ddim.sample`.
 
-        Raises InputError on inputs that do not fit each other or the model.
+        Raises InputError if inputs do not fit each other or the model.
         """
         views = next((x.shape[1] for x in (conditions, cameras, proxies) if x is not None), count or 1)
         self._check(references, conditions, seeds)
@@ -345,15 +345,15 @@ class DiffPortrait3DPipeline(FoldersMixin, OffloadingMixin, DiffusionPipeline):
         if len(seeds) != len(references):
             raise InputError(f"{len(seeds)} seeds for {len(references)} portraits")
         if self.view_control is not None and conditions is None:
-            raise InputError("no conditions: F_cam sees an image for each view; give images or render them")
+            raise InputError("no conditions: F_cam needs an image for each view; give images or render them")
         if self.view_control is None and conditions is not None:
-            raise InputError("conditions were given, but the model has no view_control/ (F_cam) to see them")
+            raise InputError("conditions were given, but the model has no view_control/ (F_cam)")
 
     def _check_views(self, people: int, views: int, *given: Tensor | None) -> None:
         for name, tensor in zip(("conditions", "cameras", "proxies"), given, strict=True):
             if tensor is not None and tensor.shape[:2] != (people, views):
                 raise InputError(
-                    f"{name} {tuple(tensor.shape)}: {people} portraits of {views} views are asked for"
+                    f"{name} {tuple(tensor.shape)} do not fit {people} portraits of {views} views"
                 )
 
     def _starting_noise(
@@ -362,18 +362,18 @@ class DiffPortrait3DPipeline(FoldersMixin, OffloadingMixin, DiffusionPipeline):
         possible = proxies is not None or (self.noise_prior is not None and cameras is not None)
         if sampling.noise == "3d-aware" and not possible:
             missing = "cameras" if self.noise_prior is not None else "a model with noise_prior/ (S)"
-            raise InputError(f"3d-aware noise takes {missing}, or proxies; or ask for random noise")
+            raise InputError(f"3d-aware noise needs {missing}, or proxies; or choose random noise")
         return sampling.noise or ("3d-aware" if possible else "random")
 
     def proxies(self, references: Tensor, cameras: Tensor, chunk: int = 8) -> Tensor:
-        """S's proxies Ĩ (B, K, 3, S, S) in [-1, 1], on the CPU, of references (B, R, 3, S, S) at EG3D labels
-        (B, K, 25), `chunk` views at a time."""
+        """S's proxies Ĩ (B, K, 3, S, S) in [-1, 1], on the CPU, from references (B, R, 3, S, S) at EG3D
+        labels (B, K, 25), rendered `chunk` views at a time."""
         rendered = [images.cpu() for images in self._render_proxies(references, cameras, chunk)]
         return torch.cat(rendered).unflatten(0, cameras.shape[:2])
 
     @torch.no_grad()
     def _render_proxies(self, references: Tensor, cameras: Tensor, chunk: int) -> Iterator[Tensor]:
-        """The proxies (n, 3, S, S) of one person after the other, n at most `chunk`."""
+        """Chunks of proxies (n, 3, S, S), n at most `chunk`, person by person."""
         prior, device = self.noise_prior, self._execution_device
         with self._loaded(prior):
             for person, labels in zip(references.split(1), cameras.split(1), strict=True):
@@ -382,12 +382,13 @@ class DiffPortrait3DPipeline(FoldersMixin, OffloadingMixin, DiffusionPipeline):
                     yield prior.render(canonical, part.to(device))[0]
 
     def encode(self, images: Tensor, chunk: int = 8) -> Tensor:
-        """Images (…, 3, S, S), in [-1, 1] or uint8, to latents (…, 4, H, W); see `sampling.latents`."""
+        """Encode images (…, 3, S, S), in [-1, 1] or uint8, as latents (…, 4, H, W); see
+        `sampling.latents`."""
         with self._loaded(self.vae):
             return vae_latents.encode(self.vae, images, chunk)
 
     def decode(self, latents: Tensor, chunk: int = 8, levels: bool = False) -> Tensor:
-        """Latents (N, 4, H, W) to images (N, 3, S, S) on the CPU; see `sampling.latents`."""
+        """Decode latents (N, 4, H, W) to images (N, 3, S, S) on the CPU; see `sampling.latents`."""
         with self._loaded(self.vae):
             return vae_latents.decode(self.vae, latents, chunk, levels)
 

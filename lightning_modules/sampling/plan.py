@@ -1,4 +1,4 @@
-"""The plan of `synthesize`: everything that a request asks for, found and checked before a model is loaded.
+"""The plan of `synthesize`: a request resolved and checked before a model is loaded.
 
 K views.
 """
@@ -37,8 +37,8 @@ DEFAULT_VIEWS = 24
 
 @dataclass(frozen=True)
 class Output:
-    """Where results go: `folder`, which is replaced if `overwrite`, with a folder below it for each person if
-    `person_folders`; the video's frames a second; and the content of `settings.json`."""
+    """Output settings: the `folder`, replaced if `overwrite`, with a subfolder for each person if
+    `person_folders`; the video's frames per second; and the content of `settings.json`."""
 
     folder: Path
     overwrite: bool
@@ -49,20 +49,20 @@ class Output:
 
 @dataclass(frozen=True)
 class Plan:
-    """What `synthesize` will do.
+    """A resolved request.
 
     Args:
-        people: whose views to make.
-        proxies: each person's proxy images, one for each view; None where they are not given.
+        people: the people to generate views of.
+        proxies: each person's proxy images, one for each view; None if not given.
         align: crop portraits as EG3D does.
-        cameras: EG3D labels (K, 25), None where only the conditions show them.
+        cameras: EG3D labels (K, 25); None if only condition images are given.
         conditions: the source of the K condition images.
-        sampling: settings, with the starting noise decided.
-        seed: of all noise.
+        sampling: settings of sampling, with the starting noise resolved.
+        seed: seed of all noise.
         image_size: the side of all images in pixels.
-        networks: the model, and how to load it.
-        device_groups: each group of devices samples a share of the people.
-        output: where results go.
+        networks: the model, and options for loading it.
+        device_groups: groups of devices, each of which samples a share of the people.
+        output: output settings.
     """
 
     people: list[Person]
@@ -79,7 +79,7 @@ class Plan:
 
 
 def make_plan(request: Request) -> Plan:
-    """The plan of a request. Raises InputError on anything in it that cannot be done; loads no weights."""
+    """Resolve a request, without loading weights. Raises InputError if any part of it is invalid."""
     folder = Path(request.out).resolve()
     check_output(folder, request.overwrite)
     check_video()
@@ -120,7 +120,7 @@ def make_plan(request: Request) -> Plan:
 
 
 def check_output(folder: Path, overwrite: bool) -> None:
-    """Raise InputError if a folder exists and may not be overwritten, or was not made by `synthesize`."""
+    """Raise InputError if a folder exists without `overwrite`, or was not written by `synthesize`."""
     if not folder.exists():
         return
     if not overwrite:
@@ -128,29 +128,29 @@ def check_output(folder: Path, overwrite: bool) -> None:
     settings = folder / SETTINGS
     if not settings.is_file() or read_json(settings).get("command") != COMMAND:
         raise InputError(
-            f"--out {folder}: this command has not made it and will not replace it; choose another"
+            f"--out {folder}: not written by this command, and not replaced; choose another folder"
         )
 
 
 def check_names(people: Sequence[Person], portraits: str) -> None:
-    """Raise InputError if a person's folder would have the name of one of the command's own outputs."""
+    """Raise InputError if a person's folder would have the name of one of the command's output files."""
     reserved = {CONDITIONS, CAMERAS, SETTINGS}
     for person in people:
         if person.name.casefold() in reserved:
             raise InputError(
-                f"--portraits {portraits}: nobody can be called {person.name}, as the results have "
-                "that name; rename the photo or folder"
+                f"--portraits {portraits}: a person cannot be called {person.name}, the name of an output; "
+                "rename the photo or folder"
             )
 
 
 def find_cameras(request: Request, conditions: Conditions) -> Cameras | None:
-    """The cameras (K, 25) of the request's files or trajectory; None where it has neither, but condition
-    images. Raises InputError if it has both, or they cannot be read."""
+    """The cameras (K, 25) from the request's files or trajectory; None if it has only condition images.
+    Raises InputError if it has both, or they cannot be read."""
     names = ("trajectory", "views", "yaw", "pitch")
     given = [f"--{name}" for name in names if getattr(request, name) is not None]
     if request.cameras is not None:
         if given:
-            raise InputError(f"--cameras says where they are: leave out {', '.join(given)}")
+            raise InputError(f"--cameras replaces the trajectory: leave out {', '.join(given)}")
         return read_cameras([Path(file) for file in request.cameras])
     files = conditions.files if isinstance(conditions, ConditionFiles) else ()
     if files and not given:
@@ -160,13 +160,13 @@ def find_cameras(request: Request, conditions: Conditions) -> Cameras | None:
 
 
 def find_proxies(noise: str | None, people: Sequence[Person], views: int) -> list[list[Path]] | None:
-    """Each person's proxies where `noise` is a folder of them, or has a folder with the name of each person;
-    None where it is the name of a starting noise. Raises InputError if there is not one for each view."""
+    """Each person's proxies if `noise` is a folder of them, or of folders named after people; None if `noise`
+    is the name of a starting noise. Raises InputError unless there is one for each view."""
     if noise in (None, RANDOM, AWARE):
         return None
     folder = Path(str(noise))
     if not folder.is_dir():
-        raise InputError(f"--noise {noise}: it is neither {RANDOM}, nor {AWARE}, nor a folder of {PROXIES}")
+        raise InputError(f"--noise {noise}: neither {RANDOM}, nor {AWARE}, nor a folder of {PROXIES}")
     folders = [folder / person.name for person in people]
     if len(people) == 1 and not folders[0].is_dir():
         folders = [folder]
@@ -177,12 +177,12 @@ def find_proxies(noise: str | None, people: Sequence[Person], views: int) -> lis
 
 
 def starting_noise(name: str | None, proxies: bool, cameras: bool, prior: bool) -> StartingNoise:
-    """The starting noise called `name`; where it is None, 3D-aware noise if there are proxies, or cameras and
-    a noise prior. Raises InputError if 3D-aware noise is asked for and not possible."""
+    """The starting noise: `name`, or by default 3D-aware noise if there are proxies, or cameras and a noise
+    prior, and random noise otherwise. Raises InputError if 3D-aware noise is requested but not possible."""
     possible = proxies or (prior and cameras)
     if name == AWARE and not possible:
         missing = (
             "cameras: --trajectory or --cameras" if prior else "a model with noise_prior/ (S), or proxies"
         )
-        raise InputError(f"--noise {AWARE} takes {missing}")
+        raise InputError(f"--noise {AWARE} needs {missing}")
     return "random" if name == RANDOM or not possible else "3d-aware"

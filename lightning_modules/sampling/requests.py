@@ -12,38 +12,39 @@ from lightning_modules.sampling.settings import Sampling, StartingNoise
 
 @dataclass(frozen=True)
 class Request:
-    """New views of the people on portraits.
+    """Generate new views of people from portraits.
 
     Args:
         model: a model folder
         out: the folder for the results
         portrait: one or more photos of one person, or folders of them
-        portraits: a folder: a person for each photo, and for each folder of photos, in it
-        align: crop portraits as EG3D does; otherwise take their middle square
-        trajectory: orbit, yaw_sweep, pitch_sweep or spiral; orbit where no other option gives cameras
-        views: how many cameras the trajectory has; 24, or as many as there are conditions
-        yaw: the trajectory's amplitude sideways in degrees, instead of its default
-        pitch: the trajectory's amplitude up and down in degrees, instead of its default
-        cameras: instead of a trajectory, files of EG3D labels (.json, .npy) or photos, for their poses
+        portraits: a folder, in which each photo and each folder of photos is one person
+        align: crop portraits as EG3D does; otherwise use the central square
+        trajectory: orbit (the default), yaw_sweep, pitch_sweep or spiral
+        views: number of views; by default 24, or one for each condition image
+        yaw: horizontal amplitude of the trajectory in degrees, instead of its default
+        pitch: vertical amplitude of the trajectory in degrees, instead of its default
+        cameras: files of EG3D labels (.json, .npy), or photos to estimate cameras from; instead of a
+            trajectory
         conditions: the renderer of the condition images (synthetic, eg3d:FOLDER, panohead:FOLDER, or a GAN's
-            options), or a folder of one image for each view
-        identity: the number of the person that the renderer shows; by default the seed
-        noise: random, 3d-aware, or a folder of proxy images; by default 3d-aware where it is possible
-        strength: of 3D-aware noise, 1 as in the paper; below it more of the proxies stays
-        steps: denoising steps; the paper takes 100
-        guidance: the weight of classifier-free guidance; 1 for none
+            options), or a folder with one image for each view
+        identity: number of the rendered person; by default the seed
+        noise: random, 3d-aware, or a folder of proxy images; by default 3d-aware if possible
+        strength: strength of 3D-aware noise, 1 in the paper; below 1, more of the proxies is kept
+        steps: denoising steps; 100 in the paper
+        guidance: weight of classifier-free guidance; 1 for none
         eta: DDIM's share of fresh noise at each step, 0 to 1
-        seed: of all noise; the same seed gives the same views
-        window: how many views of a path the networks see at a time
-        overlap: how many views neighbouring windows of a longer path share; by default half a window
-        chunk: how many images the VAE and the noise prior process at a time
-        fps: views a second of the video
-        precision: of the networks
+        seed: seed of all noise; the same seed gives the same views
+        window: number of views that are denoised together
+        overlap: number of views shared by neighbouring windows of a longer path; by default half a window
+        chunk: images that the VAE and the noise prior process at a time
+        fps: frames per second of the video
+        precision: precision of the networks
         channels_last: keep the networks in channels-last memory
-        compile: run the networks through torch.compile, which takes minutes first
-        devices: how many GPUs to distribute people over, and windows of a path where people are fewer; by
-            default all; without a GPU, so many processes or threads on the CPU
-        overwrite: replace what an earlier run has left in the output folder
+        compile: compile the networks with torch.compile, which takes minutes at first
+        devices: number of GPUs to distribute people over, and windows of a path if there are fewer people; by
+            default all; without a GPU, number of CPU processes or threads
+        overwrite: replace the results of an earlier run in the output folder
     """
 
     model: str
@@ -75,7 +76,7 @@ class Request:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        """Raise InputError on values out of range."""
+        """Raise InputError for values out of range."""
         for name, least in {"fps": 0.1, "seed": 0, "identity": 0}.items():
             value = getattr(self, name)
             if value is not None and not least <= value < np.inf:
@@ -83,6 +84,6 @@ class Request:
         self.sampling(None)
 
     def sampling(self, noise: StartingNoise | None) -> Sampling:
-        """The settings of sampling, from this starting noise."""
+        """The settings of sampling with this starting noise."""
         names = [field.name for field in fields(Sampling) if field.name != "noise"]
         return Sampling(noise=noise, **{name: getattr(self, name) for name in names})

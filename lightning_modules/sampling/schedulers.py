@@ -1,4 +1,4 @@
-"""Diffusers schedulers for sampling: DDIM, as in the paper (4, A.2), or any other one as configured."""
+"""diffusers' schedulers for sampling: DDIM, as in the paper (4, A.2), or another one as configured."""
 
 import inspect
 from collections.abc import Sequence
@@ -23,8 +23,8 @@ def ddim_scheduler(schedule: ConfigMixin, steps: int) -> DDIMScheduler:
     InputError if `steps` is not in 1 to half the schedule's timesteps.
     """
     trained = schedule.config.num_train_timesteps
-    if not 0 < steps <= trained // 2:  # beyond a half, the grid never reaches the last timestep
-        raise InputError(f"{steps} sampling steps: take 1 to {trained // 2}")
+    if not 0 < steps <= trained // 2:  # with more steps, the grid does not reach the last timesteps
+        raise InputError(f"{steps} sampling steps: give 1 to {trained // 2}")
     betas = ("beta_start", "beta_end", "beta_schedule", "trained_betas")
     scheduler = DDIMScheduler(
         num_train_timesteps=trained,
@@ -39,18 +39,18 @@ def ddim_scheduler(schedule: ConfigMixin, steps: int) -> DDIMScheduler:
 
 
 def scheduler_for(schedule: SchedulerMixin, steps: int) -> SchedulerMixin:
-    """A new scheduler set to `steps`: DDIM where `schedule` is a training schedule (DDPM), otherwise a copy
-    of `schedule`.
+    """A new scheduler set to `steps`: DDIM if `schedule` is a training schedule (DDPM), otherwise a copy of
+    `schedule`.
 
-    Raises InputError on a number of steps that it does not support, on schedulers that do not step from
-    predictions of ε, and on those whose noise cannot be seeded for each view.
+    Raises InputError for unsupported numbers of steps, for schedulers that are not based on predictions of ε,
+    and for those whose noise cannot be seeded per view.
     """
     if isinstance(schedule, DDPMScheduler):
         return ddim_scheduler(schedule, steps)
     name, trained = type(schedule).__name__, schedule.config.get("num_train_timesteps", 0)
     _check_supported(schedule)
     if not 0 < steps <= trained:
-        raise InputError(f"{steps} sampling steps: take 1 to {trained}")
+        raise InputError(f"{steps} sampling steps: give 1 to {trained}")
     scheduler = type(schedule).from_config(schedule.config)
     try:
         scheduler.set_timesteps(steps)
@@ -65,7 +65,7 @@ def _check_supported(schedule: SchedulerMixin) -> None:
     parameters = list(inspect.signature(schedule.step).parameters.values())
     further_inputs = [x for x in parameters[3:] if x.default is x.empty]
     if not complete or further_inputs or schedule.config.get("prediction_type") != "epsilon":
-        raise InputError(f"{name}: it does not step from predictions of the noise, which F makes; DDIM does")
+        raise InputError(f"{name}: it does not support F's predictions of the noise; DDIM does")
     if hasattr(schedule, "noise_sampler"):
         raise InputError(f"{name}: its noise cannot be seeded for each view; EulerAncestral's can")
     if schedule.config.get("skip_prk_steps") is False:
@@ -73,7 +73,7 @@ def _check_supported(schedule: SchedulerMixin) -> None:
 
 
 def sampled_timesteps(scheduler: SchedulerMixin, strength: float) -> Tensor:
-    """The timesteps to sample: all of them, or at a `strength` below 1 the last `strength` of them.
+    """The timesteps to sample: all, or at a `strength` below 1 the last share `strength` of them.
 
     Raises InputError unless `strength` is in (0, 1].
     """
@@ -89,7 +89,7 @@ def step_options(
 ) -> dict[str, Any]:
     """Keyword arguments for `scheduler.step` on a batch of `items`: `eta` and `generator`, if it has them.
 
-    Raises InputError if `eta` is not supported, or where the scheduler draws noise and there is not one
+    Raises InputError if `eta` is not supported, or if the scheduler draws noise and there is not one
     generator for each item.
     """
     parameters, name = inspect.signature(scheduler.step).parameters, type(scheduler).__name__
@@ -102,5 +102,5 @@ def step_options(
     if generators is None:
         raise InputError(f"{name} draws noise at each step: give generators, or DDIM with eta=0")
     if len(generators) != items:
-        raise InputError(f"{len(generators)} generators for {items} latents: there is one for each")
+        raise InputError(f"{len(generators)} generators for {items} latents: give one for each")
     return options | {"generator": list(generators)}

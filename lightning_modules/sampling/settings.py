@@ -17,14 +17,14 @@ class Sampling:
         steps: denoising steps.
         guidance: weight of classifier-free guidance; 1 for none.
         eta: DDIM's share of fresh noise at each step, 0 to 1.
-        noise: starting noise; by default "3d-aware" where there is S or there are proxies, else "random".
-        strength: of 3D-aware noise. 1 is the paper's; below it proxies are noised less and only that share of
-            the steps is sampled, which keeps more of the proxies.
-        window: how many views of a path V attends over at a time.
-        overlap: how many views neighbouring windows share; by default half a window.
-        chunk: how many images the VAE and S process at a time.
+        noise: starting noise; by default "3d-aware" if there is S or proxies are given, otherwise "random".
+        strength: strength of 3D-aware noise, 1 in the paper. Below 1, proxies are noised less, and only that
+            share of the steps is sampled, which keeps more of the proxies.
+        window: number of views of a path that V attends over at a time.
+        overlap: number of views shared by neighbouring windows; by default half a window.
+        chunk: images that the VAE and S process at a time.
 
-    Raises InputError on values out of range.
+    Raises InputError for values out of range.
     """
 
     steps: int = 100
@@ -43,7 +43,7 @@ class Sampling:
             if value is not None and (not isinstance(value, int) or value < least):
                 raise InputError(f"{name} {value!r}: give a whole number, {least} or more")
         if self.noise is not None and self.noise not in get_args(StartingNoise):
-            raise InputError(f"noise {self.noise!r}: it is one of {', '.join(get_args(StartingNoise))}")
+            raise InputError(f"noise {self.noise!r}: choose from {', '.join(get_args(StartingNoise))}")
         if not 0 <= self.eta <= 1:
             raise InputError(f"eta {self.eta:g}: give 0 to 1")
         if not 0 < self.strength <= 1:

@@ -16,8 +16,7 @@ from lightning_modules.sampling.schedulers import sampled_timesteps, scheduler_f
 def view_noise(seeds: Sequence[int | str], views: Sequence[int], like: Tensor) -> Tensor:
     """Standard normal noise (B, V, 4, H, W) for latents `like` (…, 4, H, W).
 
-    Each view's noise is a function of its portrait's seed and its own number on the path, whatever else is
-    drawn with it.
+    Each view's noise is a function of its portrait's seed and its number on the path only.
     """
     shape = like.shape[-3:]
     rows = [[normal(shape, torch_generator("noise", seed, view), like) for view in views] for seed in seeds]
@@ -25,15 +24,16 @@ def view_noise(seeds: Sequence[int | str], views: Sequence[int], like: Tensor) -
 
 
 def step_generators(seeds: Sequence[int | str], views: Sequence[int]) -> list[torch.Generator]:
-    """A CPU generator for each view of each portrait (B*V), for the noise that schedulers draw at a step."""
+    """A CPU generator for each view of each portrait (B*V), for the noise that schedulers draw at each
+    step."""
     return [torch_generator("steps", seed, view) for seed in seeds for view in views]
 
 
 def diffused(latents: Tensor, noise: Tensor, schedule: SchedulerMixin) -> Tensor:
-    """Clean latents, e.g. of proxy images E(Ĩ), diffused for all T = 1000 steps (3.4).
+    """Diffuse clean latents, e.g. of proxy images E(Ĩ), for all T = 1000 steps (3.4).
 
-    The last step of the schedule still holds some signal (Stable Diffusion 1.5: 7 % of the latents'
-    amplitude); this is what makes the noise 3D-aware. Latents and noise have the same shape.
+    At the schedule's last step some signal remains (7 % of the latents' amplitude for Stable Diffusion 1.5),
+    which makes the noise 3D-aware. Latents and noise have the same shape.
     """
     alpha = schedule.alphas_cumprod[schedule.config.num_train_timesteps - 1].to(latents)
     return alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
@@ -42,10 +42,10 @@ def diffused(latents: Tensor, noise: Tensor, schedule: SchedulerMixin) -> Tensor
 def partly_noised(
     latents: Tensor, noise: Tensor, schedule: SchedulerMixin, steps: int, strength: float
 ) -> Tensor:
-    """Clean latents noised to the first timestep that is sampled at a `strength` below 1.
+    """Noise clean latents to the first sampled timestep at a `strength` below 1.
 
-    They are scaled as the scheduler of `schedule` with `steps` scales them. Latents and noise have the same
-    shape (…, 4, H, W).
+    They are scaled as by the scheduler of `schedule` with `steps`. Latents and noise have the same shape (…,
+    4, H, W).
     """
     scheduler = scheduler_for(schedule, steps)
     first = sampled_timesteps(scheduler, strength)[:1]

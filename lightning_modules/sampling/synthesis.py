@@ -1,4 +1,4 @@
-"""Sampling of people's views and writing of the results, in one process or several. K views, S image side."""
+"""Sampling of people's views and writing of results, in one or more processes. K views, S image side."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -25,7 +25,7 @@ SHEET, VIDEO, VIEWS = "sheet.png", "views.mp4", "views"
 
 @dataclass(frozen=True)
 class NetworkOptions:
-    """A model folder, and how to load its networks."""
+    """A model folder, and options for loading its networks."""
 
     model: str
     precision: Precision = "float32"
@@ -35,7 +35,7 @@ class NetworkOptions:
 
 @dataclass(frozen=True)
 class PersonInputs:
-    """One person's portraits and, where given, K proxies, as images (S, S); and the `folder` of the results,
+    """One person's portraits and, if given, K proxies, as images (S, S); and the `folder` of the results,
     relative to the output folder."""
 
     folder: str
@@ -45,8 +45,8 @@ class PersonInputs:
 
 @dataclass(frozen=True)
 class SharedInputs:
-    """What is the same for all people: K condition images (S, S) and cameras (K, 25), the sampling with its
-    seed, and the frames a second of the videos."""
+    """Inputs shared by all people: K condition images (S, S) and cameras (K, 25), the settings of sampling
+    and the seed, and the videos' frames per second."""
 
     conditions: list[Image.Image]
     cameras: NDArray[np.float32] | None
@@ -88,10 +88,10 @@ def synthesize_in_processes(
     shared: SharedInputs,
     out: Path,
 ) -> None:
-    """As `synthesize_people`, with the people distributed over groups of devices, a process for each group.
+    """As `synthesize_people`, with people distributed over groups of devices and a process for each group.
 
-    The first process shows its progress. Where one fails all end. An InputError is printed by the process it
-    occurs in and ends this one with the same exit code.
+    The first process shows its progress. If one fails, all end. An InputError is printed by its process and
+    ends this process with the same exit code.
     """
     shares = [list(people[start :: len(device_groups)]) for start in range(len(device_groups))]
     arguments = (networks, list(device_groups), shares, shared, out)
@@ -123,7 +123,7 @@ def sample_views(
     progress: bool,
     on_step_end: StepCallback | None = None,
 ) -> list[Image.Image]:
-    """The K views of one person, whoever else is sampled."""
+    """The K views of one person, independent of other people."""
     views: Any = pipeline(
         person.portraits,
         cameras=shared.cameras,
@@ -141,7 +141,7 @@ def sample_views(
 def write_views(
     folder: Path, person: PersonInputs, shared: SharedInputs, views: Sequence[Image.Image]
 ) -> None:
-    """Write a person's results: portraits, views, a video, and a contact sheet of them."""
+    """Write a person's results: portraits, views, a video, and a contact sheet."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, portrait in enumerate(person.portraits):
         portrait.save(folder / f"portrait_{number}.png")

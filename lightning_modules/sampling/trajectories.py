@@ -1,6 +1,6 @@
 """Camera paths around the head, as EG3D labels: orbit, yaw sweep, pitch sweep, and the released spiral.
 
-K views. Amplitudes of users are in degrees.
+K views. Users' amplitudes are in degrees.
 """
 
 from collections.abc import Callable
@@ -16,15 +16,15 @@ Angles = tuple[NDArray[np.float64], NDArray[np.float64]]
 """Yaw and pitch (K,) each, radians."""
 
 MAX_YAW, MAX_PITCH = 180.0, 85.0  # degrees; at the poles the camera's up vector is undefined
-# Degrees: EG3D's videos circle around a camera 0.05 of its pitch parameter above the front,
-# arcsin(2 · 0.05 / π).
+# Degrees: EG3D's videos orbit around a camera above the front by 0.05 of its pitch parameter, arcsin(2 · 0.05
+# / π).
 SPIRAL_ELEVATION = 1.824
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """A camera path: `angles(views, yaw, pitch)` from amplitudes in radians, and its default amplitudes in
-    degrees, None for an angle that the path does not change."""
+    """A camera path: its function `angles(views, yaw, pitch)` of amplitudes in radians, and its default
+    amplitudes in degrees, None for an angle that the path does not change."""
 
     angles: Callable[[int, float, float], Angles]
     yaw: float | None
@@ -32,7 +32,7 @@ class Trajectory:
 
 
 def orbit(views: int, yaw: float, pitch: float) -> Angles:
-    """A closed ellipse around the front, which starts above it; the first view would follow the last."""
+    """A closed ellipse around the front, starting above it; the last view is next to the first."""
     phase = _phase(views)
     return yaw * np.sin(phase), pitch * np.cos(phase)
 
@@ -73,11 +73,11 @@ def trajectory(
 ) -> NDArray[np.float32]:
     """EG3D labels (K, 25) of `views` cameras on the named path, with amplitudes in degrees or its defaults.
 
-    Raises InputError on an unknown name, less than one view, an amplitude out of range, or an amplitude of an
-    angle that the path does not change.
+    Raises InputError for an unknown name, less than one view, an amplitude out of range, or an amplitude of
+    an angle that the path does not change.
     """
     if name not in TRAJECTORIES:
-        raise InputError(f"--trajectory {name}: there is no such path; choose of {', '.join(TRAJECTORIES)}")
+        raise InputError(f"--trajectory {name}: there is no such path; choose from {', '.join(TRAJECTORIES)}")
     if views < 1:
         raise InputError(f"--views {views}: give 1 or more")
     path = TRAJECTORIES[name]

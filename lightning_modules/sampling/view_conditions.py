@@ -1,4 +1,4 @@
-"""Condition images, which show F_cam the cameras (3.3): another person's, from files or rendered.
+"""Condition images for F_cam (3.3): images of another person at the target cameras, from files or rendered.
 
 K views, S image side.
 """
@@ -17,7 +17,7 @@ from generators.base import Renderer
 from generators.registry import RENDERERS, RendererChoice, check_renderer, is_renderer, open_renderer
 from portraits.image_folders import read_squares, view_files
 
-CHUNK = 8  # views rendered at a time: the scene is built once for each chunk, and the progress bar updated
+CHUNK = 8  # views rendered at a time: the scene is built and the progress bar updated once per chunk
 CONDITIONS = "conditions"
 
 Cameras = NDArray[np.float32]
@@ -43,7 +43,7 @@ class ConditionFiles:
 
 @dataclass(frozen=True)
 class RenderedConditions:
-    """Condition images of the person numbered `identity` of a renderer."""
+    """Condition images of the person with the number `identity`, by a renderer."""
 
     renderer: RendererChoice
     identity: int
@@ -63,7 +63,7 @@ Conditions = ConditionFiles | RenderedConditions
 
 
 def find_conditions(source: RendererChoice, identity: int) -> Conditions:
-    """Conditions from `source`, the choice of a renderer or a folder of images in the order of the views.
+    """Conditions from `source`, a renderer or a folder of images in the order of the views.
 
     Raises InputError if it is neither, the folder has no images, or the renderer cannot be opened.
     """
@@ -78,12 +78,12 @@ def find_conditions(source: RendererChoice, identity: int) -> Conditions:
 
 
 def prepare_renderer(choice: RendererChoice) -> Renderer:
-    """The chosen renderer. Raises InputError for an unknown one, or where its packages are missing."""
+    """Open the chosen renderer. Raises InputError if it is unknown or its packages are missing."""
     try:
         return open_renderer(choice)
     except ModuleNotFoundError as error:
         raise InputError(
-            f"--conditions {choice}: rendering takes the package {error.name}: pip install -e '.[capture]',"
+            f"--conditions {choice}: rendering needs the package {error.name}: pip install -e '.[capture]',"
             " or give a folder of images"
         ) from error
 
@@ -95,7 +95,8 @@ def render_view_conditions(
     size: int,
     on_rendered: Rendered | None = None,
 ) -> list[Image.Image]:
-    """Images (S, S) of the person numbered `identity` at cameras (K, 25), with a progress bar."""
+    """Render images (S, S) of the person with the number `identity` at cameras (K, 25), with a progress
+    bar."""
     images: list[Image.Image] = []
     with tqdm(total=len(cameras), desc=CONDITIONS, unit="view") as bar:
         for start in range(0, len(cameras), CHUNK):

@@ -1,4 +1,4 @@
-"""Which pixels of a view show parts of the head that no reference shows, by the shape that S finds (Fig. 5).
+"""Masks of the parts of the head in a view that no reference shows, by S's geometry (Fig. 5).
 
 Shape letters: B people, R references of each, K views, S image side, s side of S's renderings, P = s*s.
 """
@@ -10,17 +10,18 @@ from torch.nn import functional as F
 from generators.volume import rays
 from lightning_modules.networks.noise_prior import NoisePrior
 
-HEAD_ALPHA = 0.5  # from which a pixel is of the head
-DEPTH_TOLERANCE = 0.05  # world units, of a head about 0.5 wide: above S's depth errors, below a nose's length
+HEAD_ALPHA = 0.5  # least alpha of a pixel of the head
+# world units (a head is about 0.5 wide): above S's depth errors, below a nose's length
+DEPTH_TOLERANCE = 0.05
 
 
 @torch.no_grad()
 def occluded(prior: NoisePrior, references: Tensor, reference_cameras: Tensor, cameras: Tensor) -> Tensor:
-    """Mask (B, K, S, S), bool: where the head in views from EG3D labels `cameras` (B, K, 25) is visible in
+    """Mask (B, K, S, S), bool, of the head in views at EG3D labels `cameras` (B, K, 25) that is visible in
     none of the `references` (B, R, 3, S, S), in [-1, 1], with labels `reference_cameras` (B, R, 25).
 
-    A surface point is visible in a reference if it projects into the image and is not behind the depth that S
-    finds there. The mask has the resolution s. All tensors are on the prior's device.
+    A surface point is visible in a reference if it projects into the image and is not behind S's depth there.
+    The mask's effective resolution is s. All tensors are on the prior's device.
     """
     canonical = prior.encode(references)
     there, here = prior.proxies(canonical, reference_cameras), prior.proxies(canonical, cameras)
@@ -36,7 +37,8 @@ def occluded(prior: NoisePrior, references: Tensor, reference_cameras: Tensor, c
 
 
 def _visible(points: Tensor, labels: Tensor, depth: Tensor) -> Tensor:
-    """Mask (B, K, P), bool: world points (B, K, P, 3) that cameras (B, 25) with depth maps (B, s, s) see."""
+    """Mask (B, K, P), bool, of the world points (B, K, P, 3) visible from cameras (B, 25) with depth maps (B,
+    s, s)."""
     pose, intrinsics = labels[:, :16].unflatten(1, (4, 4)), labels[:, 16:].unflatten(1, (3, 3))
     offsets = points - pose[:, None, None, :3, 3]
     in_image = torch.einsum("bkpi,bij,blj->bkpl", offsets, pose[:, :3, :3], intrinsics)

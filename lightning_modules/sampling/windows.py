@@ -1,4 +1,4 @@
-"""Long camera paths as overlapping windows of views, whose noise predictions are blended.
+"""Overlapping windows of views for long camera paths, with blending of their noise predictions.
 
 Shape letters: B portraits, K views of a path, H W latent size.
 """
@@ -15,8 +15,8 @@ from core.errors import InputError
 
 @dataclass(frozen=True)
 class Window:
-    """The views from `start` to `stop` (exclusive) of a path, and the blending weights of their predictions
-    (stop - start,)."""
+    """The views from `start` to `stop` (exclusive) of a path, and the blending weights (stop - start,) of
+    their predictions."""
 
     start: int
     stop: int
@@ -32,15 +32,15 @@ def windows(views: int, window: int, overlap: int | None = None) -> list[Window]
     """Windows of at most `window` views that cover a path of `views`; neighbours share at least `overlap`
     views, by default half a window.
 
-    All windows have the same length. Weights rise linearly from a window's ends to its middle, and those of
-    each view sum to 1, so that along the path one window fades into the next. Raises InputError if `views`
-    or `window` is below 1 or `overlap` is not in 0 to `window` - 1.
+    All windows have the same length. Weights increase linearly from a window's ends to its middle, and those
+    of each view sum to 1, so that neighbouring windows blend smoothly. Raises InputError if `views` or
+    `window` is below 1 or `overlap` is not in 0 to `window` - 1.
     """
     if views < 1 or window < 1:
-        raise InputError(f"{views} views in windows of {window}: both are at least 1")
+        raise InputError(f"{views} views in windows of {window}: give at least 1 of both")
     overlap = window // 2 if overlap is None else overlap
     if not 0 <= overlap < window:
-        raise InputError(f"windows of {window} views cannot overlap by {overlap}: take 0 to {window - 1}")
+        raise InputError(f"windows of {window} views cannot overlap by {overlap}: give 0 to {window - 1}")
     length = min(window, views)
     count = 1 if views <= window else math.ceil((views - overlap) / (window - overlap))
     starts = [round(i * (views - length) / max(count - 1, 1)) for i in range(count)]

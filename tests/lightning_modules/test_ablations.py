@@ -126,7 +126,7 @@ def test_report_has_a_line_for_each_row():
 
 
 def test_too_few_people_are_one_line(people):
-    with pytest.raises(InputError, match="holds 4 test frames; 9 are asked for"):
+    with pytest.raises(InputError, match="holds 4 test frames, not 9"):
         read_frames(people, 9, 3, 16)
 
 

@@ -51,7 +51,7 @@ def test_s_goes_along_where_it_makes_f_s_images(tmp_path):
     assemble(backbone, reference, str(tmp_path / "again"), prior=again)
     larger = toy_prior(image_size=32, encoder_channels=(8,) * 5, rendering_size=16)
     save_model(larger, Path(again))
-    with pytest.raises(InputError, match="S makes images of 32 pixels, and F takes 16"):
+    with pytest.raises(InputError, match="S generates images of 32 pixels, but F needs 16"):
         assemble(backbone, reference, str(tmp_path / "third"), prior=again)
     with pytest.raises(InputError, match="of the stage appearance; the stage noise_prior is wanted"):
         assemble(backbone, reference, str(tmp_path / "third"), prior=reference)

@@ -150,7 +150,7 @@ def test_what_is_there_is_replaced_only_where_asked_and_only_our_own(run, tmp_pa
     assert len(views(run("--views", "2", "--overwrite"))) == 2
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "thesis.txt").write_text("years")
-    with pytest.raises(InputError, match="this command has not made it and will not replace it"):
+    with pytest.raises(InputError, match="not written by this command, and not replaced"):
         run("--overwrite", out="precious")
     assert (tmp_path / "precious" / "thesis.txt").read_text() == "years"
     assert len(views(out)) == 2
@@ -159,20 +159,20 @@ def test_what_is_there_is_replaced_only_where_asked_and_only_our_own(run, tmp_pa
 BAD = {
     "no such model": (["--model", "nowhere"], "nowhere has no appearance_reference/"),
     "steps": (["--steps", "0"], "steps 0: give a whole number, 1 or more"),
-    "too many steps": (["--steps", "501"], "501 sampling steps: take 1 to 500"),
+    "too many steps": (["--steps", "501"], "501 sampling steps: give 1 to 500"),
     "eta": (["--eta", "1.5"], "eta 1.5: give 0 to 1"),
     "window": (["--window", "0"], "window 0: give a whole number"),
     "overlap": (["--overlap", "-1"], "overlap -1: give a whole number"),
     "a window beyond V": (["--window", "40", "--views", "40"], "40 views"),
     "fps": (["--fps", "0"], "--fps 0: give 0.1 or more"),
     "views": (["--views", "0"], "--views 0: give 1 or more"),
-    "path": (["--trajectory", "circle"], "no such path; choose of orbit"),
+    "path": (["--trajectory", "circle"], "no such path; choose from orbit"),
     "cameras twice": (["--cameras", "a.json", "--views", "2"], "leave out --views"),
     "no cameras file": (["--cameras", "none.json"], "none.json: there is no such file of cameras"),
     "renderer": (["--conditions", "nobody"], "--conditions nobody: there is no such folder"),
     "noise": (["--noise", "pink"], "--noise pink: it is neither random, nor 3d-aware, nor a folder"),
     "devices": (["--devices", "0"], "--devices 0: give 1 or more"),
-    "half precision": (["--precision", "float16"], "--precision float16 takes a GPU, and there is none"),
+    "half precision": (["--precision", "float16"], "--precision float16 needs a GPU, and there is none"),
     "both": (["--portraits", "."], "either --portrait PHOTO… of one person, or --portraits FOLDER"),
     "a face where none is": (["--align", "true"], "ada.jpg: no face is found .* --align false"),
 }
@@ -270,7 +270,7 @@ def test_a_folder_with_bad_photos_is_made_without_them(run, photos, tmp_path):
 @pytest.mark.parametrize("name", ["conditions", "Settings.json"])
 def test_nobody_is_called_as_the_results_are(run, photos, tmp_path, name):
     (photos / "bo.png").rename(photos / f"{name}.png")
-    with pytest.raises(InputError, match=f"nobody can be called {name}, as the results have that name"):
+    with pytest.raises(InputError, match=f"a person cannot be called {name}, the name of an output"):
         run("--views", "1", portrait=("--portraits", ""))
     assert not (tmp_path / "out").exists()
     assert run("--views", "1", portrait=("--portrait", f"{name}.png")).is_dir()
@@ -281,7 +281,7 @@ def test_an_s_of_another_size_is_one_line(run, models, tmp_path):
     shutil.copytree(models / "whole", tmp_path / "mixed")
     shutil.rmtree(tmp_path / "mixed" / NOISE_PRIOR)
     save_model(toy_prior(), tmp_path / "mixed" / NOISE_PRIOR)
-    with pytest.raises(InputError, match=f"S makes images of 16 pixels, and F takes {SIZE}"):
+    with pytest.raises(InputError, match=f"S generates images of 16 pixels, but F needs {SIZE}"):
         run("--model", str(tmp_path / "mixed"))
 
 

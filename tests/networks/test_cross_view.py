@@ -88,7 +88,7 @@ def test_any_number_of_views(views):
 def test_more_views_than_places_is_one_line():
     unet = toy_unet()
     many = noise(5, 4, 8, 8), torch.full((5,), 5)
-    with pytest.raises(InputError, match="5 views at once, and V encodes the places of 4"):
+    with pytest.raises(InputError, match="5 views at once, but V has positional encodings for 4"):
         Denoiser(unet, prompt(), cross_view=CrossView.from_unet(unet, positions=4, heads=4))(*many, views=5)
     Denoiser(unet, prompt(), cross_view=CrossView.from_unet(unet, positions=0, heads=4))(*many, views=5)
 

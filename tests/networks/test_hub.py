@@ -127,5 +127,5 @@ def test_without_a_network_the_cache_is_asked(repository):
     assert load_backbone("owner/name").downsampling == 4
     assert download.call_args.kwargs["allow_patterns"] == FILES
     download.side_effect = LocalEntryNotFoundError("no connection")
-    with pytest.raises(InputError, match="owner/name: no such folder, and the hub did not give it"):
+    with pytest.raises(InputError, match="owner/name: no such folder, and not available from the hub"):
         load_backbone("owner/name")

@@ -110,5 +110,5 @@ def test_s_keeps_its_card_and_makes_f_s_images(tmp_path):
     assert (card["stage"], card["settings"]) == ("noise_prior", {"perceptual": "vgg16"})
     larger = toy_prior(image_size=32, encoder_channels=(8,) * 5, rendering_size=16)
     save_portrait_model(replace(toy_model(), noise_prior=larger), str(tmp_path / "larger"))
-    with pytest.raises(InputError, match="noise_prior: S makes images of 32 pixels, and F takes 16"):
+    with pytest.raises(InputError, match="noise_prior: S generates images of 32 pixels, but F needs 16"):
         load_portrait_model(str(tmp_path / "larger"))

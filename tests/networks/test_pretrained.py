@@ -122,7 +122,7 @@ def test_transformers_is_needed_for_a_missing_empty_prompt_alone(folder, monkeyp
     monkeypatch.setitem(sys.modules, "transformers", None)
     load_backbone(str(folder))
     (folder / "empty_prompt.safetensors").unlink()
-    with pytest.raises(InputError, match="pip install transformers, for this once"):
+    with pytest.raises(InputError, match="needs transformers: pip install transformers"):
         load_backbone(str(folder))
 
 

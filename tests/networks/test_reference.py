@@ -165,7 +165,7 @@ def test_a_bank_is_read_by_name():
     [
         (noise(1, 4, 6, 8), 1, "6x8 does not divide by 4"),
         (noise(1, 3, 8, 8), 1, "takes .N, 4, H, W."),
-        (noise(3, 4, 8, 8), 2, "3 latents do not make portraits of 2 views"),
+        (noise(3, 4, 8, 8), 2, "3 latents are not a multiple of 2 views"),
     ],
 )
 def test_shapes_that_do_not_fit_are_one_line(latents, views, message):

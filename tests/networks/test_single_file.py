@@ -80,7 +80,7 @@ def test_other_models_are_refused_by_name(tensors, tmp_path):
         "is Stable Diffusion XL": tensors | {"conditioner.embedders.0.x": torch.ones(2)},
         "is an inpainting model": tensors | {first: tensors[first].repeat(1, 3, 1, 1)[:, :9]},
         "Turbo, not Stable Diffusion 1.5": tensors | {key: tensors[key][..., 0, 0]},
-        "no Stable Diffusion 1.5 in a single file: it has no first_stage_model": without_vae,
+        "not a single file of Stable Diffusion 1.5: it has no first_stage_model": without_vae,
         "missing time_embedding": {n: x for n, x in tensors.items() if "time_embed.0" not in n},
     }
     for number, (message, contents) in enumerate(cases.items()):

@@ -77,7 +77,7 @@ def test_round_trips_through_its_folder(tmp_path):
 def test_what_does_not_fit_is_one_line():
     unet = toy_unet()
     for factor in (3, 64):
-        with pytest.raises(InputError, match=f"down-samples by {factor}"):
+        with pytest.raises(InputError, match=f"downsamples by {factor}"):
             view_control(unet, factor)
     denoiser = Denoiser(unet, prompt(), view_control(unet, 4))
     with pytest.raises(InputError, match="of the targets' size"):

@@ -174,13 +174,13 @@ def test_half_noised_clean_latents_come_back(kind):
 
 def test_schedulers_that_cannot_be_followed_are_one_line(denoiser):
     flow = FlowMatchEulerDiscreteScheduler()
-    with pytest.raises(InputError, match="FlowMatchEulerDiscreteScheduler: it does not step from"):
+    with pytest.raises(InputError, match="FlowMatchEulerDiscreteScheduler: it does not support F"):
         sample(denoiser, flow, noise(1, 4, 8, 8))
     velocity = EulerDiscreteScheduler(prediction_type="v_prediction")
-    with pytest.raises(InputError, match="EulerDiscreteScheduler: it does not step from"):
+    with pytest.raises(InputError, match="EulerDiscreteScheduler: it does not support F's predictions"):
         sample(denoiser, velocity, noise(1, 4, 8, 8))
     for kind in (DDIMInverseScheduler, EDMEulerScheduler, IPNDMScheduler, RePaintScheduler):
-        with pytest.raises(InputError, match=f"{kind.__name__}: it does not step from"):
+        with pytest.raises(InputError, match=f"{kind.__name__}: it does not support F's predictions"):
             sample(denoiser, kind(), noise(1, 4, 8, 8))
     with pytest.raises(InputError, match="PNDMScheduler: its Runge-Kutta steps"):
         sample(denoiser, PNDMScheduler(), noise(1, 4, 8, 8))
@@ -216,7 +216,7 @@ def test_steps_out_of_range_are_one_line(denoiser, steps):
 
 def test_settings_that_do_not_fit_are_one_line(denoiser, reference):
     start = noise(2, 4, 8, 8)
-    with pytest.raises(InputError, match="2 latents do not make portraits of 3 views"):
+    with pytest.raises(InputError, match="2 latents are not a multiple of 3 views"):
         sample(denoiser, toy_scheduler(), start, views=3)
     with pytest.raises(InputError, match="F_cam"):
         sample(Denoiser(denoiser.unet, prompt()), toy_scheduler(), start, condition=noise(2, 3, 32, 32))

@@ -53,7 +53,7 @@ def test_a_repository_of_the_hub_is_fetched_or_one_line(saved, monkeypatch):
     assert download.call_args.args == ("someone/model",)
     assert download.call_args.kwargs["revision"] == "main"
     download.side_effect = LocalEntryNotFoundError("no connection")
-    with pytest.raises(InputError, match="someone/model: no such folder, and the hub did not give it"):
+    with pytest.raises(InputError, match="someone/model: no such folder, and not available from the hub"):
         DiffPortrait3DPipeline.from_pretrained("someone/model", local_files_only=True)
 
 

@@ -90,7 +90,7 @@ def test_a_scheduler_that_is_none_is_one_line(pipeline, tmp_path):
     pipeline.save_pretrained(tmp_path / "model")
     index = tmp_path / "model" / "model_index.json"
     index.write_text(json.dumps(json.loads(index.read_text()) | {"scheduler": ["diffusers", "os"]}))
-    with pytest.raises(InputError, match="none of diffusers' schedulers"):
+    with pytest.raises(InputError, match="not one of diffusers' schedulers"):
         DiffPortrait3DPipeline.from_pretrained(tmp_path / "model")
 
 
@@ -253,14 +253,14 @@ def test_several_portraits_are_all_seen_in_any_order(pipeline):
         ({"cameras": orbit(3)[:, :24]}, "EG3D labels are"),
         ({"cameras": orbit(3)[0]}, r"cameras have shape \(25,\)"),
         ({"cameras": orbit(3) * 2}, "camera 0 is not a rigid"),
-        ({"conditions": None}, "F_cam sees an image for each view"),
+        ({"conditions": None}, "F_cam needs an image for each view"),
         (
             {"conditions": [picture(), picture(), picture().crop((0, 0, 16, 8))]},
             "conditions: an image of 16x8",
         ),
         ({"portrait": picture(size=20)}, "a portrait of 20x20 pixels"),
         ({"portrait": []}, "no portrait"),
-        ({"cameras": None, "conditions": None}, "no views are asked for"),
+        ({"cameras": None, "conditions": None}, "the views are missing"),
         ({"steps": 0}, "steps 0"),
         ({"steps": 1.5}, "steps 1.5"),
         ({"steps": 600}, "sampling steps"),

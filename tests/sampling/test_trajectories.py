@@ -58,7 +58,7 @@ def test_the_spiral_starts_below_and_goes_over_the_camera_s_right():
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
-        (("circle", 8), "no such path; choose of orbit"),
+        (("circle", 8), "no such path; choose from orbit"),
         (("orbit", 0), "--views 0: give 1 or more"),
         (("orbit", 8, 200.0), "--yaw 200: .* at most 180"),
         (("orbit", 8, None, 90.0), "--pitch 90: .* at most 85"),

@@ -76,5 +76,5 @@ def test_a_renderer_without_its_packages_is_one_line(monkeypatch):
         raise ModuleNotFoundError("No module named 'mitsuba'", name="mitsuba")
 
     monkeypatch.setattr(view_conditions, "open_renderer", missing)
-    with pytest.raises(InputError, match="--conditions synthetic: rendering takes the package mitsuba"):
+    with pytest.raises(InputError, match="--conditions synthetic: rendering needs the package mitsuba"):
         prepare_renderer("synthetic")

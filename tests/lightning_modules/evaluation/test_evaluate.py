@@ -178,7 +178,7 @@ def test_parts_are_not_scored_as_if_they_were_all(request_of, tmp_path, capsys):
         ({"a": {"sampling.stepz": 3}}, "row 'a': .*stepz"),
         ({"a": {"stepz": 3}}, "row 'a': .*stepz"),
         ({"a": {"sampling.steps": "many"}}, "row 'a'"),
-        ({"a": {"model": None}}, "row 'a': model takes a value"),
+        ({"a": {"model": None}}, "row 'a': model needs a value"),
         ({"a": {"truth_from": "b"}}, "truth_from 'b' is not the name of a row above it"),
         ({"a": {}, "b": {"truth_from": "a", "subjects.views": 2}}, "'b' and 'a': their views differ"),
         ({"a/b": {}}, "no slashes"),
@@ -189,7 +189,7 @@ def test_parts_are_not_scored_as_if_they_were_all(request_of, tmp_path, capsys):
         ({"a": {"model": "nowhere"}}, "nowhere has no appearance_reference/"),
         ({"a": {"sampling.noise": "3d-aware"}}, "has no noise_prior/"),
         ({"a": {"sampling.steps": 1001}}, "1001 sampling steps"),
-        ({"a": {"precision": "float16"}}, "float16 takes a GPU"),
+        ({"a": {"precision": "float16"}}, "float16 needs a GPU"),
         ({"a": {"subjects.views": 0}}, "subjects.views 0: give 1 or more"),
         ({"a": {"scoring.metrics": ["LPIPZ"]}}, "LPIPZ"),
         ({"a": {"scoring.size": 10, "scoring.metrics": ["SSIM"]}}, "SSIM needs images of 11x11 pixels"),
@@ -216,7 +216,7 @@ def test_backgrounds_are_removed_with_masks_only(request_of):
 
 def test_images_of_another_size_than_the_model_s_are_refused(request_of, tmp_path):
     build(FakeSource(3, 1, views=4, size=32), tmp_path / "large", 0)
-    with pytest.raises(InputError, match=r"makes images of 16 pixels, and .*large has 32"):
+    with pytest.raises(InputError, match=r"generates images of 16 pixels, and .*large have 32"):
         plan_evaluation(request_of(row={"subjects": SubjectSettings(str(tmp_path / "large"))}))
 
 

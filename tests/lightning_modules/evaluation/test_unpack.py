@@ -183,7 +183,7 @@ def test_the_command(videos, capsys):
 
 def test_nothing_to_unpack(tmp_path):
     (tmp_path / "videos").mkdir()
-    with pytest.raises(InputError, match="no file in it is named as triplanenet"):
+    with pytest.raises(InputError, match="no file in it is named like a result of triplanenet"):
         unpack(request(tmp_path, "triplanenet"))
     with pytest.raises(InputError, match=r"there are no \*.mp4"):
         unpack(request(tmp_path, "eg3d"))
