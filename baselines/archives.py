@@ -1,4 +1,5 @@
-"""PyTorch files that hold more than tensors, read without importing or executing anything that they name."""
+"""Safe reading of PyTorch files that hold more than tensors: none of the classes in them is imported or
+executed."""
 
 import pickle
 import zipfile
@@ -19,7 +20,7 @@ MAPPING = "dict"
 
 
 class StandIn:
-    """Takes the place of objects of a class that is not imported; nothing of them is kept."""
+    """Placeholder for objects of a class that is not imported; their content is discarded."""
 
     def __init__(self, *_arguments: Any) -> None:
         pass
@@ -29,31 +30,31 @@ class StandIn:
 
 
 class StandInMapping:
-    """Takes the place of mappings of a class that is not imported: they become an `OrderedDict`."""
+    """Placeholder for mappings of a class that is not imported; they become an `OrderedDict`."""
 
     def __new__(cls, *_arguments: Any) -> OrderedDict[Any, Any]:  # type: ignore[misc]
         return OrderedDict()
 
 
 def read_archive(path: Path) -> dict[str, Any]:
-    """The mapping in a file of `torch.save`, tensors mapped into memory.
+    """Read the mapping in a file of `torch.save`, with memory-mapped tensors.
 
-    Trainers store settings and callbacks beside the weights. Objects of their classes become `StandIn`s,
-    mappings `OrderedDict`s; no class is imported. Raises InputError if the file is missing,
-    damaged or no such mapping.
+    Trainers store settings and callbacks besides the weights. Objects of their classes become `StandIn`s,
+    mappings `OrderedDict`s; no class is imported. Raises InputError if the file is missing, damaged, or not
+    such a mapping.
     """
     with torch.serialization.safe_globals(_stand_ins(path)):
         return read_tensors(path)
 
 
 def _stand_ins(path: Path) -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
-    """A stand-in for each class that a file names and PyTorch's restricted reader does not know."""
+    """A placeholder for each class in a file that PyTorch's restricted unpickler does not allow."""
     if not path.is_file() or not zipfile.is_zipfile(path):
         return []
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
     except (pickle.UnpicklingError, *DAMAGE):
-        return []  # `read_tensors` reads the file again, and says what is wrong
+        return []  # `read_tensors` reads the file again and reports the fault
     return [(StandInMapping if name.lower().endswith(MAPPING) else StandIn, name) for name in names]
 
 

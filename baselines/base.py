@@ -1,4 +1,4 @@
-"""What every system of the comparison (Tables 1a and 3) can do: one portrait and cameras in, views out."""
+"""The interface of all systems of the comparison (Tables 1a and 3): from a portrait and cameras to views."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,16 +16,16 @@ Cameras = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Request:
-    """The views of one person that are to be made.
+    """A request for views of one person.
 
     Args:
-        name: of the person; what a system draws at random follows from it and `seed`
-        portraits: (R, S, S, 3) uint8, cropped as EG3D crops; systems that take one portrait use the first
+        name: name of the person, which together with `seed` determines a system's random draws
+        portraits: (R, S, S, 3) uint8, cropped as in EG3D; systems for one portrait use the first
         portrait_cameras: their EG3D labels (R, 25)
         cameras: EG3D labels (K, 25) of the views
-        masks: (R, S, S) uint8, 255 where the person is; for systems that remove the background
-        conditions: (K, S, S, 3) uint8, another person at `cameras`; for systems that read them (ours)
-        seed: of what is drawn at random
+        masks: (R, S, S) uint8, 255 on the person, for systems that remove the background
+        conditions: (K, S, S, 3) uint8, another person at `cameras`, for systems that use them (ours)
+        seed: seed of random draws
 
     Raises InputError if shapes do not fit each other or a label is no camera.
     """
@@ -41,7 +41,7 @@ class Request:
     def __post_init__(self) -> None:
         shape = self.portraits.shape
         if len(shape) != 4 or 0 in shape or shape[1] != shape[2] or shape[3] != 3:
-            raise InputError(f"{self.name}: portraits have shape {shape}; squares (R, S, S, 3) are wanted")
+            raise InputError(f"{self.name}: portraits have shape {shape}, not (R, S, S, 3)")
         own = check_labels(self.portrait_cameras, f"{self.name}: portrait cameras")
         check_labels(self.cameras, f"{self.name}: cameras")
         if len(own) != len(self.portraits):
@@ -54,21 +54,22 @@ class Request:
 
 
 class ViewSynthesizer(Protocol):
-    """A system that makes views of a person from a portrait. `name` is what tables call it, `native_size` the
-    side of the images that it makes, `licence` the terms of its weights in one line."""
+    """A system that generates views of a person from a portrait. `name` is its name in tables, `native_size`
+    the side of its images, `licence` the terms of its weights in one line."""
 
     name: str
     native_size: int
     licence: str
 
     def views(self, request: Request) -> Images:
-        """The views (K, `native_size`, `native_size`, 3) uint8. The same request gives the same views.
-        Raises InputError on what the system cannot use (masks or conditions that are missing)."""
+        """Generate views (K, `native_size`, `native_size`, 3) uint8. The same request gives the same views.
+        Raises InputError if required masks or conditions are missing."""
 
 
 class Baseline(ViewSynthesizer, Protocol):
-    """A system that is opened from a folder of weights. `Settings` is a frozen dataclass and a schema
-    (`core.schema`), all of whose fields have defaults, of what changes its images besides the weights."""
+    """A system that is loaded from a folder of weights. `Settings` is a frozen dataclass and a schema
+    (`core.schema`) with defaults for all fields: the settings, besides the weights, that its images depend
+    on."""
 
     Settings: ClassVar[type]
 

@@ -1,7 +1,7 @@
-"""The folder of a baseline that works on an EG3D generator: its networks, the generator, and a card.
+"""The folder of a baseline that uses an EG3D generator: its networks, the generator, and a card.
 
-`baseline.json` says what the folder holds, where it came from and under which terms; `networks.safetensors`
-holds the baseline's own networks, and `generator/` is a generator's folder (`generators.gan.folder`).
+`baseline.json` records the folder's content, origin and licence; `networks.safetensors` holds the baseline's
+networks, and `generator/` is a generator folder (`generators.gan.folder`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,8 +25,8 @@ GENERATOR = "generator"
 
 @dataclass(frozen=True)
 class Card:
-    """What a folder holds: its `kind`, the names of the `files` that it was made of, the terms of its weights
-    (`licence`), and `notes` on what was assumed in making it."""
+    """Provenance metadata of a folder: its `kind`, the names of the `files` that it was converted from, the
+    terms of the weights (`licence`), and `notes` on assumptions of the conversion."""
 
     kind: str
     files: tuple[str, ...]
@@ -87,5 +87,5 @@ def networks_file(folder: Path) -> Path:
 
 
 def names_of(files: Sequence[Path]) -> tuple[str, ...]:
-    """The names of files, for a card: where they were on somebody's machine is nobody's business."""
+    """The names of files for a card, without their folders, which are private."""
     return tuple(file.name for file in files)

@@ -1,6 +1,6 @@
 """`diffportrait3d import-baseline KIND FILE… --out DIR`: the released files of a baseline → safetensors.
 
-Nothing in the files is executed. The terms of the weights are printed and kept in the folder's card.
+No code in the files is executed. The terms of the weights are printed and stored in the folder's card.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ KINDS = ("zero123", "triplanenet", "goae")
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import made: a line for people, and its card."""
+    """The result of an import: a one-line description, and its card."""
 
     description: str
     card: Card
@@ -101,10 +101,10 @@ def _parser() -> ArgumentParser:
     goae.add_argument("encoder", type=str, help="encoder_FFHQ.pt")
     goae.add_argument("correction", type=str, help="afa_FFHQ.pt")
     goae.add_argument(
-        "generator", type=str, help="ffhqrebalanced512-128.pkl, or the folder that import_gan made of it"
+        "generator", type=str, help="ffhqrebalanced512-128.pkl, or the folder that import-gan converted it to"
     )
     for name, sub in zip(KINDS, (zero123, triplanenet, goae), strict=True):
-        sub.add_argument("--out", type=str, required=True, help="the folder to make; it must not exist yet")
+        sub.add_argument("--out", type=str, required=True, help="the folder to write; it must not exist yet")
         kinds.add_subcommand(name, sub)
     return parser
 

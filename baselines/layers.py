@@ -1,4 +1,4 @@
-"""The blocks of IR-SE networks (ArcFace's backbone), which the encoders of TriPlaneNet and GOAE are built of.
+"""The blocks of IR-SE networks (ArcFace's backbone), used in the encoders of TriPlaneNet and GOAE.
 
 Parameters have the names that published checkpoints give them. Shape letters: N images, C channels, H W
 pixels.
@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from core.tensors import load_strict
 
-BATCHES_SEEN = ".num_batches_tracked"  # a batch norm's counter, which nothing reads at inference
+BATCHES_SEEN = ".num_batches_tracked"  # a batch norm's counter, not used at inference
 SQUEEZE = 16  # channels to hidden channels of squeeze-and-excitation
 
 
 class SqueezeExcite(nn.Module):
-    """Channels scaled by what a small network makes of their means."""
+    """Squeeze-and-excitation: channels scaled by a small network of their means."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ def body(widths: Sequence[int], depths: Sequence[int]) -> nn.Sequential:
 
 
 def outputs_of(units: nn.Sequential, x: Tensor, wanted: Sequence[int]) -> list[Tensor]:
-    """What the numbered units of a body put out."""
+    """The outputs of a body's units with these numbers."""
     found = {}
     for number, unit in enumerate(units):
         x = unit(x)

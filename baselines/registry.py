@@ -1,7 +1,4 @@
-"""The baselines by the kind that a configuration names.
-
-A new one is a class (`base.Baseline`) and a line here.
-"""
+"""The baselines by kind. A new one is a class (`base.Baseline`) and a line here."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -42,7 +39,7 @@ def _panohead_pti() -> type[Baseline]:
     return PanoHeadInversion
 
 
-# Classes by kind, imported when they are asked for.
+# Classes by kind, imported on demand.
 BASELINES: dict[str, Callable[[], type[Baseline]]] = {
     "zero123": _zero123,
     "triplanenet": _triplanenet,
@@ -52,7 +49,7 @@ BASELINES: dict[str, Callable[[], type[Baseline]]] = {
 }
 
 
-# As the paper's tables call them.
+# Names in the paper's tables.
 NAMES = {
     "triplanenet": "TriPlaneNet",
     "goae": "GOAE",
@@ -88,7 +85,7 @@ def open_baseline(
 
 def _baseline(kind: str) -> type[Baseline]:
     if kind not in BASELINES:
-        raise InputError(f"{kind}: there is no such baseline; choose of {', '.join(BASELINES)}")
+        raise InputError(f"{kind}: there is no such baseline; choose from {', '.join(BASELINES)}")
     return BASELINES[kind]()
 
 

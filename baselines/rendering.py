@@ -1,4 +1,4 @@
-"""What TriPlaneNet and GOAE share: a portrait as their networks take it, and views of EG3D's planes.
+"""Shared functions of TriPlaneNet and GOAE: preparation of portraits, and rendering of EG3D's planes.
 
 Shape letters: N portraits, K views, S image side.
 """
@@ -43,7 +43,7 @@ def rendering(generator: Generator, resolution: int, depths: int = 1) -> Renderi
 
 
 def each_view(generator: Generator, identity: Identity, cameras: Cameras, how: Rendering) -> Iterator[Views]:
-    """The views of one person at EG3D labels (K, 25), one after the other."""
+    """The views of one person at EG3D labels (K, 25), one at a time."""
     labels = torch.from_numpy(cameras).unsqueeze(0).to(identity.planes.device)
     return generator.each_view(identity, labels, how)
 

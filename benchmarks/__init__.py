@@ -1,1 +1,1 @@
-"""What things cost, measured against the straightforward way: `make benchmark`."""
+"""Benchmarks of speed and memory against straightforward implementations: `make benchmark`."""

@@ -1,5 +1,4 @@
-"""`python -m benchmarks.alignment`: how well cameras are recovered, on renders whose cameras are
-known."""
+"""`python -m benchmarks.alignment`: errors of estimated cameras, on renders with known cameras."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -22,8 +21,8 @@ MAX_PITCH = 20
 
 
 def errors(renderer: Renderer, identities: Sequence[int], size: int, seed: int = 0) -> NDArray[np.float64]:
-    """One row for each identity and yaw bin (N, 3), degrees: the true yaw, and the recovered less
-    the true yaw and pitch; NaN where no face is found."""
+    """One row for each identity and yaw bin (N, 3), degrees: the true yaw, and the errors of the estimated
+    yaw and pitch; NaN if no face is found."""
     rng = np.random.default_rng(seed)
     detector = FaceDetector()
     rows: list[list[float]] = []
@@ -61,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--identities", type=int, default=40, help="people; one render in each yaw bin")
     parser.add_argument("--first", type=int, default=1000, help="the first person's number")
     parser.add_argument("--size", type=int, default=128, help="image side in pixels")
-    parser.add_argument("--samples", type=int, default=8, help="light paths a pixel")
+    parser.add_argument("--samples", type=int, default=8, help="light paths per pixel")
     chosen = parser.parse_args(arguments)
     people = range(chosen.first, chosen.first + chosen.identities)
     print(table(errors(SyntheticHead(chosen.samples), people, chosen.size)))

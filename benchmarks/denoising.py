@@ -251,18 +251,19 @@ def benchmark(
 
     Args:
         scale: sd15 is Stable Diffusion 1.5 at 512x512, the default on a GPU; reduced is for a CPU.
-        device: A GPU where there is one.
+        device: By default a GPU if there is one.
         dtype: bfloat16 on a GPU, float32 on a CPU by default.
         views: Views of the guided step.
         batch: Targets of the training step.
-        portraits: Portraits of the training step, over which the targets are divided; the paper has 8 of one.
-        rounds: How often each variant is timed; the best time counts.
+        portraits: Portraits of the training step, over which the targets are divided; 8 targets each in the
+            paper.
+        rounds: Number of timings of each variant, of which the best is reported.
         channels_last: Use channels-last memory in all variants.
         compile: Use torch.compile in all variants.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda, and PyTorch sees no GPU here")
+        raise InputError("--device cuda: PyTorch finds no GPU")
     if min(views, batch, portraits, rounds) < 1 or batch % portraits:
         raise InputError(
             f"--views {views} --batch {batch} --portraits {portraits} --rounds {rounds}: give 1 or more of "
@@ -296,7 +297,7 @@ def benchmark(
 
 
 def main() -> None:
-    """Run the command; an InputError ends it with one line."""
+    """Run the command. Invalid input ends in one line."""
     parser = ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_function_arguments(benchmark)
     settings = parser.parse_args().as_dict()

@@ -1,8 +1,8 @@
 """`python -m benchmarks.evaluation`: the time that an evaluation takes to sample and to score.
 
-Views of one frame are sampled and scored as `lightning_modules.evaluate` does. Times are wall-clock seconds
-on a GPU and processor seconds on a CPU. Sampling is measured over a few steps and extrapolated to `steps`,
-because every step costs the same.
+Views of one frame are sampled and scored as by `lightning_modules.evaluate`. Times are wall-clock seconds on
+a GPU and processor seconds on a CPU. Sampling is measured over a few steps and extrapolated to `steps`, as
+all steps cost the same.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ from lightning_modules.sampling.settings import Sampling
 from metrics.suite import MetricSuite, available
 from portraits.pixels import to_pixels
 
-MORE_STEPS, STEPS = 3, 1  # that are measured
+MORE_STEPS, STEPS = 3, 1  # measured numbers of steps
 GROUPS = {
     "PSNR, SSIM": ("PSNR", "SSIM"),
     "LPIPS, DISTS": ("LPIPS", "DISTS"),
@@ -44,7 +44,7 @@ def seconds(run: Callable[[], object]) -> float:
 
 
 def sampling_seconds(pipeline: DiffPortrait3DPipeline, sampling: Sampling, subject: Subject) -> float:
-    """The seconds that sampling all views of a subject takes."""
+    """Seconds for sampling all views of a subject."""
     references = reference_pixels(subject, None)[None]
     conditions = condition_pixels(subject, None, None)[None]
     cameras = torch.from_numpy(subject.cameras)[None]
@@ -66,7 +66,7 @@ def sampling_seconds(pipeline: DiffPortrait3DPipeline, sampling: Sampling, subje
 
 
 def scoring_seconds(subject: Subject, device: str) -> dict[str, float]:
-    """The seconds that scoring all views of a subject takes, by group of metrics."""
+    """Seconds for scoring all views of a subject, by group of metrics."""
     truth = to_pixels(subject.truths).to(device)
     cameras = torch.from_numpy(subject.cameras)
     measured = {}
@@ -101,7 +101,7 @@ def benchmark(
         model: a model folder
         shards: a built folder of its image size
         views: number of views
-        steps: number of denoising steps of the evaluation; the paper takes 100
+        steps: number of denoising steps of the evaluation; 100 in the paper
         device: cpu or cuda
     """
     if steps <= MORE_STEPS:

@@ -110,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"{chosen.views} views, {device}, {kind_of_time}, {chosen.scale} widths")
     print("| generator | side | one identity | independent | ratio | images/s | peak GiB |")
     print("|---|---:|---:|---:|---:|---:|---:|")
-    # in a process each, to measure the peak memory of one
+    # each in its own process, to measure its peak memory
     with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
         for kind in KIND_NAMES:
             print(pool.submit(benchmark, kind, chosen.scale, chosen.views, chosen.rounds, device).result())

@@ -1,8 +1,8 @@
-"""`python -m benchmarks.identity`: what a score of ID means, for every recogniser that this machine has.
+"""`python -m benchmarks.identity`: typical scores of ID, for every available recogniser.
 
-It takes a built folder with known cameras, such as the synthetic capture, of 128 pixels or more, and prints
-cosines between strangers seen from the front, with their highest tail, and of one person as the head turns
-away from its own most frontal view.
+On a built folder with known cameras, such as the synthetic capture, of 128 pixels or more, it prints the
+cosines between frontal views of different people, with their highest tail, and between a person's most
+frontal view and other views, by yaw.
 """
 
 from collections.abc import Sequence
@@ -26,8 +26,8 @@ from metrics.identity import RECOGNISERS, recogniser
 from portraits.cameras import angles
 from portraits.pixels import to_pixels
 
-FRONTAL = 30  # degrees of yaw: a person's reference, and the views that strangers are compared in
-TAIL = 0.99  # the quantile above which the highest 1 % of strangers lie
+FRONTAL = 30  # degrees; largest yaw of references, and of views in which different people are compared
+TAIL = 0.99  # quantile of the highest 1 % of different people
 
 
 class Faces(NamedTuple):
@@ -38,7 +38,8 @@ class Faces(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """Cosines of strangers (P,), and of one person's views (V,) with the yaws (V,) in degrees."""
+    """Cosines between different people (P,), and between views of one person (V,) with their yaws (V,) in
+    degrees."""
 
     strangers: NDArray[np.float64]
     same: NDArray[np.float64]
@@ -46,7 +47,7 @@ class Scores(NamedTuple):
 
 
 def read_faces(subjects: Sequence[Subject]) -> list[Faces]:
-    """The faces of everybody's views, those that no detector finds where their cameras have them."""
+    """The faces in everyone's views; those that no detector finds are located by their cameras."""
     reader = FaceReader()
     found = []
     for subject in tqdm(subjects, desc="views of", unit="person"):
@@ -79,7 +80,7 @@ def scores(people_faces: Sequence[Faces], weights: str) -> Scores:
 
 
 def table(found: dict[str, Scores]) -> str:
-    """Markdown: strangers and one person by yaw, the median and the lowest tenth."""
+    """Cosines of different people, and of one person by yaw (median and lowest decile), as Markdown."""
     bins = list(pairwise(EDGES))
     head = ["strangers, median", "their highest 1 %", *(f"same person, {low}-{high}°" for low, high in bins)]
     lines = [f"| ID | {' | '.join(head)} |", "|---|" + "---:|" * len(head)]
@@ -97,12 +98,12 @@ def benchmark(
     split: Literal["train", "val", "test"] = "test",
     frames: int | None = None,
 ) -> str:
-    """The table, in brackets the lowest tenth.
+    """The table, with the lowest decile in brackets.
 
     Args:
         shards: a built folder with known cameras, of images of 128 pixels or more
-        split: whose people
-        frames: how many of them; all by default
+        split: split of the shards
+        frames: number of frames; all by default
     """
     faces = read_faces(list(people(shards, split, frames)))
     return table({name: scores(faces, name) for name in RECOGNISERS if CATALOGUE[name].available})

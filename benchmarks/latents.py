@@ -1,8 +1,8 @@
 """`python -m benchmarks.latents --configs '[configs/stage1.yaml]'`: the time that cached latents save.
 
-The same training is run on its shards without and with latents (`python -m shards.cache_latents`), in turns,
-so that noise affects both equally. The CPU time of reading and training together is measured, which depends
-little on other work on the machine.
+The same training runs alternately on its shards without and with latents (`python -m shards.cache_latents`),
+so that noise affects both equally. The CPU time of reading and training is measured, which depends little on
+other processes.
 """
 
 import statistics
@@ -56,7 +56,7 @@ def with_latents(configs: Sequence[str], folder: Path) -> Path:
     sources: dict[str, dict[str, Any]] = {}
     for name, source in cli.config.data.init_args.sources.items():
         if not isinstance(source.urls, str) or not Path(source.urls).is_dir():
-            raise InputError(f"source {name}: {source.urls} is no folder made by python -m shards.build")
+            raise InputError(f"source {name}: {source.urls} is not a folder built by python -m shards.build")
         before = Manifest.load(Path(source.urls))
         after = cache(Path(source.urls), folder / name, cli.model.vae)
         sizes = [sum(shard.bytes for shard in manifest.shards) / 1e6 for manifest in (before, after)]

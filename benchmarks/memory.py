@@ -1,4 +1,4 @@
-"""How much memory the tensors of a computation take at most, on any device and whoever allocates them."""
+"""Peak memory of a computation's tensors, on any device."""
 
 import weakref
 from collections.abc import Callable
@@ -11,9 +11,9 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 
 class TensorMemory(TorchDispatchMode):
-    """While it is on, counts the bytes of the tensors that are made and still live: `peak` is the most.
+    """A mode that counts the bytes of live tensors created within it; `peak` is their maximum.
 
-    What was there before (weights, inputs) is not counted, nor is what an operation takes inside itself.
+    Earlier tensors (weights, inputs) and temporary memory inside operations are not counted.
     """
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class TensorMemory(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """The operation, what it was given and what it makes taken note of."""
+        """Run an operation and count its new tensors."""
         for storage in _storages((args, kwargs)):
             self._known[storage] = True
         result = func(*args, **(kwargs or {}))

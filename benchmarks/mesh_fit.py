@@ -1,8 +1,8 @@
-"""`python -m benchmarks.mesh_fit`: the canonical face and the calibration of
+"""`python -m benchmarks.mesh_fit`: fit the canonical face and the calibration of
 `portraits.alignment.mesh_camera`.
 
-They are fitted on people with known cameras: build a capture of 128 pixels or more for it (`python -m
-shards.build synthetic --size 128 …`), and report poses on others (`python -m benchmarks.pose`). N views.
+They are fitted on people with known cameras: build a capture of 128 pixels or more (`python -m shards.build
+synthetic --size 128 …`), and report poses on other people (`python -m benchmarks.pose`). N views.
 """
 
 from collections.abc import Sequence
@@ -24,10 +24,10 @@ from portraits.cameras import project, split_label
 
 Array = NDArray[np.float64]
 
-FACE_LIMIT = 45  # degrees of yaw: beyond, the network guesses half of the face
-TRUSTED = 0.2  # the least score of a view that the calibration is fitted to
-FEWEST = 20  # views
-ROBUST = 0.01  # radians: smaller errors of yaw all weigh the same in the fit
+FACE_LIMIT = 45  # degrees; at larger yaws the network extrapolates half of the face
+TRUSTED = 0.2  # least score of views for the calibration
+FEWEST = 20  # least number of views
+ROBUST = 0.01  # radians; scale below which the robust loss of yaw errors is quadratic
 
 
 class Views(NamedTuple):
@@ -44,7 +44,7 @@ class Views(NamedTuple):
 
 
 def find_meshes(images: NDArray[np.uint8], cameras: Array) -> Views:
-    """The dense landmarks of images (N, S, S, 3) whose face the detector finds."""
+    """The dense landmarks of the images (N, S, S, 3) in which the detector finds a face."""
     points, scores, known = [], [], []
     for image, camera in zip(images, cameras, strict=True):
         regions = mesh.detect(image)
@@ -58,8 +58,8 @@ def find_meshes(images: NDArray[np.uint8], cameras: Array) -> Views:
 
 
 def fit_face(views: Views) -> Array:
-    """The canonical face (468, 3) in EG3D's frame: the mean of the landmarks, turned by the true cameras and
-    made symmetric, at the place and of the size at which it is seen where the landmarks are."""
+    """Fit the canonical face (468, 3) in EG3D's frame: the symmetrised mean of the landmarks, rotated by the
+    true cameras, with the position and size that project to the landmarks."""
     yaws = np.abs(np.degrees(turn_of_rotation(views.rotations)[:, 0]))
     near = np.flatnonzero((yaws < FACE_LIMIT) & (views.scores >= mesh.FACE))
     if len(near) < FEWEST:
@@ -86,7 +86,7 @@ def mirror_of(face: Array) -> NDArray[np.intp]:
 
 
 def fit_calibration(views: Views, face: Array) -> Calibration:
-    """The correction of yaw that fits best, by least absolute errors."""
+    """Fit the calibration by least absolute errors."""
     trusted = views.scores >= TRUSTED
     yaws = turn_of_rotation([fitted_rotation(points, face) for points in views.points[trusted]])[:, 0]
     true = turn_of_rotation(views.rotations[trusted])[:, 0]
@@ -99,7 +99,7 @@ def fit_calibration(views: Views, face: Array) -> Calibration:
 
 
 def _unit(points: Array) -> Array:
-    """Points about their mean, their root mean square distance from it 1."""
+    """Points centred and scaled to a root mean square distance of 1."""
     centred = points - points.mean(0)
     return centred / np.sqrt((centred**2).sum(1).mean())
 
@@ -107,16 +107,16 @@ def _unit(points: Array) -> Array:
 def fit(
     shards: str, out: str, split: Literal["train", "val", "test"] = "train", frames: int | None = None
 ) -> str:
-    """Write the canonical face, and give the calibration.
+    """Write the canonical face, and return the calibration as text.
 
     Args:
         shards: a built folder with known cameras, of images of 128 pixels or more
         out: the .npy file to write
-        split: whose people
-        frames: how many of them; all by default
+        split: split of the shards
+        frames: number of frames; all by default
     """
     if not mesh.available():
-        raise InputError("dense landmarks are not on this machine: python -m metrics.fetch")
+        raise InputError("dense landmarks are not available: run python -m metrics.fetch")
     subjects = tqdm(people(shards, split, frames), desc="views of", unit="person")
     found = [find_meshes(subject.truths, subject.cameras) for subject in subjects]
     views = Views(*(np.concatenate(columns) for columns in zip(*found, strict=True)))

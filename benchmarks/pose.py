@@ -2,9 +2,9 @@
 
 Takes a built folder with known cameras, such as the synthetic capture, best of 128 pixels or more
 (`python -m shards.build synthetic --size 128 …`): landmarks are less accurate in smaller images, such as the
-64 pixels of the default folder. `--fit_points true` prints instead the mean positions of dlib's landmarks on
-its people, in EG3D's coordinates: `FACE_51` of `metrics.landmarks` was fitted so, on other people than those
-of the published errors.
+64 pixels of the default folder. `--fit_points true` instead prints the mean positions of dlib's landmarks on
+its people in EG3D's coordinates. `FACE_51` of `metrics.landmarks` was fitted in this way, on other people
+than those of the published errors.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,8 +30,8 @@ from portraits.pixels import to_pixels
 from shards.manifest import Manifest
 
 EDGES = (0, 15, 30, 45, 60, 75)
-MAX_FIT_YAW = 30  # degrees; beyond, landmarks are hidden and the detector guesses
-MIN_FIT_VIEWS = 4  # from which a person's landmarks are triangulated
+MAX_FIT_YAW = 30  # degrees; at larger yaws some landmarks are hidden
+MIN_FIT_VIEWS = 4  # least number of views for triangulating a person's landmarks
 # each landmark's mirror image: brows, bridge and tip of the nose, nostrils, eyes, outer and inner lips
 MIRRORED = (
     *range(9, -1, -1),
@@ -129,7 +129,7 @@ def benchmark(
 
     Args:
         shards: a built folder with known cameras, best with images of 128 pixels or more
-        split: of the shards
+        split: split of the shards
         frames: number of frames; all by default
         fit_points: print the fitted positions of dlib's landmarks instead
     """

@@ -1,6 +1,6 @@
-"""`python -m benchmarks.sampling`: seconds a view of the whole pipeline, from the portrait to the image.
+"""`python -m benchmarks.sampling`: seconds per view of the whole pipeline, from portrait to images.
 
-The baseline samples the same networks as the released sampler does: at each step F_ref runs on a copy of the
+The baseline samples the same networks like the released sampler: at each step F_ref runs on a copy of the
 portrait for each view, and F_cam runs in both passes and embeds its condition images again. Both are timed
 alternately, so that noise affects them equally. The peak memory of short and long paths is measured in
 separate processes.
@@ -35,7 +35,7 @@ GUIDANCE = 3.0
 @dataclass(frozen=True)
 class Inputs:
     """Inputs of the pipeline: a portrait (1, 1, 3, S, S) and conditions (1, K, 3, S, S), uint8 noise, as the
-    content does not affect the time; and the cameras (1, K, 25) of an orbit where the model has S."""
+    content does not affect the time; and, if the model has S, the cameras (1, K, 25) of an orbit."""
 
     portrait: Tensor
     conditions: Tensor
@@ -107,13 +107,14 @@ def measure_memory(pipeline: DiffPortrait3DPipeline, views: int, steps: int) -> 
 def benchmark(
     model: str = "checkpoints/mini", steps: int = 10, rounds: int = 3, only: int | None = None
 ) -> None:
-    """Print seconds a view of both samplers and their ratio, then peak memory by the length of the path.
+    """Print the seconds per view of both samplers and their ratio, then peak memory by the length of the
+    path.
 
     Args:
         model: a model folder with all parts.
         steps: denoising steps.
-        rounds: how often each sampler is timed, after one warm-up.
-        only: print only the peak memory of a path of so many views.
+        rounds: timings of each sampler, after one warm-up.
+        only: print only the peak memory of a path of this number of views.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     pipeline = DiffPortrait3DPipeline.from_pretrained(model).to(device)
@@ -129,14 +130,14 @@ def benchmark(
             sampler(pipeline, inputs, steps)
             spent[name] += now() - start if turn else 0.0  # the first round is a warm-up
     for name, seconds in spent.items():
-        print(f"{name}: {seconds / rounds / views:.3f} s a view ({steps} steps, {views} views, {device})")
+        print(f"{name}: {seconds / rounds / views:.3f} s per view ({steps} steps, {views} views, {device})")
     print(f"released sampler / pipeline: {spent['released sampler'] / spent['pipeline']:.2f}")
     for path in PATHS:
         print(f"{path} views: {peak_memory(model, path, 2):.2f} GiB at most")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command; an InputError ends it with one line."""
+    """Run the command. Invalid input ends in one line."""
     parser = ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_function_arguments(benchmark)
     settings = parser.parse_args(arguments)

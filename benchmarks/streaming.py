@@ -1,8 +1,9 @@
-"""`python -m benchmarks.streaming`: the rate at which frames stream from shards, and how long training waits.
+"""`python -m benchmarks.streaming`: the rate of streaming frames from shards, and training's time waiting for
+data.
 
 The rate is compared with that of the same images in loose files, of WebDataset's sequential pipeline, and of
-decoding as many JPEGs, which is the lower bound of the work. Everything is read from the page cache, so that
-processing is compared and not disks.
+decoding the same number of JPEGs, the lower bound of the work. Everything is read from the page cache, so
+that processing is compared and not disks.
 """
 
 import itertools
@@ -38,7 +39,7 @@ BATCH = 2
 
 
 class NoiseSource(Source):
-    """Frames of smooth noise, whose JPEGs are about as large as photographs'."""
+    """Frames of smooth noise, with JPEGs about as large as those of photographs."""
 
     name = "noise"
 
@@ -150,13 +151,13 @@ def rate(batches: Iterable[Any], seconds: float) -> tuple[float, float]:
 
 
 def forever(make: Callable[[], Iterable[Any]]) -> Iterator[Any]:
-    """The batches of one epoch after the other."""
+    """Batches of successive epochs, without end."""
     while True:
         yield from make()
 
 
 def decoding(data: PortraitViewsDataModule, reader: ViewReader) -> Iterator[None]:
-    """Decode as many JPEGs from memory as a batch has, again and again."""
+    """Repeatedly decode as many JPEGs from memory as a batch has."""
     frames = data.frame_sets("train")[0]
     frame = frames.frame(0)
     images = [

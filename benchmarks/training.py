@@ -1,4 +1,4 @@
-"""Short trainings by a configuration, for what is measured in them."""
+"""Short trainings for measurements."""
 
 from collections.abc import Sequence
 
@@ -10,8 +10,8 @@ from lightning_modules.training import read_config
 def train(
     configs: Sequence[str], steps: int, callback: pl.Callback, flags: Sequence[str] = ()
 ) -> dict[str, float]:
-    """Train by configurations and `flags` of `fit` (later ones win) with one callback, leaving nothing
-    behind; what was logged in the end."""
+    """Train with configurations and `flags` of `fit` (later ones override earlier ones) and one callback,
+    without writing files; returns the last logged values."""
     cli = read_config([*(f"--config={config}" for config in configs), "--trainer.logger=false", *flags])
     trainer = pl.Trainer(
         max_steps=steps,

@@ -1,1 +1,1 @@
-"""What happens around training: averaging, pictures, exports, evaluation."""
+"""Lightning callbacks: weight averaging, pictures, exports, evaluation; and the dashboard of a run."""

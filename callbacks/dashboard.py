@@ -1,9 +1,9 @@
-"""One picture of a training run, from the files that the run has left.
+"""A training run as one picture, drawn from the run's files.
 
-`python -m callbacks.dashboard RUN` takes a run's folder, such as `runs/stage2/version_0`, or a folder above
-it, whose newest run is drawn. It reads `metrics.csv` (Lightning's CSVLogger) and the newest pictures in
-`evaluation/` and `pictures/`, needs no network, and works while the run is going on. Curves are grouped by
-the part of their name before the last slash: the split and the protocol.
+`python -m callbacks.dashboard RUN` draws the run in a folder such as `runs/stage2/version_0`, or the newest
+run below a folder. It reads `metrics.csv` (Lightning's CSVLogger) and the newest pictures in `evaluation/`
+and `pictures/`, needs no network, and also works during a run. Curves are grouped by the part of their name
+before the last slash: the split and the protocol.
 """
 
 import csv
@@ -36,19 +36,19 @@ ORBIT_VIEWS = 12
 PICTURES = 2  # shown side by side
 
 Curve = list[tuple[float, float]]
-"""(step, value), by step."""
+"""Points (step, value), sorted by step."""
 
 
 @dataclass(frozen=True)
 class Strip:
-    """Pictures side by side beneath a heading."""
+    """Pictures side by side below a heading."""
 
     heading: str
     pictures: list[Image.Image]
 
     @property
     def height(self) -> int:
-        """In pixels: the pictures are scaled down to the page's width, and not up."""
+        """Height in pixels; pictures are scaled down to the page's width, but never up."""
         fitted = round(WIDTH / sum(picture.width / picture.height for picture in self.pictures))
         return min(fitted, max(picture.height for picture in self.pictures))
 
@@ -85,7 +85,7 @@ def read_log(path: Path) -> dict[str, Curve]:
     """The curves of a CSV log, by name. Raises InputError on another file or one without a finite value."""
     try:
         text = path.read_text(encoding="utf-8")
-        # the last line may not be complete while the run is going on
+        # the last line may be incomplete during a run
         rows = list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
         names = [name for name in (rows[0] if rows else ()) if name not in (None, "step", "epoch")]
         curves = {name: _curve(rows, name) for name in names}
@@ -116,14 +116,14 @@ def sections(names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _ordered(names: Sequence[str]) -> list[str]:
-    """Metrics in the order of the tables; values that are neither better high nor low come last."""
+    """Metrics in the order of the tables, followed by values without a direction."""
     short = {name.rsplit("/", 1)[-1]: name for name in names}
     directed_first = sorted(short, key=lambda name: higher_is_better(name) is None)
     return [short[name] for name in ordered(directed_first)]
 
 
 def draw_page(title: str, curves: Mapping[str, Curve], strips: Sequence[Strip]) -> Image.Image:
-    """A page with the plots of all curves, section by section, and strips of pictures beneath."""
+    """A page with the plots of all curves by section, and strips of pictures below."""
     grouped = sections(curves)
     heights = [-(-len(names) // COLUMNS) * PLOT_HEIGHT for names in grouped.values()]
     heights = [height + HEADING_HEIGHT for height in (*heights, *(strip.height for strip in strips))]
@@ -188,7 +188,7 @@ def panel_title(name: str, curve: Curve, averaged: bool = False) -> tuple[str, t
 
 
 def running_mean(curve: Curve) -> Curve:
-    """The running mean of a long curve; a short one as it is."""
+    """The running mean of a long curve; short curves are unchanged."""
     if len(curve) < 2 * WINDOW:
         return curve
     steps, values = np.array(curve).T
@@ -220,7 +220,7 @@ def newest(folder: Path, kind: str) -> Path | None:
 
 
 def step_of(path: Path) -> int:
-    """The training step in a picture's name, -1 where there is none."""
+    """The training step in a picture's name; -1 if there is none."""
     match = re.search(r"-(\d+)$", path.stem)
     return int(match[1]) if match else -1
 

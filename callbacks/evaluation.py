@@ -43,14 +43,13 @@ class Evaluation(pl.Callback):
 
     Stages 1 to 3 are sampled from random noise; the noise prior S renders proxies. Frames, cameras and noise
     are the same at every validation, so that curves are comparable. The weights are those being validated
-    (the average, where there is one). The cost is `frames` x `views` images of `steps` denoising steps; it is
-    logged as `val/evaluation_seconds`.
+    (the average, if there is one). The cost is `frames` x `views` images of `steps` denoising steps; the time
+    is logged as `val/evaluation_seconds`.
 
-    Ranks share the frames, and the first rank draws its own: a grid (reference; condition if the stage takes
-    one, target and sample of some views), a table of all views with their scores, the worst views by the
-    first metric, and, where the stage predicts views at given cameras, an orbit around the first frame's
-    person. W&B gets all of it, TensorBoard pictures and text; `evaluation/` in the run's folder always has
-    the files.
+    Frames are divided among ranks. The first rank draws its own: a grid (reference; condition if used, target
+    and sample of some views), a table of all views with their scores, the worst views by the first metric,
+    and, if the stage predicts views at given cameras, an orbit around the first frame's person. The files are
+    written to `evaluation/` in the run's folder; W&B receives all of them, TensorBoard pictures and text.
 
     Args:
         frames: number of validation frames, evenly spaced; at least one for each rank
@@ -58,12 +57,13 @@ class Evaluation(pl.Callback):
         every_n_validations: interval, in validations
         steps: number of denoising steps
         guidance: scale of classifier-free guidance
-        metrics: names; all that this machine has weights for by default
+        metrics: names of metrics; by default all whose weights are available
         orbit_views: number of views in the orbit; 0 for no orbit
-        renderer: of the orbit's conditions: synthetic, eg3d:FOLDER, panohead:FOLDER, or a GAN's options
+        renderer: renderer of the orbit's conditions: synthetic, eg3d:FOLDER, panohead:FOLDER, or a GAN's
+            options
 
-    Raises InputError in `setup` where the module cannot be sampled, or the orbit cannot be rendered or
-    written; and during validation where there are fewer frames than ranks.
+    Raises InputError in `setup` if the module cannot be sampled, or the orbit cannot be rendered or written;
+    and during validation if there are fewer frames than ranks.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class Evaluation(pl.Callback):
         self._validations = 0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Loads the metrics, and prints which weights they use."""
+        """Loads the metrics, and prints their weights."""
         sampler_of(pl_module, self.sampling)
         if self.orbit_views and follows_cameras(pl_module):
             check_video()
@@ -121,7 +121,7 @@ class Evaluation(pl.Callback):
 
     @torch.no_grad()
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Samples, scores and draws, where the interval says so."""
+        """Samples, scores and draws at every `every_n_validations`-th validation."""
         if trainer.sanity_checking:
             return
         self._validations += 1
@@ -130,10 +130,10 @@ class Evaluation(pl.Callback):
         pl_module.log_dict(results, sync_dist=True, batch_size=1)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Tells W&B which way each metric is better, before the metrics are logged."""
+        """Defines the direction of each metric in W&B, before the metrics are logged."""
         if trainer.sanity_checking:
             return
-        # All ranks have to read callback_metrics: values are reduced over ranks, which waits for all of them.
+        # All ranks have to read callback_metrics, as it reduces values over ranks.
         names = list(trainer.callback_metrics)
         if trainer.is_global_zero:
             self._summaries.define(trainer.loggers, names)
@@ -141,13 +141,13 @@ class Evaluation(pl.Callback):
     def _evaluate(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, float]:
         """The values to log, by name."""
         began = time.perf_counter()
-        # broadcast: all ranks have to call it
+        # all ranks have to call it, as it broadcasts
         folder = run_folder(trainer) / "evaluation"
         batch, sampler = self._frames(trainer), sampler_of(pl_module, self.sampling)
         samples = sampler(batch)
         scores = self._score(samples, batch, pl_module.device)
         protocol, suite = trainer.datamodule.protocol, self._suite
-        assert suite is not None  # made in setup
+        assert suite is not None  # created in setup
         results = {f"val/{protocol}/{name}": value for name, value in suite.compute().items()}
         if trainer.is_global_zero:
             shown = batch if takes_conditions(pl_module) else without_conditions(batch)
@@ -174,7 +174,7 @@ class Evaluation(pl.Callback):
 
     def _score(self, samples: Tensor, batch: Batch, device: torch.device) -> dict[str, Tensor]:
         """The scores (B * K,) by metric. Faces in the targets are detected at the first validation only."""
-        assert self._suite is not None  # made in setup
+        assert self._suite is not None  # created in setup
         suite = self._suite.to(device)
         suite.reset()
         if not self._faces:
@@ -196,7 +196,7 @@ class Evaluation(pl.Callback):
         samples: Tensor,
         scores: dict[str, Tensor],
     ) -> None:
-        """The grid, the table and its worst rows, on disk and to the loggers that can show them."""
+        """Write the grid, the table and its worst rows, and log them."""
         step = trainer.global_step
         drawn = {"grid": grid(to_images(side_by_side(batch, samples)), 1, 2)}
         rows, views = view_rows(batch, scores), view_images(batch, samples)
@@ -219,7 +219,7 @@ class Evaluation(pl.Callback):
             self._orbit = self._orbit_batch(takes_conditions(pl_module))
         views = to_images(sampler(self._orbit)[0])
         self.last["orbit"] = folder / f"orbit-{trainer.global_step:07d}.mp4"
-        # ffmpeg knows an MP4 by its ending, which another name has to keep
+        # ffmpeg recognises an MP4 by its suffix, which the temporary name has to keep
         partial = self.last["orbit"].with_name(f".{self.last['orbit'].name}")
         write_video(partial, [Image.fromarray(view) for view in views], ORBIT_FPS)
         partial.replace(self.last["orbit"])
@@ -227,10 +227,10 @@ class Evaluation(pl.Callback):
         log_video(trainer, f"media/{pl_module.stage}/orbit", self.last["orbit"], still)
 
     def _orbit_batch(self, conditions: bool) -> Batch:
-        """The first frame's references with the cameras of an orbit, and another person's renderings at them
-        if the stage takes conditions."""
+        """The first frame's references with the cameras of an orbit and, if the stage uses conditions,
+        renders of another person at these cameras."""
         cameras = trajectory("orbit", self.orbit_views)
-        assert self._batch is not None  # taken at the first validation
+        assert self._batch is not None  # read at the first validation
         person = {name: self._batch[name][:1] for name in ("key", "reference")}
         batch = person | {"camera": torch.from_numpy(cameras)[None]}
         if conditions:

@@ -1,4 +1,4 @@
-"""The trained part, with averaged weights, as a folder of its own when training has ended."""
+"""Export of the trained part, with averaged weights, at the end of training."""
 
 from contextlib import nullcontext
 from pathlib import Path
@@ -12,10 +12,10 @@ from core.errors import InputError
 
 
 class Exportable(Protocol):
-    """A module whose trained part makes a folder that others load."""
+    """A module whose trained part can be exported."""
 
     def export(self, folder: Path) -> None:
-        """Write the folder whole or not at all. Raises InputError if it exists."""
+        """Write the folder atomically. Raises InputError if it exists."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""A validation that an interruption cut off is made up for when the run goes on."""
+"""Repetition of a validation that was interrupted, when the run is resumed."""
 
 from typing import Any
 
@@ -6,10 +6,11 @@ import pytorch_lightning as pl
 
 
 class PendingValidation(pl.Callback):
-    """Keeps in checkpoints which validation was the last to end, and runs one that was due and did not end.
+    """Records the last completed validation in checkpoints, and on resumption runs one that was due but not
+    completed.
 
-    Lightning continues training after the batch that a checkpoint was saved at, whether the validation due
-    there ended or not. A run that resumes from its last step ends as any other, with validation and export.
+    Lightning continues training after the batch at which a checkpoint was saved, even if the validation due
+    there was not completed. A run that is resumed from its last step also ends with validation and export.
     """
 
     def __init__(self) -> None:
@@ -18,15 +19,15 @@ class PendingValidation(pl.Callback):
         self._max_steps: int | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The number of training batches, and that at the last validation."""
+        """Numbers of training batches now and at the last validation."""
         return {"batches": self.batches, "validated": self.validated}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from a checkpoint."""
+        """Restores the numbers from a checkpoint."""
         self.batches, self.validated = state_dict["batches"], state_dict["validated"]
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keeps Lightning from ending a complete run before `on_train_start`."""
+        """Prevents Lightning from ending a complete run before `on_train_start`."""
         loop = trainer.fit_loop.epoch_loop
         if self.batches and loop.max_steps > 0:
             self._max_steps = loop.max_steps
@@ -54,6 +55,6 @@ class PendingValidation(pl.Callback):
         self.batches = trainer.fit_loop.epoch_loop.total_batch_idx + 1
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Notes that this validation ended."""
+        """Records that this validation is complete."""
         if not trainer.sanity_checking:
             self.validated = self.batches

@@ -52,7 +52,7 @@ class Pictures(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Draws on rank zero, with the weights that are being validated (the average, where there is one)."""
+        """Draws on rank zero, with the weights being validated (the average, if there is one)."""
         if batch_idx or dataloader_idx or trainer.sanity_checking:
             return
         folder = run_folder(trainer) / "pictures"
@@ -73,7 +73,7 @@ class Pictures(pl.Callback):
 
 
 def save_picture(image: Image.Image, folder: Path, name: str, step: int) -> Path:
-    """Write `<name>-<step>.png` in a folder, which is made if missing, and return its path."""
+    """Write `<name>-<step>.png` into a folder, which is created if missing, and return its path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}-{step:07d}.png"
     save_whole(image, path)

@@ -1,4 +1,4 @@
-"""The last lines of a run: where its results are."""
+"""Printing of the paths of a run's results at its end."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Views that a stage in training predicts for validation frames.
+"""Sampling of a stage's views of validation frames during training.
 
 Shape letters: B frames, R references, K views, S image side.
 """
@@ -24,8 +24,8 @@ Sampler = Callable[[Batch], Tensor]
 
 
 def sampler_of(stage: pl.LightningModule, sampling: Sampling) -> Sampler:
-    """The sampler of a stage with its present weights: stages 1 to 3 sample by the pipeline, the noise
-    prior S renders proxies of the first reference. Raises InputError for other modules."""
+    """The sampler of a stage with its current weights: the pipeline for stages 1 to 3; for the noise prior S,
+    proxies from the first reference. Raises InputError for other modules."""
     if isinstance(getattr(stage, "denoiser", None), Denoiser):
         pipeline = pipeline_of(stage)
         return lambda batch: sample_views(pipeline, batch, sampling)
@@ -35,7 +35,7 @@ def sampler_of(stage: pl.LightningModule, sampling: Sampling) -> Sampler:
 
 
 def takes_conditions(stage: pl.LightningModule) -> bool:
-    """Whether the stage has F_cam, which takes condition images."""
+    """Whether the stage has F_cam, which needs condition images."""
     return isinstance(getattr(stage, "denoiser", None), Denoiser) and stage.denoiser.control is not None
 
 

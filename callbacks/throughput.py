@@ -1,4 +1,4 @@
-"""How fast training is, and how much of it is waiting for data."""
+"""Throughput of training, and the time spent waiting for data."""
 
 import time
 from typing import Any
@@ -13,8 +13,8 @@ class Throughput(pl.Callback):
     """Logs `train/images_per_second` of this rank and `train/data_wait`, the share of time spent waiting
     for batches.
 
-    Both are over the batches since they were last logged. Images are counted in the batch's tensor named
-    `count`, or in the cached latents in its place: all its dimensions but the last three.
+    Both are over the batches since the last logging. Images are counted in the batch's tensor `count`, or in
+    its cached latents: the product of all dimensions except the last three.
     """
 
     def __init__(self, count: str = "target") -> None:
@@ -27,7 +27,7 @@ class Throughput(pl.Callback):
         self._start()
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        """What has passed since the last batch was waiting."""
+        """Adds the time since the last batch to the waiting time."""
         self._waited += time.perf_counter() - self._idle_since
 
     def on_train_batch_end(
@@ -50,7 +50,7 @@ class Throughput(pl.Callback):
         self._idle_since = time.perf_counter()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Validation is neither training nor waiting."""
+        """Restarts the clock, as validation is neither training nor waiting."""
         self._start()
 
     def _start(self) -> None:

@@ -1,4 +1,4 @@
-"""The exponential moving average of what is trained, and of nothing else."""
+"""Exponential moving average of the trainable parameters."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,8 +15,8 @@ from core.lists import shortened
 class WeightAverage(pl.Callback):
     """Keeps an average of the trainable parameters, validates with it, and stores it in the checkpoint.
 
-    After n optimiser steps the decay is min(`decay`, (1 + n) / (10 + n)), so that the random start is soon
-    forgotten. The module's own weights in a checkpoint are always those being trained.
+    After n optimiser steps the decay is min(`decay`, (1 + n) / (10 + n)), so that the initial weights lose
+    their influence early. The module's weights in a checkpoint are always those being trained.
     """
 
     def __init__(self, decay: float = 0.999) -> None:
@@ -28,18 +28,18 @@ class WeightAverage(pl.Callback):
         self._trained: dict[str, Tensor] | None = None
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Starts at the weights as they are, or goes on from a checkpoint's average."""
+        """Starts from the current weights, or from a checkpoint's average."""
         parameters = trainable(pl_module)
         if not self.average:
             self.average = {name: p.detach().clone() for name, p in parameters.items()}
         if self.average.keys() != parameters.keys():
             odd = sorted(self.average.keys() ^ parameters.keys())
-            raise InputError(f"the checkpoint's average is of other parameters: {shortened(odd)}")
+            raise InputError(f"the checkpoint's average has other parameters: {shortened(odd)}")
         self.average = {name: value.to(parameters[name].device) for name, value in self.average.items()}
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        """One update for each optimiser step, however many micro-batches it took."""
+        """Updates once for each optimiser step, independent of the number of micro-batches."""
         if trainer.global_step <= self.updates:
             return
         self.updates = trainer.global_step
@@ -50,24 +50,24 @@ class WeightAverage(pl.Callback):
         )
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Puts the average in."""
+        """Replaces the weights being trained by the average."""
         if self.average:
             self._swap_in(pl_module)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Puts the weights being trained back, before any checkpoint is written."""
+        """Restores the weights being trained, before any checkpoint is written."""
         self._swap_out(pl_module)
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """As `on_validation_end`: the checkpoint of an interrupted validation holds the weights being
+        """As `on_validation_end`, so that the checkpoint of an interrupted validation holds the weights being
         trained."""
         self._swap_out(pl_module)
 
     @contextmanager
     def averaged(self, pl_module: pl.LightningModule) -> Iterator[None]:
-        """The module with the average in place of the weights being trained."""
+        """Use the average in the block instead of the weights being trained."""
         self._swap_in(pl_module)
         try:
             yield
@@ -79,7 +79,7 @@ class WeightAverage(pl.Callback):
         return {"average": self.average, "updates": self.updates}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint's average."""
+        """Restores a checkpoint's average."""
         self.average, self.updates = dict(state_dict["average"]), state_dict["updates"]
 
     @torch.no_grad()
@@ -96,7 +96,7 @@ class WeightAverage(pl.Callback):
 
 
 def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters of a module that are trained, by name."""
+    """A module's trainable parameters by name."""
     return {name: p for name, p in module.named_parameters() if p.requires_grad}
 
 

@@ -1,1 +1,1 @@
-"""The command `diffportrait3d`, and links to the configurations and the model that are shipped with it."""
+"""The command `diffportrait3d`, with links to the shipped configurations and model."""

@@ -1,4 +1,4 @@
-"""`diffportrait3d COMMAND …`: all commands by one name; `python -m diffportrait3d` is the same."""
+"""`diffportrait3d COMMAND …`: the entry point of all commands; `python -m diffportrait3d` is the same."""
 
 import runpy
 import sys
@@ -13,7 +13,7 @@ HELP = ("-h", "--help", "help")
 
 
 def usage() -> str:
-    """The commands, a line each."""
+    """The usage text, with a line for each command."""
     width = max(map(len, COMMANDS))
     groups = [
         "\n".join([f"{title}:", *(f"  {name:<{width}}  {command.help}" for name, command in group.items())])
@@ -32,7 +32,7 @@ def installed_version() -> str:
 
 
 def find_module(name: str) -> str:
-    """The module of a command. Raises InputError if there is none of this name."""
+    """The module of a command. Raises InputError for unknown names."""
     if name in COMMANDS:
         return COMMANDS[name].module
     near = get_close_matches(name.replace("_", "-"), COMMANDS, n=1)
@@ -41,7 +41,7 @@ def find_module(name: str) -> str:
 
 
 def main() -> None:
-    """Run a command as `python -m` runs its module, so that processes which it starts find themselves."""
+    """Run a command's module like `python -m`, so that processes that it spawns can import it."""
     with one_line():
         name, *arguments = sys.argv[1:] or HELP[:1]
         if name in HELP:

@@ -1,12 +1,13 @@
-"""All commands, a line each: the module that runs as `python -m <module>`, and what it is for."""
+"""The list of all commands: name, module and summary."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command: the `module` that it runs, the `help` line that lists it, and whether it prints its help and
-    finds mistakes without importing torch (`fast_help`); of the others `help_texts` has the help."""
+    """A command: its `module`, its `help` line in the list, and `fast_help`, whether the module itself prints
+    its help and reports invalid options without importing torch; the help of the others is stored (see
+    `help_texts`)."""
 
     module: str
     help: str
@@ -15,13 +16,13 @@ class Command:
 
 GROUPS: dict[str, dict[str, Command]] = {
     "Using a model": {
-        "synthesize": Command("lightning_modules.synthesize", "make new views of the people on photos"),
+        "synthesize": Command("lightning_modules.synthesize", "generate new views of people from photos"),
         "export-3d": Command("lightning_modules.export_3d", "write nerfstudio, COLMAP or glTF scenes"),
         "demo": Command("lightning_modules.demo", "show a model on unseen people: pictures and a table"),
     },
     "Training": {
         "fit": Command("lightning_modules.fit", "train a stage, the noise prior or the small backbone", True),
-        "assemble": Command("lightning_modules.assemble", "make a model folder of trained parts"),
+        "assemble": Command("lightning_modules.assemble", "combine trained parts into a model folder"),
         "dashboard": Command("callbacks.dashboard", "draw a run's curves and pictures as one image"),
     },
     "Data": {
@@ -32,13 +33,13 @@ GROUPS: dict[str, dict[str, Command]] = {
     },
     "Evaluation": {
         "evaluate": Command("lightning_modules.evaluate", "score a model or any system's images"),
-        "unpack": Command("lightning_modules.evaluation.unpack", "arrange another system's results"),
+        "unpack": Command("lightning_modules.evaluation.unpack", "convert another system's results"),
         "ablations": Command("lightning_modules.ablations", "measure what each part of the paper adds"),
-        "metric-weights": Command("metrics.fetch", "fetch the metrics' standard weights and verify them"),
+        "metric-weights": Command("metrics.fetch", "download and verify the metrics' weights"),
     },
     "Other networks": {
-        "import-released": Command("lightning_modules.import_released", "read the authors' checkpoint"),
-        "export-released": Command("lightning_modules.export_released", "write a checkpoint for their code"),
+        "import-released": Command("lightning_modules.import_released", "convert the authors' checkpoint"),
+        "export-released": Command("lightning_modules.export_released", "convert a model for their code"),
         "import-gan": Command("generators.import_gan", "convert a published EG3D or PanoHead network"),
         "import-baseline": Command("baselines.import_baseline", "convert Zero-1-to-3, TriPlaneNet or GOAE"),
         "invert": Command("generators.invert", "invert portraits into EG3D or PanoHead"),

@@ -1,7 +1,6 @@
-"""The commands' help, kept as text: their parsers are built from the signatures of what they run, which takes
-seconds to import.
+"""Stored help texts of the commands, as building their parsers imports modules for seconds.
 
-`python -m diffportrait3d.help_texts` (`make help-texts`) writes the texts anew; a test compares them.
+`python -m diffportrait3d.help_texts` (`make help-texts`) regenerates them; a test compares them.
 """
 
 import contextlib
@@ -26,13 +25,13 @@ CONFIG = "--config"
 
 
 def stored_help(name: str) -> str | None:
-    """The help of a command; None for the commands that print theirs at once by themselves."""
+    """The stored help of a command; None for commands with `fast_help`."""
     path = FOLDER / f"{name}.txt"
     return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
 def check_options(name: str, text: str, arguments: Sequence[str]) -> None:
-    """Raise InputError on options that a help text does not list, and where a required one is missing."""
+    """Raise InputError for options that are not in a help text, and for missing required ones."""
     known = {option.split(".")[0] for option in OPTION.findall(text)} | {"--print_config"}
     given = [argument.split("=")[0].rstrip("+") for argument in arguments if argument.startswith("--")]
     for option in given:
@@ -40,11 +39,11 @@ def check_options(name: str, text: str, arguments: Sequence[str]) -> None:
             raise InputError(f"{option}: no such option; diffportrait3d {name} --help lists them")
     missing = [option for option in REQUIRED.findall(text) if option not in given]
     if missing and CONFIG not in given:
-        raise InputError(f"{' and '.join(missing)} missing; diffportrait3d {name} --help says what is wanted")
+        raise InputError(f"{' and '.join(missing)} missing; see diffportrait3d {name} --help")
 
 
 def parser_help(name: str) -> str:
-    """The help that a command's own parser prints."""
+    """The help that a command's parser prints."""
     main = import_module(COMMANDS[name].module).main
     out = io.StringIO()
     with (
@@ -59,7 +58,7 @@ def parser_help(name: str) -> str:
 
 
 def main() -> None:
-    """Write the texts of all commands that have one."""
+    """Write the help texts of all commands without `fast_help`."""
     for name, command in COMMANDS.items():
         if not command.fast_help:
             write_text(FOLDER / f"{name}.txt", parser_help(name))

@@ -59,4 +59,4 @@ def test_a_command_takes_its_arguments_and_its_exit_code_comes_back():
 def test_help_is_printed_at_once_and_is_the_parser_s(name: str):
     done = run(name, "--help", code="atexit.register(lambda: print('torch' in sys.modules))")
     assert done.returncode == 0
-    assert done.stdout == f"{parser_help(name)}False\n", "make help-texts writes it anew"
+    assert done.stdout == f"{parser_help(name)}False\n", "make help-texts regenerates it"

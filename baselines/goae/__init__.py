@@ -1,1 +1,1 @@
-"""GOAE (Yuan et al., ICCV 2023): a portrait to EG3D's styles, and a correction of its features."""
+"""GOAE (Yuan et al., ICCV 2023): encodes a portrait as EG3D's styles, and corrects EG3D's features."""

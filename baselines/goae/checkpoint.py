@@ -1,4 +1,4 @@
-"""The released GOAE files to its networks: two bare state dicts, and NVIDIA's generator."""
+"""Conversion of the released GOAE files: two bare state dicts, and NVIDIA's generator."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""GOAE as a system: planes once a portrait, then any number of cameras.
+"""GOAE as a system: planes are computed once per portrait, then rendered at any number of cameras.
 
 Shape letters: N portraits, S side of EG3D's images, s side of the encoder's portraits, W styles, Z numbers of
 a style.
@@ -64,17 +64,17 @@ class Networks(nn.Module):
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """What is made of N portraits.
+    """The reconstruction of N portraits.
 
     Args:
         styles: (N, W, Z), for EG3D's synthesis
         features: EG3D's features (N, C, 32, 32) of the styles
-        corrected: the same after the correction
-        plain: planes of the features as they are
+        corrected: the features after the correction
+        plain: planes of the uncorrected features
         better: planes of the corrected features
         plain_view: rendering of `plain` at the portraits' cameras
         view: rendering of `better` at the portraits' cameras, the reconstruction
-        mask: what of the front plane the cameras see (N, 1, P, P), in [0, 1]
+        mask: visibility of the front plane from the cameras (N, 1, P, P), in [0, 1]
         identity: the planes mixed by the mask, for other cameras
     """
 

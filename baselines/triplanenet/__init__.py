@@ -1,1 +1,2 @@
-"""TriPlaneNet v2 (Bhattarai et al., WACV 2024): a portrait to EG3D's feature planes by two encoders."""
+"""TriPlaneNet v2 (Bhattarai et al., WACV 2024): encodes a portrait as EG3D's feature planes with two
+encoders."""

@@ -1,7 +1,7 @@
-"""The released TriPlaneNet v2 files to its encoders and its EG3D generator.
+"""Conversion of the released TriPlaneNet v2 files.
 
-`triplanenet_v2_final.pth` holds the encoders and the generator's tensors. `ffhq512-128.pth` holds what the
-first lacks: `latent_avg`, and how the generator renders (`init_kwargs`).
+`triplanenet_v2_final.pth` holds the encoders and the generator's tensors. `ffhq512-128.pth` holds the average
+style, `latent_avg`, and the generator's rendering settings (`init_kwargs`).
 """
 
 import logging
@@ -44,9 +44,9 @@ FFHQ = replace(
 def networks_of(path: Path, average: Path | None = None) -> tuple[TriPlaneEncoders, Generator, list[str]]:
     """The encoders and the generator of `triplanenet_v2_final.pth`, and notes on what was assumed.
 
-    `average` is `ffhq512-128.pth`. Without it the average style is taken to be the generator's own, and the
-    rendering to be that of NVIDIA's FFHQ generator, with a warning. Raises InputError listing what is
-    missing, unexpected or misshapen.
+    `average` is `ffhq512-128.pth`. Without it, the average style is assumed to be the generator's, and the
+    rendering settings those of NVIDIA's FFHQ generator, with a warning. Raises InputError that lists missing,
+    unexpected and misshapen tensors.
     """
     tensors = state_dict(read_archive(path), str(path))
     own = {name: x.float() for name, x in tensors.items() if name.startswith(ENCODERS)}

@@ -19,7 +19,7 @@ from generators.gan.layers import Dense
 COLOURS = 3
 RECONSTRUCTION = 9  # channels: the rendering and the differences of the portrait and its mirror image
 DEPTHS = (3, 4, 14, 3)  # IR-SE-50
-LEVELS = (6, 20, 23)  # units whose outputs the first encoder's pyramid is made of
+LEVELS = (6, 20, 23)  # units whose outputs form the first encoder's pyramid
 SKIPS = (2, 6, 20, 21)  # units whose outputs the second encoder's decoder takes
 LAST = 23
 COARSE, MIDDLE = 3, 4  # styles that read the coarsest and the middle level; the others read the finest
@@ -161,7 +161,7 @@ class Up(nn.Module):
 
 
 class PlaneEncoder(nn.Module):
-    """The second encoder: what the first reconstruction lacks, and its planes, to better planes."""
+    """The second encoder: refines planes from the residuals of the first reconstruction."""
 
     def __init__(self, widths: Widths) -> None:
         super().__init__()

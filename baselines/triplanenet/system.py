@@ -1,4 +1,4 @@
-"""TriPlaneNet v2 as a system: planes once a portrait, then any number of cameras.
+"""TriPlaneNet v2 as a system: planes are computed once per portrait, then rendered at any number of cameras.
 
 Shape letters: N portraits, S side of EG3D's planes, W styles, Z numbers of a style.
 """
@@ -51,7 +51,7 @@ class TriPlaneNetSettings:
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """What is made of N portraits.
+    """The reconstruction of N portraits.
 
     Args:
         styles: (N, W, Z), for EG3D's synthesis
@@ -120,8 +120,8 @@ class TriPlaneNet:
         return Reconstruction(styles, planes, view, mirror, identity)
 
     def residuals(self, portrait: Tensor, view: Views, mirror: Views) -> Tensor:
-        """What the second encoder sees (N, 9, S, S): the first reconstruction, and what it and its mirrored
-        view lack of the portraits (N, 3, S, S) and their mirror images."""
+        """The second encoder's input (N, 9, S, S): the first reconstruction, and the residuals of it and of
+        its mirrored view to the portraits (N, 3, S, S) and their mirror images."""
         front, back = (halved(seen.image[:, 0], self.side) for seen in (view, mirror))
         return torch.cat([front, portrait - front, portrait.flip(-1) - back], dim=1)
 

@@ -1,4 +1,5 @@
-"""EG3D labels as Zero-1-to-3 knows cameras: how far a target is from the source around the object.
+"""Conversion of EG3D labels to Zero-1-to-3's relative cameras: a target relative to the source, around the
+object.
 
 Shape letters: K views.
 """
@@ -20,9 +21,9 @@ def spherical(labels: Cameras) -> NDArray[np.float64]:
 
 
 def relative_pose(source: Cameras, targets: Cameras, head_size: float) -> NDArray[np.float32]:
-    """What Zero-1-to-3 is told of target cameras (K, 25) seen from a source (25,): the change of the polar
-    angle in radians, sine and cosine of that of the azimuth, and the change of the distance in units of
-    `head_size`, (K, 4). It knows no roll and no field of view."""
+    """Zero-1-to-3's encoding (K, 4) of target cameras (K, 25) relative to a source (25,): the change of the
+    polar angle in radians, sine and cosine of that of the azimuth, and the change of the distance in units of
+    `head_size`. Roll and field of view are not encoded."""
     change = spherical(targets) - spherical(source[None])
     return pose_of(change[:, 0], change[:, 1], change[:, 2] / head_size)
 

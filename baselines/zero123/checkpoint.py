@@ -1,7 +1,7 @@
-"""The original Zero-1-to-3 checkpoint (`105000.ckpt`, `zero123-xl.ckpt`, …) to its networks.
+"""Conversion of the original Zero-1-to-3 checkpoint (`105000.ckpt`, `zero123-xl.ckpt`, …).
 
-It is a Lightning checkpoint in CompVis' names. The UNet and the VAE are converted by diffusers, as any Stable
-Diffusion 1.x; CLIP's image tower is OpenAI's.
+It is a Lightning checkpoint with CompVis' names. The UNet and the VAE are converted by diffusers, like any
+Stable Diffusion 1.x; CLIP's image tower has OpenAI's names.
 """
 
 import re
@@ -35,7 +35,7 @@ HEADS = 8
 HEAD_WIDTH = 64  # of CLIP's attention
 LATENT_SIZE = 32  # that the released UNet was trained at
 LATENT_SCALE = 0.18215
-# What a checkpoint holds besides: the noise schedule, the average's state, and what CLIP's text side left.
+# Unused entries of a checkpoint: the noise schedule, the average's state, and parts of CLIP's text tower.
 UNREAD = re.compile(
     r"(betas|(sqrt_|log_)?(one_minus_|recip_|recipm1_)?alphas_cumprod(_prev)?|posterior_\w+|lvlb_weights|logvar"
     r"|scale_factor|model_ema\.(decay|num_updates)|cond_stage_model\.(mean|std)"

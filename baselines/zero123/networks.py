@@ -1,4 +1,4 @@
-"""Zero-1-to-3's networks: Stable Diffusion's with the source image and the camera as conditions.
+"""Zero-1-to-3's networks: Stable Diffusion's, conditioned on the source image and the camera.
 
 Shape letters: B images, H W latent size.
 """
@@ -57,8 +57,8 @@ class Networks:
         return int(self.unet.config.sample_size) * 2**halvings
 
     def image_latent(self, image: Tensor) -> Tensor:
-        """The source (B, 3, S, S) in [-1, 1] as the UNet sees it (B, 4, H, W): the posterior's mean, which is
-        not scaled as the latents that are sampled are."""
+        """The source (B, 3, S, S) in [-1, 1] as the UNet's input (B, 4, H, W): the posterior's mean, which
+        unlike sampled latents is not scaled."""
         return self.vae.encode(image.contiguous()).latent_dist.mode()
 
     def embedding(self, image: Tensor) -> Tensor:
@@ -66,8 +66,8 @@ class Networks:
         return self.image_encoder(self.clip_pixels(image)).image_embeds
 
     def clip_pixels(self, image: Tensor) -> Tensor:
-        """Images (B, 3, S, S) in [-1, 1] as CLIP sees them here: bicubic, corners aligned, no antialiasing,
-        no crop."""
+        """Images (B, 3, S, S) in [-1, 1] as CLIP's input: resized bicubically with aligned corners, without
+        antialiasing or cropping."""
         side = self.image_encoder.config.image_size
         resized = F.interpolate(image, size=(side, side), mode="bicubic", align_corners=True)
         mean, std = (resized.new_tensor(x).view(1, 3, 1, 1) for x in (CLIP_MEAN, CLIP_STD))

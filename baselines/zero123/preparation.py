@@ -1,4 +1,5 @@
-"""A portrait as Zero-1-to-3 takes it: a square on white, by itself or with the head centred as in its demo.
+"""Preparation of portraits for Zero-1-to-3: a square on white, optionally with the head centred as in its
+demo.
 
 Shape letters: S side of the network's images, K views.
 """
@@ -16,7 +17,7 @@ from portraits.pixels import Images
 
 Background = Literal["keep", "white", "centred"]
 
-FOREGROUND = 127  # of a mask; what is above it is the person
+FOREGROUND = 127  # of a mask; larger values are the person
 SHARE = 200 / 256  # of the square's side that a centred head may take
 WHITE = (255, 255, 255)
 LANCZOS = Image.Resampling.LANCZOS
@@ -24,8 +25,8 @@ LANCZOS = Image.Resampling.LANCZOS
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a portrait's pixels are in the network's square of side S: `scale` pixels of the square for one
-    of the portrait, and the portrait's origin at (`left`, `top`). Sides are kept for the way back."""
+    """The position of a portrait in the network's square of side S: `scale` pixels of the square per pixel of
+    the portrait, and the portrait's origin at (`left`, `top`). Sides are stored for the inverse."""
 
     scale: float
     left: float
@@ -34,7 +35,7 @@ class Placement:
     side: int
 
     def back(self, view: Image.Image) -> Image.Image:
-        """A view made in the square (S, S), moved to where the portrait has the head; white beside it."""
+        """Move a view from the square (S, S) to the head's position in the portrait, with white around it."""
         step = self.scale * self.portrait / self.side
         affine = (step, 0, self.left, 0, step, self.top)
         size = (self.side, self.side)
@@ -49,7 +50,7 @@ def prepared(request: Request, background: Background, side: int) -> tuple[Image
         return Image.fromarray(portrait).resize((side, side), LANCZOS), None
     if request.masks is None:
         raise InputError(
-            f"{request.name}: Zero-1-to-3 takes the background away by a mask, and none is given: give "
+            f"{request.name}: Zero-1-to-3 removes the background with a mask, and none is given: give "
             "masks, or background=keep"
         )
     mask = request.masks[0]
@@ -71,7 +72,7 @@ def centred(portrait: Images, mask: NDArray[np.uint8], side: int, name: str) -> 
     foreground = mask > FOREGROUND
     rows, columns = np.flatnonzero(foreground.any(1)), np.flatnonzero(foreground.any(0))
     if not len(rows):
-        raise InputError(f"{name}: nothing is in front of the background in the portrait's mask")
+        raise InputError(f"{name}: the portrait's mask is empty")
     box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
     cut = Image.fromarray(on_white(portrait, np.where(foreground, 255, 0).astype(np.uint8))).crop(box)
     scale = min(SHARE * side / max(cut.size), 1.0)

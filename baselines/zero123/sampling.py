@@ -1,4 +1,4 @@
-"""How Zero-1-to-3 is sampled: by the original demo, or by diffusers' pipeline.
+"""Sampling of Zero-1-to-3, as in the original demo or in diffusers' pipeline.
 
 Shape letters: B views, H W latent size.
 """
@@ -18,22 +18,22 @@ TRAINED = 1000  # timesteps
 MOST_STEPS = TRAINED // 2  # with more, the grid goes beyond the last timestep
 ETA: dict[Sampler, float] = {"original": 1.0, "diffusers": 0.0}
 
-# Latents (B, 4, H, W) and a timestep to the guided prediction of the noise.
+# Maps latents (B, 4, H, W) and a timestep to the guided prediction of the noise.
 Predict = Callable[[Tensor, int], Tensor]
-# The number of the step to noise (B, 4, H, W).
+# Maps the number of a step to noise (B, 4, H, W).
 StepNoise = Callable[[int], Tensor]
 
 
 def timesteps_of(sampler: Sampler, steps: int) -> list[int]:
-    """The timesteps that are visited, from the noisiest on.
+    """The sampled timesteps, from the noisiest on.
 
-    Both count 1, 1 + k, 1 + 2k, … with k = 1000 // `steps`. diffusers takes `steps` of them. The original
-    takes all below 1000 but the largest, though it starts from unit noise: 49 for 50 steps, from 961. Raises
-    InputError on a number of steps that leaves none or goes beyond the last timestep.
+    Both grids are 1, 1 + k, 1 + 2k, … with k = 1000 // `steps`. diffusers uses `steps` of them. The original
+    uses all below 1000 except the largest, although it starts from unit noise: 49 for 50 steps, from 961.
+    Raises InputError for numbers of steps that leave none or exceed the last timestep.
     """
     fewest = 2 if sampler == "original" else 1
     if not fewest <= steps <= MOST_STEPS:
-        raise InputError(f"{steps} sampling steps: the {sampler} sampler takes {fewest} to {MOST_STEPS}")
+        raise InputError(f"{steps} sampling steps: the {sampler} sampler supports {fewest} to {MOST_STEPS}")
     stride = TRAINED // steps
     if sampler == "original":
         return list(range(1, TRAINED + 1, stride))[-2::-1]
@@ -65,8 +65,8 @@ def sample(
 ) -> Tensor:
     """Latents (B, 4, H, W), scaled as the VAE's, from starting noise (B, 4, H, W).
 
-    `eta` is by default the sampler's own; above 0, `step_noise` gives the noise that a step adds. Raises
-    InputError on a number of steps that the sampler does not take, ValueError where that noise is missing.
+    `eta` is by default the sampler's; above 0, `step_noise` returns the noise that a step adds. Raises
+    InputError for unsupported numbers of steps, and ValueError if that noise is missing.
     """
     eta = ETA[sampler] if eta is None else eta
     if eta > 0 and step_noise is None:
@@ -83,9 +83,9 @@ def sample(
 def guided(
     unet: Callable[..., Tensor], latents: Tensor, timestep: int, source: Tensor, context: Tensor, scale: float
 ) -> Tensor:
-    """The prediction of the noise (B, 4, H, W), guided by `scale`: `unet` takes latents and source latents
-    joined (2B, 8, H, W), timesteps and contexts. The unconditional pass sees zeros for the source (B, 4, H,
-    W) and for the projected context (B, 1, D)."""
+    """The prediction of the noise (B, 4, H, W) with guidance `scale`. `unet` is called with concatenated
+    latents and source latents (2B, 8, H, W), timesteps and contexts; in the unconditional pass, source (B, 4,
+    H, W) and projected context (B, 1, D) are zero."""
     zeros = torch.zeros_like
     conditions = torch.cat([zeros(source), source]), torch.cat([zeros(context), context])
     joined = torch.cat([latents.repeat(2, 1, 1, 1), conditions[0]], dim=1)

@@ -1,4 +1,4 @@
-"""Zero-1-to-3 as a system: each view sampled from the portrait and its camera relative to the portrait's.
+"""Zero-1-to-3 as a system: each view is sampled from the portrait and its camera relative to the portrait's.
 
 Shape letters: K views, B views at a time, S image side.
 """
@@ -27,17 +27,17 @@ from portraits.pixels import Images, to_images, to_pixels
 
 @dataclass(frozen=True)
 class Zero123Settings:
-    """How Zero-1-to-3 makes views.
+    """Settings of Zero-1-to-3.
 
     Args:
-        sampler: the original demo's grid of timesteps, whose largest it leaves out, or diffusers' pipeline's
-        steps: of the grid; the original makes one fewer
+        sampler: the original demo's grid of timesteps, without the largest, or that of diffusers' pipeline
+        steps: steps of the grid; the original uses one fewer
         guidance: weight of the conditions
-        eta: noise added at each step; by default the sampler's own, 1 for the original and 0 for diffusers'
-        background: "white" takes the background away by the request's mask; "centred" also cuts the head out
-            and centres it as the original demo does, and moves the views back to the portrait's frame; "keep"
-            leaves the portrait as it is
-        head_size: what one unit of the camera's distance is, in those of EG3D labels
+        eta: noise added at each step; by default the sampler's, 1 for the original and 0 for diffusers'
+        background: "white" removes the background with the request's mask; "centred" also crops and centres
+            the head as in the original demo, and moves the views back to the portrait's frame; "keep" leaves
+            the portrait unchanged
+        head_size: the unit of the camera's distance, in units of EG3D labels
         batch: views sampled at a time
     """
 
@@ -58,7 +58,8 @@ class Zero123Settings:
 
 
 class Zero123:
-    """Zero-1-to-3 (Liu et al., ICCV 2023). It knows the cameras' angles, not their roll or field of view."""
+    """Zero-1-to-3 (Liu et al., ICCV 2023), which uses the cameras' angles, but not their roll or field of
+    view."""
 
     Settings: ClassVar[type] = Zero123Settings
     name = "Zero-1-to-3"

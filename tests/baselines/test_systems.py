@@ -141,11 +141,11 @@ def test_a_card_is_checked(folders, tmp_path):
 @pytest.mark.parametrize(
     ("kind", "settings", "fault"),
     [
-        ("nobody", {}, "no such baseline; choose of zero123"),
+        ("nobody", {}, "no such baseline; choose from zero123"),
         ("goae", {"blurr": 1}, "settings of goae: blurr"),
         ("goae", {"blur": 0}, "a blur above 0"),
         ("triplanenet", {"depths": "two"}, "settings of triplanenet: depths"),
-        ("zero123", {"steps": 501}, "501 sampling steps: the original sampler takes 2 to 500"),
+        ("zero123", {"steps": 501}, "501 sampling steps: the original sampler supports 2 to 500"),
         ("zero123", {"sampler": "heun"}, "settings of zero123: sampler"),
         ("zero123", {"eta": 2.0}, "eta is from 0 to 1"),
     ],

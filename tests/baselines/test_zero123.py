@@ -132,7 +132,7 @@ def test_white_background():
 
 def test_an_empty_mask_is_refused():
     request = toy_request(masks=np.zeros((1, 128, 128), np.uint8))
-    with pytest.raises(InputError, match="nothing is in front of the background"):
+    with pytest.raises(InputError, match="the portrait's mask is empty"):
         prepared(request, "centred", 256)
 
 

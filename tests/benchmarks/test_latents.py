@@ -37,5 +37,5 @@ def test_images_and_latents_are_trained_on_and_compared(
 
 def test_shards_that_are_no_folder_are_refused(toy: Path, tmp_path: Path) -> None:
     toy.write_text(toy.read_text().replace(str(tmp_path / "built"), str(tmp_path / "built" / "*.tar")))
-    with pytest.raises(InputError, match="is no folder made by"):
+    with pytest.raises(InputError, match="is not a folder built by"):
         main([f"--configs=[{STAGE},{toy}]"])

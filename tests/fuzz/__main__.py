@@ -37,7 +37,7 @@ def main(
     """
     chosen = [kind for kind in KINDS if kinds is None or kind.name in kinds]
     if not chosen:
-        raise InputError(f"--kinds: choose of {', '.join(kind.name for kind in KINDS)}")
+        raise InputError(f"--kinds: choose from {', '.join(kind.name for kind in KINDS)}")
     results = []
     for result in fuzz(chosen, cases, seed, only, None if keep is None else Path(keep)):
         results.append(result)

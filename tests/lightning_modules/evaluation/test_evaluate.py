@@ -210,7 +210,7 @@ def test_rows_that_cannot_be_made_are_one_line_before_a_model_is_loaded(
 def test_backgrounds_are_removed_with_masks_only(request_of):
     with pytest.raises(InputError, match=r"not all frames of .* have masks to remove the background with"):
         plan_evaluation(request_of({"a": {"scoring.background": "remove"}}))
-    with pytest.raises(InputError, match="its truth is made by 'a', and has no masks"):
+    with pytest.raises(InputError, match="its truth is row 'a', which has no masks"):
         plan_evaluation(request_of({"a": {}, "b": {"truth_from": "a", "scoring.background": "remove"}}))
 
 
