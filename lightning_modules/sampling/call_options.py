@@ -14,7 +14,8 @@ from core.errors import InputError
 from lightning_modules.sampling.settings import Sampling
 
 StepCallback = Callable[[Any, int, Tensor, dict[str, Tensor]], Mapping[str, Tensor] | None]
-"""diffusers' `callback_on_step_end`: pipeline, step, timestep and tensors to the tensors to go on with."""
+"""diffusers' `callback_on_step_end`: maps pipeline, step, timestep and tensors to the tensors to continue
+with."""
 CALLBACK_TENSORS = ("latents", "pred_original_sample")
 
 OUTPUT_TYPES = ("pil", "np", "pt")
@@ -60,7 +61,7 @@ def draw_seed(generator: torch.Generator) -> int:
 
 
 def check_callback_tensors(names: Sequence[str]) -> None:
-    """Raise InputError where `callback_on_step_end_tensor_inputs` has others than `CALLBACK_TENSORS`."""
+    """Raise InputError if `callback_on_step_end_tensor_inputs` has others than `CALLBACK_TENSORS`."""
     if unknown := ", ".join(set(names) - set(CALLBACK_TENSORS)):
         known = ", ".join(CALLBACK_TENSORS)
         raise InputError(f"callback_on_step_end_tensor_inputs {unknown}: choose of {known}")

@@ -37,7 +37,7 @@ class ConditionFiles:
         size: int,
         on_rendered: Rendered | None = None,  # noqa: ARG002
     ) -> list[Image.Image]:
-        """The images (S, S), S = `size`. Raises InputError where one is damaged or not square."""
+        """The images (S, S), S = `size`. Raises InputError if one is damaged or not square."""
         return read_squares(self.files, size, CONDITIONS)
 
 
@@ -51,10 +51,10 @@ class RenderedConditions:
     def images(
         self, cameras: Cameras | None, size: int, on_rendered: Rendered | None = None
     ) -> list[Image.Image]:
-        """The images (S, S), S = `size`, at cameras (K, 25), with a progress bar. Raises InputError where the
+        """The images (S, S), S = `size`, at cameras (K, 25), with a progress bar. Raises InputError if the
         renderer cannot be opened, or there are no cameras."""
         if cameras is None:
-            raise InputError("rendered conditions take cameras: give a trajectory or --cameras")
+            raise InputError("rendered conditions need cameras: give a trajectory or --cameras")
         renderer = prepare_renderer(self.renderer)
         return render_view_conditions(renderer, self.identity, cameras, size, on_rendered)
 

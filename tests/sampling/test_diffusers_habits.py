@@ -76,7 +76,7 @@ def test_steps_and_guidance_have_two_names(pipeline):
         ({"height": 512}, "height: .* the size that the model was trained for"),
         ({"clip_skip": 1}, "clip_skip: not an argument of this pipeline: choose of chunk, eta, guidance"),
         ({"output_type": "latent"}, "output_type 'latent': choose of pil, np, pt"),
-        ({"generator": 3}, "a torch.Generator is wanted, not a int"),
+        ({"generator": 3}, "give a torch.Generator, not a int"),
         (
             {"callback_on_step_end_tensor_inputs": ["prompt_embeds"]},
             "embeds: choose of latents, pred_orig",
