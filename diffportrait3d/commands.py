@@ -17,7 +17,7 @@ class Command:
 GROUPS: dict[str, dict[str, Command]] = {
     "Using a model": {
         "synthesize": Command("lightning_modules.synthesize", "generate new views of people from photos"),
-        "export-3d": Command("lightning_modules.export_3d", "write nerfstudio, COLMAP or glTF scenes"),
+        "export-3d": Command("lightning_modules.export_3d", "write scenes for other tools, meshes, splats"),
         "demo": Command("lightning_modules.demo", "show a model on unseen people: pictures and a table"),
     },
     "Training": {

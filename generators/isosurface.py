@@ -135,6 +135,13 @@ def _sampled(image: NDArray[np.uint8], place: NDArray[np.floating]) -> NDArray[n
     return np.stack(channels, -1)
 
 
+def unit_scale(unit: Unit) -> float:
+    """How many of `unit` one of EG3D's units is. Raises InputError on another name."""
+    if unit not in get_args(Unit):
+        raise InputError(f"unit {unit!r}: choose {' or '.join(get_args(Unit))}")
+    return 1000 / UNITS_PER_METRE if unit == "millimetres" else 1.0
+
+
 def write_mesh(surface: Surface, colours: NDArray[np.uint8], path: Path, unit: Unit = "eg3d") -> None:
     """Write a coloured mesh as `.ply` or `.glb`, by the suffix of `path`, with y up and the face looking to
     +z.
@@ -145,9 +152,7 @@ def write_mesh(surface: Surface, colours: NDArray[np.uint8], path: Path, unit: U
 
     if path.suffix.lower() not in FORMATS:
         raise InputError(f"{path}: names of meshes end in {' or '.join(FORMATS)}")
-    if unit not in get_args(Unit):
-        raise InputError(f"unit {unit!r}: choose {' or '.join(get_args(Unit))}")
-    scale = 1000 / UNITS_PER_METRE if unit == "millimetres" else 1.0
+    scale = unit_scale(unit)
     mesh = trimesh.Trimesh(
         surface.vertices * scale,
         surface.faces,

@@ -1,35 +1,36 @@
-"""`diffportrait3d export-3d RUN_FOLDER --out DIR --format nerfstudio colmap gltf ply glb`: export the results
-of `synthesize` for other tools.
+"""`diffportrait3d export-3d RUN_FOLDER --out DIR --format [ply]`: what `synthesize` wrote, for other tools.
 
 | format | what is written into DIR |
 |---|---|
-| nerfstudio | `transforms.json` and `images/` |
-| colmap | `sparse/cameras.txt`, `images.txt`, `points3D.txt`, and `images/` |
-| gltf | `cameras.gltf`: the cameras, for Blender |
+| nerfstudio | `transforms.json` beside `images/` and `masks/` |
+| colmap | `sparse/cameras.txt`, `images.txt`, `points3D.txt` beside `images/` and `masks/` |
+| gltf | `cameras.gltf`: the cameras, for Blender (File > Import > glTF 2.0) |
 | ply, glb | `head.ply`, `head.glb`: the head's mesh by S's density, coloured from the views |
+| splat | `head_splats.ply`: 3D Gaussians; `splats.json`, `splats.png`: their held-out views beside S's |
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from jsonargparse import ArgumentParser
-from numpy.typing import NDArray
 from PIL import Image
 
 from core.errors import InputError, one_line
 from core.files import whole_folder
-from core.tensors import read_json
-from generators.isosurface import Surface, Unit, colours_from_views, extract_surface, write_mesh
-from portraits.camera_files import read_cameras
-from portraits.image_folders import read_squares, view_files
-from portraits.pixels import to_pixels
+from generators.isosurface import Unit, colours_from_views, write_mesh
+from generators.splats.fit import FitSettings
+from lightning_modules.assets.head import Head
+from lightning_modules.assets.run import Run, read_run
+from lightning_modules.assets.splats import make_splats, score_table
+from lightning_modules.networks.portrait import NOISE_PRIOR
+from lightning_modules.sampling.export_formats import MESHES, NEED_PRIOR, SPLAT, Format, check_formats
 from portraits.scene_formats import write_colmap, write_gltf, write_nerfstudio
+from portraits.segmentation import check_segmentation, foreground_masks
 
-Format = Literal["nerfstudio", "colmap", "gltf", "ply", "glb"]
-MESHES = ("ply", "glb")
+IMAGES, MASKS = "images", "masks"
+OPAQUE = 128  # of a mask, whose pixels are either 0 or 255 in the files
 
 
 @dataclass(frozen=True)
@@ -37,112 +38,101 @@ class Export:
     """Export the views in a folder of `synthesize`.
 
     Args:
-        run_folder: a folder of `synthesize`, or of one person in it
-        out: the folder to write; it must not exist
-        format: the formats to write
-        unit: unit of meshes; there are about 2.7 of EG3D's units to the metre
-        resolution: samples of S's density along a side of the cube
-        level: the density at the mesh's surface, per unit of EG3D's world
-        model: the model folder whose S provides the density; by default the run's
+        run_folder: a folder that `synthesize` wrote, or one person's folder in it
+        out: the folder to make; it must not exist
+        format: what to write
+        masks: write masks of the person too, for nerfstudio and COLMAP (MediaPipe's selfie segmentation)
+        unit: of meshes and splats; EG3D's has 2.7 to the metre
+        resolution: samples along a side of the cube in which the mesh is looked for
+        level: the density, per unit of EG3D's world, that counts as the surface of the mesh
+        gaussians: settings of the fit of 3D Gaussians
+        model: the model folder whose S gives meshes and splats; the run's own by default
     """
 
     run_folder: str
     out: str
     format: list[Format] = field(default_factory=lambda: ["nerfstudio", "colmap", "gltf"])
+    masks: bool = False
     unit: Unit = "eg3d"
     resolution: int = 128
     level: float = 1.5
+    gaussians: FitSettings = field(default_factory=FitSettings)
     model: str | None = None
 
-
-@dataclass(frozen=True)
-class Run:
-    """Views of one person, images (K, S, S, 3) and cameras (K, 25), with the portraits and the model that
-    they were generated from."""
-
-    images: NDArray[np.uint8]
-    cameras: NDArray[np.float32]
-    portraits: list[Image.Image]
-    model: str
-
-
-def read_run(folder: Path) -> Run:
-    """Read the run in a folder. Raises InputError if it has no cameras, fewer than two views, or damaged
-    images."""
-    common = folder if (folder / "settings.json").is_file() else folder.parent
-    settings = read_json(common / "settings.json")
-    if not (common / "cameras.json").is_file():
-        raise InputError(
-            f"{folder}: it has no cameras.json, as its views were generated from condition images only; give "
-            "`synthesize` --cameras or --trajectory"
-        )
-    cameras = read_cameras([common / "cameras.json"])
-    files = view_files(folder / "views", "views")
-    if len(files) < 2:
-        raise InputError(f"{folder}: {len(files)} view; at least two are needed")
-    if len(files) != len(cameras):
-        raise InputError(f"{folder}: {len(files)} views and {len(cameras)} cameras")
-    size = settings.get("image_size")
-    if not isinstance(size, int):
-        raise InputError(f"{common / 'settings.json'}: it has no image_size: `synthesize` did not write it")
-    views = np.stack([np.asarray(image) for image in read_squares(files, size, "views")])
-    portraits = read_squares(sorted(folder.glob("portrait_*.png")), size, "portraits")
-    return Run(views, cameras, portraits, str(settings.get("model", "")))
-
-
-def head_mesh(run: Run, model: str, level: float, resolution: int) -> Surface:
-    """The head's surface from the density that a model's S predicts for the portraits. Raises InputError if
-    the model has no S."""
-    from core.model_folders import load_model
-    from lightning_modules.networks.noise_prior import NoisePrior
-    from lightning_modules.networks.portrait import NOISE_PRIOR
-
-    folder = Path(model) / NOISE_PRIOR
-    if not folder.is_dir():
-        raise InputError(f"{model}: it has no {NOISE_PRIOR}/ (S), whose density makes the mesh")
-    prior = load_model(NoisePrior, folder).float()
-    portraits = to_pixels(np.stack([np.asarray(image) for image in run.portraits]))
-    canonical = prior.encode(portraits[None])
-    return extract_surface(
-        lambda points: prior.density(canonical, points)[0], prior.config.extent, level, resolution
-    )
+    def __post_init__(self) -> None:
+        """Raise InputError on values out of range."""
+        if self.resolution < 8 or not self.level > 0:
+            raise InputError(
+                f"--resolution {self.resolution} --level {self.level:g}: give at least 8, and above 0"
+            )
 
 
 def export(request: Export) -> Path:
-    """Write the formats and return the folder. Raises InputError before anything is loaded."""
+    """Write the formats; the folder comes back. Raises InputError before anything is loaded."""
     run = read_run(Path(request.run_folder))
-    names = [f"{number:03d}.png" for number in range(len(run.images))]
-    side = run.images.shape[1]
+    prior = Path(request.model or run.model) / NOISE_PRIOR
+    check_formats(request.format, run.cameras, prior.is_dir(), request.run_folder)
+    if request.masks:
+        check_segmentation()
     with whole_folder(Path(request.out)) as folder:
-        (folder / "images").mkdir()
-        for name, image in zip(names, run.images, strict=True):
-            Image.fromarray(image).save(folder / "images" / name)
-        if "nerfstudio" in request.format:
-            write_nerfstudio(
-                run.cameras, [f"images/{name}" for name in names], side, folder / "transforms.json"
-            )
-        if "colmap" in request.format:
-            (folder / "sparse").mkdir()
-            write_colmap(run.cameras, names, side, folder / "sparse")
-        if "gltf" in request.format:
-            write_gltf(run.cameras, names, folder / "cameras.gltf")
-        if wanted := [name for name in MESHES if name in request.format]:
-            surface = head_mesh(run, request.model or run.model, request.level, request.resolution)
-            colours = colours_from_views(surface, run.images, run.cameras)
-            for name in wanted:
-                write_mesh(surface, colours, folder / f"head.{name}", request.unit)
+        write_scenes(run, request, folder)
+        if set(request.format) & set(NEED_PRIOR):
+            write_heads(run, Head.of(run.portraits, prior), request, folder)
     return Path(request.out)
+
+
+def write_scenes(run: Run, request: Export, folder: Path) -> None:
+    """Write the images, and the cameras as nerfstudio, COLMAP and Blender read them."""
+    assert run.cameras is not None  # checked with the formats
+    names = [f"{number:03d}.png" for number in range(len(run.images))]
+    _write_images(run.images, folder / IMAGES, names)
+    masks = None
+    if request.masks:
+        # COLMAP appends .png to an image's name; nerfstudio takes any name
+        masks = [f"{name}.png" for name in names]
+        binary = np.where(foreground_masks(run.images) < OPAQUE, 0, 255).astype(np.uint8)
+        _write_images(binary, folder / MASKS, masks)
+    if "nerfstudio" in request.format:
+        write_nerfstudio(
+            run.cameras,
+            [f"{IMAGES}/{name}" for name in names],
+            run.side,
+            folder / "transforms.json",
+            masks and [f"{MASKS}/{name}" for name in masks],
+        )
+    if "colmap" in request.format:
+        (folder / "sparse").mkdir()
+        write_colmap(run.cameras, names, run.side, folder / "sparse")
+    if "gltf" in request.format:
+        write_gltf(run.cameras, names, folder / "cameras.gltf")
+
+
+def write_heads(run: Run, head: Head, request: Export, folder: Path) -> None:
+    """Write the head as meshes and as 3D Gaussians, and print the Gaussians' scores."""
+    assert run.cameras is not None
+    surface = head.surface(request.level, request.resolution)
+    if wanted := [name for name in MESHES if name in request.format]:
+        colours = colours_from_views(surface, run.images, run.cameras)
+        for name in wanted:
+            write_mesh(surface, colours, folder / f"head.{name}", request.unit)
+    if SPLAT in request.format:
+        print(score_table(make_splats(run, head, surface, request.gaussians, folder, request.unit)))
+
+
+def _write_images(images: np.ndarray, folder: Path, names: Sequence[str]) -> None:
+    folder.mkdir()
+    for name, image in zip(names, images, strict=True):
+        Image.fromarray(image).save(folder / name)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command. Raises InputError."""
     parser = ArgumentParser(
-        prog="diffportrait3d export-3d",
-        description="Export generated views and cameras to other tools.",
+        prog="diffportrait3d export-3d", description="Generated views and their cameras for other tools."
     )
-    parser.add_argument("run_folder", type=str, help="a folder of `synthesize`, or of one person in it")
+    parser.add_argument("run_folder", type=str, help="a folder that `synthesize` wrote, or a person's in it")
     parser.add_class_arguments(Export, skip={"run_folder"})
-    print(export(Export(**parser.parse_args(arguments).as_dict())))
+    print(export(Export(**parser.instantiate(parser.parse_args(arguments)).as_dict())))
 
 
 if __name__ == "__main__":

@@ -93,15 +93,22 @@ def write_colmap(labels: ArrayLike, images: Sequence[str], side: int, folder: Pa
     write_text(folder / "points3D.txt", "# POINT3D_ID, X, Y, Z, R, G, B, ERROR, TRACK[]\n")
 
 
+def gltf_intrinsics(labels: ArrayLike) -> FloatArray:
+    """Focal lengths (K,), divided by the image side, of labels (K, 25). Raises InputError on cameras that
+    glTF cannot hold: those with skew, oblong pixels, or a principal point beside the image's centre."""
+    fx, fy, cx, cy = pixel_intrinsics(labels, 1).T
+    if np.abs(np.stack([cx, cy]) - 0.5).max() > 1e-3 or np.abs(fx / fy - 1).max() > 1e-3:
+        raise InputError("cameras: glTF needs square pixels and the principal point at the image's centre")
+    return fy
+
+
 def write_gltf(labels: ArrayLike, names: Sequence[str], path: Path) -> None:
     """Write a glTF 2.0 file of K named cameras (File > Import > glTF 2.0 in Blender).
 
     glTF has no principal point: raises InputError if it is not the image's centre.
     """
     labels = check_labels(labels, "cameras")
-    fx, fy, cx, cy = pixel_intrinsics(labels, 1).T
-    if np.abs(np.stack([cx, cy]) - 0.5).max() > 1e-3 or np.abs(fx / fy - 1).max() > 1e-3:
-        raise InputError("cameras: glTF needs square pixels and the principal point at the image's centre")
+    focals = gltf_intrinsics(labels)
     matrices = split_label(labels)[0].astype(np.float64) @ OPENCV_TO_OPENGL
     cameras = [
         {
@@ -114,7 +121,7 @@ def write_gltf(labels: ArrayLike, names: Sequence[str], path: Path) -> None:
                 "zfar": FAR,
             },
         }
-        for name, focal in zip(names, fy.tolist(), strict=True)
+        for name, focal in zip(names, focals.tolist(), strict=True)
     ]
     nodes = [
         {"name": name, "camera": number, "matrix": matrix.T.ravel().tolist()}  # column-major

@@ -1,0 +1,1 @@
+"""3D Gaussians (Kerbl et al. 2023) fitted to views with known cameras: rendering, fitting, files."""
