@@ -1,9 +1,10 @@
-"""A training run as one picture, drawn from the run's files.
+"""A training run as one picture, drawn from the run's files; or a saved view in W&B.
 
-`python -m callbacks.dashboard RUN` draws the run in a folder such as `runs/stage2/version_0`, or the newest
-run below a folder. It reads `metrics.csv` (Lightning's CSVLogger) and the newest pictures in `evaluation/`
-and `pictures/`, needs no network, and also works during a run. Curves are grouped by the part of their name
-before the last slash: the split and the protocol.
+`diffportrait3d dashboard RUN` draws the run in a folder such as `runs/stage2/version_0`, or the newest run
+below a folder. It reads `metrics.csv` (Lightning's CSVLogger) and the newest pictures in `evaluation/` and
+`pictures/`, needs no network, and also works during a run. Curves are grouped by the part of their name
+before the last slash: the split and the protocol. `--wandb ENTITY/PROJECT` saves a view of a project in W&B
+instead.
 """
 
 import csv
@@ -227,9 +228,27 @@ def step_of(path: Path) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command. Raises InputError."""
-    parser = ArgumentParser(prog="diffportrait3d dashboard", description=__doc__.split("\n", 1)[0])
-    parser.add_function_arguments(dashboard, as_positional=True)
-    print(dashboard(**parser.parse_args(arguments).as_dict()))
+    parser = ArgumentParser(
+        prog="diffportrait3d dashboard",
+        description="A run as one picture, or a view of all runs in W&B.",
+    )
+    parser.add_argument("run", nargs="?", type=str, help="a run's folder, or a folder above it")
+    parser.add_argument(
+        "--wandb",
+        type=str,
+        metavar="ENTITY/PROJECT",
+        help="save a view in this project of W&B instead",
+    )
+    parser.add_function_arguments(dashboard, skip={"run"})
+    chosen = parser.parse_args(arguments)
+    if (chosen.run is None) == (chosen.wandb is None):
+        raise InputError("give the folder of a run, or --wandb ENTITY/PROJECT")
+    if chosen.wandb is None:
+        print(dashboard(chosen.run, chosen.out))
+        return
+    from callbacks.wandb_workspace import save_workspace  # imports all stages
+
+    print(save_workspace(chosen.wandb))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from PIL import Image
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
-from callbacks.media import Rows, log_picture, log_rows, log_video, run_folder
+from callbacks.media import Rows, log_picture, log_rows, log_video, media_name, run_folder
 from callbacks.pictures import save_picture
 from callbacks.stage_samples import Batch, Sampler, follows_cameras, sampler_of, takes_conditions
 from core.errors import InputError
@@ -36,6 +36,7 @@ from portraits.video import check_video, write_video
 SHOWN_VIEWS, SHOWN_CASES = 3, 4
 ORBIT_FPS = 8.0
 ORBIT_COLUMNS = 8
+GRID, WORST, VIEWS, ORBIT = "grid", "worst", "views", "orbit"  # kinds of what is logged
 
 
 class Evaluation(pl.Callback):
@@ -198,18 +199,18 @@ class Evaluation(pl.Callback):
     ) -> None:
         """Write the grid, the table and its worst rows, and log them."""
         step = trainer.global_step
-        drawn = {"grid": grid(to_images(side_by_side(batch, samples)), 1, 2)}
+        drawn = {GRID: grid(to_images(side_by_side(batch, samples)), 1, 2)}
         rows, views = view_rows(batch, scores), view_images(batch, samples)
         if scores and self._suite is not None:
-            drawn["worst"] = worst_view_sheet(rows, views, self._suite.directions)
+            drawn[WORST] = worst_view_sheet(rows, views, self._suite.directions)
         for name, picture in drawn.items():
             self.last[name] = save_picture(picture, folder, name, step)
-            log_picture(trainer, f"media/{stage}/{name}", picture)
+            log_picture(trainer, media_name(stage, name), picture)
         self.table = folder / f"views-{step:07d}.csv"
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows(rows)
         write_text(self.table, text.getvalue())
-        log_rows(trainer, f"media/{stage}/views", rows, views)
+        log_rows(trainer, media_name(stage, VIEWS), rows, views)
 
     def _show_orbit(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, folder: Path, sampler: Sampler
@@ -218,13 +219,13 @@ class Evaluation(pl.Callback):
         if self._orbit is None:
             self._orbit = self._orbit_batch(takes_conditions(pl_module))
         views = to_images(sampler(self._orbit)[0])
-        self.last["orbit"] = folder / f"orbit-{trainer.global_step:07d}.mp4"
+        self.last[ORBIT] = folder / f"orbit-{trainer.global_step:07d}.mp4"
         # ffmpeg recognises an MP4 by its suffix, which the temporary name has to keep
-        partial = self.last["orbit"].with_name(f".{self.last['orbit'].name}")
+        partial = self.last[ORBIT].with_name(f".{self.last[ORBIT].name}")
         write_video(partial, [Image.fromarray(view) for view in views], ORBIT_FPS)
-        partial.replace(self.last["orbit"])
+        partial.replace(self.last[ORBIT])
         still = grid(views[:, None], ORBIT_COLUMNS, 1)
-        log_video(trainer, f"media/{pl_module.stage}/orbit", self.last["orbit"], still)
+        log_video(trainer, media_name(pl_module.stage, ORBIT), self.last[ORBIT], still)
 
     def _orbit_batch(self, conditions: bool) -> Batch:
         """The first frame's references with the cameras of an orbit and, if the stage uses conditions,

@@ -12,6 +12,11 @@ Rows = Sequence[Sequence[str | float]]
 """The header of a table, then its rows."""
 
 
+def media_name(stage: str, kind: str) -> str:
+    """The name under which a stage's pictures, videos or tables of some kind are logged."""
+    return f"media/{stage}/{kind}"
+
+
 def run_folder(trainer: pl.Trainer) -> Path:
     """The folder of the run's logs. All ranks have to call it: Lightning broadcasts it."""
     return Path(trainer.log_dir or trainer.default_root_dir)

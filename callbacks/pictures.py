@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from callbacks.media import log_picture, run_folder
+from callbacks.media import log_picture, media_name, run_folder
 from portraits.contact_sheet import grid, save_whole
 from portraits.pixels import to_images
 
@@ -69,7 +69,7 @@ class Pictures(pl.Callback):
         for name, pictures in drawn.items():
             image = grid(to_images(pictures), self.columns, self.upscale)
             self.last[name] = save_picture(image, folder, name, trainer.global_step)
-            log_picture(trainer, f"media/{stage}/{name}", image)
+            log_picture(trainer, media_name(stage, name), image)
 
 
 def save_picture(image: Image.Image, folder: Path, name: str, step: int) -> Path:

@@ -7,6 +7,7 @@ import pytorch_lightning as pl
 import torch
 
 WARMUP_BATCHES = 2
+IMAGES_PER_SECOND, DATA_WAIT = "train/images_per_second", "train/data_wait"
 
 
 class Throughput(pl.Callback):
@@ -44,8 +45,8 @@ class Throughput(pl.Callback):
         now = time.perf_counter()
         if (batch_idx + 1) % trainer.log_every_n_steps == 0:
             elapsed = now - self._since
-            pl_module.log("train/images_per_second", self._images / elapsed, prog_bar=True)
-            pl_module.log("train/data_wait", self._waited / elapsed)
+            pl_module.log(IMAGES_PER_SECOND, self._images / elapsed, prog_bar=True)
+            pl_module.log(DATA_WAIT, self._waited / elapsed)
             self._start()
         self._idle_since = time.perf_counter()
 

@@ -23,6 +23,8 @@ from lightning_modules.evaluation.tables import (
 )
 from portraits.contact_sheet import save_whole
 
+TABLE = "table"  # a file's name without its ending, and W&B's name after `evaluate/`
+SYSTEMS, DOTS, YAW = "systems", "dots", "yaw"  # the same of pictures
 PLOTTED = ("SSIM", "LPIPS", "ID")  # with any weights; errors of yaw are plotted too
 
 
@@ -56,11 +58,11 @@ def draw_pictures(scored: Mapping[str, Scores], rows: Sequence[Row]) -> dict[str
     """The figures of a table by name: values of all systems, their views, scores by yaw, and the worst views
     of every row."""
     sheets = system_sheets(scored)
-    pictures = {"systems" if len(sheets) == 1 else f"{name}.systems": sheet for name, sheet in sheets.items()}
+    pictures = {SYSTEMS if len(sheets) == 1 else f"{name}.{SYSTEMS}": sheet for name, sheet in sheets.items()}
     if figure := comparison_figure(rows):
-        pictures["dots"] = figure
+        pictures[DOTS] = figure
     if figure := yaw_figure(scored, plotted_metrics(scored)):
-        pictures["yaw"] = figure
+        pictures[YAW] = figure
     for name, scores in scored.items():
         if metrics := metrics_of(scores.views):
             pictures[f"{name}.worst"] = worst_sheet(scores, ordered(metrics)[0])
@@ -73,6 +75,11 @@ def plotted_metrics(scored: Mapping[str, Scores]) -> list[str]:
     return ordered([name for name in names if name.endswith("_yaw_degrees") or name.split("[")[0] in PLOTTED])
 
 
+def logged_name(name: str) -> str:
+    """The name of the table, or of a picture, in W&B."""
+    return f"evaluate/{name}"
+
+
 def log_report(report: Report, logger: WandbLogger) -> None:
     """Log the table, in a form that W&B can sort, and the figures."""
     data = [
@@ -81,7 +88,7 @@ def log_report(report: Report, logger: WandbLogger) -> None:
         for name, v in row.values.items()
     ]
     columns = ["system", "published", "protocol", "size", "metric", "mean", "low", "high"]
-    logger.log_table("evaluate/table", columns=columns, data=data)
+    logger.log_table(logged_name(TABLE), columns=columns, data=data)
     for name, picture in report.pictures.items():
-        logger.log_image(f"evaluate/{name}", [picture])
+        logger.log_image(logged_name(name), [picture])
     logger.experiment.finish()
