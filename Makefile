@@ -51,7 +51,12 @@ $(VENV)/.run: setup.cfg constraints.txt | $(VENV)/bin/python
 $(VENV)/.dev: setup.cfg constraints.txt | $(VENV)/bin/python
 	@echo "setting up $(VENV) with what tests need (a few minutes the first time)"
 	$(RUN) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	@touch $@ $(VENV)/.run
+	@touch $@ $(VENV)/.run $(VENV)/.app
+
+$(VENV)/.app: setup.cfg constraints.txt | $(VENV)/bin/python
+	@echo "setting up $(VENV) with what the page needs (a few minutes the first time)"
+	$(RUN) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[app]'
+	@touch $@
 
 .PHONY: setup setup-dev
 setup: $(VENV)/.run ## Install what training and capturing need into .venv
@@ -137,7 +142,10 @@ train-studio: $(STUDIO_SHARDS)/manifest.json ## Train a model of 128 pixels on t
 
 ##  Using the model
 
-.PHONY: demo synthesize ablations evaluate dashboard metric-weights
+.PHONY: app demo synthesize ablations evaluate dashboard metric-weights
+app: | $(VENV)/.app ## Open the page that makes views of photos, on this machine: http://127.0.0.1:7860
+	$(RUN) -m app.serve --model $(MODEL) $(ARGS)
+
 demo: $(PEOPLE_SHARDS)/manifest.json ## Views of unseen people by the shipped model: pictures, an orbit, a table
 	$(RUN) -m lightning_modules.demo --model $(MODEL) --data $(PEOPLE_SHARDS) --overwrite true $(ARGS)
 
@@ -158,12 +166,15 @@ metric-weights: | $(VENV)/.run ## Fetch and verify the weights of the metrics an
 
 ##  Checking
 
-.PHONY: test test-slow fuzz lint format types check benchmark help-texts
+.PHONY: test test-slow test-app fuzz lint format types check benchmark help-texts
 test: $(VENV)/.dev ## Run the fast tests
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(TESTERS) --dist loadfile
 
 test-slow: $(VENV)/.dev ## Run the tests that take longer
 	$(RUN) -m pytest -m slow
+
+test-app: $(VENV)/.dev ## Drive the page in a real Chromium (Debian's, or CHROMIUM=…); pictures in runs/test-app
+	$(RUN) -m pytest -m browser tests/app
 
 fuzz: $(VENV)/.dev ## Read 2,000 damaged and hostile files of every kind: each ends in one line or loads
 	$(RUN) -m tests.fuzz $(ARGS)

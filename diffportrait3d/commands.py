@@ -17,6 +17,7 @@ class Command:
 GROUPS: dict[str, dict[str, Command]] = {
     "Using a model": {
         "synthesize": Command("lightning_modules.synthesize", "generate new views of people from photos"),
+        "app": Command("app.serve", "open a page that makes views of photos, in this machine's browser"),
         "export-3d": Command("lightning_modules.export_3d", "write scenes for other tools, meshes, splats"),
         "demo": Command("lightning_modules.demo", "show a model on unseen people: pictures and a table"),
     },

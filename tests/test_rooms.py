@@ -19,6 +19,7 @@ ROOMS = (
     "lightning_modules",
     "callbacks",
     "benchmarks",
+    "app",
 )
 # Inside lightning_modules: networks know nothing of sampling, sampling nothing of evaluation or the stages.
 LAYERS = ("networks", "sampling", "evaluation")

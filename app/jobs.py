@@ -1,0 +1,153 @@
+"""Requests under way: one at a time on a device, with their progress, previews, and cancelling."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Event
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from core.lists import spread
+from lightning_modules.sampling.call_options import to_output
+from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
+from lightning_modules.sampling.requests import Request
+from lightning_modules.sampling.schedulers import sampled_timesteps, scheduler_for
+from lightning_modules.synthesize import Loaded, synthesize
+
+PREVIEWS = 4  # views that are shown while they become clear
+PREVIEW_SHARE = 0.2  # of the time at most goes into previews
+POLL = 0.1  # seconds
+
+READING, CONDITIONS, SAMPLING = "reading photos", "rendering conditions", "sampling"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a request is: `done` of `total` views or steps of a `stage`, the seconds that this stage still
+    takes (None: unknown), how many views there will be, and the newest previews."""
+
+    stage: str = READING
+    done: int = 0
+    total: int = 0
+    seconds_left: float | None = None
+    views: int = 0
+    previews: Sequence[Image.Image] = ()
+
+
+@dataclass
+class Watch:
+    """Follows one request from inside: reports its progress, raises CancelledError once cancelled."""
+
+    request: Request
+    report: Callable[[Progress], None]
+    cancelled: Event
+    started: float = 0.0
+    previewed: float = field(default=0.0, init=False)  # seconds that previews took
+    previews: Sequence[Image.Image] = field(default=(), init=False)
+
+    def on_rendered(self, done: int, total: int) -> None:
+        """After some condition images."""
+        self._tell(CONDITIONS, done, total, total)
+
+    def on_step_end(
+        self, pipeline: DiffPortrait3DPipeline, step: int, _timestep: Tensor, tensors: Mapping[str, Tensor]
+    ) -> None:
+        """After a step: a preview decodes the clean latents that the step predicts, of a few views."""
+        if step == 0:
+            self.started, self.previewed = time.monotonic(), 0.0
+        views, total = len(tensors["latents"]), sampled_steps(pipeline, self.request)
+        spent = time.monotonic() - self.started
+        if self.previewed <= PREVIEW_SHARE * spent and "pred_original_sample" in tensors:
+            start = time.monotonic()
+            shown = tensors["pred_original_sample"][spread(views, PREVIEWS, ends=True)]
+            self.previews = list(to_output(pipeline.decode(shown, self.request.chunk, levels=True), "pil"))
+            self.previewed += time.monotonic() - start
+        self._tell(SAMPLING, step + 1, total, views)
+
+    def _tell(self, stage: str, done: int, total: int, views: int) -> None:
+        if self.cancelled.is_set():
+            raise CancelledError
+        now = time.monotonic()
+        first = stage == SAMPLING and done == 1  # timed from its end, as it also warms up
+        left = None if first or not self.started else (now - self.started) / max(done - 1, 1) * (total - done)
+        self.report(Progress(stage, done, total, left, views, self.previews))
+        if not self.started:
+            self.started = now
+
+
+def sampled_steps(pipeline: DiffPortrait3DPipeline, request: Request) -> int:
+    """How many denoising steps a request takes."""
+    aware = request.noise != "random" and pipeline.noise_prior is not None
+    scheduler = scheduler_for(pipeline.scheduler, request.steps)
+    return len(sampled_timesteps(scheduler, request.strength if aware else 1.0))
+
+
+@dataclass
+class Job:
+    """A request that was handed in; `cancel` ends it at its next step."""
+
+    future: "Future[Path]"
+    reports: "SimpleQueue[Progress]"
+    cancelled: Event
+
+    def cancel(self) -> None:
+        """End the request: whoever follows it stops at once, its device is free after the step under way."""
+        self.cancelled.set()
+        self.future.cancel()
+
+    def follow(self) -> Iterator[Progress]:
+        """The newest progress, whenever there is news, until the request ends. Raises Cancelled."""
+        while not self.cancelled.is_set():
+            newest = self._newest()
+            if newest is not None:
+                yield newest
+            elif self.future.done():
+                return
+        raise CancelledError
+
+    def result(self) -> Path:
+        """The folder of the results, once `follow` has ended. Raises what ended the request."""
+        return self.future.result()
+
+    def _newest(self) -> Progress | None:
+        newest = None
+        try:
+            newest = self.reports.get(timeout=POLL)
+            while True:
+                newest = self.reports.get_nowait()
+        except Empty:
+            return newest
+
+
+class Workers:
+    """A thread for each pipeline, which is loaded onto a device of its own; requests wait for a free one."""
+
+    def __init__(self, pipelines: Sequence[DiffPortrait3DPipeline]) -> None:
+        self.count = len(pipelines)
+        self._free: SimpleQueue[DiffPortrait3DPipeline] = SimpleQueue()
+        for pipeline in pipelines:
+            self._free.put(pipeline)
+        self._pool = ThreadPoolExecutor(self.count, "device")
+
+    def submit(self, request: Request) -> Job:
+        """Hand in a request."""
+        reports: SimpleQueue[Progress] = SimpleQueue()
+        cancelled = Event()
+        watch = Watch(request, reports.put, cancelled)
+        return Job(self._pool.submit(self._run, request, watch), reports, cancelled)
+
+    def _run(self, request: Request, watch: Watch) -> Path:
+        pipeline = self._free.get()
+        try:
+            if watch.cancelled.is_set():
+                raise CancelledError
+            watch.report(Progress())
+            on_step_end: Any = watch.on_step_end
+            return synthesize(request, Loaded(pipeline, watch.on_rendered, on_step_end))
+        finally:
+            self._free.put(pipeline)

@@ -1,0 +1,134 @@
+"""The page's settings as the `Request` of `synthesize`, and a request as its command line."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from core.errors import InputError
+from lightning_modules.sampling.devices import Precision
+from lightning_modules.sampling.requests import Request
+from portraits.camera_files import write_cameras
+from portraits.cameras import label_from_angles
+
+# What the page shows of a request's fields: the ones that matter, and the ones that are folded away.
+SHOWN = ("steps", "guidance", "strength", "seed")
+FOLDED = ("noise", "eta", "identity", "window", "overlap", "fps")
+PRESETS: dict[str, dict[str, float]] = {
+    "quick": {"steps": 20, "guidance": 3.0, "eta": 0.0},
+    "paper": {"steps": 100, "guidance": 3.0, "eta": 0.0},
+    "released": {"steps": 50, "guidance": 3.0, "eta": 0.5},
+}
+PATH, DRAGGED, FOLLOWED = "a path", "dragged views", "a photo's pose"
+MODES = (PATH, DRAGGED, FOLLOWED)
+CAMERAS = "cameras.json"
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """What is the same for all requests of a running page."""
+
+    model: str
+    conditions: str = "synthetic"
+    precision: Precision = "float32"
+
+
+@dataclass(frozen=True)
+class Cameras:
+    """Where the cameras are, by one of `MODES`.
+
+    Args:
+        mode: which of the others counts.
+        trajectory, views, yaw, pitch: a path, as on the command line.
+        dragged: yaw and pitch in degrees, one pair for each view.
+        photos: files whose poses are followed.
+    """
+
+    mode: str = PATH
+    trajectory: str = "orbit"
+    views: int = 24
+    yaw: float | None = None
+    pitch: float | None = None
+    dragged: Sequence[tuple[float, float]] = ()
+    photos: Sequence[Path] = ()
+
+    def options(self, folder: Path) -> dict[str, Any]:
+        """The fields of the request; dragged cameras are written into `folder`. Raises InputError where the
+        mode's own input is missing."""
+        if self.mode == PATH:
+            names = ("trajectory", "views", "yaw", "pitch")
+            return {name: getattr(self, name) for name in names}
+        if self.mode == DRAGGED:
+            if not self.dragged:
+                raise InputError("no view is chosen: drag the head and add a view")
+            pairs = np.radians(np.asarray(self.dragged, dtype=np.float64))
+            write_cameras(np.stack([label_from_angles(*pair) for pair in pairs]), folder / CAMERAS)
+            return {"cameras": [str(folder / CAMERAS)]}
+        if not self.photos:
+            raise InputError("no photo's pose is there to follow: drop one under Camera")
+        return {"cameras": [str(path) for path in self.photos]}
+
+
+def optional_number(name: str, text: str) -> float | None:
+    """The number in a field, None of an empty one. Raises InputError."""
+    try:
+        return float(text) if text.strip() else None
+    except ValueError:
+        raise InputError(f"{name} {text!r}: give a number, or leave it empty") from None
+
+
+def optional_whole(name: str, text: str) -> int | None:
+    """The whole number in a field, None of an empty one. Raises InputError."""
+    number = optional_number(name, text)
+    if number is not None and not number.is_integer():
+        raise InputError(f"{name} {text!r}: give a whole number, or leave it empty")
+    return None if number is None else int(number)
+
+
+def make_request(
+    fixed: Fixed,
+    portrait: Sequence[str],
+    align: bool,
+    cameras: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    out: Path,
+) -> Request:
+    """The request of the page's inputs. Raises InputError on values out of range."""
+    unknown = set(settings) - {*SHOWN, *FOLDED}
+    assert not unknown, unknown
+    given = {name: value for name, value in settings.items() if value is not None}
+    return Request(
+        model=fixed.model,
+        out=str(out),
+        portrait=list(portrait),
+        align=align,
+        conditions=fixed.conditions,
+        precision=fixed.precision,
+        devices=1,
+        **cameras,
+        **given,
+    )
+
+
+def command_line(request: Request) -> str:
+    """The `synthesize` line that makes the same images: every option that differs from its default."""
+    words = ["diffportrait3d", "synthesize"]
+    for field in fields(Request):
+        value = getattr(request, field.name)
+        if field.default is not MISSING and value == field.default:
+            continue
+        words.append(f"--{field.name}")
+        if isinstance(value, bool):
+            words.append(str(value).lower())
+        else:
+            words += [str(item) for item in (value if isinstance(value, list) else [value])]
+    return shlex.join(words)
+
+
+def request_of(settings: Mapping[str, Any]) -> Request:
+    """The request that a result's `settings.json` was written for."""
+    names = {field.name for field in fields(Request)}
+    return Request(**{name: value for name, value in settings.items() if name in names})

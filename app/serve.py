@@ -1,0 +1,104 @@
+"""`diffportrait3d app --model DIR`: a page in the browser of this machine that makes views of photos.
+
+Everything is checked before a model is loaded. Nothing is sent anywhere: no analytics, no fonts or scripts of
+other machines.
+"""
+
+import errno
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+
+from core.errors import InputError, one_line
+from generators.registry import check_renderer, is_renderer
+from lightning_modules.sampling.devices import Precision, check_precision, choose_devices
+from lightning_modules.sampling.model_summary import ModelSummary
+from portraits.video import check_video
+
+LOCAL = "127.0.0.1"
+MAX_PORT = 65535
+
+
+@dataclass(frozen=True)
+class Options:
+    """The page.
+
+    Args:
+        model: a model folder
+        out: the folder for photos and results; the last ten results of each visitor are kept
+        host: the address to listen on; other machines reach the page only where this is changed
+        port: the port to listen on
+        conditions: the renderer of the condition images (synthetic, eg3d:FOLDER, panohead:FOLDER)
+        precision: of the networks
+        devices: how many GPUs to make views on, a request on each at a time; by default all
+        browser: open the page in the browser
+    """
+
+    model: str
+    out: str = "runs/app"
+    host: str = LOCAL
+    port: int = 7860
+    conditions: str = "synthetic"
+    precision: Precision = "float32"
+    devices: int | None = None
+    browser: bool = False
+
+
+def check(options: Options) -> ModelSummary:
+    """What the model folder holds. Raises InputError on anything that cannot be served; loads no weights."""
+    if find_spec("gradio") is None:
+        raise InputError("the page takes one more package: pip install -e '.[app]'")
+    check_video()
+    if not is_renderer(options.conditions):
+        raise InputError(f"--conditions {options.conditions}: the page takes a renderer, not a folder")
+    check_renderer(options.conditions)
+    check_precision(options.precision, choose_devices(options.devices))
+    model = ModelSummary.read(options.model)
+    model.check(steps=1, window=1)
+    check_port(options.host, options.port)
+    return model
+
+
+def check_port(host: str, port: int) -> None:
+    """Raise InputError where nothing can listen on an address, as where something else does."""
+    if not 1 <= port <= MAX_PORT:
+        raise InputError(f"--port {port}: give 1 to {MAX_PORT}")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+    except OSError as error:
+        reason = "it is in use" if error.errno == errno.EADDRINUSE else str(error)
+        raise InputError(f"--port {port} on {host}: {reason}; choose another --port") from error
+
+
+def serve(options: Options) -> None:
+    """Load the model and serve the page until it is interrupted. Raises InputError before that."""
+    model = check(options)
+    root = Path(options.out).resolve()
+    root.mkdir(parents=True, exist_ok=True)
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["GRADIO_TEMP_DIR"] = str(root)  # Gradio reads both as it is imported
+    from app.launch import launch
+
+    launch(options, model, root)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command. Raises InputError."""
+    parser = ArgumentParser(
+        prog="diffportrait3d app", description="A page in the browser that makes views of photos."
+    )
+    parser.add_class_arguments(Options)
+    serve(Options(**parser.parse_args(arguments).as_dict()))
+
+
+if __name__ == "__main__":
+    with one_line():
+        main()

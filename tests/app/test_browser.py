@@ -1,0 +1,240 @@
+"""The page in a real browser: Debian's Chromium, driven by Playwright, with the shipped model.
+
+`make test-app` runs these. A picture of each step is left in `runs/test-app/`.
+"""
+
+import io
+import json
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from generators.parametric.renderer import SyntheticHead
+from portraits.camera_files import read_cameras
+from portraits.cameras import angles, label_from_angles
+
+playwright = pytest.importorskip("playwright.sync_api")
+pytestmark = pytest.mark.browser
+
+ROOT = Path(__file__).parents[2]
+PICTURES = ROOT / "runs/test-app"
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+SWITCHES = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--no-first-run",
+]
+PATIENCE = 300_000  # milliseconds: for slow machines
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory) -> Iterator[str]:
+    """The page, served by the command itself."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    log = tmp_path_factory.mktemp("log") / "server.txt"
+    command = [sys.executable, "-m", "diffportrait3d", "app", "--model", "checkpoints/mini"]
+    command += ["--out", str(tmp_path_factory.mktemp("app")), "--port", str(port)]
+    with log.open("w") as out, subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out) as server:
+        url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + PATIENCE / 1000
+        while url not in log.read_text() and server.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.5)
+        assert server.poll() is None, log.read_text()
+        yield url
+        server.terminate()
+        server.wait(30)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium: apt-get install chromium, or set CHROMIUM")
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=SWITCHES)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser, address):
+    """A new visitor's page. Nothing may be asked of another machine."""
+    context = browser.new_context(viewport={"width": 1280, "height": 860}, accept_downloads=True)
+    context.set_default_timeout(PATIENCE)
+    opened, asked = context.new_page(), []
+    opened.on("request", lambda request: asked.append(request.url))
+    opened.goto(address)
+    opened.wait_for_selector("#make")
+    yield opened
+    context.close()
+    assert asked
+    assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory) -> Path:
+    """A built-in person before a plain wall, off the middle."""
+    label = label_from_angles(*np.radians((12.0, 3.0)))
+    head = Image.fromarray(SyntheticHead(samples=8).render(11, label[None], 256).images[0])
+    wall = Image.new("RGB", (420, 340), head.getpixel((4, 4)))
+    wall.paste(head, (110, 60))
+    path = tmp_path_factory.mktemp("photos") / "holiday.jpg"
+    wall.save(path, quality=95)
+    return path
+
+
+def picture(page, name: str) -> None:
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=PICTURES / f"{name}.png", full_page=True)
+
+
+def drop(page, *files: Path) -> None:
+    page.set_input_files("#photos input[type=file]", [str(path) for path in files])
+
+
+def drag(page, right: int, down: int) -> None:
+    """Drag the head by so many pixels, as a hand does."""
+    page.wait_for_selector(".dp-head img:not([hidden])")
+    page.locator(".dp-head").scroll_into_view_if_needed()
+    box = page.locator(".dp-head").bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + right, y + down, steps=8)
+    page.mouse.up()
+    page.wait_for_selector(".dp-head[data-exact=true]")
+
+
+def choose_person(page, name: str) -> None:
+    page.click("#person input")
+    page.get_by_role("option", name=name, exact=True).click()
+    page.wait_for_selector("#seen .dp-crop")
+
+
+def fetched(page, name: str) -> bytes:
+    """A download's bytes."""
+    with page.expect_download() as download:
+        page.click(f"#result .dp-links a:text-is('{name}')")
+    return Path(download.value.path()).read_bytes()
+
+
+def test_a_photo_is_dropped_a_head_dragged_and_four_views_are_made(page, photo, browser, address, tmp_path):
+    picture(page, "1-empty")
+    drop(page, photo)
+    page.wait_for_selector("#seen .dp-crop")
+    yaw, pitch, _ = map(int, re.findall(r"[+-]\d+(?=°)", page.inner_text("#seen figcaption")))
+    assert abs(yaw - 12) < 10
+    assert abs(pitch - 3) < 10
+    picture(page, "2-photo")
+
+    page.get_by_label("dragged views").check()
+    frames = set()
+    for count, (right, down) in enumerate([(60, 0), (-40, 10), (-40, 0), (-40, -30)], 1):
+        drag(page, right, down)
+        frames.add(page.get_attribute(".dp-head img", "src"))
+        page.click("#add")
+        page.wait_for_function(f"document.querySelector('#chosen').innerText.startsWith('{count} view')")
+    assert len(frames) == 4
+    picture(page, "3-camera")
+
+    page.fill("#steps input", "12")
+    page.click("#make")
+    page.wait_for_selector(".dp-progress[data-stage=sampling] .dp-previews img")
+    assert re.search(r"sampling, step \d+ of 12, 4 views", page.inner_text(".dp-progress"))
+    picture(page, "4-progress")
+    page.wait_for_selector("#result .dp-result[data-views='4']")
+    shown = "[...document.querySelectorAll('.dp-views img')].every((view) => view.naturalWidth)"
+    page.wait_for_function(shown)
+    page.wait_for_function("document.querySelector('#result video').readyState >= 2")
+    page.locator(".dp-slider").fill("2")
+    assert page.locator(".dp-views img:visible").get_attribute("alt") == "view 2"
+    picture(page, "5-views")
+
+    with zipfile.ZipFile(io.BytesIO(fetched(page, "PNG"))) as archive:
+        views = [np.asarray(Image.open(archive.open(name))) for name in archive.namelist()]
+    assert np.shape(views) == (4, 64, 64, 3)
+    assert all(np.abs(views[0].astype(int) - view).mean() > 2 for view in views[1:])
+    assert fetched(page, "MP4")[4:8] == b"ftyp"
+    (tmp_path / "cameras.json").write_bytes(fetched(page, "Cameras"))
+    degrees = np.degrees(angles(read_cameras([tmp_path / "cameras.json"])))
+    np.testing.assert_allclose(degrees, [(-30, 0), (-10, 5), (10, 5), (30, -10)], atol=0.01)
+    settings = json.loads(fetched(page, "Settings"))
+    words = shlex.split(page.input_value("#command textarea"))
+    assert words[:2] == ["diffportrait3d", "synthesize"]
+    assert words[words.index("--portrait") + 1] == settings["portrait"][0]
+
+    own = page.get_attribute("#result video", "src")
+    assert page.request.get(address + own).ok
+    other = browser.new_context()
+    assert other.request.get(address + own).status == 404
+    other.close()
+    page.reload()
+    page.click("#history [data-result]")
+    page.wait_for_selector("#result .dp-result[data-views='4']")
+    picture(page, "6-earlier")
+
+
+def test_a_mesh_and_scenes_are_made_and_shown(page):
+    choose_person(page, "Person 2")
+    page.fill("#views input", "3")
+    page.fill("#steps input", "2")
+    page.click("#make")
+    page.get_by_text("3D files").click()
+    page.click("#make3d")
+    page.wait_for_selector("#result a:text-is('GLB mesh')")
+    assert fetched(page, "GLB mesh")[:4] == b"glTF"
+    with zipfile.ZipFile(io.BytesIO(fetched(page, "3D scene"))) as archive:
+        assert {"transforms.json", "sparse/cameras.txt", "head.ply"} <= set(archive.namelist())
+    picture(page, "7-3d")
+
+
+def test_a_request_is_cancelled_at_once_and_others_wait_their_turn(page, address):
+    choose_person(page, "Person 1")
+    page.fill("#steps input", "900")
+    page.click("#make")
+    page.wait_for_selector(".dp-progress[data-stage=sampling]")
+    second = page.context.new_page()
+    second.goto(address)
+    choose_person(second, "Person 3")
+    second.fill("#views input", "1")
+    second.fill("#steps input", "1")
+    second.click("#make")
+    second.get_by_text(re.compile(r"queue: \d+/\d+")).wait_for()
+    picture(second, "8-queue")
+    page.click("#cancel")
+    page.wait_for_selector("#status :text-is('Cancelled.')")
+    picture(page, "9-cancelled")
+    second.wait_for_selector("#result .dp-result[data-views='1']")
+    page.reload()
+    page.wait_for_selector("#history [data-result]")
+    assert page.locator("#history [data-result]").count() == 1
+
+
+def test_a_text_file_is_refused_whatever_it_is_called(page, tmp_path):
+    (tmp_path / "notes.txt").write_text("no photo")
+    drop(page, tmp_path / "notes.txt")
+    page.get_by_text(re.compile("Invalid file type")).first.wait_for()
+    picture(page, "10-text-file")
+    (tmp_path / "notes.jpg").write_text("no photo")
+    drop(page, tmp_path / "notes.jpg")
+    refusal = page.wait_for_selector("#seen .dp-error").inner_text()
+    assert re.fullmatch(r"notes.jpg: cannot be read as a photo \(none of .*\)", refusal)
+    picture(page, "11-text-called-jpg")
+    page.click("#make")
+    page.wait_for_selector("#status :text('no portrait is chosen')")

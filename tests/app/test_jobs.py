@@ -1,0 +1,133 @@
+"""Requests under way: the command's images bit for bit, progress, cancelling, one at a time a device."""
+
+import shlex
+from concurrent.futures import CancelledError
+from dataclasses import replace
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Event
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from app.jobs import CONDITIONS, SAMPLING, Progress, Watch, Workers, sampled_steps
+from app.photos import Photo, portrait_files
+from app.requests import DRAGGED, Cameras, Fixed, command_line, make_request
+from core.errors import InputError
+from lightning_modules import synthesize as command
+from lightning_modules.networks.portrait import save_portrait_model
+from lightning_modules.sampling import view_conditions
+from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
+from lightning_modules.sampling.synthesis import NetworkOptions, open_pipeline
+from tests.faces import FlatRenderer
+from tests.networks.toy import toy_model, toy_prior
+
+SIZE = 32
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    """A whole model of 32 pixels in a folder."""
+    prior = toy_prior(image_size=SIZE, encoder_channels=(8,) * 5, rendering_size=16)
+    whole = replace(toy_model(), noise_prior=prior)
+    whole.backbone.unet.register_to_config(sample_size=SIZE // whole.backbone.downsampling)
+    folder = tmp_path_factory.mktemp("models") / "whole"
+    save_portrait_model(whole, str(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pipeline(model) -> DiffPortrait3DPipeline:
+    return open_pipeline(NetworkOptions(str(model)), ["cpu"])
+
+
+@pytest.fixture(autouse=True)
+def flat_renderer(monkeypatch):
+    monkeypatch.setattr(view_conditions, "open_renderer", lambda _: FlatRenderer())
+
+
+@pytest.fixture
+def request_for(model, tmp_path):
+    """A request of the page for four dragged views of a person."""
+
+    def make(out="out", **settings):
+        values = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+        Image.fromarray(values).save(tmp_path / "person.png")
+        photo = Photo(tmp_path / "person.png", Image.fromarray(values), is_crop=True)
+        portrait, align = portrait_files([photo], tmp_path)
+        dragged = [(-30.0, 0.0), (-10.0, 5.0), (10.0, 5.0), (30.0, -5.0)]
+        cameras = Cameras(DRAGGED, dragged=dragged).options(tmp_path)
+        settings = {"steps": 3, "seed": 5, "strength": 0.9} | settings
+        return make_request(Fixed(str(model)), portrait, align, cameras, settings, tmp_path / out)
+
+    return make
+
+
+def views(folder: Path) -> np.ndarray:
+    return np.stack([np.asarray(Image.open(path)) for path in sorted((folder / "views").iterdir())])
+
+
+def test_the_copied_command_makes_the_same_images_bit_for_bit(pipeline, request_for, tmp_path):
+    job = Workers([pipeline]).submit(request_for(eta=0.5, window=3))
+    reports = list(job.follow())
+    made = job.result()
+    words = shlex.split(command_line(replace(request_for(eta=0.5, window=3), out=str(tmp_path / "again"))))
+    command.main(words[2:])
+    np.testing.assert_array_equal(views(made), views(tmp_path / "again"))
+    for name in ("sheet.png", "portrait_0.png", "cameras.json"):
+        assert (made / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+    assert reports[-1].done == reports[-1].total == 3
+
+
+def test_progress_counts_views_and_steps_and_shows_previews(pipeline, request_for):
+    reports: SimpleQueue[Progress] = SimpleQueue()
+    watch = Watch(request_for(), reports.put, Event())
+    Workers([pipeline])._run(watch.request, watch)
+    told = [reports.get() for _ in range(reports.qsize())]
+    assert [(x.stage, x.done, x.total) for x in told[1:]] == [
+        (CONDITIONS, 4, 4),
+        *((SAMPLING, step, 3) for step in (1, 2, 3)),
+    ]
+    assert told[-1].views == 4
+    assert [image.size for image in told[-1].previews] == [(SIZE, SIZE)] * 4
+    assert told[-1].seconds_left == 0
+
+
+@pytest.mark.parametrize(("noise", "steps"), [(None, 2), ("3d-aware", 2), ("random", 4)])
+def test_the_steps_are_those_that_are_sampled(pipeline, request_for, noise, steps):
+    assert sampled_steps(pipeline, request_for(steps=4, strength=0.5, noise=noise)) == steps
+
+
+def test_a_cancelled_request_ends_at_its_next_step_and_leaves_nothing(pipeline, request_for, tmp_path):
+    workers = Workers([pipeline])
+    job = workers.submit(request_for(steps=200))
+    assert next(progress for progress in job.follow() if progress.stage == SAMPLING).done < 200
+    job.cancel()
+    with pytest.raises(CancelledError):
+        next(job.follow())
+    with pytest.raises(CancelledError):
+        job.result()
+    assert not list(tmp_path.glob("out*"))
+    after = workers.submit(request_for(steps=1))
+    assert list(after.follow())
+    assert (after.result() / "views.mp4").is_file()
+
+
+def test_a_second_request_waits_for_the_device(pipeline, request_for):
+    workers = Workers([pipeline])
+    first, second = workers.submit(request_for(steps=200)), workers.submit(request_for("other"))
+    next(first.follow())
+    assert not second.future.running()
+    second.cancel()
+    assert second.future.cancelled()
+    first.cancel()
+    with pytest.raises(CancelledError):
+        first.result()
+
+
+def test_what_is_wrong_with_a_request_reaches_the_page(pipeline, request_for):
+    job = Workers([pipeline]).submit(request_for(steps=5000))
+    list(job.follow())
+    with pytest.raises(InputError, match="steps"):
+        job.result()

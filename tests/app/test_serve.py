@@ -1,0 +1,83 @@
+"""What the command refuses before a model is loaded."""
+
+import shutil
+import socket
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from app import serve
+from app.serve import LOCAL, Options, check
+from core.errors import InputError
+
+MINI = Path(__file__).parents[2] / "checkpoints/mini"
+
+
+@pytest.fixture
+def free_port():
+    with socket.socket() as listener:
+        listener.bind((LOCAL, 0))
+        return listener.getsockname()[1]
+
+
+@pytest.fixture
+def options(free_port):
+    return Options(str(MINI), port=free_port)
+
+
+@pytest.fixture
+def configs(tmp_path):
+    """The shipped model without its weights."""
+    return Path(shutil.copytree(MINI, tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors")))
+
+
+@pytest.fixture(autouse=True)
+def gradio_is_there(monkeypatch):
+    monkeypatch.setattr(serve, "find_spec", lambda _: object())
+
+
+def test_the_page_is_this_machine_s_own_unless_told_otherwise():
+    assert Options("model").host == "127.0.0.1"
+
+
+def test_a_model_is_read_from_its_configs(options, configs):
+    assert check(replace(options, model=str(configs))).has_view_control
+
+
+def test_a_model_without_view_control_is_refused(options, configs):
+    shutil.rmtree(configs / "view_control")
+    with pytest.raises(InputError, match=r"no view_control/ \(F_cam\)"):
+        check(replace(options, model=str(configs)))
+
+
+def test_a_port_in_use_is_refused(options):
+    with (
+        socket.create_server((LOCAL, options.port)),
+        pytest.raises(InputError, match="in use; choose another"),
+    ):
+        check(options)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"port": 123456}, "--port 123456"),
+        ({"host": "256.0.0.1"}, "on 256.0.0.1"),
+        ({"conditions": "a_folder"}, "--conditions a_folder: the page takes a renderer"),
+        ({"conditions": "eg3d:nowhere"}, "nowhere"),
+        ({"precision": "float16"}, "float16 takes a GPU"),
+        ({"devices": 0}, "--devices 0"),
+        ({"model": "nowhere/at/all"}, "nowhere/at/all"),
+    ],
+)
+def test_what_cannot_be_served_is_refused_in_a_line(options, change, said, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    with pytest.raises(InputError, match=said):
+        check(replace(options, **change))
+
+
+def test_gradio_is_asked_for(options, monkeypatch):
+    monkeypatch.setattr(serve, "find_spec", lambda _: None)
+    with pytest.raises(InputError, match=r"pip install -e '.\[app\]'"):
+        check(options)
