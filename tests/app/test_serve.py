@@ -66,7 +66,7 @@ def test_a_port_in_use_is_refused(options):
         ({"host": "256.0.0.1"}, "on 256.0.0.1"),
         ({"conditions": "a_folder"}, "--conditions a_folder: the page takes a renderer"),
         ({"conditions": "eg3d:nowhere"}, "nowhere"),
-        ({"precision": "float16"}, "float16 takes a GPU"),
+        ({"precision": "float16"}, "--precision float16"),
         ({"devices": 0}, "--devices 0"),
         ({"model": "nowhere/at/all"}, "nowhere/at/all"),
     ],
