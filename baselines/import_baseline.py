@@ -6,12 +6,15 @@ No code in the files is executed. The terms of the weights are printed and store
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
-from baselines.folders import Card, save_baseline
 from core.errors import InputError, one_line
 from core.files import whole_folder
+
+if TYPE_CHECKING:  # what reads weights is imported when files are converted, so that help comes at once
+    from baselines.folders import Card
 
 KINDS = ("zero123", "triplanenet", "goae")
 
@@ -21,13 +24,14 @@ class Imported:
     """The result of an import: a one-line description, and its card."""
 
     description: str
-    card: Card
+    card: "Card"
 
 
 def import_zero123(checkpoint: Path, folder: Path, averaged: bool = True) -> Imported:
     """Convert an original Zero-1-to-3 checkpoint (`105000.ckpt`, …) into the new folder `folder`, in
     diffusers' layout. `averaged` takes the UNet's average over training where the file has one, as the demo
     does. Raises InputError."""
+    from baselines.folders import Card
     from baselines.zero123.checkpoint import networks_of
     from baselines.zero123.folder import KIND, save_networks
     from baselines.zero123.system import Zero123
@@ -44,6 +48,7 @@ def import_zero123(checkpoint: Path, folder: Path, averaged: bool = True) -> Imp
 def import_triplanenet(network: Path, folder: Path, average: Path | None = None) -> Imported:
     """Convert `triplanenet_v2_final.pth` into the new folder `folder`. `average` is `ffhq512-128.pth`, which
     has the average style and the generator's settings. Raises InputError."""
+    from baselines.folders import Card, save_baseline
     from baselines.triplanenet.checkpoint import networks_of
     from baselines.triplanenet.system import KIND, TriPlaneNet
 
@@ -58,6 +63,7 @@ def import_triplanenet(network: Path, folder: Path, average: Path | None = None)
 def import_goae(encoder: Path, correction: Path, generator: Path, folder: Path) -> Imported:
     """Convert `encoder_FFHQ.pt` and `afa_FFHQ.pt`, with a generator's pickle or folder, into the new folder
     `folder`. Raises InputError."""
+    from baselines.folders import Card, save_baseline
     from baselines.goae.checkpoint import networks_of
     from baselines.goae.system import GOAE, KIND
 
@@ -85,19 +91,20 @@ def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="diffportrait3d import-baseline",
         description="Convert the released files of a baseline. Nothing in them is executed.",
+        exit_on_error=False,
     )
     kinds = parser.add_subcommands(dest="kind")
-    zero123 = ArgumentParser(description="Zero-1-to-3.")
+    zero123 = ArgumentParser(description="Zero-1-to-3.", exit_on_error=False)
     zero123.add_argument("checkpoint", type=str, help="105000.ckpt, 165000.ckpt, zero123-xl.ckpt, …")
     zero123.add_argument(
         "--averaged", type=bool, default=True, help="the UNet's average over training (EMA), if there is one"
     )
-    triplanenet = ArgumentParser(description="TriPlaneNet v2.")
+    triplanenet = ArgumentParser(description="TriPlaneNet v2.", exit_on_error=False)
     triplanenet.add_argument("network", type=str, help="triplanenet_v2_final.pth")
     triplanenet.add_argument(
         "--average", type=str, default=None, help="ffhq512-128.pth: latent_avg and the generator's settings"
     )
-    goae = ArgumentParser(description="GOAE.")
+    goae = ArgumentParser(description="GOAE.", exit_on_error=False)
     goae.add_argument("encoder", type=str, help="encoder_FFHQ.pt")
     goae.add_argument("correction", type=str, help="afa_FFHQ.pt")
     goae.add_argument(
@@ -111,7 +118,10 @@ def _parser() -> ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command. Raises InputError."""
-    chosen = _parser().parse_args(arguments)
+    try:
+        chosen = _parser().parse_args(arguments)
+    except ArgumentError as error:
+        raise InputError(" ".join(str(error).split())) from error
     made = run(chosen)
     print(f"{chosen[chosen.kind].out}: {made.description}")
     for note in made.card.notes:

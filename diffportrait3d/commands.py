@@ -42,7 +42,9 @@ GROUPS: dict[str, dict[str, Command]] = {
         "import-released": Command("lightning_modules.import_released", "convert the authors' checkpoint"),
         "export-released": Command("lightning_modules.export_released", "convert a model for their code"),
         "import-gan": Command("generators.import_gan", "convert a published EG3D or PanoHead network"),
-        "import-baseline": Command("baselines.import_baseline", "convert Zero-1-to-3, TriPlaneNet or GOAE"),
+        "import-baseline": Command(
+            "baselines.import_baseline", "convert Zero-1-to-3, TriPlaneNet or GOAE", True
+        ),
         "invert": Command("generators.invert", "invert portraits into EG3D or PanoHead"),
     },
 }

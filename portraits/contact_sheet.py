@@ -55,7 +55,7 @@ class Band:
                 if image is not None:
                     picture.paste(tile(image, side), (gutter + column * step, top + line * step))
         for column, caption in enumerate(self.captions):
-            draw.text((gutter + column * step, beneath - MARGIN), caption, INK, font)
+            draw.text((gutter + column * step, max(0, beneath - MARGIN)), caption, INK, font)
         return picture
 
 
@@ -104,10 +104,21 @@ def view_sheet(
 def case_sheet(
     kinds: Sequence[str], cases: Mapping[str, Sequence[Image.Image | None]], side: int = 128
 ) -> Image.Image:
-    """One row for each case, with its caption below; `kinds` are the captions of the columns. Tiles are
-    `side` pixels wide."""
+    """One row for each case, with its caption below; `kinds` are the captions of the columns, shortened where
+    they are wider than a tile. Tiles are `side` pixels wide."""
     bands = [Band({"": images}, [caption]) for caption, images in cases.items()]
-    return stack([Band(captions=kinds), *bands], side)
+    return stack([Band(captions=[_fitted(kind, side) for kind in kinds]), *bands], side)
+
+
+def _fitted(text: str, width: int) -> str:
+    """The text, or as much of its start as `width` pixels hold, with an ellipsis."""
+    font = ImageFont.load_default(FONT)
+    if font.getlength(text) <= width:
+        return text
+    length = len(text)
+    while length and font.getlength(f"{text[:length]}…") > width:
+        length -= 1
+    return f"{text[:length]}…"
 
 
 def camera_captions(cameras: ArrayLike) -> list[str]:

@@ -38,6 +38,8 @@ def test_every_command_is_listed_and_is_a_module():
         (["fit", "--config=nowhere.yaml"], "nowhere.yaml"),
         (["synthesize", "--portriat", "me.jpg"], "--portriat: no such option"),
         (["cache-latents", "shards", "--out", "x"], "--vae missing"),
+        (["import-baseline", "goae", "encoder.pt", "afa.pt", "eg3d"], "out"),
+        (["import-baseline", "eg3d", "eg3d.pkl", "--out", "x"], "eg3d"),
     ],
 )
 def test_mistakes_end_in_one_line_before_anything_heavy_is_loaded(arguments: list[str], said: str):
@@ -53,6 +55,12 @@ def test_a_command_takes_its_arguments_and_its_exit_code_comes_back():
     done = run("fit", "--help")
     assert done.returncode == 0
     assert "--ckpt_path" in done.stdout
+    options = run("import-baseline", "triplanenet", "--help").stdout
+    assert "--average" in options
+    assert "--out" in options
+    refused = run("import-baseline", "triplanenet", "nowhere.pth", "--out", "somewhere")
+    assert refused.returncode == 2
+    assert "nowhere.pth" in refused.stderr
 
 
 @pytest.mark.parametrize("name", [name for name, command in COMMANDS.items() if not command.fast_help])

@@ -4,13 +4,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from PIL import Image
 
 from core.lists import spread
-from lightning_modules.evaluation.plots import new_figure, style_axes, to_picture
+from lightning_modules.evaluation.plots import TICK_SIZE, new_figure, style_axes, to_picture
 from lightning_modules.evaluation.scoring import Scores
 from lightning_modules.evaluation.statistics import Estimate
-from lightning_modules.evaluation.tables import ARROWS, Row, columns
+from lightning_modules.evaluation.tables import ARROWS, MEMORY, SECONDS, Row, columns
 from portraits.alignment.photos import open_photo
 from portraits.cameras import angles
 from portraits.contact_sheet import case_sheet
@@ -19,13 +20,17 @@ from portraits.predictions import Predictions, View
 WIDTH, LINE, HEAD = 420, 22, 46  # pixels of a plot: its width, a system's line, and title and ticks
 NAMES_WIDTH = 150  # pixels for the systems' names
 SUBJECTS = 4
+SHEET_TILES = (128, 256)  # smallest and largest side of a tile of a sheet, in pixels
 HIDDEN = ("_degrees",)  # endings of metrics that have no plot
-MEASURED, PUBLISHED = "C0", "C1"
+FROM_ZERO = (SECONDS, MEMORY)  # whose axis starts at 0, so that distances are ratios
+NO_SCORE = "could not be scored"
+MEASURED = {"color": "C0", "marker": "o", "markersize": 5}
+PUBLISHED = {"color": "C1", "marker": "D", "markersize": 5, "fillstyle": "none"}
 
 
 def comparison_figure(rows: Sequence[Row]) -> Image.Image | None:
-    """A plot for each protocol and metric, with a line for each system: a dot with its interval for the
-    measured value, a diamond for the published one. None if nothing is published or compared.
+    """A plot for each protocol and each of its metrics, with a line for each system: a dot with its interval
+    for the measured value, a diamond for the published one. None if nothing is published or compared.
 
     Measured and published values share a plot only if their metric has the same weights."""
     metrics = [name for name in columns(rows) if not name.endswith(HIDDEN)]
@@ -40,8 +45,15 @@ def comparison_figure(rows: Sequence[Row]) -> Image.Image | None:
     for metric, plots_of_metric in zip(metrics, plots, strict=True):
         for protocol, axes in zip(protocols, plots_of_metric, strict=True):
             arrow = ARROWS[higher.get(metric)]
-            _draw(axes, f"{protocol}: {metric}{arrow}", metric, lines[protocol])
-    figure.suptitle("● measured here, 95 % interval     ◆ published", fontsize=9, x=0.01, ha="left")
+            if any(metric in row.values for rows_of_line in lines[protocol].values() for row in rows_of_line):
+                _draw(axes, f"{protocol.replace('_', ' ')}: {metric}{arrow}", metric, lines[protocol])
+            else:
+                axes.set_axis_off()
+    marks = [
+        Line2D([], [], label="measured here, with its 95 % interval", linewidth=1.5, **MEASURED),
+        Line2D([], [], label="published", linestyle="", **PUBLISHED),
+    ]
+    figure.legend(handles=marks, loc="outside upper left", ncols=2, fontsize=9, frameon=False)
     return to_picture(figure)
 
 
@@ -64,31 +76,37 @@ def _draw(axes: Axes, title: str, metric: str, lines: Mapping[str, Sequence[Row]
     for place, rows in enumerate(lines.values()):
         for row in rows:
             value = row.values.get(metric)
-            if value is None or not np.isfinite(value.mean):
+            if value is None:
                 continue
-            if row.published is None:
+            if not np.isfinite(value.mean):
+                # x in fractions of the plot, y in lines
+                at = axes.get_yaxis_transform()
+                axes.text(0.02, place, NO_SCORE, fontsize=TICK_SIZE, color="gray", va="center", transform=at)
+            elif row.published is None:
                 _draw_interval(axes, place, value)
             else:
-                axes.plot(value.mean, place, marker="D", markersize=5, color=PUBLISHED, fillstyle="none")
+                axes.plot(value.mean, place, **PUBLISHED)
+    if metric in FROM_ZERO:
+        axes.set_xlim(left=0)
 
 
 def _draw_interval(axes: Axes, place: int, value: Estimate) -> None:
-    axes.plot(value.mean, place, marker="o", markersize=5, color=MEASURED)
+    axes.plot(value.mean, place, **MEASURED)
     if np.isfinite(value.low):
-        axes.plot([value.low, value.high], [place, place], color=MEASURED, linewidth=1.5)
+        axes.plot([value.low, value.high], [place, place], color=MEASURED["color"], linewidth=1.5)
 
 
-def system_sheets(scored: Mapping[str, Scores]) -> dict[str, Image.Image]:
+def system_sheets(scored: Mapping[str, Scores], systems: Mapping[str, str]) -> dict[str, Image.Image]:
     """A sheet for each set of rows over the same views, by the name of the first row: four subjects by all
-    systems, each at the view that turns the farthest."""
+    systems, each at the view that turns the farthest. `systems` has the system of every row."""
     by_views: dict[tuple[str, ...], dict[str, Predictions]] = {}
     for name, scores in scored.items():
         views = tuple(view.name for view in scores.predictions.views)
         by_views.setdefault(views, {})[name] = scores.predictions
-    return {next(iter(rows)): _sheet(rows) for rows in by_views.values() if len(rows) > 1}
+    return {next(iter(rows)): _sheet(rows, systems) for rows in by_views.values() if len(rows) > 1}
 
 
-def _sheet(rows: Mapping[str, Predictions]) -> Image.Image:
+def _sheet(rows: Mapping[str, Predictions], systems: Mapping[str, str]) -> Image.Image:
     first = next(iter(rows.values()))
     subjects = list(first.subjects().values())
     chosen = [_farthest(subjects[number]) for number in spread(len(subjects), SUBJECTS)]
@@ -96,11 +114,24 @@ def _sheet(rows: Mapping[str, Predictions]) -> Image.Image:
     cases = {}
     for view in chosen:
         given = [open_photo(first.folder / view.files[kind]) for kind in inputs]
-        cases[view.name] = [*given, *(open_photo(made.folder / view.image) for made in rows.values())]
-    return case_sheet([*inputs, *rows], cases)
+        cases[_caption(view)] = [*given, *(open_photo(made.folder / view.image) for made in rows.values())]
+    shown = [systems[name] for name in rows]
+    names = [name if shown.count(systems[name]) > 1 else systems[name] for name in rows]
+    smallest, largest = SHEET_TILES
+    side = max(image.width for images in cases.values() for image in images)
+    return case_sheet([*inputs, *names], cases, min(max(side, smallest), largest))
+
+
+def _caption(view: View) -> str:
+    yaw = "" if view.camera is None else f"  yaw {_yaw(view):+.0f}°"
+    return f"{view.name}{yaw}"
 
 
 def _farthest(views: Sequence[View]) -> View:
     """The view whose camera turns the farthest from the front."""
-    yaws = [0.0 if view.camera is None else abs(angles(np.array(view.camera))[0]) for view in views]
-    return views[int(np.argmax(yaws))]
+    return views[int(np.argmax([abs(_yaw(view)) for view in views]))]
+
+
+def _yaw(view: View) -> float:
+    """The yaw of a view's camera in degrees; 0 where it has none."""
+    return 0.0 if view.camera is None else float(np.degrees(angles(np.array(view.camera))[0]))

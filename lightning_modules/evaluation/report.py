@@ -14,6 +14,7 @@ from lightning_modules.evaluation.scoring import Scores
 from lightning_modules.evaluation.statistics import metrics_of
 from lightning_modules.evaluation.tables import (
     Row,
+    by_protocol,
     csv_table,
     json_table,
     markdown,
@@ -40,7 +41,9 @@ def write_report(plan: EvaluationPlan, scored: Mapping[str, Scores]) -> Report:
     """Print the table and write `table.md`, `table.csv`, `table.json`, `yaw.png`, for every row `<row>.csv`
     and `<row>.worst.png`, and for a comparison of systems `dots.png` and `systems.png`."""
     systems = {row.name: row.system for row in plan.rows}
-    rows = [*(measured_row(name, scores, systems[name]) for name, scores in scored.items()), *plan.published]
+    rows = by_protocol(
+        [*(measured_row(name, scores, systems[name]) for name, scores in scored.items()), *plan.published]
+    )
     text = markdown(plan.title, rows, plan.remarks)
     write_text(plan.out / "table.md", text)
     write_text(plan.out / "table.csv", csv_table(rows))
@@ -57,7 +60,7 @@ def write_report(plan: EvaluationPlan, scored: Mapping[str, Scores]) -> Report:
 def draw_pictures(scored: Mapping[str, Scores], rows: Sequence[Row]) -> dict[str, Image.Image]:
     """The figures of a table by name: values of all systems, their views, scores by yaw, and the worst views
     of every row."""
-    sheets = system_sheets(scored)
+    sheets = system_sheets(scored, {row.name: row.system for row in rows if row.published is None})
     pictures = {SYSTEMS if len(sheets) == 1 else f"{name}.{SYSTEMS}": sheet for name, sheet in sheets.items()}
     if figure := comparison_figure(rows):
         pictures[DOTS] = figure

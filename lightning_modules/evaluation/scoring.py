@@ -285,17 +285,16 @@ def _failure_notes(means: Mapping[str, float], views: int) -> list[str]:
     """A remark for each metric that could not score some views, or scored them by their cameras."""
     notes = []
     for name, value in means.items():
+        count = f"{int(value)} of {views} views"
         if name.endswith("_failures") and value:
             of_truth = int(means.get(f"{name}_of_truth", 0))
             why = f", {of_truth} of them because no face was found in the truth" if of_truth else ""
-            notes.append(
-                f"{name.removesuffix('_failures')}: {int(value)} of {views} views could not be scored{why};"
-                " the mean is over the rest"
-            )
+            rest = "; the mean is over the rest" if value < views else ""
+            notes.append(f"{name.removesuffix('_failures')}: {count} could not be scored{why}{rest}")
         if name.endswith("_by_camera") and value:
             notes.append(
-                f"{name.removesuffix('_by_camera')}: in {int(value)} of {views} views the face was located by"
-                " its camera, as the detectors were unsure"
+                f"{name.removesuffix('_by_camera')}: in {count} the face was located by its camera, as the"
+                " detectors were unsure"
             )
     return notes
 

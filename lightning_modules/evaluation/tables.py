@@ -104,6 +104,27 @@ def _published_row(table: PublishedTable, row: PublishedRow, protocol: Protocol)
     )
 
 
+def by_protocol(rows: Sequence[Row]) -> list[Row]:
+    """The rows of each protocol together, in their order otherwise."""
+    protocols = list(dict.fromkeys(row.protocol for row in rows))
+    return sorted(rows, key=lambda row: protocols.index(row.protocol))
+
+
+def _compared(rows: Sequence[Row]) -> bool:
+    """Whether systems are compared: several that were measured, or one with its own published values."""
+    measured = {row.system for row in rows if row.published is None}
+    return len(measured) > 1 or any(row.published and row.system in measured for row in rows)
+
+
+def _shown(row: Row, compared: bool) -> str:
+    """What a row is called in the table: where systems are `compared`, its system and what sets it apart."""
+    if row.published is not None:
+        return f"{row.name} (published: {row.published})"
+    if not compared or row.name.startswith(row.system):
+        return row.name
+    return f"{row.system}, {row.name}"
+
+
 def columns(rows: Sequence[Row]) -> list[str]:
     """The metrics of all rows."""
     return ordered(list(dict.fromkeys(name for row in rows for name in row.values)))
@@ -129,15 +150,15 @@ def markdown(title: str, rows: Sequence[Row], remarks: Sequence[str] = ()) -> st
     arrows = {name: ARROWS[higher.get(name)] for name in names}
     head = ["system", "protocol", "size", "subjects", "views", *(f"{name}{arrows[name]}" for name in names)]
     lines = [f"# {title}", "", f"| {' | '.join(head)} |", "|---|---|" + "---:|" * (len(head) - 2)]
+    compared = _compared(rows)
     for row in rows:
-        shown = f"{row.name} (published: {row.published})" if row.published else row.name
-        shown = shown.replace("|", "\\|")
+        shown = _shown(row, compared).replace("|", "\\|")
         counts = ["", ""] if row.published else [str(row.subjects), str(row.views)]
         cells = [_cell(row.values.get(name)) for name in names]
         size = "" if row.resolution is None else str(row.resolution)
         lines.append(f"| {' | '.join([shown, row.protocol, size, *counts, *cells])} |")
     lines += ["", "Means, with 95 % confidence intervals of a bootstrap over subjects."]
-    lines += [f"- {row.name}: {note}" for row in rows for note in row.notes]
+    lines += [f"- {_shown(row, compared)}: {note}" for row in rows for note in row.notes]
     if remarks:
         lines += ["", "Published values are quoted, not measured here. How their protocols differ:", ""]
         lines += [f"- {remark}" for remark in remarks]

@@ -1,9 +1,11 @@
 """A toy model, its capture, and a folder of predictions that needs no model."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from lightning_modules.networks.portrait import PortraitModel, save_portrait_model
@@ -34,6 +36,15 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model") / "toy"
     save_portrait_model(PortraitModel(backbone, AppearanceReference.from_unet(unet)), str(folder))
     return folder
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """One thread for torch, so that results are those of forked processes, which have one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -1,7 +1,10 @@
 """Tables of this project's model beside baselines, at toy width."""
 
 import dataclasses
+import itertools
 import json
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +14,6 @@ from PIL import Image
 from core.errors import InputError
 from generators.gan.folder import save_generator
 from lightning_modules.evaluate import evaluate
-from lightning_modules.evaluation import sampling
 from lightning_modules.evaluation.comparison import comparison_figure
 from lightning_modules.evaluation.planning import plan_evaluation
 from lightning_modules.evaluation.settings import (
@@ -27,7 +29,9 @@ from lightning_modules.evaluation.tables import MEMORY, SECONDS
 from lightning_modules.sampling.settings import Sampling
 from portraits.predictions import Predictions
 from portraits.segmentation import check_segmentation, foreground_masks, over_white
+from tests.baselines.toys import write_folder
 from tests.generators.inversion.test_invert import varied
+from tests.lightning_modules.evaluation.results import assert_same_results, signal_of, start_in_child
 
 QUICK = {"tuning": {"style_steps": 2, "tune_steps": 1, "perceptual_weight": 0.0}}
 PEOPLE = Path(__file__).parents[2] / "data/people"
@@ -98,34 +102,34 @@ def test_every_system_makes_the_same_views_of_the_same_subjects(request_of, tmp_
         assert Image.open(tmp_path / "out" / f"{picture}.png").width > 200
 
 
-def test_a_table_that_was_interrupted_goes_on_and_is_the_same(request_of, tmp_path, monkeypatch):
-    assert evaluate(plan_evaluation(request_of("whole")))
-    write, count = sampling.write_subject, []
+def kill_at_save(monkeypatch, number):
+    """Make this process end by SIGKILL when it has written half of its image `number`."""
+    save, numbers = Image.Image.save, itertools.count()
 
-    def failing(*arguments):
-        count.append(1)
-        if len(count) % 2 == 0:
-            raise KeyboardInterrupt
-        write(*arguments)
+    def killed(image, file, *arguments, **options):
+        save(image, file, *arguments, **options)
+        if next(numbers) == number:
+            os.truncate(file, Path(file).stat().st_size // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
 
-    monkeypatch.setattr(sampling, "write_subject", failing)
-    for _ in range(8):
-        with pytest.raises(KeyboardInterrupt):
-            evaluate(plan_evaluation(request_of("parts")))
-    monkeypatch.undo()
+    monkeypatch.setattr(Image.Image, "save", killed)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_table_that_is_killed_while_writing_goes_on_and_is_the_same(request_of, tmp_path, monkeypatch):
+    baseline = [BaselineSettings("triplanenet", str(write_folder("triplanenet", tmp_path / "weights")))]
+    assert evaluate(plan_evaluation(request_of("whole", baselines=baseline)))
+    request = request_of("parts", baselines=baseline)
+    for number in (3, 9, 25):  # within the first and the second subject, and of another system
+        with monkeypatch.context() as patch:
+            kill_at_save(patch, number)
+            child = start_in_child(lambda: evaluate(plan_evaluation(request)))
+        assert signal_of(child) == signal.SIGKILL
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "parts").rglob("views.json")}
-    assert len(written) == 8
-    assert evaluate(plan_evaluation(request_of("parts")))
-    assert all(path.stat().st_mtime_ns == stamp for path, stamp in written.items())
-    images = sorted((tmp_path / "whole").glob("*/*/*.png"))
-    assert len(images) > 18
-    for path in images:
-        other = tmp_path / "parts" / path.relative_to(tmp_path / "whole")
-        assert path.read_bytes() == other.read_bytes()
-    whole, parts = (table(tmp_path / out) for out in ("whole", "parts"))
-    for name, row in whole.items():
-        for metric, value in row["values"].items():
-            assert metric in (SECONDS, MEMORY) or parts[name]["values"][metric] == value
+    assert len([path for path in written if ".partial" not in str(path)]) == 4
+    assert evaluate(plan_evaluation(request))
+    assert all(path.stat().st_mtime_ns == time for path, time in written.items() if path.exists())
+    assert_same_results(tmp_path / "whole", tmp_path / "parts")
 
 
 def test_what_changes_a_baselines_views_changes_their_folder(request_of, gans, tmp_path):

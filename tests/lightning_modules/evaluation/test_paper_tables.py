@@ -2,6 +2,9 @@
 width, on the built-in people."""
 
 import json
+import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -9,10 +12,10 @@ from PIL import Image
 
 from generators.gan.folder import save_generator
 from lightning_modules.evaluate import main
-from lightning_modules.evaluation import sampling
 from lightning_modules.evaluation.tables import MEMORY, SECONDS
 from tests.baselines.toys import write_folder
 from tests.generators.inversion.test_invert import varied
+from tests.lightning_modules.evaluation.results import assert_same_results, signal_of, start_in_child
 
 ROOT = Path(__file__).parents[3]
 PEOPLE = ROOT / "tests/data/people"
@@ -36,15 +39,53 @@ def folders(tmp_path_factory):
     return found
 
 
-def run(table, folders, out):
+def arguments_of(table, folders, out):
     baselines = [
         {"kind": kind, "folder": str(folders[kind]), "settings": SETTINGS.get(kind, {})}
         for kind in TABLES[table]
     ]
-    arguments = [f"--config={ROOT}/configs/evaluate/{table}.yaml", f"--model={ROOT}/checkpoints/mini"]
-    arguments += [f"--subjects.shards={PEOPLE}", "--subjects.views=3", "--batch=2"]
-    arguments += ["--sampling.steps=2", "--scoring.metrics=[PSNR,SSIM]"]
-    main([*arguments, f"--baselines={json.dumps(baselines)}", f"--out={out}", "--device=cpu"])
+    return [
+        f"--config={ROOT}/configs/evaluate/{table}.yaml",
+        f"--model={ROOT}/checkpoints/mini",
+        f"--subjects.shards={PEOPLE}",
+        "--subjects.split=val",
+        "--subjects.frames=4",
+        "--subjects.views=2",
+        "--batch=2",
+        "--sampling.steps=2",
+        "--scoring.metrics=[PSNR,SSIM]",
+        f"--baselines={json.dumps(baselines)}",
+        f"--out={out}",
+        "--device=cpu",
+    ]
+
+
+def finished(out):
+    """The number of subjects whose folders are complete."""
+    return sum(".partial" not in str(path) for path in out.glob("*/*/cost.json"))
+
+
+MOMENTS = {
+    "while a subject is written": lambda out: any(out.glob("*/*.partial")),
+    "between subjects": lambda out: finished(out) >= 3,
+    "while another system predicts": lambda out: finished(out) >= 10,
+    "while views are scored": lambda out: (out / ".table.lock").exists(),
+    "while the report is written": lambda out: (out / "table.md").exists(),
+}
+KILLS = {
+    "table1": ("while a subject is written", "while another system predicts", "while views are scored"),
+    "table1_wild": ("between subjects", "while another system predicts", "while the report is written"),
+    "table3": ("while a subject is written", "between subjects", "while the report is written"),
+}
+
+
+def kill_when(moment, arguments, out):
+    """Run the command in another process and kill it when `moment` has come."""
+    child = start_in_child(lambda: main(arguments))
+    while not moment(out) and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        time.sleep(0.002)
+    os.kill(child, signal.SIGKILL)
+    return signal_of(child)
 
 
 def rows_of(out):
@@ -53,37 +94,20 @@ def rows_of(out):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("table", TABLES)
-def test_a_table_is_made_of_all_systems_and_killed_and_resumed_it_is_the_same(
-    table, folders, tmp_path, monkeypatch
-):
-    run(table, folders, tmp_path / "whole")
-    rows = rows_of(tmp_path / "whole")
+def test_a_table_is_made_of_all_systems_and_killed_and_resumed_it_is_the_same(table, folders, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    main(arguments_of(table, folders, whole))
+    rows = rows_of(whole)
     ours = 1 if table == "table1_wild" else 2
     assert len(rows) == ours * (1 + len(TABLES[table]))
     assert all({"SSIM", SECONDS, MEMORY} <= row["values"].keys() for row in rows.values())
-    assert Image.open(tmp_path / "whole" / "dots.png").width > 300
-    sheets = list((tmp_path / "whole").glob("*systems.png"))
-    assert len(sheets) == ours
+    assert Image.open(whole / "dots.png").width > 300
+    assert len(list(whole.glob("*systems.png"))) == ours
 
-    write, count = sampling.write_subject, []
-
-    def killed(*arguments):
-        count.append(1)
-        if len(count) % 2 == 0:
-            raise KeyboardInterrupt
-        write(*arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(sampling, "write_subject", killed)
-        for _ in range(2):
-            with pytest.raises(KeyboardInterrupt):
-                run(table, folders, tmp_path / "parts")
-    run(table, folders, tmp_path / "parts")
-    images = sorted((tmp_path / "whole").glob("*/*/*.png"))
-    assert images
-    for path in images:
-        assert path.read_bytes() == (tmp_path / "parts" / path.relative_to(tmp_path / "whole")).read_bytes()
-    for name, row in rows_of(tmp_path / "parts").items():
-        for metric in ("PSNR", "SSIM"):
-            assert row["values"][metric] == rows[name]["values"][metric]
+    arguments = arguments_of(table, folders, parts)
+    for name in KILLS[table]:
+        assert kill_when(MOMENTS[name], arguments, parts) == signal.SIGKILL, name
+    main(arguments)
+    assert_same_results(whole, parts)
