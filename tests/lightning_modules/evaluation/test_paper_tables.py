@@ -82,10 +82,13 @@ KILLS = {
 def kill_when(moment, arguments, out):
     """Run the command in another process and kill it when `moment` has come."""
     child = start_in_child(lambda: main(arguments))
-    while not moment(out) and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-        time.sleep(0.002)
-    os.kill(child, signal.SIGKILL)
-    return signal_of(child)
+    try:
+        while not moment(out) and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            time.sleep(0.002)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        ended_by = signal_of(child)
+    return ended_by
 
 
 def rows_of(out):
