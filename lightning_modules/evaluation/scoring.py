@@ -285,7 +285,7 @@ def _failure_notes(means: Mapping[str, float], views: int) -> list[str]:
     """A remark for each metric that could not score some views, or scored them by their cameras."""
     notes = []
     for name, value in means.items():
-        count = f"{int(value)} of {views} views"
+        count = f"{value:.0f} of {views} views"
         if name.endswith("_failures") and value:
             of_truth = int(means.get(f"{name}_of_truth", 0))
             why = f", {of_truth} of them because no face was found in the truth" if of_truth else ""
