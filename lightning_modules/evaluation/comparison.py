@@ -23,6 +23,7 @@ SUBJECTS = 4
 SHEET_TILES = (128, 256)  # smallest and largest side of a tile of a sheet, in pixels
 HIDDEN = ("_degrees",)  # endings of metrics that have no plot
 FROM_ZERO = (SECONDS, MEMORY)  # whose axis starts at 0, so that distances are ratios
+MARGIN = 0.05  # on the right of it, as a share of the axis
 NO_SCORE = "could not be scored"
 MEASURED = {"color": "C0", "marker": "o", "markersize": 5}
 PUBLISHED = {"color": "C1", "marker": "D", "markersize": 5, "fillstyle": "none"}
@@ -87,7 +88,7 @@ def _draw(axes: Axes, title: str, metric: str, lines: Mapping[str, Sequence[Row]
             else:
                 axes.plot(value.mean, place, **PUBLISHED)
     if metric in FROM_ZERO:
-        axes.set_xlim(left=0)
+        axes.set_xlim(0, axes.dataLim.x1 * (1 + MARGIN))
 
 
 def _draw_interval(axes: Axes, place: int, value: Estimate) -> None:
