@@ -103,7 +103,7 @@ train-stage2: $(SHARDS)/manifest.json ## Train view control F_cam (stage 2), F_r
 	$(RUN) -m lightning_modules.fit --config configs/stage2.yaml \
 		--model.appearance $(call newest,stage1,appearance_reference) $(ARGS)
 
-train-stage3: $(SHARDS)/manifest.json ## Train view consistency V (stage 3), F_ref and F_cam likewise
+train-stage3: $(SHARDS)/manifest.json ## Train view consistency V (stage 3), F_ref and F_cam from the newest runs or as shipped
 	$(RUN) -m lightning_modules.fit --config configs/stage3.yaml \
 		--model.appearance $(call newest,stage1,appearance_reference) \
 		--model.control $(call newest,stage2,view_control) $(ARGS)
@@ -111,14 +111,14 @@ train-stage3: $(SHARDS)/manifest.json ## Train view consistency V (stage 3), F_r
 train-noise-prior: $(SHARDS)/manifest.json ## Train the noise prior S, which needs no other stage
 	$(RUN) -m lightning_modules.fit --config configs/noise_prior.yaml $(ARGS)
 
-train-backbone: $(BACKBONE_SHARDS)/manifest.json ## Train the small stand-in for Stable Diffusion anew (an hour or two)
+train-backbone: $(BACKBONE_SHARDS)/manifest.json ## Train the small replacement for Stable Diffusion from scratch (one to two hours)
 	$(RUN) -m lightning_modules.fit --config configs/backbone_vae.yaml $(ARGS)
 	$(RUN) -m lightning_modules.fit --config configs/backbone_unet.yaml $(ARGS)
 
 # How the shipped parts were trained: on all three captures, for longer. About two hours on two idle cores.
 CAPTURES := $(SHARDS)/manifest.json $(BACKBONE_SHARDS)/manifest.json $(MORE_SHARDS)/manifest.json
 LONG := --config configs/data/captures.yaml --data.batch_size 8 --data.targets 4
-train-mini: $(CAPTURES) ## Train all four shipped parts anew, as they were trained (some hours)
+train-mini: $(CAPTURES) ## Train all four shipped parts from scratch, as they were trained (hours)
 	$(MAKE) train-stage1 ARGS="$(LONG) --trainer.max_steps 2000 --trainer.val_check_interval 500"
 	$(MAKE) train-stage2 ARGS="$(LONG) --trainer.max_steps 1000 --trainer.val_check_interval 250"
 	$(MAKE) train-stage3 ARGS="--trainer.max_steps 700 --trainer.val_check_interval 350"
@@ -152,7 +152,7 @@ demo: $(PEOPLE_SHARDS)/manifest.json ## Views of unseen people by the shipped mo
 synthesize: | $(VENV)/.run ## New views of a photo: make synthesize ARGS="--portrait me.jpg --out runs/me"
 	$(RUN) -m lightning_modules.synthesize --model $(MODEL) $(ARGS)
 
-ablations: $(PEOPLE_SHARDS)/manifest.json ## What each part of the paper is worth to the shipped model, in numbers
+ablations: $(PEOPLE_SHARDS)/manifest.json ## Measure the contribution of each part of the paper to the shipped model
 	$(RUN) -m lightning_modules.ablations --model $(MODEL) --data $(PEOPLE_SHARDS) --out runs/ablations $(ARGS)
 
 # Only a table over the default shards needs them built.
@@ -163,7 +163,7 @@ evaluate: $(if $(OTHER_SHARDS),,$(SHARDS)/manifest.json) | $(VENV)/.run ## Score
 dashboard: | $(VENV)/.run ## Draw the newest run as one picture, from its own files
 	$(RUN) -m callbacks.dashboard runs $(ARGS)
 
-metric-weights: | $(VENV)/.run ## Fetch and verify the weights of the metrics and of dense landmarks (for machines without internet: ARGS="--mirror DIR")
+metric-weights: | $(VENV)/.run ## Download and verify the weights of metrics and dense landmarks (without internet: ARGS="--mirror DIR")
 	$(RUN) -m metrics.fetch $(ARGS)
 
 ##  Checking
@@ -172,7 +172,7 @@ metric-weights: | $(VENV)/.run ## Fetch and verify the weights of the metrics an
 test: $(VENV)/.dev ## Run the fast tests
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(TESTERS) --dist loadfile
 
-test-slow: $(VENV)/.dev ## Run the tests that take longer
+test-slow: $(VENV)/.dev ## Run the slow tests
 	$(RUN) -m pytest -m slow
 
 test-app: $(VENV)/.dev ## Drive the page in a real Chromium (Debian's, or CHROMIUM=…); pictures in runs/test-app
@@ -194,7 +194,7 @@ types: $(VENV)/.dev ## Check types
 
 check: lint types test ## Check style and types, and run the fast tests
 
-help-texts: $(VENV)/.dev ## Write the commands' help anew, as diffportrait3d prints it
+help-texts: $(VENV)/.dev ## Regenerate the stored help texts of the commands
 	$(RUN) -m diffportrait3d.help_texts
 
 benchmark: $(SHARDS)/manifest.json ## Measure speed and memory, as ratios taken side by side
@@ -210,5 +210,5 @@ benchmark: $(SHARDS)/manifest.json ## Measure speed and memory, as ratios taken 
 ##  Pictures of the README
 
 .PHONY: pictures
-pictures: | $(VENV)/.run ## Draw the capture's contact sheet for the README anew
+pictures: | $(VENV)/.run ## Redraw the capture's contact sheet for the docs
 	$(RUN) -m generators.parametric.sheet docs/capture.jpg

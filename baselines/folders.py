@@ -4,7 +4,7 @@
 networks, and `generator/` is a generator folder (`generators.gan.folder`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar, Literal, Self
@@ -84,8 +84,3 @@ def open_generator(folder: Path, device: str = "cpu") -> Generator:
 def networks_file(folder: Path) -> Path:
     """Where a baseline's own networks are."""
     return folder / NETWORKS
-
-
-def names_of(files: Sequence[Path]) -> tuple[str, ...]:
-    """The names of files for a card, without their folders, which are private."""
-    return tuple(file.name for file in files)

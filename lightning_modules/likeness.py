@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_modules.evaluation.statistics import CONFIDENCE, RESAMPLES, Estimate
+from lightning_modules.evaluation.statistics import RESAMPLES, Estimate, percentile_interval, resample
 from metrics.faces import FaceReader, Readings
 from metrics.identity import ID
 from metrics.pose import POSE, CameraPOSE
@@ -127,11 +127,8 @@ def estimate(values: NDArray[np.float64], median: bool = False, seed: int = 0) -
     count = int(np.isfinite(values).sum())
     if len(values) < 2:
         return Estimate(float(of(values)), np.nan, np.nan, count)
-    drawn = np.random.default_rng(seed).integers(len(values), size=(RESAMPLES, len(values)))
-    resampled = of(values[drawn].reshape(RESAMPLES, -1), axis=1)
-    tails = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(resampled, [tails, 1 - tails])
-    return Estimate(float(of(values)), float(low), float(high), count)
+    resampled = of(values[resample(len(values), seed)].reshape(RESAMPLES, -1), axis=1)
+    return Estimate(float(of(values)), *percentile_interval(resampled), count)
 
 
 def neighbour_difference(views: Tensor) -> float:

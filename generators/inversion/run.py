@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from core.errors import InputError, one_line
 from core.files import exclusive, whole_folder, write_json
+from core.lists import spread
 from core.tensors import read_json
 from generators.gan.architecture import Kind
 from generators.gan.cameras import check_range, in_world
@@ -127,7 +128,7 @@ def sheet(predictions: Predictions) -> Image.Image:
 def _band(views: Sequence[View], folder: Path) -> NDArray[np.uint8]:
     cameras = np.array([view.camera for view in views], dtype=np.float32)
     order = np.argsort(angles(cameras)[:, 0], kind="stable")
-    chosen = order[np.linspace(0, len(order) - 1, min(SHEET_VIEWS, len(order))).round().astype(int)]
+    chosen = order[spread(len(order), SHEET_VIEWS, ends=True)]
     rows = [[views[0].reference, *(views[view].image for view in chosen)]]
     if any(views[view].truth for view in chosen):
         rows.append([None, *(views[view].truth for view in chosen)])

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lightning_modules.evaluation.scoring import Scores, ViewScore
 
@@ -52,11 +53,20 @@ def interval(views: Sequence[ViewScore], metric: str, seed: int) -> Estimate:
     mean, count = sums[:, 0].sum() / sums[:, 1].sum(), int(sums[:, 1].sum())
     if len(sums) < 2 or not np.isfinite(sums).all():
         return Estimate(float(mean), np.nan, np.nan, count)
-    drawn = np.random.default_rng(seed).integers(len(sums), size=(RESAMPLES, len(sums)))
-    totals = sums[drawn].sum(1)
+    totals = sums[resample(len(sums), seed)].sum(1)
+    return Estimate(float(mean), *percentile_interval(totals[:, 0] / totals[:, 1]), count)
+
+
+def resample(count: int, seed: int) -> NDArray[np.int64]:
+    """Indices (RESAMPLES, count) of bootstrap samples of `count` subjects."""
+    return np.random.default_rng(seed).integers(count, size=(RESAMPLES, count))
+
+
+def percentile_interval(values: NDArray[np.float64]) -> tuple[float, float]:
+    """The central interval of bootstrap values (RESAMPLES,) at the level `CONFIDENCE`."""
     tails = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(totals[:, 0] / totals[:, 1], [tails, 1 - tails])
-    return Estimate(float(mean), float(low), float(high), count)
+    low, high = np.quantile(values, [tails, 1 - tails])
+    return float(low), float(high)
 
 
 def means_by_yaw(views: Sequence[ViewScore], metric: str) -> list[tuple[float, float, int]]:

@@ -64,7 +64,7 @@ def check_callback_tensors(names: Sequence[str]) -> None:
     """Raise InputError if `callback_on_step_end_tensor_inputs` has others than `CALLBACK_TENSORS`."""
     if unknown := ", ".join(set(names) - set(CALLBACK_TENSORS)):
         known = ", ".join(CALLBACK_TENSORS)
-        raise InputError(f"callback_on_step_end_tensor_inputs {unknown}: choose of {known}")
+        raise InputError(f"callback_on_step_end_tensor_inputs {unknown}: choose from {known}")
 
 
 def check_output_type(output_type: str) -> None:

@@ -74,12 +74,12 @@ def test_steps_and_guidance_have_two_names(pipeline):
         ({"steps": 2, "num_inference_steps": 3}, "steps is given twice, as 2 and as 3"),
         ({"prompt": "a face"}, "prompt: not an argument of this pipeline: F's prompt is always empty"),
         ({"height": 512}, "height: .* the size that the model was trained for"),
-        ({"clip_skip": 1}, "clip_skip: not an argument of this pipeline: choose of chunk, eta, guidance"),
-        ({"output_type": "latent"}, "output_type 'latent': choose of pil, np, pt"),
+        ({"clip_skip": 1}, "clip_skip: not an argument of this pipeline: choose from chunk, eta, guidance"),
+        ({"output_type": "latent"}, "output_type 'latent': choose from pil, np, pt"),
         ({"generator": 3}, "give a torch.Generator, not a int"),
         (
             {"callback_on_step_end_tensor_inputs": ["prompt_embeds"]},
-            "embeds: choose of latents, pred_orig",
+            "embeds: choose from latents, pred_orig",
         ),
     ):
         with pytest.raises(InputError, match=message):
