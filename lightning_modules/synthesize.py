@@ -14,6 +14,7 @@ from PIL import Image
 
 from core.errors import IncompleteError, one_line
 from core.files import whole_folder, write_json
+from lightning_modules.export_3d import Export, export
 from lightning_modules.sampling.call_options import StepCallback
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
 from lightning_modules.sampling.plan import CAMERAS, PROXIES, SETTINGS, Plan, make_plan
@@ -31,6 +32,8 @@ from lightning_modules.sampling.view_conditions import CONDITIONS, Rendered
 from portraits.camera_files import write_cameras
 from portraits.image_folders import read_squares
 from portraits.people import read_people
+
+EXPORT = "export"  # the folder of 3D formats
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,8 @@ def synthesize(request: Request, loaded: Loaded | None = None) -> Path:
             synthesize_people(loaded.pipeline, people, shared, folder, on_step_end=loaded.on_step_end)
         else:
             run(plan.networks, plan.device_groups[: len(people)], people, shared, folder)
+        if plan.export:
+            export_people(plan, people, folder)
     if failures:
         raise IncompleteError(
             f"{len(failures)} photos could not be used: {'; '.join(failures)}; the views of all others are "
@@ -106,6 +111,13 @@ def write_shared(folder: Path, shared: SharedInputs, settings: dict[str, object]
     if shared.cameras is not None:
         write_cameras(shared.cameras, folder / CAMERAS)
     write_json(folder / SETTINGS, settings)
+
+
+def export_people(plan: Plan, people: list[PersonInputs], folder: Path) -> None:
+    """Write everybody's views in the plan's 3D formats, into `export/` of each person's folder."""
+    for person in people:
+        own = folder / person.folder
+        export(Export(str(own), str(own / EXPORT), plan.export, model=plan.networks.model))
 
 
 def run(

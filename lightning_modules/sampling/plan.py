@@ -11,6 +11,7 @@ from typing import Any
 from core.errors import InputError
 from core.model_folders import read_json
 from lightning_modules.sampling.devices import check_precision, choose_devices, group_devices
+from lightning_modules.sampling.export_formats import Format, check_formats
 from lightning_modules.sampling.model_summary import ModelSummary
 from lightning_modules.sampling.requests import Request
 from lightning_modules.sampling.settings import Sampling, StartingNoise
@@ -63,6 +64,7 @@ class Plan:
         networks: the model, and options for loading it.
         device_groups: groups of devices, each of which samples a share of the people.
         output: output settings.
+        export: the 3D formats to write as well.
     """
 
     people: list[Person]
@@ -76,6 +78,7 @@ class Plan:
     networks: NetworkOptions
     device_groups: list[list[str]]
     output: Output
+    export: list[Format]
 
 
 def make_plan(request: Request) -> Plan:
@@ -102,6 +105,8 @@ def make_plan(request: Request) -> Plan:
     model = ModelSummary.read(request.model)
     model.check(request.steps, min(request.window, views))
     noise = starting_noise(request.noise, proxies is not None, cameras is not None, model.has_noise_prior)
+    if request.export is not None:
+        check_formats(request.export, cameras, model.has_noise_prior, "--export")
     settings = {"command": COMMAND, **asdict(request)}
     settings |= {"starting_noise": noise, "image_size": model.image_size}
     return Plan(
@@ -116,6 +121,7 @@ def make_plan(request: Request) -> Plan:
         networks=NetworkOptions(str(model.folder), request.precision, request.channels_last, request.compile),
         device_groups=group_devices(devices, len(people), len(path)),
         output=Output(folder, request.overwrite, request.portraits is not None, request.fps, settings),
+        export=request.export or [],
     )
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from core.errors import InputError
 from generators.registry import RendererChoice
 from lightning_modules.sampling.devices import Precision
+from lightning_modules.sampling.export_formats import Format
 from lightning_modules.sampling.settings import Sampling, StartingNoise
 
 
@@ -44,6 +45,7 @@ class Request:
         compile: compile the networks with torch.compile, which takes minutes at first
         devices: number of GPUs to distribute people over, and windows of a path if there are fewer people; by
             default all; without a GPU, number of CPU processes or threads
+        export: 3D formats to write as well, into `export/` of each person, as `export-3d` does
         overwrite: replace the results of an earlier run in the output folder
     """
 
@@ -73,6 +75,7 @@ class Request:
     channels_last: bool = False
     compile: bool = False
     devices: int | None = None
+    export: list[Format] | None = None
     overwrite: bool = False
 
     def __post_init__(self) -> None:

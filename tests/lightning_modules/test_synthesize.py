@@ -335,3 +335,24 @@ def test_people_split_over_processes_get_the_same_views(run):
     for name in ("ada", "bo", "cleo"):
         np.testing.assert_array_equal(views(one / name), views(two / name))
     assert files(one) == files(two)
+
+
+def test_views_are_exported_as_export_3d_does(run):
+    folder = run("--views", "2", "--export", '["colmap", "gltf"]')
+    assert {"export/sparse/images.txt", "export/cameras.gltf", "export/images/001.png"} <= files(folder)
+    exported, made = Image.open(folder / "export/images/001.png"), Image.open(folder / "views/001.png")
+    assert np.array_equal(np.asarray(exported), np.asarray(made))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--views", "1", "--export", '["colmap"]'), "--export: 1 view; 2 or more are needed"),
+        (("--views", "2", "--export", '["splat"]'), "2 views are too few for 3D Gaussians"),
+        (("--views", "2", "--export", "[]"), "--export: no format is given"),
+    ],
+)
+def test_what_cannot_be_exported_is_refused_before_anything_is_made(run, tmp_path, arguments, message):
+    with pytest.raises(InputError, match=message):
+        run(*arguments)
+    assert not (tmp_path / "out").exists()
