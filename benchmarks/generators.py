@@ -55,7 +55,8 @@ def build(kind: Kind, scale: Scale, device: str) -> Generator:
     )
     values = Settings.of(kind).to_json() | {"rendering": side // 2, "superresolution_side": side}
     torch.manual_seed(0)
-    return KINDS[kind](architecture, Settings(**values)).eval().requires_grad_(False).to(device)
+    with torch.device(device):
+        return KINDS[kind](architecture, Settings(**values)).eval().requires_grad_(False)
 
 
 def ways(generator: Generator, views: int) -> dict[str, Callable[[], Tensor]]:

@@ -145,7 +145,8 @@ class Evaluation(pl.Callback):
         # all ranks have to call it, as it broadcasts
         folder = run_folder(trainer) / "evaluation"
         batch, sampler = self._frames(trainer), sampler_of(pl_module, self.sampling)
-        samples = sampler(batch)
+        with trainer.precision_plugin.forward_context():
+            samples = sampler(batch)
         scores = self._score(samples, batch, pl_module.device)
         protocol, suite = trainer.datamodule.protocol, self._suite
         assert suite is not None  # created in setup
@@ -218,7 +219,8 @@ class Evaluation(pl.Callback):
         """Draw the orbit around the first frame's person."""
         if self._orbit is None:
             self._orbit = self._orbit_batch(takes_conditions(pl_module))
-        views = to_images(sampler(self._orbit)[0])
+        with trainer.precision_plugin.forward_context():
+            views = to_images(sampler(self._orbit)[0])
         self.last[ORBIT] = folder / f"orbit-{trainer.global_step:07d}.mp4"
         # ffmpeg recognises an MP4 by its suffix, which the temporary name has to keep
         partial = self.last[ORBIT].with_name(f".{self.last[ORBIT].name}")

@@ -63,7 +63,7 @@ class Pictures(pl.Callback):
             name: value[: self.items] if isinstance(value, Tensor | list) else value
             for name, value in batch.items()
         }
-        with torch.no_grad():
+        with torch.no_grad(), trainer.precision_plugin.forward_context():
             drawn = pl_module.pictures(first)
         stage = getattr(pl_module, "stage", type(pl_module).__name__)
         for name, pictures in drawn.items():

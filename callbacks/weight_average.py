@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -17,12 +17,24 @@ class WeightAverage(pl.Callback):
 
     After n optimiser steps the decay is min(`decay`, (1 + n) / (10 + n)), so that the initial weights lose
     their influence early. The module's weights in a checkpoint are always those being trained.
+
+    Args:
+        decay: of one optimiser step, in [0, 1).
+        device: "cpu" keeps the average in the CPU's memory, and while it is validated the weights being
+            trained; "same" keeps them on the parameters' device.
+        every_n_steps: update only every so many optimiser steps, then by `decay` to that power.
     """
 
-    def __init__(self, decay: float = 0.999) -> None:
+    def __init__(
+        self, decay: float = 0.999, device: Literal["same", "cpu"] = "same", every_n_steps: int = 1
+    ) -> None:
         if not 0 <= decay < 1:
             raise InputError(f"WeightAverage: decay is {decay}, not in [0, 1)")
+        if every_n_steps < 1:
+            raise InputError(f"WeightAverage: every_n_steps is {every_n_steps}: give 1 or more")
         self.decay = decay
+        self.device = device
+        self.every_n_steps = every_n_steps
         self.updates = 0
         self.average: dict[str, Tensor] = {}
         self._trained: dict[str, Tensor] | None = None
@@ -31,23 +43,23 @@ class WeightAverage(pl.Callback):
         """Starts from the current weights, or from a checkpoint's average."""
         parameters = trainable(pl_module)
         if not self.average:
-            self.average = {name: p.detach().clone() for name, p in parameters.items()}
+            self.average = self._copy(parameters)
         if self.average.keys() != parameters.keys():
             odd = sorted(self.average.keys() ^ parameters.keys())
             raise InputError(f"the checkpoint's average has other parameters: {shortened(odd)}")
-        self.average = {name: value.to(parameters[name].device) for name, value in self.average.items()}
+        self.average = {name: self._placed(x, parameters[name]) for name, x in self.average.items()}
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        """Updates once for each optimiser step, independent of the number of micro-batches."""
-        if trainer.global_step <= self.updates:
+        """Updates once for every `every_n_steps` optimiser steps, independent of the number of micro-batches."""
+        steps = trainer.global_step - self.updates
+        if steps < self.every_n_steps:
             return
         self.updates = trainer.global_step
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates)) ** steps
         parameters = trainable(pl_module)
-        torch._foreach_lerp_(
-            list(self.average.values()), [parameters[name] for name in self.average], 1 - decay
-        )
+        now = [self._placed(parameters[name].detach(), parameters[name]) for name in self.average]
+        torch._foreach_lerp_(list(self.average.values()), now, 1 - decay)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Replaces the weights being trained by the average."""
@@ -85,7 +97,7 @@ class WeightAverage(pl.Callback):
     @torch.no_grad()
     def _swap_in(self, pl_module: pl.LightningModule) -> None:
         parameters = trainable(pl_module)
-        self._trained = {name: p.detach().clone() for name, p in parameters.items()}
+        self._trained = self._copy(parameters)
         _assign(parameters, self.average)
 
     @torch.no_grad()
@@ -93,6 +105,16 @@ class WeightAverage(pl.Callback):
         if self._trained is not None:
             _assign(trainable(pl_module), self._trained)
             self._trained = None
+
+    def _placed(self, value: Tensor, parameter: nn.Parameter) -> Tensor:
+        """A value of a parameter where the average is kept."""
+        return value.to("cpu" if self.device == "cpu" else parameter.device)
+
+    def _copy(self, parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
+        return {
+            name: torch.empty_like(p, device="cpu" if self.device == "cpu" else p.device).copy_(p)
+            for name, p in ((name, p.detach()) for name, p in parameters.items())
+        }
 
 
 def trainable(module: nn.Module) -> dict[str, nn.Parameter]:

@@ -118,6 +118,8 @@ def save_model(model: ModelMixin, folder: Path, dtype: torch.dtype | None = None
 def place_like(model: Model, other: nn.Module) -> Model:
     """Move a model, in place, to the device and dtype of another's first parameter."""
     like = next(other.parameters())
+    if all(x.device == like.device and x.dtype == like.dtype for x in model.parameters()):
+        return model  # PyTorch cannot convert simulated tensors in place
     # ModelMixin.to warns about modules to keep in float32 whenever a dtype is given; there are none here.
     return nn.Module.to(model, device=like.device, dtype=like.dtype)
 

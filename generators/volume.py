@@ -24,6 +24,7 @@ Activation = Callable[[Tensor], Tensor]
 WEIGHT_FLOOR = 0.01  # added to the weight of every interval before importance sampling
 EPSILON = 1e-5
 OPACITY_EPSILON = 1e-10
+NO_FLOAT64 = ("mps",)  # devices without it
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,8 @@ def march(features: Tensor, raw: Tensor, depths: Tensor, activation: Activation 
     optical = activation((raw[..., :-1] + raw[..., 1:]) / 2) * lengths
     # float64, as opacities of a nearly empty ray are close to float32's rounding error of 1, which would
     # amplify differences in the exponential's last bit.
-    opacity = 1 - torch.exp(-optical.double()).to(optical.dtype)
+    exact = optical if optical.device.type in NO_FLOAT64 else optical.double()
+    opacity = 1 - torch.exp(-exact).to(optical.dtype)
     passed = torch.cumprod(1 - opacity[..., :-1] + OPACITY_EPSILON, dim=-1)
     weights = torch.cat([opacity[..., :1], opacity[..., 1:] * passed], dim=-1)
     middles = (depths[..., :-1] + depths[..., 1:]) / 2

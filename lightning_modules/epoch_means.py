@@ -22,7 +22,7 @@ class EpochMeans:
 
     def add(self, name: str, values: Tensor, weights: Tensor) -> None:
         """Add values (B,) with weights (B,). Values of weight 0 are ignored, even if NaN."""
-        values, weights = values.detach().double().cpu(), weights.double().cpu()
+        values, weights = values.detach().cpu().double(), weights.cpu().double()
         values = torch.where(weights > 0, values, torch.zeros_like(values))
         sums = torch.stack([(values * weights).sum(), weights.sum()])
         self._sums[name] = self._sums.get(name, torch.zeros(2, dtype=torch.float64)) + sums

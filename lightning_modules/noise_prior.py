@@ -55,7 +55,11 @@ class NoisePriorStage(TrainedPart):
         self.learning = learning
         prior.register_to_config(perceptual=perceptual)
         self.prior = prior
-        self.perceptual = PerceptualLoss(perceptual)
+        self.perceptual = self.load_perceptual(perceptual)
+
+    def load_perceptual(self, weights: PerceptualWeights) -> PerceptualLoss:
+        """The perceptual loss that `perceptual` names. Raises InputError without its weights."""
+        return PerceptualLoss(weights)
 
     def setup(self, stage: str) -> None:
         """Raises InputError if the run's name contains another perceptual network than the one in use."""
@@ -80,19 +84,25 @@ class NoisePriorStage(TrainedPart):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The weighted sum of both losses, with random depths along rays; each is logged."""
-        draws = stream_generators(self.hparams.seed, batch["position"].tolist())
-        if self.hparams.mirror:
-            batch = mirrored(batch, draws)
-        references = batch["reference"]
         step = step_generator(self, self.hparams.seed, batch_idx)
-        count = int(torch.randint(references.shape[1], (), generator=step)) + 1
-        proxies = self.prior.proxies(self.prior.encode(references[:, :count]), batch["camera"], draws)
-        squared, perceptual = self.losses(proxies, batch["target"])
-        loss = squared + self.hparams.perceptual_weight * perceptual
+        count = int(torch.randint(batch["reference"].shape[1], (), generator=step)) + 1
+        loss, squared, perceptual = self.training_losses(batch, count)
         parts = {"train/l2": squared, f"train/perceptual[{self.perceptual.weights}]": perceptual}
         self.log_dict(parts, sync_dist=True)
         self.log("train/loss", loss, prog_bar=True, sync_dist=True)
         return loss
+
+    def training_losses(self, batch: Batch, references: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The weighted sum of both losses and each of them, of a training batch of which S sees the first
+        `references` portraits of each person."""
+        draws = stream_generators(self.hparams.seed, batch["position"].tolist())
+        if self.hparams.mirror:
+            batch = mirrored(batch, draws)
+        canonical = self.prior.encode(batch["reference"][:, :references])
+        squared, perceptual = self.losses(
+            self.prior.proxies(canonical, batch["camera"], draws), batch["target"]
+        )
+        return squared + self.hparams.perceptual_weight * perceptual, squared, perceptual
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """`val/loss` and `val/PSNR` in dB from one portrait, means over people, without randomness.

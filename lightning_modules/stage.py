@@ -6,14 +6,15 @@ Shape letters: B frames, V views, R references, C channels, H W latent size, S i
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.models.modeling_utils import ModelMixin
-from torch import Tensor
+from torch import Tensor, nn
 
 from core import fingerprints
+from core.errors import InputError
 from core.seeding import (
     normal,
     normal_by_row,
@@ -22,7 +23,7 @@ from core.seeding import (
     torch_generator,
 )
 from lightning_modules.networks.denoiser import Denoiser
-from lightning_modules.networks.pretrained import load_backbone
+from lightning_modules.networks.pretrained import Backbone, load_backbone
 from lightning_modules.networks.provenance import Lineage, ReferenceTimestep, StageCard
 from lightning_modules.networks.reference import AppearanceReference
 from lightning_modules.networks.speed import tune
@@ -33,6 +34,7 @@ from lightning_modules.trained_part import ExportDtype, TrainedPart
 from shards.latents import vae_fingerprint
 
 Batch = dict[str, Any]
+FrozenDtype = Literal["float32", "bfloat16"]
 LEARNING = Learning()
 
 
@@ -56,6 +58,8 @@ class Stage(TrainedPart):
         backbone: a Stable Diffusion 1.5 folder of any width, or a hub id
         mirror: mirror all images of a random half of the training frames
         timestep_shift: 1 for uniform timesteps, as in the paper; above 1, noisy ones are more frequent
+        frozen_dtype: "bfloat16" stores matrices and kernels of frozen parts in the precision to which
+            bf16-mixed rounds them at each use: half the memory, identical results
         encode_batch: images that the VAE encodes at a time
         channels_last: keep the networks in channels-last memory; see `networks.speed`
         compile: compile the networks with torch.compile; see `networks.speed`
@@ -77,6 +81,7 @@ class Stage(TrainedPart):
         gradient_checkpointing: bool = False,
         channels_last: bool = False,
         compile: bool = False,
+        frozen_dtype: FrozenDtype = "float32",
         encode_batch: int = 64,
         sample_steps: int = 50,
         guidance: float = 3.0,
@@ -86,7 +91,7 @@ class Stage(TrainedPart):
         super().__init__()
         self.save_hyperparameters(ignore=["learning"])
         self.learning = learning
-        loaded = load_backbone(backbone)
+        loaded = self.load_backbone(backbone)
         self.vae = loaded.vae
         self.downsampling = loaded.downsampling
         self.scheduler = loaded.scheduler
@@ -95,14 +100,23 @@ class Stage(TrainedPart):
         self.denoiser = Denoiser(
             loaded.unet, loaded.empty_prompt, gradient_checkpointing=gradient_checkpointing
         )
-        self.fingerprint = fingerprints.of_tensors(loaded.unet.state_dict())
+        self.fingerprint, self.vae_fingerprint = self.identify(loaded)
         self.lineage = Lineage(self.fingerprint)
-        self.vae_fingerprint = vae_fingerprint(loaded.vae)
+
+    def load_backbone(self, path_or_hub_id: str) -> Backbone:
+        """F and its VAE, as `backbone` names them. Raises InputError."""
+        return load_backbone(path_or_hub_id)
+
+    def identify(self, backbone: Backbone) -> tuple[str, str]:
+        """The fingerprints of F and of its VAE."""
+        return fingerprints.of_tensors(backbone.unet.state_dict()), vae_fingerprint(backbone.vae)
 
     def freeze(self) -> None:
         """Freezes everything except the stage's part; a subclass calls it once all parts are built."""
         self.requires_grad_(False)
         self.trained.requires_grad_(True)
+        if self.hparams.frozen_dtype == "bfloat16":
+            store_frozen(self, torch.bfloat16)
 
     def load(self, module: ModelMixin, path: str, stage: str) -> StageCard:
         """Loads a frozen part from the exported folder or checkpoint of `stage` at `path`. Raises InputError
@@ -119,7 +133,15 @@ class Stage(TrainedPart):
         return StageCard(self.stage, self.part, self.fingerprint, settings)
 
     def setup(self, stage: str) -> None:
-        """Converts to channels-last memory, if set, before DDP lays out gradients like the parameters."""
+        """Converts to channels-last memory, if set, before DDP lays out gradients like the parameters.
+
+        Raises InputError if frozen parts are in bfloat16 and the trainer's precision is not bf16-mixed.
+        """
+        if self.hparams.frozen_dtype == "bfloat16" and self.trainer.precision != "bf16-mixed":
+            raise InputError(
+                "model.frozen_dtype bfloat16 is for trainer.precision bf16-mixed, "
+                f"not {self.trainer.precision}"
+            )
         for network in (self.denoiser, self.reference):
             tune(network, channels_last=self.hparams.channels_last)
 
@@ -275,6 +297,16 @@ class Stage(TrainedPart):
         some = latents.split(self.hparams.encode_batch)
         images = torch.cat([self.vae.decode(x / self.vae.config.scaling_factor).sample for x in some])
         return images.float().clamp(-1, 1)
+
+
+def store_frozen(module: nn.Module, dtype: torch.dtype) -> None:
+    """Store the weights of frozen convolutions and linear layers, which autocast rounds to `dtype` at each
+    use, in that dtype."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            for name, parameter in layer.named_parameters(recurse=False):
+                if not parameter.requires_grad:
+                    setattr(layer, name, nn.Parameter(parameter.detach().to(dtype), requires_grad=False))
 
 
 def mirrored(batch: Batch, draws: Sequence[torch.Generator]) -> Batch:

@@ -24,6 +24,7 @@ from core.errors import InputError
 from core.shipped import find_configs, find_shipped
 from datamodules.transport import worker_faults
 from lightning_modules.loggers import reserve_version, run_loggers
+from lightning_modules.optimization import Learning
 from lightning_modules.parts import check_checkpoint
 from lightning_modules.quiet import quiet_lightning
 
@@ -86,6 +87,8 @@ class FitCLI(LightningCLI):
         config: Namespace = self.config
         if config.ckpt_path is not None and not Path(config.ckpt_path).is_file():
             raise InputError(f"--ckpt_path {config.ckpt_path}: no such file")
+        if learning := config.model.init_args.get("learning"):
+            Learning(**learning.as_dict()).check()
         if config.threads is not None:
             torch.set_num_threads(config.threads)
 
@@ -116,13 +119,23 @@ class FitCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
 
-def read_config(args: Sequence[str]) -> FitCLI:
+class SettingsOnly(FitCLI):
+    """Parses the settings of a run, and builds nothing."""
+
+    def before_instantiate_classes(self) -> None:
+        """Nothing is built."""
+
+    def instantiate_classes(self) -> None:
+        """Nothing is built."""
+
+
+def read_config(args: Sequence[str], cli: type[FitCLI] = FitCLI) -> FitCLI:
     """Parse `args` and build module, data and trainer.
 
     Raises InputError for invalid arguments.
     """
     try:
-        return FitCLI(find_configs(args))
+        return cli(find_configs(args))
     except ArgumentError as error:
         raise InputError(_reason(error)) from error
     except MisconfigurationException as error:

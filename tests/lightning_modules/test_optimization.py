@@ -77,3 +77,26 @@ def test_shifted_timesteps_are_uniform_behind_the_shift():
         spread_timesteps(9, 1000, torch_generator(1), shift=1.0),
         spread_timesteps(9, 1000, torch_generator(1)),
     )
+
+
+def test_8_bits_take_a_quarter_and_their_package(monkeypatch):
+    weights = [nn.Parameter(torch.zeros(4096, 8)), nn.Parameter(torch.zeros(10))]
+    full, small = Learning(), Learning(optimizer="adamw8bit")
+    assert full.state_bytes(weights) == 8 * (4096 * 8 + 10)
+    assert small.state_bytes(weights) == 2 * (4096 * 8 + 4 * 128) + 8 * 10
+    monkeypatch.setattr("lightning_modules.optimization.find_spec", lambda _: None)
+    with pytest.raises(InputError, match="pip install bitsandbytes"):
+        small.configure(weights, 10)
+
+
+def test_8_bits_are_bitsandbytes():
+    pytest.importorskip("bitsandbytes")
+    learning = Learning(optimizer="adamw8bit")
+    weights = [nn.Parameter(torch.ones(64, 128)), nn.Parameter(torch.ones(10))]
+    optimizer = learning.configure(weights, 10)["optimizer"]
+    for weight in weights:
+        weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    assert all((weight < 1).all() for weight in weights)
+    moments = [x for s in optimizer.state.values() for k, x in s.items() if k.startswith(("state", "absmax"))]
+    assert sum(x.nbytes for x in moments) == learning.state_bytes(weights)

@@ -17,9 +17,10 @@ from lightning_modules.networks.reference import AppearanceReference
 from lightning_modules.optimization import Learning
 from lightning_modules.parts import load_part, read_checkpoint
 from lightning_modules.stage import mirrored
+from lightning_modules.unloaded import BatchSize, empty_batch
 from shards.builder import build
 from tests.lightning_modules.recording import Losses, equal
-from tests.networks.toy import shake, toy_backbone
+from tests.networks.toy import noise, shake, toy_backbone
 from tests.shards.fake_source import FakeSource
 
 
@@ -266,3 +267,25 @@ def test_two_ranks_log_what_one_does(make_stage, make_data, make_trainer, tmp_pa
     assert {"train/loss", "val/loss", "val/reference_gain"} <= {name for row in rows[0] for name in row}
     for alone, together in zip(*rows, strict=True):
         assert together == pytest.approx(alone, rel=1e-4)
+
+
+def test_frozen_parts_in_bfloat16_are_what_autocast_makes_of_them(make_stage):
+    """Bit for bit: the matrices and kernels are rounded once and not at each use."""
+    losses = []
+    for dtype in ("float32", "bfloat16"):
+        stage = make_stage(frozen_dtype=dtype)
+        batch = empty_batch(stage, BatchSize(2, 1, 3, 16), torch.device("cpu"))
+        batch["target"] = noise(*batch["target"].shape)
+        with torch.autocast("cpu", torch.bfloat16):
+            losses.append(stage.training_loss(batch))
+    assert torch.equal(*losses)
+    assert (
+        stage.vae.encoder.conv_in.weight.dtype == stage.denoiser.unet.conv_in.weight.dtype == torch.bfloat16
+    )
+    assert stage.denoiser.unet.conv_norm_out.weight.dtype == torch.float32
+    assert {p.dtype for p in stage.trained.parameters()} == {torch.float32}
+
+
+def test_frozen_parts_in_bfloat16_take_autocast(make_stage, make_data, make_trainer):
+    with pytest.raises(InputError, match="bf16-mixed, not 32-true"):
+        make_trainer().fit(make_stage(frozen_dtype="bfloat16"), make_data())

@@ -1,6 +1,6 @@
 import torch
 
-from benchmarks.memory import TensorMemory
+from core.tensor_memory import TensorMemory
 
 
 def test_what_lives_is_counted_once_and_what_was_there_is_not():
