@@ -8,7 +8,7 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, WandbLogger
 
-from callbacks.learning import LearningLog
+from callbacks.optimizer_values import OptimizerValues
 from callbacks.weight_average import WeightAverage
 from core.errors import InputError
 from core.model_folders import save_model
@@ -142,7 +142,7 @@ def test_full_size_has_its_own_habits(model):
     (average,) = [c for c in cli.trainer.callbacks if isinstance(c, WeightAverage)]
     assert average.decay == 0.9999
     assert average.device == "cpu"
-    assert any(isinstance(c, LearningLog) for c in cli.trainer.callbacks)
+    assert any(isinstance(c, OptimizerValues) for c in cli.trainer.callbacks)
 
 
 @pytest.mark.parametrize("path", STAGES, ids=lambda path: path.name)
