@@ -5,14 +5,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from core.files import whole_file
-from lightning_modules.export_3d import Export, Format, export
+from lightning_modules.export_3d import Export, export
+from lightning_modules.sampling.export_formats import Format
 from lightning_modules.sampling.plan import CAMERAS
 from lightning_modules.sampling.synthesis import SHEET, VIDEO, VIEWS
 
 SCENES: tuple[Format, ...] = ("nerfstudio", "colmap", "gltf")
 MESHES: tuple[Format, ...] = ("ply", "glb")
 FOLDER_3D, ARCHIVE_3D, ARCHIVE = "3d", "3d.zip", "views.zip"
-MESH = "head.glb"
+MESH = f"{FOLDER_3D}/head.glb"
+SPLAT_FOLDER = "splats"
+SPLATS = f"{SPLAT_FOLDER}/head_splats.ply"
 
 
 def downloads(result: Path) -> dict[str, Path]:
@@ -27,15 +30,15 @@ def downloads(result: Path) -> dict[str, Path]:
         "Settings": "settings.json",
         "3D scene": ARCHIVE_3D,
         "PLY mesh": f"{FOLDER_3D}/head.ply",
-        "GLB mesh": f"{FOLDER_3D}/{MESH}",
+        "GLB mesh": MESH,
+        "Splats": SPLATS,
     }
     return {name: result / file for name, file in files.items() if (result / file).is_file()}
 
 
-def mesh_file(result: Path) -> Path | None:
-    """The mesh that the page shows, once it is made."""
-    path = result / FOLDER_3D / MESH
-    return path if path.is_file() else None
+def shown_3d(result: Path) -> list[str | None]:
+    """The mesh and the 3D Gaussians that the page shows; None for what was not made."""
+    return [str(result / file) if (result / file).is_file() else None for file in (MESH, SPLATS)]
 
 
 def write_3d(result: Path, meshes: Sequence[Format]) -> None:
@@ -44,6 +47,12 @@ def write_3d(result: Path, meshes: Sequence[Format]) -> None:
     if not (result / FOLDER_3D).is_dir():
         export(Export(str(result), str(result / FOLDER_3D), [*SCENES, *meshes]))
     _pack(result / FOLDER_3D, result / ARCHIVE_3D)
+
+
+def write_splats(result: Path) -> None:
+    """Fit 3D Gaussians to a result's views, once. Raises InputError where it has too few."""
+    if not (result / SPLAT_FOLDER).is_dir():
+        export(Export(str(result), str(result / SPLAT_FOLDER), ["splat"]))
 
 
 def _pack(folder: Path, archive: Path) -> None:

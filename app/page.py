@@ -9,7 +9,7 @@ import gradio as gr
 
 from app import markup
 from app.camera import LiveCamera
-from app.downloads import MESHES, downloads, mesh_file, write_3d
+from app.downloads import MESHES, downloads, shown_3d, write_3d, write_splats
 from app.jobs import Job, Workers
 from app.layout import DRAG, TITLE, Controls
 from app.photos import (
@@ -97,7 +97,7 @@ class Page:
             numbers = [on.settings["seed"], on.settings["identity"]]
             on.settings[name].change(show_identity, numbers, on.widget, queue=False, **hidden)
 
-        shown = [on.shown, on.result, on.command, on.assets, on.assets_status, on.mesh]
+        shown = [on.shown, on.result, on.command, on.assets, on.assets_status, on.mesh, on.splats]
         cameras = on.cameras.values()
         run = on.make.click(
             self.run,
@@ -110,7 +110,9 @@ class Page:
         )
         on.cancel.click(self.stop, None, on.status, cancels=[run], queue=False, **hidden)
         on.history.select(self.show_earlier, None, [*shown, on.status], **hidden)
-        on.make_3d.click(self.add_3d, on.shown, [on.result, on.assets_status, on.mesh], **hidden)
+        added = [on.result, on.assets_status, on.mesh, on.splats]
+        assets = {"concurrency_id": "3d", "concurrency_limit": 1, **hidden}
+        on.make_3d.click(self.add_3d, [on.shown, on.with_splats], added, **assets)
         blocks.load(self.earlier, None, on.history, **hidden)
         blocks.unload(self.leave)
 
@@ -180,7 +182,7 @@ class Page:
 
     def run(self, values: dict[Any, Any], request: gr.Request) -> Iterator[tuple[Any, ...]]:
         """Make the views; the page is told how far they are."""
-        unchanged = (gr.skip(),) * 7
+        unchanged = (gr.skip(),) * 8
         try:
             visitor = self.visitors.of(request.cookies)
             job = self.workers.submit(self._request(values, visitor))
@@ -224,14 +226,14 @@ class Page:
 
     def _show(self, result: Path) -> tuple[Any, ...]:
         command = command_line(again(result))
-        mesh = mesh_file(result)
+        viewers = [gr.Model3D(file, visible=file is not None) for file in shown_3d(result)]
         return (
             result.name,
             markup.result_panel(result, downloads(result)),
             gr.Textbox(command, visible=True),
             gr.Accordion(visible=True),
             "",
-            gr.Model3D(None if mesh is None else str(mesh), visible=mesh is not None),
+            *viewers,
         )
 
     def earlier(self, request: gr.Request) -> str:
@@ -243,18 +245,20 @@ class Page:
         try:
             result = self.visitors.of(request.cookies).result(str(event.name))
         except InputError as error:
-            return *(gr.skip() for _ in range(6)), markup.message(str(error), "error")
+            return *(gr.skip() for _ in range(7)), markup.message(str(error), "error")
         return *self._show(result), markup.message("An earlier result.")
 
-    def add_3d(self, name: str, request: gr.Request) -> tuple[Any, ...]:
+    def add_3d(self, name: str, splats: bool, request: gr.Request) -> tuple[Any, ...]:
         """Write the 3D files of the result that is shown."""
         try:
             result = self.visitors.of(request.cookies).result(name)
             write_3d(result, MESHES if self.model.has_noise_prior else ())
+            if splats:
+                write_splats(result)
         except InputError as error:
-            return gr.skip(), markup.message(str(error), "error"), gr.skip()
-        _, panel, _, _, _, mesh = self._show(result)
-        return panel, markup.message("They are among the downloads."), mesh
+            return gr.skip(), markup.message(str(error), "error"), gr.skip(), gr.skip()
+        _, panel, _, _, _, *viewers = self._show(result)
+        return panel, markup.message("They are among the downloads."), *viewers
 
 
 def again(result: Path) -> Request:
