@@ -13,6 +13,7 @@ from jsonargparse import ArgumentParser
 
 from core.errors import InputError, one_line
 from generators.gan.options import Frame, GeneratorOptions
+from generators.inversion.meshes import MeshOptions
 from generators.inversion.pivotal import Tuning
 from generators.inversion.portraits import Portrait, find_photos, predicted_portraits, read_portraits
 from generators.inversion.run import SHEET, Job, invert_portraits
@@ -31,6 +32,7 @@ def invert(
     size: int = 0,
     frame: Frame | None = None,
     tuning: Tuning = Tuning(),  # noqa: B008 (frozen)
+    mesh: MeshOptions = MeshOptions(),  # noqa: B008 (frozen)
     devices: int | None = None,
 ) -> None:
     """Invert portraits into a generator and render new views of them.
@@ -50,16 +52,18 @@ def invert(
         frame: own uses labels as the generator's own cameras; measured estimates the pose of its heads
             (PanoHead's default).
         tuning: Steps, learning rates and loss weights.
+        mesh: Meshes of the tuned generator's density, head.ply or head.glb beside the views of each person.
         devices: Number of GPUs to distribute portraits over; all by default.
     """
     options = GeneratorOptions(generator, frame=frame)
     options.check()
+    mesh.check()
     if size < 0:
         raise InputError(f"--size {size}: give 0 or more")
     used = choose_devices(devices)
     protocol, people = find_people(cameras, portrait, portraits, portrait_cameras, predictions)
     folder = Path(out)
-    found = invert_portraits(people, Job(options, tuning, size, protocol), folder, used)
+    found = invert_portraits(people, Job(options, tuning, size, protocol, mesh), folder, used)
     for name, distances in found.settings["distances"].items():
         print(f"{name}: distance from the portrait {' → '.join(f'{x:.4f}' for x in distances.values())}")
     print(f"{folder}: {len(found.views)} views of {len(found.subjects())} people; see {folder / SHEET}")
@@ -110,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_function_arguments(invert, skip={"portrait", "cameras"})
     chosen = parser.parse_args(arguments).as_dict()
-    invert(**chosen | {"tuning": Tuning(**chosen["tuning"])})
+    invert(**chosen | {"tuning": Tuning(**chosen["tuning"]), "mesh": MeshOptions(**chosen["mesh"])})
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ Shape letters: M points, N vertices, K views, S image side.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -41,6 +42,12 @@ class Surface:
     normals: NDArray[np.float64]
 
 
+def check_packages() -> None:
+    """Raise InputError if packages that meshes need are missing."""
+    if not (find_spec("skimage") and find_spec("trimesh")):
+        raise InputError("meshes need packages that are missing: pip install '.[mesh]'")
+
+
 @torch.no_grad()
 def extract_surface(density: Density, extent: float, level: float, resolution: int = 128) -> Surface:
     """The largest connected isosurface of `density` at `level`, by marching cubes.
@@ -54,10 +61,9 @@ def extract_surface(density: Density, extent: float, level: float, resolution: i
     The mesh is watertight: space outside the cube is empty. Raises InputError if the field never reaches
     `level`.
     """
-    try:
-        from skimage.measure import marching_cubes
-    except ImportError as error:
-        raise InputError(f"meshes need packages that are missing: pip install '.[mesh]' ({error})") from error
+    check_packages()
+    from skimage.measure import marching_cubes
+
     side = torch.linspace(-extent, extent, resolution)
     points = torch.stack(torch.meshgrid(side, side, side, indexing="ij"), -1).view(-1, 3)
     values = torch.cat([density(some) for some in tqdm(points.split(CHUNK), desc="density", unit="chunk")])

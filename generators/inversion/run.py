@@ -20,6 +20,7 @@ from generators.gan.cameras import check_range, in_world
 from generators.gan.generator import Rendering
 from generators.gan.options import GeneratorOptions
 from generators.gan.renderer import GeneratedHead, as_renders
+from generators.inversion.meshes import MeshOptions, write_meshes
 from generators.inversion.pivotal import Inversion, Inverted, Tuning
 from generators.inversion.portraits import Portrait, keep
 from generators.registry import renderer_record
@@ -42,22 +43,25 @@ class Job:
         tuning: settings of the inversion
         size: side of the views in pixels, 0 for the generator's
         protocol: the evaluation protocol of the views
+        mesh: the meshes to write
     """
 
     options: GeneratorOptions
     tuning: Tuning
     size: int = 0
     protocol: Protocol = "wild"
+    mesh: MeshOptions = MeshOptions()  # noqa: RUF009 (frozen)
 
     def recipe(self) -> dict[str, object]:
         """The settings that the results depend on, as a JSON object, with the fingerprint of the
         generator."""
-        return {
+        recipe: dict[str, object] = {
             "generator": renderer_record(self.options),
             "tuning": asdict(self.tuning),
             "size": self.size,
             "protocol": self.protocol,
         }
+        return recipe | ({"mesh": asdict(self.mesh)} if self.mesh.formats else {})
 
 
 def invert_portraits(
@@ -186,6 +190,7 @@ def _invert_share(device: str, portraits: Sequence[Portrait], job: Job, out: Pat
         with whole_folder(out / portrait.name) as folder:
             for view, image in zip(views, images, strict=True):
                 Image.fromarray(image).save(folder / f"{view.view}.png")
+            write_meshes(head, inverted, images, portrait.cameras, job.mesh, folder)
             report = {"of": portrait.fingerprint(), "distances": inverted.distances}
             write_json(folder / REPORT, report | {"views": [asdict(view) for view in views]})
 

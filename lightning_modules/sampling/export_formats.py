@@ -1,13 +1,13 @@
 """The 3D formats in which generated views are exported, and what each of them takes."""
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import InputError
+from generators.isosurface import check_packages
 from generators.splats.fit import held_out
 from portraits.scene_formats import gltf_intrinsics, pixel_intrinsics
 
@@ -40,9 +40,7 @@ def check_formats(
         raise InputError(
             f"{where}: {', '.join(wanted)} take a model with S (noise_prior/), whose density they use"
         )
-    if wanted and not (find_spec("skimage") and find_spec("trimesh")):
-        raise InputError(
-            f"{where}: {', '.join(wanted)} take packages that are missing: pip install '.[mesh]'"
-        )
+    if wanted:
+        check_packages()
     if SPLAT in formats:
         held_out(len(cameras))
