@@ -45,10 +45,10 @@ def test_the_density_on_the_surface_is_the_level(options):
     ws = head.generator.styles(z, torch.from_numpy(VIEWS[:1]))
     inverted = Inverted(head.generator, ws)
     level = middle_level(head, inverted)
-    surface = head_surface(head, inverted, level, 40)
+    surface = head_surface(head, inverted, level, 24)
     half = head.generator.settings.box / 2
     # what the generator's own cube or its empty border cuts is not at the level
-    inner = surface.vertices[np.abs(surface.vertices).max(1) < 0.7 * half]
+    inner = surface.vertices[np.abs(surface.vertices).max(1) < 0.8 * half]
     planes = head.generator.identity(ws).planes
     found = density(head.generator.field(planes, torch.from_numpy(inner).float()[None, None])[1])
     assert len(inner) > 50
