@@ -222,10 +222,7 @@ class Evaluation(pl.Callback):
         with trainer.precision_plugin.forward_context():
             views = to_images(sampler(self._orbit)[0])
         self.last[ORBIT] = folder / f"orbit-{trainer.global_step:07d}.mp4"
-        # ffmpeg recognises an MP4 by its suffix, which the temporary name has to keep
-        partial = self.last[ORBIT].with_name(f".{self.last[ORBIT].name}")
-        write_video(partial, [Image.fromarray(view) for view in views], ORBIT_FPS)
-        partial.replace(self.last[ORBIT])
+        write_video(self.last[ORBIT], [Image.fromarray(view) for view in views], ORBIT_FPS)
         still = grid(views[:, None], ORBIT_COLUMNS, 1)
         log_video(trainer, media_name(pl_module.stage, ORBIT), self.last[ORBIT], still)
 

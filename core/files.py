@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 PARTIAL = ".partial"
 RESULT = "result"
+DONE = "done"  # marks a work folder whose result is complete
 STALE_SECONDS = 60.0  # an unlocked temporary file of this age was left by a process that died
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
@@ -107,7 +108,8 @@ def resumable_folder(path: Path, recipe: Any) -> Iterator[Path]:
     """Yield the work folder `<path>.partial`; its subfolder `RESULT` becomes `path` when the block ends.
 
     If the block raises or the process dies, the work folder stays, and the next call with the same `recipe`
-    (JSON-serialisable values) resumes it.
+    (JSON-serialisable values) resumes it. If it died after `path` appeared, the next call removes what is
+    left of the work folder.
 
     Raises:
         InputError: `path` exists; another process is writing it; the work folder belongs to another recipe;
@@ -116,10 +118,12 @@ def resumable_folder(path: Path, recipe: Any) -> Iterator[Path]:
     path = Path(path)
     recipe = json.loads(json.dumps(recipe))
     with exclusive(path):
-        if path.exists() or path.is_symlink():
-            raise InputError(f"{path} exists already: remove it or choose another folder")
         partial = _sibling(path, PARTIAL)
         record = partial / "recipe.json"
+        if path.exists() or path.is_symlink():
+            if (partial / DONE).exists():
+                shutil.rmtree(partial)
+            raise InputError(f"{path} exists already: remove it or choose another folder")
         try:
             partial.mkdir(exist_ok=True)
             if not record.exists():
@@ -132,6 +136,7 @@ def resumable_folder(path: Path, recipe: Any) -> Iterator[Path]:
             raise _no_folder(path, error) from error
         yield partial
         flush_folder(partial / RESULT)
+        (partial / DONE).touch()
         (partial / RESULT).rename(path)
         flush(path.parent)
         shutil.rmtree(partial)

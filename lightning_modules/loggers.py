@@ -1,5 +1,6 @@
 """Loggers of a run: a CSV file in its folder, and Weights & Biases."""
 
+import csv
 import itertools
 import logging
 import netrc
@@ -8,11 +9,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from pytorch_lightning.core.saving import save_hparams_to_yaml
 from pytorch_lightning.loggers import CSVLogger, WandbLogger
+from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 from pytorch_lightning.loggers.logger import rank_zero_experiment
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from core.errors import InputError
+from core.files import whole_file
 
 log = logging.getLogger(__name__)
 
@@ -21,10 +25,49 @@ WANDB_SECONDS = 30  # timeout of W&B's server, after which a run is logged offli
 STEP = "trainer/global_step"
 
 
+class LogWriter(ExperimentWriter):
+    """Lightning's writer of `metrics.csv`, which loses no earlier row where a run dies while it writes.
+
+    Lightning's own rewrites the file in place whenever a value with a new name is logged.
+    """
+
+    def save(self) -> None:
+        """Append the rows logged since the last call; with a new column, rewrite the file atomically."""
+        names = {name for row in self.metrics for name in row} - set(self.metrics_keys)
+        if not names:
+            super().save()
+            return
+        columns = sorted({*self.metrics_keys, *names})
+        path, rows = Path(self.metrics_file_path), list[dict[str, Any]]()
+        if path.is_file():
+            with path.open(newline="", encoding="utf-8") as file:
+                rows = list(csv.DictReader(file))
+        with whole_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows([*rows, *self.metrics])
+        self.metrics_keys, self.metrics = columns, []
+
+    def log_hparams(self, params: dict[str, Any]) -> None:
+        """Write `hparams.yaml` atomically."""
+        self.hparams.update(params)
+        with whole_file(Path(self.log_dir, self.NAME_HPARAMS_FILE)) as partial:
+            save_hparams_to_yaml(str(partial), self.hparams)
+
+
 class RunLogger(CSVLogger):
     """Lightning's CSV logger, with a unique version folder even if two runs start at the same moment."""
 
     _version: int | str | None
+    _experiment: LogWriter | None
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> LogWriter:
+        """The writer of the log, made when it is first asked for."""
+        if self._experiment is None:
+            self._experiment = LogWriter(self.log_dir)
+        return self._experiment
 
     @property
     def version(self) -> int | str:

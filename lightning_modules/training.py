@@ -21,6 +21,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch import nn
 
 from core.errors import InputError
+from core.files import write_text
 from core.shipped import find_configs, find_shipped
 from datamodules.transport import worker_faults
 from lightning_modules.loggers import reserve_version, run_loggers
@@ -33,10 +34,20 @@ TRAINER_DEFAULTS = "configs/trainer/default.yaml"
 
 
 class LoggedConfig(SaveConfigCallback):
-    """Saves the configuration next to the metrics, and passes it to the loggers."""
+    """Saves the configuration beside the metrics, atomically, and gives it to the loggers."""
+
+    folder: Path
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Notes the run's folder, which all ranks have to ask for, and saves the configuration once."""
+        assert trainer.log_dir is not None  # it has loggers, or a root folder
+        self.folder = Path(trainer.log_dir)
+        super().setup(trainer, pl_module, stage)
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Logs all settings of the run as hyperparameters."""
+        """Every setting of the run, as a file and as hyperparameters."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_text(self.folder / self.config_filename, self.parser.dump(self.config, skip_unset=False))
         values = yaml.safe_load(self.parser.dump(self.config))
         for logger in trainer.loggers:
             logger.log_hyperparams(values)
@@ -55,7 +66,7 @@ class FitCLI(LightningCLI):
             seed_everything_default=0,
             save_config_callback=LoggedConfig,
             # W&B writes its own config.yaml
-            save_config_kwargs={"config_filename": "fit.yaml"},
+            save_config_kwargs={"config_filename": "fit.yaml", "save_to_log_dir": False},
             parser_kwargs={
                 "exit_on_error": False,
                 "prog": "diffportrait3d fit",

@@ -1,6 +1,7 @@
 """Writing of views as an MP4 video (H.264)."""
 
 from collections.abc import Sequence
+from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from core.errors import InputError
+from core.files import whole_file
 
 SMALLEST_SIDE = 256  # pixels; smaller views are enlarged by an integer factor
 QUALITY = 8  # of 10, on imageio-ffmpeg's scale
@@ -20,14 +22,14 @@ def check_video() -> None:
 
 
 def write_video(path: Path, images: Sequence[Image.Image], fps: float) -> None:
-    """Write RGB images (S, S) as a video of `fps` frames a second."""
+    """Write RGB images (S, S) atomically as an MP4 of `fps` frames a second."""
     from imageio_ffmpeg import write_frames
 
     side = images[0].width * max(1, -(-SMALLEST_SIDE // images[0].width))
     # 4:2:0 chroma subsampling needs even sides; a macro block size of 2 avoids any other resizing
-    writer = write_frames(str(path), (side, side), fps=fps, quality=QUALITY, macro_block_size=2)
-    writer.send(None)
-    for image in images:
-        shown = image.resize((side, side), Image.Resampling.BICUBIC)
-        writer.send(np.ascontiguousarray(shown.convert("RGB")))
-    writer.close()
+    options = {"fps": fps, "quality": QUALITY, "macro_block_size": 2, "output_params": ["-f", "mp4"]}
+    with whole_file(path) as partial, closing(write_frames(str(partial), (side, side), **options)) as writer:
+        writer.send(None)
+        for image in images:
+            shown = image.resize((side, side), Image.Resampling.BICUBIC)
+            writer.send(np.ascontiguousarray(shown.convert("RGB")))

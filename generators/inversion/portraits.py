@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from core.errors import InputError
+from core.files import whole_file
 from core.fingerprints import of_file, of_settings
 from core.lists import shortened
 from portraits.alignment.align import NoFaceError, align
 from portraits.alignment.detection import FaceDetector
 from portraits.alignment.photos import open_photo, photo_files
+from portraits.contact_sheet import save_whole
 from portraits.predictions import Predictions, View
 
 CROP_SIDE = 512
@@ -161,7 +163,7 @@ def keep(portrait: Portrait, out: Path) -> list[View]:
     """Copy the portrait and its views' truths, conditions and masks into `out`, and return the views with
     paths relative to it."""
     (out / PORTRAITS).mkdir(exist_ok=True)
-    portrait.image.save(out / PORTRAITS / f"{portrait.name}.png")
+    save_whole(portrait.image, out / PORTRAITS / f"{portrait.name}.png")
     return [_kept(view, portrait, out) for view in portrait.views]
 
 
@@ -171,6 +173,7 @@ def _kept(view: View, portrait: Portrait, out: Path) -> View:
         if (source := getattr(view, kind)) is not None:
             names[kind] = f"{folder}/{portrait.name}/{view.view}{Path(source).suffix}"
             (out / names[kind]).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, out / names[kind])
+            with whole_file(out / names[kind]) as partial:
+                shutil.copyfile(source, partial)
     own = [float(value) for value in portrait.camera]
     return replace(view, reference=f"{PORTRAITS}/{portrait.name}.png", reference_camera=own, **names)

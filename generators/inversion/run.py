@@ -25,6 +25,7 @@ from generators.inversion.pivotal import Inversion, Inverted, Tuning
 from generators.inversion.portraits import Portrait, keep
 from generators.registry import renderer_record
 from portraits.cameras import angles
+from portraits.contact_sheet import save_whole
 from portraits.pixels import to_pixels
 from portraits.predictions import Predictions, Protocol, View
 
@@ -91,7 +92,7 @@ def _invert_portraits(
         _invert_share(devices[0], shares[0], job, out, quiet=False)
     predictions = _predictions([portrait.name for portrait in portraits], job, out)
     predictions.save()
-    sheet(predictions).save(out / SHEET, quality=90)
+    save_whole(sheet(predictions), out / SHEET)
     return predictions
 
 

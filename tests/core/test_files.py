@@ -12,6 +12,7 @@ import pytest
 
 from core.errors import InputError
 from core.files import (
+    DONE,
     RESULT,
     exclusive,
     resumable_folder,
@@ -208,3 +209,14 @@ def test_interrupted_work_goes_on_with_the_same_recipe_only(tmp_path: Path):
     assert names(tmp_path / "out") == ["0", "1"]
     with pytest.raises(InputError, match="exists already"):
         work({"a": (1, 2)}, fail=False)
+
+
+def test_what_is_left_of_finished_work_is_removed(tmp_path: Path):
+    """As of a process that died after its result appeared, and before its work folder was removed."""
+    for path in (tmp_path / "out", tmp_path / "out.partial", tmp_path / "other", tmp_path / "other.partial"):
+        path.mkdir()
+    write_bytes(tmp_path / "out.partial" / DONE, b"")
+    for name in ("out", "other"):
+        with pytest.raises(InputError, match="exists already"), resumable_folder(tmp_path / name, {}):
+            pass
+    assert names(tmp_path) == ["other", "other.partial", "out"]

@@ -11,7 +11,7 @@ import yaml
 from core.errors import InputError
 from lightning_modules import loggers
 from lightning_modules.fit import check_arguments, main
-from lightning_modules.loggers import logged_in, reserve_version, wandb_logger
+from lightning_modules.loggers import LogWriter, logged_in, reserve_version, wandb_logger
 
 ROOT = Path(__file__).parents[2]
 
@@ -214,6 +214,29 @@ def test_two_runs_never_share_a_version(tmp_path):
     assert [reserve_version(tmp_path / "runs") for _ in range(3)] == [0, 1, 2]
     (tmp_path / "runs" / "version_7").mkdir()
     assert reserve_version(tmp_path / "runs") == 8
+
+
+def test_a_log_is_whole_when_its_columns_change(tmp_path, monkeypatch):
+    log = LogWriter(str(tmp_path))
+    path = tmp_path / "metrics.csv"
+
+    def rows():
+        return [{k: v for k, v in row.items() if v} for row in csv.DictReader(path.open(newline=""))]
+
+    for step, values in enumerate(({"a": 1}, {"a": 2}, {"b": 3})):
+        log.log_metrics(values, step)
+        log.save()
+    assert rows() == [{"step": "0", "a": "1"}, {"step": "1", "a": "2"}, {"step": "2", "b": "3"}]
+    before = path.read_bytes()
+    log.log_metrics({"c": 4}, 3)
+    monkeypatch.setattr(csv.DictWriter, "writerows", lambda *_: [][0])  # as where the disk is full
+    with pytest.raises(IndexError):
+        log.save()
+    assert path.read_bytes() == before
+    monkeypatch.undo()
+    log.save()
+    assert rows()[-1] == {"step": "3", "c": "4"}
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["metrics.csv"]
 
 
 def test_wandb_out_of_reach_goes_on_offline(monkeypatch, tmp_path, caplog):

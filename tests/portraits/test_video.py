@@ -22,6 +22,15 @@ def test_frames_come_back_in_their_order_and_size(tmp_path, side, shown):
     assert not clip.read()[0]
 
 
+def test_a_video_is_written_whole_or_not_at_all(tmp_path):
+    write_video(tmp_path / "a.mp4", [Image.new("RGB", (64, 64), "tan")], 10)
+    before = (tmp_path / "a.mp4").read_bytes()
+    with pytest.raises(AttributeError):
+        write_video(tmp_path / "a.mp4", [Image.new("RGB", (64, 64), "red"), None], 10)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+    assert (tmp_path / "a.mp4").read_bytes() == before
+
+
 def test_a_missing_package_is_one_line(monkeypatch):
     monkeypatch.setattr(video, "find_spec", lambda _: None)
     with pytest.raises(InputError, match="pip install imageio-ffmpeg"):

@@ -1,0 +1,207 @@
+"""What a command has written, by file, in a form that equals that of an undisturbed run."""
+
+import csv
+import hashlib
+import json
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from core.errors import InputError
+from core.files import PARTIAL
+from lightning_modules.evaluation.unpack import frames_of
+
+Contents = dict[str, Any]
+
+# Of the machine and not of the run: how fast it was, and where and from which checkpoint it went on.
+MEASURED = ("seconds", "peak_bytes", "peak GiB", "images_per_second", "data_wait")
+OWN_SETTINGS = ("ckpt_path",)
+RESTORED = ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step")
+END_OF_TAR = 1024  # bytes of zeros
+SHOWN = 4  # values of a file that differ
+CHECKPOINT, LOG = "last.ckpt", "metrics.csv"
+
+
+class UnreadableError(ValueError):
+    """A file that is not whole."""
+
+
+def read_folder(folder: Path) -> Contents:
+    """The content of every file below a folder by its path; temporary files and folders are left out.
+
+    The versions of a run are taken together, as one goes on where the other was killed. Raises
+    UnreadableError for a file that is half-written.
+    """
+    found: Contents = {}
+    for path in sorted(folder.rglob("*"), key=_version):
+        place = path.relative_to(folder)
+        if path.is_file() and not any(_is_temporary(part) for part in place.parts):
+            name = "/".join(part for part in place.parts if not part.startswith("version_"))
+            content = read_file(path)
+            if path.name == LOG and name in found:
+                content = found[name] | content
+            if path.suffix != ".ckpt" or path.name == CHECKPOINT:
+                found[name] = content
+    return found
+
+
+def unreadable_files(folder: Path) -> list[str]:
+    """The files below a folder that stand under their final names and are not whole."""
+    found = []
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and not any(_is_temporary(part) for part in path.relative_to(folder).parts):
+            try:
+                check_whole(path)
+            except UnreadableError as error:
+                found.append(str(error))
+    return found
+
+
+def check_whole(path: Path) -> None:
+    """Read a file to its end. Raises UnreadableError."""
+    try:
+        if path.suffix in (".png", ".jpg"):
+            with Image.open(path) as image:
+                image.load()
+        elif path.suffix == ".safetensors":
+            load_file(path)
+        elif path.suffix == ".tar":
+            with tarfile.open(path) as tar:
+                members = tar.getmembers()
+            if not members or path.read_bytes()[-END_OF_TAR:] != bytes(END_OF_TAR):
+                raise UnreadableError(f"{path}: cut off")
+        elif path.suffix == ".mp4":
+            if len(frames_of(path)) == 0:
+                raise UnreadableError(f"{path}: no frames")
+        else:
+            read_file(path)
+    except (OSError, InputError, SafetensorError, tarfile.TarError) as error:
+        raise UnreadableError(f"{path}: {type(error).__name__}: {error}") from error
+
+
+def _version(path: Path) -> tuple[int, str]:
+    numbers = [int(part[8:]) for part in path.parts if part.startswith("version_") and part[8:].isdigit()]
+    return (numbers[0] if numbers else -1, str(path))
+
+
+def _is_temporary(name: str) -> bool:
+    return name.endswith(PARTIAL) or name.endswith(".lock")
+
+
+def read_file(path: Path) -> Any:
+    """The content of a file, without what was measured in it. Raises UnreadableError."""
+    try:
+        if path.name == LOG:
+            return read_log(path)
+        if path.suffix == ".ckpt":
+            return checkpoint_digest(path)
+        if path.suffix == ".csv":
+            return without_columns(path, ",")
+        if path.suffix == ".md":
+            return without_columns(path, " | ")
+        if path.suffix == ".json":
+            return without_measured(json.loads(path.read_text(encoding="utf-8")))
+        if path.suffix == ".yaml":
+            return read_settings(path)
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except (ValueError, RuntimeError, EOFError, KeyError, yaml.YAMLError) as error:
+        raise UnreadableError(f"{path}: {type(error).__name__}: {error}") from error
+
+
+def read_log(path: Path) -> dict[tuple[str, str], str]:
+    """The logged values by step and name."""
+    text = path.read_text(encoding="utf-8")
+    if not text.endswith("\n"):
+        raise UnreadableError(f"{path}: the last line is cut off")
+    rows = list(csv.DictReader(text.splitlines()))
+    if any(None in row or None in row.values() for row in rows):
+        raise UnreadableError(f"{path}: a row has another number of values than the header")
+    return {
+        (row["step"], name): value
+        for row in rows
+        for name, value in row.items()
+        if value and name not in ("step", "epoch") and not _is_measured(name)
+    }
+
+
+def checkpoint_digest(path: Path) -> dict[str, str]:
+    """Digests of what a run goes on from."""
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    kept = {name: checkpoint[name] for name in RESTORED}
+    kept |= {name: state for name, state in checkpoint["callbacks"].items() if "Checkpoint" not in name}
+    return {name: _digest(value) for name, value in kept.items()}
+
+
+def _digest(value: Any) -> str:
+    digest = hashlib.sha256()
+    for leaf in _leaves(value):
+        digest.update(
+            leaf.contiguous().numpy().tobytes() if isinstance(leaf, torch.Tensor) else repr(leaf).encode()
+        )
+    return digest.hexdigest()
+
+
+def _leaves(value: Any) -> list[Any]:
+    if isinstance(value, Mapping):
+        return [leaf for name, each in value.items() for leaf in (name, *_leaves(each))]
+    if isinstance(value, list | tuple):
+        return [leaf for each in value for leaf in _leaves(each)]
+    return [value]
+
+
+def read_settings(path: Path) -> Any:
+    """YAML settings, without what a run that goes on has otherwise."""
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(values, dict):
+        raise UnreadableError(f"{path}: no settings")
+    return {name: value for name, value in values.items() if name not in OWN_SETTINGS}
+
+
+def without_measured(value: Any) -> Any:
+    """JSON values without those that were measured."""
+    if isinstance(value, dict):
+        return {name: without_measured(each) for name, each in value.items() if not _is_measured(name)}
+    if isinstance(value, list):
+        return [without_measured(each) for each in value]
+    return value
+
+
+def without_columns(path: Path, separator: str) -> list[list[str]]:
+    """A table, whose header is its longest first row, without the columns that were measured."""
+    rows = [line.split(separator) for line in path.read_text(encoding="utf-8").splitlines()]
+    header = max(rows, key=len, default=[])
+    dropped = {number for number, name in enumerate(header) if _is_measured(name)}
+    return [
+        [cell for number, cell in enumerate(row) if number not in dropped] if len(row) == len(header) else row
+        for row in rows
+    ]
+
+
+def _is_measured(name: str) -> bool:
+    return any(part in name for part in MEASURED)
+
+
+def differences(found: Contents, expected: Contents) -> list[str]:
+    """What differs, a line for each file."""
+    lines = [f"{name}: missing" for name in expected.keys() - found.keys()]
+    lines += [f"{name}: not in the undisturbed run" for name in found.keys() - expected.keys()]
+    for name in expected.keys() & found.keys():
+        one, other = found[name], expected[name]
+        if one == other:
+            continue
+        if isinstance(one, dict) and isinstance(other, dict):
+            keys = [key for key in other.keys() | one.keys() if one.get(key) != other.get(key)]
+            shown = "; ".join(
+                f"{key}: {one.get(key)} for {other.get(key)}" for key in sorted(keys, key=str)[:SHOWN]
+            )
+            lines.append(f"{name}: {len(keys)} values differ: {shown}")
+        else:
+            lines.append(f"{name}: other bytes")
+    return sorted(lines)

@@ -1,0 +1,97 @@
+"""The commands that are killed: the training stages, the builds, the caching of latents and evaluation."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning_modules.training  # noqa: F401  (what commands load late is loaded before they are forked)
+import shards.latent_cache  # noqa: F401
+from lightning_modules import evaluate, fit
+from shards import build, cache_latents
+from tests.soak.inputs import SIZE
+from tests.sources import test_nersemble, test_wild  # noqa: F401
+
+SOURCES = build.SOURCES | {
+    "nersemble": "tests.sources.test_nersemble.DotCapture",
+    "wild": "tests.sources.test_wild.DotPortraits",
+}
+UNITS = "built.partial/units/*.tar"
+RUNS = Path("runs/run")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A kind of command.
+
+    Args:
+        name: of the kind
+        main: the command, given its arguments
+        arguments: by the folder of the inputs; all outputs are in the working folder
+        going_on: more arguments with which the command goes on in a working folder where it was killed
+        work: pattern of the files that the command goes on from
+        result: the folder that the command refuses to write once it is whole
+    """
+
+    name: str
+    main: Callable[[Sequence[str]], object]
+    arguments: Callable[[Path], list[str]]
+    going_on: Callable[[Path], list[str]] = lambda _: []
+    work: str = str(RUNS / "version_*/checkpoints/last.ckpt")
+    result: str | None = None
+
+
+def stage(name: str) -> Job:
+    """Training by a configuration of `tests.soak.inputs`, resumed from the newest checkpoint."""
+    return Job(name, fit.main, lambda inputs: ["--config", f"{inputs}/{name}.yaml", "--threads=1"], newest)
+
+
+def newest(folder: Path) -> list[str]:
+    """The argument that goes on from the newest `last.ckpt` below a working folder, if there is one."""
+    found = (folder / RUNS).glob("version_*/checkpoints/last.ckpt")
+    last = max(found, key=lambda path: int(path.parts[-3].split("_")[1]), default=None)
+    return [] if last is None else [f"--ckpt_path={last.relative_to(folder)}"]
+
+
+def captured(name: str, arguments: Sequence[str], root: bool = True) -> Job:
+    """A build of a source by two processes; `root` is the folder of its photos or recordings."""
+
+    def command(inputs: Path) -> list[str]:
+        place = {"wild": "photos"}.get(name, name)
+        own = ["--root", str(inputs / place)] if root else []
+        return [name, *own, *arguments, "--processes", "2", "--out", "built"]
+
+    return Job(f"build {name}", lambda given: build.main(given, SOURCES), command, work=UNITS, result="built")
+
+
+def latents(inputs: Path) -> list[str]:
+    """The arguments of `cache_latents`."""
+    return [str(inputs / "shards"), "--vae", str(inputs / "model"), "--out", "cached", "--device", "cpu"]
+
+
+def table(inputs: Path) -> list[str]:
+    """The arguments of an evaluation of two rows."""
+    rows = "{same: {subjects.protocol: reconstruction}, novel: {subjects.protocol: novel_view}}"
+    return [
+        *("--model", str(inputs / "model"), "--subjects.shards", str(inputs / "shards")),
+        *(f"--rows={rows}", "--sampling.steps=8", "--sampling.batch=1", "--scoring.metrics=[PSNR,LPIPS]"),
+        "--out=table",
+    ]
+
+
+JOBS: tuple[Job, ...] = (
+    stage("stage1"),
+    stage("stage2"),
+    stage("stage3"),
+    stage("noise_prior"),
+    stage("backbone_vae"),
+    stage("backbone_unet"),
+    captured(
+        "synthetic",
+        ["--identities=9", "--val_identities=1", "--test_identities=1", "--views=3", f"--size={SIZE}"],
+        root=False,
+    ),
+    captured("nersemble", ["--frames=2", "--size=96", "--background=keep"]),
+    captured("wild", ["--size=96"]),
+    Job("cache_latents", cache_latents.main, latents, work="cached.partial/result/*.tar", result="cached"),
+    Job("evaluate", evaluate.main, table, work="table/samples-*/*/views.json"),
+)

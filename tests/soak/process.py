@@ -1,0 +1,86 @@
+"""Commands in processes of their own, killed at a chosen instant."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+SECONDS = 300  # after which a command is given up
+LEFT_SECONDS = 15  # that the workers of a killed process have to end
+
+Victim = Literal["process", "group"]
+
+
+class Ended(NamedTuple):
+    """How a command ended: its exit code, negative for the signal that killed it; the seconds it took; and
+    the id of its process group."""
+
+    code: int
+    seconds: float
+    group: int
+
+
+def run_command(
+    command: Callable[[], object],
+    folder: Path,
+    log: Path,
+    kill_after: float | None = None,
+    victim: Victim = "group",
+) -> Ended:
+    """Run a command in a child process, forked so that nothing has to be imported again.
+
+    Args:
+        command: what the process does
+        folder: its working folder
+        log: file that what it prints is appended to
+        kill_after: seconds after which it is killed by SIGKILL; None lets it end
+        victim: whether its worker processes are killed with it
+    """
+    child = get_context("fork").Process(target=_run, args=(command, folder, log))
+    began = time.monotonic()
+    child.start()
+    assert child.pid is not None  # it is started
+    child.join(SECONDS if kill_after is None else kill_after)
+    if child.is_alive():
+        with suppress(ProcessLookupError):
+            kill = os.kill if victim == "process" else os.killpg
+            kill(child.pid, signal.SIGKILL)
+        child.join()
+    assert child.exitcode is not None  # it has ended
+    return Ended(child.exitcode, time.monotonic() - began, child.pid)
+
+
+def _run(command: Callable[[], object], folder: Path, log: Path) -> None:
+    os.setsid()
+    output = os.open(log, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o666)
+    os.dup2(output, sys.stdout.fileno())
+    os.dup2(output, sys.stderr.fileno())
+    os.chdir(folder)
+    command()
+
+
+def end_group(group: int) -> int:
+    """Wait for the processes of a group to end, and kill those that do not. Returns the number of these."""
+    deadline = time.monotonic() + LEFT_SECONDS
+    while (left := _processes(group)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    for process in left:
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+    return len(left)
+
+
+def _processes(group: int) -> list[int]:
+    """The running processes of a group."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, _, its = stat.read_text().rpartition(")")[2].split()[:3]
+            if int(its) == group and state != "Z":
+                found.append(int(stat.parent.name))
+    return found
