@@ -18,8 +18,9 @@ ROOT = Path(__file__).parents[2]
 SIZE, VIEWS = 16, 4
 PEOPLE = ("007", "018", "030")
 SEQUENCE = "EXP-3-cheeks+nose"
-STEPS = {"max_steps": 8, "val_check_interval": 4, "log_every_n_steps": 1, "accelerator": "cpu"}
-SMALL_EVALUATION = {"frames": 2, "views": 2, "steps": 2, "metrics": ["PSNR"]}
+STEPS = {"max_steps": 6, "val_check_interval": 3, "log_every_n_steps": 1, "accelerator": "cpu"}
+SMALL_EVALUATION = {"frames": 1, "views": 2, "steps": 2, "metrics": ["PSNR"]}
+ORBIT = {"stage2": 2}  # views, by stage; each takes a second to render
 NETWORK = {"block_out_channels": [8, 8], "norm_num_groups": 4}
 PRIOR = {
     "image_size": SIZE,
@@ -89,6 +90,12 @@ def stages(folder: Path) -> Mapping[str, tuple[Settings, Settings, Settings]]:
     }
 
 
+def shipped_callbacks() -> list[Settings]:
+    """The callbacks of every training."""
+    defaults = yaml.safe_load((ROOT / "configs/trainer/default.yaml").read_text(encoding="utf-8"))
+    return defaults["trainer"]["callbacks"]
+
+
 PRIOR_CLASS = "lightning_modules.networks.noise_prior.NoisePrior"
 
 
@@ -101,11 +108,15 @@ def write_stage(path: Path, shipped: Path, model: Settings, data: Settings, trai
     logger = {"class_path": "lightning_modules.loggers.RunLogger"}
     logger["init_args"] = {"save_dir": "runs", "name": "run"}
     values["trainer"] |= STEPS | trainer | {"logger": logger}
-    own = values["trainer"].get("callbacks")
-    for callback in values["trainer"].get("callbacks+", []) + (own or []):
+    callbacks = values["trainer"].get("callbacks") or shipped_callbacks()
+    values["trainer"]["callbacks"] = callbacks + values["trainer"].pop("callbacks+", [])
+    for callback in values["trainer"]["callbacks"]:
         settings = callback.setdefault("init_args", {})
-        if callback["class_path"].endswith("Evaluation"):
-            settings |= SMALL_EVALUATION | ({"orbit_views": 4} if settings.get("orbit_views") else {})
-        if callback["class_path"].endswith("Export"):
-            settings.clear()
+        match callback["class_path"].rpartition(".")[2]:
+            case "Evaluation":
+                settings |= SMALL_EVALUATION | {"orbit_views": ORBIT.get(path.stem, 0)}
+            case "Export":
+                settings.clear()
+            case "ModelCheckpoint":
+                settings["every_n_train_steps"] = 2
     path.write_text(yaml.safe_dump(values), encoding="utf-8")

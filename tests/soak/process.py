@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 SECONDS = 300  # after which a command is given up
+POLL_SECONDS = 0.005
 LEFT_SECONDS = 15  # that the workers of a killed process have to end
 
 Victim = Literal["process", "group"]
@@ -45,8 +46,10 @@ def run_command(
     began = time.monotonic()
     child.start()
     assert child.pid is not None  # it is started
-    child.join(SECONDS if kill_after is None else kill_after)
-    if child.is_alive():
+    # not `join(timeout)`, which also waits for the workers
+    while child.exitcode is None and time.monotonic() < began + (kill_after or SECONDS):
+        time.sleep(POLL_SECONDS)
+    if child.exitcode is None:
         with suppress(ProcessLookupError):
             kill = os.kill if victim == "process" else os.killpg
             kill(child.pid, signal.SIGKILL)

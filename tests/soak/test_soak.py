@@ -3,7 +3,6 @@
 import os
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from tests.soak.contents import UnreadableError, differences, read_folder, read_
 from tests.soak.jobs import JOBS, Job, newest
 from tests.soak.run import Bench, kill_once, soak, table
 
-STEPS, PAUSE = 20, 0.05
+STEPS, PAUSE = 10, 0.05
 
 
 def whole(steps: int = STEPS) -> None:
@@ -64,7 +63,7 @@ def leaves(_: Any) -> None:
     [
         (lambda _: whole(), ""),
         (half, "half-written"),
-        (forgetful, "values differ"),
+        (forgetful, "other bytes"),
         (refuses, "going on ends with 1: there is something"),
         (leaves, "processes left"),
     ],
@@ -80,6 +79,48 @@ def test_what_goes_wrong_is_found(tmp_path, monkeypatch, main, fault):
     assert result.good == (not fault)
     assert fault in str(result)
     assert "| it | 50% | 1 | 1 | 0 |" in table([result])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["stage3", "build nersemble"])
+def test_a_killed_command_goes_on_to_the_same_end(tmp_path, name):
+    (result,) = soak([job for job in JOBS if job.name == name], tmp_path, kills=1, seed=1)
+    assert result.good, str(result)
+
+
+def files(folder: Path, contents: dict[str, str]) -> Path:
+    for name, text in contents.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+LOG = "runs/run/version_{}/metrics.csv"
+
+
+def test_versions_of_a_run_are_one_log(tmp_path):
+    one = files(tmp_path / "one", {LOG.format(0): "step,a\n0,1\n1,2\n2,3\n"})
+    two = {LOG.format(0): "step,a\n0,1\n1,2\n", LOG.format(1): "a,b_seconds,step\n2,8,1\n3,9,2\n"}
+    assert differences(read_folder(files(tmp_path / "two", two)), read_folder(one)) == []
+    lost = files(tmp_path / "lost", {LOG.format(0): "step,a\n0,1\n2,3\n"})
+    (line,) = differences(read_folder(lost), read_folder(one))
+    assert line == "runs/run/metrics.csv: 1 values differ: ('1', 'a'): None for 2"
+
+
+def test_half_written_files_are_found(tmp_path):
+    files(tmp_path, {"a.json": "[1", "b.png": "", "c.partial/a.json": "[", ".d.x.partial": "", "e.json": "1"})
+    files(tmp_path, {LOG.format(0): "step,a\n0,1\n1", "f.tar": "", "last.ckpt": "PK", "g.safetensors": ""})
+    found = [Path(line.split(": ")[0]).name for line in unreadable_files(tmp_path)]
+    assert found == ["a.json", "b.png", "f.tar", "g.safetensors", "last.ckpt", "metrics.csv"]
+    with pytest.raises(UnreadableError, match="cut off"):
+        read_log(tmp_path / LOG.format(0))
+
+
+def test_a_run_goes_on_from_its_newest_checkpoint(tmp_path):
+    place = "runs/run/version_{}/checkpoints/last.ckpt"
+    assert newest(tmp_path) == []
+    files(tmp_path, {place.format(9): "", place.format(10): ""})
+    assert newest(tmp_path) == [f"--ckpt_path={place.format(10)}"]
 
 
 class Fixed:
