@@ -168,7 +168,7 @@ metric-weights: | $(VENV)/.run ## Download and verify the weights of metrics and
 
 ##  Checking
 
-.PHONY: test test-slow test-app fuzz lint format types check benchmark help-texts
+.PHONY: test test-slow test-app fuzz soak lint format types check benchmark help-texts
 test: $(VENV)/.dev ## Run the fast tests
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(TESTERS) --dist loadfile
 
@@ -180,6 +180,9 @@ test-app: $(VENV)/.dev ## Drive the page in a real Chromium (Debian's, or CHROMI
 
 fuzz: $(VENV)/.dev ## Read 2,000 damaged and hostile files of every kind: each ends in one line or loads
 	$(RUN) -m tests.fuzz $(ARGS)
+
+soak: $(VENV)/.dev ## Kill stages, builds and evaluation 30 times at random instants: each goes on to the same end
+	OMP_NUM_THREADS=1 $(RUN) -m tests.soak --kills 30 --seed 0 $(ARGS)
 
 lint: $(VENV)/.dev ## Check style
 	$(RUN) -m ruff check .

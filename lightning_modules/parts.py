@@ -51,7 +51,7 @@ def read_checkpoint(path: Path) -> tuple[StageCard, dict[str, Tensor]]:
     """The card and the trained part's tensors (averaged if available) in a stage's checkpoint."""
     if not path.exists():
         raise InputError(f"{path}: no such checkpoint or folder")
-    checkpoint = read_pickle(path)
+    checkpoint = _read_checked(path)
     if not isinstance(checkpoint, dict) or IN_CHECKPOINT not in checkpoint:
         raise InputError(f"{path}: not a checkpoint of one of this project's stages")
     card = StageCard.parse(checkpoint[IN_CHECKPOINT], str(path))
@@ -65,16 +65,23 @@ def check_checkpoint(path: Path) -> None:
 
     Raises InputError if it is missing, damaged, of another type, or has NaN or infinite weights.
     """
-    checkpoint = read_pickle(path)
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if damaged := archive.testzip():  # torch stores a checksum of each record but does not verify it
-                raise InputError(f"{path} is damaged: the checksum of {damaged} in it differs")
+    checkpoint = _read_checked(path)
     progress = checkpoint.get("loops") if isinstance(checkpoint, dict) else None
     progress = progress.get("fit_loop") if isinstance(progress, dict) else None
     if not isinstance(progress, dict) or not progress.keys() >= PROGRESS:
         raise InputError(f"{path}: not a checkpoint that a run can be resumed from")
     check_finite(_weights(checkpoint, "state_dict", path), str(path))
+
+
+def _read_checked(path: Path) -> Any:
+    """The content of a checkpoint of this project. Raises InputError if the checksum of a record in it differs:
+    torch stores checksums but does not verify them."""
+    checkpoint = read_pickle(path)
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():
+                raise InputError(f"{path} is damaged: the checksum of {damaged} in it differs")
+    return checkpoint
 
 
 def _trained_weights(checkpoint: dict[str, Any], path: Path) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 K views.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,6 +33,8 @@ from portraits.video import check_video
 
 COMMAND = "lightning_modules.synthesize"
 SETTINGS, CAMERAS, PROXIES = "settings.json", "cameras.json", "proxies"
+log = logging.getLogger(__name__)
+
 RANDOM, AWARE = "random", "3d-aware"
 DEFAULT_VIEWS = 24
 
@@ -184,8 +187,14 @@ def find_proxies(noise: str | None, people: Sequence[Person], views: int) -> lis
 
 def starting_noise(name: str | None, proxies: bool, cameras: bool, prior: bool) -> StartingNoise:
     """The starting noise: `name`, or by default 3D-aware noise if there are proxies, or cameras and a noise
-    prior, and random noise otherwise. Raises InputError if 3D-aware noise is requested but not possible."""
+    prior, and random noise otherwise. Warns if only the cameras are missing. Raises InputError if 3D-aware
+    noise is requested but not possible."""
     possible = proxies or (prior and cameras)
+    if name is None and prior and not possible:
+        log.warning(
+            "the views start from random noise, as conditions alone do not give their cameras: --cameras"
+            " makes it 3D-aware, --noise random says that it is meant"
+        )
     if name == AWARE and not possible:
         missing = (
             "cameras: --trajectory or --cameras" if prior else "a model with noise_prior/ (S), or proxies"

@@ -18,6 +18,7 @@ from lightning_modules import synthesize as command
 from lightning_modules.networks.portrait import NOISE_PRIOR, PortraitModel, save_portrait_model
 from lightning_modules.sampling import view_conditions
 from lightning_modules.sampling.devices import group_devices
+from lightning_modules.sampling.plan import starting_noise
 from lightning_modules.sampling.trajectories import trajectory
 from portraits.camera_files import read_cameras
 from tests.faces import FlatRenderer
@@ -122,11 +123,16 @@ def test_cameras_and_conditions_of_an_earlier_run_give_it_again(run):
     assert settings["command"] == "lightning_modules.synthesize"
 
 
-def test_conditions_alone_say_the_views(run, tmp_path):
+def test_conditions_alone_say_the_views(run, tmp_path, caplog):
     out = run("--conditions", str(squares(tmp_path / "seen", 4, 20)))
     assert len(views(out)) == 4
     assert "cameras.json" not in files(out)
     assert json.loads((out / "settings.json").read_text())["starting_noise"] == "random"
+    assert "the views start from random noise" in caplog.text
+    caplog.clear()
+    assert starting_noise("random", proxies=False, cameras=False, prior=True) == "random"
+    assert starting_noise(None, proxies=False, cameras=True, prior=True) == "3d-aware"
+    assert caplog.text == ""
 
 
 def test_every_noise_is_another(run, tmp_path):

@@ -26,6 +26,7 @@ OWN_SETTINGS = ("ckpt_path",)
 RESTORED = ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step")
 END_OF_TAR = 1024  # bytes of zeros
 SHOWN = 4  # values of a file that differ
+AVERAGE = "WeightAverage"
 CHECKPOINT, LOG = "last.ckpt", "metrics.csv"
 
 
@@ -132,10 +133,11 @@ def read_log(path: Path) -> dict[tuple[str, str], str]:
 
 
 def checkpoint_digest(path: Path) -> dict[str, str]:
-    """Digests of what a run goes on from."""
+    """Digests of weights, their average and the optimiser. Counters of validations are left out: one that is
+    made up for is counted in the checkpoint of its step, and others are in the next one."""
     checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     kept = {name: checkpoint[name] for name in RESTORED}
-    kept |= {name: state for name, state in checkpoint["callbacks"].items() if "Checkpoint" not in name}
+    kept |= {name: state for name, state in checkpoint["callbacks"].items() if AVERAGE in name}
     return {name: _digest(value) for name, value in kept.items()}
 
 
