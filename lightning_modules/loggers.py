@@ -31,6 +31,9 @@ class LogWriter(ExperimentWriter):
     Lightning's own rewrites the file in place whenever a value with a new name is logged.
     """
 
+    metrics: list[dict[str, Any]]
+    metrics_keys: list[str]
+
     def save(self) -> None:
         """Append the rows logged since the last call; with a new column, rewrite the file atomically."""
         names = {name for row in self.metrics for name in row} - set(self.metrics_keys)
