@@ -6,6 +6,7 @@ import json
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -112,7 +113,7 @@ def read_file(path: Path) -> Any:
         if path.suffix == ".yaml":
             return read_settings(path)
         return hashlib.sha256(path.read_bytes()).hexdigest()
-    except (ValueError, RuntimeError, EOFError, KeyError, yaml.YAMLError) as error:
+    except (ValueError, RuntimeError, EOFError, KeyError, UnpicklingError, yaml.YAMLError) as error:
         raise UnreadableError(f"{path}: {type(error).__name__}: {error}") from error
 
 
