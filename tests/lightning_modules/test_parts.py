@@ -4,19 +4,22 @@ import pytest
 import torch
 
 from core.errors import InputError
-from tests.fuzz.weight_files import load_checkpoint, make_checkpoint
+from lightning_modules.parts import read_checkpoint
+from tests.fuzz.weight_files import make_checkpoint
+
+TRIED = 5
 
 
-def test_a_flipped_bit_of_any_weight_in_a_checkpoint_is_found(tmp_path):
+def test_a_flipped_bit_of_a_weight_in_a_checkpoint_is_found(tmp_path):
     make_checkpoint(tmp_path)
     path = tmp_path / "last.ckpt"
     whole = path.read_bytes()
-    load_checkpoint(tmp_path)
-    weights = torch.load(path, weights_only=True)["state_dict"]
-    for number, tensor in enumerate(weights.values()):
+    read_checkpoint(path)
+    weights = list(torch.load(path, weights_only=True)["state_dict"].values())
+    for number, tensor in enumerate(weights[:: len(weights) // TRIED]):
         content = tensor.numpy().tobytes()
         data = bytearray(whole)
-        data[whole.index(content) + number % len(content)] ^= 1 << number % 8
+        data[whole.index(content) + number % len(content)] ^= 1 << number
         path.write_bytes(data)
         with pytest.raises(InputError, match=r"is damaged: the checksum of .* differs"):
-            load_checkpoint(tmp_path)
+            read_checkpoint(path)
