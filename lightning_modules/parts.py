@@ -74,8 +74,8 @@ def check_checkpoint(path: Path) -> None:
 
 
 def _read_checked(path: Path) -> Any:
-    """The content of a checkpoint of this project. Raises InputError if the checksum of a record in it differs:
-    torch stores checksums but does not verify them."""
+    """The content of a checkpoint of this project. Raises InputError if the checksum of a record in it
+    differs: torch stores checksums but does not verify them."""
     checkpoint = read_pickle(path)
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
