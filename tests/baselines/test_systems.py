@@ -163,7 +163,7 @@ def test_every_setting_has_a_default():
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
-        ({"portraits": np.zeros((1, 8, 9, 3), np.uint8)}, "squares"),
+        ({"portraits": np.zeros((1, 8, 9, 3), np.uint8)}, "not .R, S, S, 3."),
         ({"portrait_cameras": np.zeros((1, 25), np.float32)}, "portrait cameras: camera 0 is not a rigid"),
         ({"cameras": np.zeros((2, 24), np.float32)}, r"EG3D labels are \(K, 25\)"),
         ({"masks": np.zeros((1, 4, 4), np.uint8)}, "masks have shape"),

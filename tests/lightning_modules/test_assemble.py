@@ -53,12 +53,12 @@ def test_s_goes_along_where_it_makes_f_s_images(tmp_path):
     save_model(larger, Path(again))
     with pytest.raises(InputError, match="S generates images of 32 pixels, but F needs 16"):
         assemble(backbone, reference, str(tmp_path / "third"), prior=again)
-    with pytest.raises(InputError, match="of the stage appearance; the stage noise_prior is wanted"):
+    with pytest.raises(InputError, match="of the stage appearance; a part of noise_prior is needed"):
         assemble(backbone, reference, str(tmp_path / "third"), prior=reference)
 
 
 def test_parts_that_do_not_fit_are_one_line(exported, tmp_path):
-    with pytest.raises(InputError, match="of the stage view_control; the stage appearance is wanted"):
+    with pytest.raises(InputError, match="of the stage view_control; a part of appearance is needed"):
         assemble(str(exported), str(exported / CONTROL), str(tmp_path / "model"))
     with pytest.raises(InputError, match="exists"):
         assemble(str(exported), str(exported / REFERENCE), str(exported))

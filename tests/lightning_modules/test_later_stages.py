@@ -156,9 +156,9 @@ def test_each_stage_goes_on_from_the_checkpoint_before(
 
 
 def test_a_part_of_the_wrong_stage_is_one_line(make, model):
-    with pytest.raises(InputError, match="of the stage view_control; the stage appearance is wanted"):
+    with pytest.raises(InputError, match="of the stage view_control; a part of appearance is needed"):
         make(2, appearance=str(model / CONTROL))
-    with pytest.raises(InputError, match="of the stage appearance; the stage view_control is wanted"):
+    with pytest.raises(InputError, match="of the stage appearance; a part of view_control is needed"):
         make(3, control=str(model / REFERENCE))
     with pytest.raises(InputError, match="no such checkpoint"):
         make(2, appearance=str(model / "nothing.ckpt"))

@@ -115,7 +115,7 @@ def test_a_run_s_name_tells_no_other_network(make_trainer, make_data, tmp_path) 
     def fit(name: str) -> None:
         make_trainer(max_steps=1, logger=CSVLogger(str(tmp_path), name=name)).fit(make_prior(), make_data())
 
-    with pytest.raises(InputError, match="called S-vgg16, and its perceptual loss is efficientnet-lite0's"):
+    with pytest.raises(InputError, match="called S-vgg16, but its perceptual loss is efficientnet-lite0"):
         fit("S-vgg16")
     fit("S-efficientnet-lite0")
     fit("S")

@@ -151,7 +151,7 @@ def test_the_next_stage_takes_the_average_from_checkpoint_or_folder(trained, tmp
 def test_what_does_not_belong_is_refused(trained, make_stage, make_data, make_trainer, tmp_path):
     stage, path, _ = trained
     part = AppearanceReference.from_unet(stage.denoiser.unet)
-    with pytest.raises(InputError, match="of the stage appearance; the stage view_control is wanted"):
+    with pytest.raises(InputError, match="of the stage appearance; a part of view_control is needed"):
         load_part(part, str(path), "view_control", stage.fingerprint)
     with pytest.raises(InputError, match="no such checkpoint"):
         load_part(part, str(tmp_path / "nothing.ckpt"), "appearance", stage.fingerprint)

@@ -176,7 +176,7 @@ BAD = {
     "cameras twice": (["--cameras", "a.json", "--views", "2"], "leave out --views"),
     "no cameras file": (["--cameras", "none.json"], "none.json: there is no such file of cameras"),
     "renderer": (["--conditions", "nobody"], "--conditions nobody: there is no such folder"),
-    "noise": (["--noise", "pink"], "--noise pink: it is neither random, nor 3d-aware, nor a folder"),
+    "noise": (["--noise", "pink"], "--noise pink: neither random, nor 3d-aware, nor a folder"),
     "devices": (["--devices", "0"], "--devices 0: give 1 or more"),
     "half precision": (["--precision", "float16"], "--precision float16 needs a GPU, and there is none"),
     "both": (["--portraits", "."], "either --portrait PHOTO… of one person, or --portraits FOLDER"),
@@ -211,7 +211,7 @@ def test_counts_that_differ_are_one_line(run, tmp_path):
         run("--conditions", few, "--views", "3")
     with pytest.raises(InputError, match="holds 2 proxies for 3 cameras"):
         run("--noise", few, "--views", "3")
-    with pytest.raises(InputError, match="3d-aware takes cameras"):
+    with pytest.raises(InputError, match="3d-aware needs cameras"):
         run("--conditions", few, "--noise", "3d-aware")
 
 

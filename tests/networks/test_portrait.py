@@ -88,7 +88,7 @@ def test_parts_of_one_folder_know_each_other(tmp_path):
         with pytest.raises(InputError, match=f"{name} was trained with another part of the stage appearance"):
             load_portrait_model(str(mixed))
     shutil.copy(tmp_path / "model" / CONTROL / CARD, tmp_path / "model" / CROSS_VIEW / CARD)
-    with pytest.raises(InputError, match="of the stage view_control; the stage view_consistency is wanted"):
+    with pytest.raises(InputError, match="of the stage view_control; a part of view_consistency is needed"):
         load_portrait_model(str(tmp_path / "model"))
 
 

@@ -240,7 +240,7 @@ def test_bad_files_are_one_line_and_leave_nothing(released, backbone, tmp_path, 
         "missing": ({k: x for k, x in released.items() if k != name}, f"missing {name}"),
         "misshapen": (released | {name: noise(3, 3)}, f"misshapen {name}"),
         "code": (released | {name: Payload()}, "holds more than tensors"),
-        "number": (released | {"step": 5}, "no state dict: step"),
+        "number": (released | {"step": 5}, "not a state dict of tensors: step"),
         "list": ([1, 2], "holds a list"),
         "schedule": (released | {"betas": torch.linspace(1e-4, 0.02, 1000)}, "betas are not"),
     }
@@ -267,7 +267,7 @@ def test_bad_files_are_one_line_and_leave_nothing(released, backbone, tmp_path, 
 def test_what_the_command_line_lacks_is_asked_for(released, backbone, tmp_path, capsys):
     torch.save(released, tmp_path / "model.th")
     for arguments, message in (
-        ([], "--out DIR"),
+        ([], "--out is missing"),
         (["--out", tmp_path / "model"], "no vae and no text_encoder: name a Stable Diffusion 1.5 folder"),
         (["--out", backbone], "exists already"),
     ):

@@ -53,7 +53,7 @@ def test_a_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
         ({"shards": [{**SHARD, "name": "x" * 5000}]}, "is not a shard's file name"),
         ({"shards": [{**SHARD, "split": "all"}]}, "the split 'all'"),
         ({"shards": [{**SHARD, "samples": -1}]}, "has an impossible number"),
-        ({"shards": [{**SHARD, "bytes": 10**400}]}, "cannot have"),
+        ({"shards": [{**SHARD, "bytes": 10**400}]}, "impossible number"),
         ({"shards": [{**SHARD, "bytes": 1e5}]}, r"shards\.0\.bytes: "),
         ({"shards": [{**SHARD, "sha256": None}]}, r"shards\.0\.sha256: "),
         ({"more": 1}, "more: "),
