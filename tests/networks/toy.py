@@ -59,16 +59,18 @@ def toy_backbone() -> Backbone:
     return Backbone(toy_vae(), toy_unet(), toy_scheduler(), prompt())
 
 
-def toy_model(prior: bool = False, **changes: object) -> PortraitModel:
-    """A whole model for images of 16 pixels, whose parts all do something."""
-    unet = toy_unet(sample_size=4, **changes)
+def toy_model(prior: bool = False, image_size: int = 16, **changes: object) -> PortraitModel:
+    """A whole model for images of `image_size` pixels, whose parts all do something."""
+    unet = toy_unet(sample_size=image_size // 4, **changes)
     backbone = Backbone(toy_vae(), unet, toy_scheduler(), prompt())
     return PortraitModel(
         backbone,
         shake(AppearanceReference.from_unet(unet)).eval(),
         shake(view_control(unet, backbone.downsampling)).eval(),
         shake(CrossView.from_unet(unet, heads=8)).eval(),
-        toy_prior() if prior else None,
+        toy_prior(image_size=image_size, lift_side=image_size // 4, rendering_size=image_size // 2)
+        if prior
+        else None,
         "zero",
     )
 
