@@ -12,6 +12,7 @@ import logging
 import os
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -59,6 +60,8 @@ def whole_file(path: Path) -> Iterator[Path]:
     try:
         _lock(descriptor, wait=False)
         yield partial
+        # safetensors replaces the file by one that only its owner can read
+        partial.chmod(stat.S_IMODE(os.fstat(descriptor).st_mode))
         flush(partial)
         os.replace(partial, path)
         flush(path.parent)
@@ -235,11 +238,13 @@ def flush(path: Path) -> None:
 
 
 def flush_folder(folder: Path) -> None:
-    """Flush all files and folders below a folder to disk."""
+    """Flush all files and folders below a folder to disk, with the folder's permissions on the files."""
+    readable = stat.S_IMODE(folder.stat().st_mode) & 0o666
     for place, _, names in os.walk(folder):
-        for name in names:
-            if not os.path.islink(os.path.join(place, name)):
-                flush(Path(place, name))
+        for path in (Path(place, name) for name in names):
+            if not path.is_symlink():
+                path.chmod(readable)
+                flush(path)
         flush(Path(place))
 
 

@@ -8,7 +8,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from core.errors import InputError
 from core.files import (
@@ -78,6 +80,17 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def test_tensors_have_the_permissions_of_any_other_file(tmp_path: Path) -> None:
+    """safetensors makes files that only their owner can read."""
+    (tmp_path / "plain").touch()
+    with whole_file(tmp_path / "one.safetensors") as partial:
+        save_file({"x": np.zeros(1)}, partial)
+    with whole_folder(tmp_path / "several") as folder:
+        save_file({"x": np.zeros(1)}, folder / "two.safetensors")
+    for name in ("one.safetensors", "several/two.safetensors"):
+        assert (tmp_path / name).stat().st_mode == (tmp_path / "plain").stat().st_mode, name
 
 
 def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path):
