@@ -203,10 +203,10 @@ class SamplingRun:
     that the VAE and S process at a time, the networks' `dtype`, and whether the VAE works in tiles. The
     length of the path does not matter."""
 
-    window: int = 8
-    chunk: int = 8
-    dtype: torch.dtype = torch.float16
-    vae_tiling: bool = False
+    window: int
+    chunk: int
+    dtype: torch.dtype
+    vae_tiling: bool
 
 
 def unloaded_pipeline(
@@ -232,12 +232,12 @@ def unloaded_pipeline(
         torch.set_default_dtype(before)
 
 
-def sample_once(pipeline: DiffPortrait3DPipeline, run: SamplingRun, steps: int = 1) -> Tensor:
-    """`window` views of a grey portrait, on the CPU."""
+def sample_once(pipeline: DiffPortrait3DPipeline, run: SamplingRun) -> Tensor:
+    """`window` views of a grey portrait by one step, on the CPU."""
     side = pipeline.image_size
     camera = torch.from_numpy(label_from_angles(0.2, 0.1)).expand(1, run.window, -1)
     grey = torch.zeros(1, 1, 3, side, side)
-    settings = Sampling(steps=steps, window=run.window, chunk=run.chunk)
+    settings = Sampling(steps=1, window=run.window, chunk=run.chunk)
     return pipeline.views(grey, grey.expand(1, run.window, -1, -1, -1), camera, seeds=[0], sampling=settings)
 
 

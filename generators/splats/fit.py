@@ -24,8 +24,8 @@ from portraits.pixels import Images
 SSIM_SHARE = 0.2  # of the loss; the rest is L1
 RATES = {"means": 1e-3, "log_scales": 1e-2, "rotations": 5e-3, "opacity_logits": 5e-2, "colours": 1e-2}
 LAST_RATE = 0.05  # what is left of the rates at the last step, which they approach exponentially
-HOLD_OUT = 6  # one of so many views is held out
-LEAST_VIEWS = 4
+HELD_OUT_FIRST, HELD_OUT_EVERY = 3, 6  # the views that are not fitted: 3, 9, 15, …
+LEAST_VIEWS = HELD_OUT_FIRST + 1
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,11 @@ class Fitted:
 
 
 def held_out(views: int) -> NDArray[np.bool_]:
-    """Which of the views of a path are kept from the fit, (K,): every sixth. Raises InputError where there
-    are too few."""
+    """The views of a path that are not fitted, as a mask (K,). Raises InputError if there are too
+    few."""
     if views < LEAST_VIEWS:
         raise InputError(f"{views} views are too few for 3D Gaussians: give {LEAST_VIEWS} or more")
-    return np.arange(views) % HOLD_OUT == LEAST_VIEWS - 1
+    return np.arange(views) % HELD_OUT_EVERY == HELD_OUT_FIRST
 
 
 def fit_gaussians(
