@@ -1,5 +1,4 @@
-"""Rendered heads with known cameras, rendered once a session, and stand-ins that need neither a renderer nor
-a face detector."""
+"""Rendered heads with known cameras, cached per process; stand-ins for a renderer and a face detector."""
 
 from functools import cache
 from typing import NamedTuple
@@ -66,8 +65,7 @@ class DotDetector:
 
 
 def find_dots(image: NDArray[np.uint8]) -> NDArray[np.float64] | None:
-    """The centres (5, 2) of the dots in an image (H, W, 3), pixel centres being whole numbers; None unless
-    all are there."""
+    """Centres (5, 2) of the dots in an image (H, W, 3), in pixels with integer pixel centres, or None."""
     points = []
     for colour in DOTS:
         distance = np.abs(image.astype(np.int16) - np.array(colour, np.int16)).sum(2)

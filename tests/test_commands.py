@@ -1,4 +1,4 @@
-"""The command `diffportrait3d`: what it lists, what it starts, what it refuses."""
+"""The `diffportrait3d` command: its list of commands, dispatch and usage errors."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ from diffportrait3d.help_texts import parser_help
 
 
 def run(*arguments: str, code: str = "") -> subprocess.CompletedProcess:
-    """The command in a process of its own; `code` runs in it afterwards."""
+    """Run the command in a new process, after `code`."""
     start = f"import sys, atexit\nsys.argv = ['diffportrait3d', *sys.argv[1:]]\n{code}\n"
     main = "from diffportrait3d.__main__ import main\nmain()\n"
     return subprocess.run(
@@ -28,7 +28,7 @@ def test_every_command_is_listed_and_is_a_module():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["sinthesize"], "did you mean synthesize?"),
         (["import_released_"], "did you mean import-released?"),
@@ -42,16 +42,16 @@ def test_every_command_is_listed_and_is_a_module():
         (["import-baseline", "eg3d", "eg3d.pkl", "--out", "x"], "eg3d"),
     ],
 )
-def test_mistakes_end_in_one_line_before_anything_heavy_is_loaded(arguments: list[str], said: str):
+def test_usage_errors_are_one_line_and_import_no_torch(arguments: list[str], message: str):
     done = run(*arguments, code="atexit.register(lambda: print('torch' in sys.modules))")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ")
-    assert said in line
+    assert message in line
     assert done.stdout == "False\n"
 
 
-def test_a_command_takes_its_arguments_and_its_exit_code_comes_back():
+def test_arguments_and_exit_code_are_passed_through():
     done = run("fit", "--help")
     assert done.returncode == 0
     assert "--ckpt_path" in done.stdout
@@ -64,7 +64,7 @@ def test_a_command_takes_its_arguments_and_its_exit_code_comes_back():
 
 
 @pytest.mark.parametrize("name", [name for name, command in COMMANDS.items() if not command.fast_help])
-def test_help_is_printed_at_once_and_is_the_parser_s(name: str):
+def test_stored_help_matches_the_parser_and_imports_no_torch(name: str):
     done = run(name, "--help", code="atexit.register(lambda: print('torch' in sys.modules))")
     assert done.returncode == 0
     assert done.stdout == f"{parser_help(name)}False\n", "make help-texts regenerates it"

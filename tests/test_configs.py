@@ -1,4 +1,4 @@
-"""Every YAML in configs/ builds its module, data and trainer, and says what it is meant to say."""
+"""Every YAML in configs/ builds its module, data and trainer, with the documented values."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -32,7 +32,7 @@ ON_THIS_MACHINE = ["--trainer.accelerator=cpu", "--trainer.devices=1", "--traine
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
-    """Loggers may write; nothing is to appear beside the sources."""
+    """Run in a temporary folder, since loggers write to the working directory."""
     monkeypatch.chdir(tmp_path)
 
 
@@ -44,7 +44,7 @@ def model(tmp_path):
 
 
 def parts(path, model):
-    """What a stage's YAML takes from the stages before it, here from the toy model."""
+    """Overrides for the parts that a stage takes from earlier stages: the toy model's."""
     given = {"backbone": model}
     if path.name != "stage1.yaml":
         given["appearance"] = model / REFERENCE
@@ -64,7 +64,7 @@ def read(*paths, more=()):
     return read_config([*layers, *ON_THIS_MACHINE, *more])
 
 
-def test_nothing_in_configs_is_left_out():
+def test_every_config_is_tested():
     known = {
         *STAGES,
         *BACKBONES,
@@ -80,7 +80,7 @@ def test_nothing_in_configs_is_left_out():
 
 
 def check_run(cli):
-    """What every run has: an exact resume, an average, logs without an account."""
+    """Assert what every run has: exact resuming, weight averaging, loggers that need no account."""
     keep = [c for c in cli.trainer.callbacks if isinstance(c, ModelCheckpoint)]
     assert all(c.save_last for c in keep)
     assert any(c.save_on_exception for c in keep)
@@ -92,17 +92,17 @@ def check_run(cli):
 
 
 @pytest.mark.parametrize("path", STAGES, ids=lambda path: path.name)
-def test_stages(path, model):
+def test_stages_build(path, model):
     check_run(read(path, more=parts(path, model)))
 
 
 @pytest.mark.parametrize("path", BACKBONES, ids=lambda path: path.name)
-def test_backbones(path, vae):
+def test_backbones_build(path, vae):
     check_run(read(path, more=[vae] if "unet" in path.name else []))
 
 
 @pytest.mark.parametrize("layer", BACKBONE_LAYERS, ids=lambda path: path.name)
-def test_the_studio_s_backbone(layer, vae):
+def test_studio_backbone_layers(layer, vae):
     base = CONFIGS / f"{layer.stem.removesuffix('_studio')}.yaml"
     cli = read(base, layer, more=[vae] if "unet" in layer.name else [])
     check_run(cli)
@@ -117,11 +117,11 @@ def test_the_studio_s_backbone(layer, vae):
 
 @pytest.mark.parametrize("layer", LAYERS, ids=lambda path: path.name)
 @pytest.mark.parametrize("path", STAGES, ids=lambda path: path.name)
-def test_layers_go_on_top_of_stages(path, layer, model):
+def test_layers_compose_with_stages(path, layer, model):
     check_run(read(path, layer, more=parts(path, model)))
 
 
-def test_sd15_has_the_paper_s_numbers(model):
+def test_sd15_layer_has_the_papers_hyperparameters(model):
     stage1 = CONFIGS / "stage1.yaml"
     cli = read(stage1, CONFIGS / "scale" / "sd15.yaml", more=parts(stage1, model))
     config = cli.config
@@ -133,7 +133,7 @@ def test_sd15_has_the_paper_s_numbers(model):
     assert cli.model.denoiser.gradient_checkpointing
 
 
-def test_full_size_has_its_own_habits(model):
+def test_full_size_checkpoints_and_averaging(model):
     stage1 = CONFIGS / "stage1.yaml"
     cli = read(stage1, CONFIGS / "scale" / "sd15.yaml", more=parts(stage1, model))
     by_steps, by_time = [c for c in cli.trainer.callbacks if isinstance(c, ModelCheckpoint)]
@@ -146,7 +146,7 @@ def test_full_size_has_its_own_habits(model):
 
 
 @pytest.mark.parametrize("path", STAGES, ids=lambda path: path.name)
-def test_one_card_of_24_gb_has_the_paper_s_images_a_step(path, model):
+def test_24gb_layer_keeps_the_papers_batch_size(path, model):
     layers = [path, CONFIGS / "scale" / "sd15.yaml", CARD_LAYER]
     cli = read(*layers, more=parts(path, model))
     data, trainer = cli.config.data.init_args, cli.config.trainer
@@ -156,7 +156,7 @@ def test_one_card_of_24_gb_has_the_paper_s_images_a_step(path, model):
     assert {p.dtype for p in cli.model.trained.parameters()} == {torch.float32}
 
 
-def test_the_8_bit_optimiser_takes_its_package(model, monkeypatch):
+def test_8bit_optimiser_needs_bitsandbytes(model, monkeypatch):
     monkeypatch.setattr("lightning_modules.optimization.find_spec", lambda _: None)
     stage1 = CONFIGS / "stage1.yaml"
     small = "--model.init_args.learning.optimizer=adamw8bit"
@@ -164,7 +164,7 @@ def test_the_8_bit_optimiser_takes_its_package(model, monkeypatch):
         read(stage1, CARD_LAYER, more=[*parts(stage1, model), small])
 
 
-def test_v_at_full_size_is_as_released(model):
+def test_full_size_cross_view_matches_the_release(model):
     stage3 = CONFIGS / "stage3.yaml"
     cli = read(stage3, CONFIGS / "scale" / "sd15.yaml", STAGE3_LAYER, more=parts(stage3, model))
     assert cli.config.data.init_args.targets == 8
@@ -173,14 +173,14 @@ def test_v_at_full_size_is_as_released(model):
     assert cli.model.hparams.timestep_shift == 1
 
 
-def test_the_paper_s_data_mix_replaces_the_built_in_source(model):
+def test_paper_data_mix_replaces_the_default_source(model):
     mix, stage1 = CONFIGS / "data" / "nersemble_panohead.yaml", CONFIGS / "stage1.yaml"
     cli = read(stage1, CONFIGS / "scale" / "sd15.yaml", mix, more=parts(stage1, model))
     sources = cli.config.data.init_args.sources
     assert {name: source.weight for name, source in sources.items()} == {"nersemble": 0.5, "panohead": 0.5}
 
 
-def test_mini_backbone_fits_its_budget(vae):
+def test_small_backbone_is_at_most_20_mb(vae):
     autoencoder = read(CONFIGS / "backbone_vae.yaml").model.vae
     unet = read(CONFIGS / "backbone_unet.yaml", more=[vae]).model.denoiser.unet
     parameters = sum(p.numel() for module in (autoencoder, unet) for p in module.parameters())

@@ -1,4 +1,4 @@
-"""The documentation: links that lead somewhere, commands, targets and modules that exist."""
+"""Links, commands, Makefile targets, modules and configurations that the documentation names exist."""
 
 import re
 import subprocess
@@ -28,7 +28,7 @@ def targets() -> set[str]:
 
 
 @pages
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_resolve(page: Path) -> None:
     for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
         if "://" in link:
             continue
@@ -57,11 +57,11 @@ def test_configurations_exist(page: Path) -> None:
         assert (ROOT / name).is_file(), name
 
 
-def test_the_readme_fits_two_screens() -> None:
+def test_readme_is_at_most_150_lines() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
 
 
-def test_every_target_is_explained() -> None:
+def test_make_help_lists_every_target() -> None:
     printed = subprocess.run(
         ["make", "-s", "help"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout

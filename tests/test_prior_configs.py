@@ -1,5 +1,4 @@
-"""The YAMLs of the noise prior S: they build, and the run's name and settings say whose perceptual loss it
-is."""
+"""The YAMLs of the noise prior S build, and name the perceptual loss they use."""
 
 import pytest
 import torch
@@ -13,11 +12,11 @@ PRIOR, LARGE = CONFIGS / "noise_prior.yaml", CONFIGS / "scale" / "noise_prior_51
 STUDIO = CONFIGS / "scale" / "noise_prior_studio.yaml"
 DATA = sorted(CONFIGS.glob("data/*.yaml"))
 
-__all__ = ["elsewhere"]  # loggers may write; nothing is to appear beside the sources
+__all__ = ["elsewhere"]
 
 
 @pytest.mark.parametrize("layers", [[], *([path] for path in DATA)], ids=lambda layers: str(len(layers)))
-def test_the_small_scale(layers):
+def test_small_scale_builds(layers):
     cli = read(PRIOR, *layers)
     check_run(cli)
     assert isinstance(cli.model, NoisePriorStage)
@@ -27,7 +26,7 @@ def test_the_small_scale(layers):
     assert parameters * torch.finfo(torch.float16).bits // 8 <= 5e6
 
 
-def test_the_studio():
+def test_studio_layer_predicts_128_pixels():
     cli = read(PRIOR, STUDIO)
     check_run(cli)
     prior, side = cli.model.prior, cli.config.data.init_args.image_size
@@ -36,7 +35,7 @@ def test_the_studio():
         assert prior(torch.zeros(1, 1, 3, side, side), camera).shape == (1, 1, 3, 128, 128)
 
 
-def test_the_paper_s_loss_takes_its_weights(tmp_path, monkeypatch):
+def test_vgg_loss_needs_its_weights(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(InputError, match="perceptual weights vgg16: not at"):
         read(PRIOR, LARGE)
@@ -56,8 +55,8 @@ NARROW = {
 }
 
 
-def test_the_large_scale_makes_large_proxies():
-    """All as the layer has it but the widths: S sees and makes images of 512 pixels."""
+def test_512_layer_predicts_512_pixels():
+    """The layer's own settings at narrower channels."""
     narrow = [f"--model.init_args.prior.init_args.{name}={value}" for name, value in NARROW.items()]
     cli = read(PRIOR, LARGE, more=["--model.init_args.perceptual=efficientnet-lite0", *narrow])
     check_run(cli)
@@ -71,7 +70,7 @@ def test_the_large_scale_makes_large_proxies():
 
 
 @pytest.mark.slow
-def test_the_large_scale():
+def test_512_layer_builds():
     cli = read(PRIOR, LARGE, more=["--model.init_args.perceptual=efficientnet-lite0"])
     check_run(cli)
     assert cli.model.prior.config.image_size == cli.config.data.init_args.image_size == 512

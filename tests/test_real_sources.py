@@ -1,5 +1,4 @@
-"""From downloads to batches: what a person with NeRSemble, PanoHead samples or photos runs, one after the
-other."""
+"""From downloads to batches: NeRSemble, PanoHead samples and photos, built as shards and loaded."""
 
 import json
 from itertools import islice
@@ -52,8 +51,7 @@ def build_panohead(folder: Path, out: Path) -> None:
 
 @pytest.fixture
 def mixture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PortraitViewsDataModule:
-    """The data of `configs/data/nersemble_panohead.yaml`, on top of stage 1, of shards where it looks for
-    them."""
+    """The data module of `configs/data/nersemble_panohead.yaml` on stage 1, over shards of toy downloads."""
     monkeypatch.chdir(tmp_path)
     build_nersemble(tmp_path / "nersemble", tmp_path / "shards" / "built" / "nersemble")
     build_panohead(tmp_path / "panohead", tmp_path / "shards" / "built" / "panohead")
@@ -65,7 +63,7 @@ def mixture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PortraitViewsDat
     return read_config([*files, *flags, backbone, "--trainer.accelerator=cpu"]).datamodule
 
 
-def assert_dots_are_where_the_cameras_say(batch: dict) -> None:
+def assert_dots_match_cameras(batch: dict) -> None:
     for images, cameras in zip(batch["target"], batch["camera"], strict=True):
         for image, camera in zip(images, cameras.numpy(), strict=True):
             pixels = ((image.permute(1, 2, 0).numpy() + 1) * 127.5).round().astype(np.uint8)
@@ -74,7 +72,7 @@ def assert_dots_are_where_the_cameras_say(batch: dict) -> None:
                 assert np.abs((found + 0.5) / SIZE - project(STANDARD_LANDMARKS, camera)).max() < 0.01
 
 
-def test_nersemble_and_panohead_stream_half_and_half(mixture: PortraitViewsDataModule):
+def test_nersemble_and_panohead_are_mixed_equally(mixture: PortraitViewsDataModule):
     mixture.setup("fit")
     batches = list(islice(mixture.train_dataloader(), 25))
     people = [identity for batch in batches for identity in batch["identity"]]
@@ -84,12 +82,12 @@ def test_nersemble_and_panohead_stream_half_and_half(mixture: PortraitViewsDataM
     assert any(len({name.partition("-")[0] for name in batch["identity"]}) == 2 for batch in batches)
     for batch in batches[:5]:
         assert batch["target"].shape == batch["condition"].shape == (2, 8, 3, SIZE, SIZE)
-        assert_dots_are_where_the_cameras_say(batch)
+        assert_dots_match_cameras(batch)
         middles = [project([PIVOT], camera) for camera in batch["camera"].flatten(0, 1).numpy()]
         np.testing.assert_allclose(middles, 0.5, atol=1e-3)
 
 
-def test_photos_are_read_as_single_views_to_be_reconstructed(tmp_path: Path):
+def test_photos_load_as_single_views_for_reconstruction(tmp_path: Path):
     (tmp_path / "photos").mkdir()
     for name, shift in (("ada.png", (120.0, 40.0)), ("bob.png", (60.0, 30.0)), ("cleo.png", (90.0, 50.0))):
         photo(shift=shift).save(tmp_path / "photos" / name)

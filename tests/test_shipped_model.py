@@ -1,4 +1,4 @@
-"""The shipped weights on shipped portraits of people that no part of them was trained on."""
+"""The shipped weights on portraits of people that no part of them was trained on."""
 
 from pathlib import Path
 
@@ -24,12 +24,12 @@ PEOPLE = Path(__file__).parent / "data/people"
 
 @pytest.fixture(scope="module")
 def stage() -> AppearanceStage:
-    """Stage 1 on the shipped backbone, its F_ref as it starts: a copy of F."""
+    """Stage 1 on the shipped backbone, with an untrained F_ref (a copy of F)."""
     return AppearanceStage(backbone=str(MODEL)).eval()
 
 
 def validate(stage: pl.LightningModule, conditions: bool = False) -> dict[str, float]:
-    """The validation figures over the eight people that `PEOPLE` keeps for it."""
+    """Validation metrics over the eight validation people of `PEOPLE`."""
     sources = {"people": SourceConfig(urls=str(PEOPLE))}
     data = PortraitViewsDataModule(
         sources, image_size=64, batch_size=8, targets=8, conditions=conditions, num_workers=0, val_frames=8
@@ -38,7 +38,7 @@ def validate(stage: pl.LightningModule, conditions: bool = False) -> dict[str, f
     return trainer.validate(stage, data, verbose=False)[0]
 
 
-def test_the_autoencoder_keeps_unseen_heads(stage: AppearanceStage) -> None:
+def test_autoencoder_reconstructs_unseen_heads(stage: AppearanceStage) -> None:
     images = levels_to_pixels(read_images(PEOPLE, "val").rows)[::4]
     with torch.no_grad():
         again = stage.decode(stage.encode(images))
@@ -46,10 +46,10 @@ def test_the_autoencoder_keeps_unseen_heads(stage: AppearanceStage) -> None:
     assert float((-10 * mse.log10()).mean()) > 27
 
 
-def test_the_right_portrait_denoises_unseen_people_better_than_another_person_s(
+def test_trained_reference_lowers_the_loss_on_unseen_people(
     stage: AppearanceStage,
 ) -> None:
-    """Stage 1 has learned what it is for: and the copy of F that it started from had not."""
+    """The right portrait denoises better than another's, and the loss is below the untrained F_ref's."""
     copied = validate(stage)
     load_part(stage.reference, str(MODEL / REFERENCE), "appearance", stage.fingerprint)
     trained = validate(stage)
@@ -57,8 +57,8 @@ def test_the_right_portrait_denoises_unseen_people_better_than_another_person_s(
     assert trained["val/loss"] < copied["val/loss"]
 
 
-def test_the_right_condition_and_the_other_views_help() -> None:
-    """Stages 2 and 3 have learned what they are for: cameras in the condition, agreement among the views."""
+def test_conditions_and_other_views_lower_the_loss() -> None:
+    """The gains of F_cam (stage 2) and V (stage 3) are positive, and zero for untrained ones."""
     parts = {"appearance": str(MODEL / REFERENCE), "control": str(MODEL / CONTROL)}
     stage = ViewConsistencyStage(backbone=str(MODEL), positions=0, attentions=1, ff_mult=2, **parts).eval()
     without = validate(stage, conditions=True)
@@ -75,14 +75,14 @@ def test_the_right_condition_and_the_other_views_help() -> None:
     assert found["val/loss"] < untrained["val/loss"]
 
 
-def test_the_noise_prior_beats_returning_the_portrait() -> None:
-    """S turns the head: its views of unseen people are nearer to the truth than the portrait is."""
+def test_noise_prior_beats_copying_the_portrait() -> None:
+    """S's views of unseen people are at least 1 dB nearer to the truth than the portrait is."""
     prior = load_model(NoisePrior, MODEL / NOISE_PRIOR, torch.float32)
     found = validate(NoisePriorStage(prior).eval())
     assert found["val/PSNR"] > found["val/PSNR_reference"] + 1
 
 
-def test_what_is_shipped_is_small() -> None:
+def test_shipped_model_is_small() -> None:
     backbone = [path for path in MODEL.rglob("*.safetensors") if {"vae", "unet"} & set(path.parts)]
     assert sum(path.stat().st_size for path in backbone) <= 20e6
     assert sum(path.stat().st_size for path in MODEL.rglob("*")) <= 40e6

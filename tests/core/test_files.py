@@ -1,4 +1,4 @@
-"""Whole files and folders: what is there while they are written, after a crash, and with two writers."""
+"""Atomic writing of files and folders: during a write, after a crash, with concurrent writers."""
 
 import multiprocessing
 import os
@@ -36,7 +36,7 @@ def fill(path: Path, content: str, replace: bool = False) -> None:
 
 
 def in_another_process(code: str, *arguments: str | Path) -> subprocess.Popen:
-    """A process whose `code` calls `ready()`, and then waits to be killed or told to go on."""
+    """Start a process that runs `code`, whose `ready()` reports here and blocks until a line is sent."""
     frame = (
         "import sys\nfrom pathlib import Path\nfrom core.files import *\n"
         "def ready():\n    print('ready', flush=True)\n    sys.stdin.readline()\n"
@@ -64,7 +64,7 @@ def writer(tmp_path: Path) -> Callable[[], subprocess.Popen]:
 # Files
 
 
-def test_a_file_is_replaced_when_it_is_whole(tmp_path: Path):
+def test_file_is_replaced_atomically(tmp_path: Path):
     path = tmp_path / "a.txt"
     write_text(path, "old")
     with whole_file(path) as partial:
@@ -82,7 +82,7 @@ def _umask() -> int:
     return mask
 
 
-def test_tensors_have_the_permissions_of_any_other_file(tmp_path: Path) -> None:
+def test_safetensors_get_default_permissions(tmp_path: Path) -> None:
     """safetensors makes files that only their owner can read."""
     (tmp_path / "plain").touch()
     with whole_file(tmp_path / "one.safetensors") as partial:
@@ -93,7 +93,7 @@ def test_tensors_have_the_permissions_of_any_other_file(tmp_path: Path) -> None:
         assert (tmp_path / name).stat().st_mode == (tmp_path / "plain").stat().st_mode, name
 
 
-def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path):
+def test_failed_write_keeps_old_file(tmp_path: Path):
     write_json(tmp_path / "a.json", {"b": 1})
     with pytest.raises(FileNotFoundError), whole_file(tmp_path / "a.json") as partial:
         partial.write_text("{", encoding=Path("no/such/file").read_text())
@@ -106,7 +106,7 @@ def _write_often(path: Path, letter: str, count: int) -> None:
         write_text(path, letter * 5000)
 
 
-def test_readers_see_the_whole_file_of_one_of_two_writers(tmp_path: Path):
+def test_concurrent_writers_never_expose_a_partial_file(tmp_path: Path):
     path = tmp_path / "settings.json"
     write_text(path, "c" * 5000)
     context = multiprocessing.get_context("fork")
@@ -121,7 +121,7 @@ def test_readers_see_the_whole_file_of_one_of_two_writers(tmp_path: Path):
     assert names(tmp_path) == ["settings.json"]
 
 
-def test_what_a_killed_writer_left_is_removed_and_a_living_one_is_let_be(tmp_path: Path):
+def test_temporary_files_of_dead_writers_are_removed(tmp_path: Path):
     code = "with whole_file(Path(sys.argv[1])) as partial:\n    ready()\n"
     killed, alive = (in_another_process(code, tmp_path / "a.txt") for _ in range(2))
     killed.kill()
@@ -139,7 +139,7 @@ def test_what_a_killed_writer_left_is_removed_and_a_living_one_is_let_be(tmp_pat
 # Folders
 
 
-def test_an_existing_folder_is_replaced_only_where_asked(tmp_path: Path):
+def test_existing_folder_needs_replace(tmp_path: Path):
     fill(tmp_path / "deep" / "out", "old")
     with pytest.raises(InputError, match="exists already"):
         fill(tmp_path / "deep" / "out", "new")
@@ -148,7 +148,7 @@ def test_an_existing_folder_is_replaced_only_where_asked(tmp_path: Path):
     assert names(tmp_path / "deep") == ["out"]
 
 
-def test_a_failure_leaves_what_was_there_and_nothing_else(tmp_path: Path):
+def test_failed_write_keeps_old_folder(tmp_path: Path):
     fill(tmp_path / "out", "old")
     with pytest.raises(FileNotFoundError):
         fill(tmp_path / "out", "no/such/file", replace=True)
@@ -156,13 +156,13 @@ def test_a_failure_leaves_what_was_there_and_nothing_else(tmp_path: Path):
     assert names(tmp_path / "out") == ["old"]
 
 
-def test_a_place_where_no_folder_can_be_is_one_line(tmp_path: Path):
+def test_folder_below_a_file_is_an_input_error(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="out: the folder cannot be created: Not a directory"):
         fill(tmp_path / "file" / "out", "new")
 
 
-def test_the_second_of_two_writers_of_a_folder_is_refused(tmp_path: Path, writer):
+def test_second_concurrent_writer_is_refused(tmp_path: Path, writer):
     first = writer()
     with pytest.raises(InputError, match="another process is writing it"):
         fill(tmp_path / "out", "second", replace=True)
@@ -172,7 +172,7 @@ def test_the_second_of_two_writers_of_a_folder_is_refused(tmp_path: Path, writer
     assert names(tmp_path) == ["out"]
 
 
-def test_a_killed_writer_is_followed_by_the_next(tmp_path: Path, writer):
+def test_write_succeeds_after_a_killed_writer(tmp_path: Path, writer):
     fill(tmp_path / "out", "old")
     killed = writer()
     killed.kill()
@@ -183,7 +183,7 @@ def test_a_killed_writer_is_followed_by_the_next(tmp_path: Path, writer):
     assert names(tmp_path / "out") == ["new"]
 
 
-def test_a_replacement_interrupted_amid_its_renames_loses_nothing(tmp_path: Path):
+def test_replacement_interrupted_between_renames_is_recovered(tmp_path: Path):
     fill(tmp_path / "out", "old")
     (tmp_path / "out").rename(tmp_path / "out.replaced")
     with pytest.raises(ZeroDivisionError), whole_folder(tmp_path / "out", replace=True):
@@ -191,7 +191,7 @@ def test_a_replacement_interrupted_amid_its_renames_loses_nothing(tmp_path: Path
     assert names(tmp_path / "out") == ["old"]
 
 
-def test_only_one_process_holds_a_place(tmp_path: Path):
+def test_exclusive_lock_is_held_by_one_process(tmp_path: Path):
     other = in_another_process("with exclusive(Path(sys.argv[1])):\n    ready()\n", tmp_path / "a" / "out")
     with pytest.raises(InputError, match="another process is writing it"), exclusive(tmp_path / "a" / "out"):
         pytest.fail("both hold it")
@@ -201,10 +201,10 @@ def test_only_one_process_holds_a_place(tmp_path: Path):
     assert names(tmp_path / "a") == []
 
 
-# Work that is gone on with
+# Resumable folders
 
 
-def test_interrupted_work_goes_on_with_the_same_recipe_only(tmp_path: Path):
+def test_resuming_needs_the_same_recipe(tmp_path: Path):
     def work(recipe: object, fail: bool) -> None:
         with resumable_folder(tmp_path / "out", recipe) as folder:
             (folder / RESULT).mkdir(exist_ok=True)
@@ -224,8 +224,8 @@ def test_interrupted_work_goes_on_with_the_same_recipe_only(tmp_path: Path):
         work({"a": (1, 2)}, fail=False)
 
 
-def test_what_is_left_of_finished_work_is_removed(tmp_path: Path):
-    """As of a process that died after its result appeared, and before its work folder was removed."""
+def test_leftovers_of_finished_work_are_removed(tmp_path: Path):
+    """A process may die after its result appeared and before its work folder is removed."""
     for path in (tmp_path / "out", tmp_path / "out.partial", tmp_path / "other", tmp_path / "other.partial"):
         path.mkdir()
     write_bytes(tmp_path / "out.partial" / DONE, b"")

@@ -1,4 +1,4 @@
-"""What fingerprints tell apart, and what they do not."""
+"""Fingerprints of weights, settings and model folders."""
 
 import json
 import os
@@ -16,7 +16,7 @@ def weights(seed: int = 0) -> dict[str, torch.Tensor]:
     return {"a": torch.randn(40, 30, generator=draw), "b": torch.randn(7, generator=draw)}
 
 
-def test_every_value_counts_and_the_precision_does_not():
+def test_tensor_fingerprint_depends_on_values_names_and_shapes():
     tensors = weights()
     known = fingerprints.of_tensors(tensors)
     assert known == fingerprints.of_tensors(dict(reversed(tensors.items())))
@@ -30,7 +30,7 @@ def test_every_value_counts_and_the_precision_does_not():
     assert fingerprints.of_tensors({"c": tensors["a"], "b": tensors["b"]}) != known
 
 
-def test_settings_count_by_value():
+def test_settings_fingerprint_ignores_key_order():
     assert fingerprints.of_settings({"a": 1, "b": [2]}) == fingerprints.of_settings({"b": [2], "a": 1})
     assert fingerprints.of_settings({"a": 1}) != fingerprints.of_settings({"a": "1"})
 
@@ -43,7 +43,7 @@ def model(folder: Path) -> Path:
     return folder
 
 
-def test_a_folder_is_its_weights_and_settings(tmp_path: Path):
+def test_folder_fingerprint_ignores_pictures_and_hidden_files(tmp_path: Path):
     known = fingerprints.of_folder(model(tmp_path / "one"))
     assert known == fingerprints.of_folder(model(tmp_path / "two"))
     (tmp_path / "two" / "sheet.png").write_bytes(b"another picture")
@@ -52,7 +52,7 @@ def test_a_folder_is_its_weights_and_settings(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["unet/config.json", "unet/weights.safetensors"])
-def test_a_byte_in_the_middle_of_a_file_counts(tmp_path: Path, name: str):
+def test_folder_fingerprint_changes_with_one_byte(tmp_path: Path, name: str):
     folder = model(tmp_path / "model")
     known = fingerprints.of_folder(folder)
     path = folder / name
@@ -64,20 +64,20 @@ def test_a_byte_in_the_middle_of_a_file_counts(tmp_path: Path, name: str):
     assert fingerprints.of_folder(folder) != known
 
 
-def test_a_file_moved_within_the_folder_counts(tmp_path: Path):
+def test_folder_fingerprint_changes_when_a_file_moves(tmp_path: Path):
     folder = model(tmp_path / "model")
     known = fingerprints.of_folder(folder)
     (folder / "unet").rename(folder / "vae")
     assert fingerprints.of_folder(folder) != known
 
 
-def test_a_folder_with_nothing_in_it_has_none(tmp_path: Path):
+def test_empty_or_missing_folder_is_an_input_error(tmp_path: Path):
     for place in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(InputError, match=str(place)):
             fingerprints.of_folder(place)
 
 
-def test_a_linked_part_counts(tmp_path: Path):
+def test_folder_fingerprint_follows_symlinks(tmp_path: Path):
     folder, cache = model(tmp_path / "model"), tmp_path / "cache"
     (folder / "unet").rename(cache)
     (folder / "unet").symlink_to(cache, target_is_directory=True)

@@ -1,15 +1,15 @@
-"""Long lists made short."""
+"""Shortened lists for messages, and evenly spaced picks."""
 
 from core.lists import shortened, spread
 
 
-def test_the_rest_of_many_names_is_counted():
+def test_shortened_counts_the_rest():
     assert shortened([]) == ""
     assert shortened(["a", "b"], shown=2) == "a, b"
     assert shortened(["a", "b", "c", "d"], shown=2, separator="; ") == "a; b and 2 more"
 
 
-def test_spread_takes_evenly():
+def test_spread_is_even():
     assert spread(10, 5) == [0, 2, 4, 6, 8]
     assert spread(10, 4) == [0, 2, 5, 7]
     assert spread(3, 5) == [0, 1, 2]

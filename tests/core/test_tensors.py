@@ -1,4 +1,4 @@
-"""Weights from files: read as they were written, and refused in one line otherwise."""
+"""Reading of weight files: round trips, and errors for everything else."""
 
 import pytest
 import torch
@@ -15,11 +15,11 @@ NOT_THE_FILE = {
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".bin", ".th", ".json"])
 @pytest.mark.parametrize("kind", NOT_THE_FILE)
-def test_what_arrives_instead_of_a_file_is_named(tmp_path, suffix, kind):
-    content, said = NOT_THE_FILE[kind]
+def test_lfs_pointers_and_web_pages_are_named(tmp_path, suffix, kind):
+    content, message = NOT_THE_FILE[kind]
     path = tmp_path / f"weights{suffix}"
     path.write_bytes(content)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         read_json(path) if suffix == ".json" else read_tensors(path)
 
 
@@ -28,7 +28,7 @@ class Payload:
         return print, ("executed",)
 
 
-def test_code_is_named_and_pytorchs_advice_is_not_passed_on(tmp_path, capsys):
+def test_pickled_code_is_refused_without_pytorchs_advice(tmp_path, capsys):
     torch.save({"w": torch.zeros(2), "more": Payload()}, tmp_path / "a.th")
     with pytest.raises(
         InputError, match=r"a\.th holds more than tensors \(.*print\), and is not loaded"
@@ -41,7 +41,7 @@ def test_code_is_named_and_pytorchs_advice_is_not_passed_on(tmp_path, capsys):
     assert not capsys.readouterr().out
 
 
-def test_truncated_files_are_one_line(tmp_path):
+def test_truncated_files_are_input_errors(tmp_path):
     tensors = {"w": torch.randn(5000)}
     torch.save(tensors, tmp_path / "a.th")
     save_file(tensors, tmp_path / "a.safetensors")

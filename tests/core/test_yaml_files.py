@@ -1,4 +1,4 @@
-"""YAML files of settings, whole, damaged and hostile."""
+"""Reading of YAML settings: valid, damaged and hostile files."""
 
 from pathlib import Path
 
@@ -7,10 +7,12 @@ import pytest
 from core.errors import InputError
 from core.yaml_files import check_configs, read_yaml
 
-LAUGHS = "a0: &a0 [x]\n" + "".join(f"a{n + 1}: &a{n + 1} [{', '.join([f'*a{n}'] * 9)}]\n" for n in range(9))
+BILLION_LAUGHS = "a0: &a0 [x]\n" + "".join(
+    f"a{n + 1}: &a{n + 1} [{', '.join([f'*a{n}'] * 9)}]\n" for n in range(9)
+)
 
 
-def test_settings_are_read_with_their_aliases(tmp_path: Path):
+def test_aliases_are_resolved(tmp_path: Path):
     path = tmp_path / "x.yaml"
     path.write_text("a: &a {b: 1}\nc: [*a, *a]\n")
     assert read_yaml(path) == {"a": {"b": 1}, "c": [{"b": 1}] * 2}
@@ -20,7 +22,7 @@ def test_settings_are_read_with_their_aliases(tmp_path: Path):
 @pytest.mark.parametrize(
     "text",
     [
-        LAUGHS,
+        BILLION_LAUGHS,
         "a: &a [*a]\n",
         "[" * 5000,
         "- 1\n",
@@ -30,7 +32,7 @@ def test_settings_are_read_with_their_aliases(tmp_path: Path):
         "? ? :",
     ],
 )
-def test_other_files_are_one_line(tmp_path: Path, text: str):
+def test_invalid_yaml_is_an_input_error(tmp_path: Path, text: str):
     path = tmp_path / "x.yaml"
     path.write_text(text)
     for arguments in (["--config", str(path)], [f"--config={path}"]):
