@@ -1,4 +1,4 @@
-"""People of a small capture, a photo, and stand-ins for the published weights."""
+"""People of the small capture in tests/data, a photo, and a way to publish weights made here."""
 
 import dataclasses
 from collections.abc import Callable
@@ -44,7 +44,7 @@ def photo() -> Tensor:
 
 @pytest.fixture
 def publish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, nn.Module], None]:
-    """Makes a module's tensors the published weights of a name, on this machine."""
+    """A function that installs a module's tensors as the published weights of a name."""
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
 
     def put(name: str, module: nn.Module) -> None:
@@ -56,8 +56,8 @@ def publish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, n
     return put
 
 
-def damaged(images: Tensor, how: str, amount: float) -> Tensor:
-    """Images (N, 3, S, S) blurred by `amount` pixels, with noise of that spread, or shifted by as many
+def distorted(images: Tensor, how: str, amount: float) -> Tensor:
+    """Images (N, 3, S, S) after `blur` or `noise` of standard deviation `amount`, or a `shift` by `amount`
     pixels."""
     if how == "blur":
         reach = int(3 * amount) + 1

@@ -1,4 +1,4 @@
-"""Deep3DFaceRecon's coefficients: its geometry against the five points, and a network of toy width."""
+"""Deep3DFaceRecon's coefficients: geometry against five landmarks, and a network of toy width."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ SIDE, WIDTH = 128, 4
 
 
 @pytest.mark.parametrize("angles", [(0, 0, 0), (0.2, 0.6, 0), (-0.3, -0.4, 0.2), (0.1, 0.9, -0.3)])
-def test_a_label_sees_the_face_as_the_network_s_own_camera_does(angles):
+def test_label_of_matches_the_networks_camera(angles):
     angles, translation = np.array(angles, dtype=float), np.array([0.03, -0.02, 0.1])
     points = LANDMARKS_3D @ rotation_of(angles) + translation  # as ParametricFaceModel turns a face
     depths = 10 - points[:, 2]
@@ -29,7 +29,7 @@ def test_a_label_sees_the_face_as_the_network_s_own_camera_does(angles):
 
 
 def toy():
-    """A network whose features are the mean colour and its brightness."""
+    """A network whose features are linear in the mean colour."""
     return CoefficientNetwork(nn.Sequential(nn.Conv2d(3, WIDTH, 1), nn.AdaptiveAvgPool2d(1)), WIDTH)
 
 
@@ -39,7 +39,7 @@ def reading():
     return Reading(image, Face(np.array([30.0, 30.0, 100.0, 110.0]), five, 1.0))
 
 
-def test_a_checkpoint_is_a_pose_metric(tmp_path):
+def test_checkpoint_gives_a_pose_metric(tmp_path):
     torch.manual_seed(0)
     network = toy()
     nn.init.constant_(network.final_layers[3].weight, 0)
@@ -54,7 +54,7 @@ def test_a_checkpoint_is_a_pose_metric(tmp_path):
         POSE(f"deep3d={path}")  # the published width
 
 
-def test_what_is_no_checkpoint_is_one_line(tmp_path):
+def test_invalid_checkpoint_is_an_input_error(tmp_path):
     path = tmp_path / "other.pth"
     torch.save({"state": torch.zeros(2)}, path)
     with pytest.raises(InputError, match="has no network `net_recon`"):
@@ -63,7 +63,7 @@ def test_what_is_no_checkpoint_is_one_line(tmp_path):
         Deep3DCameras(str(tmp_path / "nowhere.pth"))
 
 
-def test_the_published_width_is_deep3dfacerecon_s():
+def test_default_width_matches_deep3dfacerecon():
     with torch.device("meta"):
         names = {name: tuple(x.shape) for name, x in CoefficientNetwork().state_dict().items()}
     assert names["final_layers.3.weight"] == (3, 2048, 1, 1)
@@ -74,7 +74,7 @@ def test_the_published_width_is_deep3dfacerecon_s():
     )
 
 
-def test_the_network_s_crop_is_a_little_narrower_than_eg3d_s():
+def test_own_crop_has_deep3dfacerecons_scale():
     face = reading()
     face.image[:] = np.arange(SIDE, dtype=np.uint8)[None, :, None]  # a level a column
     crop = own_crop(face).astype(float)

@@ -1,4 +1,4 @@
-"""Equal images are looked at once, by the detector and by the network that tells people apart."""
+"""Equal images pass the face detector and the recogniser once."""
 
 import numpy as np
 import pytest
@@ -11,8 +11,8 @@ from portraits.pixels import to_pixels
 from tests.faces import DOTS, DotDetector
 
 
-class Counted(DotDetector):
-    """Counts the images that it is shown."""
+class CountingDetector(DotDetector):
+    """Counts the images it gets."""
 
     seen = 0
 
@@ -23,7 +23,7 @@ class Counted(DotDetector):
 
 @pytest.fixture
 def photos():
-    """Two photos of dots for faces, and one of nobody (3, 3, S, S)."""
+    """Two images of a dotted face and one without a face (3, 3, S, S)."""
     pixels = np.full((3, 120, 120, 3), 90, np.uint8)
     for number in range(2):
         for (x, y), colour in zip(((-12, -12), (12, -12), (0, 2), (-10, 14), (10, 14)), DOTS, strict=True):
@@ -34,11 +34,11 @@ def photos():
 @pytest.fixture
 def reader():
     reader = FaceReader()
-    reader.detector = Counted()
+    reader.detector = CountingDetector()
     return reader
 
 
-def test_a_face_is_looked_for_once(reader, photos):
+def test_equal_images_are_detected_once(reader, photos):
     reader.read(photos)
     each = reader.detector.seen
     first, again, other, nobody = reader.read(photos[[0, 0, 1, 2]])
@@ -50,7 +50,7 @@ def test_a_face_is_looked_for_once(reader, photos):
 
 
 @pytest.mark.skipif(not CATALOGUE["dlib"].available, reason="dlib's models are not installed")
-def test_a_face_is_embedded_once(reader, photos):
+def test_equal_images_are_embedded_once(reader, photos):
     metric, asked = ID("dlib", reader), []
 
     def embed(faces):
@@ -60,7 +60,7 @@ def test_a_face_is_embedded_once(reader, photos):
     metric.embed = embed
     shown, truth = reader.read(photos[[0, 0, 1, 2]]), reader.read(photos[[1, 0, 1, 0]])
     cosines = metric.compare(shown, truth)[:, 0]
-    assert asked == [4]  # two of what is shown, two of the truth
+    assert asked == [4]  # two different images among the shown, two among the true
     assert cosines[2] == pytest.approx(1)
     assert cosines[0] < 1
     assert cosines.isnan().tolist() == [False, False, False, True]

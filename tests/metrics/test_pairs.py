@@ -1,4 +1,4 @@
-"""PSNR, SSIM, LPIPS and DISTS: ideal values, order, and agreement with other people's code."""
+"""PSNR, SSIM, LPIPS and DISTS: ideal values, ordering, and agreement with other packages."""
 
 import lpips
 import numpy as np
@@ -10,7 +10,7 @@ from torchvision.models import alexnet, vgg16
 
 from core.errors import InputError
 from metrics import DISTS, LPIPS, PSNR, SSIM
-from tests.metrics.conftest import damaged
+from tests.metrics.conftest import distorted
 
 METRICS = {"PSNR": PSNR, "SSIM": SSIM, "LPIPS": LPIPS, "DISTS": DISTS}
 IDEAL = {"PSNR": float("inf"), "SSIM": 1.0, "LPIPS": 0.0, "DISTS": 0.0}
@@ -22,21 +22,21 @@ def metric(request):
     return METRICS[request.param]()
 
 
-def test_equal_images_are_ideal(metric, photo):
+def test_equal_images_give_the_ideal_value(metric, photo):
     metric.reset()
     metric.update(photo, photo)
     assert float(metric.compute()) == pytest.approx(IDEAL[metric.symbol], abs=1e-6)
 
 
 @pytest.mark.parametrize("how", AMOUNTS)
-def test_more_damage_is_worse(metric, photo, how):
-    images = torch.cat([damaged(photo, how, amount) for amount in AMOUNTS[how]])
+def test_more_distortion_is_worse(metric, photo, how):
+    images = torch.cat([distorted(photo, how, amount) for amount in AMOUNTS[how]])
     scores = metric.scores(images, photo.expand_as(images))[:, 0]
     better = scores[:-1] > scores[1:] if metric.higher_is_better else scores[:-1] < scores[1:]
     assert better.all(), scores
 
 
-def test_more_of_another_person_is_worse(metric, people):
+def test_blending_in_another_person_is_worse(metric, people):
     truth, other = people.views[:2, 0]
     images = torch.stack([torch.lerp(truth, other, share) for share in (0.1, 0.3, 0.6, 1.0)])
     scores = metric.scores(images, truth.expand_as(images))[:, 0]
@@ -44,7 +44,7 @@ def test_more_of_another_person_is_worse(metric, people):
     assert better.all(), scores
 
 
-def test_the_mean_is_over_images_and_what_cannot_be_scored_is_counted():
+def test_mean_is_over_images_and_nan_scores_are_counted():
     metric = PSNR()
     metric.update(torch.zeros(2, 3, 16, 16), torch.tensor([0.2, 0.4]).view(2, 1, 1, 1).expand(2, 3, 16, 16))
     both = float(metric.compute())
@@ -54,8 +54,8 @@ def test_the_mean_is_over_images_and_what_cannot_be_scored_is_counted():
     assert int(metric.failed) == 1
 
 
-def test_agreement_with_scikit_image_and_piq(photo):
-    noisy = damaged(photo, "noise", 0.2)
+def test_psnr_and_ssim_match_scikit_image_and_piq(photo):
+    noisy = distorted(photo, "noise", 0.2)
     pair = [image[0].add(1).div(2).permute(1, 2, 0).numpy() for image in (noisy, photo)]
     assert float(PSNR().scores(noisy, photo)) == pytest.approx(peak_signal_noise_ratio(*pair, data_range=1.0))
     settings = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
@@ -66,7 +66,7 @@ def test_agreement_with_scikit_image_and_piq(photo):
     assert float(SSIM().scores(noisy, photo)) == pytest.approx(other, abs=1e-5)
 
 
-def test_alex_agrees_with_lpips(publish, photo):
+def test_lpips_alexnet_matches_lpips_package(publish, photo):
     network = alexnet()
     publish("alexnet", network)
     other = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
@@ -74,7 +74,7 @@ def test_alex_agrees_with_lpips(publish, photo):
     slices = [x for name, x in other.net.state_dict().items()]
     for mine, theirs in zip(features, slices, strict=True):
         theirs.copy_(mine)
-    noisy = damaged(photo, "noise", 0.2)
+    noisy = distorted(photo, "noise", 0.2)
     metric = LPIPS()
     assert metric.label == "LPIPS"
     assert float(metric.scores(noisy, photo)) == pytest.approx(float(other(noisy, photo)), rel=1e-4)
@@ -82,10 +82,10 @@ def test_alex_agrees_with_lpips(publish, photo):
 
 
 @pytest.mark.slow
-def test_vgg_agrees_with_lpips_and_piq(publish, photo, monkeypatch):
+def test_vgg16_lpips_and_dists_match_lpips_and_piq(publish, photo, monkeypatch):
     network = vgg16()
     publish("vgg16", network)
-    noisy = damaged(photo, "noise", 0.2)
+    noisy = distorted(photo, "noise", 0.2)
     other = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
     slices = [x for name, x in other.net.state_dict().items()]
     for mine, theirs in zip(network.features.state_dict().values(), slices, strict=True):
@@ -102,11 +102,11 @@ def test_vgg_agrees_with_lpips_and_piq(publish, photo, monkeypatch):
     assert float(dists.scores(noisy, photo)) == pytest.approx(float(piq.DISTS()(*unit)), rel=1e-3)
 
 
-def test_a_stand_in_carries_its_name():
+def test_labels_name_replacement_weights():
     assert LPIPS("efficientnet-lite0").label == "LPIPS[efficientnet-lite0]"
     assert DISTS("efficientnet-lite0").label == "DISTS[efficientnet-lite0]"
 
 
-def test_weights_that_a_metric_does_not_take_are_one_line():
+def test_unknown_weights_are_an_input_error():
     with pytest.raises(InputError, match="LPIPS takes the weights alexnet, vgg16"):
         LPIPS("x")

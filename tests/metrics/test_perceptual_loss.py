@@ -17,7 +17,7 @@ def images():
     return torch.nn.functional.interpolate(coarse, size=64, mode="bicubic").clamp(-1, 1)
 
 
-def test_nothing_is_nothing_and_more_noise_is_more(loss, images):
+def test_loss_is_zero_for_equal_images_and_increases_with_noise(loss, images):
     noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
     distances = [float(loss(images + scale * noise, images)) for scale in (0.0, 0.05, 0.1, 0.2)]
     assert distances[0] == 0
@@ -25,7 +25,7 @@ def test_nothing_is_nothing_and_more_noise_is_more(loss, images):
     assert len(set(distances)) == 4
 
 
-def test_the_ruler_is_fixed(loss, images):
+def test_network_is_frozen_and_passes_gradients(loss, images):
     before = {name: x.clone() for name, x in loss.state_dict().items()}
     moved = (images * 0.9).requires_grad_()
     loss.train()(moved, images).backward()
@@ -34,7 +34,7 @@ def test_the_ruler_is_fixed(loss, images):
     assert all(torch.equal(x, before[name]) for name, x in loss.state_dict().items())
 
 
-def test_missing_weights_are_one_line(tmp_path, monkeypatch):
+def test_missing_weights_are_an_input_error(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     with pytest.raises(InputError, match="efficientnet-lite0"):
         PerceptualLoss("vgg16")

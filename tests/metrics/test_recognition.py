@@ -1,4 +1,4 @@
-"""Recognisers in ONNX files: networks of toy width, run as ArcFace's and SFace's are."""
+"""Recognisers in ONNX files: toy networks, run as ArcFace's and SFace's are."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def varint(value):
 
 
 def field(number, content):
-    """One field of a protocol buffer: a number, or bytes with their length."""
+    """One field of a protocol buffer: an integer, or length-prefixed bytes."""
     if isinstance(content, int):
         return varint(number << 3) + varint(content)
     content = content.encode() if isinstance(content, str) else content
@@ -31,7 +31,7 @@ def field(number, content):
 
 
 def value(name, *shape):
-    """A graph's input or output of a shape; a dimension is a number or a name."""
+    """An input or output of a graph; each dimension is a number or a name."""
     dims = b"".join(field(1, field(1 if isinstance(size, int) else 2, size)) for size in shape)
     return field(1, name) + field(2, field(1, field(1, FLOAT) + field(2, dims)))
 
@@ -41,7 +41,7 @@ def node(kind, name, inputs, output):
 
 
 def toy_network(names=("pool", "flat"), size=112, extra=(), batch="batch"):
-    """An ONNX file whose embedding is the mean of each colour of its input."""
+    """An ONNX file whose embedding is the mean of each colour channel."""
     nodes = [
         node("GlobalAveragePool", names[0], ["data"], "means"),
         node("Flatten", names[1], ["means"], "embedding"),
@@ -53,13 +53,13 @@ def toy_network(names=("pool", "flat"), size=112, extra=(), batch="batch"):
 
 
 def reading(colour):
-    """A face of one colour, its landmarks where ArcFace's crop has them but for scale and place."""
+    """A face of one colour, whose landmarks are ArcFace's, scaled and shifted."""
     image = np.broadcast_to(np.array(colour, np.uint8), (256, 256, 3)).copy()
     landmarks = ARCFACE_LANDMARKS * 1.2 + (40, 30)
     return Reading(image, Face(np.array([60.0, 60.0, 180.0, 200.0]), landmarks, 1.0))
 
 
-def test_an_own_file_is_an_identity_metric(tmp_path):
+def test_onnx_file_gives_an_id_metric(tmp_path):
     path = tmp_path / "toy_r50.onnx"
     path.write_bytes(toy_network())
     metric = ID(f"arcface={path}")
@@ -73,14 +73,14 @@ def test_an_own_file_is_an_identity_metric(tmp_path):
     assert float(metric.compare([red], [red])) == pytest.approx(1)
 
 
-def test_a_network_that_normalises_itself_is_given_levels(tmp_path):
+def test_network_with_built_in_normalisation_gets_raw_levels(tmp_path):
     path = tmp_path / "r100.onnx"
     path.write_bytes(toy_network(names=("_minusscalar0", "_mulscalar0")))
     found = ID(f"arcface={path}").embed([reading((255, 0, 10))])
     torch.testing.assert_close(found[0], torch.tensor([255.0, 0.0, 10.0]), atol=0.1, rtol=0)
 
 
-def test_inputs_that_no_node_uses_are_left_out():
+def test_unused_graph_inputs_are_removed():
     model = toy_network(extra=("old_weight",))
     assert len(open_session(model, "toy").get_inputs()) == 2
     (only,) = open_session(only_true_inputs(model), "toy").get_inputs()
@@ -89,7 +89,7 @@ def test_inputs_that_no_node_uses_are_left_out():
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"something else", "is no ONNX"),
         (toy_network(size=96), r"is no face recogniser.*\['batch', 3, 96, 96\]|\('batch', 3, 96, 96\)"),
@@ -97,19 +97,19 @@ def test_inputs_that_no_node_uses_are_left_out():
         (toy_network()[:-4], "is no ONNX"),
     ],
 )
-def test_other_files_are_refused(tmp_path, content, said):
+def test_files_that_are_no_recogniser_are_refused(tmp_path, content, message):
     path = tmp_path / "r50.onnx"
     path.write_bytes(content)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         ID(f"arcface={path}")
 
 
-def test_a_protocol_buffer_that_is_cut_off_is_refused():
+def test_truncated_protocol_buffer_is_refused():
     with pytest.raises(ValueError, match="truncated"):
         list(parts(toy_network()[:-1]))
 
 
-def test_the_crop_has_the_landmarks_where_arcface_does():
+def test_arcface_crop_puts_landmarks_in_place():
     image = np.zeros((300, 300, 3), np.uint8)
     angle = 0.5
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -122,7 +122,7 @@ def test_the_crop_has_the_landmarks_where_arcface_does():
     assert (crop > 127).mean() < 0.02
 
 
-def test_batches_of_one_are_run_one_by_one():
+def test_fixed_batch_size_of_one_is_supported():
     fixed = toy_network(batch=1)
     found = OnnxRecogniser(fixed, "toy", 0.0, 255.0)([reading((255, 0, 0)), reading((0, 255, 0))])
     torch.testing.assert_close(found, torch.tensor([[1.0, 0, 0], [0, 1.0, 0]]), atol=1e-3, rtol=0)

@@ -1,4 +1,4 @@
-"""FID and KID: closed forms, order, and agreement with other people's code."""
+"""FID and KID: closed forms, ordering, and agreement with other packages."""
 
 import io
 
@@ -13,7 +13,7 @@ from core.errors import InputError
 from metrics import FID, KID
 from metrics.features import InceptionFeatures
 from metrics.sets import ENOUGH_FOR_FID, frechet_distance, kernel_distance
-from tests.metrics.conftest import damaged
+from tests.metrics.conftest import distorted
 
 
 def gaussian(count, deviations, mean, seed):
@@ -26,7 +26,7 @@ def gaussian(count, deviations, mean, seed):
 
 
 @pytest.mark.parametrize("counts", [(50, 50), (50, 9)])
-def test_frechet_is_the_closed_form_of_gaussians(counts):
+def test_frechet_distance_matches_the_closed_form(counts):
     first = gaussian(counts[0], (1.0, 2.0, 0.5), (0.0, 1.0, -1.0), 0)
     second = gaussian(counts[1], (3.0, 0.1, 0.5), (2.0, 1.0, 0.0), 1)
     closed_form = (4 + 0 + 1) + (2.0**2 + 1.9**2 + 0)
@@ -34,7 +34,7 @@ def test_frechet_is_the_closed_form_of_gaussians(counts):
 
 
 @pytest.mark.parametrize("counts", [(200, 150), (12, 9)])
-def test_agreement_with_torchmetrics(counts):
+def test_fid_and_kid_match_torchmetrics(counts):
     draw = torch.Generator().manual_seed(0)
     first, second = (torch.randn(n, 24, generator=draw, dtype=torch.float64) for n in counts)
     second = second * 1.3 + 0.2
@@ -54,16 +54,16 @@ def metric(request):
 @pytest.mark.parametrize(
     ("how", "amounts"), [("noise", (0.15, 0.4)), ("blur", (1.0, 3.0)), ("shift", (4, 16))]
 )
-def test_more_damage_is_further_away(metric, people, how, amounts):
+def test_distance_increases_with_distortion(metric, people, how, amounts):
     images = people.views[:, 0]
-    sets = [images, *(damaged(images, how, amount) for amount in amounts)]
+    sets = [images, *(distorted(images, how, amount) for amount in amounts)]
     distances = _distances(metric, images, sets)
     assert distances == sorted(distances)
     assert distances[0] == pytest.approx(0, abs=1e-6) if isinstance(metric, FID) else distances[0] < 0
 
 
 @pytest.mark.filterwarnings("ignore:FID")
-def test_fewer_of_the_people_are_further_away(metric, people):
+def test_distance_increases_with_missing_people(metric, people):
     images = people.views[:, 0]
     sets = [torch.cat([images[: 8 - gone], images[:1].expand(gone, -1, -1, -1)]) for gone in (0, 3, 6)]
     distances = _distances(metric, images, sets)
@@ -80,7 +80,7 @@ def _distances(metric, real, sets):
     return distances
 
 
-def test_few_images_are_noted_and_too_few_refused():
+def test_fid_notes_few_images_and_refuses_none():
     metric = FID("efficientnet-lite0", nn.Identity())
     metric.update(torch.empty(0), True, features=torch.randn(5, 3))
     with pytest.raises(InputError, match="one of them is empty"):
@@ -99,7 +99,7 @@ def test_kid_is_unbiased_where_fid_is_not():
     assert min(float(frechet_distance(*pair)) for pair in pairs) > 0.5
 
 
-def test_inception_is_torchmetrics_inception(publish, monkeypatch, photo):
+def test_inception_features_match_torchmetrics(publish, monkeypatch, photo):
     def empty():
         file = io.BytesIO()
         torch.save({}, file)

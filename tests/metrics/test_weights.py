@@ -1,4 +1,4 @@
-"""Which weights are in use, how they are fetched, and what is refused."""
+"""Choice, naming, fetching and verification of the metrics' weights."""
 
 import dataclasses
 
@@ -23,7 +23,7 @@ def bare(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("bare")
-def test_standard_weights_are_taken_where_they_are(publish):
+def test_standard_weights_are_chosen_when_available(publish):
     assert choose("LPIPS") == "efficientnet-lite0"
     publish("alexnet", nn.Linear(2, 2))
     assert choose("LPIPS") == "alexnet"
@@ -35,7 +35,7 @@ def test_standard_weights_are_taken_where_they_are(publish):
     assert "make metric-weights" in line
 
 
-def test_names():
+def test_metric_names_carry_their_weights():
     assert metric_name("LPIPS", "alexnet") == "LPIPS"
     assert metric_name("FID", "efficientnet-lite0") == "FID[efficientnet-lite0]"
     assert metric_name("ID", "dlib") == "ID[dlib]"
@@ -46,7 +46,7 @@ def test_names():
 
 
 @pytest.mark.usefixtures("bare")
-def test_a_metric_without_any_weights_is_left_out_and_said_so(monkeypatch):
+def test_metric_without_weights_is_left_out_with_a_notice(monkeypatch):
     lacking = dataclasses.replace(CATALOGUE["dlib"], packages=("no_such_package",))
     monkeypatch.setitem(CATALOGUE, "dlib", lacking)
     assert "ID" not in available()
@@ -56,7 +56,7 @@ def test_a_metric_without_any_weights_is_left_out_and_said_so(monkeypatch):
 
 
 @pytest.mark.usefixtures("bare")
-def test_the_line_on_weights_is_of_those_in_use(publish):
+def test_notice_names_the_weights_in_use(publish):
     assert MetricSuite(["PSNR"]).notice == "metrics: none of them needs downloaded weights"
     assert "stand-ins in LPIPS[efficientnet-lite0]; `python" in MetricSuite(["LPIPS"]).notice
     publish("alexnet", nn.Linear(2, 2))
@@ -64,7 +64,7 @@ def test_the_line_on_weights_is_of_those_in_use(publish):
     assert line.startswith("metrics: other weights in LPIPS[efficientnet-lite0]; stand-ins in POSE[dlib-68]")
 
 
-def test_another_file_under_the_name_is_refused(publish):
+def test_checksum_mismatch_is_refused(publish):
     publish("alexnet", nn.Linear(2, 2))
     weights = published("alexnet")
     assert set(weights.tensors()) == {"weight", "bias"}
@@ -73,7 +73,7 @@ def test_another_file_under_the_name_is_refused(publish):
         weights.tensors()
 
 
-def test_fetching_from_a_mirror_verifies(bare, publish):
+def test_fetch_from_a_mirror_verifies_checksums(bare, publish):
     publish("alexnet", nn.Linear(2, 2))
     weights = published("alexnet")
     mirror = bare / "mirror"
@@ -88,7 +88,7 @@ def test_fetching_from_a_mirror_verifies(bare, publish):
     assert not list(weights.path.parent.iterdir())
 
 
-def test_the_command_names_all_that_could_not_be_had(bare):
+def test_fetch_command_names_every_failed_download(bare):
     with pytest.raises(
         InputError, match=r"7 files could not be downloaded: alexnet: .*vgg16: .*sface: .*dense landmarks: "
     ):
