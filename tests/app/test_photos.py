@@ -75,7 +75,7 @@ def test_a_cut_off_photo_ends_in_one_line(photo):
         check_photo(photo, SIZE, TwoFaces())
 
 
-def test_a_photo_without_a_face_says_so(photo):
+def test_photo_without_a_face_is_an_error(photo):
     with pytest.raises(InputError, match=r"^us both.png: no face is found in a photo of 240x100 pixels"):
         check_photo(photo, SIZE, NoFaces())
 

@@ -74,7 +74,7 @@ def test_round_trips_through_its_folder(tmp_path):
     assert loaded.config.conditioning_embedding_out_channels == [16, 32, 96]
 
 
-def test_what_does_not_fit_is_one_line():
+def test_invalid_document_is_an_input_error():
     unet = toy_unet()
     for factor in (3, 64):
         with pytest.raises(InputError, match=f"downsamples by {factor}"):

@@ -1,5 +1,4 @@
-"""Photos end to end: the real portrait that comes with scikit-image, and rendered heads whose cameras are
-known."""
+"""Alignment end to end: scikit-image's portrait of an astronaut, and rendered heads with known cameras."""
 
 import json
 
@@ -29,19 +28,19 @@ def aligned(photo: Image.Image) -> Aligned:
 
 
 def roll(camera: np.ndarray) -> float:
-    """Degrees that the camera is turned about its axis."""
+    """Roll of a camera (25,) in degrees."""
     pose = split_label(camera)[0]
     return float(np.degrees(np.arctan2(-pose[1, 0], -pose[1, 1])))
 
 
-def test_aligning_an_aligned_image_changes_nothing(aligned: Aligned):
+def test_alignment_is_idempotent(aligned: Aligned):
     again = align(aligned.image, SIZE)
     assert np.abs([again.square.left, again.square.top]).max() < 2.5
     assert abs(again.square.side - SIZE) < 4
     assert np.abs(np.degrees(angles(again.camera) - angles(aligned.camera))).max() < 2
 
 
-def test_a_photo_shifted_and_scaled_gives_the_same_crop(photo: Image.Image, aligned: Aligned):
+def test_crop_is_invariant_to_shift_and_scale(photo: Image.Image, aligned: Aligned):
     moved = photo.crop((90, -40, 90 + 400, -40 + 400)).resize((600, 600), Image.Resampling.BICUBIC)
     found = align(moved, SIZE)
     square = np.array([found.square.left, found.square.top, found.square.side]) / 1.5 + (90, -40, 0)
@@ -51,9 +50,7 @@ def test_a_photo_shifted_and_scaled_gives_the_same_crop(photo: Image.Image, alig
 
 
 @pytest.mark.parametrize("tilt", [-15.0, 15.0])
-def test_a_tilted_photo_gives_the_same_crop_but_for_its_roll(
-    photo: Image.Image, aligned: Aligned, tilt: float
-):
+def test_tilting_a_photo_changes_only_the_roll(photo: Image.Image, aligned: Aligned, tilt: float):
     centre = (aligned.square.left + aligned.square.side / 2, aligned.square.top + aligned.square.side / 2)
     found = align(photo.rotate(tilt, Image.Resampling.BICUBIC, center=centre), SIZE)
     moved = np.array([found.square.left, found.square.top]) + found.square.side / 2 - centre
@@ -63,7 +60,7 @@ def test_a_tilted_photo_gives_the_same_crop_but_for_its_roll(
     assert np.abs(np.degrees(angles(found.camera) - angles(aligned.camera))).max() < 6
 
 
-def test_cameras_of_rendered_heads_are_found():
+def test_alignment_recovers_cameras_of_rendered_heads():
     errors = []
     for portrait in rendered_heads():
         found = align(portrait.image, 128).camera
@@ -73,7 +70,7 @@ def test_cameras_of_rendered_heads_are_found():
     assert pitch < 8
 
 
-def test_the_largest_face_or_the_one_asked_for(photo: Image.Image):
+def test_choose_prefers_the_largest_face_or_the_given_box(photo: Image.Image):
     small = photo.crop((150, 20, 330, 200)).resize((120, 120), Image.Resampling.BICUBIC)
     both = Image.new("RGB", (512 + 120, 512))
     both.paste(photo)
@@ -85,12 +82,12 @@ def test_the_largest_face_or_the_one_asked_for(photo: Image.Image):
     assert choose(faces, (5, 450, 40, 500)) is None
 
 
-def test_a_photo_without_a_face_says_so():
+def test_photo_without_a_face_is_an_error():
     with pytest.raises(NoFaceError, match="no face is found in a photo of 200x100"):
         align(Image.new("RGB", (200, 100), "grey"), 64)
 
 
-def test_the_command_writes_crops_labels_and_pictures(tmp_path, photo, capsys):
+def test_align_command_writes_crops_labels_and_overlays(tmp_path, photo, capsys):
     photo.save(tmp_path / "astronaut.png")
     Image.effect_noise((200, 100), 20).save(tmp_path / "nobody.png")
     Image.new("RGB", (200, 100)).save(tmp_path / "plain.png")
@@ -118,6 +115,6 @@ def test_the_command_writes_crops_labels_and_pictures(tmp_path, photo, capsys):
     ("arguments", "message"),
     [(["--size", "4"], "--size 4: give 16 or more"), (["--box", "[1,2]"], "give four numbers")],
 )
-def test_wrong_arguments_are_refused(tmp_path, arguments, message):
+def test_invalid_arguments_are_refused(tmp_path, arguments, message):
     with pytest.raises(InputError, match=message):
         command.main(["x.png", "--out", str(tmp_path), *arguments])

@@ -1,5 +1,4 @@
-"""Cameras from landmarks that are exact, and crops as EG3D's constants have them: no detector, no
-renderer."""
+"""Cameras from exact landmarks, and crops by EG3D's constants: no detector, no renderer."""
 
 import numpy as np
 import pytest
@@ -15,14 +14,14 @@ TURNS = [(0, 0, 0), (25, -10, 0), (-40, 15, 12), (60, 5, -20), (-70, -20, 5)]
 
 
 @pytest.mark.parametrize("turn", TURNS)
-def test_the_camera_of_exact_landmarks_is_exact(turn: tuple[float, float, float]):
+def test_exact_landmarks_give_the_exact_camera(turn: tuple[float, float, float]):
     camera = label_from_angles(*np.radians(turn))
     found = camera_from_landmarks(project(STANDARD_LANDMARKS, camera))
     np.testing.assert_allclose(found, camera, atol=0.03)
     assert np.degrees(np.abs(angles(found) - angles(camera))).max() < 1
 
 
-def test_small_errors_of_landmarks_turn_the_camera_little():
+def test_camera_is_robust_to_landmark_noise():
     rng = np.random.default_rng(0)
     camera = label_from_angles(0.4, 0.1)
     seen = project(STANDARD_LANDMARKS, camera)
@@ -34,8 +33,8 @@ def test_small_errors_of_landmarks_turn_the_camera_little():
     assert np.linalg.norm(camera_from_landmarks(seen * 1.1)[[3, 7, 11]]) == pytest.approx(2.7, abs=1e-3)
 
 
-def test_a_frontal_eg3d_image_is_its_own_crop():
-    """Seen from where EG3D's camera is before its label is put on the sphere of radius 2.7."""
+def test_crop_of_a_frontal_eg3d_image_is_the_whole_image():
+    """EG3D crops first and then moves the camera to the sphere of radius 2.7, hence the other radius."""
     side = 512
     landmarks = project(STANDARD_LANDMARKS, label_from_angles(0.0, 0.0, radius=2.7 + 0.161)) * side
     square = square_around(landmarks, side)
@@ -43,7 +42,7 @@ def test_a_frontal_eg3d_image_is_its_own_crop():
     assert square.side == pytest.approx(side, rel=0.03)
 
 
-def test_the_crop_follows_shift_and_scale_and_keeps_roll():
+def test_crop_follows_shift_and_scale():
     landmarks = project(STANDARD_LANDMARKS, label_from_angles(0.3, 0.1, 0.2)) * 300 + (80, 40)
     first = square_around(landmarks, 480)
     moved = square_around(landmarks * 2 + (10, -30), 2 * 480)
@@ -52,7 +51,7 @@ def test_the_crop_follows_shift_and_scale_and_keeps_roll():
     np.testing.assert_allclose((moved.left, moved.top, moved.side), expected, atol=1.01)
 
 
-def test_another_crop_has_the_same_camera():
+def test_see_through_converts_cameras_between_crops():
     crop, window = Square(120.0, 60.0, 200.0), Square(0.0, 0.0, 400.0)
     camera = label_from_angles(-0.5, 0.2)
     pixels = project(STANDARD_LANDMARKS, camera) * crop.side + (crop.left, crop.top)
@@ -60,8 +59,8 @@ def test_another_crop_has_the_same_camera():
     np.testing.assert_allclose(seen, window.normalised(pixels), atol=1e-5)
 
 
-def studio_of(yaws: list[float]) -> tuple[HeadFrame, dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """A turned head, and poses and projections of cameras around it."""
+def cameras_around_head(yaws: list[float]) -> tuple[HeadFrame, dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """A rotated head, with the poses and projection matrices of cameras around it at `yaws` radians."""
     rotation, _ = np.linalg.qr(np.random.default_rng(4).standard_normal((3, 3)))
     head = HeadFrame(2.7, rotation * np.sign(np.linalg.det(rotation)), np.array([0.3, -0.2, 0.5]))
     pixels = np.array([[900.0, 0.0, 240.0], [0.0, 900.0, 240.0], [0.0, 0.0, 1.0]])
@@ -77,13 +76,13 @@ def studio_of(yaws: list[float]) -> tuple[HeadFrame, dict[str, np.ndarray], dict
 
 
 def landmarks_in(projections: dict[str, np.ndarray], head: HeadFrame) -> dict[str, np.ndarray]:
-    """Where each camera sees the head's landmarks."""
+    """The head's landmarks in pixels of each camera."""
     points = head.world(STANDARD_LANDMARKS)
     return {name: np.concatenate([reproject(p[None], x) for x in points]) for name, p in projections.items()}
 
 
-def test_the_head_is_found_despite_a_wrong_view():
-    head, _, projections = studio_of([-0.9, -0.4, 0.0, 0.3, 0.8])
+def test_locate_head_ignores_an_outlier_view():
+    head, _, projections = cameras_around_head([-0.9, -0.4, 0.0, 0.3, 0.8])
     landmarks = landmarks_in(projections, head)
     landmarks["3"] = landmarks["3"][::-1]
     found = locate_head(projections, landmarks)
@@ -94,7 +93,7 @@ def test_the_head_is_found_despite_a_wrong_view():
 
 
 def test_inconsistent_views_are_refused():
-    head, _, projections = studio_of([-0.9, 0.0, 0.8])
+    head, _, projections = cameras_around_head([-0.9, 0.0, 0.8])
     seen = landmarks_in(projections, head)
     with pytest.raises(NoHeadError, match="too few"):
         locate_head(projections, {name: seen[name] for name in ("0", "1")})
@@ -105,9 +104,9 @@ def test_inconsistent_views_are_refused():
 
 
 @pytest.mark.parametrize("yaw", [0.2, -1.2, 2.9])
-def test_a_virtual_camera_s_label_is_exact(yaw: float):
-    """A dot drawn where the real camera sees a head point lies in the crop where the label says."""
-    head, poses, projections = studio_of([yaw])
+def test_virtual_view_projects_points_exactly(yaw: float):
+    """A dot at a point's pixel in the photo appears in the crop where the label projects the point."""
+    head, poses, projections = cameras_around_head([yaw])
     intrinsics = projections["0"] @ poses["0"]
     view = virtual_view(poses["0"], intrinsics[:, :3], head)
     np.testing.assert_allclose(project([(0.0, 0.0, 0.2)], view.camera), [[0.5, 0.5]], atol=1e-5)
@@ -121,8 +120,8 @@ def test_a_virtual_camera_s_label_is_exact(yaw: float):
         np.testing.assert_allclose(centre, project([point], view.camera)[0], atol=0.003)
 
 
-def test_pixels_outside_the_photo_are_black_and_counted():
-    head, poses, projections = studio_of([0.0])
+def test_virtual_view_is_black_outside_the_photo():
+    head, poses, projections = cameras_around_head([0.0])
     intrinsics = (projections["0"] @ poses["0"])[:, :3]
     aside = intrinsics.copy()
     aside[0, 2] -= 240
@@ -134,11 +133,11 @@ def test_pixels_outside_the_photo_are_black_and_counted():
 
 
 def test_triangulation_inverts_projection():
-    _, _, projections = studio_of([-0.4, 0.1, 0.6])
+    _, _, projections = cameras_around_head([-0.4, 0.1, 0.6])
     matrices = np.stack(list(projections.values()))
     np.testing.assert_allclose(triangulate(matrices, reproject(matrices, [0.1, 0.2, 0.3])), [0.1, 0.2, 0.3])
 
 
-def test_labels_keep_eg3d_s_intrinsics():
+def test_camera_from_landmarks_has_eg3d_intrinsics():
     camera = camera_from_landmarks(project(STANDARD_LANDMARKS, label_from_angles(0.1, 0.1)))
     np.testing.assert_allclose(split_label(camera)[1], INTRINSICS, atol=1e-6)

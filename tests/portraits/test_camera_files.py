@@ -16,7 +16,7 @@ LABELS = trajectory("orbit", 3)
 
 
 class NoFaces(FaceDetector):
-    """Finds no faces."""
+    """A detector that never finds a face."""
 
     def faces(self, image):  # noqa: ARG002
         return []
@@ -25,12 +25,12 @@ class NoFaces(FaceDetector):
         return None
 
 
-def test_written_cameras_are_read_back_exactly(tmp_path):
+def test_cameras_round_trip_exactly(tmp_path):
     write_cameras(LABELS, tmp_path / "cameras.json")
     np.testing.assert_array_equal(read_cameras([tmp_path / "cameras.json"]), LABELS)
 
 
-def test_all_formats_give_the_same_cameras(tmp_path):
+def test_all_formats_give_equal_cameras(tmp_path):
     rows = LABELS.tolist()
     forms = {
         "list.json": rows,
@@ -46,7 +46,7 @@ def test_all_formats_give_the_same_cameras(tmp_path):
     np.testing.assert_array_equal(found, np.concatenate([LABELS, LABELS[:1], LABELS, LABELS, LABELS[1:2]]))
 
 
-def test_a_photo_gives_a_camera(tmp_path):
+def test_photo_gives_a_near_frontal_camera(tmp_path):
     Image.fromarray(astronaut()[:, 90:400]).save(tmp_path / "astronaut.jpg", quality=95)
     (camera,) = read_cameras([tmp_path / "astronaut.jpg"])
     yaw, pitch = np.degrees(angles(camera))
@@ -90,7 +90,7 @@ def test_invalid_json_cameras_are_refused(tmp_path, content, line):
 
 @pytest.mark.parametrize("strings", [False, True])
 @pytest.mark.parametrize("suffix", [".json", ".npy"])
-def test_inexact_rotations_become_the_nearest_rotations(tmp_path, suffix, strings):
+def test_inexact_rotations_are_orthonormalised(tmp_path, suffix, strings):
     sheared = LABELS.astype(np.float64)
     poses = sheared[:, :16].reshape(-1, 4, 4)
     poses[:, :3, 0] += 0.015 * poses[:, :3, 1]
@@ -108,10 +108,10 @@ def test_inexact_rotations_become_the_nearest_rotations(tmp_path, suffix, string
     np.testing.assert_array_equal(found[:, 16:], LABELS[:, 16:])
 
 
-def test_a_folder_of_photos_gives_cameras_in_natural_order(tmp_path):
+def test_folder_of_photos_gives_cameras_in_natural_order(tmp_path):
     for name, left in (("10.jpg", 60), ("2.jpg", 90)):
         Image.fromarray(astronaut()[:, left : left + 310]).save(tmp_path / name, quality=95)
-    (tmp_path / "._2.jpg").write_bytes(b"\0\5\x16\7")  # attributes that macOS keeps
+    (tmp_path / "._2.jpg").write_bytes(b"\0\5\x16\7")  # macOS's file attributes
     singly = read_cameras([tmp_path / "2.jpg", tmp_path / "10.jpg"])
     np.testing.assert_array_equal(read_cameras([tmp_path]), singly)
     (tmp_path / "none").mkdir()

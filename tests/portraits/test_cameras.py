@@ -5,7 +5,7 @@ from core.errors import InputError
 from portraits.cameras import angles, check_labels, label, label_from_angles, project, split_label
 
 
-def test_frontal_label_is_eg3d_s():
+def test_frontal_label_matches_eg3d():
     pose, intrinsics = split_label(label_from_angles(0.0, 0.0))
     np.testing.assert_allclose(
         pose, np.array([[1, 0, 0, 0], [0, -1, 0, 0], [0, 0, -1, 2.7], [0, 0, 0, 1]]), atol=1e-6
@@ -18,9 +18,8 @@ def test_angles_invert_labels(yaw, pitch):
     np.testing.assert_allclose(angles(label_from_angles(yaw, pitch)), (yaw, pitch), atol=1e-6)
 
 
-def test_signs():
-    """Positive yaw is a camera at +x, positive pitch above; +x is on the image's right for the frontal
-    camera."""
+def test_signs_of_yaw_pitch_and_image_axes():
+    """Positive yaw moves the camera to +x, positive pitch up; the frontal camera has +x on its right."""
     right, above = (split_label(label_from_angles(*pair))[0][:3, 3] for pair in ((0.5, 0.0), (0.0, 0.5)))
     assert right[0] > 0
     assert above[1] > 0
@@ -29,14 +28,14 @@ def test_signs():
 
 
 @pytest.mark.parametrize("roll", [0.0, 0.4])
-def test_the_pivot_is_the_image_centre_for_every_camera(roll):
+def test_pivot_projects_to_the_image_centre(roll):
     for yaw, pitch in ((0.0, 0.0), (1.0, 0.3), (-1.3, -0.4)):
         np.testing.assert_allclose(
             project([[0, 0, 0.2]], label_from_angles(yaw, pitch, roll)), [[0.5, 0.5]], atol=1e-6
         )
 
 
-def test_roll_turns_the_content_anticlockwise():
+def test_roll_turns_the_image_anticlockwise():
     straight, rolled = (project([[0.1, 0.0, 0.2]], label_from_angles(0, 0, roll))[0] for roll in (0.0, 0.2))
     assert rolled[1] < straight[1]
 
@@ -57,6 +56,6 @@ def test_invalid_labels_are_refused(broken):
         check_labels(broken, "cameras.json")
 
 
-def test_valid_labels_are_not_changed():
+def test_valid_labels_are_unchanged():
     labels = np.stack([label_from_angles(0.3, -0.2), label_from_angles(-1.0, 0.1)])
     np.testing.assert_array_equal(check_labels(labels, "x"), labels)

@@ -16,8 +16,8 @@ from portraits.contact_sheet import (
 SIDE = 16
 
 
-def greys(count: int, channel: int) -> list[Image.Image]:
-    """Images whose `channel` is their number, so that they can be distinguished."""
+def numbered(count: int, channel: int) -> list[Image.Image]:
+    """Images whose `channel` holds their number, counted from 1."""
     images = np.zeros((count, 8, 8, 3), np.uint8)
     images[..., channel] = np.arange(count)[:, None, None] + 1
     return [Image.fromarray(image) for image in images]
@@ -27,9 +27,9 @@ def tile(sheet: Image.Image, column: int, top: int) -> tuple[int, ...]:
     return sheet.getpixel((MARGIN + GUTTER + column * (SIDE + MARGIN) + SIDE // 2, top + SIDE // 2))
 
 
-def test_every_view_is_beneath_its_condition():
-    rows = {"conditions": greys(5, 0), "views": greys(5, 1)}
-    sheet = view_sheet(greys(2, 2), rows, [str(i) for i in range(5)], columns=3, side=SIDE)
+def test_views_are_below_their_conditions():
+    rows = {"conditions": numbered(5, 0), "views": numbered(5, 1)}
+    sheet = view_sheet(numbered(2, 2), rows, [str(i) for i in range(5)], columns=3, side=SIDE)
     step = SIDE + MARGIN
     assert [tile(sheet, column, MARGIN) for column in range(3)] == [(0, 0, 1), (0, 0, 2), (255, 255, 255)]
     for view in range(5):
@@ -38,21 +38,21 @@ def test_every_view_is_beneath_its_condition():
         assert tile(sheet, view % 3, top + step) == (0, view + 1, 0)
 
 
-def test_a_long_path_is_shown_by_evenly_spaced_views():
+def test_long_trajectories_are_subsampled_evenly():
     count = 3 * MOST_VIEWS
-    sheet = view_sheet(greys(1, 2), {"views": greys(count, 1)}, [""] * count, side=SIDE)
+    sheet = view_sheet(numbered(1, 2), {"views": numbered(count, 1)}, [""] * count, side=SIDE)
     band = SIDE + MARGIN + CAPTION + MARGIN
     shown = [tile(sheet, view % 8, SIDE + 3 * MARGIN + view // 8 * band)[1] - 1 for view in range(MOST_VIEWS)]
     assert (shown[0], shown[-1]) == (0, count - 1)
     assert set(np.diff(shown)) <= {3, 4}
 
 
-def test_captions_are_degrees_without_negative_zero():
+def test_captions_have_no_negative_zero():
     labels = [label_from_angles(*np.radians(pair)) for pair in ((-30, 10.4), (-0.2, -0.1))]
     assert camera_captions(labels) == ["yaw -30  pitch +10", "yaw +0  pitch +0"]
 
 
-def test_a_grid_has_items_in_columns_and_images_side_by_side():
+def test_grid_layout():
     values = np.arange(6, dtype=np.uint8).reshape(3, 2, 1, 1, 1) * 50  # 3 items of 2 images
     image = grid(np.broadcast_to(values, (3, 2, 4, 4, 3)), columns=2, upscale=2)
     assert image.size == (2 * 2 * 8, 2 * 8)
@@ -60,8 +60,8 @@ def test_a_grid_has_items_in_columns_and_images_side_by_side():
     assert shades == [[0, 50, 100, 150], [200, 250, 255, 255]]
 
 
-def test_a_missing_image_leaves_its_place_empty():
-    (red,), (green,) = greys(1, 0), greys(1, 1)
+def test_missing_image_leaves_an_empty_cell():
+    (red,), (green,) = numbered(1, 0), numbered(1, 1)
     sheet = case_sheet(["first", "second"], {"a": [red, green], "b": [None, green]}, SIDE)
     step, row, head = SIDE + MARGIN, SIDE + CAPTION + 2 * MARGIN, CAPTION + 2 * MARGIN
     assert sheet.size == (MARGIN + 2 * step, head + 2 * row)

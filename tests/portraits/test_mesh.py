@@ -1,4 +1,4 @@
-"""Dense landmarks: cameras from exact ones, and MediaPipe's networks on a photo where they can be had."""
+"""Dense landmarks: cameras from exact ones, and MediaPipe's networks on a photo where available."""
 
 import numpy as np
 import pytest
@@ -17,13 +17,13 @@ from portraits.geometry import STANDARD_LANDMARKS
 
 @pytest.fixture
 def networks():
-    """Skips where the networks cannot be had."""
+    """Skip where the networks are not available."""
     if not mesh.available():
         pytest.skip("MediaPipe's networks are not on this machine")
 
 
 def seen_by(camera):
-    """The canonical face (468, 3) as a camera (25,) sees it, depths in units of the image."""
+    """The canonical face as a camera (25,) sees it: (468, 3), the depths in units of the image side."""
     face = canonical_face()
     pose = split_label(camera)[0].astype(np.float64)
     depths = ((face - pose[:3, 3]) @ pose[:3, :3])[:, 2]
@@ -31,20 +31,20 @@ def seen_by(camera):
 
 
 @pytest.mark.parametrize("turn", [(0, 0, 0), (25, -10, 0), (-40, 15, 12), (60, 5, -20), (-70, -20, 50)])
-def test_the_camera_of_exact_landmarks_is_exact(turn):
+def test_camera_from_exact_mesh_is_within_a_degree(turn):
     camera = label_from_angles(*np.radians(turn))
     found = camera_from_mesh(seen_by(camera), calibration=Calibration())
     error = turn_of_rotation(split_label(found)[0][:3, :3]) - turn_of_rotation(split_label(camera)[0][:3, :3])
-    assert np.degrees(np.abs(error)).max() < 0.7  # what perspective is to a fit without it
+    assert np.degrees(np.abs(error)).max() < 0.7  # the fit ignores perspective
     assert np.degrees(np.abs(angles(found) - angles(camera))).max() < 0.7
 
 
-def test_turns_and_rotations_are_inverse():
+def test_turn_and_rotation_are_inverse():
     turn = np.array([0.6, -0.3, 1.2])
     np.testing.assert_allclose(turn_of_rotation(rotation_of_turn(turn)), turn)
 
 
-def test_the_calibration_turns_heads_further_and_keeps_their_side():
+def test_calibration_is_monotonic_and_odd_in_yaw():
     calibration = Calibration(0.9, 0.2)
     yaws = np.linspace(-1.2, 1.2, 25)
     corrected = np.array([calibration.correct(np.array([yaw, 0.1, 0.2])) for yaw in yaws])
@@ -53,7 +53,7 @@ def test_the_calibration_turns_heads_further_and_keeps_their_side():
     np.testing.assert_allclose(corrected[:, 1:], [[0.1, 0.2]] * 25)
 
 
-def test_the_canonical_face_is_where_eg3d_has_faces():
+def test_canonical_face_matches_eg3d_landmarks():
     face = canonical_face()
     assert face.shape == (mesh.POINTS, 3)
     np.testing.assert_allclose(face[[33, 133]].mean(0), STANDARD_LANDMARKS[0], atol=0.04)
@@ -62,18 +62,18 @@ def test_the_canonical_face_is_where_eg3d_has_faces():
 
 
 @pytest.mark.usefixtures("networks")
-def test_a_tilted_photo_changes_roll_alone():
+def test_tilting_a_photo_changes_only_the_mesh_roll():
     photo = Image.fromarray(astronaut())
     turns = []
     for tilt in (-60, -25, 0, 25, 60):
         found = align(photo.rotate(tilt, Image.Resampling.BICUBIC, center=(225, 115)), 64)
         turns.append(np.degrees(turn_of_rotation(split_label(found.camera)[0][:3, :3])) - (0, 0, tilt))
-    assert np.ptp(turns, axis=0)[:2].max() < 2  # within 1 degree of their middle
+    assert np.ptp(turns, axis=0)[:2].max() < 2
     assert np.ptp(turns, axis=0)[2] < 2
 
 
 @pytest.mark.usefixtures("networks")
-def test_both_detectors_find_the_same_face():
+def test_dense_and_sparse_detectors_agree():
     photo = Image.fromarray(astronaut())
     fast, (first, *_) = FaceDetector().largest(photo), FaceDetector().faces(photo)
     plain = FaceDetector(dense=False).faces(photo)[0]
@@ -85,13 +85,13 @@ def test_both_detectors_find_the_same_face():
 
 
 @pytest.mark.usefixtures("networks")
-def test_nothing_is_found_where_there_is_no_face():
+def test_blank_image_has_no_face():
     blank = np.full((90, 140, 3), 127, np.uint8)
     assert mesh.detect(blank) == []
     assert FaceDetector().largest(Image.fromarray(blank)) is None
 
 
-def test_five_points_stand_in_where_the_networks_cannot_be_had(monkeypatch, tmp_path, caplog):
+def test_detector_falls_back_to_five_landmarks_with_one_warning(monkeypatch, tmp_path, caplog):
     monkeypatch.setenv("DIFFPORTRAIT3D_CACHE", str(tmp_path))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     packaged_files._first_attempt.cache_clear()

@@ -10,7 +10,7 @@ from tests.faces import DOTS, DotDetector
 
 
 def paint(path, size=(120, 80)):
-    """Left half red, right half blue."""
+    """Write an image whose left half is red and whose right half is blue."""
     values = np.zeros((size[1], size[0], 3), np.uint8)
     values[:, : size[0] // 2, 0] = values[:, size[0] // 2 :, 2] = 200
     path.parent.mkdir(exist_ok=True)
@@ -19,7 +19,7 @@ def paint(path, size=(120, 80)):
 
 
 def paint_face(path, at=(60, 50), scale=1.0, side=200):
-    """Five dots that DotDetector takes for a face."""
+    """Write an image of five dots that DotDetector takes for a face."""
     values = np.full((side, side, 3), 90, np.uint8)
     for (x, y), colour in zip(((-12, -12), (12, -12), (0, 2), (-10, 14), (10, 14)), DOTS, strict=True):
         column, row = round(at[0] + scale * x), round(at[1] + scale * y)
@@ -28,11 +28,11 @@ def paint_face(path, at=(60, 50), scale=1.0, side=200):
     return path
 
 
-def test_one_person_of_many_photos_or_a_folder_of_people(tmp_path):
+def test_find_people_in_photos_and_folders(tmp_path):
     photos = [str(paint(tmp_path / "people" / name)) for name in ("ada.jpg", "bo.png")]
     for name in ("10.png", "1.png", "2.png"):
         paint(tmp_path / "people" / "cleo" / name)
-        (tmp_path / "people" / f"._{name}").write_bytes(b"\0\5\x16\7")  # macOS's attributes
+        (tmp_path / "people" / f"._{name}").write_bytes(b"\0\5\x16\7")  # macOS's file attributes
     (one,) = find_people(photos, None)
     assert (one.name, len(one.photos)) == ("ada", 2)
     (cleo,) = find_people([str(tmp_path / "people" / "cleo")], None)
@@ -42,14 +42,14 @@ def test_one_person_of_many_photos_or_a_folder_of_people(tmp_path):
     assert [photo.name for photo in people[2].photos] == ["1.png", "2.png", "10.png"]
 
 
-def test_unaligned_is_the_middle_square(tmp_path):
+def test_unaligned_portrait_is_a_centre_crop(tmp_path):
     image = np.asarray(read_portrait(paint(tmp_path / "a.png"), 40, aligned=False))
     assert image.shape == (40, 40, 3)
     assert np.abs(image[20, 2].astype(int) - (200, 0, 0)).max() < 10
     assert np.abs(image[20, 37].astype(int) - (0, 0, 200)).max() < 10
 
 
-def test_aligned_is_the_face_s_crop_wherever_it_is(tmp_path):
+def test_aligned_portrait_follows_the_face(tmp_path):
     crops = [
         np.asarray(
             read_portrait(paint_face(tmp_path / "a.png", at, scale), 64, aligned=True, detector=DotDetector())
@@ -57,10 +57,10 @@ def test_aligned_is_the_face_s_crop_wherever_it_is(tmp_path):
         for at, scale in (((60, 60), 1.0), ((110, 90), 1.0))
     ]
     assert np.abs(crops[0].astype(float) - crops[1]).mean() < 2
-    assert np.abs(crops[0][32, 32].astype(int) - DOTS[2]).max() < 120  # the nose is near the middle
+    assert np.abs(crops[0][32, 32].astype(int) - DOTS[2]).max() < 120  # the nose is near the centre
 
 
-def bad(tmp_path):
+def write_bad_photos(tmp_path):
     (tmp_path / "empty.jpg").write_bytes(b"")
     broken = paint(tmp_path / "whole.jpg").read_bytes()
     (tmp_path / "broken.jpg").write_bytes(broken[: len(broken) // 2])
@@ -83,14 +83,14 @@ def bad(tmp_path):
     }
 
 
-def test_what_makes_no_portrait_is_one_line_that_names_the_photo(tmp_path):
-    for name, line in bad(tmp_path).items():
+def test_unusable_photo_is_an_input_error_with_its_name(tmp_path):
+    for name, line in write_bad_photos(tmp_path).items():
         with pytest.raises(InputError, match=f"{name}: .*{line}"):
             read_portrait(tmp_path / name, 64, aligned=True, detector=DotDetector())
 
 
-def test_all_bad_photos_are_named_and_can_be_left_out(tmp_path):
-    names = list(bad(tmp_path))
+def test_all_unusable_photos_are_named_and_can_be_skipped(tmp_path):
+    names = list(write_bad_photos(tmp_path))
     people = [Person(name, (tmp_path / name,)) for name in names]
     paint_face(tmp_path / "good.png")
     both = Person("ada", (tmp_path / "empty.jpg", tmp_path / "good.png"))
@@ -103,7 +103,7 @@ def test_all_bad_photos_are_named_and_can_be_left_out(tmp_path):
     assert all(name in failure for name, failure in zip([*names, "empty.jpg"], failures, strict=True))
 
 
-def test_whose_views_is_asked_for_clearly(tmp_path):
+def test_find_people_rejects_invalid_arguments(tmp_path):
     (tmp_path / "empty").mkdir()
     paint(tmp_path / "twice" / "ada.png")
     paint(tmp_path / "twice" / "ada.jpg")

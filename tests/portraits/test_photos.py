@@ -15,14 +15,14 @@ from portraits.alignment.photos import open_photo, photo_files, upright_rgb
 
 @pytest.fixture
 def picture() -> Image.Image:
-    """Red above, blue below, wider than high."""
+    """60×40 pixels, the upper half red, the lower half blue."""
     values = np.zeros((40, 60, 3), np.uint8)
     values[:20, :, 0] = values[20:, :, 2] = 230
     return Image.fromarray(values)
 
 
 def png_that_claims(width: int, height: int) -> bytes:
-    """A tiny PNG whose header says it is large."""
+    """A tiny PNG whose header claims a large size."""
     file = io.BytesIO()
     Image.new("L", (8, 8)).save(file, "PNG")
     data = file.getvalue()
@@ -37,7 +37,7 @@ def assert_upright(image: Image.Image) -> None:
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
-def test_exif_rotation_is_undone(tmp_path, picture, orientation):
+def test_exif_orientation_is_applied(tmp_path, picture, orientation):
     turned = picture.rotate({1: 0, 3: 180, 6: 90, 8: -90}[orientation], expand=True)
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -56,21 +56,21 @@ ODD_EXIF = {
 
 
 def exif_block(entry: tuple[int, int, int, bytes]) -> bytes:
-    """A little-endian EXIF block of an orientation, 6, and one more entry (tag, type, count, value)."""
+    """A little-endian EXIF block of orientation 6 and one more entry (tag, type, count, value)."""
     entries = sorted([(0x0112, 3, 1, struct.pack("<HH", 6, 0)), entry])
     body = b"".join(struct.pack("<HHI", *numbers) + value for *numbers, value in entries)
     return b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries)) + body + struct.pack("<I", 0)
 
 
-@pytest.mark.filterwarnings("ignore:Metadata Warning")  # Pillow's, of the odd entry
+@pytest.mark.filterwarnings("ignore:Metadata Warning")  # by Pillow, on the malformed entry
 @pytest.mark.parametrize("entry", ODD_EXIF.values(), ids=ODD_EXIF)
-def test_exif_entries_that_pillow_cannot_write_do_not_matter(tmp_path, picture, entry):
+def test_malformed_exif_entries_are_ignored(tmp_path, picture, entry):
     picture.rotate(90, expand=True).save(tmp_path / "a.jpg", exif=exif_block(entry), quality=98)
     assert_upright(open_photo(tmp_path / "a.jpg"))
 
 
 def swapped_profile() -> bytes:
-    """An ICC profile whose red and blue primaries are exchanged."""
+    """An ICC profile with red and blue primaries swapped."""
     data = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     names = {b"rXYZ": b"bXYZ", b"bXYZ": b"rXYZ"}
     table = data[132 : 132 + 12 * struct.unpack(">I", data[128:132])[0]]
@@ -80,7 +80,7 @@ def swapped_profile() -> bytes:
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp"])
-def test_colours_of_another_profile_become_srgb(tmp_path, picture, name):
+def test_icc_profiles_are_converted_to_srgb(tmp_path, picture, name):
     other = Image.merge("RGB", picture.split()[::-1])
     other.save(tmp_path / name, icc_profile=swapped_profile(), quality=98)
     once = open_photo(tmp_path / name)
@@ -88,13 +88,13 @@ def test_colours_of_another_profile_become_srgb(tmp_path, picture, name):
     np.testing.assert_array_equal(upright_rgb(once), once)
 
 
-def test_a_damaged_profile_is_ignored(tmp_path, picture):
+def test_damaged_icc_profile_is_ignored(tmp_path, picture):
     picture.save(tmp_path / "a.png", icc_profile=b"no profile")
     assert_upright(open_photo(tmp_path / "a.png"))
 
 
 @pytest.mark.parametrize("name", ["a.webp", "a.png", "a.bmp", "a.tif"])
-def test_formats(tmp_path, picture, name):
+def test_supported_formats(tmp_path, picture, name):
     picture.save(tmp_path / name)
     assert_upright(open_photo(tmp_path / name))
 
@@ -106,13 +106,13 @@ def test_cmyk_and_palettes(tmp_path, picture):
     assert_upright(open_photo(tmp_path / "b.png"))
 
 
-def test_transparency_is_white(tmp_path, picture):
+def test_transparent_pixels_become_white(tmp_path, picture):
     picture.putalpha(Image.fromarray(np.full((40, 60), 0, np.uint8)))
     picture.save(tmp_path / "a.png")
     assert (np.array(open_photo(tmp_path / "a.png")) == 255).all()
 
 
-def test_sixteen_bits_are_scaled_not_cut(tmp_path):
+def test_16_bit_images_are_scaled_to_8_bit(tmp_path):
     values = np.linspace(0, 65535, 40 * 60).reshape(40, 60).astype(np.uint16)
     Image.fromarray(values).save(tmp_path / "a.png")
     shown = np.array(open_photo(tmp_path / "a.png"))[..., 0]
@@ -120,7 +120,7 @@ def test_sixteen_bits_are_scaled_not_cut(tmp_path):
 
 
 @pytest.mark.skipif(find_spec("pillow_heif") is not None, reason="pillow-heif is installed")
-def test_heic_says_which_package_it_takes(tmp_path):
+def test_heic_without_its_package_names_the_package(tmp_path):
     (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic")
     with pytest.raises(InputError, match="pip install pillow-heif"):
         open_photo(tmp_path / "a.heic")
@@ -136,7 +136,7 @@ def test_heic(tmp_path, picture):
 
 
 @pytest.mark.slow
-def test_a_very_large_photo_is_decoded_once(tmp_path):
+def test_decoding_a_large_photo_takes_one_copy_of_memory(tmp_path):
     side = 9000
     Image.new("RGB", (side, side), (90, 120, 150)).save(tmp_path / "a.jpg", quality=50)
     script = (
@@ -145,15 +145,15 @@ def test_a_very_large_photo_is_decoded_once(tmp_path):
         "before = peak(); image = open_photo(Path(sys.argv[1]));"
         "print(image.size, 1024 * (peak() - before))"
     )
-    told = subprocess.run(
+    printed = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path / "a.jpg")], capture_output=True, text=True, check=True
     ).stdout
-    size, _, taken = told.strip().rpartition(" ")
+    size, _, taken = printed.strip().rpartition(" ")
     assert size == f"({side}, {side})"
     assert int(taken) < 1.6 * 4 * side**2  # Pillow keeps four bytes a pixel
 
 
-def test_size_is_checked_before_anything_is_decoded(tmp_path):
+def test_size_is_checked_before_decoding(tmp_path):
     for name, side in (("a.png", 13_100), ("b.png", 60_000)):
         (tmp_path / name).write_bytes(png_that_claims(side, side))
         with pytest.raises(InputError, match="too many"):
@@ -161,7 +161,7 @@ def test_size_is_checked_before_anything_is_decoded(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"not a photo", b"\xff\xd8\xff\xe0 cut off", b"P6 9 9 255\n"])
-def test_what_is_no_photo_is_refused_in_one_line(tmp_path, content):
+def test_files_that_are_no_photo_are_refused(tmp_path, content):
     (tmp_path / "a.jpg").write_bytes(content)
     with pytest.raises(InputError, match=r"a\.jpg: cannot be read as a photo"):
         open_photo(tmp_path / "a.jpg")
@@ -169,7 +169,7 @@ def test_what_is_no_photo_is_refused_in_one_line(tmp_path, content):
         open_photo(tmp_path / "b.jpg")
 
 
-def test_a_cut_off_photo_is_refused(tmp_path, picture):
+def test_truncated_photo_is_refused(tmp_path, picture):
     picture.resize((600, 400)).save(tmp_path / "a.jpg")
     data = (tmp_path / "a.jpg").read_bytes()
     (tmp_path / "a.jpg").write_bytes(data[: len(data) // 2])
@@ -177,12 +177,12 @@ def test_a_cut_off_photo_is_refused(tmp_path, picture):
         open_photo(tmp_path / "a.jpg")
 
 
-def test_photos_are_found_below_a_folder(tmp_path, picture):
+def test_photo_files_searches_recursively(tmp_path, picture):
     (tmp_path / "more").mkdir()
     for name in ("b.jpg", "a.PNG", "more/c.webp"):
         picture.save(tmp_path / name)
     (tmp_path / "notes.txt").write_text("no")
-    (tmp_path / "._b.jpg").write_bytes(b"\0\5\x16\7")  # macOS's attributes of b.jpg
+    (tmp_path / "._b.jpg").write_bytes(b"\0\5\x16\7")  # macOS's file attributes
     assert [path.name for path in photo_files(tmp_path)] == ["a.PNG", "b.jpg", "c.webp"]
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no photos"):

@@ -4,7 +4,7 @@ import torch
 from portraits.pixels import to_images, to_pixels
 
 
-def test_every_level_comes_back():
+def test_pixels_round_trip_every_level():
     images = np.arange(2 * 16 * 8 * 3, dtype=np.int64).astype(np.uint8).reshape(2, 16, 8, 3)
     pixels = to_pixels(images)
     assert pixels.shape == (2, 3, 16, 8)
@@ -14,6 +14,6 @@ def test_every_level_comes_back():
     np.testing.assert_array_equal(to_images(pixels.double()), images)
 
 
-def test_what_is_out_of_range_is_clamped_and_the_rest_rounded():
-    pixels = torch.tensor([-1.5, -0.999, 0.001, 1.2]).expand(3, 4).unsqueeze(0)  # (1, 3, 4): S by S of 1 by 4
+def test_to_images_clamps_and_rounds():
+    pixels = torch.tensor([-1.5, -0.999, 0.001, 1.2]).expand(3, 4).unsqueeze(0)
     assert to_images(pixels.movedim(1, 0))[0, :, 0].tolist() == [0, 0, 128, 255]

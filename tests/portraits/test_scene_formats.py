@@ -1,4 +1,4 @@
-"""Each format is read back by its own tool's documented conventions, and known points are projected."""
+"""Cameras of each format, read by its tool's documented conventions, project points like the labels do."""
 
 import json
 from pathlib import Path
@@ -20,11 +20,11 @@ EXPECTED = np.stack([project(POINTS, camera) for camera in LABELS]) * SIDE  # (K
 
 
 def by_opengl(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """World points in the frame of a camera that looks along -z with y up, as nerfstudio and glTF have it."""
+    """World points in an OpenGL camera's frame (looking along -z, y up), as nerfstudio and glTF define it."""
     return (np.c_[points, np.ones(len(points))] @ np.linalg.inv(matrix).T)[:, :3]
 
 
-def test_nerfstudio_projects_points_where_the_labels_do(tmp_path: Path):
+def test_nerfstudio_cameras_project_like_labels(tmp_path: Path):
     write_nerfstudio(LABELS, NAMES, SIDE, tmp_path / "transforms.json", masks=[f"m{n}" for n in NAMES])
     values = json.loads((tmp_path / "transforms.json").read_text())
     assert values["camera_model"] == "OPENCV"
@@ -37,7 +37,7 @@ def test_nerfstudio_projects_points_where_the_labels_do(tmp_path: Path):
         assert (frame["file_path"], frame["mask_path"], frame["w"]) == (name, f"m{name}", SIDE)
 
 
-def test_colmap_projects_points_where_the_labels_do(tmp_path: Path):
+def test_colmap_cameras_project_like_labels(tmp_path: Path):
     write_colmap(LABELS, NAMES, SIDE, tmp_path)
     cameras = [line.split() for line in (tmp_path / "cameras.txt").read_text().splitlines()[1:]]
     lines = (tmp_path / "images.txt").read_text().splitlines()[2:]
@@ -46,7 +46,7 @@ def test_colmap_projects_points_where_the_labels_do(tmp_path: Path):
         assert empty == ""
         fx, fy, cx, cy = map(float, camera[4:])
         w, x, y, z, *shift = map(float, line.split()[1:8])
-        # COLMAP's own QuaternionToRotationMatrix
+        # COLMAP's QuaternionToRotationMatrix
         rotation = np.array(
             [
                 [1 - 2 * y * y - 2 * z * z, 2 * x * y - 2 * w * z, 2 * x * z + 2 * w * y],
@@ -60,7 +60,7 @@ def test_colmap_projects_points_where_the_labels_do(tmp_path: Path):
     assert lines[0].split()[9] == NAMES[0]
 
 
-def test_gltf_projects_points_where_the_labels_do(tmp_path: Path):
+def test_gltf_cameras_project_like_labels(tmp_path: Path):
     write_gltf(LABELS, NAMES, tmp_path / "cameras.gltf")
     values = json.loads((tmp_path / "cameras.gltf").read_text())
     for node, camera, expected in zip(values["nodes"], values["cameras"], EXPECTED, strict=True):
@@ -72,7 +72,7 @@ def test_gltf_projects_points_where_the_labels_do(tmp_path: Path):
         assert node["camera"] == values["nodes"].index(node)
 
 
-def test_what_a_format_cannot_hold_is_refused(tmp_path: Path):
+def test_unsupported_cameras_are_refused(tmp_path: Path):
     pose, intrinsics = split_label(LABELS[0])
     skewed, shifted = intrinsics.copy(), intrinsics.copy()
     skewed[0, 1], shifted[0, 2] = 0.1, 0.4

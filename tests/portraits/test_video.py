@@ -9,7 +9,7 @@ from portraits.video import check_video, write_video
 
 
 @pytest.mark.parametrize(("side", "shown"), [(64, 256), (300, 300), (301, 302)])
-def test_frames_come_back_in_their_order_and_size(tmp_path, side, shown):
+def test_video_round_trip(tmp_path, side, shown):
     colours = [(200, 30, 30), (30, 200, 30), (30, 30, 200)]
     write_video(tmp_path / "a.mp4", [Image.new("RGB", (side, side), colour) for colour in colours], 10)
     clip = cv2.VideoCapture(str(tmp_path / "a.mp4"))
@@ -22,7 +22,7 @@ def test_frames_come_back_in_their_order_and_size(tmp_path, side, shown):
     assert not clip.read()[0]
 
 
-def test_a_video_is_written_whole_or_not_at_all(tmp_path):
+def test_failed_video_keeps_the_old_file(tmp_path):
     write_video(tmp_path / "a.mp4", [Image.new("RGB", (64, 64), "tan")], 10)
     before = (tmp_path / "a.mp4").read_bytes()
     with pytest.raises(AttributeError):
@@ -31,7 +31,7 @@ def test_a_video_is_written_whole_or_not_at_all(tmp_path):
     assert (tmp_path / "a.mp4").read_bytes() == before
 
 
-def test_a_missing_package_is_one_line(monkeypatch):
+def test_missing_ffmpeg_package_is_an_input_error(monkeypatch):
     monkeypatch.setattr(video, "find_spec", lambda _: None)
     with pytest.raises(InputError, match="pip install imageio-ffmpeg"):
         check_video()
