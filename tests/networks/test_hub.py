@@ -1,4 +1,4 @@
-"""What is fetched of a hub repository, and the layouts of weights that a folder may have."""
+"""Downloads from the Hugging Face Hub, and the weight layouts that a folder may have."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ def text_encoder():
 
 @pytest.fixture
 def save(tmp_path, text_encoder):
-    """Saves a backbone as diffusers does, with options of its `save_pretrained`."""
+    """A function that saves a backbone as diffusers does, with options of its `save_pretrained`."""
 
     def save_as(name, **options):
         kept, place = toy_backbone(), tmp_path / name
@@ -54,7 +54,7 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_layout_of_weights_is_read(save, layout):
+def test_all_weight_layouts_load(save, layout):
     options = LAYOUTS[layout]
     if "safe_serialization" in options:  # transformers no longer writes pickles
         folder = save("backbone")
@@ -73,7 +73,7 @@ def test_every_layout_of_weights_is_read(save, layout):
     assert set(filter_repo_objects(names, allow_patterns=FILES)) == set(names)
 
 
-def test_one_set_of_weights_is_chosen():
+def test_choose_weights_prefers_full_precision_safetensors():
     names = [
         f"unet/{WEIGHTS}{variant}.{kind}" for variant in ("", ".fp16") for kind in ("bin", "safetensors")
     ]
@@ -81,17 +81,17 @@ def test_one_set_of_weights_is_chosen():
     assert choose_weights(names, "vae", [WEIGHTS]) == []
 
 
-def test_an_index_that_is_damaged_is_one_line(save):
+def test_damaged_shard_index_is_an_input_error(save):
     folder = save("backbone", max_shard_size="40KB")
     index = folder / "unet" / f"{WEIGHTS}.safetensors.index.json"
     values = json.loads(index.read_text())
     first = next(iter(values["weight_map"].values()))
-    for changed, said in (
+    for changed, message in (
         ({}, "no weight_map"),
         ({"weight_map": {"conv_in.weight": "../secrets.safetensors"}}, "is no plain file name"),
     ):
         index.write_text(json.dumps(changed))
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=message):
             load_backbone(str(folder))
     index.write_text(json.dumps(values))
     (folder / "unet" / first).unlink()
@@ -101,7 +101,7 @@ def test_an_index_that_is_damaged_is_one_line(save):
 
 @pytest.fixture
 def repository(monkeypatch, tmp_path):
-    """A repository with both precisions of everything, in place of the hub; its downloads."""
+    """A stand-in for a hub repository with both precisions of all weights: its API and its download mock."""
     save_backbone(toy_backbone(), str(tmp_path / "backbone"))
     names = [f"{part}/{WEIGHTS}{v}.safetensors" for part in ("unet", "vae") for v in ("", ".fp16")]
     api, download = Mock(), Mock(return_value=str(tmp_path / "backbone"))
@@ -112,7 +112,7 @@ def repository(monkeypatch, tmp_path):
     return api.return_value, download
 
 
-def test_only_one_precision_is_fetched(repository):
+def test_only_one_precision_is_downloaded(repository):
     _, download = repository
     assert load_backbone("owner/name").downsampling == 4
     assert download.call_args.args == ("owner/name",)
@@ -121,7 +121,7 @@ def test_only_one_precision_is_fetched(repository):
     assert not any("fp16" in pattern or "ckpt" in pattern for pattern in patterns)
 
 
-def test_without_a_network_the_cache_is_asked(repository):
+def test_offline_falls_back_to_the_cache(repository):
     api, download = repository
     api.model_info.side_effect = OfflineModeIsEnabled("offline")
     assert load_backbone("owner/name").downsampling == 4

@@ -1,4 +1,4 @@
-"""S: what it is told and what not, fusing of portraits, its camera, chunks, gradients, folders, bad input."""
+"""The noise prior S: reference fusion, cameras, ray chunks, gradients, folders, invalid input."""
 
 import math
 
@@ -33,7 +33,7 @@ def cameras(people: int, views: int) -> Tensor:
 
 
 @torch.no_grad()
-def test_proxies_are_images_of_every_camera(prior: NoisePrior) -> None:
+def test_proxies_are_images_in_range_and_differ_by_camera(prior: NoisePrior) -> None:
     images = prior(portraits(2, 1), cameras(2, 3))
     assert images.shape == (2, 3, 3, 16, 16)
     assert images.abs().max() <= 1
@@ -41,7 +41,7 @@ def test_proxies_are_images_of_every_camera(prior: NoisePrior) -> None:
 
 
 @torch.no_grad()
-def test_depth_lies_within_the_volume(prior: NoisePrior) -> None:
+def test_depth_and_alpha_are_in_range(prior: NoisePrior) -> None:
     proxies = prior.proxies(prior.encode(portraits(1, 1)), cameras(1, 2))
     assert proxies.depth.shape == proxies.alpha.shape == (1, 2, 8, 8)
     assert proxies.depth.min() > 2.7 - 0.45
@@ -51,7 +51,7 @@ def test_depth_lies_within_the_volume(prior: NoisePrior) -> None:
 
 
 @torch.no_grad()
-def test_the_order_of_portraits_is_nothing(prior: NoisePrior) -> None:
+def test_reference_order_does_not_matter(prior: NoisePrior) -> None:
     seen = portraits(2, 3)
     wanted = cameras(2, 1)
     shuffled = prior(seen[:, [2, 0, 1]], wanted)
@@ -60,34 +60,34 @@ def test_the_order_of_portraits_is_nothing(prior: NoisePrior) -> None:
 
 
 @torch.no_grad()
-def test_copies_of_a_portrait_are_the_portrait(prior: NoisePrior) -> None:
+def test_duplicate_references_change_nothing(prior: NoisePrior) -> None:
     one = portraits(2, 1)
     wanted = cameras(2, 2)
     assert torch.allclose(prior(one, wanted), prior(one.expand(-1, 4, -1, -1, -1), wanted), atol=1e-5)
 
 
 @torch.no_grad()
-def test_people_do_not_mix(prior: NoisePrior) -> None:
+def test_people_in_a_batch_are_independent(prior: NoisePrior) -> None:
     seen, wanted = portraits(3, 2), cameras(3, 2)
     alone = prior(seen[1:2], wanted[1:2])
     assert torch.allclose(prior(seen, wanted)[1:2], alone, atol=1e-5)
 
 
 @torch.no_grad()
-def test_a_bump_is_seen_where_the_camera_projects_it(prior: NoisePrior) -> None:
+def test_feature_in_the_volume_appears_on_its_side_of_the_image(prior: NoisePrior) -> None:
     volume = torch.zeros(1, 4, 8, 8, 8)
-    volume[..., 6, 4, 5] = 1.0  # z = 0.28, y = 0.06, x = 0.17 in the head's frame
+    volume[..., 6, 4, 5] = 1.0  # x = 0.17, y = 0.06, z = 0.28 in the world
     empty = Canonical(torch.zeros_like(volume), torch.zeros(1, 4, 6, 12))
     bump = Canonical(volume, empty.surroundings)
     front = torch.from_numpy(label_from_angles(0.0, 0.0)).view(1, 1, 25)
     change = (prior.proxies(bump, front).alpha - prior.proxies(empty, front).alpha).abs()[0, 0]
-    # +x of the world lies to the right of an image taken from before the face
+    # world +x is on the right of a frontal image
     assert change[:, 4:].sum() > 10 * change[:, :4].sum()
 
 
 @pytest.mark.parametrize("drawn", [False, True])
 @torch.no_grad()
-def test_chunks_of_rays_change_nothing(prior: NoisePrior, drawn: bool) -> None:
+def test_ray_chunks_change_nothing(prior: NoisePrior, drawn: bool) -> None:
     canonical = prior.encode(portraits(2, 1))
 
     def rendered(chunk: int) -> Tensor:
@@ -107,9 +107,9 @@ def test_gradients_reach_every_parameter() -> None:
     assert not idle
 
 
-def test_surroundings_are_looked_up_by_direction() -> None:
+def test_surroundings_are_sampled_by_direction() -> None:
     maps = torch.zeros(1, 1, 4, 8)
-    maps[0, 0, :, 6] = 1.0  # the seventh of eight columns: a quarter and a half column to the right
+    maps[0, 0, :, 6] = 1.0
     angle = (6.5 - 4) / 8 * 2 * math.pi
     right = torch.tensor([math.sin(angle), 0.0, -math.cos(angle)])
     up, ahead = torch.tensor([0.0, 1.0, 0.0]), torch.tensor([0.0, 0.0, -1.0])
@@ -121,7 +121,7 @@ def test_surroundings_are_looked_up_by_direction() -> None:
     )
 
 
-def test_surroundings_close_behind_the_head() -> None:
+def test_surroundings_are_continuous_behind_the_head() -> None:
     maps = torch.rand(1, 2, 4, 8, generator=torch.Generator().manual_seed(0))
     behind = torch.tensor([[1e-4, 0.1, 1.0], [-1e-4, 0.1, 1.0]])
     left, right = look_up(maps, behind.unsqueeze(0))[0]
@@ -129,33 +129,33 @@ def test_surroundings_close_behind_the_head() -> None:
 
 
 @torch.no_grad()
-def test_a_folder_keeps_it(prior: NoisePrior, tmp_path) -> None:
+def test_prior_folder_round_trip(prior: NoisePrior, tmp_path) -> None:
     save_model(prior, tmp_path / "noise_prior")
     again = load_model(NoisePrior, tmp_path / "noise_prior")
     assert torch.equal(again(portraits(1, 2), cameras(1, 2)), prior(portraits(1, 2), cameras(1, 2)))
 
 
 @torch.no_grad()
-def test_half_precision_is_close(prior: NoisePrior) -> None:
+def test_bfloat16_is_close_to_float32(prior: NoisePrior) -> None:
     half = toy_prior().to(torch.bfloat16)
     seen = half(portraits(1, 1).bfloat16(), cameras(1, 2))
     assert (seen - prior(portraits(1, 1), cameras(1, 2))).abs().mean() < 0.03
 
 
-def test_the_small_scale_fits_its_budget() -> None:
+def test_default_prior_is_at_most_5_mb() -> None:
     with torch.device("meta"):
         parameters = sum(p.numel() for p in NoisePrior().parameters())
     assert 2 * parameters <= BUDGET
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 16, 16), (2, 0, 3, 16, 16), (2, 1, 4, 16, 16), (2, 1, 3, 32, 32)])
-def test_portraits_of_another_shape_are_refused(prior: NoisePrior, shape: tuple[int, ...]) -> None:
+def test_wrong_portrait_shapes_are_refused(prior: NoisePrior, shape: tuple[int, ...]) -> None:
     with pytest.raises(InputError, match="portraits have shape"):
         prior.encode(torch.zeros(shape))
 
 
 @pytest.mark.parametrize("shape", [(2, 16), (2, 3, 16), (3, 3, 25)])
-def test_cameras_of_another_shape_are_refused(prior: NoisePrior, shape: tuple[int, ...]) -> None:
+def test_wrong_camera_shapes_are_refused(prior: NoisePrior, shape: tuple[int, ...]) -> None:
     canonical = Canonical(torch.zeros(2, 4, 8, 8, 8), torch.zeros(2, 4, 6, 12))
     with pytest.raises(InputError, match="cameras have shape"):
         prior.render(canonical, torch.zeros(shape))
@@ -170,6 +170,6 @@ def test_cameras_of_another_shape_are_refused(prior: NoisePrior, shape: tuple[in
         ({"coarse": 2}, "at least 3"),
     ],
 )
-def test_sizes_that_do_not_meet_are_refused(change: dict[str, int], words: str) -> None:
+def test_incompatible_sizes_are_refused(change: dict[str, int], words: str) -> None:
     with pytest.raises(InputError, match=words):
         toy_prior(**change)

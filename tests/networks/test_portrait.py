@@ -45,7 +45,7 @@ def predict(model):
     return model.denoiser().eval()(noise(4, 4, 8, 8), timesteps, bank, condition, views=2)
 
 
-def test_round_trip_of_each_stage_is_exact(tmp_path):
+def test_model_folder_round_trip_after_each_stage(tmp_path):
     for stage, model in enumerate(models()):
         save_portrait_model(model, str(tmp_path / str(stage)))
         loaded = load_portrait_model(str(tmp_path / str(stage)))
@@ -55,17 +55,17 @@ def test_round_trip_of_each_stage_is_exact(tmp_path):
             kept, read = ours.state_dict(), again.state_dict()
             assert kept.keys() == read.keys()
             assert all(torch.equal(kept[name], read[name]) for name in kept)
-        # where tensors lie in memory says by which kernel they are multiplied, and so the last digit
+        # memory alignment decides the kernel, and so the rounding
         torch.testing.assert_close(predict(loaded), predict(model), rtol=1e-4, atol=1e-5)
 
 
-def test_a_backbone_alone_is_one_line(tmp_path):
+def test_backbone_without_f_ref_is_an_input_error(tmp_path):
     save_backbone(toy_backbone(), str(tmp_path / "backbone"))
     with pytest.raises(InputError, match="has no appearance_reference/"):
         load_portrait_model(str(tmp_path / "backbone"))
 
 
-def test_f_ref_of_another_backbone_is_one_line(tmp_path):
+def test_f_ref_of_another_backbone_is_an_input_error(tmp_path):
     save_portrait_model(next(models()), str(tmp_path / "model"))
     config = tmp_path / "model" / "appearance_reference" / "config.json"
     config.write_text(config.read_text().replace('"layers_per_block": 1', '"layers_per_block": 2'))
@@ -73,8 +73,8 @@ def test_f_ref_of_another_backbone_is_one_line(tmp_path):
         load_portrait_model(str(tmp_path / "model"))
 
 
-def test_parts_of_one_folder_know_each_other(tmp_path):
-    """A part that was trained with another F_ref, or for another stage, does not belong in a folder."""
+def test_parts_trained_with_other_parts_are_refused(tmp_path):
+    """Parts trained with another F_ref, or of another stage, are refused."""
     *_, model = models()
     save_portrait_model(model, str(tmp_path / "model"), torch.float16)
     card = json.loads((tmp_path / "model" / CROSS_VIEW / CARD).read_text())
@@ -92,7 +92,7 @@ def test_parts_of_one_folder_know_each_other(tmp_path):
         load_portrait_model(str(tmp_path / "model"))
 
 
-def test_a_folder_of_before_parts_knew_each_other_is_read(tmp_path):
+def test_folder_without_trained_with_entries_loads(tmp_path):
     *_, model = models()
     save_portrait_model(model, str(tmp_path / "model"))
     for card in (tmp_path / "model").glob(f"*/{CARD}"):
@@ -102,7 +102,7 @@ def test_a_folder_of_before_parts_knew_each_other_is_read(tmp_path):
     assert load_portrait_model(str(tmp_path / "model")).reference_timestep == "zero"
 
 
-def test_s_keeps_its_card_and_makes_f_s_images(tmp_path):
+def test_noise_prior_keeps_its_card_and_must_match_the_image_size(tmp_path):
     prior = toy_prior()
     prior.register_to_config(perceptual="vgg16")
     save_portrait_model(replace(toy_model(), noise_prior=prior), str(tmp_path / "model"))

@@ -23,7 +23,7 @@ def edit(path, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def test_round_trip_is_exact(folder):
+def test_backbone_folder_round_trip(folder):
     kept, loaded = toy_backbone(), load_backbone(str(folder))
     for part in ("unet", "vae"):
         weights = getattr(kept, part).state_dict()
@@ -36,7 +36,7 @@ def test_round_trip_is_exact(folder):
     assert loaded.downsampling == 4
 
 
-def test_diffusers_reads_the_folder(folder):
+def test_diffusers_loads_the_folder(folder):
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 
     loaded = UNet2DConditionModel.from_pretrained(folder / "unet")
@@ -56,7 +56,7 @@ def test_half_precision_is_stored_and_loaded_as_float32(tmp_path):
     assert load_backbone(str(tmp_path / "half"), dtype=torch.bfloat16).vae.dtype == torch.bfloat16
 
 
-def test_pndm_scheduler_of_the_published_folder_is_read(folder):
+def test_published_pndm_scheduler_loads(folder):
     published = {
         "_class_name": "PNDMScheduler",
         "beta_end": 0.012,
@@ -75,7 +75,7 @@ def test_pndm_scheduler_of_the_published_folder_is_read(folder):
     )
 
 
-def test_vae_attention_of_older_diffusers_is_read(folder):
+def test_vae_attention_names_of_older_diffusers_load(folder):
     path = folder / "vae" / "diffusion_pytorch_model.safetensors"
     older = {"to_q": "query", "to_k": "key", "to_v": "value"}
     tensors = {}
@@ -89,7 +89,7 @@ def test_vae_attention_of_older_diffusers_is_read(folder):
     assert all(torch.equal(x, weights[name]) for name, x in toy_backbone().vae.state_dict().items())
 
 
-def tiny_text_encoder(folder):
+def toy_text_encoder(folder):
     from transformers import CLIPTextConfig, CLIPTextModel
 
     torch.manual_seed(0)
@@ -107,7 +107,7 @@ def tiny_text_encoder(folder):
 
 
 def test_empty_prompt_is_computed_once_and_kept(folder):
-    encoder = tiny_text_encoder(folder / "text_encoder")
+    encoder = toy_text_encoder(folder / "text_encoder")
     (folder / "empty_prompt.safetensors").unlink()
     tokens = torch.tensor([[97, 98, 98, 98, 98, 98, 98]])
     expected = encoder(tokens).last_hidden_state
@@ -117,8 +117,8 @@ def test_empty_prompt_is_computed_once_and_kept(folder):
     assert torch.equal(load_backbone(str(folder)).empty_prompt, expected)
 
 
-def test_transformers_is_needed_for_a_missing_empty_prompt_alone(folder, monkeypatch):
-    tiny_text_encoder(folder / "text_encoder")
+def test_transformers_is_needed_only_without_an_empty_prompt(folder, monkeypatch):
+    toy_text_encoder(folder / "text_encoder")
     monkeypatch.setitem(sys.modules, "transformers", None)
     load_backbone(str(folder))
     (folder / "empty_prompt.safetensors").unlink()
@@ -126,7 +126,7 @@ def test_transformers_is_needed_for_a_missing_empty_prompt_alone(folder, monkeyp
         load_backbone(str(folder))
 
 
-def test_nothing_half_written_and_nothing_overwritten(tmp_path, folder):
+def test_save_backbone_is_atomic_and_does_not_overwrite(tmp_path, folder):
     with pytest.raises(InputError, match="exists already"):
         save_backbone(toy_backbone(), str(folder))
     broken = toy_backbone()
@@ -161,39 +161,39 @@ def test_nothing_half_written_and_nothing_overwritten(tmp_path, folder):
         ("vae", {"scaling_factor": None}, "scaling_factor is None"),
     ],
 )
-def test_other_models_are_one_line(folder, file, changes, message):
+def test_other_models_are_input_errors(folder, file, changes, message):
     edit(folder / file / "config.json", **changes)
     with pytest.raises(InputError, match=message):
         load_backbone(str(folder))
 
 
-def test_v_prediction_is_one_line(folder):
+def test_v_prediction_is_an_input_error(folder):
     edit(folder / "scheduler" / "scheduler_config.json", prediction_type="v_prediction")
     with pytest.raises(InputError, match="Stable Diffusion 2"):
         load_backbone(str(folder))
 
 
-def test_a_schedule_that_is_none_is_one_line(folder):
+def test_invalid_noise_schedule_is_an_input_error(folder):
     for changes in ({"beta_schedule": "steep"}, {"beta_schedule": "linear", "num_train_timesteps": "many"}):
         edit(folder / "scheduler" / "scheduler_config.json", **changes)
         with pytest.raises(InputError, match=r"scheduler_config.json is no noise schedule"):
             load_backbone(str(folder))
 
 
-def test_latents_that_the_unet_does_not_take_are_one_line(tmp_path):
+def test_vae_and_unet_channel_mismatch_is_an_input_error(tmp_path):
     other = replace(toy_backbone(), vae=toy_vae(latent_channels=8))
     save_backbone(other, str(tmp_path / "mixed"))
     with pytest.raises(InputError, match="the VAE has 8 latent channels, the UNet 4"):
         load_backbone(str(tmp_path / "mixed"))
 
 
-def test_an_empty_prompt_of_another_width_is_one_line(folder):
+def test_empty_prompt_of_another_width_is_an_input_error(folder):
     save_file({"empty_prompt": noise(1, 1, 5)}, folder / "empty_prompt.safetensors")
     with pytest.raises(InputError, match=r"empty prompt has shape \(1, 1, 5\)"):
         load_backbone(str(folder))
 
 
-def test_a_folder_of_something_else_is_one_line(folder, tmp_path):
+def test_other_folders_are_input_errors(folder, tmp_path):
     (folder / "unet").rename(folder / "transformer")  # Stable Diffusion 3
     with pytest.raises(InputError, match=r"is no diffusers folder of Stable Diffusion 1\.5: it has no unet/"):
         load_backbone(str(folder))
@@ -202,7 +202,7 @@ def test_a_folder_of_something_else_is_one_line(folder, tmp_path):
         load_backbone(str(tmp_path / "empty"))
 
 
-def test_missing_files_are_one_line(folder, tmp_path):
+def test_missing_files_are_input_errors(folder, tmp_path):
     (folder / "empty_prompt.safetensors").unlink()
     with pytest.raises(InputError, match=r"neither empty_prompt.safetensors nor text_encoder"):
         load_backbone(str(folder))
@@ -216,7 +216,7 @@ def test_missing_files_are_one_line(folder, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "bin"])
-def test_a_truncated_file_is_one_line(tmp_path, suffix):
+def test_truncated_weights_are_an_input_error(tmp_path, suffix):
     path = tmp_path / f"weights.{suffix}"
     tensors = {"weight": noise(100, 100)}
     save_file(tensors, path) if suffix == "safetensors" else torch.save(tensors, path)
@@ -225,7 +225,7 @@ def test_a_truncated_file_is_one_line(tmp_path, suffix):
         read_tensors(path)
 
 
-def test_pickles_of_older_pytorch_are_read(tmp_path):
+def test_legacy_pytorch_pickles_load(tmp_path):
     torch.save({"weight": noise(3, 3)}, tmp_path / "old.bin", _use_new_zipfile_serialization=False)
     assert torch.equal(read_tensors(tmp_path / "old.bin")["weight"], noise(3, 3))
 
@@ -236,7 +236,7 @@ class Payload:
 
 
 @pytest.mark.parametrize("write", [torch.save, lambda x, path: path.write_bytes(pickle.dumps(x, protocol=2))])
-def test_a_pickle_with_code_is_not_run(tmp_path, capsys, write):
+def test_code_in_pickles_is_not_executed(tmp_path, capsys, write):
     path = tmp_path / "weights.bin"
     write({"weight": Payload()}, path)
     with pytest.raises(InputError, match=r"weights\.bin"):
@@ -244,7 +244,7 @@ def test_a_pickle_with_code_is_not_run(tmp_path, capsys, write):
     assert "code ran" not in capsys.readouterr().out
 
 
-def test_strict_loading_lists_names():
+def test_strict_loading_names_mismatches():
     module = torch.nn.Linear(2, 2)
     with pytest.raises(InputError, match="checkpoint: missing bias; unexpected other"):
         load_strict(module, {"weight": noise(2, 2), "other": noise(1)}, "checkpoint")

@@ -1,4 +1,4 @@
-"""Single files of Stable Diffusion 1.5, written by our own table of CompVis' names and read by diffusers'."""
+"""Single files of Stable Diffusion 1.5, written with our table of CompVis names and read with diffusers'."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ TEXT = "cond_stage_model.transformer.text_model"
 
 @pytest.fixture(scope="module")
 def networks():
-    """Stable Diffusion 1.5's networks, a tenth as wide."""
+    """Stable Diffusion 1.5's networks at a tenth of the width."""
     unet = toy_unet(
         down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
         up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
@@ -38,7 +38,7 @@ def networks():
 
 @pytest.fixture(scope="module")
 def tensors(networks):
-    """The tensors of a single file, in half precision as they are published."""
+    """The tensors of a single file in half precision, as published."""
     unet, vae, text = networks
     found = {unet_names(unet, UNET)[name]: x for name, x in unet.state_dict().items()}
     for name, x in vae.state_dict().items():
@@ -58,7 +58,7 @@ def write(tensors, path):
 
 
 @pytest.mark.parametrize("name", ["v1-5.safetensors", "v1-5.ckpt"])
-def test_every_network_is_read(networks, tensors, tmp_path, name):
+def test_single_file_loads_every_network(networks, tensors, tmp_path, name):
     path = tmp_path / name
     write(tensors, path) if name.endswith("safetensors") else torch.save({"state_dict": tensors}, path)
     loaded = load_backbone(str(path))
@@ -71,7 +71,7 @@ def test_every_network_is_read(networks, tensors, tmp_path, name):
     assert loaded.scheduler.alphas_cumprod[-1].item() == pytest.approx(0.0047, rel=1e-2)
 
 
-def test_other_models_are_refused_by_name(tensors, tmp_path):
+def test_single_files_of_other_models_are_named(tensors, tmp_path):
     first, key = f"{UNET}.input_blocks.0.0.weight", f"{UNET}.input_blocks.1.1.proj_in.weight"
     without_vae = {name: x for name, x in tensors.items() if not name.startswith(VAE)}
     other_text = {"cond_stage_model.model.ln_final.bias": torch.ones(2)}

@@ -10,7 +10,7 @@ from tests.networks.toy import noise, prompt, sd15_unet, shake, toy_unet
 CLOSE = {"rtol": 1e-4, "atol": 2e-6}
 
 
-def test_adds_nothing_before_training():
+def test_untrained_part_adds_nothing():
     unet = toy_unet()
     latents, timesteps = noise(2, 4, 8, 8), torch.tensor([5, 900])
     plain = Denoiser(unet, prompt())(latents, timesteps)
@@ -19,7 +19,7 @@ def test_adds_nothing_before_training():
 
 
 @pytest.mark.parametrize(("unet", "factor"), [(toy_unet(), 4), (sd15_unet(), 8)], ids=["toy", "sd15"])
-def test_is_diffusers_controlnet(unet, factor):
+def test_matches_diffusers_controlnet(unet, factor):
     control = shake(view_control(unet, factor)).eval()
     latents, timesteps, images = (
         noise(2, 4, 8, 8),
@@ -45,13 +45,13 @@ def test_is_diffusers_controlnet(unet, factor):
 
 
 @pytest.mark.parametrize("factor", [1, 2, 4, 8, 16, 32])
-def test_the_hint_has_the_latents_size_at_any_down_sampling(factor):
+def test_hint_has_the_latents_size(factor):
     unet = toy_unet()
     denoiser = Denoiser(unet, prompt(), view_control(unet, factor))
     assert denoiser.embed_condition(noise(1, 3, 4 * factor, 4 * factor)).shape == (1, 16, 4, 4)
 
 
-def test_gradients_reach_f_cam_alone_and_checkpointing_changes_none():
+def test_only_f_cam_gets_gradients_and_checkpointing_keeps_them():
     gradients = []
     for checkpointing in (False, True):
         unet = toy_unet().requires_grad_(False)
@@ -66,7 +66,7 @@ def test_gradients_reach_f_cam_alone_and_checkpointing_changes_none():
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-5, atol=1e-9)
 
 
-def test_round_trips_through_its_folder(tmp_path):
+def test_folder_round_trip(tmp_path):
     control = shake(view_control(toy_unet(), 4))
     save_model(control, tmp_path)
     loaded = load_model(type(control), tmp_path)
@@ -74,7 +74,7 @@ def test_round_trips_through_its_folder(tmp_path):
     assert loaded.config.conditioning_embedding_out_channels == [16, 32, 96]
 
 
-def test_invalid_document_is_an_input_error():
+def test_shape_mismatches_are_input_errors():
     unet = toy_unet()
     for factor in (3, 64):
         with pytest.raises(InputError, match=f"downsamples by {factor}"):

@@ -1,4 +1,4 @@
-"""Real networks at toy width, for tests: three levels, one of them without attention."""
+"""The real networks at toy width: three levels, one of them without attention."""
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
@@ -29,7 +29,7 @@ def toy_unet(**changes: object) -> UNet2DConditionModel:
 
 
 def sd15_unet() -> UNet2DConditionModel:
-    """Stable Diffusion 1.5's sixteen self-attentions, narrow."""
+    """Stable Diffusion 1.5's layers, with its 16 self-attentions, at toy width."""
     return toy_unet(
         down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
         up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
@@ -60,7 +60,7 @@ def toy_backbone() -> Backbone:
 
 
 def toy_model(prior: bool = False, image_size: int = 16, **changes: object) -> PortraitModel:
-    """A whole model for images of `image_size` pixels, whose parts all do something."""
+    """A whole model for images of `image_size` pixels, its zero-initialised parts perturbed."""
     unet = toy_unet(sample_size=image_size // 4, **changes)
     backbone = Backbone(toy_vae(), unet, toy_scheduler(), prompt())
     return PortraitModel(
@@ -76,6 +76,7 @@ def toy_model(prior: bool = False, image_size: int = 16, **changes: object) -> P
 
 
 def prompt(tokens: int = 1) -> Tensor:
+    """An empty prompt's embedding (1, `tokens`, PROMPT_CHANNELS)."""
     return noise(1, tokens, PROMPT_CHANNELS, seed=7)
 
 
@@ -84,7 +85,7 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 
 
 def shake(module: nn.Module, scale: float = 0.05) -> nn.Module:
-    """Moves every weight a little, so that zero-initialised parts take part."""
+    """Perturb every weight in place, so that zero-initialised parts have an effect."""
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in module.parameters():
