@@ -44,8 +44,8 @@ def reference(denoiser):
 
 
 @torch.no_grad()
-def slow_twin(denoiser, start, bank_at, condition, views, steps, guidance):
-    """DDIM written out in double precision."""
+def plain_ddim(denoiser, start, bank_at, condition, views, steps, guidance):
+    """Guided DDIM in its simplest form, in double precision."""
     alphas = toy_scheduler().alphas_cumprod.double()
     x, grid = start.double(), [1 + i * (1000 // steps) for i in range(steps)]
     for i in reversed(range(steps)):
@@ -59,19 +59,19 @@ def slow_twin(denoiser, start, bank_at, condition, views, steps, guidance):
     return x.float()
 
 
-def test_equals_the_slow_twin(denoiser, reference):
+def test_sample_matches_a_plain_ddim_loop(denoiser, reference):
     start, condition = noise(4, 4, 8, 8), noise(4, 3, 32, 32, seed=2)
     bank = portrait_bank(denoiser, reference, noise(2, 1, 4, 8, 8, seed=1))
     ours = sample(denoiser, toy_scheduler(), start, views=2, bank=bank, condition=condition, steps=4)
-    torch.testing.assert_close(ours, slow_twin(denoiser, start, bank, condition, 2, 4, 3.0), **CLOSE)
+    torch.testing.assert_close(ours, plain_ddim(denoiser, start, bank, condition, 2, 4, 3.0), **CLOSE)
 
 
-def test_the_released_grid():
+def test_timesteps_match_the_release():
     assert ddim_scheduler(toy_scheduler(), 50).timesteps[[0, -1]].tolist() == [981, 1]
     assert ddim_scheduler(toy_scheduler(), 100).timesteps[[0, -1]].tolist() == [991, 1]
 
 
-def test_a_fixed_timestep_computes_the_bank_once_and_changes_nothing(denoiser, reference):
+def test_bank_at_a_fixed_timestep_is_computed_once(denoiser, reference):
     start, portraits = noise(4, 4, 8, 8), noise(2, 2, 4, 8, 8, seed=1)
     calls = []
     reference.register_forward_hook(lambda *_: calls.append(1))
@@ -84,7 +84,7 @@ def test_a_fixed_timestep_computes_the_bank_once_and_changes_nothing(denoiser, r
     torch.testing.assert_close(cached, recomputed, **CLOSE)
 
 
-def test_runs_nothing_that_is_thrown_away(denoiser, reference):
+def test_each_network_runs_only_as_often_as_needed(denoiser, reference):
     counts = {"f": 0, "f_cam": 0, "hint": 0, "f_ref": 0}
     control = denoiser.control
 
@@ -103,12 +103,11 @@ def test_runs_nothing_that_is_thrown_away(denoiser, reference):
     assert counts == {"f": 9, "f_cam": 6, "hint": 2, "f_ref": 6}
 
 
-def test_bank_alone_is_enough(denoiser, reference):
-    bank = portrait_bank(denoiser, reference, noise(1, 1, 4, 8, 8))
+def test_sample_with_a_bank_alone_matches_a_plain_loop(denoiser, reference):
     stage1 = Denoiser(denoiser.unet, prompt())
-    out = sample(stage1, toy_scheduler(), noise(3, 4, 8, 8), views=3, bank=bank, steps=2)
-    assert out.shape == (3, 4, 8, 8)
-    assert out.isfinite().all()
+    start, bank = noise(3, 4, 8, 8), portrait_bank(stage1, reference, noise(1, 1, 4, 8, 8, seed=1))
+    ours = sample(stage1, toy_scheduler(), start, views=3, bank=bank, steps=2)
+    torch.testing.assert_close(ours, plain_ddim(stage1, start, bank, None, 3, 2, 3.0), **CLOSE)
 
 
 STOCHASTIC = {
@@ -120,8 +119,8 @@ STOCHASTIC = {
 
 
 @pytest.mark.parametrize("name", STOCHASTIC)
-def test_what_is_drawn_on_the_way_is_each_item_s_own(denoiser, reference, name):
-    """Whatever else is in the batch; views do not see each other here."""
+def test_stochastic_schedulers_draw_noise_per_item(denoiser, reference, name):
+    """An item's result does not depend on the batch: there is no cross-view attention here."""
     kind, options = STOCHASTIC[name]
     schedule = kind() if kind is toy_scheduler else kind(beta_schedule="scaled_linear")
     alone = Denoiser(denoiser.unet, prompt())
@@ -146,7 +145,7 @@ def test_what_is_drawn_on_the_way_is_each_item_s_own(denoiser, reference, name):
 @pytest.mark.parametrize(
     ("steps", "expected"), [(4, [999.0, 666.0, 333.0, 0.0]), (5, [999.0, 749.25, 499.5, 249.75, 0.0])]
 )
-def test_fractional_timesteps_reach_the_networks_whole(denoiser, steps, expected):
+def test_fractional_timesteps_are_not_rounded(denoiser, steps, expected):
     schedule = EulerDiscreteScheduler(beta_schedule="scaled_linear", timestep_spacing="linspace")
     seen = []
     denoiser.unet.time_proj.register_forward_hook(lambda _, given, __: seen.extend(given[0].tolist()))
@@ -158,8 +157,8 @@ def test_fractional_timesteps_reach_the_networks_whole(denoiser, steps, expected
 @pytest.mark.parametrize(
     "kind", [DDIMScheduler, EulerDiscreteScheduler, HeunDiscreteScheduler, UniPCMultistepScheduler]
 )
-def test_half_noised_clean_latents_come_back(kind):
-    """Under a network that says which noise it was, every scheduler finds the clean latents again."""
+def test_schedulers_recover_partly_noised_latents(kind):
+    """With the true noise as the prediction, every scheduler recovers the clean latents."""
     own = {"clip_sample": False} if kind is DDIMScheduler else {}
     schedule = kind(beta_schedule="scaled_linear", **own)
     clean, epsilon = noise(2, 4, 8, 8), noise(2, 4, 8, 8, seed=1)
@@ -172,7 +171,7 @@ def test_half_noised_clean_latents_come_back(kind):
     assert (latents - clean).norm() / clean.norm() < 0.05
 
 
-def test_schedulers_that_cannot_be_followed_are_one_line(denoiser):
+def test_unsupported_schedulers_are_input_errors(denoiser):
     flow = FlowMatchEulerDiscreteScheduler()
     with pytest.raises(InputError, match="FlowMatchEulerDiscreteScheduler: it does not support F"):
         sample(denoiser, flow, noise(1, 4, 8, 8))
@@ -188,7 +187,7 @@ def test_schedulers_that_cannot_be_followed_are_one_line(denoiser):
         sample(denoiser, LCMScheduler(), noise(1, 4, 8, 8), steps=60)
 
 
-def test_components_are_left_as_they_were(denoiser):
+def test_sample_does_not_mutate_its_components(denoiser):
     schedule = toy_scheduler()
     kept = {name: x.clone() for name, x in denoiser.state_dict().items()}
     timesteps = schedule.timesteps.clone()
@@ -197,24 +196,24 @@ def test_components_are_left_as_they_were(denoiser):
     assert all(torch.equal(x, kept[name]) for name, x in denoiser.state_dict().items())
 
 
-def test_bfloat16_stays_near_float32(denoiser, reference):
+def test_bfloat16_sampling_is_close_to_float32(denoiser, reference):
     bank = portrait_bank(denoiser, reference, noise(1, 1, 4, 8, 8))
     full = sample(denoiser, toy_scheduler(), noise(2, 4, 8, 8), views=2, bank=bank, steps=4)
     half, small = denoiser.to(torch.bfloat16), reference.to(torch.bfloat16)
     bank = portrait_bank(half, small, noise(1, 1, 4, 8, 8))
     low = sample(half, toy_scheduler(), noise(2, 4, 8, 8), views=2, bank=bank, steps=4)
     assert low.dtype == torch.float32
-    # 8 bits of mantissa: 0.4% for each operation, and guidance 3 triples the difference of two passes.
+    # 8 bits of mantissa: 0.4% for each operation, and guidance 3 triples the difference of the two passes
     assert (low - full).norm() / full.norm() < 0.05
 
 
 @pytest.mark.parametrize("steps", [0, 501])
-def test_steps_out_of_range_are_one_line(denoiser, steps):
+def test_steps_out_of_range_are_an_input_error(denoiser, steps):
     with pytest.raises(InputError, match="sampling steps"):
         sample(denoiser, toy_scheduler(), noise(1, 4, 8, 8), steps=steps)
 
 
-def test_settings_that_do_not_fit_are_one_line(denoiser, reference):
+def test_mismatched_inputs_are_input_errors(denoiser, reference):
     start = noise(2, 4, 8, 8)
     with pytest.raises(InputError, match="2 latents are not a multiple of 3 views"):
         sample(denoiser, toy_scheduler(), start, views=3)
@@ -227,6 +226,6 @@ def test_settings_that_do_not_fit_are_one_line(denoiser, reference):
         sample(denoiser, toy_scheduler(), start, views=2, bank=bank)
 
 
-def test_half_precision_on_a_cpu_is_one_line(denoiser):
+def test_float16_on_a_cpu_is_an_input_error(denoiser):
     with pytest.raises(InputError, match="float16"):
         sample(denoiser.half(), toy_scheduler(), noise(1, 4, 8, 8), steps=1)

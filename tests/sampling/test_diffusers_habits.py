@@ -1,4 +1,4 @@
-"""The pipeline as people use diffusers' own: names of arguments, loading, outputs, callbacks, offloading."""
+"""Compatibility with diffusers' pipelines: argument names, loading, outputs, callbacks, offloading."""
 
 from unittest.mock import Mock
 
@@ -15,7 +15,7 @@ from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
 from tests.networks.toy import noise, toy_model
 from tests.sampling.test_pipeline import equal, orbit, picture, pictures
 
-ASKED = {"portrait": picture(size=48), "cameras": orbit(2), "conditions": pictures(2), "progress": False}
+INPUTS = {"portrait": picture(size=48), "cameras": orbit(2), "conditions": pictures(2), "progress": False}
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def saved(pipeline, tmp_path):
     return tmp_path / "model"
 
 
-def test_loading_takes_the_names_of_diffusers(saved):
+def test_from_pretrained_accepts_diffusers_arguments(saved):
     loaded = DiffPortrait3DPipeline.from_pretrained(
         saved, torch_dtype=torch.bfloat16, variant="fp16", use_safetensors=True, local_files_only=True
     )
@@ -37,7 +37,7 @@ def test_loading_takes_the_names_of_diffusers(saved):
     assert loaded.to(torch.float32).denoiser.empty_prompt.dtype == torch.float32
 
 
-def test_loading_refuses_in_one_line(saved):
+def test_from_pretrained_rejects_variants_and_pickles(saved):
     with pytest.raises(InputError, match="variant 'fp8'"):
         DiffPortrait3DPipeline.from_pretrained(saved, variant="fp8")
     weights = saved / "vae" / "diffusion_pytorch_model.safetensors"
@@ -46,7 +46,7 @@ def test_loading_refuses_in_one_line(saved):
         DiffPortrait3DPipeline.from_pretrained(saved, use_safetensors=True)
 
 
-def test_a_repository_of_the_hub_is_fetched_or_one_line(saved, monkeypatch):
+def test_from_pretrained_downloads_from_the_hub(saved, monkeypatch):
     download = Mock(return_value=str(saved))
     monkeypatch.setattr(hub, "snapshot_download", download)
     assert DiffPortrait3DPipeline.from_pretrained("someone/model", revision="main").image_size == 16
@@ -57,7 +57,7 @@ def test_a_repository_of_the_hub_is_fetched_or_one_line(saved, monkeypatch):
         DiffPortrait3DPipeline.from_pretrained("someone/model", local_files_only=True)
 
 
-def test_saving_goes_into_an_empty_folder_as_push_to_hub_needs(pipeline, tmp_path):
+def test_save_pretrained_accepts_an_empty_folder(pipeline, tmp_path):
     (tmp_path / "empty").mkdir()
     pipeline.save_pretrained(tmp_path / "empty")
     assert (tmp_path / "empty" / "unet" / "config.json").is_file()
@@ -66,10 +66,10 @@ def test_saving_goes_into_an_empty_folder_as_push_to_hub_needs(pipeline, tmp_pat
             pipeline.save_pretrained(tmp_path / "other", **options)
 
 
-def test_steps_and_guidance_have_two_names(pipeline):
-    ours = pipeline(**ASKED, steps=2, guidance=2.0)
-    assert equal(ours, pipeline(**ASKED, num_inference_steps=2, guidance_scale=2.0))
-    assert equal(ours, pipeline(**ASKED, steps=2, num_inference_steps=2, guidance=2.0))
+def test_diffusers_argument_names_are_accepted(pipeline):
+    ours = pipeline(**INPUTS, steps=2, guidance=2.0)
+    assert equal(ours, pipeline(**INPUTS, num_inference_steps=2, guidance_scale=2.0))
+    assert equal(ours, pipeline(**INPUTS, steps=2, num_inference_steps=2, guidance=2.0))
     for options, message in (
         ({"steps": 2, "num_inference_steps": 3}, "steps is given twice, as 2 and as 3"),
         ({"prompt": "a face"}, "prompt: not an argument of this pipeline: F's prompt is always empty"),
@@ -83,12 +83,12 @@ def test_steps_and_guidance_have_two_names(pipeline):
         ),
     ):
         with pytest.raises(InputError, match=message):
-            pipeline(**ASKED, **options)
+            pipeline(**INPUTS, **options)
 
 
-def test_a_generator_draws_the_seed(pipeline):
+def test_generator_decides_the_result(pipeline):
     def views(generator):
-        return pipeline(**ASKED, steps=2, generator=generator)
+        return pipeline(**INPUTS, steps=2, generator=generator)
 
     generator = torch.Generator().manual_seed(0)
     first, second = views(generator), views(generator)
@@ -96,16 +96,16 @@ def test_a_generator_draws_the_seed(pipeline):
     assert not equal(first, second)
 
 
-def test_outputs_are_images_arrays_or_tensors(pipeline):
-    images = np.stack([np.asarray(image) for image in pipeline(**ASKED, steps=1).images])
-    array = pipeline(**ASKED, steps=1, output_type="np").images
+def test_output_types_agree(pipeline):
+    images = np.stack([np.asarray(image) for image in pipeline(**INPUTS, steps=1).images])
+    array = pipeline(**INPUTS, steps=1, output_type="np").images
     assert (array.shape, array.dtype) == ((2, 16, 16, 3), np.float32)
     np.testing.assert_array_equal(np.round(array * 255).astype(np.uint8), images)
-    (tensor,) = pipeline(**ASKED, steps=1, output_type="pt", return_dict=False)
+    (tensor,) = pipeline(**INPUTS, steps=1, output_type="pt", return_dict=False)
     np.testing.assert_array_equal(tensor.movedim(1, -1).numpy(), array)
 
 
-def test_the_last_step_predicts_the_latents_that_are_decoded(pipeline):
+def test_callback_receives_the_predicted_clean_latents(pipeline):
     seen = {}
 
     def watch(_pipeline, step, _timestep, tensors):
@@ -113,13 +113,13 @@ def test_the_last_step_predicts_the_latents_that_are_decoded(pipeline):
 
     names = ("latents", "pred_original_sample")
     watched = {"callback_on_step_end": watch, "callback_on_step_end_tensor_inputs": names}
-    views = pipeline(**ASKED, steps=2, output_type="pt", **watched).images
+    views = pipeline(**INPUTS, steps=2, output_type="pt", **watched).images
     assert not torch.equal(seen[0]["latents"], seen[0]["pred_original_sample"])
     decoded = pipeline.decode(seen[1]["pred_original_sample"], levels=True).float() / 255
     torch.testing.assert_close(decoded, views, atol=0.1, rtol=0)
 
 
-def test_a_callback_sees_each_step_and_may_change_the_latents(pipeline):
+def test_callback_sees_each_step_and_can_replace_latents(pipeline):
     seen = []
 
     def watch(given, step, timestep, tensors):
@@ -127,11 +127,11 @@ def test_a_callback_sees_each_step_and_may_change_the_latents(pipeline):
         seen.append((step, int(timestep), tuple(tensors["latents"].shape)))
         return {}
 
-    plain = pipeline(**ASKED, steps=2)
-    assert equal(plain, pipeline(**ASKED, steps=2, callback_on_step_end=watch))
+    plain = pipeline(**INPUTS, steps=2)
+    assert equal(plain, pipeline(**INPUTS, steps=2, callback_on_step_end=watch))
     assert seen == [(0, 501, (2, 4, 4, 4)), (1, 1, (2, 4, 4, 4))]
     zeros = pipeline(
-        **ASKED,
+        **INPUTS,
         steps=2,
         callback_on_step_end=lambda *given: {"latents": torch.zeros_like(given[-1]["latents"])},
         output_type="pt",
@@ -140,22 +140,22 @@ def test_a_callback_sees_each_step_and_may_change_the_latents(pipeline):
     torch.testing.assert_close(zeros, expected)
 
 
-def test_memory_settings_change_nothing_but_memory(pipeline):
-    plain = pipeline(**ASKED, steps=2)
+def test_slicing_changes_images_by_at_most_one_level(pipeline):
+    plain = pipeline(**INPUTS, steps=2)
     pipeline.enable_attention_slicing()
     pipeline.enable_vae_slicing()
     assert pipeline.vae.use_slicing
-    sliced = pipeline(**ASKED, steps=2)
+    sliced = pipeline(**INPUTS, steps=2)
     pairs = zip(plain.images, sliced.images, strict=True)
     differences = [np.abs(np.subtract(one, other, dtype=int)).max() for one, other in pairs]
-    assert max(differences) <= 1  # a level: sums are rounded in another order
+    assert max(differences) <= 1  # sums are rounded in another order
     pipeline.disable_vae_slicing()
-    assert equal(plain, pipeline(**ASKED, steps=2))
+    assert equal(plain, pipeline(**INPUTS, steps=2))
 
 
 @pytest.fixture
 def moves(monkeypatch):
-    """The moves of whole networks, as (class, device)."""
+    """The calls of `Module.to`, as (class, device)."""
     found, move = [], nn.Module.to
 
     def watched(module, *args, **options):
@@ -166,11 +166,11 @@ def moves(monkeypatch):
     return found
 
 
-def test_networks_are_on_the_device_only_in_their_phase(pipeline, moves):
-    plain = pipeline(**ASKED, steps=2)
-    pipeline.enable_model_cpu_offload(device="cpu:0")  # stands for a GPU
+def test_model_offload_moves_networks_in_order(pipeline, moves):
+    plain = pipeline(**INPUTS, steps=2)
+    pipeline.enable_model_cpu_offload(device="cpu:0")  # in place of a GPU
     moves.clear()
-    assert equal(plain, pipeline(**ASKED, steps=2))
+    assert equal(plain, pipeline(**INPUTS, steps=2))
     loaded = [name for name, device in moves if device == "cpu:0"]
     denoising = ["UNet2DConditionModel", "AppearanceReference", "ControlNetModel", "CrossView"]
     assert loaded == ["AutoencoderKL", "NoisePrior", "AutoencoderKL", *denoising, "AutoencoderKL"]
@@ -178,8 +178,8 @@ def test_networks_are_on_the_device_only_in_their_phase(pipeline, moves):
         "AutoencoderKL", "AutoencoderKL", "NoisePrior", *denoising, "AutoencoderKL"]  # fmt: skip
 
 
-def test_layers_are_on_the_device_only_while_they_run(pipeline, monkeypatch):
-    plain = pipeline(**ASKED, steps=2)
+def test_sequential_offload_loads_every_layer_and_restores_it(pipeline, monkeypatch):
+    plain = pipeline(**INPUTS, steps=2)
     loads, load = set(), OffloadedLayer.load
 
     def watched(layer, module, *inputs):
@@ -188,16 +188,16 @@ def test_layers_are_on_the_device_only_while_they_run(pipeline, monkeypatch):
 
     monkeypatch.setattr(OffloadedLayer, "load", watched)
     kept = {id(x) for part in pipeline._networks() for x in part.parameters()}
-    pipeline.enable_sequential_cpu_offload(device="cpu:0")  # stands for a GPU
-    assert equal(plain, pipeline(**ASKED, steps=2))
+    pipeline.enable_sequential_cpu_offload(device="cpu:0")  # in place of a GPU
+    assert equal(plain, pipeline(**INPUTS, steps=2))
     assert {id(x) for part in pipeline._networks() for x in part.parameters()} == kept
     weighted = {m for part in pipeline._networks() for m in part.modules() if list(m.parameters(False))}
-    assert len(weighted & loads) > 0.9 * len(weighted)  # all but a few that nothing runs
+    assert len(weighted & loads) > 0.9 * len(weighted)  # a few layers never run
     with pytest.raises(InputError, match="load the pipeline again"):
         pipeline.enable_model_cpu_offload(device="cpu:0")
 
 
-def test_an_offloaded_layer_runs_on_the_device_with_its_inputs():
+def test_offloaded_layer_runs_on_the_device():
     layer = nn.BatchNorm1d(3).eval()
     weights = dict(layer.state_dict(keep_vars=True))
     offload_layers(layer, torch.device("meta"))
@@ -209,10 +209,10 @@ def test_an_offloaded_layer_runs_on_the_device_with_its_inputs():
     assert layer.weight is weights["weight"]
 
 
-def test_without_a_gpu_offloading_changes_nothing(pipeline, monkeypatch):
+def test_offloading_without_a_gpu_changes_nothing(pipeline, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    plain = pipeline(**ASKED, steps=1)
+    plain = pipeline(**INPUTS, steps=1)
     pipeline.enable_model_cpu_offload()
     pipeline.enable_sequential_cpu_offload()
-    assert equal(plain, pipeline(**ASKED, steps=1))
+    assert equal(plain, pipeline(**INPUTS, steps=1))

@@ -1,4 +1,4 @@
-"""The pipeline at toy width: what it takes, what it gives, and that the same is given again."""
+"""The pipeline at toy width: inputs, outputs, determinism, errors."""
 
 import json
 from dataclasses import replace
@@ -45,12 +45,12 @@ def equal(one, other):
 
 
 def almost_equal(one, other):
-    """Equal but for one grey level: how loaded weights lie in memory may change how sums are rounded."""
+    """Equal within one grey level: the memory alignment of loaded weights changes the rounding of sums."""
     pairs = zip(one.images, other.images, strict=True)
     return all(np.abs(np.subtract(a, b, dtype=np.int16)).max() <= 1 for a, b in pairs)
 
 
-def test_one_portrait_to_views(pipeline):
+def test_pipeline_is_deterministic_by_seed(pipeline):
     assert isinstance(pipeline, DiffusionPipeline)
     views = pipeline(picture(size=48), cameras=orbit(3), conditions=pictures(3), **FEW)
     assert [image.size for image in views.images] == [(16, 16)] * 3
@@ -59,8 +59,8 @@ def test_one_portrait_to_views(pipeline):
     assert not equal(views, pipeline(picture(size=48), orbit(3), pictures(3), seed=1, **FEW))
 
 
-def test_photos_are_seen_as_from_files(pipeline, tmp_path):
-    """On their side, cut out of their background, or of 16 bits."""
+def test_images_and_photo_files_are_read_alike(pipeline, tmp_path):
+    """With EXIF rotation, with transparency, of 16 bits."""
     rows, columns = np.mgrid[0:48, 0:48].astype(np.uint8)
     photo = Image.fromarray(np.dstack([5 * rows, 5 * columns, np.full_like(rows, 90)]))
     exif = Image.Exif()
@@ -74,7 +74,7 @@ def test_photos_are_seen_as_from_files(pipeline, tmp_path):
         torch.testing.assert_close(seen, to_pixels(np.asarray(read_portrait(path, 16, aligned=False))))
 
 
-def test_folder_round_trip(pipeline, tmp_path):
+def test_pipeline_folder_round_trip(pipeline, tmp_path):
     pipeline.scheduler = UniPCMultistepScheduler.from_config(pipeline.scheduler.config)
     pipeline.save_pretrained(tmp_path / "model")
     loaded = DiffPortrait3DPipeline.from_pretrained(tmp_path / "model")
@@ -86,7 +86,7 @@ def test_folder_round_trip(pipeline, tmp_path):
         pipeline.save_pretrained(tmp_path / "model")
 
 
-def test_a_scheduler_that_is_none_is_one_line(pipeline, tmp_path):
+def test_foreign_scheduler_class_is_an_input_error(pipeline, tmp_path):
     pipeline.save_pretrained(tmp_path / "model")
     index = tmp_path / "model" / "model_index.json"
     index.write_text(json.dumps(json.loads(index.read_text()) | {"scheduler": ["diffusers", "os"]}))
@@ -107,7 +107,7 @@ def rows(given, which):
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.5])
-def test_a_portrait_s_views_do_not_depend_on_the_batch_or_the_chunks(pipeline, eta):
+def test_views_do_not_depend_on_batch_or_chunks(pipeline, eta):
     given = batch(2, 3)
     settings = Sampling(steps=2, eta=eta)
     together = pipeline.views(**given, seeds=["a", "b"], sampling=settings)
@@ -117,8 +117,8 @@ def test_a_portrait_s_views_do_not_depend_on_the_batch_or_the_chunks(pipeline, e
     assert not torch.allclose(together[1:], other, atol=1e-2)
 
 
-def test_a_longer_path_begins_with_the_same_noise(pipeline):
-    """So that a view is the same whatever the path's length, where views do not see each other."""
+def test_longer_trajectory_starts_with_the_same_views(pipeline):
+    """A view's noise does not depend on the number of views (without cross-view attention)."""
     pipeline.cross_view = None
     given, settings = batch(1, 5), Sampling(steps=2)
     long = pipeline.views(**given, seeds=[0], sampling=settings)
@@ -127,7 +127,7 @@ def test_a_longer_path_begins_with_the_same_noise(pipeline):
     torch.testing.assert_close(long[:, :2], short, rtol=1e-3, atol=1e-3)
 
 
-def test_noise_is_3d_aware_where_it_can_be(pipeline):
+def test_noise_is_3d_aware_when_the_model_has_a_prior(pipeline):
     given, settings = batch(1, 2), Sampling(steps=2)
     aware = pipeline.views(**given, seeds=[0], sampling=settings)
     random = pipeline.views(**given, seeds=[0], sampling=replace(settings, noise="random"))
@@ -141,7 +141,7 @@ def test_noise_is_3d_aware_where_it_can_be(pipeline):
         pipeline.views(**given, seeds=[0], sampling=replace(settings, noise="3d-aware"))
 
 
-def test_with_less_strength_more_of_the_proxies_stays(pipeline):
+def test_lower_strength_stays_closer_to_the_proxies(pipeline):
     given, settings = batch(1, 2), Sampling(steps=50)
     proxies = noise(1, 2, 3, 16, 16, seed=5).clamp(-1, 1)
     kept = pipeline.decode(pipeline.encode(proxies).flatten(0, 1)).unflatten(0, (1, 2))
@@ -158,8 +158,8 @@ def test_with_less_strength_more_of_the_proxies_stays(pipeline):
     assert torch.equal(halved, pipeline.views(**given, seeds=[0], sampling=random))
 
 
-def test_longer_paths_take_no_larger_batches(pipeline):
-    """No network sees more at once on a path of 24 views than on one of 8, but is called more often."""
+def test_longer_trajectories_take_no_larger_batches(pipeline):
+    """With 24 views, no network gets larger batches than with 8; all are called more often."""
     largest, calls = {}, {}
 
     def watch(name, module):
@@ -195,19 +195,19 @@ def test_longer_paths_take_no_larger_batches(pipeline):
     assert all(many[name] > few[name] for name in modules if name != "F_ref")
 
 
-def test_copies_on_other_devices_change_nothing(pipeline):
+def test_replicas_change_nothing(pipeline):
     given, settings = batch(1, 9), Sampling(steps=2, window=4)
     alone = pipeline.views(**given, seeds=[0], sampling=settings)
     calls = []
     for copy in pipeline.replicate(["cpu", "cpu"]).replicas:
         copy.unet.conv_in.register_forward_hook(lambda *_: calls.append(1))
     shared = pipeline.views(**given, seeds=[0], sampling=settings)
-    # where tensors lie in memory says by which kernel they are multiplied, and so the last digit
+    # memory alignment decides the kernel, and so the rounding
     torch.testing.assert_close(shared, alone, rtol=1e-3, atol=1e-3)
     assert calls
 
 
-def test_bytes_are_as_good_as_floats(pipeline):
+def test_uint8_and_float_inputs_agree(pipeline):
     levels = torch.randint(0, 256, (1, 2, 3, 16, 16), generator=torch.Generator().manual_seed(0)).byte()
     given = batch(1, 2)
     floats = given | {"conditions": levels_to_pixels(levels), "proxies": levels_to_pixels(levels)}
@@ -218,7 +218,7 @@ def test_bytes_are_as_good_as_floats(pipeline):
     )
 
 
-def test_a_folder_s_own_scheduler_may_draw_noise(pipeline):
+def test_stochastic_scheduler_does_not_depend_on_the_batch(pipeline):
     pipeline.scheduler = EulerAncestralDiscreteScheduler.from_config(pipeline.scheduler.config)
     given, settings = batch(2, 2), Sampling(steps=3)
     together = pipeline.views(**given, seeds=["a", "b"], sampling=settings)
@@ -226,15 +226,15 @@ def test_a_folder_s_own_scheduler_may_draw_noise(pipeline):
     torch.testing.assert_close(together[1:], alone, rtol=1e-3, atol=1e-3)
 
 
-def test_diffused_for_a_thousand_steps_is_the_forward_process(pipeline):
+def test_diffused_matches_the_forward_process(pipeline):
     clean, epsilon = noise(2, 4, 4, 4), noise(2, 4, 4, 4, seed=1)
     last = torch.full((2,), 999)
     expected = pipeline.scheduler.add_noise(clean, epsilon, last)
     torch.testing.assert_close(diffused(clean, epsilon, pipeline.scheduler), expected)
 
 
-def test_several_portraits_are_all_seen_in_any_order(pipeline):
-    """Eq. 5: their tokens stand side by side."""
+def test_all_references_count_in_any_order(pipeline):
+    """Eq. 5: the references' tokens are concatenated."""
     given = batch(1, 2)
     two = noise(1, 2, 3, 16, 16, seed=9).clamp(-1, 1)
 
@@ -273,13 +273,13 @@ def test_several_portraits_are_all_seen_in_any_order(pipeline):
         ({"strength": 0.0}, "strength 0"),
     ],
 )
-def test_bad_input_is_one_line(pipeline, change, message):
+def test_invalid_arguments_are_input_errors(pipeline, change, message):
     asked = {"portrait": picture(size=48), "cameras": orbit(3), "conditions": pictures(3), **FEW}
     with pytest.raises(InputError, match=message):
         pipeline(**{**asked, **change})
 
 
-def test_conditions_without_f_cam_are_one_line(pipeline):
+def test_conditions_without_f_cam_are_an_input_error(pipeline):
     pipeline.view_control = None
     with pytest.raises(InputError, match="no view_control/"):
         pipeline(picture(size=48), orbit(2), pictures(2), **FEW)

@@ -1,4 +1,4 @@
-"""The pipeline's networks in other memory, or compiled: settings of `synthesize`."""
+"""Channels-last memory and compilation of the pipeline's networks, options of `synthesize`."""
 
 import shutil
 
@@ -12,7 +12,7 @@ from lightning_modules.sampling.synthesis import NetworkOptions, open_pipeline
 from lightning_modules.synthesize import make_parser
 from tests.networks.toy import noise, toy_model
 
-EXACT = 1e-4  # a few steps of what tests/networks/test_speed.py allows a prediction
+EXACT = 1e-4  # a few steps of the predictions of tests/networks/test_speed.py
 
 
 def views(pipeline):
@@ -22,7 +22,7 @@ def views(pipeline):
     )
 
 
-def test_channels_last_makes_the_same_views(tmp_path):
+def test_channels_last_gives_equal_views(tmp_path):
     save_portrait_model(toy_model(), str(tmp_path / "model"))
     model = str(tmp_path / "model")
     plain = open_pipeline(NetworkOptions(model), ["cpu"])
@@ -35,13 +35,13 @@ def test_channels_last_makes_the_same_views(tmp_path):
 
 @pytest.fixture
 def compiled(monkeypatch):
-    """The modules that are compiled, without compiling them."""
+    """The modules that `compile` is called on; nothing is compiled."""
     modules = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **_: modules.append(module))
     return modules
 
 
-def test_f_f_ref_and_each_replica_are_compiled_once(compiled):
+def test_denoiser_reference_and_replicas_are_compiled_once(compiled):
     pipeline = DiffPortrait3DPipeline.of(toy_model()).tune(compile=True).replicate(["cpu"])
     views(pipeline)
     views(pipeline)
@@ -49,7 +49,7 @@ def test_f_f_ref_and_each_replica_are_compiled_once(compiled):
     assert [id(module) for module in compiled] == [id(module) for module in expected]
 
 
-def test_the_denoiser_is_kept_until_a_part_is_exchanged(compiled):
+def test_denoiser_is_rebuilt_only_when_a_part_is_replaced(compiled):
     pipeline = DiffPortrait3DPipeline.of(toy_model()).tune(compile=True)
     kept = pipeline.denoiser
     pipeline.to(torch.bfloat16)
@@ -61,7 +61,7 @@ def test_the_denoiser_is_kept_until_a_part_is_exchanged(compiled):
     assert sum(type(module) is type(kept) for module in compiled) == 2
 
 
-def test_they_are_flags_of_synthesize():
+def test_synthesize_accepts_channels_last_and_compile():
     asked = make_parser().parse_args(["--model=m", "--out=o", "--channels_last=true", "--compile=true"])
     assert asked.channels_last
     assert asked.compile
@@ -69,7 +69,7 @@ def test_they_are_flags_of_synthesize():
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile builds C++ on a CPU")
-def test_compiled_makes_the_same_views():
+def test_compiled_gives_equal_views():
     model = toy_model()
     plain = views(DiffPortrait3DPipeline.of(model))
     torch.testing.assert_close(

@@ -12,13 +12,13 @@ def degrees(labels):
 
 @pytest.mark.parametrize("name", TRAJECTORIES)
 @pytest.mark.parametrize("views", [1, 2, 24])
-def test_every_path_is_made_of_good_labels(name, views):
+def test_trajectories_are_valid_and_distinct_cameras(name, views):
     labels = check_labels(trajectory(name, views), name)
     assert labels.shape == (views, 25)
     assert len({tuple(label) for label in labels}) == views
 
 
-def test_the_orbit_closes_in_steps_of_one_size_about_the_front():
+def test_orbit_is_closed_centred_and_even():
     turn = degrees(trajectory("orbit", 24, yaw=30, pitch=10))
     np.testing.assert_allclose(np.abs(turn).max(0), (30, 10), atol=1e-4)
     np.testing.assert_allclose(turn.mean(0), 0, atol=1e-4)
@@ -26,14 +26,14 @@ def test_the_orbit_closes_in_steps_of_one_size_about_the_front():
     assert steps.max() < 30 * 2 * np.pi / 24 * 1.01
 
 
-def test_sweeps_go_evenly_from_one_end_to_the_other():
+def test_sweeps_are_even():
     sideways, upwards = degrees(trajectory("yaw_sweep", 5, yaw=40)), degrees(trajectory("pitch_sweep", 3))
     np.testing.assert_allclose(sideways, [(yaw, 0) for yaw in (-40, -20, 0, 20, 40)], atol=1e-4)
     np.testing.assert_allclose(upwards, [(0, pitch) for pitch in (-20, 0, 20)], atol=1e-4)
 
 
-def test_the_spiral_is_eg3d_s_formula():
-    """LookAtPoseSampler with h = π/2 + a sin(φ), v = π/2 - 0.05 + b cos(φ), written out."""
+def test_spiral_matches_eg3d():
+    """EG3D's LookAtPoseSampler with h = π/2 + a sin(φ), v = π/2 - 0.05 + b cos(φ)."""
     a, b, views = 0.4, 0.5, 16
     expected = []
     for k in range(views):
@@ -48,7 +48,7 @@ def test_the_spiral_is_eg3d_s_formula():
     np.testing.assert_allclose(poses[3], look_at(poses[3, :3, 3]), atol=1e-5)
 
 
-def test_the_spiral_starts_below_and_goes_over_the_camera_s_right():
+def test_spiral_starts_below_and_goes_right():
     below, right, above, left = degrees(trajectory("spiral", 4))
     assert below[1] < -15
     assert above[1] > 15
@@ -67,6 +67,6 @@ def test_the_spiral_starts_below_and_goes_over_the_camera_s_right():
         (("pitch_sweep", 8, 10.0), "--yaw 10: pitch_sweep does not change the yaw"),
     ],
 )
-def test_what_makes_no_path_is_one_line(settings, line):
+def test_invalid_trajectories_are_input_errors(settings, line):
     with pytest.raises(InputError, match=line):
         trajectory(*settings)

@@ -15,10 +15,10 @@ from lightning_modules.sampling.view_conditions import (
 from portraits.image_folders import check_count
 
 
-class Numbered:
-    """Renders a view as its camera's x, for one identity."""
+class GreyRenderer:
+    """Renders each view as one grey level, by the camera's x and the identity."""
 
-    name = "numbered"
+    name = "grey"
 
     def render(self, identity, labels, size):
         level = np.clip(128 + 40 * np.asarray(labels)[:, 3] + identity, 0, 255).astype(np.uint8)
@@ -33,30 +33,30 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_a_folder_s_images_come_in_the_order_of_their_numbers(folder):
+def test_folder_of_conditions_is_in_natural_order(folder):
     images = find_conditions(str(folder), 0).images(None, 8)
     assert [image.size for image in images] == [(8, 8)] * 12
     assert [image.getpixel((0, 0))[0] for image in images] == list(range(12))
 
 
-def test_a_renderer_is_known_by_its_name():
+def test_renderer_is_found_by_name():
     assert find_conditions("synthetic", 3) == RenderedConditions("synthetic", 3)
 
 
-def test_rendering_by_chunks_is_rendering_at_once():
+def test_rendering_in_chunks_matches_rendering_at_once():
     cameras = trajectory("yaw_sweep", 11)
-    images = render_view_conditions(Numbered(), 3, cameras, 8)
-    at_once = Numbered().render(3, cameras, 8).images
+    images = render_view_conditions(GreyRenderer(), 3, cameras, 8)
+    at_once = GreyRenderer().render(3, cameras, 8).images
     np.testing.assert_array_equal(np.stack([np.asarray(image) for image in images]), at_once)
 
 
 @pytest.mark.parametrize("views", [11, 13])
-def test_more_or_fewer_conditions_than_cameras_is_one_line(folder, views):
+def test_condition_count_mismatch_is_an_input_error(folder, views):
     with pytest.raises(InputError, match=f"holds 12 conditions for {views} cameras"):
         check_count(find_conditions(str(folder), 0).files, views, "conditions")
 
 
-def test_no_folder_and_no_renderer_is_one_line(tmp_path):
+def test_unknown_conditions_are_an_input_error(tmp_path):
     with pytest.raises(
         InputError, match="--conditions nowhere: there is no such folder, and the renderers are"
     ):
@@ -65,13 +65,13 @@ def test_no_folder_and_no_renderer_is_one_line(tmp_path):
         find_conditions(str(tmp_path), 0)
 
 
-def test_a_condition_that_is_not_square_is_one_line(tmp_path):
+def test_non_square_condition_is_an_input_error(tmp_path):
     Image.new("RGB", (20, 16)).save(tmp_path / "0.png")
     with pytest.raises(InputError, match=r"0\.png: 20x16 pixels; conditions are square"):
         find_conditions(str(tmp_path), 0).images(None, 16)
 
 
-def test_a_renderer_without_its_packages_is_one_line(monkeypatch):
+def test_renderer_without_its_package_is_an_input_error(monkeypatch):
     def missing(_):
         raise ModuleNotFoundError("No module named 'mitsuba'", name="mitsuba")
 

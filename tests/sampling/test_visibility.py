@@ -1,4 +1,4 @@
-"""What no portrait shows, of a head whose shape is known."""
+"""Occlusion masks of a head of known shape."""
 
 import math
 from types import SimpleNamespace
@@ -16,7 +16,7 @@ SIDE, RADIUS = 32, 0.3
 
 
 class Ball:
-    """In S's place: a ball about the point that cameras look at, rendered exactly."""
+    """In place of S: a ball around `PIVOT`, with exact depths."""
 
     def encode(self, portraits):
         return SimpleNamespace(people=len(portraits))
@@ -33,8 +33,8 @@ class Ball:
         )
 
 
-def missing(seen_yaws, yaw):
-    """Where a ball seen at a yaw, degrees, was seen from none of others; and where the ball is."""
+def occluded_at(seen_yaws, yaw):
+    """Masks (SIDE, SIDE) at `yaw` degrees: the part of the ball occluded at all `seen_yaws`, and the ball."""
     labels = [torch.from_numpy(label_from_angles(math.radians(y), 0.0)) for y in (*seen_yaws, yaw)]
     seen, camera = torch.stack(labels[:-1])[None], labels[-1][None, None]
     portraits = torch.zeros(1, len(seen_yaws), 3, 64, 64)
@@ -43,27 +43,27 @@ def missing(seen_yaws, yaw):
     return found[0, 0].view(SIDE, 2, SIDE, 2)[:, 0, :, 0], ball
 
 
-def test_from_the_same_camera_nothing_is_hidden():
-    assert not missing([10], 10)[0].any()
+def test_nothing_is_occluded_from_the_portraits_camera():
+    assert not occluded_at([10], 10)[0].any()
 
 
-def test_from_the_side_the_far_half_is_hidden():
-    """At 90 degrees a portrait shows half of what is seen, the half towards its camera."""
-    found, ball = missing([0], 90)
+def test_far_half_is_occluded_from_the_side():
+    """From 90 degrees to the side, a frontal portrait shows half of the visible ball."""
+    found, ball = occluded_at([0], 90)
     share = found.sum().item() / ball.sum().item()
-    assert 0.4 < share < 0.6  # a near camera sees less than half of the ball, and `BEHIND` forgives some
+    assert 0.4 < share < 0.6  # a near camera sees less than half, and `BEHIND` tolerates some depth
     assert not (found & ~ball).any()
     columns = torch.nonzero(found)[:, 1]
     middle = np.mean(columns.numpy())
-    assert middle > SIDE / 2  # a camera at the head's left sees the back of the head on its right
-    mirrored, _ = missing([0], -90)
+    assert middle > SIDE / 2  # at yaw 90 the back of the head is on the right
+    mirrored, _ = occluded_at([0], -90)
     assert torch.equal(mirrored, found.flip(1))
 
 
 @pytest.mark.parametrize("yaw", [30, 60, 90])
-def test_more_hides_as_the_head_turns_and_less_with_more_portraits(yaw):
-    found, _ = missing([0], yaw)
-    assert found.sum() >= missing([0], yaw - 25)[0].sum()
-    both, _ = missing([0, yaw + 20], yaw)
+def test_occlusion_grows_with_yaw_and_shrinks_with_portraits(yaw):
+    found, _ = occluded_at([0], yaw)
+    assert found.sum() >= occluded_at([0], yaw - 25)[0].sum()
+    both, _ = occluded_at([0, yaw + 20], yaw)
     assert (found | ~both).all()
     assert both.sum() < found.sum() or found.sum() == 0

@@ -13,7 +13,7 @@ from tests.networks.toy import noise, toy_model
 
 @pytest.mark.parametrize("overlap", [0, 1, 4, 7])
 @pytest.mark.parametrize("views", [1, 2, 7, 8, 9, 12, 24, 97])
-def test_windows_cover_a_path_and_share_what_they_should(views, overlap):
+def test_windows_cover_all_views_with_weights_of_sum_one(views, overlap):
     plan = windows(views, 8, overlap)
     total = torch.zeros(views)
     for window in plan:
@@ -26,25 +26,25 @@ def test_windows_cover_a_path_and_share_what_they_should(views, overlap):
     assert all(one.stop - other.start >= overlap for one, other in pairwise(plan))
 
 
-def test_half_a_window_is_shared_unless_said():
+def test_default_overlap_is_half_a_window():
     assert [w.views for w in windows(24, 8)] == [w.views for w in windows(24, 8, 4)]
     assert [w.views for w in windows(3, 1)] == [slice(0, 1), slice(1, 2), slice(2, 3)]
 
 
-def test_one_window_weighs_everything():
+def test_single_window_has_unit_weights():
     (window,) = windows(5, 8, 4)
     assert torch.equal(window.weights, torch.ones(5))
 
 
 @pytest.mark.parametrize(("views", "window", "overlap"), [(0, 8, 4), (8, 0, 0), (8, 4, 4), (8, 4, -1)])
-def test_numbers_that_do_not_fit_are_one_line(views, window, overlap):
+def test_invalid_window_settings_are_input_errors(views, window, overlap):
     with pytest.raises(InputError, match="window"):
         windows(views, window, overlap)
 
 
 @torch.no_grad()
-def test_without_v_windows_change_nothing():
-    """Each view is on its own: the blend is of equal predictions."""
+def test_windows_change_nothing_without_cross_view():
+    """Without cross-view attention, overlapping windows predict the same and their blend equals them."""
     model = toy_model()
     denoiser = Denoiser(model.backbone.unet, model.backbone.empty_prompt, model.control)
     bank = portrait_bank(denoiser, model.reference, noise(2, 1, 4, 4, 4), timestep=0)
@@ -56,8 +56,8 @@ def test_without_v_windows_change_nothing():
 
 
 @torch.no_grad()
-def test_with_v_each_window_sees_its_own_views():
-    """Two windows that share nothing are two paths."""
+def test_cross_view_attends_within_a_window():
+    """Two windows without overlap are two separate trajectories."""
     model = toy_model()
     denoiser = model.denoiser()
     bank = portrait_bank(denoiser, model.reference, noise(1, 1, 4, 4, 4), timestep=0)
@@ -82,7 +82,7 @@ def test_with_v_each_window_sees_its_own_views():
 
 @torch.no_grad()
 @pytest.mark.parametrize("timestep", [0, None])
-def test_windows_are_shared_by_copies_of_the_networks_and_nothing_changes(timestep):
+def test_replicas_share_windows_and_change_nothing(timestep):
     model = toy_model()
     denoiser = model.denoiser()
     copies = [deepcopy(denoiser) for _ in range(2)]
@@ -96,6 +96,6 @@ def test_windows_are_shared_by_copies_of_the_networks_and_nothing_changes(timest
     alone = sample(denoiser, model.backbone.scheduler, start, **options)
     assert list(map(len, calls)) == [16, 0, 0]  # 4 windows, 2 steps, 2 passes
     shared = sample(denoiser, model.backbone.scheduler, start, **options, replicas=copies)
-    torch.testing.assert_close(shared, alone, rtol=1e-3, atol=1e-3)  # copies lie elsewhere: rounding
+    torch.testing.assert_close(shared, alone, rtol=1e-3, atol=1e-3)  # memory alignment changes the rounding
     assert list(map(len, calls)) == [16 + 8, 4, 4]
     assert not any(map(any, calls))
