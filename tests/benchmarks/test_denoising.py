@@ -12,14 +12,14 @@ def shaken(**settings):
 
 
 @torch.no_grad()
-def test_the_ways_of_a_guided_step_are_one_step():
+def test_all_guided_steps_agree():
     outputs = {name: run() for name, run in steps(shaken(portraits=2)).items()}
     released = outputs["released"]
     for name, output in outputs.items():
         torch.testing.assert_close(output, released, rtol=1e-3, atol=1e-4, msg=name)
 
 
-def test_the_ways_of_a_training_step_are_one_step():
+def test_all_training_steps_agree():
     parts, gradients = shaken(portraits=2, attached=False), {}
     for name, run in training(parts).items():
         run()
@@ -30,7 +30,7 @@ def test_the_ways_of_a_training_step_are_one_step():
         assert (gradient - first).norm() < 1e-4 * first.norm(), name
 
 
-def test_ours_do_less_and_take_less():
+def test_operations_and_memory_decrease_down_the_table():
     with torch.no_grad():
         work = [operations(run) for run in steps(shaken()).values()]
     assert work == sorted(work, reverse=True)
@@ -39,8 +39,8 @@ def test_ours_do_less_and_take_less():
     assert peak[-1] > 0
 
 
-def test_operations_are_counted_without_doing_them():
-    """As at full size, where attention written out takes more memory than there is."""
+def test_operations_on_meta_tensors_match_the_cpu():
+    """At full size only meta tensors fit into memory."""
     done, counted = (
         operations(training(build(SMALL, 4, device, portraits=2, attached=False))["ours, checkpointed"])
         for device in ("cpu", "meta")

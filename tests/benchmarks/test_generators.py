@@ -6,7 +6,7 @@ from benchmarks.generators import build, ways
 
 @pytest.mark.parametrize("kind", ["eg3d", "panohead"])
 @torch.inference_mode()
-def test_both_ways_make_the_same_images(kind):
+def test_shared_and_independent_rendering_agree(kind):
     generator = build(kind, "reduced", "cpu")
     shared, independent = (run() for run in ways(generator, 2).values())
     assert shared.shape == (1, 2, 3, 128, 128)

@@ -7,14 +7,14 @@ from benchmarks.identity import Faces, Scores, scores, table
 from core.errors import InputError
 
 
-def test_the_table_has_tails_and_bins():
+def test_table_has_percentiles_and_yaw_bins():
     strangers = np.linspace(0, 1, 101)
     found = Scores(strangers, np.array([0.9, 0.7, 0.5]), np.array([5.0, 10.0, 50.0]))
     row = table({"toy": found}).splitlines()[2]
     assert row == "| toy | 0.50 | 0.99 | 0.80 (0.72) |  |  | 0.50 (0.50) |  |"
 
 
-def test_one_person_is_compared_with_their_most_frontal_view(monkeypatch):
+def test_people_are_compared_with_their_most_frontal_view(monkeypatch):
     vectors = {"a": [1.0, 0], "b": [0, 1.0], "c": [1.0, 1.0]}
 
     def embed(faces):

@@ -14,7 +14,7 @@ STAGE = Path(__file__).parents[2] / "configs" / "stage1.yaml"
 
 @pytest.fixture
 def toy(tmp_path: Path) -> Path:
-    """The settings that make stage 1 a toy on a tiny capture."""
+    """A config layer that makes stage 1 a toy model on a tiny capture."""
     build(FakeSource(name="synthetic"), tmp_path / "built", 0)
     save_backbone(toy_backbone(), str(tmp_path / "toy"))
     overlay = tmp_path / "toy.yaml"
@@ -26,16 +26,14 @@ def toy(tmp_path: Path) -> Path:
     return overlay
 
 
-def test_images_and_latents_are_trained_on_and_compared(
-    toy: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_training_on_images_and_on_latents_is_compared(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main([f"--configs=[{STAGE},{toy}]", "--steps=1", "--rounds=1"])
     printed = capsys.readouterr().out
     assert "with latents" in printed
     assert "times faster" in printed
 
 
-def test_shards_that_are_no_folder_are_refused(toy: Path, tmp_path: Path) -> None:
+def test_shards_must_be_a_built_folder(toy: Path, tmp_path: Path) -> None:
     toy.write_text(toy.read_text().replace(str(tmp_path / "built"), str(tmp_path / "built" / "*.tar")))
     with pytest.raises(InputError, match="is not a folder built by"):
         main([f"--configs=[{STAGE},{toy}]"])

@@ -1,4 +1,4 @@
-"""The measure of shapes on surfaces whose distances are known, and one of the built-in people."""
+"""Surface distances of spheres, and of a built-in person's head."""
 
 import numpy as np
 import pytest
@@ -29,18 +29,18 @@ def test_distances_of_concentric_spheres_are_their_gap():
     assert distances(sphere(0.3), sphere(0.3), 0.6) == (0, 0)
 
 
-def test_points_outside_of_the_cube_do_not_count():
+def test_points_outside_the_cube_are_dropped():
     points = np.array([[0.1, 0.1, 0.1], [0.1, -0.5, 0.1]])
     assert inside(points, 0.45).tolist() == [[0.1, 0.1, 0.1]]
 
 
-def test_a_head_is_as_high_as_heads_are():
+def test_head_heights_are_plausible():
     heights = [head_height(sample_person(np.random.default_rng(seed))) / 2.7 for seed in range(3)]
     assert all(0.19 < height < 0.28 for height in heights)  # metres, at 2.7 units to the metre
     assert len(set(heights)) == 3
 
 
-def test_a_table_has_means_and_the_range_of_people():
+def test_table_has_means_and_ranges():
     rows = {"S to truth": [(2.0, 6.0), (4.0, 8.0)]}
     truths = [Truth(None, np.zeros((1, 3)), height) for height in (0.5, 0.7)]
     text = table(rows, truths)
@@ -48,7 +48,7 @@ def test_a_table_has_means_and_the_range_of_people():
     assert "2 people; a head is 0.60" in text
 
 
-def test_visible_points_are_those_of_the_surface():
+def test_visible_points_lie_on_the_surface():
     import mitsuba as mi
 
     class Ball:
@@ -60,7 +60,7 @@ def test_visible_points_are_those_of_the_surface():
     assert (np.abs(points).max(0) > 0.29).all()
 
 
-def test_what_cannot_be_measured_is_one_line(tmp_path):
+def test_invalid_settings_are_input_errors(tmp_path):
     with pytest.raises(InputError, match="give 2 people or more"):
         MeshBenchmark(people=1)
     with pytest.raises(InputError, match=str(tmp_path)):

@@ -9,13 +9,13 @@ from tests.portraits.test_mesh import seen_by
 
 
 def exact_views():
-    """The canonical face seen by known cameras."""
+    """Projections of the canonical face by 39 known cameras."""
     turns = [(yaw, pitch) for yaw in np.linspace(-60, 60, 13) for pitch in (-15, 0, 15)]
     cameras = np.stack([label_from_angles(*np.radians(turn)) for turn in turns]).astype(np.float64)
     return Views(np.stack([seen_by(camera) for camera in cameras]), np.ones(len(cameras)), cameras)
 
 
-def test_the_face_behind_exact_landmarks_is_found():
+def test_fit_recovers_the_face_of_exact_landmarks():
     views = exact_views()
     face = fit_face(views)
     np.testing.assert_allclose(face, canonical_face(), atol=0.01)
@@ -24,13 +24,13 @@ def test_the_face_behind_exact_landmarks_is_found():
     assert found.yaw_cubed == pytest.approx(0, abs=0.02)
 
 
-def test_the_mirror_of_a_mirror_is_the_vertex():
+def test_mirror_is_an_involution():
     mirror = mirror_of(canonical_face())
     assert (mirror[mirror] == np.arange(len(mirror))).all()
     assert mirror[33] == 263
 
 
-def test_too_few_views_are_one_line():
+def test_too_few_views_are_an_input_error():
     views = exact_views()
     with pytest.raises(InputError, match="give 20 or more"):
         fit_face(Views(views.points[:5], views.scores[:5], views.cameras[:5]))

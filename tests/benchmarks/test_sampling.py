@@ -11,8 +11,8 @@ from tests.networks.toy import toy_model
 
 
 @pytest.mark.parametrize("prior", [True, False])
-def test_both_samplers_make_the_same_images(prior):
-    """So that their times compare. The released sampler's F_ref sees the current timestep."""
+def test_released_sampler_and_pipeline_agree(prior):
+    """Otherwise their times could not be compared. The released sampler's F_ref gets the current timestep."""
     pipeline = DiffPortrait3DPipeline.of(replace(toy_model(prior=prior), reference_timestep="current"))
     inputs = Inputs.of(pipeline, 3)
     assert (inputs.cameras is not None) == prior
@@ -21,7 +21,7 @@ def test_both_samplers_make_the_same_images(prior):
     torch.testing.assert_close(made, released(pipeline, inputs, 3), rtol=1e-3, atol=1e-3)
 
 
-def test_the_command_measures_both_and_the_memory(tmp_path, capsys, monkeypatch):
+def test_command_prints_times_and_peak_memory(tmp_path, capsys, monkeypatch):
     with whole_folder(tmp_path / "model") as folder:
         write_portrait_model(toy_model(prior=True), folder)
     monkeypatch.setattr("benchmarks.sampling.PATHS", (2,))

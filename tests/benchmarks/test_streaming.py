@@ -11,7 +11,7 @@ from tests.shards.fake_source import FakeSource
 STAGE = Path(__file__).parents[2] / "configs" / "stage1.yaml"
 
 
-def test_rates_of_all_readers_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_prints_all_readers(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--sizes=[16]", "--frames=4", "--workers=1", "--seconds=0.05"])
     printed = capsys.readouterr().out
     for way in (
@@ -25,7 +25,7 @@ def test_rates_of_all_readers_are_printed(capsys: pytest.CaptureFixture[str]) ->
         assert way in printed
 
 
-def test_the_share_of_waiting_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_prints_the_data_wait(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     build(FakeSource(name="synthetic"), tmp_path / "built", 0)
     save_backbone(toy_backbone(), str(tmp_path / "toy"))
     (tmp_path / "toy.yaml").write_text(

@@ -1,4 +1,4 @@
-"""A run's picture, out of the files that a run leaves."""
+"""The dashboard picture, drawn from a run's own files."""
 
 import csv
 from pathlib import Path
@@ -27,7 +27,7 @@ COLUMNS = ("step", "epoch", "train/loss", "val/loss", "val/novel_view/LPIPS", "v
 
 @pytest.fixture
 def run(tmp_path):
-    """A run of 40 steps, validated twice."""
+    """The folder of a run of 40 steps with two validations."""
     folder = tmp_path / "stage2/version_3"
     (folder / "evaluation").mkdir(parents=True)
     with (folder / "metrics.csv").open("w", newline="") as file:
@@ -44,7 +44,7 @@ def run(tmp_path):
     return folder
 
 
-def test_curves_stand_together_by_protocol(run):
+def test_curves_are_grouped_by_protocol(run):
     curves = read_log(run / "metrics.csv")
     assert curves["val/novel_view/LPIPS"] == [(19, 3.0), (39, 4.5)]
     assert sections(curves) == {
@@ -54,14 +54,14 @@ def test_curves_stand_together_by_protocol(run):
     }
 
 
-def test_panel_titles_have_the_best_value_where_there_is_a_direction():
+def test_panel_titles_show_the_best_value_of_metrics_with_a_direction():
     curve = [(19, 3.0), (39, 4.5)]
     assert panel_title("val/novel_view/LPIPS", curve) == ("LPIPS  min 3", (19, 3.0))
     assert panel_title("val/reference_gain", curve) == ("reference_gain  max 4.5", (39, 4.5))
     assert panel_title("train/data_wait", curve) == ("data_wait  4.5", None)
 
 
-def test_the_page_has_curves_and_the_newest_media(run, tmp_path):
+def test_page_shows_the_newest_grid_and_orbit(run, tmp_path):
     assert newest(run / "evaluation", "grid").name == "grid-0000039.png"
     out = dashboard(str(tmp_path), str(tmp_path / "docs/page.jpg"))
     page = Image.open(out)
@@ -71,13 +71,13 @@ def test_the_page_has_curves_and_the_newest_media(run, tmp_path):
     assert reds > 64 * 32 + 3 * 256 * 200  # the grid, and the frames of the orbit
 
 
-def test_the_newest_run_below_a_folder_is_taken(run, tmp_path, capsys):
+def test_newest_run_below_a_folder_is_drawn(run, tmp_path, capsys):
     assert find_run(tmp_path) == run
     draw([str(tmp_path)])
     assert capsys.readouterr().out.strip() == str(run / "dashboard.png")
 
 
-def test_what_is_no_run_is_one_line(tmp_path):
+def test_folder_without_a_run_is_an_input_error(tmp_path):
     with pytest.raises(InputError, match=r"no metrics.csv in it or below"):
         dashboard(str(tmp_path))
     (tmp_path / "metrics.csv").write_text("a,b\n1,2\n")
@@ -85,7 +85,7 @@ def test_what_is_no_run_is_one_line(tmp_path):
         dashboard(str(tmp_path))
 
 
-def test_a_line_that_is_being_written_waits(run):
+def test_incomplete_last_line_of_the_log_is_ignored(run):
     log = run / "metrics.csv"
     whole = read_log(log)
     for cut in ("59,0,-", "59,0,0.", "5"):
@@ -99,19 +99,19 @@ def test_a_line_that_is_being_written_waits(run):
         dashboard(str(run))
 
 
-def test_a_run_of_nan_alone_is_one_line(tmp_path):
+def test_log_of_nan_alone_is_an_input_error(tmp_path):
     (tmp_path / "metrics.csv").write_text("step,epoch,train/loss\n0,0,nan\n1,0,inf\n2,0,\n")
     with pytest.raises(InputError, match="no finite value is logged yet, of 1 names"):
         dashboard(str(tmp_path))
 
 
-def test_another_picture_format_is_refused_before_anything_is_drawn(run, monkeypatch):
+def test_unknown_picture_format_is_refused_before_drawing(run, monkeypatch):
     monkeypatch.setattr("callbacks.dashboard.draw_page", None)
     with pytest.raises(InputError, match=r"x.pdfx: names of pictures end in .png"):
         dashboard(str(run), str(run / "x.pdfx"))
 
 
-def test_the_page_appears_whole(run, monkeypatch):
+def test_failed_save_keeps_the_old_page(run, monkeypatch):
     page = dashboard(str(run))
     before = page.read_bytes()
 
@@ -128,12 +128,12 @@ def test_the_page_appears_whole(run, monkeypatch):
     assert page.read_bytes() == before
 
 
-def test_what_is_being_written_is_not_the_newest(tmp_path):
+def test_partial_files_are_not_the_newest(tmp_path):
     (tmp_path / ".samples-0000009.png.partial").touch()
     assert newest(tmp_path, "*") is None
 
 
-def test_long_curves_have_a_running_mean_and_short_ones_a_ring():
+def test_long_curves_have_a_running_mean_and_short_ones_a_marker():
     ramp = [(step, float(step)) for step in range(40)]
     axes = [new_figure(300, 200).subplots() for _ in range(4)]
     draw_panel(axes[0], "train/loss", ramp)
@@ -163,5 +163,5 @@ def test_long_curves_have_a_running_mean_and_short_ones_a_ring():
         ("val/evaluation_seconds", None),
     ],
 )
-def test_directions(name, better):
+def test_direction_of_logged_names(name, better):
     assert higher_is_better(name) is better

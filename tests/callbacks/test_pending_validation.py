@@ -1,4 +1,4 @@
-"""A validation that was cut off is made up for, the last one of a run too."""
+"""An interrupted validation runs again after resuming, also at the end of training."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from lightning_modules.checkpoint_io import WholeCheckpointIO
 
 
 class Validations(pl.Callback):
-    """The steps at which validations ended, and whether training did; the one at `stop_at` is killed."""
+    """Records the steps of finished validations and the end of training; fails in the one at `stop_at`."""
 
     def __init__(self, stop_at: int | None = None) -> None:
         self.stop_at, self.steps, self.ended = stop_at, [], False
@@ -51,7 +51,7 @@ def fit(folder: Path, seen: Validations, ckpt_path: Path | None = None) -> pl.Tr
 
 
 @pytest.mark.parametrize(("stop_at", "after"), [(2, [2, 4, 6]), (4, [4, 6]), (6, [6])])
-def test_a_cut_off_validation_is_made_up_for(tmp_path: Path, stop_at: int, after: list[int]):
+def test_interrupted_validation_runs_after_resuming(tmp_path: Path, stop_at: int, after: list[int]):
     with pytest.raises(RuntimeError, match="killed"):
         fit(tmp_path, Validations(stop_at))
     seen = Validations()
@@ -61,17 +61,21 @@ def test_a_cut_off_validation_is_made_up_for(tmp_path: Path, stop_at: int, after
     assert trainer.global_step == trainer.max_steps == 6
 
 
-def test_a_validation_that_ended_is_not_repeated(tmp_path: Path):
-    seen = Validations()
+def test_finished_validation_is_not_repeated(tmp_path: Path):
+    class SavesAfterStep4(Validations):
+        def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            super().on_validation_end(trainer, pl_module)
+            if trainer.global_step == 4:
+                trainer.save_checkpoint(tmp_path / "validated.ckpt")
+
+    seen, again = SavesAfterStep4(), Validations()
     fit(tmp_path, seen)
     assert seen.steps == [2, 4, 6]
-    again = Validations()
-    middle = next(path for path in tmp_path.glob("*.ckpt") if "step=4" in path.name or "last" in path.name)
-    fit(tmp_path / "again", again, middle)
-    assert set(again.steps) <= {6}
+    fit(tmp_path / "again", again, tmp_path / "validated.ckpt")
+    assert again.steps == [6]
 
 
-def test_a_checkpoint_is_whole_or_not_there(tmp_path: Path):
+def test_checkpoints_are_written_atomically(tmp_path: Path):
     class Fails:
         def __reduce__(self):
             raise ZeroDivisionError

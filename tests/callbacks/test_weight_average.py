@@ -11,7 +11,7 @@ from core.simulated_device import simulated_device
 
 
 class HalfFrozen(pl.LightningModule):
-    """One weight that is trained and one that is not."""
+    """A module with one trained and one frozen weight."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ def trainer(folder, **options):
     return pl.Trainer(**{**defaults, **options})
 
 
-def test_it_is_the_average_of_what_is_trained(tmp_path):
+def test_average_matches_the_recursion(tmp_path):
     average, module = WeightAverage(0.7), HalfFrozen()
     trainer(tmp_path, callbacks=[average]).fit(module, loader())
     expected = torch.zeros(2)
@@ -62,13 +62,13 @@ def test_it_is_the_average_of_what_is_trained(tmp_path):
     torch.testing.assert_close(average.average["trained"], expected)
 
 
-def test_one_update_an_optimiser_step(tmp_path):
+def test_one_update_per_optimiser_step(tmp_path):
     average = WeightAverage(0.7)
     trainer(tmp_path, callbacks=[average], max_steps=3, accumulate_grad_batches=2).fit(HalfFrozen(), loader())
     assert average.updates == 3
 
 
-def test_updates_every_few_steps_count_them_all(tmp_path):
+def test_every_n_steps_compensates_the_decay(tmp_path):
     average, module = WeightAverage(0.7, every_n_steps=3), HalfFrozen()
     trainer(tmp_path, callbacks=[average], max_steps=8).fit(module, loader())
     expected = torch.zeros(2)
@@ -79,7 +79,7 @@ def test_updates_every_few_steps_count_them_all(tmp_path):
     torch.testing.assert_close(average.average["trained"], expected)
 
 
-def test_the_average_of_a_card_s_weights_is_kept_on_the_cpu():
+def test_average_of_gpu_weights_is_kept_on_the_cpu():
     average = WeightAverage(device="cpu")
     with simulated_device():
         with torch.device("cuda:0"):
@@ -91,7 +91,7 @@ def test_the_average_of_a_card_s_weights_is_kept_on_the_cpu():
     assert {x.device.type for x in average.average.values()} == {"cpu"}
 
 
-def test_validation_sees_the_average_and_training_goes_on_without(tmp_path):
+def test_validation_uses_the_average_and_training_does_not(tmp_path):
     average, module, plain = WeightAverage(0.9), HalfFrozen(), HalfFrozen()
     trainer(tmp_path, callbacks=[average], val_check_interval=6).fit(module, loader(), loader())
     trainer(tmp_path).fit(plain, loader())
@@ -100,7 +100,7 @@ def test_validation_sees_the_average_and_training_goes_on_without(tmp_path):
     assert torch.equal(module.trained, plain.trained)
 
 
-def test_an_interrupted_validation_saves_the_weights_being_trained(tmp_path):
+def test_interrupted_validation_saves_the_trained_weights(tmp_path):
     class Failing(HalfFrozen):
         def validation_step(self, batch, batch_idx):
             raise RuntimeError("in the midst of validation")
@@ -118,14 +118,14 @@ def test_an_interrupted_validation_saves_the_weights_being_trained(tmp_path):
     assert torch.equal(state["average"]["trained"], callbacks[0].average["trained"])
 
 
-def test_another_module_s_average_is_refused(tmp_path):
+def test_average_of_another_module_is_refused(tmp_path):
     average = WeightAverage()
     average.load_state_dict({"average": {"other": torch.zeros(2)}, "updates": 3})
     with pytest.raises(InputError, match="other, trained"):
         trainer(tmp_path, callbacks=[average]).fit(HalfFrozen(), loader())
 
 
-def test_settings_out_of_range_are_one_line():
+def test_settings_out_of_range_are_input_errors():
     with pytest.raises(InputError, match="every_n_steps is 0"):
         WeightAverage(every_n_steps=0)
     with pytest.raises(InputError, match=r"\[0, 1\)"):
