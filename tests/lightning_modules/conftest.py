@@ -1,5 +1,4 @@
-"""Tiny captures, a tiny backbone folder and a trainer that leaves nothing behind, for all tests of
-training."""
+"""Toy captures, a toy backbone and a trainer without logs or checkpoints, for all tests of training."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,7 +22,7 @@ SIZE = 16
 
 @pytest.fixture(scope="session")
 def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A built folder: 4 people in each split, 2 frames each of 4 views of 16 pixels."""
+    """A built folder: 4 people in each split, 2 frames each, 4 views of 16×16 pixels."""
     folder = tmp_path_factory.mktemp("capture") / "fake"
     build(FakeSource(4, 2, views=4, size=SIZE), folder, 0)
     return folder
@@ -31,7 +30,7 @@ def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a toy backbone, 4× down."""
+    """The folder of a toy backbone that downsamples by 4."""
     folder = tmp_path_factory.mktemp("backbone") / "toy"
     save_backbone(toy_backbone(), str(folder))
     return folder
@@ -39,7 +38,7 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def make_data(capture: Path, tmp_path: Path) -> Callable[..., PortraitViewsDataModule]:
-    """Makes a data module over the capture."""
+    """A function that makes a data module over the capture."""
 
     def make(**change: Any) -> PortraitViewsDataModule:
         options: dict[str, Any] = {
@@ -59,7 +58,7 @@ def make_data(capture: Path, tmp_path: Path) -> Callable[..., PortraitViewsDataM
 
 @pytest.fixture
 def make_stage(backbone: Path) -> Callable[..., AppearanceStage]:
-    """Makes stage 1 on the toy backbone."""
+    """A function that makes stage 1 on the toy backbone."""
 
     def make(**change: Any) -> AppearanceStage:
         options: dict[str, Any] = {"backbone": str(backbone), "learning": Learning(1e-3), "sample_steps": 2}
@@ -70,20 +69,23 @@ def make_stage(backbone: Path) -> Callable[..., AppearanceStage]:
 
 @pytest.fixture
 def several_tokens(make_data: Callable[..., PortraitViewsDataModule], tmp_path: Path) -> tuple[Any, Any]:
-    """The backbone and F_ref of a toy model, and data, of which every attention has several tokens: over a
-    single one there is nothing to learn."""
+    """Paths of a toy backbone and F_ref, and data, where every attention has several tokens: over a single
+    token the gradients of queries and keys are zero."""
     build(FakeSource(2, 1, views=4, size=2 * SIZE), tmp_path / "larger", 0)
     sources = {"fake": SourceConfig(str(tmp_path / "larger"))}
     model = toy_model()
     backbone = replace(model.backbone, empty_prompt=prompt(tokens=3))
-    save_portrait_model(replace(model, backbone=backbone), str(tmp_path / "wordy"))
-    parts = {"backbone": str(tmp_path / "wordy"), "appearance": str(tmp_path / "wordy" / REFERENCE)}
+    save_portrait_model(replace(model, backbone=backbone), str(tmp_path / "several_tokens"))
+    parts = {
+        "backbone": str(tmp_path / "several_tokens"),
+        "appearance": str(tmp_path / "several_tokens" / REFERENCE),
+    }
     return parts, make_data(sources=sources, image_size=2 * SIZE, conditions=True)
 
 
 @pytest.fixture
 def make_trainer(tmp_path: Path) -> Callable[..., pl.Trainer]:
-    """Makes a CPU trainer without logs, bars or checkpoints."""
+    """A function that makes a CPU trainer without logs, progress bars or checkpoints."""
 
     def make(**change: Any) -> pl.Trainer:
         options: dict[str, Any] = {

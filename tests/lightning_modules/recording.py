@@ -1,4 +1,4 @@
-"""Losses by step, and interruptions at a chosen step, for tests of resuming."""
+"""Callbacks that record losses and interrupt training, for tests of resuming."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ import torch
 
 
 class Losses(pl.Callback):
-    """The training loss of every micro-batch by (optimiser step, place in the accumulation)."""
+    """Records the loss of every micro-batch by (optimiser step, index in the accumulation)."""
 
     def __init__(self) -> None:
         self.by_step: dict[tuple[int, int], float] = {}
@@ -25,7 +25,7 @@ class Losses(pl.Callback):
 
 
 class Terminate(pl.Callback):
-    """Sends this process SIGTERM in the midst of a micro-batch, as a scheduler would."""
+    """Sends SIGTERM to this process at the start of a micro-batch, as a cluster scheduler would."""
 
     def __init__(self, at: int) -> None:
         self.at = at

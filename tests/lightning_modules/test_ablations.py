@@ -1,4 +1,4 @@
-"""The rows of the ablations at toy width: what each changes, and what it leaves."""
+"""The rows and probes of the ablations at toy width."""
 
 from dataclasses import replace
 
@@ -43,32 +43,32 @@ def batch(people):
 
 
 @pytest.fixture(scope="module")
-def made(batch):
+def views_by_row(batch):
     study = Study(toy_model(prior=True), SAMPLING)
     return {row.name: row.views(batch) for row in study.rows()}
 
 
-def test_every_row_is_something_else(made, batch):
-    assert all(views.shape == batch["target"].shape for views in made.values())
-    names = list(made)
+def test_rows_differ_from_each_other(views_by_row, batch):
+    assert all(views.shape == batch["target"].shape for views in views_by_row.values())
+    names = list(views_by_row)
     same = [
         (one, other)
         for place, one in enumerate(names)
         for other in names[place + 1 :]
-        if torch.equal(made[one], made[other])
+        if torch.equal(views_by_row[one], views_by_row[other])
     ]
     assert not same
 
 
-def test_trivial_answers_are_what_they_say(made, batch):
-    assert torch.equal(made["reference returned"][:, 1], batch["reference"][:, 0])
+def test_trivial_rows_match_their_definitions(views_by_row, batch):
+    assert torch.equal(views_by_row["reference returned"][:, 1], batch["reference"][:, 0])
     pipeline = DiffPortrait3DPipeline.of(toy_model(prior=True))
-    assert torch.equal(made["S alone"], pipeline.proxies(batch["reference"][:, :1], batch["camera"]))
+    assert torch.equal(views_by_row["S alone"], pipeline.proxies(batch["reference"][:, :1], batch["camera"]))
     one = batch | {"reference": batch["reference"][:, :1]}
-    assert torch.equal(made["full model"], sampled(pipeline, one, SAMPLING))
+    assert torch.equal(views_by_row["full model"], sampled(pipeline, one, SAMPLING))
 
 
-def test_spread_is_the_deviation_among_views_of_one_camera(batch, monkeypatch):
+def test_spread_is_the_deviation_over_views_of_one_camera(batch, monkeypatch):
     pipeline = DiffPortrait3DPipeline.of(toy_model(prior=True))
     turned = widest(batch)
     settings = replace(SAMPLING, noise="random", window=VIEWS)
@@ -89,7 +89,7 @@ def test_spread_is_the_deviation_among_views_of_one_camera(batch, monkeypatch):
         spreads(pipeline, turned, SAMPLING)
 
 
-def test_probes_of_consistency():
+def test_consistency_probes_have_shapes_and_positive_seams():
     pipeline = DiffPortrait3DPipeline.of(toy_model(prior=True))
     references, conditions = torch.rand(2, 1, 3, 16, 16), torch.rand(2, 12, 3, 16, 16)
     assert view_deviation(pipeline, references, conditions[:, 0], 3, SAMPLING).shape == (2, 16, 16)
@@ -99,7 +99,7 @@ def test_probes_of_consistency():
     assert all(value > 0 for value in found.values())
 
 
-def test_the_widest_turn_of_each_frame(batch):
+def test_widest_picks_the_largest_turn_of_each_frame(batch):
     wide = widest(batch)
     turns = angles(batch["reference_camera"])[:, :, None, 0] - angles(batch["camera"])[:, None, :, 0]
     kept = np.abs(angles(wide["reference_camera"])[..., 0] - angles(wide["camera"])[..., 0])[:, 0]
@@ -110,7 +110,7 @@ def test_the_widest_turn_of_each_frame(batch):
         assert torch.equal(wide["condition"][frame, 0], batch["condition"][frame, view])
 
 
-def test_report_has_a_line_for_each_row():
+def test_report_has_a_line_per_row():
     rows = {
         "a": RowScores({"PSNR": np.array([[20.0, 20.2], [21.0, 21.2]])}, {}),
         "b": RowScores({"faces": np.ones((2, 2))}, {}),
@@ -125,12 +125,12 @@ def test_report_has_a_line_for_each_row():
     assert '- more: {"x": 1}' in text
 
 
-def test_too_few_people_are_one_line(people):
+def test_too_few_people_are_an_input_error(people):
     with pytest.raises(InputError, match="holds 4 test frames, not 9"):
         read_frames(people, 9, 3, 16)
 
 
-def test_a_model_without_all_parts_is_one_line(people, tmp_path):
+def test_model_without_all_parts_is_an_input_error(people, tmp_path):
     save_portrait_model(toy_model(), str(tmp_path / "model"))
     with pytest.raises(InputError, match="all four parts"):
         run(str(tmp_path / "model"), people, str(tmp_path / "out"), frames=2, views=3)

@@ -23,7 +23,7 @@ def exported(tmp_path):
     return tmp_path / "parts"
 
 
-def test_parts_make_a_model(exported, tmp_path):
+def test_parts_are_assembled_into_a_model(exported, tmp_path):
     out = tmp_path / "model"
     parts = {"control": str(exported / CONTROL), "views": str(exported / CROSS_VIEW)}
     assemble(str(exported), str(exported / REFERENCE), str(out), **parts, dtype="float32")
@@ -33,7 +33,7 @@ def test_parts_make_a_model(exported, tmp_path):
         assert torch.equal(pipeline.cross_view.state_dict()[name], x)
 
 
-def test_a_part_of_another_run_is_one_line(exported, tmp_path):
+def test_part_of_another_run_is_an_input_error(exported, tmp_path):
     other = toy_model()
     shake(other.reference)
     save_portrait_model(other, str(tmp_path / "other"))
@@ -43,7 +43,7 @@ def test_a_part_of_another_run_is_one_line(exported, tmp_path):
     assert not (tmp_path / "model").exists()
 
 
-def test_s_goes_along_where_it_makes_f_s_images(tmp_path):
+def test_noise_prior_must_match_the_image_size(tmp_path):
     save_portrait_model(toy_model(prior=True), str(tmp_path / "parts"))
     backbone, reference = str(tmp_path / "parts"), str(tmp_path / "parts" / REFERENCE)
     assemble(backbone, reference, str(tmp_path / "model"), prior=str(tmp_path / "parts" / NOISE_PRIOR))
@@ -57,7 +57,7 @@ def test_s_goes_along_where_it_makes_f_s_images(tmp_path):
         assemble(backbone, reference, str(tmp_path / "third"), prior=reference)
 
 
-def test_parts_that_do_not_fit_are_one_line(exported, tmp_path):
+def test_wrong_parts_are_input_errors(exported, tmp_path):
     with pytest.raises(InputError, match="of the stage view_control; a part of appearance is needed"):
         assemble(str(exported), str(exported / CONTROL), str(tmp_path / "model"))
     with pytest.raises(InputError, match="exists"):

@@ -1,4 +1,4 @@
-"""The small backbone: the pool it learns from, both trainings end to end, and the folder they make."""
+"""The small backbone: its image pool, the training of VAE and UNet, and the resulting folder."""
 
 import shutil
 
@@ -19,12 +19,12 @@ from lightning_modules.optimization import Learning
 from tests.networks.toy import toy_vae
 
 
-def alone(count: int) -> Pool:
-    """A pool of numbers, each a person of its own."""
+def unpaired(count: int) -> Pool:
+    """A pool of the numbers below `count`, each of another person."""
     return Pool(torch.arange(count), torch.arange(count), torch.ones(count, dtype=torch.long))
 
 
-def test_the_pool_has_every_view_and_condition(capture):
+def test_pool_has_every_view_and_condition(capture):
     pool = ImagePool([str(capture)], batch_size=8, val_images=5)
     pool.setup("fit")
     # 4 people × 2 frames × 4 views, and as many conditions
@@ -34,7 +34,7 @@ def test_the_pool_has_every_view_and_condition(capture):
     assert len(pool.train_dataloader()) == 8
 
 
-def test_mirrored_images_come_on_top(capture):
+def test_mirrored_images_are_appended(capture):
     pools = [ImagePool([str(capture)], batch_size=8, mirror=mirror) for mirror in (False, True)]
     for pool in pools:
         pool.setup("fit")
@@ -43,8 +43,8 @@ def test_mirrored_images_come_on_top(capture):
     assert torch.equal(pools[0].val.rows, pools[1].val.rows)
 
 
-def test_pairs_are_of_one_person_and_are_mirrored_together(capture):
-    """The fake frames are 4 views, then 4 conditions, of which nobody has another view."""
+def test_pairs_are_of_one_person_and_mirrored_together(capture):
+    """A fake frame has 4 views, which are each other's partners, then 4 conditions without partners."""
     data = ImagePool([str(capture)], batch_size=32, mirror=True, pairs=True)
     data.setup("fit")
     pool = data.train
@@ -62,7 +62,7 @@ def test_pairs_are_of_one_person_and_are_mirrored_together(capture):
     assert torch.equal(first["other_images"], again["other_images"])
 
 
-def test_partners_are_all_others_of_a_person_equally():
+def test_partners_are_uniform_over_the_other_views():
     pool = Pool(torch.arange(6), torch.tensor([0, 1, 1, 1, 1, 5]), torch.tensor([1, 4, 4, 4, 4, 1]))
     both = Pool.cat([pool, pool])
     index = torch.arange(12).repeat(3000)
@@ -74,7 +74,7 @@ def test_partners_are_all_others_of_a_person_equally():
         assert counts.min() > 800
 
 
-def test_encoded_batches_are_what_the_vae_says(capture, tmp_path):
+def test_encoded_batches_match_the_vae(capture, tmp_path):
     save_model(toy_vae(), tmp_path / "vae")
     images = ImagePool([str(capture)], batch_size=8)
     encoded = ImagePool([str(capture)], batch_size=8, vae=str(tmp_path / "vae"), encode_batch=5)
@@ -88,7 +88,7 @@ def test_encoded_batches_are_what_the_vae_says(capture, tmp_path):
     assert (moments["moments"].float() - expected).norm() / expected.norm() < 1e-3
 
 
-def test_encoded_images_are_kept_for_the_same_vae_and_images_only(capture, tmp_path, monkeypatch):
+def test_latent_cache_depends_on_vae_and_images(capture, tmp_path, monkeypatch):
     def rows(mirror=False) -> torch.Tensor:
         pool = ImagePool([str(capture)], 8, str(tmp_path / "vae"), mirror, cache_dir=str(tmp_path / "cache"))
         pool.setup("fit")
@@ -97,7 +97,7 @@ def test_encoded_images_are_kept_for_the_same_vae_and_images_only(capture, tmp_p
     save_model(toy_vae(), tmp_path / "vae")
     encoded = rows()
     with monkeypatch.context() as patch:
-        patch.setattr(torch.nn.Conv2d, "forward", None)  # nothing is encoded again
+        patch.setattr(torch.nn.Conv2d, "forward", None)  # fails if anything is encoded
         assert torch.equal(rows(), encoded)
     assert len(rows(mirror=True)) == 2 * len(encoded)
     with torch.random.fork_rng():
@@ -108,27 +108,27 @@ def test_encoded_images_are_kept_for_the_same_vae_and_images_only(capture, tmp_p
     assert not torch.equal(rows(), encoded)
 
 
-def test_each_image_once_an_epoch_in_another_order_each_time():
-    loader = PoolLoader(alone(12), "rows", 4, seed=0)
+def test_epochs_are_different_permutations():
+    loader = PoolLoader(unpaired(12), "rows", 4, seed=0)
     epochs = [torch.cat([batch["rows"] for batch in loader]).tolist() for _ in range(2)]
     assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(12))
     assert epochs[0] != epochs[1]
 
 
-def test_ranks_share_an_epoch_without_overlap():
-    ranks = [PoolLoader(alone(16), "rows", 4, 0, rank, 2) for rank in range(2)]
+def test_ranks_split_an_epoch_without_overlap():
+    ranks = [PoolLoader(unpaired(16), "rows", 4, 0, rank, 2) for rank in range(2)]
     seen = [torch.cat([batch["rows"] for batch in loader]).tolist() for loader in ranks]
     assert sorted(seen[0] + seen[1]) == list(range(16))
 
 
-def test_pools_that_cannot_be_are_one_line(capture, tmp_path):
+def test_invalid_pools_are_input_errors(capture, tmp_path):
     with pytest.raises(InputError, match=r"manifest\.json"):
         ImagePool([str(tmp_path)]).setup("fit")
     with pytest.raises(InputError, match="64 training and 64 validation images"):
         ImagePool([str(capture)], batch_size=65).setup("fit")
 
 
-def test_from_images_to_a_backbone_folder(capture, make_trainer, tmp_path):
+def test_vae_and_unet_train_into_a_backbone_folder(capture, make_trainer, tmp_path):
     learning = Learning(1e-3)
     vae = AutoencoderModule([8, 8], norm_num_groups=4, image_size=16, learning=learning)
     callbacks = [WeightAverage(0.5), Export(str(tmp_path / "vae"))]
@@ -164,15 +164,15 @@ def test_from_images_to_a_backbone_folder(capture, make_trainer, tmp_path):
 
 @pytest.fixture
 def reader(capture, tmp_path):
-    """F that learns to read, in the latents of a toy VAE, and its data."""
+    """A UNet trained to read its own features of another view, on a toy VAE, and its data."""
     save_model(toy_vae(), tmp_path / "vae")
     path = str(tmp_path / "vae")
     unet = BackboneModule(path, [8, 8], norm_num_groups=4, cross_attention_dim=8, reading=1.0)
     return unet, ImagePool([str(capture)], batch_size=16, vae=path, pairs=True)
 
 
-def test_f_reads_its_own_features_of_another_view(reader):
-    """Against a copy of F in F_ref's place, and without gradients through what is read."""
+def test_f_reads_its_own_detached_features_of_another_view(reader):
+    """The bank equals that of an F_ref copied from F, and carries no gradient."""
     unet, data = reader
     data.setup("fit")
     moments, other = paired(next(iter(data.train_dataloader())))
@@ -189,7 +189,7 @@ def test_f_reads_its_own_features_of_another_view(reader):
     assert not torch.allclose(alone, read)
 
 
-def test_validation_tells_the_right_view_from_anothers_and_nobodys(reader, make_trainer):
+def test_validation_logs_losses_with_right_other_and_no_view(reader, make_trainer):
     unet, data = reader
     trainer = make_trainer(max_steps=2, limit_val_batches=1.0, val_check_interval=1)
     trainer.fit(unet, data)
@@ -199,25 +199,25 @@ def test_validation_tells_the_right_view_from_anothers_and_nobodys(reader, make_
     assert found["train/loss_reading"] > 0
 
 
-def test_reading_without_pairs_is_one_line(reader, make_trainer):
+def test_reading_without_pairs_is_an_input_error(reader, make_trainer):
     unet, data = reader
     data.pairs = False
     with pytest.raises(InputError, match=r"set data\.pairs"):
         make_trainer(max_steps=1).fit(unet, data)
 
 
-def test_an_existing_export_is_refused_before_training(capture, make_trainer, tmp_path):
+def test_existing_export_is_refused_before_training(capture, make_trainer, tmp_path):
     vae = AutoencoderModule([8, 8], norm_num_groups=4, image_size=16)
     with pytest.raises(InputError, match="exists already"):
         make_trainer(callbacks=[Export(str(tmp_path))]).fit(vae, ImagePool([str(capture)], batch_size=16))
 
 
-def test_a_missing_vae_is_one_line(tmp_path):
+def test_missing_vae_is_an_input_error(tmp_path):
     with pytest.raises(InputError, match=r"config\.json is missing"):
         BackboneModule(str(tmp_path), [8, 8])
 
 
-def test_a_partner_is_another_person():
+def test_others_picks_another_person():
     assert others(["a", "a", "b", "c"]).tolist() == [2, 2, 3, 0]
     assert others(["a", "a"]).tolist() == [0, 1]
     assert others(["a"]).tolist() == [0]

@@ -1,4 +1,4 @@
-"""Training on latents that the shards hold, and on nobody else's."""
+"""Training on latents cached in the shards."""
 
 import itertools
 from collections.abc import Callable
@@ -27,15 +27,15 @@ def cached(capture: Path, backbone: Path, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What people are told of latents."""
-    messages: list[str] = []
-    monkeypatch.setattr("datamodules.portrait_views.rank_zero_info", messages.append)
-    return messages
+def messages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The messages about cached latents."""
+    found: list[str] = []
+    monkeypatch.setattr("datamodules.portrait_views.rank_zero_info", found.append)
+    return found
 
 
-class Keep(pl.Callback):
-    """Keeps the batches that a module is trained on."""
+class Batches(pl.Callback):
+    """Records the training batches."""
 
     def __init__(self) -> None:
         self.batches: list[dict] = []
@@ -48,18 +48,18 @@ class Keep(pl.Callback):
 def batches(
     make_data: Callable[..., PortraitViewsDataModule], make_trainer: Callable, cached: Path
 ) -> Callable[[AppearanceStage], list[dict]]:
-    """The first batch that a stage is trained on, of plain shards and of the same with latents."""
+    """A function that gives a stage's first training batches, of plain shards and with cached latents."""
 
     def first(stage: AppearanceStage) -> list[dict]:
-        keep = Keep()
+        record = Batches()
         for options in ({}, {"sources": {"fake": SourceConfig(str(cached))}}):
-            make_trainer(max_steps=1, callbacks=[keep]).fit(stage, make_data(**options))
-        return keep.batches
+            make_trainer(max_steps=1, callbacks=[record]).fit(stage, make_data(**options))
+        return record.batches
 
     return first
 
 
-def test_cached_latents_stand_in_for_the_images(
+def test_cached_latents_replace_the_images(
     make_stage: Callable[..., AppearanceStage], batches: Callable[..., list[dict]]
 ):
     plain, cached = batches(make_stage())
@@ -72,7 +72,7 @@ def test_cached_latents_stand_in_for_the_images(
 @pytest.mark.parametrize("mirror", [False, True])
 @pytest.mark.parametrize("draws", [False, True])
 @pytest.mark.parametrize("name", ["reference", "target"])
-def test_they_are_those_of_the_images(
+def test_cached_latents_match_encoded_images(
     make_stage: Callable[..., AppearanceStage],
     batches: Callable[..., list[dict]],
     name: str,
@@ -88,19 +88,19 @@ def test_they_are_those_of_the_images(
     torch.testing.assert_close(read, stage.encode(plain[name], again), atol=5e-3, rtol=5e-3)
 
 
-def test_another_vae_s_latents_are_not_used(
-    make_stage: Callable[..., AppearanceStage], batches: Callable[..., list[dict]], said: list[str]
+def test_latents_of_another_vae_are_ignored(
+    make_stage: Callable[..., AppearanceStage], batches: Callable[..., list[dict]], messages: list[str]
 ):
     stage = make_stage()
     stage.vae_fingerprint = "0" * 16
     plain, cached = batches(stage)
     torch.testing.assert_close(cached["target"], plain["target"])
     assert not any(name.endswith("moments") for name in cached)
-    (message,) = said
+    (message,) = messages
     assert "this VAE is 0000000000000000, images are encoded" in message
 
 
-def test_a_batch_has_latents_only_if_all_of_its_frames_do(
+def test_batch_has_latents_only_if_all_frames_do(
     make_data: Callable[..., PortraitViewsDataModule], backbone: Path, capture: Path, cached: Path
 ):
     options = {"plain": SourceConfig(str(capture)), "cached": SourceConfig(str(cached))}
@@ -114,12 +114,12 @@ def test_a_batch_has_latents_only_if_all_of_its_frames_do(
 
 
 @pytest.mark.parametrize("mirror", [False, True])
-def test_training_says_that_it_uses_them_and_encodes_nothing(
+def test_training_on_cached_latents_encodes_nothing(
     make_stage: Callable[..., AppearanceStage],
     make_data: Callable[..., PortraitViewsDataModule],
     make_trainer: Callable,
     cached: Path,
-    said: list[str],
+    messages: list[str],
     monkeypatch: pytest.MonkeyPatch,
     mirror: bool,
 ):
@@ -131,5 +131,5 @@ def test_training_says_that_it_uses_them_and_encodes_nothing(
     monkeypatch.setattr(stage.vae, "encode", never)
     data = make_data(sources={"fake": SourceConfig(str(cached))})
     make_trainer(max_steps=2, callbacks=[Throughput()]).fit(stage, data)
-    (message,) = said
+    (message,) = messages
     assert "they are used" in message

@@ -17,7 +17,7 @@ from tests.networks.toy import toy_model
 from tests.shards.fake_source import FakeSource
 
 
-def test_only_its_own_folder_is_replaced(tmp_path):
+def test_overwrite_replaces_only_demo_folders(tmp_path):
     check_out(tmp_path / "new", overwrite=False)
     with pytest.raises(InputError, match="exists already"):
         check_out(tmp_path, overwrite=False)
@@ -27,7 +27,7 @@ def test_only_its_own_folder_is_replaced(tmp_path):
     check_out(tmp_path, overwrite=True)
 
 
-def test_people_stand_side_by_side():
+def test_people_are_side_by_side():
     views = torch.rand(4, 2, 3, 16, 16) * 2 - 1
     labels = torch.tensor([[1.0] * 25]).repeat(4, 2, 1).reshape(4, 2, 25)
     batch = {"reference": views[:, :1], "condition": views, "target": views, "camera": labels}
@@ -37,7 +37,7 @@ def test_people_stand_side_by_side():
 
 
 @pytest.mark.parametrize(("strength", "more"), [(1.0, []), (0.3, ["strength 1, as in the paper"])])
-def test_the_paper_s_strength_is_always_shown(strength, more):
+def test_row_at_strength_1_is_always_shown(strength, more):
     rows = shown_rows(Study(toy_model(prior=True), Sampling(steps=2, strength=strength)))
     names = ["truth", "reference returned", "S alone", "full model"]
     assert [row.name for row in rows] == [*names, *more]
@@ -45,7 +45,7 @@ def test_the_paper_s_strength_is_always_shown(strength, more):
 
 @pytest.fixture
 def orbit(tmp_path):
-    """An orbit of three views, every one of a grey ten levels lighter than the one before."""
+    """An orbit of three grey views, each ten levels lighter than the one before, and its cameras."""
     (tmp_path / "orbit" / "views").mkdir(parents=True)
     for number in range(3):
         grey = Image.fromarray(np.full((24, 24, 3), 100 + 10 * number, np.uint8))
@@ -55,13 +55,13 @@ def orbit(tmp_path):
     return tmp_path / "orbit", cameras
 
 
-def test_an_orbit_s_views_differ_as_much_as_the_line_says(orbit, tmp_path):
+def test_orbit_line_reports_neighbour_difference(orbit, tmp_path):
     build(FakeSource(1, 1, views=4, size=24), tmp_path / "fake", 0)
     line = orbit_line(orbit[0], str(tmp_path / "fake"), "fake-0000-still-0")
     assert line == "- an orbit of 3 views: neighbouring views differ by 13.33 levels of 256\n"
 
 
-def test_the_built_in_capture_s_orbit_is_rendered_for_comparison(orbit, tmp_path):
+def test_orbit_line_compares_with_rendered_truth(orbit, tmp_path):
     options = {"identities": 1, "val_identities": 0, "test_identities": 1, "views": 2, "size": 24}
     capture = SyntheticCapture(**options, samples=1, place="studio", seed=7)
     build(capture, tmp_path / "people", 0)

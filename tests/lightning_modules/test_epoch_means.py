@@ -1,4 +1,4 @@
-"""Means over an epoch, however its frames are dealt to batches and ranks."""
+"""Means over an epoch do not depend on how frames are split into batches and ranks."""
 
 import pytest
 import torch
@@ -19,12 +19,12 @@ def means_of(places: list[int], size: int) -> EpochMeans:
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])
-def test_batches_do_not_change_a_mean(size: int):
+def test_mean_does_not_depend_on_batches(size: int):
     assert means_of([0, 1, 2, 3, 4], size).compute() == {"loss": MEAN}
 
 
 @pytest.mark.parametrize("ranks", [[[0, 1, 2], [3, 4]], [[3], [0], [1, 2, 4]]])
-def test_ranks_do_not_change_a_mean(ranks: list[list[int]]):
+def test_mean_does_not_depend_on_ranks(ranks: list[list[int]]):
     own = [means_of(places, 2) for places in ranks]
     totals: list[torch.Tensor] = []
     for means in own:
@@ -32,7 +32,7 @@ def test_ranks_do_not_change_a_mean(ranks: list[list[int]]):
     assert all(means.compute(lambda _: sum(totals)) == {"loss": MEAN} for means in own)
 
 
-def test_an_epoch_begins_anew():
+def test_reset_starts_a_new_epoch():
     means = means_of([0, 1], 1)
     means.reset()
     assert means.compute() == {}
@@ -40,7 +40,7 @@ def test_an_epoch_begins_anew():
     assert means.compute() == {"loss": 4.0}
 
 
-def test_small_differences_of_large_sums_are_kept():
+def test_large_sums_keep_small_differences():
     means = EpochMeans()
     for _ in range(1000):
         means.add("loss", torch.tensor([1e4, 1e4 + 1e-3]), torch.ones(2))

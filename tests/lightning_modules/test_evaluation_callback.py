@@ -1,4 +1,4 @@
-"""The callback on toy stages: what it logs, what it draws, and that training does not notice it."""
+"""The evaluation callback on toy stages: scores, pictures, loggers, and no effect on training."""
 
 import csv
 import os
@@ -36,7 +36,7 @@ def fit(make_trainer, make_stage, make_data, callbacks, **options):
     return trainer, stage
 
 
-def test_scores_and_media(make_trainer, make_stage, make_data, tmp_path):
+def test_scores_pictures_and_tables_are_written(make_trainer, make_stage, make_data, tmp_path):
     callback = Evaluation(frames=2, views=2, steps=1, metrics=[*METRICS, "POSE[mtcnn-5]"])
     trainer, _ = fit(make_trainer, make_stage, make_data, [callback], logger=CSVLogger(tmp_path, name="run"))
     values = trainer.callback_metrics
@@ -56,13 +56,15 @@ def test_scores_and_media(make_trainer, make_stage, make_data, tmp_path):
     assert "val/novel_view/SSIM" in logs.splitlines()[0]
 
 
-def test_every_other_validation(make_trainer, make_stage, make_data, tmp_path):
+def test_every_n_validations(make_trainer, make_stage, make_data, tmp_path):
     callback = Evaluation(frames=1, views=1, steps=1, metrics=["PSNR"], every_n_validations=2)
     trainer, _ = fit(make_trainer, make_stage, make_data, [callback], logger=CSVLogger(tmp_path))
     assert len(list((Path(trainer.log_dir) / "evaluation").glob("grid-*.png"))) == 1
 
 
-def test_pictures_and_tables_appear_whole(make_trainer, make_stage, make_data, tmp_path, monkeypatch):
+def test_pictures_and_tables_are_written_atomically(
+    make_trainer, make_stage, make_data, tmp_path, monkeypatch
+):
     named = replacements(monkeypatch)
     callback = Evaluation(frames=1, views=1, steps=1, metrics=["PSNR"])
     fit(make_trainer, make_stage, make_data, [callback], logger=CSVLogger(tmp_path), max_steps=1)
@@ -71,7 +73,7 @@ def test_pictures_and_tables_appear_whole(make_trainer, make_stage, make_data, t
 
 
 def replacements(monkeypatch):
-    """The names that files are given once they are whole, from now on."""
+    """The names of files that appear by an atomic rename from now on."""
     named = []
     replace = os.replace
 
@@ -83,7 +85,7 @@ def replacements(monkeypatch):
     return named
 
 
-def test_training_does_not_notice_it(make_trainer, make_stage, make_data):
+def test_evaluation_does_not_change_training(make_trainer, make_stage, make_data):
     callback = Evaluation(frames=2, views=1, steps=1, metrics=["PSNR"])
     weights = [
         fit(make_trainer, make_stage, make_data, callbacks)[1].state_dict() for callbacks in ([], [callback])
@@ -93,13 +95,13 @@ def test_training_does_not_notice_it(make_trainer, make_stage, make_data):
 
 @pytest.fixture
 def wandb_logger(tmp_path):
-    """A logger with a run of its own, which is over when the test is: a later logger would go on with it."""
+    """A W&B logger whose run is finished after the test; a later logger would continue it."""
     logger = WandbLogger(save_dir=tmp_path, offline=True, log_model=False)
     yield logger
     logger.experiment.finish()
 
 
-def test_w_and_b_is_told_the_step_and_the_direction(
+def test_wandb_metrics_have_step_and_direction(
     make_trainer, make_stage, make_data, wandb_logger, monkeypatch
 ):
     logger, defined = wandb_logger, {}
@@ -126,13 +128,13 @@ def test_w_and_b_is_told_the_step_and_the_direction(
     assert "val/evaluation_seconds" not in best
     assert {options["step_metric"] for options in defined.values()} == {"trainer/global_step"}
     keys = set(logger.experiment.summary.keys())
-    # a stage's media sit together
+    # media are grouped by stage
     assert {f"media/appearance/{name}" for name in ("grid", "worst", "views", "samples")} <= keys
     assert trainer.callback_metrics[logged("PSNR")] > 0
 
 
-class Board:
-    """TensorBoard's writer, as far as media are concerned."""
+class FakeWriter:
+    """TensorBoard's SummaryWriter for images and texts."""
 
     def __init__(self):
         self.shown = Counter()
@@ -147,11 +149,11 @@ class Board:
         self.shown[name, step] += 1
 
 
-class BoardLogger(TensorBoardLogger):
-    """A TensorBoardLogger that needs no TensorBoard."""
+class FakeTensorBoardLogger(TensorBoardLogger):
+    """A TensorBoardLogger without the TensorBoard package."""
 
     def __init__(self, folder):
-        self.board, self._folder = Board(), str(folder)
+        self.board, self._folder = FakeWriter(), str(folder)
 
     experiment = property(lambda self: self.board)
     log_dir = save_dir = root_dir = property(lambda self: self._folder)
@@ -173,15 +175,15 @@ class BoardLogger(TensorBoardLogger):
         pass
 
 
-def test_tensorboard_has_pictures_and_text(make_trainer, make_stage, make_data, tmp_path):
-    logger = BoardLogger(tmp_path)
+def test_tensorboard_gets_pictures_and_text(make_trainer, make_stage, make_data, tmp_path):
+    logger = FakeTensorBoardLogger(tmp_path)
     callback = Evaluation(frames=1, views=1, steps=1, metrics=["PSNR"])
     fit(make_trainer, make_stage, make_data, [callback], logger=logger)
     kinds = ("grid", "worst", "views")
     assert logger.board.shown == {(f"media/appearance/{kind}", step): 1 for kind in kinds for step in (1, 2)}
 
 
-def test_s_is_scored_by_its_proxies(make_trainer, make_data, tmp_path, monkeypatch):
+def test_noise_prior_is_scored_by_its_proxies(make_trainer, make_data, tmp_path, monkeypatch):
     named = replacements(monkeypatch)
     callback = Evaluation(frames=2, views=2, metrics=["PSNR"], orbit_views=3)
     logger = CSVLogger(tmp_path, name="run")
@@ -197,11 +199,13 @@ def test_s_is_scored_by_its_proxies(make_trainer, make_data, tmp_path, monkeypat
     assert float(trainer.callback_metrics[logged("PSNR")]) == pytest.approx(expected, abs=1e-3)
     assert callback.last["orbit"].stat().st_size > 0
     assert "orbit-0000001.mp4" in named
-    # conditions are there, but S does not see them
+    # S takes no conditions, and none are shown
     assert Image.open(callback.last["grid"]).width == 2 * 16 * (1 + 2 * 2)
 
 
-def test_an_orbit_where_there_is_a_camera(make_trainer, make_stage, make_data, tmp_path, monkeypatch):
+def test_orbit_is_written_when_the_model_takes_cameras(
+    make_trainer, make_stage, make_data, tmp_path, monkeypatch
+):
     monkeypatch.setattr(evaluation, "prepare_renderer", lambda _: FlatRenderer())
     callback = Evaluation(frames=1, views=2, steps=1, metrics=["PSNR"], orbit_views=3)
     logger = CSVLogger(tmp_path, name="run")
@@ -215,7 +219,7 @@ def test_an_orbit_where_there_is_a_camera(make_trainer, make_stage, make_data, t
     assert Image.open(callback.last["grid"]).width == 2 * 16 * (1 + 2 * 3)
 
 
-def test_what_cannot_be_is_one_line(make_trainer):
+def test_invalid_settings_are_input_errors(make_trainer):
     with pytest.raises(InputError, match="frames is 0"):
         Evaluation(frames=0)
     trainer = make_trainer()
@@ -223,7 +227,7 @@ def test_what_cannot_be_is_one_line(make_trainer):
         Evaluation().setup(trainer, torch.nn.Linear(1, 1), "fit")
 
 
-def test_the_worst_views_come_first():
+def test_worst_views_are_sorted_with_nan_first():
     rows = [["key", "view", "yaw", "PSNR"], ["a", 0, 0.0, 30.0], ["b", 0, 0.0, 10.0], ["c", 0, 0.0, np.nan]]
     shades = (10, 20, 30)
     images = {"sample": [Image.new("RGB", (8, 8), (shade,) * 3) for shade in shades]}
@@ -232,7 +236,7 @@ def test_the_worst_views_come_first():
     assert [shade for shade in dict.fromkeys(column) if shade in shades] == [30, 20, 10]
 
 
-def test_a_resumed_run_keeps_the_interval(make_trainer, make_stage, make_data, tmp_path):
+def test_validation_interval_survives_resuming(make_trainer, make_stage, make_data, tmp_path):
     def run(steps, checkpoint=None):
         callback = Evaluation(frames=1, views=1, steps=1, metrics=["PSNR"], every_n_validations=2)
         trainer = make_trainer(
@@ -250,7 +254,7 @@ def test_a_resumed_run_keeps_the_interval(make_trainer, make_stage, make_data, t
     assert sorted(path.name for path in folder.glob("grid-*")) == ["grid-0000001.png", "grid-0000003.png"]
 
 
-def test_a_small_fid_is_noted_once_a_run(make_trainer, make_stage, make_data, caplog, recwarn):
+def test_small_fid_is_noted_once_per_run(make_trainer, make_stage, make_data, caplog, recwarn):
     metrics = ["PSNR", "FID[efficientnet-lite0]"]
     callback = Evaluation(frames=2, views=2, steps=1, metrics=metrics)
     with caplog.at_level("INFO"):
@@ -263,9 +267,9 @@ def test_a_small_fid_is_noted_once_a_run(make_trainer, make_stage, make_data, ca
 
 
 @pytest.mark.slow
-def test_two_ranks_log_what_one_logs(make_trainer, make_stage, make_data, tmp_path):
+def test_two_ranks_match_one_rank(make_trainer, make_stage, make_data, tmp_path):
     def scores(name, frames, **options):
-        # three frames of four: the ranks' shares differ; the second validation logs no scores
+        # 3 frames over 2 ranks: unequal shares; the second validation logs no scores
         metrics = [*METRICS, "POSE[mtcnn-5]", "KID[efficientnet-lite0]"]
         callback = Evaluation(frames=frames, views=1, steps=1, metrics=metrics, every_n_validations=2)
         logger = CSVLogger(tmp_path, name=name)
@@ -279,7 +283,7 @@ def test_two_ranks_log_what_one_logs(make_trainer, make_stage, make_data, tmp_pa
     both = scores("two", frames=3, devices=2, strategy="ddp_spawn")
     assert alone.keys() == both.keys()
     assert both[logged("POSE[mtcnn-5]_failures")] == 3
-    # the networks have had one step, on other batches
+    # after one training step, on other batches
     assert both[logged("SSIM")] == pytest.approx(alone[logged("SSIM")], abs=0.02)
-    # never fewer than one a rank
+    # at least one frame per rank
     assert scores("more", frames=1, devices=2, strategy="ddp_spawn")[logged("POSE[mtcnn-5]_failures")] == 2

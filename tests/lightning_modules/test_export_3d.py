@@ -19,7 +19,7 @@ SIZE, VIEWS = 16, 4
 
 @pytest.fixture
 def run_folder(tmp_path: Path) -> Path:
-    """What `synthesize` leaves of one person, by a model whose S is a toy."""
+    """The output of `synthesize` for one person, by a model with a toy noise prior."""
     torch.manual_seed(0)
     prior = NoisePrior(
         image_size=SIZE,
@@ -48,7 +48,7 @@ def run_folder(tmp_path: Path) -> Path:
     return folder
 
 
-def test_all_formats_of_a_run(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_all_formats_are_exported(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     formats = ["nerfstudio", "colmap", "gltf", "ply", "glb", "splat"]
     arguments = ["--out", str(tmp_path / "out"), "--format", json.dumps(formats)]
     main(
@@ -104,27 +104,27 @@ def keep_one_view(run: Path) -> None:
         (keep_one_view, "1 view; 2 or more are needed"),
     ],
 )
-def test_damaged_runs_are_refused_in_one_line(run_folder: Path, tmp_path: Path, damage, message: str):
+def test_damaged_runs_are_input_errors(run_folder: Path, tmp_path: Path, damage, message: str):
     damage(run_folder)
     with pytest.raises(InputError, match=message):
         main([str(run_folder), "--out", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
 
 
-def test_a_mesh_takes_a_model_with_s(run_folder: Path, tmp_path: Path):
+def test_mesh_needs_a_model_with_a_noise_prior(run_folder: Path, tmp_path: Path):
     arguments = ["--format", '["ply"]', "--model", str(tmp_path)]
     with pytest.raises(InputError, match=r"ply take a model with S \(noise_prior/\)"):
         main([str(run_folder), "--out", str(tmp_path / "out"), *arguments])
 
 
-def test_splats_take_four_views(run_folder: Path, tmp_path: Path):
+def test_splats_need_four_views(run_folder: Path, tmp_path: Path):
     (run_folder / "views" / "003.png").unlink()
     write_cameras([label_from_angles(0.4 * n, 0.0) for n in range(3)], run_folder / "cameras.json")
     with pytest.raises(InputError, match="3 views are too few for 3D Gaussians"):
         main([str(run_folder), "--out", str(tmp_path / "out"), "--format", '["splat"]'])
 
 
-def test_masks_are_black_and_white_and_named_for_both_tools(
+def test_masks_are_binary_and_named_for_colmap_and_nerfstudio(
     run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     soft = np.full((VIEWS, SIZE, SIZE), 100, np.uint8)

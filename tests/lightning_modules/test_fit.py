@@ -1,4 +1,4 @@
-"""The command: what it takes, what it refuses in one line, where it says its results are."""
+"""The `fit` command: runs, resuming, errors, loggers, and where results are."""
 
 import csv
 from pathlib import Path
@@ -26,7 +26,7 @@ def elsewhere(tmp_path, monkeypatch):
 
 @pytest.fixture
 def config(tmp_path, backbone, capture):
-    """A small stage 1 in a file, as `configs/stage1.yaml`."""
+    """`configs/stage1.yaml` at toy size, as a file."""
     values = yaml.safe_load((ROOT / "configs" / "stage1.yaml").read_text())
     values["model"]["init_args"] |= {"backbone": str(backbone), "sample_steps": 2}
     values["data"]["init_args"] |= {
@@ -48,11 +48,11 @@ def config(tmp_path, backbone, capture):
     return path
 
 
-def test_a_whole_run_and_where_its_results_are(config, capfd):
+def test_run_prints_where_its_results_are(config, capfd):
     trainer = main(["--config", str(config)])
     assert trainer.global_step == 4
-    said = capfd.readouterr().out
-    places = dict(line.rsplit("  ", 1) for line in said.splitlines() if "runs/" in line and "  " in line)
+    printed = capfd.readouterr().out
+    places = dict(line.rsplit("  ", 1) for line in printed.splitlines() if "runs/" in line and "  " in line)
     places = {what.strip(): Path(where.strip()) for what, where in places.items()}
     pictures = {f"picture ({name})" for name in ("samples", "grid", "worst")}
     assert set(places) == {"checkpoint", "export", "metrics", "W&B run", *pictures}
@@ -66,14 +66,14 @@ def test_a_whole_run_and_where_its_results_are(config, capfd):
     assert saved["trainer"]["max_steps"] == 4
 
 
-def test_going_on_from_a_checkpoint(config):
+def test_run_resumes_from_a_checkpoint(config):
     main(["--config", str(config), "--trainer.max_steps=2"])
     trainer = main(["--config", str(config), "--ckpt_path=runs/stage1/version_0/checkpoints/last.ckpt"])
     assert trainer.global_step == 4
     assert Path("runs/stage1/version_1/checkpoints/last.ckpt").is_file()
 
 
-def test_sigterm_leaves_a_checkpoint_and_says_so(config, capfd):
+def test_sigterm_saves_a_checkpoint_and_prints_how_to_resume(config, capfd):
     terminate = "--trainer.callbacks+=tests.lightning_modules.recording.Terminate"
     with pytest.raises(SystemExit) as ended:
         main(["--config", str(config), terminate, "--trainer.callbacks.at=1"])
@@ -85,7 +85,7 @@ def test_sigterm_leaves_a_checkpoint_and_says_so(config, capfd):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (["--ckpt_path=nowhere.ckpt"], "--ckpt_path nowhere.ckpt: no such file"),
         (["--trainer.max_stepz=3"], "max_stepz"),
@@ -98,16 +98,16 @@ def test_sigterm_leaves_a_checkpoint_and_says_so(config, capfd):
         (["--config=nowhere.yaml"], "nowhere.yaml"),
     ],
 )
-def test_mistakes_end_in_one_line(config, capfd, change, said):
+def test_invalid_options_are_one_line_errors(config, capfd, change, message):
     with pytest.raises(SystemExit) as ended:
         main(["--config", str(config), *change])
     assert ended.value.code == 2
     errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
-    assert said in errors[0]
+    assert message in errors[0]
 
 
-def test_no_configuration_is_one_line():
+def test_missing_configuration_is_an_input_error():
     with pytest.raises(InputError, match="nothing to train"):
         check_arguments([])
     with pytest.raises(InputError, match="required: data and model"):
@@ -126,7 +126,7 @@ def test_wandb_is_offline_unless_logged_in(tmp_path):
 
 @pytest.fixture
 def plain(config):
-    """The same with a checkpoint after every step, pictures and an export, and no other callbacks."""
+    """The config with only three callbacks: pictures, export, and a checkpoint after every step."""
     values = yaml.safe_load(config.read_text())
     del values["trainer"]["callbacks+"]
     keep = {"every_n_train_steps": 1, "save_last": True}
@@ -147,14 +147,14 @@ def plain(config):
     [["--trainer.enable_progress_bar=false"], ["--trainer.enable_checkpointing=false"]],
     ids=["no bar", "no checkpoints"],
 )
-def test_ordinary_switches_of_the_trainer_work(plain, change):
+def test_trainer_switches_work(plain, change):
     assert main(["--config", str(plain), "--trainer.max_steps=1", "--trainer.logger=false", *change])
     checkpoints = list(Path("runs/stage1/version_0").glob("**/*.ckpt"))
     assert bool(checkpoints) == ("enable_checkpointing" not in change[0])
 
 
 @pytest.mark.parametrize("change", ["--trainer.accelerator=gpu", "--trainer.limit_train_batches=0.5"])
-def test_what_lightning_refuses_is_one_line(plain, capfd, change):
+def test_lightning_errors_are_one_line(plain, capfd, change):
     if "gpu" in change and torch.cuda.is_available():
         pytest.skip("there is a GPU")
     with pytest.raises(SystemExit) as ended:
@@ -163,7 +163,7 @@ def test_what_lightning_refuses_is_one_line(plain, capfd, change):
     assert [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
 
 
-def test_a_smoke_run_leaves_nothing_and_runs_without_a_logger_do_not_collide(plain):
+def test_fast_dev_run_writes_nothing_and_versions_do_not_collide(plain):
     before = sorted(Path().iterdir())
     for _ in range(2):
         assert main(["--config", str(plain), "--trainer.fast_dev_run=true"])
@@ -179,7 +179,7 @@ def damage(path: Path, at: float) -> None:
     path.write_bytes(bytes(data))
 
 
-def test_a_damaged_checkpoint_is_one_line(plain, capfd):
+def test_damaged_checkpoint_is_a_one_line_error(plain, capfd):
     main(["--config", str(plain), "--trainer.max_steps=1", "--trainer.logger=false"])
     (whole,) = Path("runs/stage1/version_0").glob("**/last.ckpt")
     checkpoint = torch.load(whole, weights_only=True)
@@ -210,13 +210,13 @@ def nan(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return tensors | {name: torch.full_like(tensors[name], float("nan"))}
 
 
-def test_two_runs_never_share_a_version(tmp_path):
+def test_versions_are_never_shared(tmp_path):
     assert [reserve_version(tmp_path / "runs") for _ in range(3)] == [0, 1, 2]
     (tmp_path / "runs" / "version_7").mkdir()
     assert reserve_version(tmp_path / "runs") == 8
 
 
-def test_a_log_is_whole_when_its_columns_change(tmp_path, monkeypatch):
+def test_log_is_rewritten_atomically_when_columns_change(tmp_path, monkeypatch):
     log = LogWriter(str(tmp_path))
     path = tmp_path / "metrics.csv"
 
@@ -229,7 +229,7 @@ def test_a_log_is_whole_when_its_columns_change(tmp_path, monkeypatch):
     assert rows() == [{"step": "0", "a": "1"}, {"step": "1", "a": "2"}, {"step": "2", "b": "3"}]
     before = path.read_bytes()
     log.log_metrics({"c": 4}, 3)
-    monkeypatch.setattr(csv.DictWriter, "writerows", lambda *_: [][0])  # as where the disk is full
+    monkeypatch.setattr(csv.DictWriter, "writerows", lambda *_: [][0])  # a write error
     with pytest.raises(IndexError):
         log.save()
     assert path.read_bytes() == before
@@ -239,9 +239,9 @@ def test_a_log_is_whole_when_its_columns_change(tmp_path, monkeypatch):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["metrics.csv"]
 
 
-def test_wandb_out_of_reach_goes_on_offline(monkeypatch, tmp_path, caplog):
-    """Nothing outside this machine is asked: the server is a closed local port."""
-    wandb.teardown()  # whatever run and server an earlier test of this process has left
+def test_unreachable_wandb_falls_back_to_offline(monkeypatch, tmp_path, caplog):
+    """The server is a closed local port: no request leaves this machine."""
+    wandb.teardown()  # runs and settings of earlier tests in this process
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
@@ -251,4 +251,4 @@ def test_wandb_out_of_reach_goes_on_offline(monkeypatch, tmp_path, caplog):
     assert run.offline
     assert "cannot be reached" in caplog.text
     run.finish()
-    wandb.teardown()  # the next test does not ask this one's server
+    wandb.teardown()  # later tests must not use this server

@@ -1,4 +1,4 @@
-"""`demo` and `ablations` run whole at toy size: every file that they promise is there and says something."""
+"""`demo` and `ablations` end to end at toy size, with all their output files."""
 
 import json
 import zlib
@@ -18,11 +18,11 @@ from tests.shards.fake_source import FakeSource
 
 pytestmark = pytest.mark.slow
 
-SIZE = 32  # the smallest portrait that is accepted
+SIZE = 32  # the smallest accepted portrait
 
 
 class Textured(FakeSource):
-    """Frames of coloured squares instead of flat colours, which are refused as portraits."""
+    """Frames of coloured squares: flat colours are refused as portraits."""
 
     def capture(self, unit, *worker):
         """The frames of one person."""

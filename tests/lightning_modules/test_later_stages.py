@@ -1,4 +1,4 @@
-"""Stages 2 and 3: what they load, what they train, what they leave alone, and what their probes compare."""
+"""Stages 2 and 3: loading of earlier parts, training, validation gains, resuming, errors."""
 
 import json
 from pathlib import Path
@@ -36,10 +36,10 @@ def model(tmp_path_factory):
 
 @pytest.fixture
 def make(model):
-    """Makes stage 2 or 3 on the toy model's parts."""
+    """A function that makes stage 2 or 3 on the toy model's parts."""
 
     def build(stage, **change):
-        torch.manual_seed(0)  # F_cam's hint encoder and V start from random weights, as `fit` seeds them
+        torch.manual_seed(0)  # for the random initial weights of F_cam and V
         options = {"backbone": str(model), "appearance": str(model / REFERENCE), "sample_steps": 2}
         if stage == 3:
             options |= {"control": str(model / CONTROL), "positions": 0, "attentions": 1}
@@ -56,7 +56,7 @@ def data(make_data):
 
 
 @pytest.mark.parametrize("number", [2, 3])
-def test_only_its_own_part_changes(number, make, data, make_trainer):
+def test_training_changes_only_its_part(number, make, data, make_trainer):
     stage = make(number)
     before = {name: x.clone() for name, x in stage.state_dict().items()}
     make_trainer(max_steps=3).fit(stage, data())
@@ -68,7 +68,7 @@ def test_only_its_own_part_changes(number, make, data, make_trainer):
 
 
 @pytest.mark.parametrize("number", [2, 3])
-def test_every_parameter_of_its_part_learns(number, make, several_tokens, make_trainer):
+def test_every_parameter_of_the_part_gets_a_gradient(number, make, several_tokens, make_trainer):
     seen = {}
 
     class Gradients(WeightAverage):
@@ -80,14 +80,14 @@ def test_every_parameter_of_its_part_learns(number, make, several_tokens, make_t
     if number == 3:
         given = given | {"control": str(Path(given["backbone"]) / CONTROL)}
     stage = make(number, **given)
-    shake(stage.trained)  # behind a zero convolution nothing learns at the first step
+    shake(stage.trained)  # weights before a zero convolution get no gradient at first
     make_trainer(max_steps=1, callbacks=[Gradients()]).fit(stage, source)
     assert seen
     assert all(seen.values()), [name for name, learns in seen.items() if not learns]
 
 
 @pytest.mark.parametrize("number", [2, 3])
-def test_before_training_the_part_adds_nothing(number, make, data, make_trainer):
+def test_untrained_part_has_zero_gain(number, make, data, make_trainer):
     trainer = make_trainer(limit_val_batches=1.0)
     with_part = trainer.validate(make(number), data(), verbose=False)[0]
     kind = {2: "condition", 3: "views"}[number]
@@ -96,7 +96,7 @@ def test_before_training_the_part_adds_nothing(number, make, data, make_trainer)
 
 
 @pytest.mark.parametrize("number", [2, 3])
-def test_once_it_does_something_the_probe_tells(number, make, data, make_trainer):
+def test_gain_is_the_loss_without_the_part_minus_the_loss(number, make, data, make_trainer):
     stage = make(number)
     shake(stage.trained, 0.2)
     found = make_trainer(limit_val_batches=1.0).validate(stage, data(), verbose=False)[0]
@@ -115,7 +115,7 @@ def test_pictures_show_condition_target_and_sample(number, make, data):
 
 
 @pytest.mark.parametrize(("number", "change"), [(2, {}), (3, {}), (3, {"fewer_views": True})])
-def test_resumes_exactly(number, change, make, data, make_trainer, tmp_path):
+def test_resume_repeats_losses_and_weights(number, change, make, data, make_trainer, tmp_path):
     def run(stage, *callbacks, ckpt_path=None):
         losses, average = Losses(), WeightAverage(0.9)
         trainer = make_trainer(
@@ -137,7 +137,7 @@ def test_resumes_exactly(number, change, make, data, make_trainer, tmp_path):
     assert equal(resumed, average)
 
 
-def test_each_stage_goes_on_from_the_checkpoint_before(
+def test_stages_load_parts_from_earlier_checkpoints(
     make, make_stage, make_data, data, make_trainer, tmp_path
 ):
     def train(stage, source, name):
@@ -155,7 +155,7 @@ def test_each_stage_goes_on_from_the_checkpoint_before(
     train(third, data(), "three")
 
 
-def test_a_part_of_the_wrong_stage_is_one_line(make, model):
+def test_part_of_the_wrong_stage_is_an_input_error(make, model):
     with pytest.raises(InputError, match="of the stage view_control; a part of appearance is needed"):
         make(2, appearance=str(model / CONTROL))
     with pytest.raises(InputError, match="of the stage appearance; a part of view_control is needed"):
@@ -164,7 +164,7 @@ def test_a_part_of_the_wrong_stage_is_one_line(make, model):
         make(2, appearance=str(model / "nothing.ckpt"))
 
 
-def test_parts_of_two_runs_are_one_line(make, model, tmp_path):
+def test_part_at_another_reference_timestep_is_an_input_error(make, model, tmp_path):
     stage = AppearanceStage(backbone=str(model), reference_timestep="current")
     stage.export(tmp_path / "current")
     with pytest.raises(InputError, match="trained with F_ref at the zero timestep"):
@@ -173,8 +173,7 @@ def test_parts_of_two_runs_are_one_line(make, model, tmp_path):
 
 @pytest.fixture
 def another(make, tmp_path):
-    """F_ref of another run on the same backbone, and F_cam that was trained with it, as their stages leave
-    them."""
+    """Exported parts of another run on the same backbone: F_ref, and F_cam trained with it."""
     stage = make(2)
     shake(stage.reference)
     reference = AppearanceStage(backbone=stage.hparams.backbone)
@@ -184,7 +183,7 @@ def another(make, tmp_path):
     return {"appearance": str(tmp_path / "f_ref"), "control": str(tmp_path / "f_cam")}
 
 
-def test_parts_trained_with_other_parts_are_one_line(make, another):
+def test_parts_trained_with_other_parts_are_input_errors(make, another):
     with pytest.raises(InputError, match="f_cam was trained with another part of the stage appearance"):
         make(3, control=another["control"])
     with pytest.raises(InputError, match="trained with another part of the stage appearance"):
@@ -193,7 +192,7 @@ def test_parts_trained_with_other_parts_are_one_line(make, another):
     assert card.trained_with.keys() == {"appearance", "view_control"}
 
 
-def test_a_run_goes_on_with_the_parts_it_had(make, another, data, make_trainer, tmp_path):
+def test_resuming_with_another_reference_is_an_input_error(make, another, data, make_trainer, tmp_path):
     trainer = make_trainer(max_steps=1)
     trainer.fit(make(2), data())
     trainer.save_checkpoint(tmp_path / "two.ckpt")
@@ -203,7 +202,7 @@ def test_a_run_goes_on_with_the_parts_it_had(make, another, data, make_trainer, 
         )
 
 
-def test_a_run_goes_on_at_its_timestep(make_stage, make_data, make_trainer, tmp_path):
+def test_resuming_at_another_timestep_is_an_input_error(make_stage, make_data, make_trainer, tmp_path):
     trainer = make_trainer(max_steps=1)
     trainer.fit(make_stage(), make_data())
     trainer.save_checkpoint(tmp_path / "one.ckpt")
@@ -214,14 +213,14 @@ def test_a_run_goes_on_at_its_timestep(make_stage, make_data, make_trainer, tmp_
 
 
 def rewrite(card, **settings):
-    """A card's settings exchanged."""
+    """Replace the settings in a card."""
     card.write_text(json.dumps(json.loads(card.read_text()) | {"settings": settings}))
 
 
-def test_a_card_without_what_is_needed_is_one_line(make, another):
+def test_incomplete_cards_are_input_errors(make, another):
     card = Path(another["control"]) / CARD
     rewrite(card, reference_timestep="zero")
-    make(3, control=another["control"])  # as cards were before they named the parts beside
+    make(3, control=another["control"])  # cards of older versions have no trained_with
     rewrite(card)
     with pytest.raises(InputError, match=r"f_cam: its card \(stage.json\) has reference_timestep None"):
         make(3, control=another["control"])
@@ -231,7 +230,7 @@ def test_a_card_without_what_is_needed_is_one_line(make, another):
 
 
 @pytest.mark.parametrize("number", [2, 3])
-def test_weights_alone_are_enough_for_what_comes_after_but_not_to_go_on(
+def test_weights_only_checkpoint_loads_as_part_but_does_not_resume(
     number, make, data, make_trainer, tmp_path
 ):
     stage, path = make(number), str(tmp_path / "weights.ckpt")
@@ -245,8 +244,8 @@ def test_weights_alone_are_enough_for_what_comes_after_but_not_to_go_on(
         make_trainer().fit(make(number), data(), ckpt_path=path)
 
 
-def test_stage_3_sees_views_in_every_order(make, make_data, make_trainer):
-    """3.4: the views of a frame come shuffled, anew each time; where V encodes places, it notices."""
+def test_stage_3_shuffles_views(make, make_data, make_trainer):
+    """3.4: views are shuffled anew each time; V with positional encodings depends on their order."""
     seen = {}
 
     class Orders(WeightAverage):
@@ -257,7 +256,7 @@ def test_stage_3_sees_views_in_every_order(make, make_data, make_trainer):
     stage, source = make(3, positions=4), make_data(conditions=True, batch_size=4)
     make_trainer(max_steps=12, callbacks=[Orders()]).fit(stage, source)
     orders = [order for some in seen.values() for order in some]
-    assert len(set(orders)) == 6  # all there are of three views
+    assert len(set(orders)) == 6  # all permutations of three views
     assert all(len(set(some)) > 1 for some in seen.values())
 
     batch = source.samples(2)
@@ -271,13 +270,13 @@ def test_stage_3_sees_views_in_every_order(make, make_data, make_trainer):
         turned = stage.denoise(backwards, references, latents.flip(1), noise.flip(1), timesteps)
         return forwards, turned.flip(1)
 
-    torch.testing.assert_close(*both_ways(make(3, positions=4)))  # V adds nothing yet
+    torch.testing.assert_close(*both_ways(make(3, positions=4)))  # an untrained V adds nothing
     shake(stage.trained, 0.2)
     assert not torch.allclose(*both_ways(stage), rtol=1e-3)
 
 
-def test_rows_of_fewer_views_are_the_same_views(make, make_data):
-    """Split into rows of one, each view costs what it costs on its own."""
+def test_split_views_match_single_views(make, make_data):
+    """Split into rows of one view, each view has the loss that it has on its own."""
     stage = make(3)
     shake(stage.trained, 0.2)
     source = make_data(conditions=True, targets=2)
@@ -296,7 +295,7 @@ def test_rows_of_fewer_views_are_the_same_views(make, make_data):
         return stage.denoise(batch, stage.encode(batch["reference"]), *row).flatten()
 
     each, alone = lost(batch, 2), lost(rows, 1)
-    assert not torch.allclose(each, alone, rtol=1e-3)  # V sees another view, or none
+    assert not torch.allclose(each, alone, rtol=1e-3)  # with two views, V attends to the other
     for view in range(2):
         one = {
             name: x[:, view : view + 1] if name in ("target", "condition", "camera") else x
@@ -308,7 +307,7 @@ def test_rows_of_fewer_views_are_the_same_views(make, make_data):
         torch.testing.assert_close(alone.view(2, 2)[:, view], single[:, 0], rtol=1e-3, atol=1e-4)
 
 
-def test_v_learns_from_fewer_views_too_if_asked_to(make, make_data, make_trainer):
+def test_fewer_views_draws_every_length(make, make_data, make_trainer):
     draws = [drawn_length(8, torch_generator("test", step)) for step in range(200)]
     assert {length: draws.count(length) > 10 for length in set(draws)} == dict.fromkeys((1, 2, 4, 8), True)
     assert 80 < draws.count(8) < 120
@@ -324,7 +323,7 @@ def test_v_learns_from_fewer_views_too_if_asked_to(make, make_data, make_trainer
     assert set(seen) == {1, 2}
 
 
-def test_a_part_of_another_backbone_is_one_line(make, tmp_path):
+def test_part_of_another_backbone_is_an_input_error(make, tmp_path):
     other = toy_model()
     with torch.no_grad():
         other.backbone.unet.conv_in.weight.add_(1)
@@ -334,8 +333,8 @@ def test_a_part_of_another_backbone_is_one_line(make, tmp_path):
 
 
 @pytest.mark.parametrize("length", [1, 2])
-def test_any_number_of_ranks_trains_v_on_the_same(make, make_data, length):
-    """Also where the views of a frame are split into rows, each of which has noise of its own."""
+def test_training_loss_does_not_depend_on_ranks(make, make_data, length):
+    """Also if the views of a frame are split into rows, which draw their own noise."""
     stage, data = make(3, mirror=True), make_data(conditions=True, targets=2)
     shake(stage.trained, 0.2)
     data.setup("fit")

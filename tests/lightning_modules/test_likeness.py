@@ -1,4 +1,4 @@
-"""What made views are held against: faces, people, sharpness, and intervals over people."""
+"""Scores of generated views: faces, identity, yaw, sharpness, and confidence intervals over people."""
 
 from dataclasses import replace
 
@@ -26,19 +26,19 @@ from tests.faces import rendered_heads
 from tests.shards.fake_source import FakeSource
 
 
-def test_an_interval_is_over_people_and_narrows_with_them():
+def test_confidence_interval_is_over_people():
     rng = np.random.default_rng(0)
     people = rng.normal(0, 1, (200, 1)) + np.zeros((200, 4))
     few, many = estimate(people[:20]), estimate(people)
     assert many.mean == pytest.approx(people.mean())
     assert many.count == 800
     assert many.low < people.mean() < many.high
-    # the four views of a person say no more than one: the deviation of a mean of 200
+    # a person's four views are equal, so the interval is that of 200 samples
     assert many.high - many.low == pytest.approx(2 * 1.96 / np.sqrt(200), rel=0.15)
     assert few.high - few.low > 2 * (many.high - many.low)
 
 
-def test_scores_that_are_missing_are_left_out():
+def test_nan_scores_are_left_out():
     values = np.array([[1.0, np.nan], [np.nan, np.nan], [3.0, 5.0]])
     assert estimate(values).mean == 3
     assert estimate(values).count == 3
@@ -47,7 +47,7 @@ def test_scores_that_are_missing_are_left_out():
     assert np.isnan(estimate(values[:1]).low)
 
 
-def test_a_table_leaves_out_what_a_row_has_not():
+def test_table_leaves_missing_scores_empty():
     rows = {
         "x": RowScores({"faces": np.ones((2, 2))}, {}),
         "y": RowScores({"PSNR": np.ones((1, 1)), "faces": np.zeros((1, 1))}, {}),
@@ -57,14 +57,14 @@ def test_a_table_leaves_out_what_a_row_has_not():
     assert as_json(rows)["y"]["PSNR"] == {"mean": 1.0, "low": None, "high": None, "count": 1}
 
 
-def test_neighbours_of_a_closed_path():
+def test_neighbour_difference_is_cyclic():
     levels = torch.tensor([0.0, 10.0, 30.0]).view(3, 1, 1, 1).expand(3, 3, 8, 8)
     assert neighbour_difference(levels / 127.5 - 1) == pytest.approx((10 + 20 + 30) / 3)
 
 
 @pytest.fixture(scope="module")
 def crowd():
-    """Three people with a portrait and two other views each."""
+    """Three people, each with a portrait and two other views."""
     heads = rendered_heads()
     images = torch.stack([to_pixels(np.array(head.image)) for head in heads]).unflatten(0, (3, 3))
     cameras = torch.from_numpy(np.stack([head.label for head in heads])).unflatten(0, (3, 3))
@@ -80,7 +80,7 @@ def means(scores: RowScores) -> dict[str, float]:
     return {name: value.mean for name, value in scores.estimates().items()}
 
 
-def test_the_truth_is_itself_and_is_not_compared_with_itself(likeness, crowd):
+def test_ground_truth_is_re_identified_and_has_no_psnr(likeness, crowd):
     found = means(likeness.score(crowd["target"]))
     assert not {"PSNR", "SSIM", likeness.identity.label} & found.keys()
     assert found["sharpness"] == 1
@@ -89,10 +89,10 @@ def test_the_truth_is_itself_and_is_not_compared_with_itself(likeness, crowd):
     assert found["yaw error"] < 10
     own = f"{likeness.identity.label} to the portrait"
     strangers = Likeness(crowd | {"reference": crowd["reference"].roll(1, 0)})
-    assert found[own] > means(strangers.score(crowd["target"]))[own] + 0.02  # dlib's margin is the least
+    assert found[own] > means(strangers.score(crowd["target"]))[own] + 0.02  # dlib has the smallest margin
 
 
-def test_the_portrait_returned_is_the_person_but_not_the_view(likeness, crowd):
+def test_returned_portrait_is_the_person_at_another_yaw(likeness, crowd):
     found = means(likeness.score(crowd["reference"].expand_as(crowd["target"]).contiguous()))
     assert found[f"{likeness.identity.label} to the portrait"] == pytest.approx(1, abs=1e-4)
     assert found["re-identified"] == 1
@@ -104,7 +104,7 @@ def test_the_portrait_returned_is_the_person_but_not_the_view(likeness, crowd):
     assert "KID[efficientnet-lite0]" in found
 
 
-def test_strangers_are_not_taken_for_the_person(likeness, crowd):
+def test_other_people_are_not_re_identified(likeness, crowd):
     own, strange = (means(likeness.score(crowd["target"].roll(turn, 0) * 0.99)) for turn in (0, 1))
     label = likeness.identity.label
     assert strange["re-identified"] == 0
@@ -113,13 +113,13 @@ def test_strangers_are_not_taken_for_the_person(likeness, crowd):
     assert strange[f"{label} to the portrait"] < own[f"{label} to the portrait"]
 
 
-def test_views_without_a_face_count_as_nobody(likeness, crowd):
+def test_views_without_a_face_score_zero(likeness, crowd):
     found = means(likeness.score(torch.zeros_like(crowd["target"])))
     assert found["faces"] == found["re-identified"] == found["sharpness"] == 0
     assert np.isnan(found["yaw error"])
 
 
-def test_sharpness_is_of_the_person_alone(crowd):
+def test_sharpness_is_measured_inside_the_mask(crowd):
     mask = torch.zeros(3, 2, 128, 128)
     mask[..., 40:90, 40:90] = 1
     blurred = crowd["target"].clone()
@@ -134,7 +134,7 @@ def blur(images: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("masks", [True, False])
-def test_masks_are_those_of_the_views(tmp_path, masks):
+def test_masks_match_the_views(tmp_path, masks):
     build(Masked(2, 1, views=7, size=16, masks=masks), tmp_path / "built", 0)
     batch = read_frames(str(tmp_path / "built"), 2, 2, 16)
     found = read_masks(str(tmp_path / "built"), batch)
@@ -144,13 +144,13 @@ def test_masks_are_those_of_the_views(tmp_path, masks):
         return
     assert found.shape == (2, 2, 16, 16)
     yaw = angles(batch["camera"].flatten(0, 1).numpy())[:, 0]
-    wanted = np.round((yaw + 1) / 2 * 6)  # the number of the view, which the masks show as a row
+    wanted = np.round((yaw + 1) / 2 * 6)  # a mask's white row is its view's number
     assert found.flatten(0, 1).sum((1, 2)).tolist() == [16] * 4
     assert found.flatten(0, 1).sum(2).argmax(1).tolist() == wanted.tolist()
 
 
 class Masked(FakeSource):
-    """Frames whose masks are one white row: the view's number."""
+    """Frames whose masks have one white row, the view's number."""
 
     def __init__(self, *arguments: int, masks: bool, **options: int) -> None:
         super().__init__(*arguments, **options)

@@ -1,4 +1,4 @@
-"""Memory computed from simulated tensors is that of tensors which are really allocated."""
+"""Memory computed on simulated devices against memory allocated by real steps."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -37,7 +37,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 
 @pytest.fixture
 def run(backbone: Path):
-    """Makes the run of a stage on the toy backbone, in float32 as a CPU computes."""
+    """A function that describes a stage's training on the toy backbone in float32."""
 
     def make(stage: type, **settings: object) -> TrainingRun:
         given = {"backbone": str(backbone), **STAGES[stage], **settings}
@@ -49,16 +49,16 @@ def run(backbone: Path):
 @pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("stage", STAGES)
-def test_every_stage_takes_what_is_computed(run, stage: type, checkpointing: bool):
+def test_memory_of_every_stage_matches_a_real_step(run, stage: type, checkpointing: bool):
     check_step(run(stage, gradient_checkpointing=checkpointing))
 
 
-def test_a_step_takes_what_is_computed(run):
+def test_memory_matches_a_real_step(run):
     check_step(run(AppearanceStage, gradient_checkpointing=True))
 
 
 def check_step(described: TrainingRun) -> None:
-    """Weights, gradients and moments to the byte, the rest within a tenth, against a step that runs."""
+    """Compare with a real step: weights, gradients and moments exactly, activations within 10%."""
     module, batch = build(described, CPU)
     computed = step_memory(module, batch, described, "cpu")
     trained = [p for p in module.parameters() if p.requires_grad]
@@ -81,18 +81,21 @@ def check_step(described: TrainingRun) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_card_is_simulated(run, stage: type):
+def test_memory_on_a_simulated_gpu_matches_the_cpu(run, stage: type):
     described = run(stage)
     computed, real = (
         training_memory(described, "cuda:0"),
         step_memory(*build(described, CPU), described, "cpu"),
     )
-    assert (computed.weights, computed.gradients) == (real.weights - 16, real.gradients)  # positions stay
-    assert computed.activations == pytest.approx(real.activations, rel=0.3)  # attention's kernels differ
+    assert (computed.weights, computed.gradients) == (
+        real.weights - 16,
+        real.gradients,
+    )  # `position` stays on the CPU
+    assert computed.activations == pytest.approx(real.activations, rel=0.3)  # other attention kernels
 
 
 @pytest.mark.slow
-def test_bfloat16_and_frozen_parts_in_it_take_less(run):
+def test_bfloat16_frozen_parts_take_less_memory(run):
     full = training_memory(replace(run(AppearanceStage), dtype=torch.bfloat16), "cuda:0")
     frozen = run(AppearanceStage, frozen_dtype="bfloat16")
     half = training_memory(replace(frozen, dtype=torch.bfloat16), "cuda:0")
@@ -101,9 +104,9 @@ def test_bfloat16_and_frozen_parts_in_it_take_less(run):
 
 
 @pytest.mark.slow
-def test_s_on_a_simulated_card():
+def test_noise_prior_memory_on_a_simulated_gpu():
     prior = {name: value for name, value in toy_prior().config.items() if not name.startswith("_")}
-    settings = {"prior": prior, "perceptual": "vgg16"}  # whose weights are not needed
+    settings = {"prior": prior, "perceptual": "vgg16"}  # its weights are not needed
     described = TrainingRun("S", NoisePriorStage, settings, BatchSize(2, 1, 3, 16), None, averaged=False)
     real = step_memory(*build(described, CPU), described, "cpu")
     computed = training_memory(described, "cuda:0")
@@ -116,15 +119,15 @@ def flags(*files: str) -> list[str]:
     return [f"--config={CONFIGS / file}" for file in files]
 
 
-def test_a_run_is_described_by_the_arguments_of_fit():
+def test_training_run_is_read_from_fit_arguments():
     small = "--model.init_args.learning.optimizer=adamw8bit"
     described = training_run([*flags("stage1.yaml", "scale/sd15.yaml", "scale/sd15_24gb.yaml"), small])
     assert described.stage is AppearanceStage
     assert described.batch == BatchSize(1, 1, 2, 512)
     assert described.dtype == torch.bfloat16
-    assert not described.averaged  # on the card
+    assert not described.averaged  # not on the GPU
     assert not described.buckets
-    assert described.settings["learning"].optimizer == "adamw8bit"  # also where bitsandbytes is missing
+    assert described.settings["learning"].optimizer == "adamw8bit"  # even without bitsandbytes
     more = training_run([*flags("stage1.yaml"), "--trainer.strategy=ddp", "--data.init_args.targets=3"])
     assert more.buckets
     assert more.averaged
@@ -142,7 +145,7 @@ def test_a_run_is_described_by_the_arguments_of_fit():
         (["--targets=2"], "no such option"),
     ],
 )
-def test_what_cannot_be_computed_is_one_line(arguments: list[str], reason: str):
+def test_unsupported_settings_are_input_errors(arguments: list[str], reason: str):
     def compute_all() -> None:
         for _, compute in requested_rows(arguments):
             compute()
@@ -152,7 +155,7 @@ def test_what_cannot_be_computed_is_one_line(arguments: list[str], reason: str):
 
 
 @pytest.mark.slow
-def test_the_command_prints_a_table(capsys: pytest.CaptureFixture[str]):
+def test_command_prints_a_table(capsys: pytest.CaptureFixture[str]):
     main([*flags("stage1.yaml"), "--data.init_args.batch_size=1"])
     head, rule, row, *_ = capsys.readouterr().out.splitlines()
     assert row.count("|") == head.count("|") == rule.count("|")

@@ -1,4 +1,4 @@
-"""Training S: its losses, mirroring, validation, pictures, checkpoints, export, and exact resuming."""
+"""Training of S: losses, mirroring, validation, pictures, checkpoints, export, resuming."""
 
 import json
 
@@ -23,7 +23,7 @@ def make_prior(**change) -> NoisePriorStage:
     return NoisePriorStage(toy_prior(), **{"learning": LEARNING, **change})
 
 
-def test_mirrored_cameras_see_the_mirrored_world() -> None:
+def test_mirrored_camera_projects_mirrored_points() -> None:
     intrinsics = np.array([[3.0, 0.2, 0.45], [0.0, 4.0, 0.55], [0.0, 0.0, 1.0]])
     camera = label(look_at((0.5, 0.7, 2.4), roll=0.3), intrinsics)
     points = np.random.default_rng(0).uniform(-0.3, 0.3, (5, 3))
@@ -32,13 +32,13 @@ def test_mirrored_cameras_see_the_mirrored_world() -> None:
     assert np.allclose(project(points * (-1, 1, 1), other), np.array([1, 0]) + seen * (-1, 1), atol=1e-6)
 
 
-def test_a_mirrored_camera_is_the_one_of_the_opposite_yaw() -> None:
+def test_mirrored_camera_has_the_opposite_yaw() -> None:
     camera = torch.from_numpy(label_from_angles(0.4, 0.2))
     opposite = torch.from_numpy(label_from_angles(-0.4, 0.2))
     assert torch.allclose(mirrored_labels(camera), opposite, atol=1e-6)
 
 
-def test_mirroring_turns_images_and_cameras_of_the_same_people(make_data) -> None:
+def test_mirroring_flips_images_and_cameras_together(make_data) -> None:
     data = make_data()
     data.setup("fit")
     batch = data.samples(4)
@@ -58,7 +58,7 @@ def test_psnr_of_a_known_error() -> None:
 
 
 @pytest.mark.parametrize("at", [2, 3])
-def test_it_resumes_exactly(make_trainer, make_data, tmp_path, at) -> None:
+def test_resume_repeats_losses_and_weights(make_trainer, make_data, tmp_path, at) -> None:
     def data():
         return make_data(references=2, targets=2)
 
@@ -71,14 +71,14 @@ def test_it_resumes_exactly(make_trainer, make_data, tmp_path, at) -> None:
     assert equal(resumed[2], average)
 
 
-def test_it_learns(make_trainer, make_data) -> None:
+def test_loss_decreases_on_one_batch(make_trainer, make_data) -> None:
     module = make_prior(learning=Learning(5e-3))
     losses, _ = run(make_trainer, module, make_data(batch_size=4), [], overfit_batches=1)
     values = list(losses.values())
     assert values[-1] < values[0]
 
 
-def test_validation_is_the_same_every_time(make_trainer, make_data) -> None:
+def test_validation_is_deterministic(make_trainer, make_data) -> None:
     module = make_prior()
     trainer = make_trainer(limit_val_batches=None)
     first, second = (
@@ -100,7 +100,7 @@ def test_pictures_show_portrait_target_proxy_and_depth(make_data) -> None:
     assert torch.equal(shown[:, 1], batch["target"][:, 0])
 
 
-def test_the_export_is_a_part_with_its_card(tmp_path) -> None:
+def test_export_writes_a_part_with_its_card(tmp_path) -> None:
     module = make_prior()
     module.export(tmp_path / "noise_prior")
     card = json.loads((tmp_path / "noise_prior" / "stage.json").read_text())
@@ -111,7 +111,7 @@ def test_the_export_is_a_part_with_its_card(tmp_path) -> None:
         module.export(tmp_path / "noise_prior")
 
 
-def test_a_run_s_name_tells_no_other_network(make_trainer, make_data, tmp_path) -> None:
+def test_run_name_must_match_the_perceptual_weights(make_trainer, make_data, tmp_path) -> None:
     def fit(name: str) -> None:
         make_trainer(max_steps=1, logger=CSVLogger(str(tmp_path), name=name)).fit(make_prior(), make_data())
 
@@ -121,7 +121,7 @@ def test_a_run_s_name_tells_no_other_network(make_trainer, make_data, tmp_path) 
     fit("S")
 
 
-def test_a_checkpoint_holds_the_prior_alone_and_no_other_is_taken(make_trainer, make_data, tmp_path) -> None:
+def test_checkpoint_holds_only_the_prior_and_others_are_refused(make_trainer, make_data, tmp_path) -> None:
     trainer = make_trainer(max_steps=1)
     trainer.fit(make_prior(), make_data())
     trainer.save_checkpoint(tmp_path / "one.ckpt")

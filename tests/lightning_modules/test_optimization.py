@@ -7,7 +7,7 @@ from core.seeding import STREAM_BLOCK, normal, spread_timesteps, stream_timestep
 from lightning_modules.optimization import FINAL_FRACTION, Learning
 
 
-def test_warm_up_then_cosine():
+def test_warmup_then_cosine():
     learning = Learning(1e-3, decay="cosine", warmup_steps=4)
     factors = [learning.factor(step, 14) for step in range(15)]
     assert factors[:4] == [0.25, 0.5, 0.75, 1.0]
@@ -17,35 +17,35 @@ def test_warm_up_then_cosine():
     assert learning.factor(99, 14) == factors[14]
 
 
-def test_the_paper_s_rate_is_constant():
+def test_default_learning_rate_is_constant():
     assert Learning().rate == 1e-5
     assert {Learning().factor(step, -1) for step in range(9)} == {1.0}
 
 
-def test_biases_and_norms_do_not_decay():
+def test_biases_have_no_weight_decay():
     optimizer = Learning(weight_decay=0.1).configure(nn.Linear(2, 3).parameters(), 10)["optimizer"]
     decays = {p.ndim: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     assert decays == {2: 0.1, 1: 0.0}
 
 
-def test_a_cosine_needs_an_end():
+def test_cosine_needs_max_steps():
     with pytest.raises(InputError, match="max_steps"):
         Learning(decay="cosine").configure(nn.Linear(2, 3).parameters(), -1)
 
 
-def test_draws_follow_from_the_key_alone():
+def test_draws_depend_only_on_the_key():
     like = torch.zeros(1)
     torch.manual_seed(1)
     one = normal((3,), torch_generator(0, "train", 5), like)
     torch.manual_seed(2)
     assert torch.equal(one, normal((3,), torch_generator(0, "train", 5), like))
-    # the parts are kept apart: (1, 23) is not (12, 3)
+    # keys are not concatenated: (1, 23) is not (12, 3)
     assert not torch.equal(
         normal((3,), torch_generator(1, 23), like), normal((3,), torch_generator(12, 3), like)
     )
 
 
-def test_timesteps_cover_the_schedule_evenly():
+def test_timesteps_are_stratified():
     timesteps = spread_timesteps(10, 1000, torch_generator(0))
     assert sorted((timesteps // 100).tolist()) == list(range(10))
     many = torch.cat([spread_timesteps(2, 1000, torch_generator(seed)) for seed in range(2000)])
@@ -53,11 +53,11 @@ def test_timesteps_cover_the_schedule_evenly():
     assert (many.min(), many.max()) == (0, 999)
 
 
-def test_timesteps_of_a_stream_follow_from_positions_and_are_spread():
+def test_stream_timesteps_depend_on_position_and_are_spread():
     together = stream_timesteps(0, range(40, 56), 4, 1000)
     apart = torch.cat([stream_timesteps(0, [position], 4, 1000) for position in range(40, 56)])
     assert torch.equal(together, apart)
-    for count in (16, 7):  # of any run of neighbours: no gap larger than three times the mean one
+    for count in (16, 7):  # no gap is larger than three times the mean gap
         some = torch.cat([together.flatten()[:count], torch.tensor([0, 999])]).sort().values
         assert some.diff().max() < 3 * 1000 / count
     many = stream_timesteps(3, range(0, 40 * STREAM_BLOCK, STREAM_BLOCK // 4), 1, 1000)
@@ -68,8 +68,8 @@ def test_timesteps_of_a_stream_follow_from_positions_and_are_spread():
     )
 
 
-def test_shifted_timesteps_are_uniform_behind_the_shift():
-    """Their inverse, u = t / (s - (s - 1) t), is spread evenly."""
+def test_inverse_of_shifted_timesteps_is_uniform():
+    """The inverse u = t / (s - (s - 1) t) is uniform."""
     shifted = spread_timesteps(1000, 1000, torch_generator(0), shift=3.0).double().add(0.5) / 1000
     uniform = (shifted / (3 - 2 * shifted)).sort().values
     torch.testing.assert_close(uniform, (torch.arange(1000).double() + 0.5) / 1000, rtol=0, atol=3e-3)
@@ -79,7 +79,7 @@ def test_shifted_timesteps_are_uniform_behind_the_shift():
     )
 
 
-def test_8_bits_take_a_quarter_and_their_package(monkeypatch):
+def test_8bit_state_takes_a_quarter_and_needs_bitsandbytes(monkeypatch):
     weights = [nn.Parameter(torch.zeros(4096, 8)), nn.Parameter(torch.zeros(10))]
     full, small = Learning(), Learning(optimizer="adamw8bit")
     assert full.state_bytes(weights) == 8 * (4096 * 8 + 10)
@@ -89,7 +89,7 @@ def test_8_bits_take_a_quarter_and_their_package(monkeypatch):
         small.configure(weights, 10)
 
 
-def test_8_bits_are_bitsandbytes():
+def test_8bit_state_size_matches_bitsandbytes():
     pytest.importorskip("bitsandbytes")
     learning = Learning(optimizer="adamw8bit")
     weights = [nn.Parameter(torch.ones(64, 128)), nn.Parameter(torch.ones(10))]

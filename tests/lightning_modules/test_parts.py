@@ -1,4 +1,4 @@
-"""Trained parts out of checkpoints: a flipped bit of a weight is found."""
+"""Reading trained parts from damaged checkpoints."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from tests.fuzz.weight_files import make_checkpoint
 TRIED = 5
 
 
-def test_a_flipped_bit_of_a_weight_in_a_checkpoint_is_found(tmp_path):
+def test_flipped_weight_bit_is_found_by_checksum(tmp_path):
     make_checkpoint(tmp_path)
     path = tmp_path / "last.ckpt"
     whole = path.read_bytes()

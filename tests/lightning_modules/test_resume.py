@@ -1,4 +1,4 @@
-"""A run that was stopped and resumed equals one that never was: loss by loss and weight by weight."""
+"""A resumed run repeats the losses and weights of an uninterrupted one."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def run(trainer_of, module, data, callbacks, ckpt_path=None, **options):
 
 
 def interrupted(trainer_of, make_module, make_data, folder, at, **options):
-    """Losses, weights and average of a run that SIGTERM stopped during micro-batch `at`, and that was
+    """Losses, weights and weight average of a run that was stopped by SIGTERM in micro-batch `at` and
     resumed."""
     keep = ModelCheckpoint(dirpath=folder, save_last=True, save_on_exception=True)
     losses = Losses()
@@ -43,7 +43,9 @@ def interrupted(trainer_of, make_module, make_data, folder, at, **options):
 
 
 @pytest.mark.parametrize(("accumulate", "at"), [(1, 2), (2, 3), (2, 4)])
-def test_stage_resumes_exactly(make_trainer, make_stage, make_data, tmp_path, accumulate, at):
+def test_stage_resume_repeats_losses_and_weights(
+    make_trainer, make_stage, make_data, tmp_path, accumulate, at
+):
     options = {"accumulate_grad_batches": accumulate}
     module = make_stage(learning=LEARNING)
     losses, average = run(make_trainer, module, make_data(), [], **options)
@@ -56,9 +58,9 @@ def test_stage_resumes_exactly(make_trainer, make_stage, make_data, tmp_path, ac
     assert equal(resumed[2], average)
 
 
-# an epoch has 4 batches: within one, on its last batch, after it
+# an epoch has 4 batches: inside the first, at its last batch, after it
 @pytest.mark.parametrize("at", [1, 3, 4])
-def test_autoencoder_resumes_exactly(make_trainer, capture, tmp_path, at):
+def test_autoencoder_resume_repeats_losses(make_trainer, capture, tmp_path, at):
     def make_module():
         torch.manual_seed(0)
         return AutoencoderModule([8, 8], norm_num_groups=4, image_size=16, learning=LEARNING)
@@ -73,7 +75,7 @@ def test_autoencoder_resumes_exactly(make_trainer, capture, tmp_path, at):
     assert equal(resumed[2], average)
 
 
-def test_backbone_resumes_exactly(make_trainer, capture, tmp_path):
+def test_backbone_resume_repeats_losses(make_trainer, capture, tmp_path):
     vae = tmp_path / "vae"
     save_model(toy_vae(), vae)
 

@@ -1,4 +1,4 @@
-"""Stage 1: what is trained, what is not, what the loss and the validation are, what a checkpoint holds."""
+"""Stage 1: trained and frozen parts, loss, validation, checkpoints."""
 
 import csv
 
@@ -26,7 +26,7 @@ from tests.shards.fake_source import FakeSource
 
 @pytest.fixture
 def trained(make_trainer, make_stage, make_data, tmp_path):
-    """A stage after four steps, and its checkpoint."""
+    """A stage after four steps, its checkpoint, and its weight average."""
     stage = make_stage()
     keep = ModelCheckpoint(dirpath=tmp_path, filename="stage1", every_n_train_steps=4)
     callbacks = [WeightAverage(0.5), keep]
@@ -34,7 +34,7 @@ def trained(make_trainer, make_stage, make_data, tmp_path):
     return stage, tmp_path / "stage1.ckpt", callbacks[0]
 
 
-def test_only_f_ref_changes_and_only_it_has_gradients(make_trainer, make_stage, make_data):
+def test_training_changes_only_f_ref(make_trainer, make_stage, make_data):
     stage = make_stage()
     before = {name: x.clone() for name, x in stage.state_dict().items()}
     make_trainer(max_steps=2).fit(stage, make_data())
@@ -47,7 +47,7 @@ def test_only_f_ref_changes_and_only_it_has_gradients(make_trainer, make_stage, 
         assert name.startswith("reference.") or parameter.grad is None
 
 
-def test_every_parameter_of_f_ref_learns(make_stage, several_tokens, make_trainer):
+def test_every_parameter_of_f_ref_gets_a_gradient(make_stage, several_tokens, make_trainer):
     seen = {}
 
     class Gradients(WeightAverage):
@@ -62,15 +62,15 @@ def test_every_parameter_of_f_ref_learns(make_stage, several_tokens, make_traine
     assert all(seen.values()), [name for name, learns in seen.items() if not learns]
 
 
-def test_the_frozen_parts_stay_in_eval_mode(make_stage):
+def test_frozen_parts_stay_in_eval_mode(make_stage):
     stage = make_stage().train()
     assert stage.reference.training
     assert not any(m.training for part in (stage.vae, stage.denoiser) for m in part.modules())
 
 
 @pytest.mark.parametrize("reference_timestep", ["zero", "current"])
-def test_the_loss_is_eq_1(make_stage, make_data, make_trainer, reference_timestep):
-    """Against the same written out a view at a time."""
+def test_loss_is_equation_1(make_stage, make_data, make_trainer, reference_timestep):
+    """Against a plain implementation, one view at a time."""
     stage, data = make_stage(reference_timestep=reference_timestep), make_data()
     shake(stage.reference)
     make_trainer(max_steps=1).fit(stage, data)
@@ -91,7 +91,7 @@ def test_the_loss_is_eq_1(make_stage, make_data, make_trainer, reference_timeste
                 torch.testing.assert_close(losses[b, v], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_validation_draws_depend_on_the_frame_alone(make_stage):
+def test_validation_draws_depend_only_on_the_frame(make_stage):
     stage = make_stage()
     latents = torch.zeros(2, 3, 4, 4, 4)
     noise, timesteps = stage.fixed_draws(["a", "b"], latents)
@@ -103,7 +103,7 @@ def test_validation_draws_depend_on_the_frame_alone(make_stage):
     assert torch.equal(shared, shared[:, :1].expand(2, 3))
 
 
-def test_validation_says_what_the_reference_is_worth(make_stage, make_data, make_trainer):
+def test_validation_logs_the_reference_gain(make_stage, make_data, make_trainer):
     trainer = make_trainer(limit_val_batches=1.0)
     stage = make_stage()
     first = trainer.validate(stage, make_data(), verbose=False)[0]
@@ -113,7 +113,7 @@ def test_validation_says_what_the_reference_is_worth(make_stage, make_data, make
     assert gain != 0
 
 
-def test_mirrored_frames_are_mirrored_whole(make_data):
+def test_mirroring_flips_all_images_of_a_frame(make_data):
     data = make_data(conditions=True)
     data.setup("validate")
     batch = data.samples(4)
@@ -124,7 +124,7 @@ def test_mirrored_frames_are_mirrored_whole(make_data):
     assert all(all(w) or all(s) for w, s in zip(whole, same, strict=True))
 
 
-def test_a_checkpoint_holds_the_trained_part_alone(trained):
+def test_checkpoint_holds_only_the_trained_part(trained):
     stage, path, average = trained
     checkpoint = torch.load(path, weights_only=True)
     assert set(checkpoint["state_dict"]) == {f"reference.{name}" for name in stage.reference.state_dict()}
@@ -133,7 +133,7 @@ def test_a_checkpoint_holds_the_trained_part_alone(trained):
     assert set(average.average) == {f"reference.{name}" for name, _ in stage.reference.named_parameters()}
 
 
-def test_the_next_stage_takes_the_average_from_checkpoint_or_folder(trained, tmp_path):
+def test_part_loads_averaged_weights_from_checkpoint_or_folder(trained, tmp_path):
     stage, path, average = trained
     assert not torch.equal(average.average["reference.conv_in.weight"], stage.reference.conv_in.weight)
     from_checkpoint = AppearanceReference.from_unet(stage.denoiser.unet)
@@ -148,7 +148,7 @@ def test_the_next_stage_takes_the_average_from_checkpoint_or_folder(trained, tmp
     assert equal(from_folder.state_dict(), {name: x.half().float() for name, x in expected.items()})
 
 
-def test_what_does_not_belong_is_refused(trained, make_stage, make_data, make_trainer, tmp_path):
+def test_wrong_checkpoints_are_refused(trained, make_stage, make_data, make_trainer, tmp_path):
     stage, path, _ = trained
     part = AppearanceReference.from_unet(stage.denoiser.unet)
     with pytest.raises(InputError, match="of the stage appearance; a part of view_control is needed"):
@@ -173,7 +173,7 @@ def test_missing_and_unexpected_names_are_listed(trained, make_stage):
         make_stage().on_load_checkpoint(checkpoint)
 
 
-def test_a_checkpoint_loads_outside_training(trained):
+def test_checkpoint_loads_outside_training(trained):
     stage, path, _ = trained
     card, tensors = read_checkpoint(path)
     assert (card.stage, card.part, card.backbone) == ("appearance", "reference", stage.fingerprint)
@@ -194,7 +194,7 @@ def test_pictures_are_reference_target_sample(make_stage, make_data):
 
 
 @pytest.mark.parametrize("change", [{"gradient_checkpointing": True}, {"encode_batch": 1}])
-def test_memory_settings_change_no_number(make_stage, make_data, make_trainer, change):
+def test_memory_settings_do_not_change_losses(make_stage, make_data, make_trainer, change):
     def losses(**settings):
         recorded = Losses()
         stage = make_stage(learning=Learning(1e-3), **settings)
@@ -206,7 +206,7 @@ def test_memory_settings_change_no_number(make_stage, make_data, make_trainer, c
 
 @pytest.mark.parametrize("world_size", [2, 4])
 @pytest.mark.parametrize("reference_timestep", ["zero", "current"])
-def test_any_number_of_ranks_trains_on_the_same(make_stage, make_data, world_size, reference_timestep):
+def test_training_loss_does_not_depend_on_ranks(make_stage, make_data, world_size, reference_timestep):
     data = make_data()
     data.setup("fit")
     stage = make_stage(mirror=True, timestep_shift=3.0, reference_timestep=reference_timestep)
@@ -224,7 +224,7 @@ def test_any_number_of_ranks_trains_on_the_same(make_stage, make_data, world_siz
 
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_validation_does_not_depend_on_the_batch_size(make_stage, make_data, make_trainer, batch_size):
-    """The other person comes from the validation set: at a batch of one there is one too."""
+    """The other person comes from the whole validation set, so that batches of one have one too."""
     stage = make_stage()
     shake(stage.reference)
     both = [
@@ -238,7 +238,7 @@ def test_validation_does_not_depend_on_the_batch_size(make_stage, make_data, mak
         assert both[1][name] == pytest.approx(value, rel=1e-5, abs=1e-6), name
 
 
-def test_a_validation_set_of_one_person_has_no_gain(make_stage, make_trainer, make_data, tmp_path):
+def test_validation_set_of_one_person_has_no_gain(make_stage, make_trainer, make_data, tmp_path):
     build(FakeSource(1, 2, views=4, size=16), tmp_path / "one", 0)
     data = make_data(sources={"one": SourceConfig(str(tmp_path / "one"))}, val_frames=2)
     measured = make_trainer(limit_val_batches=1.0).validate(make_stage(), data, verbose=False)[0]
@@ -247,8 +247,8 @@ def test_a_validation_set_of_one_person_has_no_gain(make_stage, make_trainer, ma
 
 
 @pytest.mark.slow
-def test_two_ranks_log_what_one_does(make_stage, make_data, make_trainer, tmp_path):
-    """Three frames on two ranks: one of them validates one frame that counts, the other two."""
+def test_two_ranks_match_one_rank(make_stage, make_data, make_trainer, tmp_path):
+    """Three validation frames on two ranks: one of them pads its share."""
     rows = []
     for count, strategy in ((1, "auto"), (2, "ddp_spawn")):
         trainer = make_trainer(
@@ -269,8 +269,8 @@ def test_two_ranks_log_what_one_does(make_stage, make_data, make_trainer, tmp_pa
         assert together == pytest.approx(alone, rel=1e-4)
 
 
-def test_frozen_parts_in_bfloat16_are_what_autocast_makes_of_them(make_stage):
-    """Bit for bit: the matrices and kernels are rounded once and not at each use."""
+def test_bfloat16_frozen_parts_match_autocast(make_stage):
+    """Bit for bit: the weights are rounded once instead of at each use."""
     losses = []
     for dtype in ("float32", "bfloat16"):
         stage = make_stage(frozen_dtype=dtype)
@@ -286,6 +286,6 @@ def test_frozen_parts_in_bfloat16_are_what_autocast_makes_of_them(make_stage):
     assert {p.dtype for p in stage.trained.parameters()} == {torch.float32}
 
 
-def test_frozen_parts_in_bfloat16_take_autocast(make_stage, make_data, make_trainer):
+def test_bfloat16_frozen_parts_need_mixed_precision(make_stage, make_data, make_trainer):
     with pytest.raises(InputError, match="bf16-mixed, not 32-true"):
         make_trainer().fit(make_stage(frozen_dtype="bfloat16"), make_data())

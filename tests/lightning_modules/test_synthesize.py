@@ -1,4 +1,4 @@
-"""The command end to end on a toy model of 32 pixels, and every bad input it has a line for."""
+"""The `synthesize` command end to end on a toy model of 32×32 pixels, and its errors."""
 
 import json
 import runpy
@@ -30,7 +30,7 @@ FAST = ["--steps", "1", "--window", "2", "--overlap", "1", "--align", "false"]
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """A whole model in a folder, and one that ends with stage 1."""
+    """Folders of a whole model (`whole`) and of one that ends with stage 1 (`stage1`)."""
     folder = tmp_path_factory.mktemp("models")
     prior = toy_prior(image_size=SIZE, encoder_channels=(8,) * 5, rendering_size=16)
     whole = replace(toy_model(), noise_prior=prior)
@@ -48,7 +48,7 @@ def flat_renderer(monkeypatch):
 
 @pytest.fixture
 def photos(tmp_path):
-    """People: ada and bo on a photo each, cleo on two."""
+    """A folder of people: ada and bo with one photo each, cleo with two."""
     draw = np.random.default_rng(0)
     for name in ("ada.jpg", "bo.png", "cleo/1.png", "cleo/2.png"):
         path = tmp_path / "photos" / name
@@ -59,7 +59,7 @@ def photos(tmp_path):
 
 @pytest.fixture
 def run(models, photos, tmp_path):
-    """Runs the command on ada's portrait, and gives the output folder."""
+    """A function that runs the command, on ada's portrait by default, and returns its output folder."""
 
     def run_with(*arguments, out="out", portrait=("--portrait", "ada.jpg")):
         flag, *names = portrait
@@ -86,7 +86,7 @@ def squares(folder: Path, count: int, side: int = SIZE) -> Path:
     return folder
 
 
-def test_one_person_s_views_with_all_that_belongs_to_them(run):
+def test_output_files_of_one_person(run):
     out = run("--trajectory", "spiral", "--views", "3", "--seed", "5", "--steps", "2")
     numbered = {f"{folder}/{i:03d}.png" for folder in ("views", "conditions") for i in range(3)}
     single = {"portrait_0.png", "views.mp4", "sheet.png", "cameras.json", "settings.json"}
@@ -100,22 +100,22 @@ def test_one_person_s_views_with_all_that_belongs_to_them(run):
     assert not list(out.parent.glob("*.partial"))
 
 
-def test_the_seed_says_the_views_and_chunks_do_not(run):
+def test_views_depend_on_the_seed_and_not_on_chunks(run):
     first = views(run("--views", "3")).astype(int)
     chunked = views(run("--views", "3", "--chunk", "1", out="chunked"))
-    assert np.abs(first - chunked).max() <= 1  # a level: sums are rounded in another order
+    assert np.abs(first - chunked).max() <= 1  # sums are rounded in another order
     assert np.abs(first - views(run("--views", "3", "--seed", "1", out="other"))).max() > 1
 
 
-def test_a_folder_of_people_is_each_of_them_alone(run):
+def test_folder_of_people_matches_single_runs(run):
     everybody = run("--views", "2", out="all", portrait=("--portraits", ""))
     assert {path.name for path in everybody.iterdir() if path.is_dir()} == {"ada", "bo", "cleo", "conditions"}
-    assert len(files(everybody / "cleo")) == 2 + 2 + 2  # portraits, views, and the film and the sheet
+    assert len(files(everybody / "cleo")) == 2 + 2 + 2  # portraits, views, video and sheet
     alone = run("--views", "2", out="cleo", portrait=("--portrait", "cleo/1.png", "cleo/2.png"))
     np.testing.assert_array_equal(views(everybody / "cleo"), views(alone))
 
 
-def test_cameras_and_conditions_of_an_earlier_run_give_it_again(run):
+def test_cameras_and_conditions_of_a_run_reproduce_it(run):
     first = run("--views", "3", "--noise", "3d-aware")
     reused = ["--cameras", str(first / "cameras.json"), "--conditions", str(first / "conditions")]
     np.testing.assert_array_equal(views(first), views(run(*reused, out="again")))
@@ -123,7 +123,7 @@ def test_cameras_and_conditions_of_an_earlier_run_give_it_again(run):
     assert settings["command"] == "lightning_modules.synthesize"
 
 
-def test_conditions_alone_say_the_views(run, tmp_path, caplog):
+def test_conditions_without_cameras_start_from_random_noise(run, tmp_path, caplog):
     out = run("--conditions", str(squares(tmp_path / "seen", 4, 20)))
     assert len(views(out)) == 4
     assert "cameras.json" not in files(out)
@@ -135,21 +135,21 @@ def test_conditions_alone_say_the_views(run, tmp_path, caplog):
     assert caplog.text == ""
 
 
-def test_every_noise_is_another(run, tmp_path):
+def test_kinds_of_noise_differ(run, tmp_path):
     proxies = str(squares(tmp_path / "proxies", 2))
     made = [views(run("--views", "2", "--noise", noise, out=f"out{number}"))
             for number, noise in enumerate(("random", "3d-aware", proxies))]  # fmt: skip
     assert all((made[one] != made[other]).any() for one, other in ((0, 1), (0, 2), (1, 2)))
 
 
-def test_proxies_of_several_people_are_in_a_folder_each(run, tmp_path):
+def test_proxies_of_several_people_are_read_from_subfolders(run, tmp_path):
     for name in ("ada", "bo", "cleo"):
         squares(tmp_path / "proxies" / name, 2)
     out = run("--views", "2", "--noise", str(tmp_path / "proxies"), portrait=("--portraits", ""))
     assert len(views(out / "bo")) == 2
 
 
-def test_what_is_there_is_replaced_only_where_asked_and_only_our_own(run, tmp_path):
+def test_overwrite_replaces_only_own_output(run, tmp_path):
     out = run("--views", "1")
     with pytest.raises(InputError, match="it exists already; --overwrite replaces it"):
         run("--views", "2")
@@ -186,26 +186,26 @@ BAD = {
 
 @pytest.fixture
 def no_model(monkeypatch):
-    """Fails the test where a model is loaded."""
+    """Fail the test if a model is loaded."""
     monkeypatch.setattr(command, "open_pipeline", lambda *_: pytest.fail("a model was loaded"))
 
 
 @pytest.mark.usefixtures("no_model")
 @pytest.mark.parametrize(("arguments", "line"), BAD.values(), ids=BAD)
-def test_bad_input_is_one_line_before_a_model_is_loaded(run, tmp_path, arguments, line):
+def test_invalid_arguments_are_input_errors_before_loading(run, tmp_path, arguments, line):
     with pytest.raises(InputError, match=line):
         run(*arguments)
     assert {path.name for path in tmp_path.iterdir()} == {"photos"}
 
 
 @pytest.mark.usefixtures("no_model")
-def test_a_folder_that_cannot_be_made_is_found_out_first(run, tmp_path):
+def test_uncreatable_output_folder_fails_before_loading(run, tmp_path):
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(InputError, match="file/out: the folder cannot be created"):
         run(out="file/out")
 
 
-def test_counts_that_differ_are_one_line(run, tmp_path):
+def test_count_mismatches_are_input_errors(run, tmp_path):
     few = str(squares(tmp_path / "few", 2))
     with pytest.raises(InputError, match="holds 2 conditions for 3 cameras: give one for each"):
         run("--conditions", few, "--views", "3")
@@ -216,7 +216,7 @@ def test_counts_that_differ_are_one_line(run, tmp_path):
 
 
 def row(changes=()):
-    """An EG3D label as a list, some of its numbers exchanged."""
+    """An EG3D label as a list, with (index, value) `changes`."""
     numbers = trajectory("orbit", 1)[0].tolist()
     for place, value in changes:
         numbers[place] = value
@@ -237,7 +237,7 @@ CAMERA_FILES = {
 
 
 @pytest.mark.parametrize(("name", "content", "line"), CAMERA_FILES.values(), ids=CAMERA_FILES)
-def test_cameras_that_are_none_are_one_line(run, tmp_path, name, content, line):
+def test_invalid_camera_files_are_input_errors(run, tmp_path, name, content, line):
     path = tmp_path / name
     path.write_text(json.dumps(content)) if name.endswith(".json") else np.save(path, content)
     with pytest.raises(InputError, match=rf"{name}: .*{line}"):
@@ -245,7 +245,7 @@ def test_cameras_that_are_none_are_one_line(run, tmp_path, name, content, line):
     assert not (tmp_path / "out").exists()
 
 
-def test_portraits_that_are_none_are_one_line(run, photos, tmp_path):
+def test_unusable_portraits_are_input_errors(run, photos, tmp_path):
     whole = (photos / "ada.jpg").read_bytes()
     (photos / "broken.jpg").write_bytes(whole[: len(whole) // 2])
     (photos / "empty.jpg").write_bytes(b"")
@@ -263,7 +263,7 @@ def test_portraits_that_are_none_are_one_line(run, photos, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_with_bad_photos_is_made_without_them(run, photos, tmp_path):
+def test_bad_photos_in_a_folder_are_skipped_and_reported(run, photos, tmp_path):
     (photos / "broken.jpg").write_bytes(b"no photo")
     (photos / "cleo" / "0.png").write_bytes(b"no photo")
     with pytest.raises(IncompleteError, match=r"^2 photos could not be used: .*broken\.jpg.*; .*0\.png"):
@@ -274,7 +274,7 @@ def test_a_folder_with_bad_photos_is_made_without_them(run, photos, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["conditions", "Settings.json"])
-def test_nobody_is_called_as_the_results_are(run, photos, tmp_path, name):
+def test_person_cannot_have_the_name_of_an_output(run, photos, tmp_path, name):
     (photos / "bo.png").rename(photos / f"{name}.png")
     with pytest.raises(InputError, match=f"a person cannot be called {name}, the name of an output"):
         run("--views", "1", portrait=("--portraits", ""))
@@ -283,7 +283,7 @@ def test_nobody_is_called_as_the_results_are(run, photos, tmp_path, name):
 
 
 @pytest.mark.usefixtures("no_model")
-def test_an_s_of_another_size_is_one_line(run, models, tmp_path):
+def test_noise_prior_of_another_size_is_an_input_error(run, models, tmp_path):
     shutil.copytree(models / "whole", tmp_path / "mixed")
     shutil.rmtree(tmp_path / "mixed" / NOISE_PRIOR)
     save_model(toy_prior(), tmp_path / "mixed" / NOISE_PRIOR)
@@ -300,7 +300,7 @@ def test_devices_are_grouped_by_people_and_windows():
     assert group_devices(["a"], people=2, windows=5) == [["a"]]
 
 
-def test_a_path_s_windows_are_split_over_devices(run, monkeypatch):
+def test_windows_are_split_over_devices(run, monkeypatch):
     path = ["--views", "5", "--steps", "2"]
     one = run(*path, out="one")
     opened = []
@@ -313,29 +313,29 @@ def test_a_path_s_windows_are_split_over_devices(run, monkeypatch):
     monkeypatch.setattr(command, "open_pipeline", watched)
     three = run(*path, "--devices", "3", out="three")
     assert [(devices, len(pipeline.replicas)) for devices, pipeline in opened] == [(["cpu"] * 3, 2)]
-    # a level: where a copy's weights lie in memory says how its sums are rounded
+    # memory alignment of the copies' weights changes the rounding
     assert np.abs(views(one).astype(int) - views(three)).max() <= 1
 
 
 @pytest.mark.usefixtures("no_model")
-def test_a_model_of_stage_1_is_one_line(run, models):
+def test_model_without_f_cam_is_an_input_error(run, models):
     with pytest.raises(InputError, match=r"stage1: it has no view_control/ \(F_cam\)"):
         run("--model", str(models / "stage1"))
 
 
-def test_the_command_ends_in_one_line(photos, monkeypatch, capsys):
+def test_command_prints_one_line_on_errors(photos, monkeypatch, capsys):
     given = ["--model", "nowhere", "--portrait", str(photos / "none.jpg"), "--out", str(photos / "out")]
     monkeypatch.setattr(sys, "argv", ["synthesize", *given])
     monkeypatch.delitem(sys.modules, command.__name__)
     with pytest.raises(SystemExit) as end:
         runpy.run_module(command.__name__, run_name="__main__")
     assert end.value.code == 2
-    told = capsys.readouterr().err.splitlines()
-    assert told == [f"error: --portrait {photos / 'none.jpg'}: there is no such file or folder"]
+    printed = capsys.readouterr().err.splitlines()
+    assert printed == [f"error: --portrait {photos / 'none.jpg'}: there is no such file or folder"]
 
 
 @pytest.mark.slow
-def test_people_split_over_processes_get_the_same_views(run):
+def test_people_split_over_processes_get_equal_views(run):
     one = run("--views", "2", out="one", portrait=("--portraits", ""))
     two = run("--views", "2", "--devices", "2", out="two", portrait=("--portraits", ""))
     for name in ("ada", "bo", "cleo"):
@@ -343,7 +343,7 @@ def test_people_split_over_processes_get_the_same_views(run):
     assert files(one) == files(two)
 
 
-def test_views_are_exported_as_export_3d_does(run):
+def test_export_writes_cameras_and_images(run):
     folder = run("--views", "2", "--export", '["colmap", "gltf"]')
     assert {"export/sparse/images.txt", "export/cameras.gltf", "export/images/001.png"} <= files(folder)
     exported, made = Image.open(folder / "export/images/001.png"), Image.open(folder / "views/001.png")
@@ -358,7 +358,7 @@ def test_views_are_exported_as_export_3d_does(run):
         (("--views", "2", "--export", "[]"), "--export: no format is given"),
     ],
 )
-def test_what_cannot_be_exported_is_refused_before_anything_is_made(run, tmp_path, arguments, message):
+def test_invalid_exports_are_refused_before_sampling(run, tmp_path, arguments, message):
     with pytest.raises(InputError, match=message):
         run(*arguments)
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""Training on several machines: two torchrun agents on the loopback are one process at equal global batch."""
+"""Training on several machines: two torchrun agents on the loopback interface against one process."""
 
 import csv
 import os
@@ -39,12 +39,12 @@ def settings(root: Path, capture: Path, backbone: Path, batch: int, *more: str) 
 
 
 def environment() -> dict[str, str]:
-    """This process's, with W&B off and one thread a process."""
+    """The environment with W&B disabled and one thread per process."""
     return os.environ | {"WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
 
 
 def losses(root: Path) -> dict[str, list[float]]:
-    """The logged training and validation losses of the newest run, in order of the steps."""
+    """The logged training and validation losses of the newest run, by step."""
     (path,) = sorted(root.glob("nodes/version_*/metrics.csv"))[-1:]
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -52,7 +52,7 @@ def losses(root: Path) -> dict[str, list[float]]:
 
 
 def two_nodes(arguments: list[str]) -> None:
-    """Run `arguments` by two agents of one process each, as two machines would."""
+    """Run `arguments` with two agents of one process each, as on two machines."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -72,9 +72,7 @@ def two_nodes(arguments: list[str]) -> None:
 
 
 @pytest.mark.slow
-def test_two_nodes_train_as_one_process_and_go_on_as_one(
-    tmp_path: Path, capture: Path, backbone: Path
-) -> None:
+def test_two_nodes_match_one_process_and_resume(tmp_path: Path, capture: Path, backbone: Path) -> None:
     alone = settings(tmp_path / "alone", capture, backbone, 4)
     subprocess.run([sys.executable, *alone], env=environment(), check=True)
     ddp = ("--trainer.num_nodes=2", "--trainer.strategy=ddp")

@@ -1,4 +1,4 @@
-"""The W&B workspace: its panels name what runs log, and the package's own data model holds it."""
+"""The W&B workspace: panels refer to logged names, and the package's data model accepts it."""
 
 import re
 from pathlib import Path
@@ -23,7 +23,7 @@ from tests.networks.toy import toy_prior
 
 
 class Recorder(WandbLogger):
-    """A W&B logger that keeps the names of what it is given, and starts no run."""
+    """A W&B logger that records logged names and starts no run."""
 
     def __init__(self, save_dir: Path) -> None:
         super().__init__(save_dir=save_dir, offline=True)
@@ -56,7 +56,7 @@ def panels(workspace: Workspace) -> list[Any]:
 
 
 def media(workspace: Workspace) -> set[str]:
-    """All names of pictures, videos and tables."""
+    """The names of all pictures, videos and tables."""
     found = {
         key for panel in panels(workspace) if isinstance(panel, wr.MediaBrowser) for key in panel.media_keys
     }
@@ -64,7 +64,7 @@ def media(workspace: Workspace) -> set[str]:
 
 
 def names_of_runs(make_trainer, make_stage, make_data, folder: Path) -> set[str]:
-    """The names that toy runs of stage 1 and of S log."""
+    """The names logged by toy runs of stage 1 and of S."""
     logger = Recorder(folder)
     data = {"references": 2, "targets": 2, "conditions": True}
     for stage, options in ((make_stage(), {}), (NoisePriorStage(toy_prior()), data)):
@@ -86,13 +86,13 @@ def names_of_runs(make_trainer, make_stage, make_data, folder: Path) -> set[str]
     return logger.names
 
 
-def test_every_panel_names_what_a_run_logs(workspace, make_trainer, make_stage, make_data, tmp_path):
+def test_panels_plot_only_logged_names(workspace, make_trainer, make_stage, make_data, tmp_path):
     logged = names_of_runs(make_trainer, make_stage, make_data, tmp_path)
     lines = [panel for panel in panels(workspace) if isinstance(panel, wr.LinePlot)]
     plotted = {str(getattr(name, "name", name)) for panel in lines for name in panel.y}
     assert plotted
     assert plotted <= logged
-    # SSIM is the one of the six that takes no weights; names of the others are built alike
+    # SSIM is the only one of the six that needs no weights; the others are named alike
     for pattern in (GAINS, metric_pattern("novel_view", "SSIM")):
         assert pattern in [panel.metric_regex for panel in lines]
         assert any(re.match(pattern, name) for name in logged)
@@ -100,7 +100,7 @@ def test_every_panel_names_what_a_run_logs(workspace, make_trainer, make_stage, 
     of_runs = {name for name in media(workspace) if name.startswith("media/")}
     stages = {stage.stage for stage in (*wandb_workspace.SAMPLING, NoisePriorStage)}
     assert {name.split("/")[1] for name in of_runs} == stages
-    # stages 2 and 3 log the kinds that these two do
+    # stages 2 and 3 log the same kinds of media
     kinds = {name.rsplit("/", 1)[1] for name in logged if name.startswith("media/")}
     assert {name.split("/")[2] for name in of_runs} <= kinds
     ran = ("media/appearance/", "media/noise_prior/")
@@ -108,7 +108,7 @@ def test_every_panel_names_what_a_run_logs(workspace, make_trainer, make_stage, 
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_a_protocol_has_the_six_metrics_with_their_direction(workspace, protocol):
+def test_protocol_section_has_six_metrics_with_direction(workspace, protocol):
     section = next(s for s in workspace.sections if s.name.startswith(protocol.replace("_", " ")))
     titles = [panel.title for panel in section.panels]
     assert [title.split()[0] for title in titles] == list(METRICS)
@@ -126,11 +126,11 @@ def test_a_protocol_has_the_six_metrics_with_their_direction(workspace, protocol
         ("val/wild/PLPIPS", False),
     ],
 )
-def test_a_pattern_takes_a_metric_with_any_weights(name, matches):
+def test_metric_pattern_matches_any_weights(name, matches):
     assert bool(re.match(metric_pattern("wild", "LPIPS"), name)) is matches
 
 
-def test_the_packages_own_model_holds_the_view(workspace):
+def test_workspace_round_trips_through_the_packages_model(workspace):
     view = workspace._to_model()
     read = Workspace._from_model(internal.View.model_validate(view.model_dump(by_alias=True)))
     assert [section.name for section in read.sections] == [section.name for section in workspace.sections]
@@ -141,12 +141,12 @@ def test_the_packages_own_model_holds_the_view(workspace):
     assert read.settings.x_axis == "trainer/global_step"
 
 
-def test_titles_of_values_without_a_direction_say_none():
+def test_titles_without_direction_are_unchanged():
     assert titled(LEARNING_RATE) == LEARNING_RATE
     assert titled(GRADIENT_NORM) == GRADIENT_NORM
 
 
-def test_mistakes_are_one_line(monkeypatch, tmp_path):
+def test_invalid_arguments_are_input_errors(monkeypatch, tmp_path):
     with pytest.raises(InputError, match="give ENTITY/PROJECT"):
         main(["--wandb", "heads"])
     with pytest.raises(InputError, match="give the folder of a run, or --wandb"):

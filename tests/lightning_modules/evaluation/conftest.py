@@ -1,4 +1,4 @@
-"""A toy model, its capture, and a folder of predictions that needs no model."""
+"""A toy model, a capture, and a folder of predictions."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +22,7 @@ SIDE = 16
 
 @pytest.fixture(scope="session")
 def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three people in each split, one frame each of four views."""
+    """A built folder: three people in each split, one frame each, four views of 16×16 pixels."""
     folder = tmp_path_factory.mktemp("evaluated") / "fake"
     build(FakeSource(3, 1, views=4, size=SIDE), folder, 0)
     return folder
@@ -40,7 +40,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """One thread for torch, so that results are those of forked processes, which have one."""
+    """Run torch on one thread, like forked processes, so that results are bit-identical."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -49,7 +49,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def predictions(tmp_path: Path) -> Predictions:
-    """Three subjects of two views each, every prediction ten levels off its truth."""
+    """Three subjects of two views each; every prediction is ten levels above its truth."""
     folder = tmp_path / "made"
     views = []
     for subject in ("ann", "bob", "cem"):

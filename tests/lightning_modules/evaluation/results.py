@@ -1,4 +1,4 @@
-"""Evaluations in processes that are killed, and comparison of the results of two evaluations."""
+"""Running evaluations in child processes, and comparing the results of two evaluations."""
 
 import csv
 import os
@@ -14,7 +14,7 @@ WITH_COSTS = ("cost.json", "manifest.json", "table.csv", "table.json", "table.md
 
 
 def visible_files(folder: Path) -> set[Path]:
-    """The files in a folder, relative to it, without temporary ones, whose names start with a dot."""
+    """The files below a folder, relative to it, without hidden (temporary) ones."""
     return {
         path.relative_to(folder)
         for path in folder.rglob("*")
@@ -23,8 +23,8 @@ def visible_files(folder: Path) -> set[Path]:
 
 
 def assert_same_results(first: Path, second: Path) -> None:
-    """Both folders hold the same files with the same bytes, apart from what states seconds and memory; of
-    `table.csv` all other lines are the same."""
+    """Assert that both folders hold the same files with the same bytes, except for seconds and memory; in
+    `table.csv` all other lines are equal."""
     files = visible_files(first)
     assert files == visible_files(second)
     for file in files:
@@ -41,9 +41,9 @@ def _without_costs(table: Path) -> list[str]:
 
 
 def start_in_child(run: Callable[[], object]) -> int:
-    """Start `run` in a forked process, on one thread because the parent's are not there. Returns its number.
+    """Start `run` in a forked process on one thread, and return its process ID.
 
-    Results are those of the parent where it runs on one thread, too.
+    Its results are bit-identical to the parent's on one thread.
     """
     child = os.fork()
     if child == 0:
@@ -59,5 +59,5 @@ def start_in_child(run: Callable[[], object]) -> int:
 
 
 def signal_of(child: int) -> int:
-    """The signal that has ended a child; 0 where it ended by itself."""
+    """The signal that terminated a child, or 0."""
     return os.WTERMSIG(os.waitpid(child, 0)[1])

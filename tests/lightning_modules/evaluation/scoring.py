@@ -1,4 +1,4 @@
-"""Scores of a folder of predictions, by the plan that the command makes."""
+"""Scoring of a folder of predictions as the command does it."""
 
 from lightning_modules.evaluation import scoring
 from lightning_modules.evaluation.planning import plan_evaluation
@@ -8,8 +8,8 @@ from portraits.predictions import FILES, Predictions
 
 
 def score(predictions: Predictions, settings: ScoringSettings) -> Scores:
-    """Scores of predictions as the command scores them, once their manifest is written and files that it does
-    not name are gone."""
+    """Write the manifest, remove files that it does not list, and score the predictions as the command
+    does."""
     predictions.save()
     named = {view.image for view in predictions.views}
     named |= {getattr(view, kind) for view in predictions.views for kind in FILES}

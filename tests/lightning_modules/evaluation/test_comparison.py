@@ -1,4 +1,4 @@
-"""Tables of this project's model beside baselines, at toy width."""
+"""Tables of a toy model beside baselines."""
 
 import dataclasses
 import itertools
@@ -39,7 +39,7 @@ PEOPLE = Path(__file__).parents[2] / "data/people"
 
 @pytest.fixture(scope="module")
 def gans(tmp_path_factory):
-    """Folders of both generators."""
+    """A folder with toy generators of both kinds."""
     folder = tmp_path_factory.mktemp("gans")
     for kind in ("eg3d", "panohead"):
         save_generator(varied(kind), folder / kind, "toy")
@@ -48,7 +48,7 @@ def gans(tmp_path_factory):
 
 @pytest.fixture
 def request_of(capture, model, gans, tmp_path):
-    """Builds the request of a table of the toy model and inversions."""
+    """A function that builds the request of a table of the toy model and GAN inversions."""
 
     def build(out="out", rows=None, **options):
         row = RowSettings(
@@ -71,7 +71,7 @@ def table(out):
     return {row["name"]: row for row in json.loads((out / "table.json").read_text())["rows"]}
 
 
-def test_every_system_makes_the_same_views_of_the_same_subjects(request_of, tmp_path):
+def test_systems_share_subjects_cameras_and_truths(request_of, tmp_path):
     rows = {"novel": {}, "reconstruction": {"subjects.protocol": "reconstruction", "subjects.views": 1}}
     published = PublishedTable("Table 9", [PublishedRow("EG3D-PTI", {"SSIM": 0.5}, "novel_view")], 256)
     plan = plan_evaluation(request_of(rows=rows, published=[published]))
@@ -103,7 +103,7 @@ def test_every_system_makes_the_same_views_of_the_same_subjects(request_of, tmp_
 
 
 def kill_at_save(monkeypatch, number):
-    """Make this process end by SIGKILL when it has written half of its image `number`."""
+    """Kill this process by SIGKILL when half of its image `number` is written."""
     save, numbers = Image.Image.save, itertools.count()
 
     def killed(image, file, *arguments, **options):
@@ -116,11 +116,11 @@ def kill_at_save(monkeypatch, number):
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_a_table_that_is_killed_while_writing_goes_on_and_is_the_same(request_of, tmp_path, monkeypatch):
+def test_killed_table_resumes_to_equal_results(request_of, tmp_path, monkeypatch):
     baseline = [BaselineSettings("triplanenet", str(write_folder("triplanenet", tmp_path / "weights")))]
     assert evaluate(plan_evaluation(request_of("whole", baselines=baseline)))
     request = request_of("parts", baselines=baseline)
-    for number in (3, 9, 25):  # within the first and the second subject, and of another system
+    for number in (3, 9, 25):  # in the first subject, in the second, in the other system
         with monkeypatch.context() as patch:
             kill_at_save(patch, number)
             child = start_in_child(lambda: evaluate(plan_evaluation(request)))
@@ -132,7 +132,7 @@ def test_a_table_that_is_killed_while_writing_goes_on_and_is_the_same(request_of
     assert_same_results(tmp_path / "whole", tmp_path / "parts")
 
 
-def test_what_changes_a_baselines_views_changes_their_folder(request_of, gans, tmp_path):
+def test_baseline_folder_depends_on_its_settings(request_of, gans, tmp_path):
     def folders(**changes):
         return [row.predictions.folder for row in plan_evaluation(request_of(**changes)).rows]
 
@@ -153,14 +153,14 @@ def test_what_changes_a_baselines_views_changes_their_folder(request_of, gans, t
     assert len({usual[1], *(other[1] for other in others)}) == 5
 
 
-def test_rows_of_the_same_subjects_share_a_baseline(request_of):
+def test_rows_of_equal_subjects_share_a_baseline(request_of):
     rows = {"random": {}, "more steps": {"sampling.steps": 2}, "moved": {"alignment": "moved"}}
     plan = plan_evaluation(request_of(rows=rows))
     assert [row.name for row in plan.rows] == [*rows, "EG3D-PTI", "PanoHead-PTI"]
 
 
 @pytest.mark.parametrize(
-    ("baseline", "said"),
+    ("baseline", "message"),
     [
         (BaselineSettings("pti", "nowhere"), "pti: there is no such baseline"),
         (BaselineSettings("eg3d_pti", "nowhere"), "nowhere is not a generator folder"),
@@ -168,15 +168,15 @@ def test_rows_of_the_same_subjects_share_a_baseline(request_of):
         (BaselineSettings("eg3d_pti", "{gans}/eg3d", {"steps": 1}), "steps: Unexpected keyword argument"),
     ],
 )
-def test_baselines_that_cannot_be_opened_are_one_line_first(baseline, said, request_of, gans, tmp_path):
+def test_invalid_baselines_are_input_errors_at_planning(baseline, message, request_of, gans, tmp_path):
     baseline = dataclasses.replace(baseline, folder=baseline.folder.format(gans=gans))
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         plan_evaluation(request_of(baselines=[baseline]))
     assert not (tmp_path / "out").exists()
 
 
-def test_backgrounds_are_removed_before_views_are_predicted():
-    """By the shards' masks: white outside, as it was inside; conditions stay."""
+def test_removed_backgrounds_are_white_outside_the_masks():
+    """By the shards' masks: white outside, unchanged inside; conditions are kept."""
     kept, removed = (
         find_subjects(SubjectSettings(str(PEOPLE), background=background))
         for background in ("keep", "remove")
@@ -193,8 +193,8 @@ def test_backgrounds_are_removed_before_views_are_predicted():
             assert 0.1 < (masks == 0).mean() < 0.9
 
 
-def test_masks_of_the_segmentation_network_are_those_of_the_shards():
-    """Their intersection over union is above 0.9."""
+def test_segmentation_masks_match_rendered_masks():
+    """The intersection over union is above 0.9."""
     try:
         check_segmentation()
     except InputError as error:
@@ -207,7 +207,7 @@ def test_masks_of_the_segmentation_network_are_those_of_the_shards():
     np.testing.assert_array_equal(whole, subject.truths)
 
 
-def test_published_values_alone_have_a_figure_too(request_of):
+def test_comparison_figure_of_published_rows_alone(request_of):
     published = PublishedTable("Table 9", [PublishedRow("theirs", {"SSIM": 0.5})])
     plan = plan_evaluation(request_of(baselines=[], published=[published]))
     assert comparison_figure(plan.published).height > 50

@@ -33,7 +33,7 @@ CONFIGS = sorted((Path(__file__).parents[3] / "configs/evaluate").glob("*.yaml")
 
 @pytest.fixture
 def request_of(capture, model, tmp_path):
-    """Builds a request of a table of the toy model's predictions."""
+    """A function that builds the request of a table of the toy model's predictions."""
 
     def build(rows=None, row=None, **options):
         settings = RowSettings(
@@ -49,7 +49,7 @@ def request_of(capture, model, tmp_path):
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
-def test_every_table_can_be_planned(path, tmp_path):
+def test_every_table_config_can_be_planned(path, tmp_path):
     people = Path(__file__).parents[2] / "data/people"
     small = [f"--subjects.shards={people}", "--scoring.metrics=[PSNR]", f"--out={tmp_path}"]
     plan = plan_evaluation(parse_request([f"--config={path}", *small]))
@@ -62,7 +62,7 @@ def test_every_table_can_be_planned(path, tmp_path):
     assert len(plan.remarks) == len(values["published"][0]["differences"]) > 0
 
 
-def test_predictions_of_anybody(predictions, tmp_path, capsys):
+def test_predictions_folder_is_scored(predictions, tmp_path, capsys):
     main(
         [
             "--predictions",
@@ -87,7 +87,7 @@ def test_predictions_of_anybody(predictions, tmp_path, capsys):
     assert "| peer | novel_view | 16 | 3 | 6 |" in capsys.readouterr().out
 
 
-def test_any_system_has_a_row_and_files_of_its_own(predictions, tmp_path):
+def test_equal_system_names_get_separate_rows_and_files(predictions, tmp_path):
     folders = []
     for number, system in enumerate(("peer", "peer", "lab/net", "table")):
         folders.append(shutil.copytree(predictions.folder, tmp_path / f"copy{number}"))
@@ -103,14 +103,14 @@ def test_any_system_has_a_row_and_files_of_its_own(predictions, tmp_path):
     assert before == {path for folder in folders for path in folder.rglob("*")}
 
 
-def test_a_system_that_no_file_can_be_called_after_is_refused_first(predictions, tmp_path):
+def test_system_name_unusable_as_file_name_is_refused(predictions, tmp_path):
     dataclasses.replace(predictions, system="..").save()
     with pytest.raises(InputError, match=r"row '\.\.': files are named after it"):
         main(["--predictions", f"[{predictions.folder}]", f"--out={tmp_path / 'out'}"])
     assert not (tmp_path / "out").exists()
 
 
-def test_published_rows_stand_beside_and_are_marked(predictions, tmp_path, capsys):
+def test_published_rows_are_marked(predictions, tmp_path, capsys):
     config = {
         "title": "Ours beside theirs",
         "published": [
@@ -139,7 +139,7 @@ def test_published_rows_stand_beside_and_are_marked(predictions, tmp_path, capsy
     assert theirs["published"] == "Table 9"
 
 
-def test_rows_share_predictions_and_one_may_be_the_truth_of_another(request_of, tmp_path):
+def test_rows_share_predictions_and_can_be_another_rows_truth(request_of, tmp_path):
     rows = {
         "plain": {},
         "enlarged": {"scoring.size": 32},
@@ -151,12 +151,12 @@ def test_rows_share_predictions_and_one_may_be_the_truth_of_another(request_of, 
     rows = {row["name"]: row for row in content["rows"]}
     assert len(list(tmp_path.glob("samples-*"))) == 2
     assert rows["enlarged"]["resolution"] == 32
-    assert rows["beside plain"]["values"]["PSNR"]["mean"] is None  # infinite: they are the same images
+    assert rows["beside plain"]["values"]["PSNR"]["mean"] is None  # infinite, for equal images
     assert rows["plain"]["values"]["PSNR"]["mean"] > 0
 
 
 @pytest.mark.slow
-def test_w_and_b_shows_the_table(predictions, tmp_path, monkeypatch):
+def test_wandb_gets_the_table(predictions, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     out = f"--out={tmp_path / 'out'}"
     main(["--predictions", f"[{predictions.folder}]", "--scoring.metrics", "[PSNR]", out, "--wandb", "true"])
@@ -164,7 +164,7 @@ def test_w_and_b_shows_the_table(predictions, tmp_path, monkeypatch):
     assert kept == {".json", ".png"}
 
 
-def test_parts_are_not_scored_as_if_they_were_all(request_of, tmp_path, capsys):
+def test_table_waits_for_all_parts(request_of, tmp_path, capsys):
     assert not evaluate(plan_evaluation(request_of(part="0/2")))
     assert not (tmp_path / "table.md").exists()
     assert "are still missing" in capsys.readouterr().out
@@ -198,35 +198,33 @@ def test_parts_are_not_scored_as_if_they_were_all(request_of, tmp_path, capsys):
         ({"a": {"conditions": "others", "renderer": "nobody"}}, "nobody"),
     ],
 )
-def test_rows_that_cannot_be_made_are_one_line_before_a_model_is_loaded(
-    request_of, rows, message, monkeypatch
-):
+def test_invalid_rows_are_input_errors_before_loading(request_of, rows, message, monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     monkeypatch.setattr("lightning_modules.evaluation.systems.open_model", None)
     with pytest.raises(InputError, match=message):
         plan_evaluation(request_of(rows))
 
 
-def test_backgrounds_are_removed_with_masks_only(request_of):
+def test_removing_backgrounds_needs_masks(request_of):
     with pytest.raises(InputError, match=r"not all frames of .* have masks to remove the background with"):
         plan_evaluation(request_of({"a": {"scoring.background": "remove"}}))
     with pytest.raises(InputError, match="its truth is row 'a', which has no masks"):
         plan_evaluation(request_of({"a": {}, "b": {"truth_from": "a", "scoring.background": "remove"}}))
 
 
-def test_images_of_another_size_than_the_model_s_are_refused(request_of, tmp_path):
+def test_image_size_must_match_the_model(request_of, tmp_path):
     build(FakeSource(3, 1, views=4, size=32), tmp_path / "large", 0)
     with pytest.raises(InputError, match=r"generates images of 16 pixels, and .*large have 32"):
         plan_evaluation(request_of(row={"subjects": SubjectSettings(str(tmp_path / "large"))}))
 
 
-def test_published_values_are_of_metrics(request_of):
+def test_published_values_must_be_metrics(request_of):
     table = PublishedTable("Table 9", [PublishedRow("x", {"beauty": 1.0})])
     with pytest.raises(InputError, match="published Table 9: x: beauty: not a metric"):
         plan_evaluation(request_of(published=[table]))
 
 
-def test_changes_are_of_one_row():
+def test_change_settings_replaces_nested_fields():
     settings = RowSettings()
     changed = change_settings(settings, {"subjects.seed": 3, "scoring.background": "remove"}, "x")
     assert changed == dataclasses.replace(
@@ -235,13 +233,13 @@ def test_changes_are_of_one_row():
 
 
 @pytest.mark.parametrize("part", ["1", "2/2", "a/b", "1/"])
-def test_parts_that_do_not_exist(part):
+def test_invalid_parts_are_input_errors(part):
     with pytest.raises(InputError, match="give i/n"):
         parse_part(part)
 
 
 @pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:x", "tpu"])
-def test_devices_that_do_not_exist(name, monkeypatch):
+def test_unavailable_devices_are_input_errors(name, monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     assert find_device(None) == "cpu"
     with pytest.raises(InputError, match="this machine has cpu"):
@@ -253,7 +251,7 @@ def test_devices_that_do_not_exist(name, monkeypatch):
         find_device("cuda:2")
 
 
-def test_a_second_process_with_the_same_folder_is_one_line(request_of, tmp_path):
+def test_second_process_in_the_same_folder_is_refused(request_of, tmp_path):
     plan = plan_evaluation(request_of())
     with exclusive(tmp_path / "part-0-of-1"), pytest.raises(InputError, match="another process"):
         evaluate(plan)

@@ -1,5 +1,5 @@
-"""The paper's tables end to end: the shipped model and all five baselines, with weights by recipe at toy
-width, on the built-in people."""
+"""The paper's tables end to end: the shipped model and toy versions of all five baselines, on the built-in
+people."""
 
 import json
 import os
@@ -30,7 +30,7 @@ SETTINGS = {"eg3d_pti": TUNING, "panohead_pti": {**TUNING, "frame": "own"}, "zer
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """A folder of weights for every kind of baseline."""
+    """A folder of toy weights for every kind of baseline."""
     place = tmp_path_factory.mktemp("weights")
     found = {kind: write_folder(kind, place / kind) for kind in ("triplanenet", "goae", "zero123")}
     for kind in ("eg3d", "panohead"):
@@ -80,7 +80,7 @@ KILLS = {
 
 
 def kill_when(moment, arguments, out):
-    """Run the command in another process and kill it when `moment` has come."""
+    """Run the command in a child process, kill it once `moment(out)` holds, and return its final signal."""
     child = start_in_child(lambda: main(arguments))
     try:
         while not moment(out) and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
@@ -99,7 +99,7 @@ def rows_of(out):
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("table", TABLES)
-def test_a_table_is_made_of_all_systems_and_killed_and_resumed_it_is_the_same(table, folders, tmp_path):
+def test_paper_table_resumes_to_equal_results_after_kills(table, folders, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     main(arguments_of(table, folders, whole))
     rows = rows_of(whole)

@@ -15,14 +15,14 @@ def change(predictions, **values):
     path.write_text(json.dumps(content))
 
 
-def test_a_folder_reads_back_as_it_was_written(predictions):
+def test_predictions_round_trip(predictions):
     read = Predictions.load(predictions.folder)
     assert read == predictions
     assert read.cameras().shape == (6, 25)
     assert list(read.subjects()) == ["ann", "bob", "cem"]
 
 
-def test_a_folder_without_a_manifest_is_told_what_to_do(tmp_path):
+def test_missing_manifest_error_says_what_to_do(tmp_path):
     with pytest.raises(InputError, match=r"no manifest.json in it; .*evaluation.unpack"):
         Predictions.load(tmp_path)
 
@@ -36,7 +36,7 @@ def test_missing_files_are_counted_and_named(predictions):
         Predictions.load(predictions.folder)
 
 
-def test_images_that_nothing_names_are_refused(predictions):
+def test_unlisted_images_are_refused(predictions):
     Image.new("RGB", (4, 4)).save(predictions.folder / "ann" / "extra.png")
     with pytest.raises(InputError, match=r"1 images are not in manifest.json: ann/extra.png"):
         Predictions.load(predictions.folder)
@@ -64,7 +64,7 @@ VIEW = {"subject": "ann", "view": "0"}
         (None, "views"),
     ],
 )
-def test_an_entry_that_is_not_a_view_is_one_line(predictions, entry, message):
+def test_invalid_view_entry_is_an_input_error(predictions, entry, message):
     change(predictions, views=[entry])
     with pytest.raises(InputError, match=message) as caught:
         Predictions.load(predictions.folder)
@@ -75,7 +75,7 @@ def test_an_entry_that_is_not_a_view_is_one_line(predictions, entry, message):
     "name", ["/etc/hostname", "../outside.png", "ann/../../outside.png", "ann/link.png", "a\0b", "x" * 5000]
 )
 @pytest.mark.parametrize("kind", ["truth", "reference", "condition", "mask"])
-def test_files_are_inside_the_folder(predictions, name, kind):
+def test_files_outside_the_folder_are_refused(predictions, name, kind):
     outside = predictions.folder.parent / "outside.png"
     Image.new("RGB", (4, 4)).save(outside)
     (predictions.folder / "ann/link.png").symlink_to(outside)
@@ -86,7 +86,7 @@ def test_files_are_inside_the_folder(predictions, name, kind):
         Predictions.load(predictions.folder)
 
 
-def test_images_are_inside_the_folder(predictions):
+def test_symlinked_images_outside_the_folder_are_refused(predictions):
     moved = shutil.move(predictions.folder / "ann", predictions.folder.parent / "moved")
     (predictions.folder / "ann").symlink_to(moved, target_is_directory=True)
     with pytest.raises(InputError, match=r"6 of 18 files are outside the folder: ann/0\.png"):
@@ -94,13 +94,13 @@ def test_images_are_inside_the_folder(predictions):
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "", "[]", "\ud800", '{"views": NaN}'])
-def test_other_json_is_one_line(predictions, text):
+def test_invalid_json_is_an_input_error(predictions, text):
     (predictions.folder / MANIFEST).write_bytes(text.encode("utf-8", "surrogatepass"))
     with pytest.raises(InputError, match=MANIFEST):
         Predictions.load(predictions.folder)
 
 
-def test_a_view_is_listed_once(predictions):
+def test_duplicate_views_are_refused(predictions):
     twice = dataclasses.replace(predictions, views=(*predictions.views, predictions.views[0]))
     twice.save()
     with pytest.raises(InputError, match="ann/0 is listed twice"):
@@ -111,7 +111,7 @@ def test_a_view_is_listed_once(predictions):
     "values",
     [{"format": 7}, {"format": "1"}, {"protocol": "other"}, {"views": []}, {"settings": None}, {"more": 1}],
 )
-def test_other_manifests_are_refused(predictions, values):
+def test_invalid_manifests_are_refused(predictions, values):
     change(predictions, **values)
     with pytest.raises(InputError, match=MANIFEST):
         Predictions.load(predictions.folder)

@@ -29,7 +29,7 @@ def subjects_of(capture, **settings):
     return found
 
 
-def test_novel_views_are_all_but_the_reference(capture):
+def test_novel_views_exclude_the_reference(capture):
     found = subjects_of(capture)
     assert len(found) == 3
     for subject in found:
@@ -39,19 +39,19 @@ def test_novel_views_are_all_but_the_reference(capture):
 
 
 @pytest.mark.parametrize("protocol", ["reconstruction", "wild"])
-def test_a_reconstruction_is_of_the_reference(capture, protocol):
+def test_reconstruction_predicts_the_reference_view(capture, protocol):
     found = subjects_of(capture, protocol=protocol, views=2)
     assert len(found) == 6
     assert all(np.array_equal(subject.references, subject.truths) for subject in found)
     assert len({subject.key for subject in found}) == 6
 
 
-def test_the_reference_may_be_the_most_frontal_view(capture):
+def test_frontal_reference_view_is_the_most_frontal(capture):
     for subject in subjects_of(capture, reference_view="frontal"):
         assert np.abs(angles(subject.cameras)[:, 0]).min() > 0.3
 
 
-def test_too_few_views_are_one_line(capture):
+def test_too_few_views_or_frames_are_input_errors(capture):
     with pytest.raises(InputError, match="4 views are too few for 4 references"):
         find_subjects(SubjectSettings(str(capture), references=4))
     with pytest.raises(InputError, match="has 3 of test"):
@@ -75,7 +75,7 @@ def plan(settings, out, part="0/1"):
     return row.predictions
 
 
-def test_interrupted_sampling_goes_on_and_gives_the_same(settings, tmp_path, monkeypatch):
+def test_interrupted_sampling_resumes_to_equal_files(settings, tmp_path, monkeypatch):
     whole = make_predictions(plan(settings, tmp_path / "whole"))
     assert len(whole.views) == 6
     write, written = sampling.write_subject, []
@@ -99,13 +99,13 @@ def test_interrupted_sampling_goes_on_and_gives_the_same(settings, tmp_path, mon
         assert (whole.folder / view.truth).is_file()
 
 
-def test_machines_share_the_subjects(settings, tmp_path):
+def test_parts_split_the_subjects(settings, tmp_path):
     assert make_predictions(plan(settings, tmp_path, "0/2")) is None
     assert len(list(tmp_path.glob("*/*/views.json"))) == 2
     assert len(make_predictions(plan(settings, tmp_path, "1/2")).views) == 6
 
 
-def test_other_settings_are_other_predictions(settings, tmp_path):
+def test_prediction_folder_depends_on_settings(settings, tmp_path):
     folder = plan(settings, tmp_path).folder
     for same in ({"batch": 7}, {"sampling": Sampling(steps=1, chunk=3)}, {"renderer": "unused"}):
         assert plan(dataclasses.replace(settings, **same), tmp_path).folder == folder
@@ -118,7 +118,7 @@ def test_other_settings_are_other_predictions(settings, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["scheduler/scheduler_config.json", "vae/config.json"])
-def test_other_configurations_are_other_predictions(settings, tmp_path, name):
+def test_prediction_folder_depends_on_model_configs(settings, tmp_path, name):
     copy = Path(shutil.copytree(settings.model, tmp_path / "copy"))
     settings = dataclasses.replace(settings, model=str(copy))
     before = plan(settings, tmp_path).folder
@@ -128,7 +128,7 @@ def test_other_configurations_are_other_predictions(settings, tmp_path, name):
     assert plan(settings, tmp_path).folder != before
 
 
-def test_other_shards_without_a_manifest_are_other_predictions(settings, capture, tmp_path):
+def test_prediction_folder_depends_on_shard_contents(settings, capture, tmp_path):
     copy = Path(shutil.copytree(capture, tmp_path / "copy"))
     (copy / "manifest.json").unlink()
     settings = dataclasses.replace(settings, subjects=SubjectSettings(str(copy), views=2))
@@ -136,12 +136,12 @@ def test_other_shards_without_a_manifest_are_other_predictions(settings, capture
     (shard,) = copy.glob("test-*.tar")
     data = bytearray(shard.read_bytes())
     place = data.index(b"JFIF")
-    data[place + 9] ^= 1  # the density that a JPEG's header tells
+    data[place + 9] ^= 1  # the density field of the JPEG header
     shard.write_bytes(bytes(data))
     assert plan(settings, tmp_path).folder != before
 
 
-def test_an_untrained_reference_network_is_f_itself(model, tmp_path):
+def test_untrained_reference_is_a_copy_of_f(model, tmp_path):
     trained = load_portrait_model(str(model))
     with torch.no_grad():
         for parameter in trained.reference.parameters():
@@ -160,7 +160,7 @@ def test_an_untrained_reference_network_is_f_itself(model, tmp_path):
     )
 
 
-def test_other_conditions_are_the_same_every_time(capture):
+def test_other_conditions_are_deterministic_by_seed(capture):
     first, renderer = subjects_of(capture, views=2)[0], FlatRenderer()
     others = OtherConditions("flat", 7)
     own, other = condition_pixels(first, None, None), condition_pixels(first, others, renderer)
@@ -170,7 +170,7 @@ def test_other_conditions_are_the_same_every_time(capture):
     assert not torch.equal(other, condition_pixels(first, OtherConditions("flat", 8), FlatRenderer()))
 
 
-def test_moved_references():
+def test_moved_shifts_scales_and_tilts():
     images = torch.zeros(1, 3, 32, 32)
     images[..., 15:17, 15:17] = 1
     across = moved(images, shift=0.25)[0, 0]

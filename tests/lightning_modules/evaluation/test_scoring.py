@@ -29,7 +29,7 @@ TEN_LEVELS = 20 * np.log10(25.5)
 PIXELS = ScoringSettings(metrics=["PSNR"])
 
 
-def test_every_view_is_scored_at_its_own_camera(predictions):
+def test_views_are_scored_with_their_yaw(predictions):
     scores = score(predictions, PIXELS)
     assert [view.view.name for view in scores.views] == [view.name for view in predictions.views]
     for view in scores.views:
@@ -40,32 +40,32 @@ def test_every_view_is_scored_at_its_own_camera(predictions):
     assert scores.notes == []
 
 
-def test_another_size_is_said(predictions):
+def test_scoring_size_is_noted(predictions):
     scores = score(predictions, dataclasses.replace(PIXELS, size=32))
     assert scores.notes == ["6 of 16x16 pixels, scored at 32x32"]
     assert scores.views[0].scores["PSNR"] == pytest.approx(TEN_LEVELS, abs=0.5)
 
 
-def test_a_removed_background_is_white_in_both(predictions):
+def test_removed_background_is_white_in_prediction_and_truth(predictions):
     kept = score(predictions, PIXELS).views[0].scores["PSNR"]
     removed = score(predictions, dataclasses.replace(PIXELS, background="remove")).views[0].scores["PSNR"]
     assert removed == pytest.approx(kept + 10 * np.log10(2), abs=1e-3)
 
 
-def test_a_background_is_not_removed_without_masks(predictions):
+def test_removing_backgrounds_needs_every_mask(predictions):
     views = (dataclasses.replace(predictions.views[0], mask=None), *predictions.views[1:])
     without = dataclasses.replace(predictions, views=views)
     with pytest.raises(InputError, match="1 of 6 have none: ann/0"):
         score(without, dataclasses.replace(PIXELS, background="remove"))
 
 
-def test_images_that_are_not_square_are_counted(predictions):
+def test_non_square_images_are_counted(predictions):
     Image.new("RGB", (16, 12)).save(predictions.folder / "ann/0.png")
     with pytest.raises(InputError, match=r"1 images are not square \(ann/0.png 16x12\)"):
         score(predictions, PIXELS)
 
 
-def test_sizes_that_differ_are_counted_and_take_a_stated_size(predictions):
+def test_mixed_sizes_need_a_scoring_size(predictions):
     path = predictions.folder / "ann/0.png"
     Image.open(path).resize((32, 32)).save(path)
     with pytest.raises(InputError, match=r"several sizes \(5 of 16x16, 1 of 32x32\): --scoring.size"):
@@ -77,7 +77,7 @@ def test_sizes_that_differ_are_counted_and_take_a_stated_size(predictions):
 
 @pytest.mark.parametrize("kind", ["truth", "reference", "condition", "camera"])
 @pytest.mark.parametrize("subjects", [["bob"], ["bob", "cem"]])
-def test_inputs_are_given_for_every_view_or_for_none(predictions, kind, subjects):
+def test_inputs_must_be_given_for_all_views_or_none(predictions, kind, subjects):
     whole = [
         dataclasses.replace(view, reference=view.truth, condition=view.truth) for view in predictions.views
     ]
@@ -90,20 +90,20 @@ def test_inputs_are_given_for_every_view_or_for_none(predictions, kind, subjects
         score(dataclasses.replace(predictions, views=tuple(views)), PIXELS)
 
 
-def test_one_view_without_a_truth_is_refused(predictions):
+def test_single_missing_truth_is_refused(predictions):
     views = (dataclasses.replace(predictions.views[0], truth=None), *predictions.views[1:])
     with pytest.raises(InputError, match="1 of 6 views have no truth: ann/0;"):
         score(dataclasses.replace(predictions, views=views), PIXELS)
 
 
-def test_inputs_are_square_too(predictions):
+def test_non_square_inputs_are_counted(predictions):
     for name in ("ann/0.truth.png", "bob/1.mask.png"):
         Image.new("RGB", (16, 12)).save(predictions.folder / name)
     with pytest.raises(InputError, match=r"2 images are not square \(ann/0.truth.png 16x12, bob/1.mask.png"):
         score(predictions, PIXELS)
 
 
-def test_real_photos_may_lie_below_and_are_square(predictions, tmp_path):
+def test_real_photos_are_found_recursively_and_must_be_square(predictions, tmp_path):
     bare = dataclasses.replace(
         predictions, views=tuple(View(view.subject, view.view) for view in predictions.views)
     )
@@ -119,7 +119,7 @@ def test_real_photos_may_lie_below_and_are_square(predictions, tmp_path):
         score(bare, scoring)
 
 
-def test_fid_takes_real_images(predictions):
+def test_set_metrics_need_real_images(predictions):
     bare = tuple(View(view.subject, view.view) for view in predictions.views)
     with pytest.raises(InputError, match="6 predictions and 0 real images"):
         score(
@@ -127,7 +127,7 @@ def test_fid_takes_real_images(predictions):
         )
 
 
-def test_without_a_face_nothing_is_made_up(predictions):
+def test_faceless_views_are_nan_and_counted(predictions):
     scores = score(predictions, ScoringSettings(metrics=["POSE[mtcnn-5]"]))
     assert scores.failures["POSE[mtcnn-5]_failures"] == 6
     assert any("POSE[mtcnn-5]: 6 of 6 views could not be scored, 6 of them" in note for note in scores.notes)
@@ -139,7 +139,7 @@ def test_without_a_face_nothing_is_made_up(predictions):
     assert "nan" in markdown("x", [measured_row("x", scores)])
 
 
-def test_references_without_a_face_and_few_images_are_said(predictions):
+def test_faceless_references_and_few_images_are_noted(predictions):
     views = tuple(dataclasses.replace(view, reference=view.truth) for view in predictions.views)
     scores = score(
         dataclasses.replace(predictions, views=views),
@@ -157,7 +157,7 @@ def fake(values, subjects=None, yaw=0.0):
     ]
 
 
-def test_intervals_cover_the_mean_and_know_subjects():
+def test_intervals_cover_the_mean_and_cluster_by_subject():
     rng = np.random.default_rng(0)
     inside = 0
     for seed in range(40):
@@ -171,7 +171,7 @@ def test_intervals_cover_the_mean_and_know_subjects():
     assert together.mean == pytest.approx(alone.mean)
 
 
-def test_what_could_not_be_scored_is_not_in_the_mean():
+def test_nan_scores_are_not_in_the_mean():
     estimate = interval(fake([1.0, np.nan, 3.0]), "PSNR", 0)
     assert estimate.mean == 2.0
     assert estimate.count == 2
@@ -183,7 +183,7 @@ def test_means_by_yaw():
     assert means_by_yaw(views, "PSNR") == [(-37.5, 2.0, 2), (7.5, 5.0, 1)]
 
 
-def test_tables_and_pictures(predictions):
+def test_tables_and_figures_show_the_scores(predictions):
     Image.fromarray(np.full((16, 16, 3), 90, np.uint8)).save(predictions.folder / "bob/1.png")
     scores = score(predictions, PIXELS)
     assert worst(scores, "PSNR", 1)[0].view.name == "bob/1"

@@ -23,7 +23,7 @@ def shade(path):
 
 @pytest.fixture
 def videos(tmp_path):
-    """Two people's videos of three frames, their portraits, and three conditions."""
+    """Videos of three frames of two people, their portraits, and three conditions."""
     for folder in ("videos", "portraits", "conditions"):
         (tmp_path / folder).mkdir()
     for name in ("ann", "bob"):
@@ -38,7 +38,7 @@ def request(folder, kind, out="out", **more):
     return Unpacking(kind, str(folder / "videos"), str(folder / out), **more)
 
 
-def test_released_videos_with_their_conditions(videos):
+def test_unpack_released_videos_with_conditions(videos):
     places = {name: str(videos / name) for name in ("portraits", "conditions")}
     made = unpack(request(videos, "diffportrait3d", **places))
     assert made == Predictions.load(videos / "out")
@@ -51,7 +51,7 @@ def test_released_videos_with_their_conditions(videos):
         assert view.camera is None
 
 
-def test_orbits_of_eg3d_have_its_cameras(videos):
+def test_unpack_eg3d_videos_with_orbit_cameras(videos):
     made = unpack(request(videos, "eg3d", system="EG3D-PTI"))
     yaw, pitch = np.degrees(angles(made.cameras()[:3])).T
     assert made.system == "EG3D-PTI"
@@ -59,7 +59,7 @@ def test_orbits_of_eg3d_have_its_cameras(videos):
     assert pitch[0] < 0 < pitch[1]
 
 
-def test_goae_s_folders(videos):
+def test_unpack_goae_folders(videos):
     for name in ("ann", "bob"):
         (videos / "videos" / name).mkdir()
         (videos / "videos" / f"{name}.mp4").rename(videos / "videos" / name / "video.mp4")
@@ -74,7 +74,7 @@ def test_goae_s_folders(videos):
     assert first.scores["PSNR"] == pytest.approx(22.11, abs=0.01)
 
 
-def test_triplanenet_s_names(tmp_path):
+def test_unpack_triplanenet_files(tmp_path):
     (tmp_path / "videos").mkdir()
     for view, value in {"same-view": 80, "original": 90, "-0.3": 100, "0.3": 110}.items():
         flat(value).save(tmp_path / "videos" / f"my_face_{view}.png")
@@ -90,7 +90,7 @@ def test_triplanenet_s_names(tmp_path):
     assert shade(again.folder / view.truth) == 90
 
 
-def test_reconstructions_take_portraits_and_a_kind_that_makes_them(tmp_path):
+def test_reconstruction_needs_portraits_and_a_supporting_kind(tmp_path):
     (tmp_path / "videos/ann").mkdir(parents=True)
     flat(70).save(tmp_path / "videos/ann/rec_img.jpg")
     with pytest.raises(InputError, match="ann: --portraits DIR has no portrait"):
@@ -99,14 +99,14 @@ def test_reconstructions_take_portraits_and_a_kind_that_makes_them(tmp_path):
         unpack(request(tmp_path, "zero123", protocol="reconstruction"))
 
 
-def test_zero123_s_names(tmp_path):
+def test_unpack_zero123_files(tmp_path):
     (tmp_path / "videos" / "ann").mkdir(parents=True)
     flat(80).save(tmp_path / "videos" / "ann" / "10_-20.png")
     made = unpack(request(tmp_path, "zero123"))
     np.testing.assert_allclose(np.degrees(angles(made.cameras()[0])), (-20, -10), atol=1e-3)
 
 
-def test_a_video_that_was_cut_off_is_refused(videos):
+def test_shorter_video_is_refused(videos):
     write_video(videos / "videos" / "bob.mp4", [flat(shade) for shade in SHADES[:2]], 10)
     message = "1 of 2 subjects do not have all 3 views: bob 2; partial"
     with pytest.raises(InputError, match=message):
@@ -120,7 +120,7 @@ def save(folder, *names):
         flat(70).save(folder / "videos" / name)
 
 
-def test_subjects_have_the_same_views(tmp_path):
+def test_subjects_with_missing_views_are_counted(tmp_path):
     save(tmp_path, "a/0_-20.png", "a/0_0.png", "a/0_20.png", "b/0_0.png")
     with pytest.raises(InputError, match="1 of 2 subjects do not have all 3 views: b 1"):
         unpack(request(tmp_path, "zero123"))
@@ -131,7 +131,7 @@ def test_subjects_have_the_same_views(tmp_path):
         unpack(request(tmp_path, "zero123", "again"))
 
 
-def test_originals_without_results_are_counted(tmp_path):
+def test_triplanenet_originals_without_results_are_counted(tmp_path):
     save(tmp_path, "a_original.png", "a_0.3.png", "a_same-view.png", "b_original.png", "b_0.3.png")
     assert len(unpack(request(tmp_path, "triplanenet")).views) == 2
     with pytest.raises(InputError, match="1 of 2 subjects in it have no results: b; partial"):
@@ -141,13 +141,13 @@ def test_originals_without_results_are_counted(tmp_path):
         unpack(request(tmp_path, "triplanenet", "again"))
 
 
-def test_goae_s_folders_without_results_are_counted(tmp_path):
+def test_goae_folders_without_results_are_counted(tmp_path):
     save(tmp_path, "a/rec_img.jpg", "b/input.jpg")
     with pytest.raises(InputError, match="1 of 2 subjects in it have no results: b; partial"):
         unpack(request(tmp_path, "goae", protocol="wild"))
 
 
-def test_what_does_not_match_is_counted(videos):
+def test_portraits_and_results_must_match(videos):
     (videos / "portraits" / "bob.png").unlink()
     with pytest.raises(InputError, match="have no portrait in it: bob"):
         unpack(request(videos, "eg3d", portraits=str(videos / "portraits")))
@@ -161,7 +161,7 @@ def test_what_does_not_match_is_counted(videos):
         unpack(request(videos, "diffportrait3d", conditions=str(videos / "conditions")))
 
 
-def test_truths_are_those_of_the_views(videos):
+def test_truths_match_the_views(videos):
     for name in ("ann", "bob"):
         (videos / "truths" / name).mkdir(parents=True)
         for number, value in enumerate(SHADES):
@@ -173,7 +173,7 @@ def test_truths_are_those_of_the_views(videos):
         unpack(request(videos, "eg3d", "again", truths=str(videos / "truths")))
 
 
-def test_the_command(videos, capsys):
+def test_unpack_command_prints_counts(videos, capsys):
     main(["eg3d", str(videos / "videos"), str(videos / "out")])
     assert "2 subjects, 6 views" in capsys.readouterr().out
     (videos / "videos" / "cut.mp4").write_bytes(b"no video")
@@ -181,7 +181,7 @@ def test_the_command(videos, capsys):
         main(["eg3d", str(videos / "videos"), str(videos / "again")])
 
 
-def test_nothing_to_unpack(tmp_path):
+def test_folder_without_results_is_an_input_error(tmp_path):
     (tmp_path / "videos").mkdir()
     with pytest.raises(InputError, match="no file in it is named like a result of triplanenet"):
         unpack(request(tmp_path, "triplanenet"))
