@@ -1,4 +1,4 @@
-"""Weights for a checkpoint in the released layout, from its names and shapes, as the goldens have them."""
+"""Deterministic weights made from names and shapes, with which the goldens were computed."""
 
 import json
 import math
@@ -14,37 +14,37 @@ from generators.gan.layers import binomial_filter
 from lightning_modules.networks.cross_view import sinusoids
 
 GENERATOR = "decoder."
-EQUALISED = ("linear.weight", "output_layer.0.weight", "output_layer.2.weight")  # scaled as they run
+EQUALISED = ("linear.weight", "output_layer.0.weight", "output_layer.2.weight")  # scaled at run time
 FOLDER = Path(__file__).parent
 
 
 def key_list(which: str) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the released networks: `full`, as published, or `small`, narrow."""
+    """Names and shapes of the released networks, `full` as published or `small`, with fewer channels."""
     return {
         name: tuple(shape) for name, shape in json.loads((FOLDER / f"keys_{which}.json").read_text()).items()
     }
 
 
 def golden(which: str = "small") -> dict[str, Tensor]:
-    """Inputs and outputs of the released code with `weights(key_list("small"))`; of the public generators
-    (`eg3d`, `panohead`) with `gan_weights` of theirs; of the baselines' code with `weights` (`zero123`) or
-    `baseline_weights` (`triplanenet`, `goae` with contrast 0.3)."""
+    """Inputs and outputs of public code: of the release with `weights(key_list("small"))`, of the generators
+    (`eg3d`, `panohead`) with `gan_weights`, of the baselines with `weights` (`zero123`) or `baseline_weights`
+    (`triplanenet`, `goae` with contrast 0.3)."""
     return load_file(FOLDER / f"golden_{which}.safetensors")
 
 
 def weights(shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """A tensor for each name: noise seeded by the name, of a scale that keeps activations near 1."""
+    """A tensor for each name: noise seeded by the name, scaled to keep activations near 1."""
     return {name: _tensor(name, shape) for name, shape in shapes.items()}
 
 
 def gan_weights(shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """The same for a generator of StyleGAN2's layers, which scale unit-variance weights as they run."""
+    """The same for StyleGAN2 generators, which scale unit-variance weights at run time."""
     return {name: _gan_tensor(name, shape) for name, shape in shapes.items()}
 
 
 def baseline_weights(shapes: dict[str, tuple[int, ...]], contrast: float = 1.0) -> dict[str, Tensor]:
-    """The same for the encoders of TriPlaneNet and GOAE; names that begin with `decoder.` are of their EG3D
-    generator, whose densities and colours are multiplied by `contrast`."""
+    """The same for the encoders of TriPlaneNet and GOAE. Names below `decoder.` are their EG3D generator's,
+    whose densities and colours are multiplied by `contrast`."""
     return {name: _baseline_tensor(name, shape, shapes.keys(), contrast) for name, shape in shapes.items()}
 
 
@@ -57,7 +57,7 @@ def _baseline_tensor(name: str, shape: tuple[int, ...], names: Collection[str], 
         return 0.1 * noise
     if name.endswith("running_var"):
         return torch.exp(0.2 * noise)
-    if name.endswith("logit_scale"):  # some of them lie above the clamp at log 100
+    if name.endswith("logit_scale"):  # some are above the clamp at log 100
         return math.log(10) + noise
     if name.endswith(EQUALISED):
         return noise
@@ -76,7 +76,9 @@ def _gan_tensor(name: str, shape: tuple[int, ...]) -> Tensor:
         return 0.02 * noise
     if name.endswith("noise_strength"):
         return 0.1 * noise
-    return 4 * noise if name.startswith("decoder.") else noise  # contrast, so that the order of depths shows
+    return (
+        4 * noise if name.startswith("decoder.") else noise
+    )  # contrast, so that the order of depths matters
 
 
 def _tensor(name: str, shape: tuple[int, ...]) -> Tensor:

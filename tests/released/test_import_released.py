@@ -37,7 +37,7 @@ NARROW = {
 
 @pytest.fixture(scope="module")
 def released():
-    """A released checkpoint of two levels: the three networks alone."""
+    """A released checkpoint of two levels with the three networks alone."""
     with torch.device("meta"):
         unet = toy_unet(**NARROW)
         layout = layout_of(unet, view_control(unet, 8), CrossView.from_unet(unet, middle="unconditional"))
@@ -55,7 +55,7 @@ def backbone(tmp_path):
     return tmp_path / "sd15"
 
 
-def fails(command, *arguments):
+def assert_usage_error(command, *arguments):
     with pytest.raises(SystemExit) as end:
         command([str(argument) for argument in arguments])
     assert end.value.code == 2
@@ -74,10 +74,10 @@ def same(left, right):
     )
 
 
-def test_networks_load_and_the_round_trip_is_exact(released, backbone, tmp_path, capsys):
+def test_import_and_export_round_trip(released, backbone, tmp_path, capsys):
     folder = converted(released, backbone, tmp_path)
-    said = capsys.readouterr().out
-    assert all(name in said for name in load_file(folder / UNREAD))
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in load_file(folder / UNREAD))
     model = load_portrait_model(str(folder))
     unet = model.backbone.unet
     assert unet.config.block_out_channels == [32, 64]
@@ -95,7 +95,7 @@ def test_networks_load_and_the_round_trip_is_exact(released, backbone, tmp_path,
 
 
 def complete(released):
-    """The three networks, VAE, text encoder and what else a trainer leaves in the file; half precision."""
+    """A whole file in half precision with VAE, text encoder and a trainer's buffers; the text encoder."""
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     config = transformers.CLIPTextConfig(
@@ -125,7 +125,7 @@ def complete(released):
     return everything, encoder
 
 
-def test_vae_and_text_encoder_in_the_file_are_taken(released, tmp_path):
+def test_vae_and_text_encoder_are_imported_from_the_file(released, tmp_path):
     everything, encoder = complete(released)
     torch.save({"state_dict": everything, "global_step": 540000}, tmp_path / "model.th")
     import_main([str(tmp_path / "model.th"), "--out", str(tmp_path / "model")])
@@ -139,7 +139,7 @@ def test_vae_and_text_encoder_in_the_file_are_taken(released, tmp_path):
     assert same(released_tensors(tmp_path / "model"), everything)
 
 
-def test_dtype_is_a_choice(released, backbone, tmp_path):
+def test_import_converts_to_the_given_dtype(released, backbone, tmp_path):
     torch.save(released, tmp_path / "model.th")
     arguments = ["--out", tmp_path / "model", "--backbone", backbone, "--dtype", "bfloat16"]
     import_main([str(tmp_path / "model.th"), *map(str, arguments)])
@@ -149,8 +149,8 @@ def test_dtype_is_a_choice(released, backbone, tmp_path):
 
 
 @pytest.mark.parametrize("heads", [8, 4, 2])
-def test_a_model_trained_here_goes_to_the_authors_code(tmp_path, heads):
-    """V has 8 heads whatever F has."""
+def test_trained_model_exports_and_imports_equally(tmp_path, heads):
+    """V has 8 heads, independently of F."""
     unet = toy_unet(**NARROW | {"attention_head_dim": heads})
     backbone = Backbone(toy_vae(), unet, released_schedule(), noise(1, TOKENS, CHANNELS))
     reference = shake(AppearanceReference.from_unet(unet))
@@ -159,7 +159,7 @@ def test_a_model_trained_here_goes_to_the_authors_code(tmp_path, heads):
     save_portrait_model(model, str(tmp_path / "trained"))
     export_main([str(tmp_path / "trained"), "--out", str(tmp_path / "model.th")])
     tensors = torch.load(tmp_path / "model.th", weights_only=True)
-    # What F_ref ends before is F's, and what V goes without adds nothing.
+    # layers that F_ref omits are taken from F; layers that V omits are zero
     tail = "output_blocks.3.1.transformer_blocks.0.attn1.to_q.weight"
     assert torch.equal(tensors[f"control_model.{tail}"], tensors[f"model.diffusion_model.{tail}"])
     absent = [name for name in tensors if name.endswith(".pe") or "middle_block_motion_module" in name]
@@ -180,16 +180,16 @@ def test_a_model_trained_here_goes_to_the_authors_code(tmp_path, heads):
     torch.testing.assert_close(outputs[:2], outputs[2:])
 
 
-def test_what_the_authors_code_cannot_hold_is_one_line(tmp_path, capsys):
+def test_models_without_a_released_counterpart_are_input_errors(tmp_path, capsys):
     unet = toy_unet(**NARROW)
     backbone = Backbone(toy_vae(), unet, released_schedule(), noise(1, TOKENS, CHANNELS))
     parts = AppearanceReference.from_unet(unet), view_control(unet, 8)
     always = PortraitModel(backbone, *parts, CrossView.from_unet(unet, middle="always"))
     save_portrait_model(always, str(tmp_path / "always"))
-    fails(export_main, tmp_path / "always", "--out", tmp_path / "model.th")
+    assert_usage_error(export_main, tmp_path / "always", "--out", tmp_path / "model.th")
     assert "middle=unconditional or middle=never" in capsys.readouterr().err
     save_portrait_model(PortraitModel(backbone, *parts), str(tmp_path / "early"))
-    fails(export_main, tmp_path / "early", "--out", tmp_path / "model.th")
+    assert_usage_error(export_main, tmp_path / "early", "--out", tmp_path / "model.th")
     assert "has no cross_view/" in capsys.readouterr().err
     assert not (tmp_path / "model.th").exists()
 
@@ -205,12 +205,12 @@ def test_what_the_authors_code_cannot_hold_is_one_line(tmp_path, capsys):
         ({"use_linear_projection": True}, {}, "use_linear_projection=True"),
     ],
 )
-def test_what_the_authors_code_has_fixed_is_one_line(tmp_path, capsys, changes, of_v, message):
+def test_settings_fixed_in_the_authors_code_are_input_errors(tmp_path, capsys, changes, of_v, message):
     unet = toy_unet(**NARROW | changes)
     backbone = Backbone(toy_vae(), unet, released_schedule(), noise(1, TOKENS, CHANNELS))
     parts = AppearanceReference.from_unet(unet), view_control(unet, 8), CrossView.from_unet(unet, **of_v)
     save_portrait_model(PortraitModel(backbone, *parts), str(tmp_path / "trained"))
-    fails(export_main, tmp_path / "trained", "--out", tmp_path / "model.th")
+    assert_usage_error(export_main, tmp_path / "trained", "--out", tmp_path / "model.th")
     assert message in capsys.readouterr().err
     assert not (tmp_path / "model.th").exists()
 
@@ -218,10 +218,10 @@ def test_what_the_authors_code_has_fixed_is_one_line(tmp_path, capsys, changes, 
 def test_inspect_prints_and_writes_nothing(released, tmp_path, capsys):
     torch.save(released, tmp_path / "model.th")
     import_main([str(tmp_path / "model.th"), "--inspect"])
-    said = capsys.readouterr().out
-    assert "| control_model |" in said
-    assert "F: widths [32, 64], 1 residual blocks per level" in said
-    assert "Does not fit: nothing" in said
+    printed = capsys.readouterr().out
+    assert "| control_model |" in printed
+    assert "F: widths [32, 64], 1 residual blocks per level" in printed
+    assert "Does not fit: nothing" in printed
     save_file({"weight": noise(2, 2)}, tmp_path / "other.safetensors")
     import_main([str(tmp_path / "other.safetensors"), "--inspect"])
     assert "Not a released DiffPortrait3D" in capsys.readouterr().out
@@ -233,7 +233,7 @@ class Payload:
         return (print, ("code ran",))
 
 
-def test_bad_files_are_one_line_and_leave_nothing(released, backbone, tmp_path, capsys):
+def test_invalid_files_are_one_line_errors_and_write_nothing(released, backbone, tmp_path, capsys):
     name = next(iter(released))
     bad = {
         "unexpected": (released | {"extra": noise(1)}, "unexpected extra"),
@@ -246,11 +246,12 @@ def test_bad_files_are_one_line_and_leave_nothing(released, backbone, tmp_path, 
     }
     for case, (contents, message) in bad.items():
         torch.save(contents, tmp_path / f"{case}.th")
-        fails(import_main, tmp_path / f"{case}.th", "--out", tmp_path / "model", "--backbone", backbone)
-        said = capsys.readouterr().err.strip()
-        assert message in said
-        assert said.startswith("error: ")
-        assert said.count("\n") == 0
+        assert_usage_error(
+            import_main, tmp_path / f"{case}.th", "--out", tmp_path / "model", "--backbone", backbone
+        )
+        (line,) = capsys.readouterr().err.splitlines()
+        assert message in line
+        assert line.startswith("error: ")
     torch.save(released, tmp_path / "cut.th")
     (tmp_path / "cut.th").write_bytes((tmp_path / "cut.th").read_bytes()[:100_000])
     for arguments, message in (
@@ -258,20 +259,20 @@ def test_bad_files_are_one_line_and_leave_nothing(released, backbone, tmp_path, 
         ([tmp_path / "none.th", "--out", tmp_path / "model"], "does not exist"),
         ([tmp_path / "unexpected.th", "--out", backbone], "unexpected"),
     ):
-        fails(import_main, *arguments)
+        assert_usage_error(import_main, *arguments)
         assert message in capsys.readouterr().err
     assert not (tmp_path / "model").exists()
     assert not (tmp_path / "model.partial").exists()
 
 
-def test_what_the_command_line_lacks_is_asked_for(released, backbone, tmp_path, capsys):
+def test_missing_arguments_are_input_errors(released, backbone, tmp_path, capsys):
     torch.save(released, tmp_path / "model.th")
     for arguments, message in (
         ([], "--out is missing"),
         (["--out", tmp_path / "model"], "no vae and no text_encoder: name a Stable Diffusion 1.5 folder"),
         (["--out", backbone], "exists already"),
     ):
-        fails(import_main, tmp_path / "model.th", *arguments)
+        assert_usage_error(import_main, tmp_path / "model.th", *arguments)
         assert message in capsys.readouterr().err
     assert not (tmp_path / "model").exists()
 
@@ -283,12 +284,14 @@ def test_what_the_command_line_lacks_is_asked_for(released, backbone, tmp_path, 
         ("vae", {"scaling_factor": None}, "scaling_factor is None"),
     ],
 )
-def test_another_model_as_backbone_is_one_line(released, backbone, tmp_path, capsys, file, changes, message):
-    """SDXL's VAE and first text encoder have Stable Diffusion 1.5's shapes."""
+def test_wrong_backbone_is_an_input_error(released, backbone, tmp_path, capsys, file, changes, message):
+    """Shapes do not tell: SDXL's VAE and first text encoder have those of Stable Diffusion 1.5."""
     config = backbone / file / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | changes))
     torch.save(released, tmp_path / "model.th")
-    fails(import_main, tmp_path / "model.th", "--out", tmp_path / "model", "--backbone", backbone)
+    assert_usage_error(
+        import_main, tmp_path / "model.th", "--out", tmp_path / "model", "--backbone", backbone
+    )
     assert message in capsys.readouterr().err
     assert not (tmp_path / "model").exists()
 
@@ -300,10 +303,10 @@ def test_provenance_is_written(released, backbone, tmp_path):
     assert holdings["parts"] == ["unet", "appearance_reference", "view_control", "cross_view"]
 
 
-def test_later_stages_and_the_pipeline_go_on_from_it(released, backbone, tmp_path):
+def test_imported_model_loads_in_stages_and_pipeline(released, backbone, tmp_path):
     folder = converted(released, backbone, tmp_path)
     stage = ViewControlStage(backbone=str(folder), appearance=str(folder / REFERENCE))
     assert stage.reference_timestep == "current"
     pipeline = DiffPortrait3DPipeline.from_pretrained(folder)
     assert pipeline.config.reference_timestep == "current"
-    assert pipeline.image_size == 512 // 2  # the toy VAE halves twice, the released one three times
+    assert pipeline.image_size == 512 // 2  # the toy VAE downsamples by 4, the released one by 8

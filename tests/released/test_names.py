@@ -14,7 +14,7 @@ from tests.parity.recipe import key_list, weights
 
 
 @pytest.mark.parametrize("which", ["small", "full"])
-def test_every_released_tensor_has_one_place(which):
+def test_every_released_tensor_maps_to_one_parameter(which):
     shapes = key_list(which)
     layout = released_layout(shapes, heads=8)
     assert layout.faults(shapes) == ""
@@ -24,8 +24,8 @@ def test_every_released_tensor_has_one_place(which):
     assert not set(placed) & set(layout.unread)
 
 
-def test_the_published_sizes():
-    """In millions: F with V 1,443 (V 583), F_cam 361, F_ref 861 with what of it nothing reads."""
+def test_parameter_counts_match_the_release():
+    """In millions: F with V 1,443 (V 583), F_cam 361, F_ref 861 including its unused layers."""
     layout = released_layout(key_list("full"), heads=8)
     millions = {
         part.folder: sum(torch.Size(shape).numel() for shape in part.own_shapes.values()) / 1e6
@@ -59,7 +59,7 @@ SCALES = {
 
 
 @pytest.mark.parametrize("scale", SCALES.values(), ids=SCALES.keys())
-def test_any_width_and_depth_is_read_off_the_shapes(scale):
+def test_layout_is_inferred_from_shapes(scale):
     scale = scale | {"norm_num_groups": 32, "attention_head_dim": 8}
     with torch.device("meta"):
         unet = toy_unet(**scale)
@@ -81,7 +81,7 @@ def test_any_width_and_depth_is_read_off_the_shapes(scale):
             assert config[name] == expected
 
 
-def test_names_agree_with_diffusers_own_conversion():
+def test_unet_names_match_diffusers_conversion():
     shapes = key_list("small")
     unet = released_layout(shapes, heads=8).part("unet")
     tensors = {name: x for name, x in weights(shapes).items() if "motion" not in name and name in unet.shapes}
@@ -92,7 +92,7 @@ def test_names_agree_with_diffusers_own_conversion():
     assert all(torch.equal(x, ours[name]) for name, x in theirs.items())
 
 
-def test_vae_names_agree_with_diffusers_own_conversion():
+def test_vae_names_match_diffusers_conversion():
     vae = toy_vae()
     part = released_part("vae", vae, names.vae_names(vae))
     assert part.names.keys() == vae.state_dict().keys()
@@ -105,7 +105,7 @@ def test_vae_names_agree_with_diffusers_own_conversion():
 
 
 @pytest.mark.parametrize("place", range(0, 2474, 190))
-def test_a_missing_tensor_is_named(place):
+def test_missing_tensor_is_named(place):
     shapes = key_list("small")
     name = sorted(shapes)[place]
     del shapes[name]
@@ -113,14 +113,14 @@ def test_a_missing_tensor_is_named(place):
 
 
 @pytest.mark.parametrize("place", range(7, 2474, 230))
-def test_a_misshapen_tensor_is_named(place):
+def test_misshapen_tensor_is_named(place):
     shapes = key_list("small")
     name = sorted(shapes)[place]
     shapes[name] = (*shapes[name][:-1], shapes[name][-1] + 1)
     assert released_layout(shapes, heads=8).faults(shapes).startswith(f"misshapen {name}")
 
 
-def test_an_unexpected_tensor_is_named():
+def test_unexpected_tensor_is_named():
     shapes = key_list("small") | {"model.diffusion_model.extra.weight": (1,)}
     assert released_layout(shapes, heads=8).faults(shapes) == "unexpected model.diffusion_model.extra.weight"
 
@@ -132,12 +132,12 @@ def test_an_unexpected_tensor_is_named():
         (key_list("small"), 5, "no multiple of 5 heads and 32 groups: --heads says"),
     ],
 )
-def test_other_checkpoints_are_one_line(shapes, heads, message):
+def test_other_checkpoints_are_input_errors(shapes, heads, message):
     with pytest.raises(InputError, match=message):
         released_layout(shapes, heads)
 
 
-def test_heads_of_v_are_its_own():
+def test_cross_view_has_its_own_number_of_heads():
     layout = released_layout(key_list("small"), heads=4, view_heads=2)
     assert layout.part("unet").model.config.attention_head_dim == 4
     assert layout.part("cross_view").model.config.heads == 2
