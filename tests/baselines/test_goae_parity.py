@@ -1,4 +1,4 @@
-"""GOAE against the public code's own outputs, on the weights of `tests.parity.recipe`.
+"""GOAE against outputs of the public code, with the weights of `tests.parity.recipe`.
 
 The golden's blur has sigma 1.5, and its density and colour decoder has 0.3 of the recipe's contrast.
 """
@@ -21,7 +21,7 @@ from tests.baselines.compare import TOLERANCE, assert_close
 from tests.parity.recipe import baseline_weights, golden, key_list
 
 CONTRAST = 0.3
-FEW = 8  # pixels of the mask that a rounding may move across the threshold
+MASK_PIXELS = 8  # that may cross the threshold by rounding
 
 
 def portrait_of(theirs: dict[str, Tensor]) -> Tensor:
@@ -29,13 +29,13 @@ def portrait_of(theirs: dict[str, Tensor]) -> Tensor:
 
 
 def tap(tokens: Tensor, stride: int = 1) -> Tensor:
-    """Tokens (1, T, C) as the goldens have them: tokens strided, every fourth channel."""
+    """Every `stride`th token and every fourth channel of tokens (1, T, C), as stored in the goldens."""
     return tokens[:, ::stride, ::4]
 
 
 @torch.no_grad()
-def test_first_stage():
-    """Swin's patch embedding and first stage, with shifted windows: quick, where the whole takes a minute."""
+def test_first_swin_stage_matches_the_public_code():
+    """Swin's patch embedding and first stage with shifted windows; the whole network takes a minute."""
     theirs, root = golden("goae"), "encoder.swin_model."
     first = (root + "patch_embed.", root + "layers.0.")
     shapes = {name: shape for name, shape in key_list("goae").items() if name.startswith(first)}
@@ -52,8 +52,8 @@ def test_first_stage():
 
 @pytest.mark.slow
 @torch.no_grad()
-def test_everything():
-    """The encoder, the correction, the mask, the mixed planes and renderings of them."""
+def test_whole_pipeline_matches_the_public_code():
+    """Encoder, feature correction, mask, mixed planes and renderings."""
     theirs = golden("goae")
     weights = baseline_weights(key_list("goae"), CONTRAST)
     settings = replace(Settings.of("eg3d"), coarse=24, fine=24, rendering=128)
@@ -81,7 +81,7 @@ def test_everything():
         theirs,
     )
     moved = (made.mask[..., ::2, ::2] - theirs["mask_every_2nd"]).abs() > TOLERANCE
-    assert moved.sum() <= FEW
+    assert moved.sum() <= MASK_PIXELS
 
 
 def check_encoder(networks: torch.nn.Module, portrait: Tensor, theirs: dict[str, Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""The import of released files, on files laid out as the released ones are, at toy width."""
+"""Import of released files, on toy networks in files of the released layouts."""
 
 import logging
 import os
@@ -29,19 +29,19 @@ W_AVG = "backbone.mapping.w_avg"
 
 
 class Outside:
-    """An object of a class that is not there when a file is read."""
+    """A class that cannot be imported when the file is read."""
 
     def __init__(self, value: object) -> None:
         self.value = value
 
 
 class EasyDict(dict):
-    """As dnnlib's."""
+    """In place of dnnlib's EasyDict."""
 
 
 @pytest.fixture
-def elsewhere(monkeypatch):
-    """Puts the classes above into modules that exist only while a file is written."""
+def unimportable_classes(monkeypatch):
+    """Put the classes above into modules that can be removed before reading."""
     for cls, name in ((Outside, "trainer.callbacks"), (EasyDict, "dnnlib.util")):
         module = types.ModuleType(name)
         monkeypatch.setitem(sys.modules, name, module)
@@ -51,7 +51,7 @@ def elsewhere(monkeypatch):
 
 
 class Hostile:
-    """Runs a command where a file is unpickled without care."""
+    """Runs a command if it is unpickled."""
 
     def __reduce__(self) -> tuple[object, ...]:
         return os.system, ("touch hostile",)
@@ -64,7 +64,7 @@ def save(contents: object, path: Path) -> Path:
 
 
 def counters(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The counters of batches that released files hold beside each batch norm's statistics."""
+    """BatchNorm's `num_batches_tracked`, which released files hold."""
     return {
         name.replace(".running_mean", BATCHES_SEEN): torch.tensor(7)
         for name in tensors
@@ -75,8 +75,8 @@ def counters(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 # Files that hold more than tensors
 
 
-@pytest.mark.usefixtures("elsewhere")
-def test_objects_of_unknown_classes_are_passed_over(tmp_path):
+@pytest.mark.usefixtures("unimportable_classes")
+def test_objects_of_unknown_classes_become_placeholders(tmp_path):
     contents = {
         "state_dict": {"module.a.weight": torch.ones(2)},
         "callbacks": {Outside: Outside([1, Outside(np.float32(2))])},
@@ -95,7 +95,7 @@ def test_objects_of_unknown_classes_are_passed_over(tmp_path):
     assert "trainer.callbacks" not in sys.modules
 
 
-def test_code_in_files_is_not_run(tmp_path, monkeypatch):
+def test_code_in_pickles_is_not_executed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = save({"state_dict": {"a": torch.ones(1)}, "other": Hostile()}, tmp_path / "hostile.ckpt")
     with pytest.raises(InputError, match="holds more than tensors"):
@@ -107,7 +107,7 @@ def test_code_in_files_is_not_run(tmp_path, monkeypatch):
     ("contents", "fault"),
     [({}, "no tensors by name"), ({"state_dict": [1]}, "no tensors by name"), ({"a": 1}, "no tensors at a")],
 )
-def test_what_is_no_state_dict_is_refused(contents, fault):
+def test_invalid_state_dicts_are_refused(contents, fault):
     with pytest.raises(InputError, match=fault):
         state_dict(contents, "file")
 
@@ -135,7 +135,7 @@ def triplanenet_file(folder: Path, **changes: object) -> Path:
 
 
 def options() -> EasyDict:
-    """A generator's rendering settings as EG3D's constructor is given them."""
+    """A generator's rendering settings, as EG3D's constructor takes them."""
     module = "training.superresolution.SuperresolutionHybrid8XDC"
     return EasyDict(
         depth_resolution=6,
@@ -159,8 +159,8 @@ def average_file(folder: Path, average: Tensor, **changes: object) -> Path:
     return save({name: x for name, x in contents.items() if x is not None}, folder / "ffhq512-128.pth")
 
 
-def test_triplanenet_by_one_file(tmp_path, caplog, capsys):
-    """What the file lacks is warned of, and noted in the folder."""
+def test_triplanenet_imports_from_one_file_with_notes(tmp_path, caplog, capsys):
+    """Values missing in the file are replaced with a warning and a note in the folder."""
     out = tmp_path / "out"
     with caplog.at_level(logging.WARNING):
         main(["triplanenet", str(triplanenet_file(tmp_path)), "--out", str(out)])
@@ -175,8 +175,8 @@ def test_triplanenet_by_one_file(tmp_path, caplog, capsys):
     assert (settings.rendering, settings.coarse, settings.clamps["superresolution.block1"]) == (128, 48, 256)
 
 
-@pytest.mark.usefixtures("elsewhere")
-def test_triplanenet_by_both_files(tmp_path, caplog):
+@pytest.mark.usefixtures("unimportable_classes")
+def test_triplanenet_imports_from_both_files(tmp_path, caplog):
     average = torch.arange(8.0)
     files = [
         str(triplanenet_file(tmp_path, shuffled=True)),
@@ -195,8 +195,8 @@ def test_triplanenet_by_both_files(tmp_path, caplog):
     assert second(torch.zeros(1, 9, 64, 64), torch.zeros(1, 12, 64, 64)).shape == (1, 12, 64, 64)
 
 
-@pytest.mark.usefixtures("elsewhere")
-def test_an_average_must_be_one_vector(tmp_path):
+@pytest.mark.usefixtures("unimportable_classes")
+def test_average_must_be_one_vector(tmp_path):
     network = str(triplanenet_file(tmp_path))
     for average, changes, fault in (
         (torch.randn(10, 8), {}, "differs from style to style"),
@@ -224,7 +224,7 @@ def test_triplanenet_names_are_strict(changes, fault, tmp_path):
         main(["triplanenet", str(triplanenet_file(tmp_path, **changes)), "--out", str(tmp_path / "out")])
 
 
-def test_another_network_is_no_triplanenet(tmp_path):
+def test_other_network_is_refused_as_triplanenet(tmp_path):
     path = save({"state_dict": toy_goae()}, tmp_path / "other.pth")
     with pytest.raises(InputError, match="no TriPlaneNet v2 file: it has nothing under psp_encoder"):
         main(["triplanenet", str(path), "--out", str(tmp_path / "out")])
@@ -252,8 +252,8 @@ def goae_files(folder: Path, **changes: object) -> list[str]:
     return [*files, str(folder / "generator")]
 
 
-def test_goae(tmp_path, capsys):
-    """Constants and counters are neither required nor refused; nothing else of the files is lost."""
+def test_goae_import_keeps_all_weights(tmp_path, capsys):
+    """Constants and counters are optional; everything else is kept."""
     out = tmp_path / "out"
     main(["goae", *goae_files(tmp_path), "--out", str(out)])
     assert "neither code nor weights have a licence" in capsys.readouterr().out
@@ -279,7 +279,7 @@ def test_goae_names_are_strict(changes, fault, tmp_path):
         main(["goae", *goae_files(tmp_path, **changes), "--out", str(tmp_path / "out")])
 
 
-def test_goae_files_are_told_apart(tmp_path):
+def test_goae_files_in_the_wrong_order_are_refused(tmp_path):
     encoder, correction, generator = goae_files(tmp_path)
     with pytest.raises(InputError, match="not GOAE's encoder: it has no tensor"):
         main(["goae", correction, encoder, generator, "--out", str(tmp_path / "out")])
@@ -296,7 +296,7 @@ def small_zero123() -> dict[str, Tensor]:
 
 
 def zero123_file(folder: Path, averaged: bool = True, **changes: object) -> Path:
-    """A checkpoint as Lightning saves it, with the buffers and text leftovers that nothing reads."""
+    """A checkpoint as Lightning saves it, with the unused buffers and text weights of the released one."""
     tensors = small_zero123()
     unread = {
         "betas": torch.zeros(4),
@@ -318,8 +318,8 @@ def conv_in(folder: Path) -> Tensor:
     return load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")["conv_in.weight"]
 
 
-def test_zero123_takes_the_average(tmp_path, capsys):
-    """The UNet's moving average is taken where it is there and wanted."""
+def test_zero123_import_prefers_the_moving_average(tmp_path, capsys):
+    """The UNet's moving average is used if the file has one, unless `--averaged false`."""
     own = small_zero123()["model.diffusion_model.input_blocks.0.0.weight"]
     path = str(zero123_file(tmp_path))
     main(["zero123", path, "--out", str(tmp_path / "averaged")])
@@ -330,8 +330,8 @@ def test_zero123_takes_the_average(tmp_path, capsys):
     assert Card.read(tmp_path / "last", "zero123").notes == ("UNet: not averaged",)
 
 
-def test_zero123_has_the_converted_names(tmp_path):
-    """The folder has the names of those that are published for diffusers (three layers of CLIP's 24)."""
+def test_zero123_import_gives_diffusers_names(tmp_path):
+    """The folder has the parameter names of the published diffusers conversion (3 of CLIP's 24 layers)."""
     main(["zero123", str(zero123_file(tmp_path, averaged=False)), "--out", str(tmp_path / "out")])
     ours = {
         f"{part}/{name}"
@@ -372,7 +372,7 @@ def test_zero123_names_are_strict(changes, fault, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_another_checkpoint_is_no_zero123(tmp_path):
+def test_other_checkpoint_is_refused_as_zero123(tmp_path):
     path = save({"state_dict": {"model.diffusion_model.out.2.bias": torch.zeros(4)}}, tmp_path / "sd.ckpt")
     with pytest.raises(InputError, match=r"nothing under first_stage_model\., cond_stage"):
         main(["zero123", str(path), "--out", str(tmp_path / "out")])

@@ -1,4 +1,4 @@
-"""EG3D-PTI and PanoHead-PTI behind the interface of the comparison, at toy width."""
+"""EG3D-PTI and PanoHead-PTI as baselines, at toy width."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def request(name="ada", *yaws):
 
 
 @pytest.mark.parametrize("kind", ["eg3d", "panohead"])
-def test_views_are_those_of_the_command(kind, tmp_path):
+def test_views_match_the_invert_command(kind, tmp_path):
     save_generator(varied(kind), tmp_path / "gan", "toy")
     settings = {"tuning": QUICK, "frame": "own"}
     system = open_baseline(f"{kind}_pti", tmp_path / "gan", settings=settings)
@@ -47,10 +47,10 @@ def test_views_are_those_of_the_command(kind, tmp_path):
         np.testing.assert_array_equal(image, Image.open(tmp_path / "out" / view.image))
 
 
-def test_what_cannot_be_opened_is_refused(tmp_path):
+def test_invalid_baselines_are_refused(tmp_path):
     save_generator(varied("eg3d"), tmp_path / "gan", "toy")
     check_baseline("eg3d_pti", tmp_path / "gan", {"tuning": QUICK})
-    for kind, folder, settings, said in (
+    for kind, folder, settings, message in (
         ("panohead_pti", "gan", {}, "the generator in that folder is eg3d"),
         ("eg3d_pti", "nowhere", {}, "is not a generator folder"),
         (
@@ -62,5 +62,5 @@ def test_what_cannot_be_opened_is_refused(tmp_path):
         ("eg3d_pti", "gan", {"tuning": {"tune_rate": 0}}, "rates are positive"),
         ("eg3d_pti", "gan", {"truncation": 0.5}, "truncation: Unexpected keyword argument"),
     ):
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=message):
             check_baseline(kind, tmp_path / folder, settings)

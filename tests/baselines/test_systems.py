@@ -1,4 +1,4 @@
-"""All baselines through the one interface, at toy width."""
+"""All baselines through their common interface, at toy width."""
 
 import json
 import shutil
@@ -21,14 +21,14 @@ KINDS = tuple(SETTINGS)
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """A folder of each kind."""
+    """A folder of each kind of baseline."""
     root = tmp_path_factory.mktemp("baselines")
     return {kind: write_folder(kind, root / kind) for kind in KINDS}
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_views(kind, folders):
-    """Views have the shape that is promised, are the same again, and differ by camera and by portrait."""
+def test_views_are_deterministic_and_depend_on_camera_and_portrait(kind, folders):
+
     system = open_baseline(kind, folders[kind], settings=SETTINGS[kind])
     request = toy_request()
     views = system.views(request)
@@ -44,15 +44,15 @@ def test_views(kind, folders):
 
 
 @pytest.mark.parametrize("kind", ["triplanenet", "goae"])
-def test_a_view_does_not_depend_on_the_others(kind, folders):
+def test_views_are_independent_of_each_other(kind, folders):
     system = open_baseline(kind, folders[kind])
     both = toy_request()
     alone = toy_request(cameras=both.cameras[1:])
     assert np.array_equal(system.views(both)[1], system.views(alone)[0])
 
 
-def test_goae_reconstructs_with_planes_that_are_not_mixed(folders):
-    """At the portrait's own camera the view is the reconstruction; at others the mixed planes are seen."""
+def test_goae_mixes_planes_only_for_novel_views(folders):
+    """The first view has the mixed front planes; all other views have the unmixed ones."""
     system = open_baseline("goae", folders["goae"])
     request = toy_request()
     own = toy_request(cameras=np.concatenate([request.portrait_cameras, request.cameras[:1]]))
@@ -76,14 +76,14 @@ def test_goae_reconstructs_with_planes_that_are_not_mixed(folders):
     )
 
 
-def test_goae_refuses_a_rendering_too_small_for_its_mask(folders):
+def test_goae_rendering_size_must_fit_the_mask(folders):
     with pytest.raises(InputError, match="render at half of that"):
         open_baseline("goae", folders["goae"], settings={"rendering": 16})
 
 
 @pytest.mark.parametrize("background", ["keep", "white", "centred"])
-def test_zero123_backgrounds(background, folders):
-    """Each way to prepare the portrait gives other views; a seed gives others again."""
+def test_zero123_backgrounds_and_seeds(background, folders):
+    """Views depend on the seed, and preparing a background needs masks."""
     settings = {"steps": 2, "background": background, "sampler": "diffusers"}
     system = open_baseline("zero123", folders["zero123"], settings=settings)
     views = system.views(toy_request(1))
@@ -94,8 +94,8 @@ def test_zero123_backgrounds(background, folders):
             system.views(toy_request(1, masks=None))
 
 
-def test_zero123_in_small_batches(folders):
-    """How many views are sampled at a time changes nothing that can be seen."""
+def test_zero123_views_do_not_depend_on_the_batch_size(folders):
+
     made = [
         open_baseline("zero123", folders["zero123"], settings={"steps": 3, "batch": batch}).views(
             toy_request(3)
@@ -115,7 +115,7 @@ def test_missing_and_foreign_folders_are_refused(kind, folders, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["triplanenet", "goae"])
-def test_names_are_strict(kind, folders, tmp_path):
+def test_weight_names_are_strict(kind, folders, tmp_path):
     folder = shutil.copytree(folders[kind], tmp_path / kind)
     tensors = load_file(folder / NETWORKS)
     name = next(name for name in tensors if name.endswith("body.1.res_layer.1.weight"))
@@ -130,7 +130,7 @@ def test_names_are_strict(kind, folders, tmp_path):
         check_baseline(kind, folder)
 
 
-def test_a_card_is_checked(folders, tmp_path):
+def test_invalid_card_is_refused(folders, tmp_path):
     folder = shutil.copytree(folders["goae"], tmp_path / "goae")
     card = json.loads((folder / "baseline.json").read_text())
     (folder / "baseline.json").write_text(json.dumps({**card, "extra": 1}))
@@ -150,12 +150,12 @@ def test_a_card_is_checked(folders, tmp_path):
         ("zero123", {"eta": 2.0}, "eta is from 0 to 1"),
     ],
 )
-def test_settings_are_checked(kind, settings, fault, tmp_path):
+def test_invalid_settings_are_refused(kind, settings, fault, tmp_path):
     with pytest.raises(InputError, match=fault):
         check_baseline(kind, tmp_path, settings)
 
 
-def test_every_setting_has_a_default():
+def test_settings_have_defaults():
     for load in BASELINES.values():
         load().Settings()
 
@@ -170,12 +170,12 @@ def test_every_setting_has_a_default():
         ({"conditions": np.zeros((3, 8, 8, 3), np.uint8)}, "3 conditions for 2 cameras"),
     ],
 )
-def test_requests_are_checked(changes, fault):
+def test_invalid_requests_are_refused(changes, fault):
     with pytest.raises(InputError, match=fault):
         toy_request(**changes)
 
 
-def test_a_request_has_a_camera_for_each_portrait():
+def test_request_needs_a_camera_per_portrait():
     request = toy_request()
     with pytest.raises(InputError, match="1 cameras for 2 portraits"):
         Request("twice", np.concatenate([request.portraits] * 2), request.portrait_cameras, request.cameras)

@@ -1,4 +1,4 @@
-"""TriPlaneNet v2 against the public code's own outputs, on the weights of `tests.parity.recipe`."""
+"""TriPlaneNet v2 against outputs of the public code, with the weights of `tests.parity.recipe`."""
 
 from dataclasses import replace
 
@@ -24,7 +24,7 @@ from tests.parity.recipe import baseline_weights, golden, key_list
 
 EARLY = (2, 6)
 UNITS = (*EARLY, 20, 21, 23)
-STORED = 16  # the side that stored outputs of units are reduced to
+STORED = 16  # side of the stored outputs
 
 
 def portrait_of(theirs: dict[str, Tensor]) -> Tensor:
@@ -32,7 +32,7 @@ def portrait_of(theirs: dict[str, Tensor]) -> Tensor:
 
 
 def units(encoder: str, outputs: list[Tensor]) -> dict[str, Tensor]:
-    """Outputs of units as the goldens have them."""
+    """The encoder's outputs after `UNITS`, subsampled as stored in the goldens."""
     named = zip(UNITS, outputs, strict=False)
     return {f"{encoder}_body_{unit}": reduced(x, 16) for unit, x in named}
 
@@ -43,8 +43,8 @@ def reduced(x: Tensor, channels: int) -> Tensor:
 
 
 @torch.no_grad()
-def test_first_units():
-    """The stem and the first groups of the first encoder: quick, where the whole takes a minute."""
+def test_first_encoder_units_match_the_public_code():
+    """The stem and the first groups of the first encoder; the whole network takes a minute."""
     theirs = golden("triplanenet")
     first = ("psp_encoder.input_layer.", *(f"psp_encoder.body.{unit}." for unit in range(EARLY[-1] + 1)))
     shapes = {name: shape for name, shape in key_list("triplanenet").items() if name.startswith(first)}
@@ -55,15 +55,15 @@ def test_first_units():
     assert_close(units("psp", outputs_of(network["body"], features, EARLY)), theirs)
 
 
-def test_mirrored_camera():
+def test_mirrored_camera_matches_the_public_code():
     theirs = golden("triplanenet")
     assert torch.equal(mirrored(theirs["camera"]), theirs["mirror_camera"])
 
 
 @pytest.mark.slow
 @torch.no_grad()
-def test_everything():
-    """Both encoders, the first reconstruction and renderings of the final planes."""
+def test_whole_pipeline_matches_the_public_code():
+    """Both encoders, the initial reconstruction and renderings of the final planes."""
     theirs = golden("triplanenet")
     weights = baseline_weights(key_list("triplanenet"))
     settings = replace(Settings.of("eg3d"), coarse=24, fine=24, rendering=64)
@@ -103,12 +103,12 @@ def test_everything():
 
 
 def levels(second: PlaneEncoder, residuals: Tensor) -> dict[str, Tensor]:
-    """The second encoder's decoder, level by level, as the goldens have it."""
+    """The levels of the second encoder's decoder, subsampled as stored in the goldens."""
     return {f"second_up{n}": reduced(x, 16) for n, x in enumerate(second.levels(residuals), start=1)}
 
 
 def other_variant(residuals: Tensor, planes: Tensor) -> Tensor:
-    """The planes by the second encoder that enlarges by pixel shuffle."""
+    """The planes by the variant of the second encoder with pixel shuffle."""
     shapes = key_list("triplanenet_pixelshuffle")
     others = key_list("triplanenet") | shapes
     widths = Widths.read(others, "recipe")

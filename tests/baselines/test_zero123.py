@@ -1,4 +1,4 @@
-"""Zero-1-to-3's cameras, timesteps and preparation of portraits, and folders of other conversions."""
+"""Zero-1-to-3: cameras, timesteps, preparation of portraits, and folders of other conversions."""
 
 import json
 from pathlib import Path
@@ -25,8 +25,9 @@ from tests.parity.recipe import golden, key_list
 HEAD = 0.65
 
 
-def test_angles_are_about_the_point_that_cameras_look_at():
-    """TriPlaneNet's golden cameras: 86.069 and 90 degrees from the top, 15.457 and -18.538 aside."""
+def test_spherical_angles_match_triplanenets_cameras():
+    """TriPlaneNet's golden cameras have polar angles of 86.069 and 90 degrees, azimuths of 15.457 and
+    -18.538."""
     theirs = golden("triplanenet")
     source, target = theirs["camera"].numpy(), theirs["novel_camera"].numpy()
     found = np.degrees(spherical(np.concatenate([source, target]))[:, :2])
@@ -37,9 +38,9 @@ def test_angles_are_about_the_point_that_cameras_look_at():
     assert abs(pose[0, 3]) < 0.01 / HEAD
 
 
-def test_signs_of_a_pose():
-    """A camera moved to +x has a positive azimuth, one moved down a positive polar angle, one moved away a
-    positive radius in units of the head."""
+def test_signs_of_the_relative_pose():
+    """Moving the camera to +x gives a positive azimuth, down a positive polar angle, away a positive radius
+    (in units of `HEAD`)."""
     source = label_from_angles(0.0, 0.0)
     moved = [
         label_from_angles(0.3, 0.0),
@@ -53,7 +54,7 @@ def test_signs_of_a_pose():
     assert np.allclose(relative_pose(source, source[None], HEAD), pose_of(*np.zeros((3, 1))), atol=1e-7)
 
 
-def test_timesteps():
+def test_timesteps_of_both_samplers():
     original = timesteps_of("original", 50)
     assert len(original) == 49
     assert original[:2] == [961, 941]
@@ -68,13 +69,13 @@ def test_timesteps():
             timesteps_of(sampler, steps)
 
 
-def test_noise_of_the_steps_is_required():
+def test_sampling_with_eta_needs_step_noise():
     with pytest.raises(ValueError, match="give step_noise"):
         sample(lambda latents, _: latents, torch.zeros(1, 4, 2, 2))
 
 
-def test_a_perfect_prediction_ends_at_the_clean_latents():
-    """With the true noise predicted, DDIM without added noise walks back to what was noised."""
+def test_true_noise_prediction_recovers_the_clean_latents():
+    """Deterministic DDIM with the true noise as the prediction."""
     clean, noise = torch.randn(2, 1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     kept = torch.cumprod(1 - betas, 0).float()
@@ -88,7 +89,7 @@ def test_a_perfect_prediction_ends_at_the_clean_latents():
 
 
 def square(side: int, box: tuple[int, int, int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """A red box on blue, and its mask."""
+    """A red box (left, top, right, bottom) on blue, and its mask."""
     left, top, right, bottom = box
     portrait = np.full((side, side, 3), (0, 0, 255), np.uint8)
     mask = np.zeros((side, side), np.uint8)
@@ -101,9 +102,9 @@ def square(side: int, box: tuple[int, int, int, int]) -> tuple[np.ndarray, np.nd
     ("box", "size"),
     [((100, 40, 500, 440), (200, 200)), ((10, 0, 210, 500), (80, 200)), ((0, 0, 50, 20), (50, 20))],
 )
-def test_a_head_is_centred_and_comes_back(box, size):
-    """Large heads are reduced to 200 pixels, small ones keep their size, all stand in the middle on white;
-    moved back, the head is where it was."""
+def test_centring_a_head_can_be_undone(box, size):
+    """Heads are centred on white, large ones reduced to 200 pixels; `placement.back` restores the
+    position."""
     portrait, mask = square(512, box)
     image, placement = centred(portrait, mask, 256, "somebody")
     pixels = np.asarray(image)
@@ -119,7 +120,7 @@ def test_a_head_is_centred_and_comes_back(box, size):
     assert (red != expected).mean() < 0.01
 
 
-def test_white_background():
+def test_white_background_keeps_the_head():
     request = toy_request(side=256)
     image, placement = prepared(request, "white", 256)
     pixels = np.asarray(image)
@@ -130,7 +131,7 @@ def test_white_background():
     assert np.array_equal(np.asarray(kept), request.portraits[0])
 
 
-def test_an_empty_mask_is_refused():
+def test_empty_mask_is_refused():
     request = toy_request(masks=np.zeros((1, 128, 128), np.uint8))
     with pytest.raises(InputError, match="the portrait's mask is empty"):
         prepared(request, "centred", 256)
@@ -139,7 +140,7 @@ def test_an_empty_mask_is_refused():
 # Folders
 
 
-# As published with kxic/zero123-105000, by older versions of diffusers and transformers.
+# As published with kxic/zero123-105000, written by older versions of diffusers and transformers.
 UNET_CONFIG = {
     "_class_name": "UNet2DConditionModel",
     "_diffusers_version": "0.17.0.dev0",
@@ -175,8 +176,8 @@ IMAGE_CONFIG = {
 }
 
 
-def test_published_configs_make_the_published_networks():
-    """Every name and shape of a folder converted for diffusers, from configs as they are published."""
+def test_published_configs_give_the_published_shapes():
+    """Parameter names and shapes of the published diffusers conversion, from its configs."""
     place = Path("config.json")
     networks = {
         "unet": empty_model(UNet2DConditionModel, UNET_CONFIG, place),
@@ -196,7 +197,7 @@ def test_published_configs_make_the_published_networks():
 def rewrite(
     folder: Path, name: str, names: dict[str, str], other: str, extra: dict[str, torch.Tensor]
 ) -> None:
-    """The weights in a folder under older names, in a pickle."""
+    """Replace a folder's weights by a pickle with older `names` and `extra` tensors."""
     path = folder / name
     tensors = load_file(path)
     path.unlink()
@@ -208,8 +209,8 @@ def rewrite(
     torch.save({**renamed, **extra}, folder / other)
 
 
-def test_folders_of_older_versions(tmp_path):
-    """Pickled weights, the VAE's former names, CLIP's former constant, and the other projection's folder."""
+def test_folders_of_older_versions_load_equally(tmp_path):
+    """Pickles, old VAE names, CLIP's old `position_ids`, and the other name of the projection's folder."""
     new, old = write_folder("zero123", tmp_path / "new"), write_folder("zero123", tmp_path / "old")
     weights, pickled = "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"
     former = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
@@ -224,7 +225,7 @@ def test_folders_of_older_versions(tmp_path):
     assert np.array_equal(*views)
 
 
-def test_a_stable_diffusion_unet_is_refused(tmp_path):
+def test_stable_diffusion_unet_is_refused(tmp_path):
     folder = write_folder("zero123", tmp_path / "folder")
     path = folder / "unet" / "config.json"
     config = json.loads(path.read_text())

@@ -1,4 +1,4 @@
-"""Zero-1-to-3 against the public code's own outputs, on the weights of `tests.parity.recipe`."""
+"""Zero-1-to-3 against outputs of the public code, with the weights of `tests.parity.recipe`."""
 
 from functools import partial
 from pathlib import Path
@@ -20,14 +20,14 @@ GUIDANCE = 3.0
 
 
 def opened(which: str, folder: Path) -> Networks:
-    """The networks of a file as the original is written, without an average."""
+    """The networks of a file in the original layout, without a moving average."""
     path = folder / "105000.ckpt"
     torch.save({"state_dict": weights(key_list(which)), "global_step": 105000}, path)
     return networks_of(path)[0]
 
 
 def conditions(networks: Networks, theirs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What the UNet is conditioned on, by the goldens' names."""
+    """The UNet's inputs, by the goldens' names."""
     image = to_pixels(theirs["image"].numpy())[None].contiguous()
     polar, azimuth, radius = theirs["pose_polar_azimuth_radius"].double().numpy()
     angles = torch.tensor([[polar, azimuth]]).deg2rad().numpy()
@@ -42,7 +42,7 @@ def conditions(networks: Networks, theirs: dict[str, Tensor]) -> dict[str, Tenso
 
 
 def check(networks: Networks, which: str) -> None:
-    """Everything that the golden of a size has."""
+    """Compare all values that the goldens hold for one size."""
     stored = golden("zero123")
     theirs = {name.removeprefix(f"{which}."): x for name, x in stored.items()}
     ours = conditions(networks, theirs)
@@ -72,8 +72,8 @@ def check(networks: Networks, which: str) -> None:
 
 
 @torch.no_grad()
-def test_conditions(tmp_path):
-    """What the UNet is conditioned on, at small width."""
+def test_conditions_match_the_public_code(tmp_path):
+
     stored = golden("zero123")
     theirs = {name.removeprefix("small."): x for name, x in stored.items()}
     assert_close(conditions(opened("zero123_small", tmp_path), theirs), theirs)
@@ -82,6 +82,6 @@ def test_conditions(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("which", ["small", "full"])
 @torch.no_grad()
-def test_everything(which, tmp_path):
+def test_whole_pipeline_matches_the_public_code(which, tmp_path):
     networks = opened("zero123_small" if which == "small" else "zero123", tmp_path)
     check(networks, which)

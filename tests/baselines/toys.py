@@ -1,6 +1,6 @@
-"""Folders of baselines of the real classes at toy width, with the recipe's weights, and requests for them.
+"""The real baseline classes at toy width with the recipe's weights, their folders, and requests.
 
-TriPlaneNet and GOAE make 128x128 images of planes of 64x64, Zero-1-to-3 makes 64x64 images.
+TriPlaneNet and GOAE generate 128×128 images from 64×64 planes, Zero-1-to-3 generates 64×64 images.
 """
 
 from dataclasses import replace
@@ -45,7 +45,7 @@ def shapes_of(network: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def toy_eg3d() -> Generator:
-    """EG3D with planes of 64x64, rendered at 32x32."""
+    """EG3D with 64×64 planes, rendered at 32×32."""
     architecture = replace(
         toy_architecture("eg3d"),
         backbone={4: 8, 8: 8, 16: 6, 32: 8, 64: 6},
@@ -77,7 +77,7 @@ def toy_goae() -> dict[str, Tensor]:
 
 
 def toy_zero123() -> Networks:
-    """Zero-1-to-3, narrow."""
+    """Zero-1-to-3 with few channels."""
     channels = (32, 64, 64, 64)
     with torch.device("meta"):
         unet = UNet2DConditionModel(
@@ -129,7 +129,7 @@ def write_folder(kind: str, folder: Path) -> Path:
 
 
 def toy_request(views: int = 2, side: int = SIDE, **changes: object) -> Request:
-    """A made-up portrait with a mask, and cameras from left to right."""
+    """A portrait of noise with a mask, and `views` cameras from left to right."""
     rng = np.random.default_rng(0)
     portrait = rng.integers(0, 256, (1, side, side, 3), dtype=np.uint8)
     mask = np.zeros((1, side, side), np.uint8)
