@@ -11,8 +11,8 @@ from tests.shards.fake_source import FakeSource
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two built folders of 12-view frames of 16 pixels: `small` has 7 people, `large` 20; two frames each,
-    shards of two frames."""
+    """Two built folders, `small` with 7 people and `large` with 20 in each split: two frames each, 12 views
+    of 16×16 pixels, two frames per shard."""
     folder = tmp_path_factory.mktemp("built")
     for name, people in (("small", 7), ("large", 20)):
         build(FakeSource(people, name=name), folder / name, 0, max_shard_mb=0.095)
@@ -21,7 +21,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def make(built: Path, tmp_path: Path) -> Callable[..., PortraitViewsDataModule]:
-    """A function that makes a data module over both folders with other settings."""
+    """A function that makes a data module over both folders, with changed settings."""
 
     def make(**change: Any) -> PortraitViewsDataModule:
         options: dict[str, Any] = {

@@ -19,7 +19,7 @@ def test_apportion_is_exact_fair_and_monotonic(weights: tuple[float, ...]) -> No
         before = counts
 
 
-def test_mixture_keeps_its_weights_in_every_block_and_counts_turns() -> None:
+def test_mixture_keeps_its_weights_in_every_block() -> None:
     mixture = Mixture((0.5, 0.5), seed=3)
     turns = [mixture.turn(position) for position in range(3 * BLOCK)]
     for block in range(3):
@@ -30,7 +30,7 @@ def test_mixture_keeps_its_weights_in_every_block_and_counts_turns() -> None:
 
 
 @pytest.mark.parametrize("shuffle_shards", [1, 2, 100])
-def test_every_epoch_is_a_permutation_of_its_own(shuffle_shards: int) -> None:
+def test_epochs_are_different_permutations(shuffle_shards: int) -> None:
     order = EpochOrder("a", (3, 5, 1, 9), seed=0, shuffle_shards=shuffle_shards)
     epochs = [[order.frame(18 * epoch + place) for place in range(18)] for epoch in range(3)]
     assert all(sorted(epoch) == list(range(18)) for epoch in epochs)
@@ -43,12 +43,12 @@ def test_few_shards_are_read_at_a_time() -> None:
         assert len({order.frame(start + place) // 10 for place in range(20)}) == 2
 
 
-def test_the_order_is_the_same_on_every_machine() -> None:
+def test_order_is_platform_independent() -> None:
     assert [EpochOrder("a", (4, 4), 0, 8).frame(turn) for turn in range(8)] == [4, 6, 7, 5, 2, 3, 1, 0]
     assert numpy_generator(1, "views", 7).permutation(6).tolist() == [2, 1, 0, 5, 4, 3]
 
 
-def test_drawn_views_are_different_and_shuffled() -> None:
+def test_drawn_views_are_distinct_and_shuffled() -> None:
     draws = [draw_views(numpy_generator(0, position), 12, 2, 8) for position in range(200)]
     assert all(len({*draw.references, *draw.targets}) == 10 for draw in draws)
     assert {draw.references[0] for draw in draws} == {draw.targets[0] for draw in draws} == set(range(12))

@@ -1,4 +1,4 @@
-"""Shards that cannot be streamed are refused in `setup`, in one line."""
+"""Invalid shards and settings are one-line input errors in `setup`."""
 
 import io
 import json
@@ -39,7 +39,7 @@ def truncate(path: Path, size: int) -> None:
         file.truncate(size)
 
 
-def test_nothing_there(make: Make, tmp_path: Path) -> None:
+def test_missing_shards(make: Make, tmp_path: Path) -> None:
     assert "nowhere" in refusal(make, str(tmp_path / "nowhere"))
     assert "no such shards" in refusal(make, str(tmp_path / "*.tar"))
     (tmp_path / "empty").mkdir()
@@ -48,11 +48,11 @@ def test_nothing_there(make: Make, tmp_path: Path) -> None:
     assert "data.sources" in refusal(make, sources={})
 
 
-def test_named_twice(make: Make, built: Path) -> None:
+def test_duplicate_shards(make: Make, built: Path) -> None:
     assert "named twice" in refusal(make, [str(built / "small"), str(built / "small/train-000000.tar")])
 
 
-def test_wrong_size(make: Make) -> None:
+def test_wrong_image_size(make: Make) -> None:
     message = refusal(make, image_size=32)
     assert "16x16" in message
     assert "32" in message
@@ -62,7 +62,7 @@ def test_too_few_views(make: Make) -> None:
     assert "12 views" in refusal(make, targets=12)
 
 
-def test_some_frames_with_too_few_views(make: Make, copy: Path) -> None:
+def test_share_of_frames_with_too_few_views_is_limited(make: Make, copy: Path) -> None:
     with SampleTar(copy / "train-000099.tar") as tar:
         tar.add("odd", encode(make_sample("few", views=4)))
     assert "1 of 15 train frames" in refusal(make, str(copy / "*.tar"), max_skipped_share=0.01)
@@ -79,7 +79,7 @@ def test_truncated_shard(make: Make, copy: Path, keep: float, manifest: bool) ->
     assert "train-000001.tar" in refusal(make, str(copy))
 
 
-def test_header_overwritten(make: Make, copy: Path) -> None:
+def test_overwritten_tar_header(make: Make, copy: Path) -> None:
     with (copy / "train-000001.tar").open("r+b") as file, tarfile.open(copy / "train-000001.tar") as tar:
         file.seek(tar.getmembers()[20].offset)
         file.write(b"x" * 512)
@@ -92,7 +92,7 @@ def test_not_a_tar(make: Make, tmp_path: Path) -> None:
     assert "not a complete plain tar" in refusal(make, str(path))
 
 
-def test_foreign_shard(make: Make, tmp_path: Path) -> None:
+def test_tar_of_another_project(make: Make, tmp_path: Path) -> None:
     path = tmp_path / "images.tar"
     with tarfile.open(path, "w") as tar:
         for i in range(3):
@@ -124,7 +124,7 @@ def test_damaged_manifest(make: Make, copy: Path, content: str) -> None:
     assert "manifest.json" in refusal(make, str(copy))
 
 
-def test_a_manifest_cannot_name_files_outside_its_folder(make: Make, copy: Path) -> None:
+def test_manifest_cannot_name_files_outside_its_folder(make: Make, copy: Path) -> None:
     path = copy / "manifest.json"
     path.write_text(path.read_text().replace("train-000000.tar", "../small/train-000000.tar"))
     assert "not a shard's file name" in refusal(make, str(copy))
@@ -137,18 +137,18 @@ def test_missing_splits(make: Make, built: Path, tmp_path: Path) -> None:
     assert "no train shards" in refusal(make, str(built / "small/val-*.tar"))
 
 
-def test_an_identity_in_two_splits(make: Make, tmp_path: Path) -> None:
+def test_identity_in_two_splits(make: Make, tmp_path: Path) -> None:
     for split in ("train", "val"):
         with SampleTar(tmp_path / f"{split}.tar") as tar:
             tar.add(f"{split}-a", encode(make_sample("same", split=split)))
     assert "identity same is in both" in refusal(make, str(tmp_path / "*.tar"))
 
 
-def test_a_sample_in_two_shards(make: Make, built: Path, copy: Path) -> None:
+def test_sample_in_two_shards(make: Make, built: Path, copy: Path) -> None:
     assert "the sample small-" in refusal(make, [str(built / "small"), str(copy)])
 
 
-def test_a_sample_in_the_wrong_shard(make: Make, tmp_path: Path, built: Path) -> None:
+def test_sample_of_another_split_in_a_shard(make: Make, tmp_path: Path, built: Path) -> None:
     with SampleTar(tmp_path / "mixed.tar") as tar:
         for split in ("train", "val"):
             tar.add(f"{split}-a", encode(make_sample(split, split=split)))
@@ -165,5 +165,5 @@ def test_invalid_settings(make: Make, change: dict[str, int]) -> None:
     assert next(iter(change)) in refusal(make, **change)
 
 
-def test_weightless_source(make: Make, built: Path) -> None:
+def test_source_of_zero_weight(make: Make, built: Path) -> None:
     assert "weight" in refusal(make, sources={"it": SourceConfig(str(built / "small"), 0.0)})

@@ -1,4 +1,4 @@
-"""Remote shards are fetched into a bounded cache, checked, and streamed as local ones are."""
+"""Remote shards are fetched into a bounded cache, verified, and streamed like local ones."""
 
 import functools
 import itertools
@@ -20,13 +20,13 @@ Make = Callable[..., PortraitViewsDataModule]
 
 
 class Handler(SimpleHTTPRequestHandler):
-    """Serves files without logging, and answers the status STATUS below /status/STATUS/."""
+    """Serves files without logging; manifests below /status/STATUS/ are answered with that HTTP status."""
 
     def log_message(self, format: str, *args: Any) -> None:
         """Log nothing."""
 
     def do_GET(self) -> None:
-        """The status in the path, or a file; manifests below /status/ only have the status."""
+        """Send a file or the status in the path."""
         parts = self.path.split("/")
         if parts[1] != "status":
             super().do_GET()
@@ -39,7 +39,7 @@ class Handler(SimpleHTTPRequestHandler):
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Failed transfers are tried again at once."""
+    """Retry failed transfers without waiting."""
     monkeypatch.setattr(fetching, "RETRY_SECONDS", (0.0, 0.0))
 
 
@@ -59,13 +59,13 @@ def keys(data: PortraitViewsDataModule) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_remote_folder_streams_as_a_local_one(make: Make, built: Path, server: str, workers: int) -> None:
+def test_remote_folder_streams_like_a_local_one(make: Make, built: Path, server: str, workers: int) -> None:
     local = make(sources={"it": SourceConfig(str(built / "small"))})
     remote = make(sources={"it": SourceConfig(f"{server}/small/")}, num_workers=workers)
     assert keys(remote) == keys(local)
 
 
-def test_every_way_to_name_shards(make: Make, built: Path, server: str) -> None:
+def test_all_url_syntaxes_give_the_same_stream(make: Make, built: Path, server: str) -> None:
     folder = built / "small"
     expected = keys(make(sources={"it": SourceConfig(str(folder))}, val_frames=0))
     ways: list[str | list[str]] = [
@@ -81,7 +81,7 @@ def test_every_way_to_name_shards(make: Make, built: Path, server: str) -> None:
 
 
 @pytest.mark.parametrize("status", [403, 500, 503])
-def test_only_a_missing_manifest_is_none(make: Make, server: str, status: int) -> None:
+def test_only_status_404_means_no_manifest(make: Make, server: str, status: int) -> None:
     shards = "train-00000{0..6}.tar"
     missing = make(sources={"it": SourceConfig(f"{server}/status/404/{shards}")}, val_frames=0)
     assert keys(missing) == keys(make(sources={"it": SourceConfig(f"{server}/small/{shards}")}, val_frames=0))
@@ -93,9 +93,7 @@ def test_only_a_missing_manifest_is_none(make: Make, server: str, status: int) -
 
 
 @pytest.mark.parametrize(("failures", "status"), [(2, 503), (3, 503), (1, 403)])
-def test_transfers_are_tried_again_where_the_reason_may_pass(
-    built: Path, tmp_path: Path, failures: int, status: int
-) -> None:
+def test_transient_errors_are_retried(built: Path, tmp_path: Path, failures: int, status: int) -> None:
     requests: list[str] = []
 
     class Loaded(Handler):
@@ -121,7 +119,7 @@ def test_transfers_are_tried_again_where_the_reason_may_pass(
     http.server_close()
 
 
-def test_a_transfer_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
+def test_broken_transfer_leaves_no_file(tmp_path: Path) -> None:
     class Breaking(Handler):
         def do_GET(self) -> None:
             self.send_response(200)
@@ -148,7 +146,7 @@ def test_a_transfer_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
         "http://127.0.0.1:9/a.tar",
     ],
 )
-def test_failed_transfers_are_one_line(make: Make, server: str, url: str, tmp_path: Path) -> None:
+def test_failed_transfers_are_input_errors(make: Make, server: str, url: str, tmp_path: Path) -> None:
     url = url.format(server=server)
     with pytest.raises(InputError) as error:
         make(sources={"it": SourceConfig(url)}).setup("fit")
@@ -156,7 +154,7 @@ def test_failed_transfers_are_one_line(make: Make, server: str, url: str, tmp_pa
     assert not [path for path in (tmp_path / "cache").glob("*") if path.suffix != ".lock"]
 
 
-def test_transfers_are_checked_before_they_are_kept(server: str, built: Path, tmp_path: Path) -> None:
+def test_transfers_are_verified_before_caching(server: str, built: Path, tmp_path: Path) -> None:
     cache = ShardCache(tmp_path, 10**9)
     url = f"{server}/small/train-000000.tar"
     size = (built / "small/train-000000.tar").stat().st_size
@@ -172,7 +170,7 @@ def test_transfers_are_checked_before_they_are_kept(server: str, built: Path, tm
     assert cache.local(url, size).read_bytes() == (built / "small/train-000000.tar").read_bytes()
 
 
-def test_the_cache_is_bounded(server: str, built: Path, tmp_path: Path) -> None:
+def test_cache_size_is_bounded(server: str, built: Path, tmp_path: Path) -> None:
     size = (built / "small/train-000000.tar").stat().st_size
     urls = [f"{server}/small/train-00000{i}.tar" for i in range(3)]
     cache = ShardCache(tmp_path, 2 * size)

@@ -1,4 +1,4 @@
-"""A run that is stopped and resumed trains on the same batches as one that is not, on several ranks too."""
+"""A resumed run trains on the same batches as an uninterrupted one, also on several ranks."""
 
 import itertools
 import json
@@ -18,7 +18,7 @@ Make = Callable[..., PortraitViewsDataModule]
 
 
 class Recorder(pl.LightningModule):
-    """A module of one weight, fitted to the mean of the images; records batches and losses."""
+    """A module of one weight, fitted to the mean of the images, that records batches and losses."""
 
     def __init__(self, stop_at: int = -1, log_to: str | None = None) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Recorder(pl.LightningModule):
         self.log("val/frames", batch["valid"].sum().float(), reduce_fx="sum", sync_dist=True, batch_size=1)
 
     def on_fit_end(self) -> None:
-        """Write what this rank was trained on into a file."""
+        """Write this rank's batches into a file."""
         if self.log_to is not None:
             Path(f"{self.log_to}{self.global_rank}.json").write_text(json.dumps(self.fed))
 
@@ -77,7 +77,7 @@ def fit(
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_resumed_run_trains_on_the_same_batches(make: Make, tmp_path: Path, workers: int) -> None:
+def test_resume_repeats_batches_and_losses(make: Make, tmp_path: Path, workers: int) -> None:
     straight, before, after = Recorder(), Recorder(), Recorder()
     fit(tmp_path / "a", make(num_workers=workers), straight)
     last = fit(tmp_path / "b", make(num_workers=workers), before, max_steps=3)
@@ -87,7 +87,7 @@ def test_a_resumed_run_trains_on_the_same_batches(make: Make, tmp_path: Path, wo
     assert [p for positions, _ in straight.fed for p in positions] == list(range(32))
 
 
-def test_a_run_stopped_within_a_step_repeats_its_batches(make: Make, tmp_path: Path) -> None:
+def test_run_stopped_within_a_step_repeats_its_batches(make: Make, tmp_path: Path) -> None:
     straight, before, after = Recorder(), Recorder(stop_at=7), Recorder()
     fit(tmp_path / "a", make(), straight)
     with pytest.raises(SystemExit):
@@ -97,14 +97,14 @@ def test_a_run_stopped_within_a_step_repeats_its_batches(make: Make, tmp_path: P
     assert before.losses[:6] + after.losses == straight.losses
 
 
-def test_resuming_with_another_batch_size_continues_in_the_stream(make: Make, tmp_path: Path) -> None:
+def test_resuming_with_another_batch_size_continues_the_stream(make: Make, tmp_path: Path) -> None:
     before, after = Recorder(), Recorder()
     last = fit(tmp_path, make(batch_size=2), before, max_steps=3)
     fit(tmp_path, make(batch_size=3), after, last, max_steps=5)
     assert [p for positions, _ in before.fed + after.fed for p in positions] == list(range(24))
 
 
-def test_an_epoch_of_limited_length_continues_in_the_stream(make: Make, tmp_path: Path) -> None:
+def test_limited_epochs_continue_the_stream(make: Make, tmp_path: Path) -> None:
     module = Recorder()
     fit(tmp_path, make(), module, limit_train_batches=3, max_epochs=4, max_steps=-1, val_check_interval=None)
     assert [p for positions, _ in module.fed for p in positions] == list(range(24))
@@ -116,7 +116,7 @@ def test_resuming_on_another_stream_warns(make: Make, tmp_path: Path) -> None:
         fit(tmp_path, make(seed=1), Recorder(), last, max_steps=2)
 
 
-def test_a_new_fit_starts_from_the_beginning(make: Make, tmp_path: Path) -> None:
+def test_new_fit_starts_at_position_zero(make: Make, tmp_path: Path) -> None:
     data = make()
     fit(tmp_path, data, Recorder(), max_steps=1)
     module = Recorder()
@@ -124,9 +124,8 @@ def test_a_new_fit_starts_from_the_beginning(make: Make, tmp_path: Path) -> None
     assert module.fed[0][0] == [0, 1]
 
 
-def test_two_processes_share_one_stream_and_resume_from_one(make: Make, tmp_path: Path) -> None:
-    """Real gloo ranks. One process with twice the batch is the same run: same stream, same checkpointed
-    position."""
+def test_two_processes_resume_the_stream_of_one(make: Make, tmp_path: Path) -> None:
+    """Real gloo processes; one process with twice the batch size has the same stream and position."""
     alone = Recorder()
     fit(tmp_path / "alone", make(batch_size=4, val_frames=13), alone, max_steps=4)
     last = fit(tmp_path / "first", make(batch_size=4), Recorder(), max_steps=2)

@@ -35,7 +35,7 @@ def train(data: PortraitViewsDataModule) -> Any:
     return data.train_dataloader()
 
 
-def test_batches_have_the_documented_content(make: Make) -> None:
+def test_batch_contents(make: Make) -> None:
     (batch,) = first(train(make(references=2, targets=5)), 1)
     shapes = {name: tuple(value.shape) for name, value in batch.items() if isinstance(value, torch.Tensor)}
     assert shapes == {
@@ -75,7 +75,7 @@ def test_only_drawn_views_are_decoded(make: Make, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_the_stream_does_not_depend_on_workers(make: Make, workers: int) -> None:
+def test_stream_does_not_depend_on_workers(make: Make, workers: int) -> None:
     alone, many = (first(train(make(num_workers=n)), 9) for n in (0, workers))
     assert all(map(same, alone, many))
 
@@ -94,7 +94,7 @@ def test_ranks_divide_one_stream(make: Make) -> None:
     assert all(a[0] == b[0] and torch.equal(a[1], b[1]) for a, b in zip(alone, together, strict=True))
 
 
-def test_sources_are_mixed_by_weight_and_no_frame_is_repeated_in_an_epoch(make: Make, built: Path) -> None:
+def test_sources_are_mixed_by_weight_without_repeats_in_an_epoch(make: Make, built: Path) -> None:
     data = make(
         sources={n: SourceConfig(str(built / n), w) for n, w in (("small", 1), ("large", 3))}, targets=1
     )
@@ -107,13 +107,13 @@ def test_sources_are_mixed_by_weight_and_no_frame_is_repeated_in_an_epoch(make: 
         assert own[:frames] != own[frames : 2 * frames]
 
 
-def test_the_seed_changes_the_stream(make: Make) -> None:
+def test_stream_depends_on_the_seed(make: Make) -> None:
     one, same_seed, other = (first(train(make(seed=seed)), 5) for seed in (0, 0, 1))
     assert all(map(same, one, same_seed))
     assert not any(map(same, one, other))
 
 
-def test_iterating_does_not_use_torchs_random_state(make: Make) -> None:
+def test_iterating_leaves_torchs_random_state(make: Make) -> None:
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
@@ -122,7 +122,7 @@ def test_iterating_does_not_use_torchs_random_state(make: Make) -> None:
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_validation_is_the_same_on_every_rank_count(make: Make, world_size: int) -> None:
+def test_validation_does_not_depend_on_the_number_of_ranks(make: Make, world_size: int) -> None:
     data = make(val_frames=13, batch_size=2)
     data.setup("fit")
     everything = {
@@ -152,7 +152,7 @@ def test_validation_is_the_same_on_every_rank_count(make: Make, world_size: int)
     assert len(lengths) == 1
 
 
-def test_validation_depends_on_no_seed(make: Make) -> None:
+def test_validation_does_not_depend_on_the_seed(make: Make) -> None:
     batches = []
     for seed in (0, 1):
         data = make(seed=seed)
@@ -162,7 +162,7 @@ def test_validation_depends_on_no_seed(make: Make) -> None:
     assert sum(int(batch["valid"].sum()) for batch in batches[0]) == 54
 
 
-def test_samples_for_pictures_and_the_test_split(make: Make) -> None:
+def test_samples_are_deterministic_and_test_split_loads(make: Make) -> None:
     data = make()
     data.setup("fit")
     assert len(set(data.samples(5)["key"])) == 5
@@ -172,7 +172,7 @@ def test_samples_for_pictures_and_the_test_split(make: Make) -> None:
 
 
 def damage(source: Path, out: Path, members: Iterable[str]) -> Path:
-    """A copy of a built folder without its manifest, these members filled with zeros."""
+    """Copy a built folder without its manifest, and overwrite `members` with zeros."""
     shutil.copytree(source, out)
     (out / "manifest.json").unlink()
     spans = {}
@@ -209,7 +209,7 @@ def test_damaged_samples_are_replaced_counted_and_logged(
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_too_much_damage_ends_the_run_in_one_line(
+def test_too_many_damaged_samples_are_an_input_error(
     make: Make, built: Path, tmp_path: Path, workers: int
 ) -> None:
     people = [f"small-train{i:03d}-still-{instant}" for i in range(3) for instant in (0, 1)]
@@ -221,7 +221,7 @@ def test_too_much_damage_ends_the_run_in_one_line(
     assert "\n" not in str(error.value)
 
 
-def test_damaged_validation_frames_are_not_counted_twice(make: Make, built: Path, tmp_path: Path) -> None:
+def test_damaged_validation_frames_are_not_counted(make: Make, built: Path, tmp_path: Path) -> None:
     folder = damage(built / "small", tmp_path / "bad", ["small-val000-still-0.cameras.npy"])
     data = make(sources={"small": SourceConfig(str(folder))}, max_skipped_share=0.5)
     data.setup("validate")

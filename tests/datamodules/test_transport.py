@@ -1,4 +1,4 @@
-"""Small shared memory, dead workers and workers that do not answer."""
+"""Small shared memory, killed workers and unresponsive workers."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ from datamodules.transport import to_arrays, to_tensors, worker_faults
 Make = Callable[..., PortraitViewsDataModule]
 
 
-def test_batches_through_pipes_are_the_same(
+def test_batches_through_pipes_are_equal(
     make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def first(data: PortraitViewsDataModule) -> list[dict[str, Any]]:
@@ -47,7 +47,7 @@ def test_batches_through_pipes_are_the_same(
                 assert value == twin[name]
 
 
-def test_the_room_needed_is_that_of_the_prefetched_images(make: Make) -> None:
+def test_shared_memory_estimate_counts_prefetched_images(make: Make) -> None:
     reader = ViewReader(512, references=1, targets=8, conditions=True)
     item = np.zeros((17, 3, 512, 512), np.float32)
     assert reader.bytes == item.nbytes
@@ -55,7 +55,7 @@ def test_the_room_needed_is_that_of_the_prefetched_images(make: Make) -> None:
     assert data._shared_bytes() == 2 * 7 * 2 * (4 * 3 * 16 * 16 * 4)
 
 
-def test_arrays_and_tensors_are_inverses() -> None:
+def test_to_arrays_and_to_tensors_are_inverse() -> None:
     batch = {"a": torch.arange(3.0), "b": torch.tensor([True]), "key": ["x"]}
     arrays = to_arrays(batch)
     assert isinstance(arrays["a"], np.ndarray)
@@ -66,8 +66,8 @@ def test_arrays_and_tensors_are_inverses() -> None:
     assert to_tensors(to_arrays(error)) is error
 
 
-class Dies(Dataset[Any]):
-    """A data set whose worker is killed."""
+class KilledWorker(Dataset[Any]):
+    """A dataset whose worker is killed."""
 
     def __len__(self) -> int:
         return 1
@@ -76,26 +76,26 @@ class Dies(Dataset[Any]):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-class Sleeps(Dies):
-    """A data set whose worker never answers."""
+class UnresponsiveWorker(KilledWorker):
+    """A dataset whose worker never answers."""
 
     def __getitem__(self, number: int) -> Any:
         signal.pause()
 
 
-def test_a_killed_worker_is_one_line() -> None:
+def test_killed_worker_is_an_input_error() -> None:
     message = r"^DataLoader worker .*(killed|exited unexpectedly).*lower num_workers"
     with pytest.raises(InputError, match=message):
-        list(StreamLoader(Dies(), SkipCounter(0.0), num_workers=1))  # type: ignore[arg-type]
+        list(StreamLoader(KilledWorker(), SkipCounter(0.0), num_workers=1))  # type: ignore[arg-type]
 
 
-def test_a_worker_that_does_not_answer_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unresponsive_worker_is_an_input_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "WAIT_SECONDS", 0.5)
     with pytest.raises(InputError, match=r"timed out after 0\.5 seconds.*--ckpt_path"):
-        list(StreamLoader(Sleeps(), SkipCounter(0.0), num_workers=1))  # type: ignore[arg-type]
+        list(StreamLoader(UnresponsiveWorker(), SkipCounter(0.0), num_workers=1))  # type: ignore[arg-type]
 
 
-def test_other_errors_are_not_the_workers() -> None:
+def test_other_errors_propagate() -> None:
     with pytest.raises(RuntimeError, match="a bug"), worker_faults():
         raise RuntimeError("a bug")
 
@@ -116,7 +116,7 @@ SMALL = "mount -t tmpfs -o size=1m tmpfs /dev/shm"
     subprocess.run(["unshare", "-m", "sh", "-c", SMALL], capture_output=True, check=False).returncode != 0,
     reason="no file system can be mounted here",
 )
-def test_a_small_dev_shm_does_not_hang(built: Path, tmp_path: Path) -> None:
+def test_small_dev_shm_does_not_hang(built: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-c", SCRIPT, str(built / "small"), str(tmp_path)]
     shell = ["unshare", "-m", "sh", "-c", f'{SMALL} && exec "$@"', "sh", *command]
     done = subprocess.run(shell, capture_output=True, text=True, check=True, timeout=300)

@@ -1,4 +1,4 @@
-"""A source of frames of random colours with valid cameras, which renders nothing."""
+"""A source of flat random colours with valid cameras, without rendering."""
 
 import os
 import time
@@ -25,7 +25,7 @@ def make_sample(
     source: str = "fake",
     masks: bool = False,
 ) -> Sample:
-    """A frame whose images follow from its key: flat colours, so that JPEG keeps them."""
+    """A frame whose images depend on its key only; flat colours survive JPEG almost unchanged."""
     meta = SampleMeta(source, identity, split, "still", instant, "eg3d", "CC0-1.0")
     rng = np.random.default_rng(zlib.crc32(meta.key.encode()))
     colours = rng.integers(0, 256, (2, views, 1, 1, 3), dtype=np.uint8)
@@ -37,16 +37,16 @@ def make_sample(
 
 
 class FakeSource(Source):
-    """A source of `identities` people in each split, `instants` frames each; a unit is a person.
+    """A source of `identities` people in each split with `instants` frames each; a unit is a person.
 
     Args:
-        identities: how many people each split has
-        instants: frames of each
-        views: cameras of each frame
+        identities: people per split
+        instants: frames per person
+        views: cameras per frame
         size: side of the images
-        fail_at: the unit that ends the build with an InputError, none if negative
-        name: how the source is called
-        splits: which splits it has
+        fail_at: index of the unit whose capture raises InputError; none if negative
+        name: name of the source
+        splits: splits of the source
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class FakeSource(Source):
         return [(split, person) for split in self.splits for person in range(self.settings["identities"])]
 
     def frames(self, _unit: tuple[str, int]) -> int:
-        """Frames of a person."""
+        """Frames per person."""
         return self.settings["instants"]
 
     def capture(self, unit: tuple[str, int], worker: Worker = ONLY_WORKER) -> list[Sample]:  # noqa: ARG002

@@ -29,7 +29,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_bytes_do_not_depend_on_processes(tmp_path: Path) -> None:
+def test_shard_bytes_do_not_depend_on_processes(tmp_path: Path) -> None:
     for processes in (0, 1, 2):
         build(FakeSource(), tmp_path / str(processes), processes, max_shard_mb=0.095)
     assert contents(tmp_path / "0") == contents(tmp_path / "1") == contents(tmp_path / "2")
@@ -37,7 +37,7 @@ def test_bytes_do_not_depend_on_processes(tmp_path: Path) -> None:
 
 
 class NumberedSource(FakeSource):
-    """Writes the number of the capturing worker into `folder`; each waits until all have."""
+    """Writes each worker's number into `folder`; every worker waits for the others."""
 
     def __init__(self, folder: Path, workers: int) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ def test_workers_are_numbered_and_share_gpus_and_cores(
     assert [Worker(0, count).threads() for count in (1, 3, 40)] == [16, 5, 1]
 
 
-def test_the_manifest_describes_the_shards(tmp_path: Path) -> None:
+def test_manifest_describes_the_shards(tmp_path: Path) -> None:
     built = build(FakeSource(), tmp_path / "out", 0, max_shard_mb=0.095)
     manifest = Manifest.load(tmp_path / "out")
     assert manifest == built
@@ -89,14 +89,14 @@ def test_webdataset_reads_the_shards(tmp_path: Path) -> None:
         assert {(m.mtime, m.uid, m.gid, m.uname) for m in tar} == {(0, 0, 0, "")}
 
 
-def test_refuses_to_overwrite(tmp_path: Path) -> None:
+def test_existing_folder_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with pytest.raises(InputError, match="exists already"):
         build(FakeSource(), tmp_path / "out", 0)
 
 
 @pytest.mark.parametrize("processes", [0, 2])
-def test_resumes_after_an_interruption(tmp_path: Path, processes: int) -> None:
+def test_build_resumes_to_equal_shards(tmp_path: Path, processes: int) -> None:
     out = tmp_path / "out"
     with pytest.raises(InputError, match="fell over"):
         build(FakeSource(fail_at=6), out, processes)
@@ -121,7 +121,7 @@ def test_resuming_with_other_settings_is_refused(tmp_path: Path) -> None:
 
 
 class Changed(FakeSource):
-    """A source whose samples have other values."""
+    """A source whose samples have changed values."""
 
     def __init__(self, **change: object) -> None:
         super().__init__()
@@ -141,7 +141,7 @@ class Changed(FakeSource):
         (FakeSource(instants=0), "no frame was captured"),
     ],
 )
-def test_rules_of_a_built_folder(tmp_path: Path, source: FakeSource, message: str) -> None:
+def test_invalid_captures_are_input_errors(tmp_path: Path, source: FakeSource, message: str) -> None:
     with pytest.raises(InputError, match=message):
         build(source, tmp_path / "out", 0)
     assert not (tmp_path / "out").exists()
@@ -155,12 +155,12 @@ class InAllSplits(FakeSource):
         return [make_sample("same", f"{unit[0]}{unit[1]}", unit[0])]
 
 
-def test_identities_never_cross_splits(tmp_path: Path) -> None:
+def test_identity_in_several_splits_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="identity same is in both"):
         build(InAllSplits(), tmp_path / "out", 0)
 
 
-def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_build_command_prints_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = str(tmp_path / "out")
     command.main(["fake", "--identities", "2", "--out", out, "--processes", "0"], FAKE)
     assert "train: 4 frames of 2 identities, 1 shards" in capsys.readouterr().out
@@ -198,7 +198,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
         time.sleep(0.05)
 
 
-def test_a_yaml_file_gives_the_options(tmp_path: Path) -> None:
+def test_yaml_file_gives_the_options(tmp_path: Path) -> None:
     (tmp_path / "fake.yaml").write_text(f"identities: 2\nviews: 5\nprocesses: 0\nout: {tmp_path / 'built'}\n")
     command.main(["fake", "--config", str(tmp_path / "fake.yaml"), "--instants", "1"], FAKE)
     manifest = Manifest.load(tmp_path / "built")
@@ -217,7 +217,7 @@ def test_a_yaml_file_gives_the_options(tmp_path: Path) -> None:
         ({"out": "{tmp}/file/out"}, "file is not a writable folder"),
     ],
 )
-def test_options_are_checked_before_the_source_is_asked(tmp_path: Path, options: dict, message: str) -> None:
+def test_invalid_options_are_input_errors(tmp_path: Path, options: dict, message: str) -> None:
     (tmp_path / "file").touch()
     values = {"out": "{tmp}/out", **options}
     with pytest.raises(InputError, match=message):
@@ -225,7 +225,7 @@ def test_options_are_checked_before_the_source_is_asked(tmp_path: Path, options:
 
 
 class ManyProcesses(FakeSource):
-    """A source that asks for a number of processes."""
+    """A source that asks for three processes."""
 
     @property
     def processes(self) -> int | None:
@@ -233,7 +233,7 @@ class ManyProcesses(FakeSource):
         return 3
 
 
-def test_a_plan_answers_what_the_options_leave_open(tmp_path: Path) -> None:
+def test_plan_fills_in_defaults(tmp_path: Path) -> None:
     options = BuildOptions(str(tmp_path / "out"))
     plan = plan_build(ManyProcesses(), options)
     assert (plan.processes, plan.max_skipped_share, sum(plan.frames)) == (3, 0.1, 18)
@@ -242,7 +242,7 @@ def test_a_plan_answers_what_the_options_leave_open(tmp_path: Path) -> None:
 
 
 class Photos(FakeSource):
-    """A user's photos, of which every second one cannot be read."""
+    """A source of photos, every second of which is unreadable."""
 
     inputs = "photos"
 
@@ -253,7 +253,7 @@ class Photos(FakeSource):
         return super().capture(unit, worker)
 
 
-def test_a_build_of_photos_uses_the_rest_and_names_those_that_fail(tmp_path: Path) -> None:
+def test_build_skips_and_names_failed_photos(tmp_path: Path) -> None:
     sources = {"photos": "tests.shards.test_builder.Photos"}
     with pytest.raises(IncompleteError, match=r"3 of 9 photos were left out.*train1\.jpg: no photo; val1"):
         command.main(["photos", "--out", str(tmp_path / "out"), "--processes", "0"], sources)
@@ -263,7 +263,7 @@ def test_a_build_of_photos_uses_the_rest_and_names_those_that_fail(tmp_path: Pat
 
 
 class FullDisk(FakeSource):
-    """A source in whose capture the disk fills up."""
+    """A source whose capture raises ENOSPC."""
 
     def capture(self, unit: tuple[str, int], worker: Worker = ONLY_WORKER) -> list[Sample]:  # noqa: ARG002
         """Nothing."""
@@ -271,7 +271,7 @@ class FullDisk(FakeSource):
 
 
 class NoMemory(FakeSource):
-    """A source whose capture takes more memory than there is."""
+    """A source whose capture raises MemoryError."""
 
     def capture(self, unit: tuple[str, int], worker: Worker = ONLY_WORKER) -> list[Sample]:  # noqa: ARG002
         """Nothing."""
@@ -287,7 +287,7 @@ class Killed(FakeSource):
         return []
 
 
-def test_a_full_disk_and_lack_of_memory_end_a_build_in_one_line(
+def test_full_disk_memory_errors_and_dead_workers_are_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for processes in (0, 1):
@@ -300,7 +300,7 @@ def test_a_full_disk_and_lack_of_memory_end_a_build_in_one_line(
         build(Killed(), tmp_path / "killed", 1)
 
 
-def test_help_needs_no_source(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_imports_no_source(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         command.main(["--help"], {"fake": "not.a.Module", "other": "not.a.Module"})
     assert "fake" in capsys.readouterr().out
@@ -309,7 +309,7 @@ def test_help_needs_no_source(capsys: pytest.CaptureFixture[str]) -> None:
     assert "nothing" in capsys.readouterr().err
 
 
-def test_builds_start_without_torch() -> None:
+def test_build_imports_no_torch() -> None:
     script = "import sys, shards.build, tests.shards.fake_source; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

@@ -1,4 +1,4 @@
-"""Conditions of sources that have none, by the built-in renderer."""
+"""Rendered conditions for sources that have none."""
 
 import pickle
 
@@ -18,13 +18,13 @@ SIZE = 48
 
 
 class Plain(RenderedConditions, FakeSource):
-    """A source of which only the conditions are used."""
+    """A source with conditions by the built-in renderer."""
 
     conditions = "synthetic"
 
 
 class Flat(Plain):
-    """The same with people of one colour."""
+    """The same with a renderer of flat colours."""
 
     _renderer = FlatRenderer()
 
@@ -33,7 +33,7 @@ def cameras(*yaws: float) -> np.ndarray:
     return np.stack([label_from_angles(np.radians(yaw), 0.0) for yaw in yaws])
 
 
-def test_every_view_has_somebody_of_its_own_and_the_same_again():
+def test_conditions_show_another_person_per_view_deterministically():
     views = render_conditions(FlatRenderer(), "a-b-c-0", cameras(0, 0, 0), 4)
     assert views.shape == (3, 4, 4, 3)
     assert len({view.tobytes() for view in views}) == 3
@@ -41,7 +41,7 @@ def test_every_view_has_somebody_of_its_own_and_the_same_again():
     assert (views != render_conditions(FlatRenderer(), "a-b-c-1", cameras(0, 0, 0), 4)).any()
 
 
-def test_a_sample_has_masks_if_every_view_has_one():
+def test_sample_has_masks_only_if_every_view_has():
     meta = SampleMeta("a", "b", "train", "c", "0", "eg3d", "CC0-1.0")
     images, mask = np.zeros((2, 4, 4, 3), np.uint8), np.full((4, 4), 255, np.uint8)
     sample = Flat().sample(meta, images, cameras(0, 9), ONLY_WORKER, [mask, mask])
@@ -54,14 +54,14 @@ def test_a_sample_has_masks_if_every_view_has_one():
     assert Flat().sample(meta, images, cameras(0, 9), ONLY_WORKER).masks is None
 
 
-def test_a_renderer_is_opened_by_name_where_it_is_needed():
+def test_renderer_is_opened_lazily_by_name():
     assert pickle.loads(pickle.dumps(Plain())).conditions == "synthetic"
     with pytest.raises(InputError, match="there is no such renderer"):
         check_renderer("nobody")
 
 
 @pytest.mark.slow
-def test_the_built_in_head_is_seen_by_the_targets_cameras():
+def test_conditions_are_rendered_at_the_targets_cameras():
     from generators.parametric.renderer import SyntheticHead
 
     renderer, key = Plain().renderer(), "wild-ada-photo-0"

@@ -24,7 +24,7 @@ def write(path: Path, entries: list[tuple[str, bytes]]) -> Path:
     return path
 
 
-def test_reads_what_was_written(tmp_path: Path) -> None:
+def test_shard_round_trip(tmp_path: Path) -> None:
     samples = [make_sample(instant=str(i), views=9 + i, masks=i == 1) for i in range(3)]
     with SampleTar(tmp_path / "a.tar") as tar:
         for sample in samples:
@@ -36,7 +36,7 @@ def test_reads_what_was_written(tmp_path: Path) -> None:
         assert reader.read(tmp_path / "a.tar", index.members(i)) == encode(sample)
 
 
-def test_keys_are_webdatasets(tmp_path: Path) -> None:
+def test_keys_follow_webdataset(tmp_path: Path) -> None:
     long = "very-" * 30 + "long"
     entries = [
         ("dir.d/a.x.jpg", b"1"),
@@ -52,7 +52,7 @@ def test_keys_are_webdatasets(tmp_path: Path) -> None:
     assert ShardReader().read(tmp_path / "a.tar", members) == {"x.jpg": b"1", "y": b"22"}
 
 
-def test_links_devices_and_folders_are_no_members(tmp_path: Path) -> None:
+def test_links_devices_and_folders_are_ignored(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE):
             member = tarfile.TarInfo(f"a.{kind.decode()}")
@@ -66,7 +66,7 @@ def test_links_devices_and_folders_are_no_members(tmp_path: Path) -> None:
     ("names", "message"),
     [(["a.x", "b.x", "a.y"], "twice or in pieces"), (["a.x", "a.X"], "a member twice")],
 )
-def test_ambiguous_samples(tmp_path: Path, names: list[str], message: str) -> None:
+def test_ambiguous_samples_are_refused(tmp_path: Path, names: list[str], message: str) -> None:
     path = write(tmp_path / "a.tar", [(name, b"") for name in names])
     with pytest.raises(InputError, match=message):
         ShardIndex.scan(path)
@@ -79,7 +79,7 @@ def test_compressed_tars_are_refused(tmp_path: Path) -> None:
         ShardIndex.scan(tmp_path / "a.tar")
 
 
-def test_the_size_of_members_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_member_size_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "a.tar", [("a.x", b"12345")])
     members = ShardIndex.scan(path).members(0)
     monkeypatch.setattr(reading, "MAX_MEMBER_BYTES", 4)
@@ -89,7 +89,7 @@ def test_the_size_of_members_is_bounded(tmp_path: Path, monkeypatch: pytest.Monk
         ShardReader().read(path, members, ["y"])
 
 
-def test_few_files_stay_open_and_none_are_pickled(tmp_path: Path) -> None:
+def test_open_files_are_limited_and_not_pickled(tmp_path: Path) -> None:
     paths = [write(tmp_path / f"{i}.tar", [("a.x", bytes([i]))]) for i in range(5)]
     members = ShardIndex.scan(paths[0]).members(0)
     reader = ShardReader(max_open=2)
@@ -102,7 +102,7 @@ def test_few_files_stay_open_and_none_are_pickled(tmp_path: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) <= before + 1
 
 
-def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
+def test_failed_write_leaves_no_file(tmp_path: Path) -> None:
     def fail() -> None:
         with SampleTar(tmp_path / "a.tar") as tar:
             tar.add("a", {"x": b"1"})

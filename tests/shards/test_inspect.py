@@ -20,7 +20,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
-def test_counts_and_sheet(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect_prints_counts_and_draws_a_sheet(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     sheet = tmp_path / "sheet.png"
     main([str(folder), "--sheet", str(sheet), "--sheet_frames", "3"])
     printed = capsys.readouterr().out
@@ -32,7 +34,7 @@ def test_counts_and_sheet(folder: Path, tmp_path: Path, capsys: pytest.CaptureFi
         assert image.width > 8 * 128
 
 
-def test_shards_without_a_manifest(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect_works_without_a_manifest(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "manifest.json").unlink()
     main([str(folder / "val-*.tar")])
     assert capsys.readouterr().out.splitlines() == [
@@ -40,7 +42,7 @@ def test_shards_without_a_manifest(folder: Path, capsys: pytest.CaptureFixture[s
     ]
 
 
-def test_checksums(folder: Path) -> None:
+def test_inspect_finds_damaged_and_missing_shards(folder: Path) -> None:
     with (folder / "val-000001.tar").open("r+b") as file:
         file.seek(5000)
         file.write(b"\0\1\2")
@@ -71,7 +73,7 @@ def test_samples_of_few_views_are_side_by_side() -> None:
     assert sample_sheet([make_sample(views=3)] * 3, 8, 16).width == MARGIN + 2 * 3 * (16 + MARGIN)
 
 
-def test_commands_end_in_one_line(tmp_path: Path) -> None:
+def test_inspect_of_a_missing_folder_is_one_line(tmp_path: Path) -> None:
     arguments = [sys.executable, "-m", "shards.inspect", str(tmp_path / "nothing")]
     done = subprocess.run(arguments, capture_output=True, text=True, check=False)
     assert done.returncode == 2

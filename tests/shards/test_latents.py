@@ -1,4 +1,4 @@
-"""Latents in shards: what a cached sample holds, and whose it is."""
+"""Latents in shards: encoding, caching, and the fingerprint of their VAE."""
 
 import io
 import shutil
@@ -25,7 +25,7 @@ from tests.shards.fake_source import FakeSource
 
 
 def toy_vae(seed: int = 0) -> AutoencoderKL:
-    """A VAE that scales by two."""
+    """A VAE that downsamples by 2."""
     torch.manual_seed(seed)
     blocks = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
     return AutoencoderKL(block_out_channels=[8, 8], norm_num_groups=4, **blocks).eval()
@@ -52,7 +52,7 @@ def latents() -> Latents:
     return Latents("0123456789abcdef", views, mirrored)
 
 
-def test_latents_survive_and_are_the_same_bytes(latents: Latents):
+def test_latents_round_trip_deterministically(latents: Latents):
     data = encode_latents(latents)
     assert data == encode_latents(latents)
     found = decode_latents(data, 3)
@@ -72,7 +72,7 @@ def zipped(compression: int = zipfile.ZIP_STORED, **arrays: np.ndarray) -> bytes
     return file.getvalue()
 
 
-def test_anything_else_is_a_damaged_sample(latents: Latents):
+def test_invalid_latents_are_sample_errors(latents: Latents):
     good = encode_latents(latents)
     name = np.frombuffer(b"0123456789abcdef", np.uint8)
     bomb = np.zeros((3, 8, 512, 512), np.float16)
@@ -96,7 +96,7 @@ def test_anything_else_is_a_damaged_sample(latents: Latents):
         decode_latents(good, 4)
 
 
-def test_the_fingerprint_tells_encoders_apart_and_not_precisions(vae: AutoencoderKL):
+def test_vae_fingerprint_depends_on_the_encoder_only(vae: AutoencoderKL):
     name = vae_fingerprint(vae)
     assert name == vae_fingerprint(toy_vae().half())
     assert name != vae_fingerprint(toy_vae(1))
@@ -106,7 +106,7 @@ def test_the_fingerprint_tells_encoders_apart_and_not_precisions(vae: Autoencode
     assert name == vae_fingerprint(other)
 
 
-def test_cached_shards_hold_the_vae_s_moments(vae: AutoencoderKL, folders: tuple[Path, Path]):
+def test_cached_shards_hold_the_vaes_moments(vae: AutoencoderKL, folders: tuple[Path, Path]):
     plain, cached = folders
     assert Manifest.load(cached).latents_of == vae_fingerprint(vae)
     for before, after in zip(Manifest.load(plain).shards, Manifest.load(cached).shards, strict=True):
@@ -120,7 +120,7 @@ def test_cached_shards_hold_the_vae_s_moments(vae: AutoencoderKL, folders: tuple
             assert found.views.shape == (4, 8, 8, 8)
 
 
-def test_an_interrupted_run_goes_on(vae: AutoencoderKL, folders: tuple[Path, Path], tmp_path: Path):
+def test_interrupted_caching_resumes(vae: AutoencoderKL, folders: tuple[Path, Path], tmp_path: Path):
     plain, cached = folders
     copy, out = tmp_path / "copy", tmp_path / "again"
     shutil.copytree(plain, copy)
@@ -135,7 +135,7 @@ def test_an_interrupted_run_goes_on(vae: AutoencoderKL, folders: tuple[Path, Pat
     assert (out / first).stat().st_mtime_ns == stamp
 
 
-def test_an_interrupted_run_does_not_go_on_with_other_images(
+def test_caching_does_not_resume_with_other_images(
     vae: AutoencoderKL, folders: tuple[Path, Path], tmp_path: Path
 ):
     plain, _ = folders
@@ -151,7 +151,7 @@ def test_an_interrupted_run_does_not_go_on_with_other_images(
     assert not out.exists()
 
 
-def test_mistakes_end_in_one_line(folders: tuple[Path, Path], vae: AutoencoderKL, tmp_path: Path):
+def test_invalid_arguments_are_input_errors(folders: tuple[Path, Path], vae: AutoencoderKL, tmp_path: Path):
     plain, cached = folders
     with pytest.raises(InputError, match="exists already"):
         cache(plain, cached, vae)

@@ -1,4 +1,4 @@
-"""What is not a manifest is refused in one line that names the file and the field."""
+"""Manifests: round trip, and errors that name the file and the field."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ VALUES: dict[str, Any] = {
 }
 
 
-def test_a_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_manifest_round_trip(tmp_path: Path) -> None:
     manifest = Manifest.parse(json.dumps(VALUES).encode(), "manifest.json")
     assert manifest.views == (9, 12)
     assert manifest.shards == [ShardRecord(**SHARD)]
@@ -59,7 +59,7 @@ def test_a_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
         ({"more": 1}, "more: "),
     ],
 )
-def test_other_types_and_ranges_are_refused(changes: dict[str, Any], message: str) -> None:
+def test_invalid_values_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=rf"^here.*{message}") as error:
         Manifest.parse(json.dumps({**VALUES, **changes}).encode(), "here")
     assert "\n" not in str(error.value)
@@ -69,6 +69,6 @@ def test_other_types_and_ranges_are_refused(changes: dict[str, Any], message: st
 @pytest.mark.parametrize(
     "content", [b"", b"[" * 100_000, b"\xff\xfe", b"null", b"[]", b'{"schema_version": 1}', b"<html>"]
 )
-def test_what_is_no_manifest_is_refused(content: bytes) -> None:
+def test_other_documents_are_refused(content: bytes) -> None:
     with pytest.raises(InputError, match=r"^here"):
         Manifest.parse(content, "here")

@@ -9,7 +9,7 @@ from shards.schema import SampleError, SampleMeta, decode, encode
 from tests.shards.fake_source import make_sample
 
 
-def test_round_trip() -> None:
+def test_sample_round_trip() -> None:
     sample = make_sample(masks=True)
     back = decode(encode(sample))
     assert back.meta == sample.meta
@@ -24,7 +24,7 @@ def test_encoding_is_deterministic() -> None:
     assert encode(make_sample()) == encode(make_sample())
 
 
-def test_decodes_chosen_views_in_order_and_nothing_else() -> None:
+def test_decode_reads_only_the_chosen_views() -> None:
     sample = make_sample()
     members = {name: data for name, data in encode(sample).items() if name not in ("view_00.jpg",)}
     members["view_00.jpg"] = b"not an image, not chosen"
@@ -76,34 +76,34 @@ VIEW = encode(make_sample())["view_00.jpg"]
         ({"meta.json": b" " * (schema.MAX_META_BYTES + 1)}, "bytes"),
     ],
 )
-def test_damage_is_named(change: dict[str, bytes | None], message: str) -> None:
+def test_damaged_members_are_named(change: dict[str, bytes | None], message: str) -> None:
     with pytest.raises(SampleError, match=message):
         decode(damaged(change), size=16)
 
 
-def test_a_header_of_a_huge_array_allocates_nothing() -> None:
+def test_npy_header_of_a_huge_array_allocates_nothing() -> None:
     header = npy(np.zeros((12, 25), np.float32))[:128].replace(b"(12, 25), }        ", b"(900000000000, 25)}")
     with pytest.raises(SampleError, match="npy"):
         decode(damaged({"cameras.npy": header}))
 
 
-def test_an_unknown_version_is_an_input_error() -> None:
+def test_unknown_schema_version_is_an_input_error() -> None:
     with pytest.raises(InputError, match="schema version 2"):
         decode(damaged({"meta.json": meta(schema_version=2)}))
 
 
 @pytest.mark.parametrize("identity", ["a.b", "a/b", "", "-a", "a b", "x" * 80])
-def test_names_that_cannot_be_keys(identity: str) -> None:
+def test_invalid_identity_names_are_refused(identity: str) -> None:
     with pytest.raises(InputError):
         SampleMeta("fake", identity, "train", "still", "0", "eg3d", "CC0-1.0")
 
 
-def test_split_must_be_known() -> None:
+def test_unknown_split_is_refused() -> None:
     with pytest.raises(InputError, match="validation"):
         make_sample(split="validation")
 
 
-def test_disagreeing_shapes() -> None:
+def test_mismatched_shapes_are_refused() -> None:
     sample = make_sample()
     with pytest.raises(InputError, match="11 cameras for 12 views"):
         schema.Sample(sample.meta, sample.views, sample.conditions, sample.cameras[:-1])
@@ -111,7 +111,7 @@ def test_disagreeing_shapes() -> None:
         schema.Sample(sample.meta, sample.views, sample.conditions[:, :8], sample.cameras)
 
 
-def test_latents_are_carried_undecoded() -> None:
+def test_latents_are_passed_through_undecoded() -> None:
     sample = make_sample()
     with_latents = schema.Sample(
         sample.meta, sample.views, sample.conditions, sample.cameras, latents=b"opaque"
