@@ -1,8 +1,8 @@
-"""A studio like NeRSemble's: sixteen cameras around a head, written to disk in each of its layouts.
+"""A capture studio like NeRSemble's: 16 cameras around a head, written to disk in each of its layouts.
 
-The head stands off the world's origin and is turned; the world is in metres; cameras are OpenCV's, portrait
-format, at a fraction of the real resolution. What the cameras see is either five dots where the landmarks
-are, or a rendered head.
+The head is translated and rotated from the world's origin; the world is in metres; cameras are OpenCV's, in
+portrait format, at a fraction of the real resolution. Images show five dots at the landmarks, or a rendered
+head.
 """
 
 import json
@@ -44,7 +44,7 @@ HEAD = HeadFrame(
 
 @dataclass(frozen=True)
 class Studio:
-    """The cameras and the head; `behind` cameras of the sixteen stand behind the head."""
+    """The head and the 16 cameras, `behind` of which are behind the head."""
 
     head: HeadFrame = HEAD
     behind: int = 2
@@ -74,22 +74,23 @@ class Studio:
         return cameras
 
     def scaled(self, serial: str) -> PinholeCamera:
-        """A camera at the resolution of its pictures."""
+        """A camera at the images' resolution."""
         return self.cameras[serial].at(WIDTH, HEIGHT)
 
     def pictures(self, paint: Painter) -> dict[str, NDArray[np.uint8]]:
-        """What every camera sees (HEIGHT, WIDTH, 3)."""
+        """The image (HEIGHT, WIDTH, 3) of every camera."""
         return {serial: paint(self, serial) for serial in self.cameras}
 
     def calibration(self, own_intrinsics: bool = False) -> dict[str, object]:
-        """camera_params.json; with intrinsics for each camera, at the pictures' resolution, if asked for."""
+        """The contents of camera_params.json, optionally with intrinsics per camera at the images'
+        resolution."""
         poses = {serial: camera.world_to_camera.tolist() for serial, camera in self.cameras.items()}
         own = {serial: self.scaled(serial).intrinsics.tolist() for serial in self.cameras}
         return {"world_2_cam": poses, "intrinsics": own if own_intrinsics else FULL_INTRINSICS.tolist()}
 
 
 def paint_dots(studio: Studio, serial: str) -> NDArray[np.uint8]:
-    """A dark picture with a dot at each landmark, if the camera is not behind the head."""
+    """A dark image with a dot at each landmark, unless the camera is behind the head."""
     rows, columns = np.indices((HEIGHT, WIDTH))
     picture = np.stack([40 + rows // 8, 50 + columns // 8, 60 + rows // 16], axis=-1).astype(np.uint8)
     camera = studio.scaled(serial)
@@ -103,21 +104,21 @@ def paint_dots(studio: Studio, serial: str) -> NDArray[np.uint8]:
 
 
 def at_instant(picture: NDArray[np.uint8], instant: int) -> NDArray[np.uint8]:
-    """A picture as it is at an instant: its last rows tell which."""
+    """The image at an instant, which the grey level of its last rows encodes."""
     marked = picture.copy()
     marked[-16:] = 30 * instant + 20
     return marked
 
 
 def matte(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Everything but a margin of the sides is foreground."""
+    """A mask with everything but a margin at the sides as foreground."""
     mask = np.zeros(picture.shape[:2], np.uint8)
     mask[:, 30:-30] = 255
     return mask
 
 
 def write_video(path: Path, frames: list[NDArray[np.uint8]]) -> None:
-    """RGB or grey frames as MP4."""
+    """Write RGB or grey frames as an MP4."""
     path.parent.mkdir(parents=True, exist_ok=True)
     height, width = frames[0].shape[:2]
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 73.0, (width, height))
@@ -129,8 +130,7 @@ def write_video(path: Path, frames: list[NDArray[np.uint8]]) -> None:
 
 
 def with_index_first(video: bytes) -> bytes:
-    """An MP4 with its index before its frames, as videos for streaming are: it opens even when it is cut
-    off."""
+    """An MP4 with its index before its frames, as for streaming: it opens even if truncated."""
     boxes, place = {}, 0
     while place < len(video):
         length, kind = struct.unpack_from(">I4s", video, place)
@@ -145,13 +145,13 @@ def with_index_first(video: bytes) -> bytes:
 
 
 def write_json(path: Path, values: object) -> None:
-    """JSON, with its folder."""
+    """Write JSON, creating the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(values))
 
 
 def write_image(path: Path, image: NDArray[np.uint8]) -> None:
-    """An image, with its folder."""
+    """Write an image, creating the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(image).save(path, **({"quality": 98, "subsampling": 0} if path.suffix == ".jpg" else {}))
 
@@ -163,13 +163,13 @@ def _videos(folder: Path, pictures: Pictures, masks: bool = False) -> None:
 
 
 def write_v2(root: Path, person: str, sequence: str, studio: Studio, pictures: Pictures) -> None:
-    """The second release."""
+    """Write the layout of the second release."""
     _videos(root / person / "sequences" / sequence / "images", pictures)
     write_json(root / person / "calibration" / "camera_params.json", studio.calibration())
 
 
 def write_benchmark(root: Path, person: str, sequence: str, studio: Studio, pictures: Pictures) -> None:
-    """The benchmark's novel view part: intrinsics for each camera, with mattes."""
+    """Write the layout of the benchmark's novel-view part: intrinsics per camera, with mattes."""
     folder = root / "nvs" / person
     _videos(folder / "sequences" / sequence / "images", pictures)
     _videos(folder / "sequences" / sequence / "alpha_maps", pictures, masks=True)
@@ -177,13 +177,13 @@ def write_benchmark(root: Path, person: str, sequence: str, studio: Studio, pict
 
 
 def write_v1(root: Path, person: str, sequence: str, studio: Studio, pictures: Pictures) -> None:
-    """The first release's archives, unpacked side by side."""
+    """Write the layout of the first release's archives, unpacked side by side."""
     _videos(root / f"sequence_{sequence}_part-3" / person / sequence, pictures)
     write_json(root / "camera_params" / person / "camera_params.json", studio.calibration())
 
 
 def write_paper(root: Path, person: str, sequence: str, studio: Studio, pictures: Pictures) -> None:
-    """The paper's release: a folder a frame."""
+    """Write the layout of the paper's release: a folder per frame."""
     for t in range(FRAMES):
         moment = root / person / "sequences" / sequence / f"frame_{t:05d}"
         for serial, picture in pictures.items():
@@ -193,7 +193,7 @@ def write_paper(root: Path, person: str, sequence: str, studio: Studio, pictures
 
 
 def write_vhap(root: Path, person: str, sequence: str, studio: Studio, pictures: Pictures) -> None:
-    """As VHAP extracts it."""
+    """Write the layout that VHAP extracts."""
     folder = root / person / "sequences" / sequence
     for t in range(FRAMES):
         for serial, picture in pictures.items():

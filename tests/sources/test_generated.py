@@ -1,4 +1,4 @@
-"""People of a generator as training data, at toy width."""
+"""A generator's people as a data source, at toy width."""
 
 import hashlib
 import pickle
@@ -22,7 +22,7 @@ from shards.schema import Sample
 from shards.skips import Skip
 from shards.sources.generated import EG3DGenerator, PanoHeadGenerator
 from tests.faces import FlatRenderer
-from tests.generators.test_generated import Blind
+from tests.generators.test_generated import NoFaceDetector
 from tests.generators.toy_generators import toy_generator
 from tests.shards.fake_source import FakeSource
 
@@ -38,7 +38,7 @@ class FlatPanoHead(PanoHeadGenerator):
 
 
 class FlatConditions(RenderedConditions, FakeSource):
-    """A source of which only the conditions are used."""
+    """A source with rendered conditions."""
 
     def __init__(self, conditions):
         self.conditions = conditions
@@ -55,7 +55,7 @@ def frames(source):
     return [sample for unit in source.units() for sample in source.capture(unit)]
 
 
-def test_frames_have_all_views_and_are_deterministic(source):
+def test_frames_are_deterministic_with_all_views(source):
     assert pickle.loads(pickle.dumps(source)).settings == source.settings
     first, again = frames(source), frames(source)
     assert len({sample.key for sample in first}) == 5
@@ -66,8 +66,8 @@ def test_frames_have_all_views_and_are_deterministic(source):
     assert (first[0].views != first[1].views).any()
 
 
-def test_a_person_does_not_depend_on_the_batch(source):
-    """Up to the last bit: sums over a batch may be computed in another order."""
+def test_person_does_not_depend_on_the_batch(source):
+    """Up to one grey level: sums over a batch may be rounded differently."""
     others = type(source)(source.options.folder, **{**TINY, "batch": 5})
     ours, theirs = ({sample.key: sample for sample in frames(s)} for s in (source, others))
     for key, sample in ours.items():
@@ -75,7 +75,7 @@ def test_a_person_does_not_depend_on_the_batch(source):
         np.testing.assert_array_equal(sample.cameras, theirs[key].cameras)
 
 
-def test_cameras_cover_the_whole_range(source):
+def test_cameras_cover_the_yaw_range_evenly(source):
     wide = type(source)(source.options.folder, **{**TINY, "views": 41, "max_yaw": 180.0})
     yaw, pitch = np.degrees(angles(wide.cameras(3))).T
     assert abs(yaw[0]) <= 20
@@ -104,17 +104,17 @@ def test_angles_outside_the_training_range_give_a_warning(source, caplog):
     assert "--max_yaw 150 --max_pitch 65 reach outside the range of its training images" in caplog.text
 
 
-def test_people_whose_head_is_not_found_are_skipped_by_name(tmp_path):
+def test_people_without_a_detected_head_are_skipped(tmp_path):
     save_generator(toy_generator("panohead"), tmp_path / "gan", "toy")
     source = FlatPanoHead(str(tmp_path / "gan"), **{**TINY, "frame": "each"})
-    source.head().__dict__["_detector"] = Blind()
+    source.head().__dict__["_detector"] = NoFaceDetector()
     results = source.capture(source.units()[0])
     assert [type(result) for result in results] == [Skip, Skip]
     assert "too few views see the face" in results[0].reason
 
 
-def test_cameras_are_moved_to_the_frame_of_the_head(tmp_path, monkeypatch):
-    """Rendering uses the frame measured on each person; labels stay in EG3D's frame."""
+def test_rendering_uses_the_measured_head_frame(tmp_path, monkeypatch):
+    """Rendering uses the frame measured on each person; labels are in EG3D's frame."""
     save_generator(toy_generator("panohead"), tmp_path / "gan", "toy")
     source = FlatPanoHead(str(tmp_path / "gan"), **{**TINY, "frame": "each"})
     moved = HeadFrame(1.1, np.eye(3), np.array([0.0, 0.01, 0.2]))
@@ -142,8 +142,8 @@ def shard_digests(folder):
 
 
 @pytest.mark.slow
-def test_a_killed_build_is_resumed_to_the_same_bytes(tmp_path):
-    """Processes are spawned, each with a generator of its own; finished units are kept."""
+def test_killed_build_resumes_to_equal_shards(tmp_path):
+    """Spawned processes have their own generators; finished units are kept."""
     save_generator(toy_generator("panohead"), tmp_path / "gan", "toy")
     settings = {**TINY, "identities": 30, "batch": 1}
     build(FlatPanoHead(str(tmp_path / "gan"), **settings), tmp_path / "one", processes=0)
@@ -162,7 +162,7 @@ def test_a_killed_build_is_resumed_to_the_same_bytes(tmp_path):
     assert shard_digests(tmp_path / "one") == shard_digests(tmp_path / "two")
 
 
-def test_the_command_builds_shards_and_resumes_to_the_same_bytes(tmp_path, monkeypatch):
+def test_build_command_resumes_to_equal_shards(tmp_path, monkeypatch):
     monkeypatch.setattr("shards.conditions.open_renderer", lambda *_: FlatRenderer())
     save_generator(toy_generator("panohead"), tmp_path / "gan", "toy")
     options = ["panohead", "--generator", str(tmp_path / "gan"), "--identities", "4", "--views", "2"]
@@ -189,7 +189,7 @@ def test_the_command_builds_shards_and_resumes_to_the_same_bytes(tmp_path, monke
     assert Manifest.load(tmp_path / "a").source == "panohead"
 
 
-def test_a_file_of_options_makes_a_source_and_a_broken_one_is_refused(tmp_path, monkeypatch, capsys):
+def test_options_are_read_from_yaml(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("shards.conditions.open_renderer", lambda *_: FlatRenderer())
     save_generator(toy_generator("panohead"), tmp_path / "gan", "toy")
     config = tmp_path / "panohead.yaml"
@@ -218,13 +218,13 @@ def test_a_file_of_options_makes_a_source_and_a_broken_one_is_refused(tmp_path, 
         ({"device": "gpu"}, "--device gpu: this machine has"),
     ],
 )
-def test_wrong_settings_are_refused_in_one_line(settings, message, tmp_path):
+def test_invalid_settings_are_input_errors(settings, message, tmp_path):
     save_generator(toy_generator("eg3d"), tmp_path / "gan", "toy")
     with pytest.raises(InputError, match=message):
         EG3DGenerator(str(tmp_path / "gan"), **settings)
 
 
-def test_a_generator_of_the_other_kind_is_refused(tmp_path):
+def test_generator_of_the_other_kind_is_refused(tmp_path):
     save_generator(toy_generator("eg3d"), tmp_path / "gan", "toy")
     with pytest.raises(InputError, match="the generator in that folder is eg3d"):
         PanoHeadGenerator(str(tmp_path / "gan"))

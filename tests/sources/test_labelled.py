@@ -1,4 +1,4 @@
-"""Folders of labelled images: EG3D's as they are, PanoHead's turned to EG3D's pivot."""
+"""Folders of labelled images: EG3D's unchanged, PanoHead's converted to EG3D's pivot."""
 
 import json
 from pathlib import Path
@@ -19,18 +19,18 @@ from shards.sources.names import key_name
 from tests.faces import DOTS, DotDetector, FlatRenderer, find_dots
 
 SIDE, SIZE, VIEWS = 192, 96, 10
-SHIFT = np.array([0.02, -0.03, -0.18])  # PanoHead's head stands about the origin: its frame is another
+SHIFT = np.array([0.02, -0.03, -0.18])  # PanoHead's heads are centred on the origin
 
 
 class DotFolder(LabelledFolder):
-    """PanoHead's folder with dots for faces."""
+    """A labelled folder whose faces are dots."""
 
     _detector = DotDetector()
     _renderer = FlatRenderer()
 
 
 def paint(label: np.ndarray, points: np.ndarray, side: int = SIDE) -> np.ndarray:
-    """An image with dots at world points."""
+    """An image with dots at world points (5, 3)."""
     image = np.full((side, side, 3), 60, np.uint8)
     for (x, y), colour in zip(project(points, label) * side - 0.5, DOTS, strict=True):
         cv2.circle(image, (round(x * 16), round(y * 16)), side // 4, colour, -1, cv2.LINE_AA, shift=4)
@@ -38,14 +38,14 @@ def paint(label: np.ndarray, points: np.ndarray, side: int = SIDE) -> np.ndarray
 
 
 def panohead_labels() -> list[np.ndarray]:
-    """Cameras on PanoHead's sphere, which look at the origin."""
+    """Cameras on PanoHead's sphere, looking at the origin."""
     yaws = np.linspace(-0.9, 0.9, VIEWS)
     return [label_from_angles(yaw, 0.1 * np.cos(5 * yaw), pivot=(0.0, 0.0, 0.0)) for yaw in yaws]
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two identities, labels as strings in dataset.json, a mask folder."""
+    """A folder of two identities, with labels as strings in dataset.json and masks."""
     labels = []
     for seed in ("seed0001", "seed0002"):
         for view, label in enumerate(panohead_labels()):
@@ -68,7 +68,7 @@ def capture(root: Path, **change: Any) -> tuple[list[Sample], list[Skip]]:
     return [r for r in results if isinstance(r, Sample)], [r for r in results if isinstance(r, Skip)]
 
 
-def test_panohead_cameras_are_turned_to_the_shared_pivot(folder: Path):
+def test_panohead_cameras_are_converted_to_eg3ds_pivot(folder: Path):
     samples, skips = capture(folder)
     assert skips == []
     assert [sample.meta.identity for sample in samples] == ["seed0001", "seed0002"]
@@ -84,7 +84,7 @@ def test_panohead_cameras_are_turned_to_the_shared_pivot(folder: Path):
 
 def test_panohead_crops_become_eg3d_crops(tmp_path: Path):
     side, smaller, higher = 563, 233.3 / 264, np.array([0.0, 0.03, -0.15])
-    points = smaller * STANDARD_LANDMARKS + higher  # a tenth more above, a twentieth more beside the head
+    points = smaller * STANDARD_LANDMARKS + higher  # PanoHead's wider crops: 10% more above, 5% at the sides
     for view, label in enumerate(panohead_labels()[::2]):
         Image.fromarray(paint(label, points, side)).save(tmp_path / f"crop_{view}.png")
         np.save(tmp_path / f"crop_{view}.npy", label)
@@ -95,12 +95,12 @@ def test_panohead_crops_become_eg3d_crops(tmp_path: Path):
         assert np.abs(found - project(STANDARD_LANDMARKS, camera)).max() < 0.01
 
 
-def test_single_photos_are_refused_with_the_source_to_use(folder: Path):
+def test_single_photos_are_refused_naming_the_wild_source(folder: Path):
     with pytest.raises(InputError, match=r"no identity has --min_views 11 images, at most 10.*build wild"):
         capture(folder, min_views=11)
 
 
-def test_eg3d_folders_are_not_changed(folder: Path):
+def test_eg3d_images_and_cameras_are_unchanged(folder: Path):
     samples, _ = capture(folder, convention="eg3d")
     np.testing.assert_allclose(samples[0].cameras, np.stack(panohead_labels()), atol=1e-6)
     small = Image.open(folder / "seed0001_00.png").resize((SIZE, SIZE), Image.Resampling.LANCZOS)
@@ -108,7 +108,7 @@ def test_eg3d_folders_are_not_changed(folder: Path):
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".json"])
-def test_labels_beside_the_images_and_identities_by_folder(tmp_path: Path, suffix: str):
+def test_labels_beside_images_and_identities_by_folder(tmp_path: Path, suffix: str):
     for person in ("ada", "björk 2"):
         (tmp_path / person).mkdir()
         for view, label in enumerate(panohead_labels()):
@@ -127,7 +127,7 @@ def test_labels_beside_the_images_and_identities_by_folder(tmp_path: Path, suffi
 
 
 @pytest.mark.parametrize("convention", ["eg3d", "panohead"])
-def test_inexact_rotations_are_used(folder: Path, convention: str):
+def test_inexact_rotations_are_accepted(folder: Path, convention: str):
     straight, _ = capture(folder, convention=convention)
     values = json.loads((folder / "dataset.json").read_text())
     for entry in values["labels"]:
@@ -184,7 +184,7 @@ def test_pickled_labels_are_refused(tmp_path: Path):
     assert "cannot be read as an array" in skips[0].reason
 
 
-def test_a_folder_without_labels_is_refused(tmp_path: Path):
+def test_folder_without_labels_is_refused(tmp_path: Path):
     Image.new("RGB", (SIDE, SIDE)).save(tmp_path / "a.png")
     with pytest.raises(InputError, match=r"no dataset\.json, and no image with a"):
         LabelledFolder(str(tmp_path))

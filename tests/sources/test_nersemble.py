@@ -98,7 +98,7 @@ def fresh(tmp_path: Path, studio: Studio, pictures: stage.Pictures) -> Callable[
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_layout_is_detected(roots: dict[str, Path], layout: str, caplog: pytest.LogCaptureFixture):
+def test_layouts_are_detected(roots: dict[str, Path], layout: str, caplog: pytest.LogCaptureFixture):
     with caplog.at_level(logging.INFO):
         source = capture(roots[layout])
     assert source.layout == layout
@@ -108,7 +108,7 @@ def test_every_layout_is_detected(roots: dict[str, Path], layout: str, caplog: p
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_labels_project_landmarks_to_where_they_are(captured: dict, layout: str):
+def test_labels_project_landmarks_to_their_pixels(captured: dict, layout: str):
     samples, skips = captured[layout]
     assert skips == []
     assert len(samples) == 2
@@ -132,7 +132,7 @@ def test_cameras_behind_the_head_are_kept(captured: dict, studio: Studio, layout
     assert np.linalg.norm(positions - truth, axis=1).max() < 0.05
 
 
-def test_the_same_frame_is_the_same_sample_in_every_layout(captured: dict):
+def test_layouts_give_equal_samples(captured: dict):
     by_layout = [{s.key: s for s in samples} for samples, _ in captured.values()]
     assert len({tuple(sorted(samples)) for samples in by_layout}) == 1
     for key, first in by_layout[0].items():
@@ -167,7 +167,7 @@ def test_mattes_become_masks_and_remove_the_background(roots: dict[str, Path], c
 
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
-def test_colour_corrections_are_inverted(
+def test_colour_corrections_are_applied(
     tmp_path: Path, studio: Studio, pictures: stage.Pictures, captured: dict, version: str
 ):
     from shards.sources.nersemble.colour import to_linear, to_srgb
@@ -200,7 +200,7 @@ def test_colour_corrections_are_inverted(
     assert off[1] > 5
 
 
-def test_benchmark_participants_are_never_trained_on():
+def test_benchmark_participants_are_in_the_test_split():
     assert {"388", "477", "017", "372", "240", "018"} <= HELD_OUT
     splits = {f"{number:03d}": split_of(f"{number:03d}", Shares(0.1, 0.2)) for number in range(500)}
     assert {splits[person] for person in HELD_OUT} == {"test"}
@@ -223,7 +223,7 @@ def test_frames_are_spread_over_participants_sequences_and_time():
     assert few != pick_frames(takes, {"train": 10}, Shares(0, 0), seed=4)
 
 
-def test_a_participant_without_calibration_is_skipped_and_reported(fresh: Callable[..., Path]):
+def test_participant_without_calibration_is_skipped_and_reported(fresh: Callable[..., Path]):
     root = fresh("007")
     fresh("009")
     (root / "007" / "calibration" / "camera_params.json").unlink()
@@ -243,7 +243,7 @@ def test_a_participant_without_calibration_is_skipped_and_reported(fresh: Callab
         (lambda values: values["intrinsics"][0].__setitem__(2, 9999.0), "principal point"),
     ],
 )
-def test_a_malformed_calibration_is_skipped_and_reported(
+def test_malformed_calibration_is_skipped_and_reported(
     fresh: Callable[..., Path], studio: Studio, damage: Callable[[dict], None], message: str
 ):
     root = fresh()
@@ -263,7 +263,7 @@ def test_a_malformed_calibration_is_skipped_and_reported(
         (lambda poses: poses.__setitem__(SERIALS[3], [[10**400]]), "it is not a 4x4 pose"),
     ],
 )
-def test_a_camera_without_calibration_is_left_out_and_reported(
+def test_camera_without_calibration_is_left_out_and_reported(
     fresh: Callable[..., Path], studio: Studio, damage: Callable[[dict], None], message: str
 ):
     root = fresh()
@@ -276,7 +276,7 @@ def test_a_camera_without_calibration_is_left_out_and_reported(
     assert message in skip.reason
 
 
-def test_a_split_without_participants_gives_a_warning(
+def test_split_without_participants_gives_a_warning(
     fresh: Callable[..., Path], caplog: pytest.LogCaptureFixture
 ):
     root = fresh()
@@ -305,7 +305,7 @@ def test_missing_short_and_broken_videos_are_left_out(fresh: Callable[..., Path]
     assert sum(skip.frames for skip in refused) == 1
 
 
-def test_videos_that_break_off_are_left_out_from_there(fresh: Callable[..., Path]):
+def test_truncated_videos_are_used_up_to_the_damage(fresh: Callable[..., Path]):
     root = fresh()
     folder = root / "007" / "sequences" / SEQUENCE / "images"
     cut, damaged = (folder / f"cam_{SERIALS[place]}.mp4" for place in (2, 6))
@@ -322,7 +322,7 @@ def test_videos_that_break_off_are_left_out_from_there(fresh: Callable[..., Path
     assert {len(sample.views) for sample in samples} == {14, 15}
 
 
-def test_frames_without_a_face_are_skipped_and_too_many_fail_the_build(
+def test_too_many_frames_without_a_face_fail_the_build(
     fresh: Callable[..., Path], tmp_path: Path, studio: Studio, pictures: stage.Pictures
 ):
     root = fresh("007")
@@ -347,18 +347,18 @@ def test_frames_without_a_face_are_skipped_and_too_many_fail_the_build(
         ({"conditions": "blender"}, "no such renderer; choose from synthetic"),
     ],
 )
-def test_wrong_settings_are_refused_in_one_line(roots: dict[str, Path], change: dict[str, Any], message: str):
+def test_invalid_settings_are_input_errors(roots: dict[str, Path], change: dict[str, Any], message: str):
     with pytest.raises(InputError, match=message):
         NersembleCapture(**{"root": str(roots["v2"]), **change})
 
 
-def test_a_folder_without_recordings_is_refused(tmp_path: Path):
+def test_folder_without_recordings_is_refused(tmp_path: Path):
     (tmp_path / "007").mkdir()
     with pytest.raises(InputError, match="no NeRSemble recordings in any known layout"):
         NersembleCapture(str(tmp_path))
 
 
-def test_an_interrupted_build_is_resumed_to_the_same_shards(roots: dict[str, Path], tmp_path: Path):
+def test_interrupted_build_resumes_to_equal_shards(roots: dict[str, Path], tmp_path: Path):
     class Stops(DotCapture):
         def capture(self, unit: Any, worker: Worker = ONLY_WORKER) -> list[Sample | Skip]:
             if unit is self.units()[-1]:
@@ -372,7 +372,7 @@ def test_an_interrupted_build_is_resumed_to_the_same_shards(roots: dict[str, Pat
     assert build(DotCapture(str(roots["paper"]), **settings), tmp_path / "parts", 0) == whole
 
 
-def test_a_source_pickles(roots: dict[str, Path]):
+def test_source_can_be_pickled(roots: dict[str, Path]):
     source = NersembleCapture(str(roots["v2"]), size=32)
     assert pickle.loads(pickle.dumps(source)).settings == source.settings
 
@@ -393,7 +393,7 @@ def test_vhap_folders_need_no_participant_level(
         capture(tmp_path / "extracted" / below)
 
 
-def test_parts_of_the_benchmark_with_few_views_are_left_out(
+def test_benchmark_parts_with_few_views_are_left_out(
     roots: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     whole = roots["benchmark"] / "nvs" / "018"
@@ -417,7 +417,7 @@ def test_parts_of_the_benchmark_with_few_views_are_left_out(
     assert "svfr: single views without calibration: python -m shards.build wild reads them" in caplog.text
 
 
-def test_any_number_of_processes_builds_the_same_shards(roots: dict[str, Path], tmp_path: Path):
+def test_shards_do_not_depend_on_processes(roots: dict[str, Path], tmp_path: Path):
     alone, together = (build(capture(roots["v2"]), tmp_path / str(n), processes=n) for n in (0, 2))
     assert alone == together
     assert alone.samples("train") == alone.samples("test") == 1

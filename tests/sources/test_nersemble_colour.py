@@ -15,7 +15,7 @@ from shards.sources.nersemble.colour import (
 R, G, B = 0.2, 0.5, 0.7
 
 
-def test_expansions_have_the_documented_terms():
+def test_polynomial_expansions_have_the_documented_terms():
     colour = np.array([R, G, B])
     np.testing.assert_allclose(expand(colour, 5), [R, G, B, R * G * B, 1])
     np.testing.assert_allclose(expand(colour, 8), [R, G, B, R * G, R * B, G * B, R * G * B, 1])
@@ -26,20 +26,20 @@ def test_expansions_have_the_documented_terms():
     assert all(len(exponents) == terms for terms, exponents in EXPANSIONS.items())
 
 
-def test_the_first_version_multiplies_row_vectors():
+def test_affine_correction_multiplies_row_vectors():
     matrix = np.zeros((4, 4))
     matrix[0, 1] = 1.0  # red in, green out
     matrix[:3, 3] = (0.0, 0.0, 0.25)
     np.testing.assert_allclose(affine(matrix)(np.array([0.6, 0.1, 0.1])), [0.0, 0.6, 0.25])
 
 
-def test_the_second_version_corrects_linear_rgb():
+def test_polynomial_correction_is_in_linear_rgb():
     matrix = np.diag([0.5, 1.0, 1.0])
     corrected = polynomial(matrix)(np.array([[0.8, 0.3, 0.4]]))
     np.testing.assert_allclose(to_linear(corrected), to_linear(np.array([[0.8, 0.3, 0.4]])) * (0.5, 1, 1))
 
 
-def test_srgb_and_back():
+def test_srgb_round_trip():
     values = np.linspace(0, 1, 50)
     np.testing.assert_allclose(to_srgb(to_linear(values)), values, atol=1e-4)
 

@@ -29,7 +29,7 @@ def studio() -> Studio:
 
 @pytest.fixture(scope="module")
 def pictures(studio: Studio) -> dict[str, np.ndarray]:
-    """One head as the studio's cameras see it, rendered square and cut to portrait format."""
+    """Renders of one head by the studio's cameras, cropped from squares to portrait format."""
     from generators.parametric.person import sample_person
     from generators.parametric.renderer import capture_instant
 
@@ -48,11 +48,11 @@ def pictures(studio: Studio) -> dict[str, np.ndarray]:
 
 
 def turn_between(first: HeadFrame, second: HeadFrame) -> float:
-    """Degrees between two heads' rotations."""
+    """Angle between two heads' rotations in degrees."""
     return float(np.degrees(Rotation.from_matrix(first.rotation @ second.rotation.T).magnitude()))
 
 
-def test_the_head_s_pose_is_found(studio: Studio, pictures: dict[str, np.ndarray]):
+def test_head_pose_is_recovered(studio: Studio, pictures: dict[str, np.ndarray]):
     source = object.__new__(NersembleCapture)
     cameras = {serial: studio.scaled(serial) for serial in pictures}
     head = source._locate_head({serial: Picture(image) for serial, image in pictures.items()}, cameras)
@@ -60,7 +60,7 @@ def test_the_head_s_pose_is_found(studio: Studio, pictures: dict[str, np.ndarray
     assert abs(head.scale / studio.head.scale - 1) < 0.06
 
 
-def test_the_head_is_found_despite_wrong_faces(studio: Studio, pictures: dict[str, np.ndarray]):
+def test_head_pose_is_robust_to_wrong_faces(studio: Studio, pictures: dict[str, np.ndarray]):
     from PIL import Image
 
     rng = np.random.default_rng(0)
@@ -74,7 +74,7 @@ def test_the_head_is_found_despite_wrong_faces(studio: Studio, pictures: dict[st
     assert turn_between(locate_head(projections, landmarks), studio.head) < 4
 
 
-def test_a_rendered_capture_from_videos(
+def test_capture_of_rendered_videos_recovers_cameras(
     studio: Studio, pictures: dict[str, np.ndarray], tmp_path, monkeypatch: pytest.MonkeyPatch
 ):
     write_v2(tmp_path, "007", "EMO-1-shout+laugh", studio, pictures)
@@ -91,8 +91,8 @@ def test_a_rendered_capture_from_videos(
 
 
 @pytest.mark.slow
-def test_full_resolution_stays_within_bounded_memory(tmp_path):
-    """16 cameras of 2200x3208 and a longer and a shorter take: memory does not grow with the length."""
+def test_memory_does_not_grow_with_video_length(tmp_path):
+    """16 cameras of 2200×3208 pixels, a short and a long sequence."""
     rng = np.random.default_rng(0)
     still = cv2.resize(rng.integers(0, 256, (40, 28, 3), dtype=np.uint8), FULL_SIZE)
     studio = Studio()
@@ -114,6 +114,6 @@ def test_full_resolution_stays_within_bounded_memory(tmp_path):
         [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True
     )
     (reason, short), (_, long) = ast.literal_eval(printed.stdout)
-    assert reason == "too few views see the face"  # found after all sixteen were searched
+    assert reason == "too few views see the face"  # after all 16 images were searched
     assert short < 2500
     assert long < 1.1 * short

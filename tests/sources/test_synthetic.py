@@ -20,7 +20,7 @@ def test_units_split_identities_without_overlap():
     assert set.union(*by_split.values()) == set(range(40))
 
 
-def test_a_block_is_deterministic_and_its_conditions_are_other_people():
+def test_block_is_deterministic_with_conditions_of_other_people():
     source = SyntheticCapture(**TINY)
     unit = source.units()[0]
     first, again = source.capture(unit), SyntheticCapture(**TINY).capture(unit)
@@ -37,7 +37,7 @@ def test_a_block_is_deterministic_and_its_conditions_are_other_people():
     assert np.abs(other_seed.views.astype(int) - sample.views).mean() > 5
 
 
-def test_cameras_are_wide_and_frontal_heavy():
+def test_cameras_are_wide_and_mostly_frontal():
     source = SyntheticCapture(views=200)
     yaw, pitch = np.degrees(angles(source._cameras(0, 0))).T
     assert np.abs(yaw).max() <= 75.01
@@ -56,7 +56,7 @@ def test_studio_cameras_are_spread_over_the_arc():
     assert not np.array_equal(source._cameras(0, 0), source._cameras(1, 0))
 
 
-def test_a_studio_block_is_deterministic_and_has_masks_and_conditions():
+def test_studio_block_is_deterministic_with_masks_and_conditions():
     tiny = TINY | {"place": "studio", "identities": 3}
     (first,), (again,) = (SyntheticCapture(**tiny).capture(SyntheticCapture(**tiny).units()[0]) for _ in "12")
     np.testing.assert_array_equal(first.views, again.views)
@@ -66,7 +66,7 @@ def test_a_studio_block_is_deterministic_and_has_masks_and_conditions():
 
 
 @pytest.mark.parametrize("place", ["studio", "anywhere"])
-def test_a_sample_is_rendered_again_from_any_camera(place):
+def test_renders_reproduce_a_sample(place):
     source = SyntheticCapture(**TINY | {"place": place, "identities": 3, "seed": 7})
     (sample,) = source.capture(source.units()[0])
     again = source.renders(sample.meta.key, sample.cameras)
@@ -76,7 +76,7 @@ def test_a_sample_is_rendered_again_from_any_camera(place):
             source.renders(key, sample.cameras)
 
 
-def test_shards_are_the_same_bytes_whatever_the_number_of_processes(tmp_path):
+def test_shards_do_not_depend_on_processes(tmp_path):
     digests = []
     for processes in (0, 2):
         out = tmp_path / f"built{processes}"
@@ -98,6 +98,6 @@ def test_shards_are_the_same_bytes_whatever_the_number_of_processes(tmp_path):
         ({"seed": -1}, "cannot be negative"),
     ],
 )
-def test_wrong_settings_are_refused_in_one_line(settings, message):
+def test_invalid_settings_are_input_errors(settings, message):
     with pytest.raises(InputError, match=message):
         SyntheticCapture(**settings)

@@ -1,4 +1,4 @@
-"""Photos as test shards."""
+"""Photo folders as test shards."""
 
 from pathlib import Path
 
@@ -22,14 +22,14 @@ TURN = (0.3, 0.1)
 
 
 class DotPortraits(WildPortraits):
-    """Photos with dots for faces."""
+    """Photos whose faces are dots."""
 
     _detector = DotDetector()
     _renderer = FlatRenderer()
 
 
 def photo(width: int = 400, height: int = 300, shift: tuple[float, float] = (120.0, 40.0)) -> Image.Image:
-    """A photo with a face somewhere in it, 200 pixels to its crop's side."""
+    """A photo with a dotted face, whose crop has a side of 200 pixels and its corner at `shift`."""
     image = np.full((height, width, 3), 60, np.uint8)
     places = project(STANDARD_LANDMARKS, label_from_angles(*TURN)) * 200 + shift
     for (x, y), colour in zip(places, DOTS, strict=True):
@@ -49,7 +49,7 @@ def folder(tmp_path: Path) -> Path:
     photo(300, 420, (40.0, 90.0)).convert("RGBA").save(root / "tall.png")
     Image.effect_noise((300, 300), 20).save(root / "nobody.png")
     (root / "broken.jpg").write_bytes(b"\xff\xd8 no")
-    (root / "._tall.png").write_bytes(b"\0\5\x16\7")  # a Mac's attributes of tall.png
+    (root / "._tall.png").write_bytes(b"\0\5\x16\7")  # macOS's file attributes
     (root / ".DS_Store").write_bytes(b"\0")
     (root / "read me.txt").write_text("holidays")
     photo().resize((12, 12)).save(root / "tiny.png")
@@ -85,7 +85,7 @@ def test_photos_become_test_frames_and_others_are_listed(folder: Path, tmp_path:
 
 
 @pytest.mark.parametrize("name", ["ada.jpg", "ada/x.png", "Ü.jpg", "a" * 90 + ".jpg", "--.png", "a b.jpg"])
-def test_any_name_makes_a_key(name: str, tmp_path: Path):
+def test_any_file_name_gives_a_valid_key(name: str, tmp_path: Path):
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
     photo().save(path)
@@ -93,7 +93,7 @@ def test_any_name_makes_a_key(name: str, tmp_path: Path):
     assert len(sample.key) <= 80
 
 
-def test_different_photos_have_different_names():
+def test_identities_of_different_photos_differ():
     names = [
         "a/b.jpg",
         "a_b.jpg",
