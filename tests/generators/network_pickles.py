@@ -1,7 +1,7 @@
-"""Network pickles in the format of StyleGAN2's descendants, made of toy generators.
+"""Network pickles in the format of StyleGAN2's descendants, made from toy generators.
 
-Modules reduce to `torch_utils.persistence._reconstruct_persistent_obj` with their source, others (EG3D's
-decoder, its renderer) to a class of `training`; numbers are numpy's, settings EasyDicts.
+Persistent modules reduce to `torch_utils.persistence._reconstruct_persistent_obj` with their source, others
+(EG3D's decoder) to a class in `training`; numbers are numpy's, settings EasyDicts.
 """
 
 import pickle
@@ -23,7 +23,7 @@ PERSISTENT = {"": "TriPlaneGenerator", "superresolution": "SuperresolutionHybrid
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The public repositories' module names, for as long as a pickle is written."""
+    """Install the public repositories' module names while a pickle is written."""
     for name in (
         "torch_utils",
         "torch_utils.persistence",
@@ -46,15 +46,15 @@ def _reconstruct_persistent_obj(_meta: dict[str, Any]) -> None:
 
 
 class EasyDict(dict):
-    """As dnnlib's."""
+    """In place of dnnlib's EasyDict."""
 
 
 class OSGDecoder:
-    """A module that is not persistent."""
+    """In place of EG3D's decoder, a module that is not persistent."""
 
 
 class Persistent:
-    """A module with its source."""
+    """A persistent module, pickled with its source."""
 
     def __init__(self, kind: str, source: str, state: dict[str, Any]) -> None:
         self.kind, self.source, self.state = kind, source, state
@@ -65,7 +65,7 @@ class Persistent:
 
 
 def options_of(kind: Kind, **changes: Any) -> EasyDict:
-    """The rendering settings of a toy, in the public names."""
+    """A toy's rendering settings by their public names."""
     settings = toy_settings(kind)
     options = EasyDict(
         image_resolution=64,
@@ -134,7 +134,7 @@ def write_network(
     dtype: torch.dtype = torch.float32,
     **options: Any,
 ) -> dict[str, torch.Tensor]:
-    """Write a toy's network pickle; its tensors come back. `attributes` are of modules, by name."""
+    """Write a toy's network pickle with module `attributes` by name, and return its tensors."""
     install(monkeypatch)
     tensors = {name: x.to(dtype) for name, x in toy_tensors(kind).items()}
     whole = {

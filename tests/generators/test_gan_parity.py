@@ -1,10 +1,8 @@
-"""EG3D and PanoHead against the public generators' own outputs, on the weights of `tests.parity.recipe`.
+"""EG3D and PanoHead against outputs of the public generators, with the weights of `tests.parity.recipe`.
 
-float32 sums in another order differ by 1e-6 to 1e-5 of the norm; 1e-4 is asked for. The depth of a ray that
-meets next to nothing (its opacities are a few roundings of 1, in all 3e-5) moves by up to 1.2e-4 of the
-largest with one rounding: in float64 throughout, but with opacities rounded so, the golden depth is 2.5e-4
-off.
-"""
+Float32 sums in another order differ by 1e-6 to 1e-5 of the norm. The depth of a nearly empty ray (total
+opacity 3e-5, a few roundings of 1) changes by up to 1.2e-4 of the largest depth with a single rounding: in
+float64 with opacities rounded to float32, it differs from the golden depth by 2.5e-4."""
 
 import pytest
 import torch
@@ -18,7 +16,7 @@ from tests.parity.recipe import gan_weights, golden, key_list
 SAMPLING = RaySampling(24, 24, chunk=4096)
 SIDE = 64
 TOLERANCE = 1e-5
-SOME = slice(SIDE * 30, SIDE * 34)  # rays through the middle of the head
+SOME = slice(SIDE * 30, SIDE * 34)  # rays through the centre of the head
 
 
 def error(ours, theirs):
@@ -37,7 +35,7 @@ def generator_of(which):
 
 @pytest.mark.parametrize("which", ["eg3d", pytest.param("panohead", marks=pytest.mark.slow)])
 @torch.no_grad()
-def test_some_rays(which):
+def test_some_rays_match_the_public_code(which):
     generator, theirs = generator_of(which), golden(which)
     ws = generator.styles(theirs["z"], theirs["conditioning_camera"], 0.7, 14)
     assert error(ws[:, :1], theirs["ws"]) < 1e-6
@@ -64,7 +62,7 @@ def test_some_rays(which):
 @pytest.mark.slow
 @pytest.mark.parametrize("which", ["eg3d", "panohead"])
 @torch.no_grad()
-def test_images(which):
+def test_images_match_the_public_code(which):
     generator, theirs = generator_of(which), golden(which)
     ws = generator.styles(theirs["z"], theirs["conditioning_camera"], 0.7, 14)
     views = generator.views(generator.identity(ws), theirs["cameras"].unsqueeze(1), Rendering(SIDE, SAMPLING))
@@ -85,8 +83,8 @@ def test_images(which):
 @pytest.mark.slow
 @pytest.mark.parametrize("which", ["eg3d", "panohead"])
 @torch.no_grad()
-def test_bfloat16_where_it_holds(which):
-    """Backbone and super-resolution in bfloat16, rays in float32: what that costs, at full width."""
+def test_bfloat16_is_close_to_the_public_code(which):
+    """Backbone and super-resolution in bfloat16, rays in float32, at full width."""
     generator, theirs = generator_of(which), golden(which)
     generator.tune(torch.bfloat16)
     ws = generator.styles(theirs["z"][:1], theirs["conditioning_camera"][:1], 0.7, 14)

@@ -1,4 +1,4 @@
-"""Generators as renderers: people by number, shared cameras, faces checked."""
+"""Generators as renderers: identities by number, shared cameras, face checks."""
 
 import json
 import logging
@@ -41,7 +41,7 @@ def renderer(request, tmp_path):
     return open_renderer(GeneratorOptions(str(folder), faces=False, frame="own"))
 
 
-def test_a_number_is_a_person_and_its_views_are_one_person(renderer):
+def test_identity_is_deterministic_across_views(renderer):
     views = renderer.render(5, cameras(-0.4, 0.4), 24)
     assert views.images.shape == (2, 24, 24, 3)
     assert views.masks.shape == (2, 24, 24)
@@ -52,7 +52,7 @@ def test_a_number_is_a_person_and_its_views_are_one_person(renderer):
     assert (views.images[0] != views.images[1]).any()
 
 
-def test_planes_of_a_person_are_computed_once(renderer, monkeypatch):
+def test_planes_are_computed_once_per_person(renderer, monkeypatch):
     calls = []
     computed = Generator.identity
     monkeypatch.setattr(Generator, "identity", lambda *a, **k: calls.append(1) or computed(*a, **k))
@@ -61,7 +61,7 @@ def test_planes_of_a_person_are_computed_once(renderer, monkeypatch):
     assert len(calls) == 1
 
 
-def test_seed_and_truncation_are_settings(renderer):
+def test_seed_and_truncation_change_identities(renderer):
     images = [
         open_renderer(replace(renderer.options, **more)).render(1, cameras(0.0), 16).images
         for more in (
@@ -79,8 +79,8 @@ def test_seed_and_truncation_are_settings(renderer):
     np.testing.assert_array_equal(images[4], average.render(77, cameras(0.0), 16).images)
 
 
-class Picky:
-    """A detector that sees a face in the third image it is shown."""
+class ThirdImageDetector:
+    """A detector that finds a face in the third image only."""
 
     def __init__(self):
         self.asked = 0
@@ -90,39 +90,39 @@ class Picky:
         return DotDetector().faces(paint(cameras(0.0)[0], STANDARD_LANDMARKS)) if self.asked == 3 else []
 
 
-class Blind:
+class NoFaceDetector:
     def faces(self, image):  # noqa: ARG002
         return []
 
 
-def test_people_without_a_face_are_replaced(renderer):
+def test_people_without_a_face_are_redrawn(renderer):
     head = GeneratedHead(replace(renderer.options, faces=True), "cpu")
-    head.__dict__["_detector"] = Picky()
+    head.__dict__["_detector"] = ThirdImageDetector()
     found = head.latents([4])
     assert head._detector.asked == 3
     assert not np.array_equal(found, renderer.latents([4]))
-    head.__dict__["_detector"] = Blind()
+    head.__dict__["_detector"] = NoFaceDetector()
     with pytest.raises(InputError, match="no face is detected in 8 draws of identity 4"):
         head.latents([4])
 
 
-def test_a_frame_that_cannot_be_measured_is_one_line(renderer):
+def test_unmeasurable_head_frame_is_an_input_error(renderer):
     head = GeneratedHead(replace(renderer.options, faces=True, frame="measured"))
-    head.__dict__["_detector"] = Blind()
+    head.__dict__["_detector"] = NoFaceDetector()
     with pytest.raises(InputError, match="the head's frame cannot be measured on the average identity"):
         head.render(0, cameras(0.0), 16)
 
 
 def paint(label, points, side=160):
-    """Dots at world points."""
+    """An image with dots at world points (5, 3)."""
     image = np.full((side, side, 3), 60, np.uint8)
     for (x, y), colour in zip(project(points, label) * side - 0.5, DOTS, strict=True):
         cv2.circle(image, (round(x * 16), round(y * 16)), side // 4, colour, -1, cv2.LINE_AA, shift=4)
     return Image.fromarray(image)
 
 
-def test_shared_cameras_see_a_displaced_head_where_they_see_everybody():
-    """PanoHead's heads stand elsewhere: through the measured frame their landmarks come where EG3D's are."""
+def test_measured_frame_maps_landmarks_to_eg3ds():
+    """Through its measured frame, a displaced head's landmarks project to where EG3D's do."""
     there = 0.9 * STANDARD_LANDMARKS + (0.02, -0.03, -0.18)
     own = measuring_cameras(toy_settings("panohead"))
     frame = measured_frame([paint(label, there) for label in own], own, DotDetector())
@@ -134,7 +134,7 @@ def test_shared_cameras_see_a_displaced_head_where_they_see_everybody():
     assert PIVOT != (0.0, 0.0, 0.0)
 
 
-def test_cameras_outside_a_generators_range_are_warned_of(caplog):
+def test_cameras_outside_the_training_range_give_a_warning(caplog):
     with caplog.at_level(logging.WARNING):
         check_range(cameras(0.0, 1.2), "eg3d")
         check_range(cameras(3.0), "panohead")
@@ -143,20 +143,20 @@ def test_cameras_outside_a_generators_range_are_warned_of(caplog):
     assert "1 of 2 cameras are outside the range of its training images" in caplog.text
 
 
-def test_a_renderer_warns_once_of_cameras_outside_its_range(renderer, caplog):
+def test_range_warning_appears_once(renderer, caplog):
     for pitch in (1.2, 1.1, 1.2):
         renderer.render(1, label_from_angles(0.0, pitch)[None], 16)
     assert caplog.text.count("outside the range of its training images") == 1
 
 
 def parsed(*arguments):
-    """A renderer setting as commands have it."""
+    """The value of a renderer option, parsed as by commands."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--conditions", type=RendererChoice, default="synthetic")
     return parser.instantiate(parser.parse_args(arguments)).conditions
 
 
-def test_options_are_typed_arguments(tmp_path):
+def test_renderer_options_are_typed_arguments(tmp_path):
     folder = str(tmp_path / "gan")
     save_generator(toy_generator("panohead"), tmp_path / "gan", "toy")
     given = ["--conditions.folder", folder, "--conditions.truncation", "0.5", "--conditions.faces", "false"]
@@ -174,7 +174,7 @@ def test_options_are_typed_arguments(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("choice", "said"),
+    ("choice", "message"),
     [
         ("eg3d", "needs a generator folder"),
         ("eg3d:nowhere", "nowhere is not a generator folder"),
@@ -185,15 +185,15 @@ def test_options_are_typed_arguments(tmp_path):
         (GeneratorOptions("nowhere"), "nowhere is not a generator folder"),
     ],
 )
-def test_wrong_renderers_are_refused_before_any_is_opened(choice, said, tmp_path):
+def test_invalid_renderers_are_input_errors(choice, message, tmp_path):
     save_generator(toy_generator("eg3d"), tmp_path / "gan", "toy")
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         check_renderer(choice.format(folder=tmp_path / "gan") if isinstance(choice, str) else choice)
     with pytest.raises(InputError, match="truncation must be from 0 to"):
         GeneratorOptions("anywhere", truncation=9)
 
 
-def test_the_record_of_a_renderer_changes_with_its_options_and_its_weights(tmp_path):
+def test_renderer_record_depends_on_options_and_weights(tmp_path):
     folder = tmp_path / "gan"
     records = [renderer_record("synthetic")]
     for changes in ({}, {"near": 2.0}):
@@ -208,7 +208,7 @@ def test_the_record_of_a_renderer_changes_with_its_options_and_its_weights(tmp_p
     assert len({json.dumps(record) for record in records}) == len(records)
 
 
-def test_renderers_are_told_from_folders():
+def test_is_renderer():
     assert is_renderer("eg3d:somewhere")
     assert is_renderer("synthetic")
     assert is_renderer(GeneratorOptions("somewhere"))

@@ -1,4 +1,4 @@
-"""What holds of any generator of the family, at toy width."""
+"""Properties of both kinds of generators, at toy width."""
 
 import copy
 import dataclasses
@@ -29,24 +29,24 @@ def people(generator, count=1, seed=0):
     return generator.identity(generator.styles(z, cameras(0.0)[0].expand(count, -1), 0.7))
 
 
-def stuffed(x):
-    """Zeros after every pixel: (N, C, 2H, 2W)."""
+def zero_inserted(x):
+    """A zero after every pixel: (N, C, 2H, 2W)."""
     n, c, h, w = x.shape
     out = x.new_zeros(n, c, 2 * h, 2 * w)
     out[:, :, ::2, ::2] = x
     return out
 
 
-def test_upsampling_is_zero_stuffing_and_filtering():
+def test_upsample_is_zero_insertion_and_filtering():
     x = torch.randn(2, 3, 5, 5)
     taps = 4 * binomial_filter().expand(3, 1, 4, 4)
-    slow = F.conv2d(F.pad(stuffed(x), (2, 1, 2, 1)), taps, groups=3)
+    slow = F.conv2d(F.pad(zero_inserted(x), (2, 1, 2, 1)), taps, groups=3)
     torch.testing.assert_close(upsample(x, binomial_filter()), slow)
 
 
 @pytest.mark.parametrize("up", [False, True])
-def test_styled_convolution_against_its_slow_twin(up):
-    """Each image with its own demodulated weight; upsampling as a true convolution of the stuffed image."""
+def test_styled_convolution_matches_a_plain_implementation(up):
+    """Each image has its own demodulated weight; upsampling is a true convolution after zero insertion."""
     torch.manual_seed(0)
     layer = StyledConvolution(3, 4, style=5, resolution=8, up=up)
     layer.noise_strength.data.fill_(0.3)
@@ -56,7 +56,7 @@ def test_styled_convolution_against_its_slow_twin(up):
         weight = layer.weight * styles.view(1, 3, 1, 1)
         weight = weight / (weight.square().sum((1, 2, 3), keepdim=True) + 1e-8).sqrt()
         if up:
-            spread = F.conv2d(F.pad(stuffed(image[None]), (2, 1, 2, 1)), weight.flip(2, 3))
+            spread = F.conv2d(F.pad(zero_inserted(image[None]), (2, 1, 2, 1)), weight.flip(2, 3))
             taps = 4 * binomial_filter().expand(4, 1, 4, 4)
             y = F.conv2d(F.pad(spread, (1, 1, 1, 1)), taps, groups=4)
         else:
@@ -68,7 +68,7 @@ def test_styled_convolution_against_its_slow_twin(up):
 
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
-def test_sizes_and_kind(kind):
+def test_architecture_is_inferred_and_views_have_their_shapes(kind):
     generator = toy_generator(kind)
     shapes = {name: tuple(x.shape) for name, x in generator.state_dict().items()}
     assert Architecture.read(shapes, kind) == toy_architecture(kind)
@@ -84,7 +84,7 @@ def test_sizes_and_kind(kind):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("seed", [None, 3])
 @torch.no_grad()
-def test_a_view_is_the_same_alone_in_company_and_in_chunks(kind, seed):
+def test_views_do_not_depend_on_batch_or_chunks(kind, seed):
     generator = toy_generator(kind)
     both = people(generator, 2)
     labels = cameras(-0.6, 0.3).expand(2, -1, -1)
@@ -102,7 +102,7 @@ def test_a_view_is_the_same_alone_in_company_and_in_chunks(kind, seed):
 
 
 @torch.no_grad()
-def test_seeds_jitter_and_the_absence_of_one_does_not():
+def test_only_seeded_rendering_is_jittered():
     generator = toy_generator("eg3d")
     one = people(generator)
     fixed, again = (generator.views(one, cameras(0.2)).raw for _ in range(2))
@@ -114,7 +114,7 @@ def test_seeds_jitter_and_the_absence_of_one_does_not():
 
 
 @torch.no_grad()
-def test_truncation_zero_is_one_person():
+def test_truncation_interpolates_to_the_average():
     generator = toy_generator("panohead")
     z = torch.randn(3, 6)
     label = cameras(0.0)[0].expand(3, -1)
@@ -126,7 +126,7 @@ def test_truncation_zero_is_one_person():
 
 
 @torch.no_grad()
-def test_panohead_is_empty_where_it_is_cropped():
+def test_panohead_density_is_cropped():
     generator = toy_generator("panohead")
     planes = people(generator).planes
     points = torch.tensor([[0.41, 0.0, 0.0], [0.0, 0.0, -0.41], [0.0, 0.49, 0.0], [0.39, -0.6, 0.39]])
@@ -135,8 +135,8 @@ def test_panohead_is_empty_where_it_is_cropped():
     assert (raw[2:] > -1000).all()
 
 
-def test_points_are_looked_up_by_the_planes_own_axes():
-    """Each plane holds, at every place, the coordinate along its width or height; the sum tells which."""
+def test_planes_are_sampled_along_their_axes():
+    """Planes hold their coordinate along the width or height, so that samples show the plane's axes."""
     points = torch.tensor([[0.1, 0.2, 0.4]]).view(1, 1, 1, 3)
     ramp = (torch.arange(64) + 0.5) / 32 - 1
     for kind, widths, heights in (("eg3d", (0, 0, 2), (1, 2, 0)), ("panohead", (0, 0, 1), (1, 2, 2))):
@@ -152,7 +152,7 @@ def test_points_are_looked_up_by_the_planes_own_axes():
 
 
 @torch.no_grad()
-def test_panohead_learned_shift_moves_the_translation_only():
+def test_panoheads_learned_shift_changes_only_the_translation():
     generator = toy_generator("panohead")
     z, labels = torch.randn(2, 6), cameras(0.0, 0.4)[0]
     moved = generator.shifted(labels, z, labels) - labels
@@ -162,7 +162,7 @@ def test_panohead_learned_shift_moves_the_translation_only():
 
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
-def test_half_the_width_in_bfloat16(kind):
+def test_bfloat16_is_close_to_float32(kind):
     generator = toy_generator(kind)
     one = people(generator)
     exact = generator.views(one, cameras(0.1)).image
@@ -175,7 +175,7 @@ def test_half_the_width_in_bfloat16(kind):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
-def test_compiled_is_eager(kind):
+def test_compiled_matches_eager(kind):
     generator = toy_generator(kind)
     one, both = people(generator), people(generator, 2)
     eager = generator.views(one, cameras(-0.3, 0.1))
@@ -192,8 +192,8 @@ def test_compiled_is_eager(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_gradients_through_chunks_that_are_rendered_again(kind):
-    """They are the gradients of the whole image at once."""
+def test_recomputed_chunks_keep_gradients(kind):
+    """Gradients equal those of rendering the whole image at once."""
     generator = toy_generator(kind).requires_grad_(True)
     gradients = []
     for sampling in (RaySampling(8, 8), RaySampling(8, 8, chunk=37, recompute=True)):
@@ -211,8 +211,8 @@ def test_gradients_through_chunks_that_are_rendered_again(kind):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("side", [9, 16, 24])
 @torch.no_grad()
-def test_the_side_of_the_rendering_changes_how_finely_it_is_seen_and_nothing_else(kind, side):
-    """A rendering at three times the side has the same rays at every third pixel; images are as large."""
+def test_rendering_resolution_keeps_pixel_values(kind, side):
+    """At three times the resolution every third pixel has the same ray; the output image keeps its size."""
     generator = toy_generator(kind)
     one = dataclasses.replace(people(generator), background=None)
     rough, fine = (generator.views(one, cameras(0.3), Rendering(s)) for s in (side, 3 * side))
@@ -224,7 +224,7 @@ def test_the_side_of_the_rendering_changes_how_finely_it_is_seen_and_nothing_els
 
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
-def test_more_depths_come_closer_to_the_integral(kind):
+def test_more_ray_samples_approach_the_integral(kind):
     generator = toy_generator(kind)
     one = people(generator)
 
@@ -239,7 +239,7 @@ def test_more_depths_come_closer_to_the_integral(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
-def test_a_folder_holds_a_generator(kind, tmp_path):
+def test_generator_folder_round_trip(kind, tmp_path):
     generator = toy_generator(kind, clamps={"superresolution.block0": 256.0})
     save_generator(generator, tmp_path / "gan", "toy.pkl")
     again = load_generator(tmp_path / "gan")
@@ -250,8 +250,8 @@ def test_a_folder_holds_a_generator(kind, tmp_path):
 
 
 @torch.no_grad()
-def test_the_range_of_depths_follows_a_camera_if_asked_to():
-    """A camera twice as far with twice the focal length sees the same head, from where it is."""
+def test_depth_range_follows_the_camera_with_follow():
+    """A camera at twice the distance and twice the focal length, with and without `follow`."""
     generator = toy_generator("eg3d")
     one = people(generator)
     near, far = (torch.from_numpy(label_from_angles(0.2, 0.1, radius=radius)) for radius in (2.7, 5.4))
@@ -264,7 +264,7 @@ def test_the_range_of_depths_follows_a_camera_if_asked_to():
     assert generator.views(one, near.view(1, 1, 25), Rendering(follow=True)).depth.max() <= 3.31
 
 
-def test_clamps_hold_activations():
+def test_clamps_limit_activations():
     generator = toy_generator("eg3d", clamps={"backbone.synthesis.b8": 0.05})
     z = torch.randn(1, 6)
     generator.backbone.synthesis.b8.conv1.register_forward_hook(
@@ -275,7 +275,7 @@ def test_clamps_hold_activations():
     assert seen[0] == pytest.approx(0.05)
 
 
-def test_what_does_not_fit_is_named(tmp_path):
+def test_mismatched_tensors_are_named(tmp_path):
     tensors = toy_tensors("eg3d")
     lacking = {name: x for name, x in tensors.items() if name != "backbone.synthesis.b8.conv1.bias"}
     with pytest.raises(InputError, match=r"missing backbone\.synthesis\.b8\.conv1\.bias"):
@@ -286,18 +286,18 @@ def test_what_does_not_fit_is_named(tmp_path):
         build_generator({"a": torch.zeros(1)}, toy_settings("eg3d"), "toy")
     with pytest.raises(InputError, match="not a generator folder"):
         load_generator(tmp_path)
-    for value, said in (
+    for value, message in (
         (float("nan"), "NaN or infinite values in decoder"),
         (0, "are not floating point"),
     ):
         bad = torch.full_like(tensors["decoder.net.0.bias"], value)
         bad = bad if value else bad.int()
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=message):
             build_generator({**tensors, "decoder.net.0.bias": bad}, toy_settings("eg3d"), "toy")
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         ({"colour": 1}, "card: colour: Unexpected keyword argument"),
         ({"near": None}, "card: near: Input should be a valid number"),
@@ -312,17 +312,17 @@ def test_what_does_not_fit_is_named(tmp_path):
         ({"kind": "stylegan"}, "card: kind: Input should be 'eg3d' or 'panohead'"),
     ],
 )
-def test_settings_are_checked_by_type_and_range(values, said):
+def test_invalid_settings_are_input_errors(values, message):
     settings = toy_settings("eg3d").to_json()
     assert Settings.from_json(settings, "card") == toy_settings("eg3d")
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         Settings.from_json({**settings, **values}, "card")
     with pytest.raises(InputError, match="card: rendering settings without near"):
         Settings.from_json({name: value for name, value in settings.items() if name != "near"}, "card")
 
 
 @pytest.mark.parametrize(
-    ("tensor", "shape", "said"),
+    ("tensor", "shape", "message"),
     [
         ("backbone.mapping.fc0.weight", (8, 7), "latents of -1 and cameras of 25 numbers"),
         ("backbone.mapping.embed.weight", (8, 7), "cameras of 7 numbers"),
@@ -333,7 +333,7 @@ def test_settings_are_checked_by_type_and_range(values, said):
         ("backbone.synthesis.b12.conv1.weight", (8, 8, 3, 3), "has the resolutions"),
     ],
 )
-def test_shapes_of_no_generator_are_refused(tensor, shape, said):
+def test_invalid_shapes_are_refused(tensor, shape, message):
     shapes = {name: tuple(x.shape) for name, x in toy_tensors("eg3d").items()}
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         Architecture.read({**shapes, tensor: shape}, "toy")

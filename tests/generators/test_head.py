@@ -1,5 +1,4 @@
-"""The built-in head: its place in the canonical frame, its determinism, and that detectors take it for a
-face."""
+"""The built-in head: its position in EG3D's frame, its determinism, and detection of its face."""
 
 import mitsuba as mi
 import numpy as np
@@ -28,7 +27,7 @@ def detect(image: np.ndarray) -> np.ndarray | None:
     return None if boxes is None else np.asarray(points[0], dtype=float) / side
 
 
-def test_similarity_finds_the_transform_it_was_made_with():
+def test_similarity_recovers_a_known_transform():
     rng = np.random.default_rng(0)
     rotation, _ = np.linalg.qr(rng.standard_normal((3, 3)))
     rotation *= np.sign(np.linalg.det(rotation))
@@ -40,7 +39,7 @@ def test_similarity_finds_the_transform_it_was_made_with():
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_every_shape_has_its_landmarks_where_eg3d_faces_do(seed):
+def test_landmarks_of_every_shape_match_eg3d(seed):
     body = anatomy()
     shape = sample_person(np.random.default_rng(seed)).shape
     scale, rotation, shift = body.canonical(shape)
@@ -51,14 +50,14 @@ def test_every_shape_has_its_landmarks_where_eg3d_faces_do(seed):
     assert np.abs(error).max() < 0.04
 
 
-def test_detected_landmarks_are_where_eg3d_faces_have_them():
+def test_detected_landmarks_match_eg3d():
     images = [SyntheticHead(samples=8).render(identity, FRONTAL, 112).images[0] for identity in (0, 1, 2)]
     errors = np.stack([detect(image) - project(STANDARD_LANDMARKS, FRONTAL) for image in images])
     assert np.abs(errors.mean(0)).max() < 0.04
     assert np.abs(errors).max() < 0.08
 
 
-def test_a_number_is_a_person_whatever_the_threads():
+def test_identity_does_not_depend_on_threads():
     cameras = np.stack([label_from_angles(yaw, 0.1) for yaw in (-1.0, 0.4)])
     renders = []
     for threads in (1, 2):
@@ -72,8 +71,8 @@ def test_a_number_is_a_person_whatever_the_threads():
     assert renders[0].masks[1, :8, 0].max() == 0
 
 
-def test_the_background_is_the_environment_that_lights_the_scene():
-    """What we composite equals what Mitsuba shows where nothing stands in the way."""
+def test_background_matches_mitsubas_environment():
+    """Our composited background equals Mitsuba's render of the empty scene."""
     environment = sample_environment(np.random.default_rng(3))
     label = label_from_angles(0.6, -0.2)
     scene = mi.load_dict({"type": "scene", **_lights(environment)})
@@ -84,13 +83,13 @@ def test_the_background_is_the_environment_that_lights_the_scene():
     assert np.abs(seen[..., :3] - ours).mean() < 0.01 * ours.mean()
 
 
-def test_the_background_moves_with_the_camera():
+def test_background_depends_on_the_camera():
     environment = sample_environment(np.random.default_rng(4))
     here, there = (background(environment, label_from_angles(yaw, 0.0), 24) for yaw in (0.0, 0.5))
     assert np.abs(here - there).mean() > 1e-3
 
 
-def test_expressions_use_anny_s_actions_within_range():
+def test_expressions_use_annys_actions_within_range():
     known = set(anatomy().model.facial_action_labels)
     for seed in range(50):
         name, actions = sample_expression(np.random.default_rng(seed))
@@ -99,23 +98,23 @@ def test_expressions_use_anny_s_actions_within_range():
         assert all(0 <= amount <= 1 for amount in actions.values())
 
 
-def test_people_vary_and_hair_stays_off_the_face():
+def test_people_vary_and_hair_does_not_cover_the_face():
     people = [sample_person(np.random.default_rng(seed)) for seed in range(200)]
     ages = [person.shape.phenotypes["age"] for person in people]
     assert min(ages) < 0.68
     assert max(ages) > 0.9
     assert {person.hair.bald for person in people} == {True, False}
-    face = np.array([[0.0, -0.02, -0.03], [0.03, 0.0, 0.0]])  # nose and eye, about the point between the eyes
+    face = np.array([[0.0, -0.02, -0.03], [0.03, 0.0, 0.0]])  # nose and eye, from the point between the eyes
     assert max(cover(face, person.hair).max() for person in people) == 0
 
 
-def test_an_unchanged_shape_is_the_template():
+def test_mean_shape_is_the_template():
     body = anatomy()
     np.testing.assert_allclose(body.vertices(Shape(body.mean_phenotypes(), {}), {}), body.template)
 
 
 @pytest.mark.slow
-def test_faces_are_found_in_95_of_100_renders_within_45_degrees():
+def test_faces_are_detected_in_95_percent_of_renders():
     rng = np.random.default_rng(0)
     found = []
     for identity in range(100, 130):

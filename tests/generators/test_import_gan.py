@@ -1,4 +1,4 @@
-"""Published networks → generators: what is read, and what is refused, without running anything in them."""
+"""Import of published network pickles: what is read, what is refused, and that nothing is executed."""
 
 import io
 import os
@@ -20,13 +20,13 @@ from tests.generators.toy_generators import toy_generator, toy_settings
 
 @pytest.fixture(autouse=True)
 def toy_sides(monkeypatch):
-    """The toy's super-resolution expects renderings of 16."""
+    """Let the toy's super-resolution expect renderings of 16×16 pixels."""
     monkeypatch.setitem(SUPERRESOLUTIONS, "SuperresolutionHybrid8XDC", (16, False))
 
 
 @pytest.mark.parametrize("kind", ["eg3d", "panohead"])
 @pytest.mark.parametrize("protocol", [2, 3, 4])
-def test_a_network_becomes_a_folder(kind, protocol, tmp_path, monkeypatch, capsys):
+def test_network_pickle_is_imported(kind, protocol, tmp_path, monkeypatch, capsys):
     tensors = write_network(tmp_path / "net.pkl", kind, monkeypatch, protocol=protocol)
     main([str(tmp_path / "net.pkl"), "--out", str(tmp_path / "gan")])
     assert kind in capsys.readouterr().out
@@ -40,8 +40,8 @@ def test_a_network_becomes_a_folder(kind, protocol, tmp_path, monkeypatch, capsy
     assert torch.equal(generator.identity(w).planes, twin.identity(w).planes)
 
 
-def test_a_network_in_half_precision_runs_in_whole(tmp_path, monkeypatch):
-    """And the clamps of what was trained in float16 stay."""
+def test_half_precision_network_is_imported_as_float32(tmp_path, monkeypatch):
+    """The clamps of layers trained in float16 are kept."""
     clamped = {f"superresolution.block{n}.conv1:clamp": 256 for n in (0, 1)}
     path = tmp_path / "net.pkl"
     tensors = write_network(path, "panohead", monkeypatch, dtype=torch.float16, attributes=clamped)
@@ -54,7 +54,7 @@ def test_a_network_in_half_precision_runs_in_whole(tmp_path, monkeypatch):
     assert generator.backbone.synthesis.b8.conv1.clamp is None
 
 
-def test_old_numpy_names(tmp_path, monkeypatch):
+def test_old_numpy_module_names_are_read(tmp_path, monkeypatch):
     path = tmp_path / "net.pkl"
     write_network(path, "eg3d", monkeypatch, protocol=2)
     new = path.read_bytes()
@@ -64,7 +64,7 @@ def test_old_numpy_names(tmp_path, monkeypatch):
     generator_of(path)
 
 
-def test_what_a_pickle_says_of_its_rendering_is_kept(tmp_path, monkeypatch):
+def test_rendering_settings_of_the_pickle_are_kept(tmp_path, monkeypatch):
     path = tmp_path / "net.pkl"
     attributes = {"superresolution.block0.conv1:clamp": 256, "decoder.net.0": {"bias_gain": 2.0}}
     write_network(
@@ -88,7 +88,7 @@ def test_what_a_pickle_says_of_its_rendering_is_kept(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"ray_start": "auto"}, "ray_start is 'auto'"),
         ({"disparity_space_sampling": True}, "disparity_space_sampling is True"),
@@ -103,14 +103,14 @@ def test_what_a_pickle_says_of_its_rendering_is_kept(tmp_path, monkeypatch):
         ({"c_scale": "one"}, "G_ema: label_scale: Input should be a valid number"),
     ],
 )
-def test_settings_that_are_not_known_are_named(options, said, tmp_path, monkeypatch):
+def test_unsupported_settings_are_named(options, message, tmp_path, monkeypatch):
     write_network(tmp_path / "net.pkl", "eg3d", monkeypatch, **options)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         generator_of(tmp_path / "net.pkl")
 
 
 @pytest.mark.parametrize(
-    ("attributes", "said"),
+    ("attributes", "message"),
     [
         ({"": {"img_resolution": 1024}}, "img_resolution is 1024, its layers output 64x64"),
         ({"backbone.synthesis.b8": {"architecture": "resnet"}}, "b8 has architecture .resnet"),
@@ -119,20 +119,20 @@ def test_settings_that_are_not_known_are_named(options, said, tmp_path, monkeypa
         ({"superresolution.block0.conv1:clamp": "x"}, "G_ema: clamps.superresolution.block0"),
     ],
 )
-def test_layers_that_are_not_known_are_named(attributes, said, tmp_path, monkeypatch):
+def test_unsupported_layers_are_named(attributes, message, tmp_path, monkeypatch):
     write_network(tmp_path / "net.pkl", "eg3d", monkeypatch, attributes=attributes)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         generator_of(tmp_path / "net.pkl")
 
 
-def test_another_super_resolution_is_named(tmp_path, monkeypatch):
+def test_unsupported_super_resolution_is_named(tmp_path, monkeypatch):
     write_network(tmp_path / "net.pkl", "eg3d", monkeypatch)
     monkeypatch.delitem(SUPERRESOLUTIONS, "SuperresolutionHybrid8XDC")
     with pytest.raises(InputError, match="its super-resolution is SuperresolutionHybrid8XDC; supported: "):
         generator_of(tmp_path / "net.pkl")
 
 
-def test_networks_that_are_neither(tmp_path, monkeypatch):
+def test_other_networks_are_refused(tmp_path, monkeypatch):
     path = tmp_path / "net.pkl"
     write_network(path, "eg3d", monkeypatch)
     stylegan = Persistent("Generator", "", {"_modules": {}, "_parameters": {}, "_buffers": {}})
@@ -148,7 +148,7 @@ def test_networks_that_are_neither(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
-def test_truncated_files(share, tmp_path, monkeypatch):
+def test_truncated_files_are_refused(share, tmp_path, monkeypatch):
     path = tmp_path / "net.pkl"
     write_network(path, "eg3d", monkeypatch)
     whole = path.read_bytes()
@@ -157,7 +157,7 @@ def test_truncated_files(share, tmp_path, monkeypatch):
         generator_of(path)
 
 
-def test_other_files(tmp_path):
+def test_other_files_are_refused(tmp_path):
     (tmp_path / "a.pkl").write_text("not a pickle")
     torch.save({"a": torch.zeros(1)}, tmp_path / "b.pkl")
     for name in ("a.pkl", "b.pkl", "c.pkl"):
@@ -166,7 +166,7 @@ def test_other_files(tmp_path):
 
 
 class Hostile:
-    """Calls what it is made with."""
+    """Calls a function with arguments when it is unpickled."""
 
     def __init__(self, *call):
         self.call = call
@@ -186,7 +186,7 @@ class Hostile:
         ((io.open, "{mark}", "w"), "io.open"),
     ],
 )
-def test_hostile_pickles_do_nothing(call, name, tmp_path):
+def test_hostile_pickles_execute_nothing(call, name, tmp_path):
     mark = str(tmp_path / "mark")
     call = tuple(part.format(mark=mark) if isinstance(part, str) else part for part in call)
     path = tmp_path / "net.pkl"
@@ -207,7 +207,7 @@ def test_source_in_a_network_is_not_executed(tmp_path, monkeypatch):
 
 
 def stored(x):
-    """A tensor's storage as `torch.Storage.__reduce__` writes it."""
+    """A tensor's storage as written by `torch.Storage.__reduce__`."""
     buffer = io.BytesIO()
     storage = torch.storage.TypedStorage(wrap_storage=x.untyped_storage(), dtype=x.dtype, _internal=True)
     torch.save(storage, buffer, _use_new_zipfile_serialization=False)
@@ -215,14 +215,14 @@ def stored(x):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.bool])
-def test_storages_are_read_as_torch_reads_them(dtype):
+def test_storages_are_read_like_torch(dtype):
     values = torch.arange(6).to(dtype)
     strided = StoredTensor(stored(values), 1, (2, 2), (1, 2)).read()
     assert torch.equal(strided, values[[1, 3, 2, 4]].view(2, 2))
     assert torch.equal(read_storage(stored(torch.empty(0, dtype=dtype))), torch.empty(0, dtype=dtype))
 
 
-def test_storages_that_are_none_are_refused():
+def test_invalid_storages_are_refused():
     class Storage:
         def __reduce__(self):
             return eval, ("1",)
@@ -241,7 +241,7 @@ def test_storages_that_are_none_are_refused():
         StoredTensor(whole, 3, (4,), (1,)).read()
 
 
-def test_modules_that_contain_each_other_are_refused(tmp_path, monkeypatch):
+def test_exponentially_nested_modules_are_refused(tmp_path, monkeypatch):
     path = tmp_path / "net.pkl"
     write_network(path, "eg3d", monkeypatch)
     state = {"_parameters": {}, "_buffers": {}, "_modules": {}}
@@ -253,7 +253,7 @@ def test_modules_that_contain_each_other_are_refused(tmp_path, monkeypatch):
         generator_of(path)
 
 
-def test_modules_and_tensors_have_names(tmp_path, monkeypatch):
+def test_modules_and_tensors_need_string_names(tmp_path, monkeypatch):
     path = tmp_path / "net.pkl"
     write_network(path, "eg3d", monkeypatch)
     for table in ("_modules", "_parameters"):
@@ -266,7 +266,7 @@ def test_modules_and_tensors_have_names(tmp_path, monkeypatch):
         generator_of(path)
 
 
-TEXT = b"X" + struct.pack("<I", 1 << 16) + b"a" * (1 << 16) + b"q\x00"  # remembered as 0
+TEXT = b"X" + struct.pack("<I", 1 << 16) + b"a" * (1 << 16) + b"q\x00"  # memoised as 0
 INFLATING = {
     "dictionaries": b"}0" * 10_000 + b"}.",
     "encoded text": TEXT + b"c_codecs\nencode\nq\x010(h\x01h\x00X\x06\x00\x00\x00latin1\x86R" * 400 + b"l.",
@@ -275,15 +275,15 @@ INFLATING = {
 
 
 @pytest.mark.parametrize("how", INFLATING)
-def test_a_pickle_that_unpacks_to_far_more_than_its_size_is_refused(how, tmp_path, monkeypatch):
-    """A few bytes make an object, or a copy of one that the pickle holds already."""
+def test_inflating_pickles_are_refused(how, tmp_path, monkeypatch):
+    """A few bytes create an object, or a copy of a memoised one."""
     monkeypatch.setattr("generators.gan.pickles.MAX_OPERATIONS", 10_000)
     (tmp_path / "net.pkl").write_bytes(b"\x80\x02" + INFLATING[how])
     with pytest.raises(InputError, match=r"more than its size|more than 10,000 values"):
         generator_of(tmp_path / "net.pkl")
 
 
-def test_tensors_that_share_a_storage_take_no_more_than_the_file(tmp_path, monkeypatch):
+def test_tensors_larger_than_the_file_are_refused(tmp_path, monkeypatch):
     path = tmp_path / "net.pkl"
     write_network(path, "eg3d", monkeypatch)
     shared = torch.zeros(1 << 16)
@@ -294,7 +294,7 @@ def test_tensors_that_share_a_storage_take_no_more_than_the_file(tmp_path, monke
         generator_of(path)
 
 
-def test_the_command_ends_in_one_line(tmp_path, capsys):
+def test_import_of_a_missing_file_is_one_line(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"), one_line():
         main([str(tmp_path / "none.pkl"), "--out", str(tmp_path / "x")])
     assert (

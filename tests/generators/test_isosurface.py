@@ -13,7 +13,7 @@ RADIUS = 0.3
 
 
 def ball(points: torch.Tensor) -> torch.Tensor:
-    """Density 10 on the surface of a ball, growing inwards, and a small second ball apart from it."""
+    """Density of a ball, 10 at its surface and growing inwards, and of a separate small ball."""
     apart = (points - torch.tensor([0.42, 0.42, 0.42])).norm(dim=1)
     return torch.maximum(10 + 100 * (RADIUS - points.norm(dim=1)), 10 + 100 * (0.04 - apart)).clamp_min(0)
 
@@ -23,7 +23,7 @@ def surface() -> Surface:
     return extract_surface(ball, extent=0.5, level=10.0, resolution=48)
 
 
-def test_a_ball_is_found_watertight_with_normals_outwards(surface: Surface):
+def test_ball_gives_a_watertight_surface_with_outward_normals(surface: Surface):
     np.testing.assert_allclose(np.linalg.norm(surface.vertices, axis=1), RADIUS, atol=2e-3)
     mesh = trimesh.Trimesh(surface.vertices, surface.faces)
     assert mesh.is_watertight
@@ -32,12 +32,12 @@ def test_a_ball_is_found_watertight_with_normals_outwards(surface: Surface):
     assert outwards.min() > 0.9
 
 
-def test_a_surface_that_leaves_the_cube_is_closed():
+def test_surface_cut_by_the_cube_is_closed():
     cut = extract_surface(ball, extent=0.25, level=10.0, resolution=32)
     assert trimesh.Trimesh(cut.vertices, cut.faces).is_watertight
 
 
-def test_colours_come_from_the_views_that_see_a_vertex(surface: Surface):
+def test_vertex_colours_come_from_the_views_that_see_it(surface: Surface):
     labels = np.stack([label_from_angles(0.0, 0.0), label_from_angles(np.pi, 0.0)])
     images = np.zeros((2, 32, 32, 3), np.uint8)
     images[0, ..., 0], images[1, ..., 2] = 200, 100
@@ -47,7 +47,7 @@ def test_colours_come_from_the_views_that_see_a_vertex(surface: Surface):
     assert (colours[back] == (0, 0, 100)).all()
 
 
-def test_image_halves_land_on_their_side(surface: Surface):
+def test_image_halves_colour_their_side(surface: Surface):
     image = np.zeros((1, 64, 64, 3), np.uint8)
     image[:, :, 32:, 1] = 255
     colours = colours_from_views(surface, image, label_from_angles(0.0, 0.0)[None])
@@ -57,7 +57,7 @@ def test_image_halves_land_on_their_side(surface: Surface):
 
 
 @pytest.mark.parametrize("name", ["head.ply", "head.glb"])
-def test_a_mesh_file_keeps_shape_colour_and_unit(surface: Surface, tmp_path: Path, name: str):
+def test_mesh_file_keeps_shape_colour_and_unit(surface: Surface, tmp_path: Path, name: str):
     colours = np.tile(np.array([[10, 20, 30]], np.uint8), (len(surface.vertices), 1))
     write_mesh(surface, colours, tmp_path / name, unit="millimetres")
     read = trimesh.load(tmp_path / name, force="mesh", process=False)
@@ -66,7 +66,7 @@ def test_a_mesh_file_keeps_shape_colour_and_unit(surface: Surface, tmp_path: Pat
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-def test_no_surface_and_other_names_are_refused(surface: Surface, tmp_path: Path):
+def test_empty_surfaces_and_unknown_suffixes_are_refused(surface: Surface, tmp_path: Path):
     with pytest.raises(InputError, match=r"at most 0, below the surface's 10: no mesh"):
         extract_surface(lambda points: torch.zeros(len(points)), 0.5, 10.0, 8)
     with pytest.raises(InputError, match=r"\.ply or \.glb"):

@@ -1,4 +1,4 @@
-"""The studio: light baked into a head once, and what its cameras see."""
+"""The studio renderer: baked light, and its images."""
 
 import numpy as np
 import pytest
@@ -20,14 +20,14 @@ def uniform(level: float) -> Environment:
 
 
 def agreement(one: np.ndarray, other: np.ndarray) -> float:
-    """PSNR in dB of images of 8 bits."""
+    """PSNR of 8-bit images in dB."""
     mse = np.square((one.astype(float) - other) / 255).mean()
     return float(-10 * np.log10(max(mse, 1e-10)))
 
 
 @pytest.mark.parametrize("sample", [sample_studio, sample_environment])
-def test_lights_give_what_the_environment_gives(sample):
-    """Irradiance on a few plates: the integral over the image against the sum over lights."""
+def test_lights_match_the_environments_irradiance(sample):
+    """Irradiance on two planes: the integral over the environment against the sum over lights."""
     environment = sample(np.random.default_rng(3))
     lights = median_cut(environment)
     assert lights.directions.shape == lights.colours.shape == (32, 3)
@@ -43,13 +43,13 @@ def test_lights_give_what_the_environment_gives(sample):
     )
     solid = np.sin(polar)[..., None] * 2 * np.pi**2 / polar.size
     np.testing.assert_allclose(lights.colours.sum(0), (image * solid).sum((0, 1)), rtol=0.01)
-    for normal in np.eye(3)[1:]:  # a plate that looks up, and one that looks at the cameras
+    for normal in np.eye(3)[1:]:  # facing up, and facing the cameras
         integral = (image * solid * np.clip(towards @ normal, 0, None)[..., None]).sum((0, 1))
         summed = (lights.colours * np.clip(lights.directions @ normal, 0, None)[:, None]).sum(0)
         np.testing.assert_allclose(summed, integral, rtol=0.1)
 
 
-def test_light_from_everywhere_leaves_hollows_darker_than_what_stands_out():
+def test_uniform_light_leaves_cavities_darker():
     rng = np.random.default_rng(5)
     scene = LitScene(sample_person(rng), sample_expression(rng)[1], uniform(1.0), 0, 32)
     body = scene.body
@@ -63,7 +63,7 @@ def test_light_from_everywhere_leaves_hollows_darker_than_what_stands_out():
     assert baked.openness.max() <= 1
 
 
-def test_a_view_is_the_same_whatever_the_threads_and_the_backdrop_whatever_the_camera():
+def test_studio_view_is_thread_independent_with_a_fixed_backdrop():
     cameras = np.stack([label_from_angles(yaw, 0.1) for yaw in (-0.2, 0.2)])
     renders = []
     for threads in (1, 2):
@@ -74,7 +74,7 @@ def test_a_view_is_the_same_whatever_the_threads_and_the_backdrop_whatever_the_c
     images, masks = renders[0].images.astype(int), renders[0].masks
     behind = (masks == 0).all(0)
     assert behind.any()
-    assert np.ptp(images[:, behind], axis=0).max() <= 1  # a mask of zero is rounded
+    assert np.ptp(images[:, behind], axis=0).max() <= 1  # masks are rounded to zero
     assert masks[:, 14:18, 14:18].min() == 255
 
 
@@ -90,7 +90,7 @@ def test_studio_people_differ_and_are_well_exposed():
 
 
 @pytest.mark.slow
-def test_renders_of_a_view_with_other_seeds_agree():
+def test_renders_with_different_seeds_agree():
     """At least 38 dB on average, and 35 dB for every person of 32."""
     cameras = np.stack([label_from_angles(0.0, 0.0), label_from_angles(0.7, -0.2)])
     agreements = []

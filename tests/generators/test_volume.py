@@ -1,4 +1,4 @@
-"""Volume rendering: rays, closed forms, derivatives, and where importance depths go."""
+"""Volume rendering: rays, closed forms, gradients, importance sampling."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def as_is(raw: Tensor) -> Tensor:
 
 
 def ball(radius: float, density: float):
-    """A homogeneous ball about the origin, of one colour."""
+    """A homogeneous ball of one colour around the origin."""
 
     def field(points: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG001
         inside = points.norm(dim=-1) < radius
@@ -36,7 +36,7 @@ def ball(radius: float, density: float):
     return field
 
 
-def test_rays_pass_through_the_pixels_they_belong_to() -> None:
+def test_rays_pass_through_their_pixels() -> None:
     intrinsics = np.array([[3.0, 0.2, 0.45], [0.0, 4.0, 0.55], [0.0, 0.0, 1.0]])
     skewed = label(look_at((0.5, 0.7, 2.4), roll=0.3), intrinsics)
     cast = rays(torch.from_numpy(skewed).double().unsqueeze(0), 4)
@@ -47,12 +47,12 @@ def test_rays_pass_through_the_pixels_they_belong_to() -> None:
     assert torch.allclose(cast.directions.norm(dim=-1), torch.ones(1, 16, dtype=torch.float64))
 
 
-def test_rays_refuse_what_is_no_label() -> None:
+def test_rays_of_invalid_labels_raise() -> None:
     with pytest.raises(ValueError, match="EG3D labels are"):
         rays(torch.zeros(2, 16), 4)
 
 
-def test_a_homogeneous_ball_has_its_closed_form() -> None:
+def test_homogeneous_ball_matches_the_closed_form() -> None:
     radius, density = 0.5, 1.7
     labels = camera().double()
     cast = rays(labels, 16)
@@ -66,13 +66,13 @@ def test_a_homogeneous_ball_has_its_closed_form() -> None:
     assert (rendered.alpha - alpha).abs().max() < 5e-3
     assert (rendered.features - 0.7 * alpha.unsqueeze(-1)).abs().max() < 5e-3
     hit = half > 0.1
-    # the mean of an exponential distribution cut off at the ball's far side
+    # the mean of an exponential distribution truncated at the ball's far side
     length = 2 * half[hit]
     depth = (along - half)[hit] + 1 / density - length * torch.exp(-density * length) / alpha[hit]
     assert (rendered.depth[hit] - depth).abs().max() < 5e-3
 
 
-def test_a_ray_that_meets_nothing_is_empty_and_ends_at_its_last_depth() -> None:
+def test_empty_ray_ends_at_its_last_depth() -> None:
     labels = camera()
     near, far = around_origin(labels, 0.5)
     rendered = render(ball(0.0, 5.0), rays(labels, 4), near, far, RaySampling(9, 0), activation=as_is)
@@ -81,7 +81,7 @@ def test_a_ray_that_meets_nothing_is_empty_and_ends_at_its_last_depth() -> None:
     assert torch.allclose(rendered.depth, far[..., 0] + 0.5 * (far - near)[..., 0] / 8)
 
 
-def test_a_textured_plane_shows_the_texture_where_the_camera_projects_it() -> None:
+def test_textured_plane_is_rendered_in_place() -> None:
     def texture(points: Tensor) -> Tensor:
         return torch.stack([torch.sin(6 * points[..., 0]), torch.cos(5 * points[..., 1])], dim=-1)
 
@@ -98,7 +98,7 @@ def test_a_textured_plane_shows_the_texture_where_the_camera_projects_it() -> No
     assert (rendered.features - expected).abs().max() < 0.06
 
 
-def test_derivatives_agree_with_finite_differences() -> None:
+def test_march_passes_gradcheck() -> None:
     draw = torch.Generator().manual_seed(0)
     features = torch.randn(1, 2, 5, 3, generator=draw, dtype=torch.float64, requires_grad=True)
     raw = torch.randn(1, 2, 5, generator=draw, dtype=torch.float64, requires_grad=True)
@@ -112,7 +112,7 @@ def test_derivatives_agree_with_finite_differences() -> None:
     assert torch.autograd.gradcheck(marched, (features, raw, depths))
 
 
-def test_a_rendering_differentiates_through_a_grid() -> None:
+def test_render_passes_gradcheck() -> None:
     labels = camera().double()
     grid = torch.randn(1, 3, 2, 2, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
@@ -127,7 +127,7 @@ def test_a_rendering_differentiates_through_a_grid() -> None:
     assert torch.autograd.gradcheck(seen, (grid.requires_grad_(),))
 
 
-def test_importance_depths_gather_where_the_weights_are() -> None:
+def test_importance_depths_follow_the_weights() -> None:
     depths = torch.linspace(2.0, 3.0, 24).expand(2, 3, 24)
     weights = torch.zeros(2, 3, 23)
     weights[..., 12] = 0.9
@@ -140,7 +140,7 @@ def test_importance_depths_gather_where_the_weights_are() -> None:
     assert (chosen.diff(dim=-1) >= 0).all()
 
 
-def test_equal_weights_give_an_even_spread() -> None:
+def test_equal_weights_give_even_depths() -> None:
     depths = torch.linspace(2.0, 3.0, 11, dtype=torch.float64).expand(1, 1, 11)
     weights = torch.full((1, 1, 10), 0.1, dtype=torch.float64)
     quantiles = torch.linspace(0, 1, 9, dtype=torch.float64)
@@ -155,7 +155,7 @@ def test_jitter_stays_within_its_stratum() -> None:
 
 
 @pytest.mark.parametrize("seed", [None, 3])
-def test_chunks_of_rays_change_nothing(seed: int | None) -> None:
+def test_ray_chunks_change_nothing(seed: int | None) -> None:
     labels = torch.cat([camera(), camera(-0.4, 0.1)])
 
     def rendered(chunk: int) -> Tensor:
@@ -167,7 +167,7 @@ def test_chunks_of_rays_change_nothing(seed: int | None) -> None:
     assert torch.equal(rendered(0), rendered(7))
 
 
-def test_moving_closer_moves_near_and_far() -> None:
+def test_near_and_far_follow_the_cameras_distance() -> None:
     close = torch.from_numpy(label_from_angles(0.1, 0.0, radius=2.0)).unsqueeze(0)
     near, far = around_origin(torch.cat([camera(), close]), 0.5)
     assert torch.allclose(near.flatten(), torch.tensor([2.2, 1.5]), atol=1e-5)

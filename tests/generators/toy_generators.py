@@ -1,4 +1,4 @@
-"""Generators of the real classes at toy width, with the recipe's weights: 16x16 rendered, 64x64 at last."""
+"""The real generator classes at toy width with the recipe's weights: 16×16 renderings, 64×64 images."""
 
 from torch import Tensor
 
@@ -18,7 +18,7 @@ def toy_settings(kind: Kind, **changes: object) -> Settings:
 
 
 def toy_architecture(kind: Kind) -> Architecture:
-    """Every part of a kind, narrow."""
+    """A kind's architecture with few channels."""
     pano = kind == "panohead"
     return Architecture(
         latent=6,
@@ -42,5 +42,5 @@ def toy_tensors(kind: Kind) -> dict[str, Tensor]:
 
 
 def toy_generator(kind: Kind, **changes: object) -> Generator:
-    """A small generator, its settings with `changes`."""
+    """A toy generator, with `changes` to its settings."""
     return build_generator(toy_tensors(kind), toy_settings(kind, **changes), kind)

@@ -1,4 +1,4 @@
-"""Pivotal tuning, shown to work on renders of a toy generator whose people differ as a trained one's do."""
+"""Pivotal tuning of renders of a toy generator whose identities differ like a trained one's."""
 
 import dataclasses
 import json
@@ -29,8 +29,8 @@ QUICK = Tuning(style_steps=3, tune_steps=2, perceptual_weight=0.0)
 
 
 def varied(kind):
-    """A toy with the recipe's weights, the mapping's at a trained generator's scale (1 / its rate), so that
-    latents make different people."""
+    """A toy generator whose mapping weights have a trained generator's scale (1 / its learning-rate
+    multiplier), so that latents give different people."""
     generator = toy_generator(kind)
     for layer in (generator.backbone.mapping.fc0, generator.backbone.mapping.fc1):
         layer.weight.data *= 100
@@ -42,9 +42,8 @@ def cameras(*yaws):
 
 
 @pytest.mark.parametrize("kind", ["eg3d", "panohead"])
-def test_a_render_is_found_again_and_seen_from_elsewhere(kind):
-    """The distance falls a hundredfold, and views from 40 degrees away are ten times nearer to the truth than
-    the average person's."""
+def test_inversion_recovers_a_render_and_its_novel_views(kind):
+    """The loss falls 50-fold, and the error of a view 40 degrees away is a tenth of the average person's."""
     generator = varied(kind)
     labels = torch.from_numpy(cameras(0.2, -0.5)).unsqueeze(0)
     z = torch.randn(1, 6, generator=torch.Generator().manual_seed(5))
@@ -67,7 +66,7 @@ def test_a_render_is_found_again_and_seen_from_elsewhere(kind):
     assert all(torch.equal(x, before[name]) for name, x in generator.state_dict().items())
 
 
-def test_the_perceptual_distance_counts():
+def test_perceptual_distance_adds_to_the_loss():
     generator = varied("eg3d")
     target = torch.zeros(1, 3, 64, 64)
     image = torch.linspace(-1, 1, 64).expand(1, 3, 64, 64)
@@ -76,8 +75,8 @@ def test_the_perceptual_distance_counts():
     assert both > plain + 0.01
 
 
-def test_noise_stays_noise():
-    """White noise has no structure to speak of, a ramp has; fitted patterns stay normalised."""
+def test_noise_patterns_stay_normalised():
+    """White noise has little structure, a ramp has much; fitted noise patterns stay normalised."""
     white, ramp = torch.randn(32, 32), torch.linspace(-1.7, 1.7, 32).expand(32, 32)
     assert noise_structure([ramp]) > 100 * noise_structure([white])
     generator = varied("eg3d")
@@ -110,7 +109,7 @@ def job_of(folder, **changes):
     return Job(GeneratorOptions(str(folder)), **{"tuning": QUICK, "size": 32, **changes})
 
 
-def test_portraits_are_resumed_and_can_be_scored(folder, tmp_path, monkeypatch):
+def test_inversion_resumes_and_writes_predictions(folder, tmp_path, monkeypatch):
     job = job_of(folder)
     out = tmp_path / "out"
     fit, names = Inversion.fit, []
@@ -145,7 +144,7 @@ def test_portraits_are_resumed_and_can_be_scored(folder, tmp_path, monkeypatch):
         invert_portraits(people(), job_of(folder, size=16), out, ["cpu"])
 
 
-def test_people_are_added_and_never_mistaken(folder, tmp_path):
+def test_people_are_added_and_changed_ones_refused(folder, tmp_path):
     out = tmp_path / "out"
     invert_portraits(people("ben"), job_of(folder), out, ["cpu"])
     invert_portraits(people("cyd", "ada"), job_of(folder), out, ["cpu"])
@@ -157,7 +156,7 @@ def test_people_are_added_and_never_mistaken(folder, tmp_path):
             invert_portraits(others, job_of(folder), out, ["cpu"])
 
 
-def test_other_truths_are_other_portraits(tmp_path):
+def test_portrait_fingerprint_depends_on_its_files(tmp_path):
     person = people("ada")[0]
     found = {person.fingerprint()}
     for kind in ("truth", "condition", "mask"):
@@ -168,14 +167,14 @@ def test_other_truths_are_other_portraits(tmp_path):
     assert len(found) == 7
 
 
-def test_a_system_is_named_by_its_generator_and_its_perceptual_network():
+def test_system_name_has_generator_and_perceptual_network():
     assert system_name("eg3d", QUICK) == "EG3D-PTI[l2]"
     assert system_name("eg3d", Tuning()) == "EG3D-PTI[efficientnet-lite0]"
     assert system_name("panohead", Tuning(perceptual="vgg16")) == "PanoHead-PTI[vgg16]"
 
 
 @pytest.mark.slow
-def test_several_processes_make_what_one_makes(folder, tmp_path):
+def test_several_processes_match_one(folder, tmp_path):
     everybody = people("ada", "ben", "cyd")
     for name, devices in (("one", ["cpu"]), ("two", ["cpu", "cpu"])):
         invert_portraits(everybody, job_of(folder), tmp_path / name, devices)
@@ -200,7 +199,7 @@ def test_cameras_of_photos_are_estimated_on_their_crop(tmp_path, monkeypatch):
 
 @pytest.fixture
 def others(folder, tmp_path):
-    """Another system's novel views of two people of the generator, who it thinks are the average person."""
+    """Another system's predictions of two of the generator's people: always the average person."""
     head = GeneratedHead(GeneratorOptions(str(folder), truncation=1.0, faces=False))
     average = GeneratedHead(GeneratorOptions(str(folder), truncation=0.0, faces=False))
     made, views = tmp_path / "others", []
@@ -221,8 +220,8 @@ def others(folder, tmp_path):
     return made
 
 
-def test_anothers_portraits_are_inverted_and_scored_against_the_same_truths(folder, others, tmp_path):
-    """A row of the same table, the same views, and nearer to the truth than what it is beside."""
+def test_inverting_predictions_keeps_views_and_truths(folder, others, tmp_path):
+    """The inversion gives the same views, and is at least 6 dB nearer to the truths."""
     out = tmp_path / "out"
     tuning = ["--tuning.style_steps", "40", "--tuning.tune_steps", "20", "--tuning.style_rate", "0.05"]
     tuning += ["--tuning.tune_rate", "0.002", "--tuning.perceptual_weight", "0"]
@@ -242,7 +241,7 @@ def test_anothers_portraits_are_inverted_and_scored_against_the_same_truths(fold
     assert Image.open(out / "sheet.jpg").size == (3 * 192, 4 * 192)
 
 
-def test_files_outside_a_folder_of_predictions_are_not_copied(folder, others, tmp_path):
+def test_files_outside_a_predictions_folder_are_refused(folder, others, tmp_path):
     (tmp_path / "secret.png").write_bytes((others / "ada/reference.png").read_bytes())
     (others / "link.png").symlink_to(tmp_path / "secret.png")
     manifest = json.loads((others / "manifest.json").read_text())
@@ -256,7 +255,7 @@ def test_files_outside_a_folder_of_predictions_are_not_copied(folder, others, tm
     assert not (tmp_path / "out").exists()
 
 
-def test_predictions_without_what_inverting_takes_are_refused(folder, others, tmp_path):
+def test_predictions_without_cameras_are_refused(folder, others, tmp_path):
     manifest = json.loads((others / "manifest.json").read_text())
     given = ["--generator", str(folder), "--predictions", str(others), "--out", str(tmp_path / "out")]
     with pytest.raises(InputError, match="already has portraits and cameras"):
@@ -276,7 +275,7 @@ def test_predictions_without_what_inverting_takes_are_refused(folder, others, tm
     assert not (tmp_path / "out").exists()
 
 
-def test_the_command(folder, tmp_path, capsys):
+def test_invert_command_writes_predictions(folder, tmp_path, capsys):
     for person in people():
         person.image.save(tmp_path / f"{person.name}.png")
     write_cameras(cameras(0.1, 0.1), tmp_path / "own.json")
@@ -298,7 +297,7 @@ def test_the_command(folder, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ([], "give the people"),
         (["--portrait", "{tmp}/none.png"], "there is no such file"),
@@ -315,7 +314,7 @@ def test_the_command(folder, tmp_path, capsys):
         (["--portrait", "{tmp}/ada.png", "--tuning.tune_rate", "0"], "rates are positive"),
     ],
 )
-def test_mistakes_end_in_one_line(arguments, said, folder, tmp_path):
+def test_invalid_arguments_are_input_errors(arguments, message, folder, tmp_path):
     (tmp_path / "other").mkdir()
     for place in (tmp_path / "ada.png", tmp_path / "other" / "ada.png"):
         Image.new("RGB", (64, 64)).save(place)
@@ -326,6 +325,6 @@ def test_mistakes_end_in_one_line(arguments, said, folder, tmp_path):
     given = ["--generator", str(folder), "--out", str(tmp_path / "out")]
     given += ["--cameras", str(tmp_path / "cameras.json")]
     given += [argument.format(tmp=tmp_path) for argument in arguments]
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         main(given)
     assert not (tmp_path / "out").exists()

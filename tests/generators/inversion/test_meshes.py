@@ -1,4 +1,4 @@
-"""Meshes of inverted portraits: the generator's density on them, and their place in EG3D's world."""
+"""Meshes of inverted portraits: density at the surface, and position in EG3D's world."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def options(request, tmp_path) -> GeneratorOptions:
 
 
 def middle_level(head: GeneratedHead, inverted: Inverted) -> float:
-    """A density that the toy has somewhere and not everywhere."""
+    """The 80th percentile of the toy's density, so that a surface exists."""
     half = head.generator.settings.box / 2 * 0.9
     points = half * (2 * torch.rand(1, 1, 4000, 3, generator=torch.Generator().manual_seed(0)) - 1)
     planes = inverted.generator.identity(inverted.styles).planes
@@ -39,7 +39,7 @@ def middle_level(head: GeneratedHead, inverted: Inverted) -> float:
 
 
 @torch.no_grad()
-def test_the_density_on_the_surface_is_the_level(options):
+def test_surface_density_equals_the_level(options):
     head = GeneratedHead(options, "cpu")
     z = torch.randn(1, 6, generator=torch.Generator().manual_seed(3))
     ws = head.generator.styles(z, torch.from_numpy(VIEWS[:1]))
@@ -47,7 +47,7 @@ def test_the_density_on_the_surface_is_the_level(options):
     level = middle_level(head, inverted)
     surface = head_surface(head, inverted, level, 24)
     half = head.generator.settings.box / 2
-    # what the generator's own cube or its empty border cuts is not at the level
+    # vertices cut by the generator's cube or its empty border are not at the level
     inner = surface.vertices[np.abs(surface.vertices).max(1) < 0.8 * half]
     planes = head.generator.identity(ws).planes
     found = density(head.generator.field(planes, torch.from_numpy(inner).float()[None, None])[1])
@@ -56,7 +56,7 @@ def test_the_density_on_the_surface_is_the_level(options):
     assert trimesh.Trimesh(surface.vertices, surface.faces).is_watertight
 
 
-def test_a_surface_moves_into_the_frame_of_its_head():
+def test_surface_is_converted_to_the_shared_world():
     turn = np.array([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]])
     frame = HeadFrame(1.1, turn, np.array([0.0, 0.1, 0.0]))
     vertices, normals = np.random.default_rng(0).standard_normal((2, 5, 3))
@@ -66,7 +66,7 @@ def test_a_surface_moves_into_the_frame_of_its_head():
     assert in_shared_world(moved, None) is moved
 
 
-def test_an_inversion_leaves_its_mesh_beside_its_views(options, tmp_path):
+def test_inversion_writes_meshes(options, tmp_path):
     head = GeneratedHead(options, "cpu")
     average = Inverted(
         head.generator, head.generator.styles(torch.zeros(1, 6), torch.from_numpy(VIEWS[:1]), 0.0)
@@ -83,6 +83,6 @@ def test_an_inversion_leaves_its_mesh_beside_its_views(options, tmp_path):
         invert_portraits([portrait], Job(options, tuning, 16), out, ["cpu"])
 
 
-def test_impossible_settings_are_refused():
+def test_invalid_mesh_options_are_refused():
     with pytest.raises(InputError, match=r"--mesh.resolution 4 --mesh.level 9"):
         MeshOptions(resolution=4).check()

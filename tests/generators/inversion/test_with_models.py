@@ -1,5 +1,5 @@
-"""EG3D and PanoHead beside a model: `synthesize` takes their views as conditions, and what
-`generators.invert` writes as its start; `generators.invert --predictions` takes what `evaluate` makes."""
+"""Generators together with a model: `synthesize` with generated conditions and inverted starting views, and
+`generators.invert --predictions` on the predictions of `evaluate`."""
 
 import json
 from dataclasses import replace
@@ -45,7 +45,7 @@ def views(folder):
     return np.stack([np.asarray(Image.open(path)) for path in sorted((folder / "views").iterdir())])
 
 
-def test_synthesis_starts_from_inversions(model, tmp_path, monkeypatch):
+def test_synthesis_starts_from_inverted_views(model, tmp_path, monkeypatch):
     monkeypatch.setattr(view_conditions, "open_renderer", lambda _: FlatRenderer())
     photos, labels = tmp_path / "photos", tmp_path / "cameras.json"
     photos.mkdir()
@@ -87,7 +87,7 @@ def test_synthesis_starts_from_inversions(model, tmp_path, monkeypatch):
         assert (made["inverted"][person] != made["random"][person]).any()
 
 
-def test_synthesis_takes_a_generators_views_as_conditions(model, tmp_path):
+def test_synthesis_takes_generated_conditions(model, tmp_path):
     labels = cameras(-0.3, 0.3)
     save_generator(varied("eg3d"), tmp_path / "gan", "toy")
     write_cameras(labels, tmp_path / "cameras.json")
@@ -112,8 +112,8 @@ def test_synthesis_takes_a_generators_views_as_conditions(model, tmp_path):
     np.testing.assert_array_equal(shown, renderer.render(7, labels, SIDE).images)
 
 
-def test_the_subjects_of_a_models_evaluation_are_inverted(model, tmp_path):
-    """As the shards have them: portraits at their own cameras, held against the same truths."""
+def test_evaluation_subjects_are_inverted(model, tmp_path):
+    """Inversion uses the shards' cameras and copies the truths and conditions."""
     build(FakeSource(2, 1, views=3, size=SIDE), tmp_path / "shards", 0)
     subjects = SubjectSettings(str(tmp_path / "shards"), cache_dir=str(tmp_path / "cache"))
     scoring = ScoringSettings(metrics=["PSNR"])

@@ -1,4 +1,4 @@
-"""Fitting 3D Gaussians to views, and the file of the result, read as viewers read it."""
+"""Fitting of 3D Gaussians to views, and the format of their file."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ LABELS = np.stack([label_from_angles(yaw, 0.1) for yaw in np.linspace(-0.5, 0.5,
 
 
 def views_of_a_ball() -> np.ndarray:
-    """A ball, red on its right half and green on the other, before a blue wall, (K, S, S, 3)."""
+    """Views (K, S, S, 3) of a ball, red on the right and green on the left, before a blue wall."""
     centres = (np.arange(SIDE) + 0.5) / SIDE
     images = np.zeros((len(LABELS), SIDE, SIDE, 3), np.uint8)
     images[..., 2] = 200
@@ -39,7 +39,7 @@ def surface() -> Surface:
     return extract_surface(ball, extent=0.5, level=10.0, resolution=20)
 
 
-def test_a_fit_comes_closer_and_shows_a_view_it_has_not_seen(surface: Surface):
+def test_fit_reduces_errors_also_on_a_held_out_view(surface: Surface):
     images = views_of_a_ball()
     seen = np.array([True, True, False, True])
     truths = torch.from_numpy(images).movedim(-1, 1) / 127.5 - 1
@@ -52,22 +52,22 @@ def test_a_fit_comes_closer_and_shows_a_view_it_has_not_seen(surface: Surface):
     assert len(fitted.head) == 300
 
 
-def test_a_fit_is_a_function_of_its_seed(surface: Surface):
+def test_fit_is_deterministic_by_seed(surface: Surface):
     images = views_of_a_ball()
     same = [fit_gaussians(surface, images, LABELS, FitSettings(40, 2, seed)).head.means for seed in (1, 1, 2)]
     assert torch.equal(same[0], same[1])
     assert not torch.equal(same[0], same[2])
 
 
-def test_surroundings_lie_on_the_sphere_where_cameras_look(surface: Surface):
+def test_surroundings_lie_on_the_visible_sphere_without_gaps(surface: Surface):
     images = views_of_a_ball()
     labels = torch.from_numpy(LABELS)
     around = on_sphere(images, labels, surface)
     np.testing.assert_allclose(around.means.norm(dim=1), SPHERE, rtol=1e-5)
     assert around.means[:, 2].max() < 0
-    # the wall is blue, and the ball's own colours do not enter
+    # the colour of the wall, without the ball's
     np.testing.assert_allclose(around.colours, np.tile([0, 0, 200 / 255], (len(around), 1)), atol=1e-6)
-    # they leave no gaps, also not in a view between those that they are made for
+    # no gaps, also in a view between the given ones
     for label in (*LABELS, label_from_angles(0.1, 0.0)):
         assert rasterise(around, torch.from_numpy(label), SIDE).alpha.min() > 0.95
 
@@ -77,14 +77,14 @@ def test_every_sixth_view_is_held_out(views: int, expected: list[int]):
     assert np.flatnonzero(held_out(views)).tolist() == expected
 
 
-def test_too_few_views_and_impossible_settings_are_refused():
+def test_too_few_views_and_invalid_settings_are_refused():
     with pytest.raises(InputError, match="3 views are too few for 3D Gaussians: give 4"):
         held_out(3)
     with pytest.raises(InputError, match=r"--gaussians.count 0: give 1"):
         FitSettings(count=0)
 
 
-def test_a_splat_file_is_what_viewers_read(surface: Surface, tmp_path: Path):
+def test_splat_file_has_the_standard_properties(surface: Surface, tmp_path: Path):
     gaussians = fit_gaussians(surface, views_of_a_ball(), LABELS, FitSettings(50, 2)).head
     write_splats(gaussians, tmp_path / "head.ply", "millimetres")
     header, body = (tmp_path / "head.ply").read_bytes().split(b"end_header\n")

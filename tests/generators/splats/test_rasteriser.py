@@ -1,4 +1,4 @@
-"""The rasteriser against closed forms: one Gaussian, two behind each other, and finite differences."""
+"""The rasteriser against closed forms and finite differences."""
 
 import math
 from dataclasses import replace
@@ -38,7 +38,7 @@ def many(count: int, dtype: torch.dtype = torch.float64) -> Gaussians:
     )
 
 
-def test_a_mean_is_projected_as_points_are():
+def test_means_are_projected_like_points():
     label = label_from_angles(0.4, -0.2)
     gaussians = many(20)
     seen = project(gaussians, torch.from_numpy(label).double(), SIDE)
@@ -46,13 +46,13 @@ def test_a_mean_is_projected_as_points_are():
     np.testing.assert_allclose(seen.centres.numpy(), expected, atol=1e-4)
 
 
-def test_the_covariance_of_a_ball_on_the_axis_is_its_size_in_pixels():
+def test_covariance_of_a_centred_ball():
     seen = project(gaussian(size=0.1), FRONT.double(), SIDE)
     pixels = (0.1 * FOCAL * SIDE / RADIUS) ** 2 + DILATION
     np.testing.assert_allclose(seen.covariances[0].numpy(), pixels * np.eye(2), rtol=1e-5, atol=1e-5)
 
 
-def test_the_covariance_is_that_of_projected_samples():
+def test_covariance_matches_projected_samples():
     label = torch.from_numpy(label_from_angles(0.5, 0.2)).double()
     tilted = replace(
         gaussian((0.05, 0.1, 0.1)),
@@ -68,14 +68,14 @@ def test_the_covariance_is_that_of_projected_samples():
     np.testing.assert_allclose(sampled, expected, rtol=0.03, atol=0.01)
 
 
-def test_a_rotation_matrix_is_that_of_its_quaternion():
+def test_rotation_matrix_of_a_quaternion():
     half = math.pi / 6
     turn = rotation_matrices(torch.tensor([[2 * math.cos(half), 0.0, 0.0, 2 * math.sin(half)]]))[0]
     np.testing.assert_allclose(turn @ torch.tensor([1.0, 0.0, 0.0]), [0.5, math.sqrt(0.75), 0.0], atol=1e-6)
 
 
-def test_one_gaussian_has_its_peak_and_its_profile():
-    # an odd side has a pixel in the middle of the image
+def test_single_gaussian_matches_the_closed_form():
+    # with an odd side, a pixel is at the centre of the image
     rendered = rasterise(gaussian(opacity=0.6), FRONT.double(), 33)
     middle = 16
     assert rendered.alpha[middle, middle].item() == pytest.approx(0.6, rel=1e-5)
@@ -87,7 +87,7 @@ def test_one_gaussian_has_its_peak_and_its_profile():
 
 
 @pytest.mark.parametrize("swapped", [False, True])
-def test_two_gaussians_are_composited_by_depth(swapped: bool):
+def test_gaussians_are_composited_by_depth(swapped: bool):
     near = gaussian((0.0, 0.0, 0.3), opacity=0.7, colour=(1.0, 0.0, 0.0))
     far = gaussian((0.0, 0.0, -0.3), opacity=0.5, colour=(0.0, 1.0, 0.0))
     pair = (far, near) if swapped else (near, far)
@@ -106,13 +106,13 @@ def test_tiles_do_not_change_the_image():
         np.testing.assert_allclose(tiled.alpha, whole.alpha, atol=1e-12)
 
 
-def test_what_is_behind_the_camera_or_outside_the_image_is_not_drawn():
+def test_gaussians_behind_the_camera_or_outside_are_not_drawn():
     behind, aside = gaussian((0.0, 0.0, RADIUS + 0.5)), gaussian((3.0, 0.0, 0.0))
     for hidden in (behind, aside):
         assert rasterise(hidden, FRONT.double(), SIDE).alpha.max() == 0
 
 
-def test_an_opaque_gaussian_hides_what_is_behind_it_but_for_the_rest():
+def test_opacity_is_capped():
     solid = gaussian((0.0, 0.0, 0.3), opacity=1 - 1e-9, colour=(0.0, 0.0, 0.0))
     far = gaussian((0.0, 0.0, -0.3), opacity=0.5, colour=(1.0, 1.0, 1.0))
     both = Gaussians(
@@ -122,11 +122,11 @@ def test_an_opaque_gaussian_hides_what_is_behind_it_but_for_the_rest():
     assert image[16, 16, 0].item() == pytest.approx((1 - OPAQUE) * 0.5, rel=1e-4)
 
 
-def test_gradients_are_those_of_finite_differences():
+def test_rasterise_passes_gradcheck():
     draw = torch.Generator().manual_seed(1)
     weights = torch.rand(12, 12, 3, generator=draw, dtype=torch.float64)
     label = torch.from_numpy(label_from_angles(0.2, 0.1)).double()
-    # large and opaque enough that none is below the faintest alpha anywhere
+    # so large and opaque that alpha is nowhere below its cut-off
     values = list(
         replace(many(3), log_scales=torch.full((3, 3), -1.2, dtype=torch.float64)).tensors().values()
     )
