@@ -1,1 +1,1 @@
-"""Fuzzing of every kind of file that comes from outside: `python -m tests.fuzz`, or `make fuzz`."""
+"""Fuzzing of every kind of untrusted file: `python -m tests.fuzz`, or `make fuzz`."""

@@ -1,7 +1,7 @@
-"""`python -m tests.fuzz`: mutate every kind of file that comes from outside, and count what comes of it.
+"""`python -m tests.fuzz`: mutate every kind of untrusted file, and count the outcomes.
 
-Every case is a whole sample with one file changed, read through the project's own door in a process with
-limits on memory and time. It has to end in one line or load; anything else is printed, and the exit code is
+Every case is a valid sample with one mutated file, read by the project's own loader in a process with limits
+on memory and time. It has to end in a one-line error or load; anything else is printed, and the exit code is
 1.
 """
 
@@ -26,14 +26,14 @@ def main(
     only: int | None = None,
     keep: str | None = None,
 ) -> int:
-    """Run the cases, and return the number of those that went wrong.
+    """Run the cases, and return the number of failures.
 
     Args:
-        cases: number of cases, shared out over the kinds
-        seed: of the mutations
-        kinds: names of kinds to run; all by default
-        only: run the case of this number of each kind
-        keep: folder for the files of cases that went wrong
+        cases: number of cases, split evenly over the kinds
+        seed: seed of the mutations
+        kinds: names of the kinds to run; all by default
+        only: run only the case of this number, of each kind
+        keep: folder in which the files of failed cases are kept
     """
     chosen = [kind for kind in KINDS if kinds is None or kind.name in kinds]
     if not chosen:
@@ -45,12 +45,12 @@ def main(
             tqdm.write(f"\n{result.kind}, case {result.case}, {result.file}: {result.verdict}")
             tqdm.write("\n".join(result.detail.strip().splitlines()[-SHOWN_LINES:]))
     wrong = sum(not result.good for result in results)
-    print(f"\n{table(results)}\n\n{len(results)} cases, seed {seed}: {wrong} to be mended")
+    print(f"\n{table(results)}\n\n{len(results)} cases, seed {seed}: {wrong} failed")
     return wrong
 
 
 def run(arguments: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Run the command with these arguments."""
     parser = ArgumentParser(prog="python -m tests.fuzz", description=__doc__.split("\n", 1)[0])
     parser.add_function_arguments(main)
     with one_line():

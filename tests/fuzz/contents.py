@@ -1,4 +1,4 @@
-"""Fingerprints of what a door has read, and photos to make samples of."""
+"""Fingerprints of loaded values, and photos for samples."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -13,7 +13,7 @@ SIDE = 16
 
 
 def fingerprint(*values: Any) -> str:
-    """A fingerprint of values, arrays, tensors, images, dataclasses, and lists and mappings of them."""
+    """The SHA-256 of values, arrays, tensors, images, dataclasses, and lists and mappings of them."""
     digest = hashlib.sha256()
     for part in _parts(values):
         digest.update(part)

@@ -1,4 +1,4 @@
-"""Samples of images, cameras, shards and settings, and the doors that read them."""
+"""Samples of images, cameras, shards and settings, and their loaders."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -31,7 +31,7 @@ from tests.shards.fake_source import FakeSource
 
 
 def make_predictions(folder: Path) -> None:
-    """Two subjects of two views, with everything that a view may have."""
+    """Two subjects of two views, with all optional files."""
     views = []
     for subject in ("ann", "bob"):
         (folder / subject).mkdir()
@@ -46,7 +46,7 @@ def make_predictions(folder: Path) -> None:
 
 
 def load_predictions(folder: Path) -> str:
-    """As `evaluate --predictions` reads them."""
+    """Load as `evaluate --predictions` does."""
     predictions = Predictions.load(folder)
     native_sizes(predictions)
     names = [name for view in predictions.views for name in view.files.values()]
@@ -60,13 +60,13 @@ def make_shards(folder: Path) -> None:
 
 
 def make_bare_shards(folder: Path) -> None:
-    """The same without a manifest."""
+    """A built folder without its manifest."""
     make_shards(folder)
     (folder / "shards/manifest.json").unlink()
 
 
 def load_shards(folder: Path) -> str:
-    """As evaluation reads them."""
+    """Load as evaluation does."""
     subjects = find_subjects(SubjectSettings(str(folder / "shards"), cache_dir=str(folder / "cache")))
     return fingerprint([asdict(subject) for subject in subjects.read(subjects.keys)])
 
@@ -83,7 +83,7 @@ def make_cameras(folder: Path) -> None:
 
 
 def load_cameras(folder: Path) -> str:
-    """As every command reads cameras."""
+    """Load as every command does."""
     return fingerprint(read_cameras(sorted(folder.iterdir())))
 
 
@@ -100,7 +100,7 @@ def make_photos(folder: Path) -> None:
 
 
 def load_photos(folder: Path) -> str:
-    """As every command reads photos."""
+    """Load as every command does."""
     return fingerprint([open_photo(path) for path in sorted(folder.iterdir())])
 
 
@@ -110,19 +110,19 @@ def make_video(folder: Path) -> None:
 
 
 def load_video(folder: Path) -> str:
-    """As `unpack` reads it."""
+    """Load as `unpack` does."""
     return fingerprint(frames_of(folder / "video.mp4"))
 
 
 def make_configs(folder: Path) -> None:
-    """A table's YAML, and a stage's."""
+    """The YAML of a table and of a stage."""
     root = Path(__file__).parents[2] / "configs"
     (folder / "table.yaml").write_text((root / "evaluate/table2.yaml").read_text())
     (folder / "stage.yaml").write_text((root / "stage1.yaml").read_text())
 
 
 def load_configs(folder: Path) -> str:
-    """As `evaluate` and `fit` read them."""
+    """Load as `evaluate` and `fit` do."""
     request = parse_request([f"--config={folder / 'table.yaml'}"])
     return fingerprint(request, dict(read_yaml(folder / "stage.yaml")))
 
@@ -135,7 +135,7 @@ def make_latents(folder: Path) -> None:
 
 
 def load_latents(folder: Path) -> str:
-    """As a stream decodes them: a damaged sample is skipped."""
+    """Decode as the data stream does, which skips damaged samples."""
     try:
         return fingerprint(decode_latents((folder / "latents.npz").read_bytes(), 3))
     except SampleError as error:
@@ -149,7 +149,7 @@ def make_log(folder: Path) -> None:
 
 
 def load_log(folder: Path) -> str:
-    """As the dashboard reads it."""
+    """Load as the dashboard does."""
     return fingerprint(read_log(folder / "metrics.csv"))
 
 
@@ -164,7 +164,7 @@ def make_calibration(folder: Path) -> None:
 
 
 def load_calibration_files(folder: Path) -> str:
-    """As the NeRSemble source reads them: a participant that cannot be used is skipped, with the reason."""
+    """Load as the NeRSemble source does, which skips unusable participants and reports the reason."""
     try:
         calibration = load_calibration(folder / "camera_params.json")
         corrections = [load_correction(folder / name, "222") for name in ("colour.json", "colour")]
@@ -183,5 +183,5 @@ def make_labels(folder: Path) -> None:
 
 
 def load_labels(folder: Path) -> str:
-    """As the EG3D and PanoHead sources find images."""
+    """Find images as the EG3D and PanoHead sources do."""
     return fingerprint(find_labelled_images(folder))

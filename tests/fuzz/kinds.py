@@ -1,4 +1,4 @@
-"""The kinds of files that come from outside: a small whole sample of each, and the door that reads it."""
+"""The kinds of untrusted files: a small valid sample of each, and its loader."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -63,11 +63,11 @@ class Kind:
     """A kind of files.
 
     Args:
-        name: of the kind
-        make: writes a whole sample into an empty folder
-        load: reads the sample through the project's own door, and returns a fingerprint of what it has read
-        mutations: by file name pattern, the mutation of the files that are mutated
-        checked: the content has a checksum, so that no change of it may pass
+        name: name of the kind
+        make: writes a valid sample into an empty folder
+        load: reads the sample as the project does, and returns a fingerprint of the loaded values
+        mutations: mutations by file name pattern
+        checked: whether the content has a checksum, so that every change of it has to be refused
     """
 
     name: str

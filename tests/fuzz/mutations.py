@@ -1,4 +1,4 @@
-"""Seeded mutations of files: of their bytes, and of what they hold by their format."""
+"""Seeded mutations of files, of their bytes and of their contents by format."""
 
 import io
 import json
@@ -22,7 +22,7 @@ from tests.fuzz.payloads import (
 )
 
 Mutation = Callable[[random.Random, bytes, Path], bytes]
-"""(random, content of a file, canary) to the new content."""
+"""From (random generator, content of a file, canary) to the new content."""
 
 INFLATED, CLAIMED = 64 << 20, 3 << 30  # bytes
 EXTREMES = (b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f", b"\0\0\0\x80")
@@ -174,7 +174,7 @@ def _zipped(members: dict[str, bytes], compression: int) -> bytes:
 
 
 def _inflated_member(members: dict[str, bytes], name: str) -> bytes:
-    """An archive one of whose members inflates to `INFLATED` zeros, and claims to inflate to many more."""
+    """An archive with a member that inflates to `INFLATED` zeros and claims `CLAIMED` bytes."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for other, content in members.items():
@@ -183,7 +183,7 @@ def _inflated_member(members: dict[str, bytes], name: str) -> bytes:
 
 
 def mutate_pickle(draw: random.Random, data: bytes, canary: Path) -> bytes:
-    """Change the bytes of a pickle, or replace it by a hostile one, whole or in the place of its end."""
+    """Change the bytes of a pickle, or replace it or its end by a hostile one."""
     kind = draw.randrange(4)
     if kind == 0:
         return draw.choice(hostile_pickles(canary))
@@ -264,7 +264,7 @@ def _tarred(members: list[tuple[tarfile.TarInfo, bytes]]) -> bytes:
 
 
 def mutate_photo(draw: random.Random, data: bytes, canary: Path) -> bytes:
-    """Change the size that a photo's header tells, or its bytes."""
+    """Change the size in a photo's header, or its bytes."""
     if data[:8] == b"\x89PNG\r\n\x1a\n" and draw.randrange(3) == 0:
         sides = struct.pack(">II", *draw.choices((0, 1, 15, 30_000, 0x7FFFFFFF), k=2))
         head = b"IHDR" + sides + data[24:29]

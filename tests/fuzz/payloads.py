@@ -1,4 +1,4 @@
-"""Hostile content: each executable one would create the file `canary` if anything in it ran."""
+"""Hostile content. Executable content creates the file `canary` when it runs."""
 
 import pickle
 import struct
@@ -34,7 +34,7 @@ HOSTILE_VALUES = (
 
 
 class Executed:
-    """Pickles to a call that creates the canary."""
+    """Creates the canary when it is unpickled."""
 
     def __init__(self, canary: Path) -> None:
         self.canary = canary
@@ -44,7 +44,7 @@ class Executed:
 
 
 def hostile_pickles(canary: Path) -> list[bytes]:
-    """Pickles that create the canary where they are executed, and others that take memory or time."""
+    """Pickles that create the canary when executed, and others that exhaust memory or time."""
     command = f"touch {canary}".encode()
     return [
         pickle.dumps(Executed(canary)),
@@ -61,7 +61,7 @@ def hostile_pickles(canary: Path) -> list[bytes]:
 
 
 def hostile_yaml(canary: Path) -> list[bytes]:
-    """YAML that creates the canary where tags are executed, or grows without end."""
+    """YAML that creates the canary when tags are executed, or expands exponentially."""
     aliases = "".join(f"a{n + 1}: &a{n + 1} [{', '.join([f'*a{n}'] * 9)}]\n" for n in range(9))
     return [
         f'!!python/object/apply:os.system ["touch {canary}"]\n'.encode(),

@@ -1,4 +1,4 @@
-"""Many cases of all kinds, and what each came to."""
+"""Runs of many cases of all kinds, and their outcomes."""
 
 import random
 import shutil
@@ -19,7 +19,7 @@ GOOD = (REFUSED, SAME, OTHER)
 
 @dataclass(frozen=True)
 class Result:
-    """One case: the mutated file, and what it came to."""
+    """One case: the mutated file, and the outcome."""
 
     kind: str
     case: int
@@ -29,16 +29,16 @@ class Result:
 
     @property
     def good(self) -> bool:
-        """Whether nothing is to be mended."""
+        """Whether the case passed."""
         return self.verdict in GOOD
 
 
 def fuzz(
     kinds: Sequence[Kind], cases: int, seed: int = 0, only: int | None = None, keep: Path | None = None
 ) -> Iterator[Result]:
-    """Run about `cases` cases, shared out over the kinds; `only` runs that case of each kind.
+    """Run about `cases` cases, split evenly over the kinds; `only` runs that case of each kind.
 
-    The files of a case that went wrong are kept in `keep`.
+    The files of failed cases are kept in `keep`.
     """
     per_kind = -(-cases // len(kinds))
     numbers = range(per_kind) if only is None else (only,)
@@ -97,7 +97,7 @@ def _keep(files: Path, place: Path) -> None:
 
 
 def table(results: Sequence[Result]) -> str:
-    """How often each kind came to what, as Markdown."""
+    """Counts of outcomes by kind, as a Markdown table."""
     verdicts = [*GOOD, *sorted({result.verdict for result in results} - set(GOOD))]
     counts = Counter((result.kind, result.verdict) for result in results)
     kinds = dict.fromkeys(result.kind for result in results)

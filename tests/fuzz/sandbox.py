@@ -1,4 +1,4 @@
-"""One case in a process of its own: limits on memory, time and file sizes, and a canary against execution."""
+"""One case in a child process: limits on memory, time and file sizes, and a canary that detects execution."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 from core.errors import InputError
 
-MEMORY = 2 << 30  # bytes beyond those of the parent
+MEMORY = 2 << 30  # bytes, in addition to the parent's
 SECONDS = 30
 LARGEST_FILE = 1 << 30
 
@@ -20,7 +20,7 @@ Verdict = Literal["refused", "loaded", "traceback", "hang", "crash", "executed",
 
 
 class Outcome(NamedTuple):
-    """What a case came to, and the error, the traceback or the fingerprint of what was loaded."""
+    """The outcome of a case, with its error, traceback, or the fingerprint of the loaded values."""
 
     verdict: Verdict
     detail: str
@@ -29,8 +29,8 @@ class Outcome(NamedTuple):
 def run_case(load: Callable[[Path], str], folder: Path, canary: Path) -> Outcome:
     """Load the files in `folder` in a child process.
 
-    `load` returns a fingerprint of what it has loaded. Beside `folder` there must be nothing else, so that
-    files written outside are found; nor must there be a file `canary`.
+    `load` returns a fingerprint of the loaded values. `folder` has to be the only entry of its parent, so
+    that files written outside are found, and `canary` must not exist.
     """
     beside = set(folder.parent.iterdir())
     read, write = os.pipe()
@@ -49,7 +49,7 @@ def run_case(load: Callable[[Path], str], folder: Path, canary: Path) -> Outcome
 
 
 def _child(load: Callable[[Path], str], folder: Path, write: int) -> None:
-    """Load and report, then end without running anything of the parent's."""
+    """Load, report, and exit without running the parent's clean-up."""
     try:
         _limit()
         os.chdir(folder)
@@ -81,7 +81,7 @@ def _load(load: Callable[[Path], str], folder: Path) -> Outcome:
 
 
 def _wait(child: int, read: int) -> Outcome:
-    """The child's report; it is killed when its time is over."""
+    """The child's report; the child is killed after `SECONDS`."""
     os.set_blocking(read, False)
     deadline, report = time.monotonic() + SECONDS, b""
     with os.fdopen(read, "rb", buffering=0) as pipe:

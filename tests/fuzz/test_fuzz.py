@@ -1,4 +1,4 @@
-"""A small share of `make fuzz`, and that its sandbox finds what it is there to find."""
+"""A small part of `make fuzz`, and the outcomes that its sandbox reports."""
 
 import os
 import signal
@@ -19,14 +19,14 @@ CASES = 10
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.name in QUICK], ids=lambda kind: kind.name)
-def test_mutated_files_end_in_one_line_or_load(kind):
+def test_mutated_files_are_refused_or_load(kind):
     wrong = [result for result in fuzz([kind], CASES, seed=1) if not result.good]
     assert wrong == []
 
 
 @pytest.fixture
 def place(tmp_path):
-    """A folder for a case, and where the canary would be."""
+    """The folder of a case, and the path of the canary."""
     folder = tmp_path / "case/files"
     folder.mkdir(parents=True)
     return folder, tmp_path / "canary"
@@ -76,6 +76,6 @@ def write_outside(folder: Path) -> str:
         (write_outside, "wrote outside"),
     ],
 )
-def test_the_sandbox_tells_what_happened(place, load, verdict, monkeypatch):
+def test_sandbox_reports_the_outcome(place, load, verdict, monkeypatch):
     monkeypatch.setattr(sandbox, "SECONDS", 2)
     assert run_case(load, *place).verdict == verdict

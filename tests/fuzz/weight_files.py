@@ -1,4 +1,4 @@
-"""Samples of files with weights, and the doors that read them."""
+"""Samples of weight files, and their loaders."""
 
 from argparse import Namespace
 from dataclasses import asdict
@@ -27,12 +27,12 @@ from tests.networks.toy import toy_model, toy_unet
 
 
 def make_model(folder: Path) -> None:
-    """A toy model with all parts but S."""
+    """A toy model without a noise prior."""
     save_portrait_model(toy_model(), str(folder / "model"))
 
 
 def load_model(folder: Path) -> str:
-    """As `synthesize` and `evaluate` load it."""
+    """Load as `synthesize` and `evaluate` do."""
     path = str(folder / "model")
     ModelSummary.read(path)
     model = DiffPortrait3DPipeline.from_pretrained(path).model
@@ -41,7 +41,7 @@ def load_model(folder: Path) -> str:
 
 
 def make_checkpoint(folder: Path) -> None:
-    """A checkpoint of stage 1, with the members that Lightning and the callbacks add."""
+    """A checkpoint of stage 1 with the entries of Lightning and the callbacks."""
     torch.manual_seed(0)
     reference = AppearanceReference.from_unet(toy_unet(block_out_channels=(8, 8, 8)))
     weights = {f"reference.{name}": x for name, x in reference.state_dict().items()}
@@ -59,28 +59,28 @@ def make_checkpoint(folder: Path) -> None:
 
 
 def load_checkpoint(folder: Path) -> str:
-    """As a later stage loads the part in it."""
+    """Load the part as a later stage does."""
     reference = AppearanceReference.from_unet(toy_unet(block_out_channels=(8, 8, 8)))
     card = load_part(reference, str(folder / "last.ckpt"), "appearance", "0" * 16)
     return fingerprint(card, reference.state_dict())
 
 
 def make_released(folder: Path) -> None:
-    """A state dict as trainers wrap it, not of the released network: its layout is refused."""
+    """State dicts of another network, so that the released layout is refused."""
     weights = {f"module.{name}": x for name, x in toy_unet(block_out_channels=(8, 8, 8)).state_dict().items()}
     torch.save({"state_dict": weights}, folder / "model.th")
     torch.save(weights, folder / "old.pth", _use_new_zipfile_serialization=False)
 
 
 def load_released(folder: Path) -> str:
-    """As `import_released` reads it."""
+    """Load as `import_released` does."""
     found = []
     for path in sorted(folder.iterdir()):
         tensors = read_released(path)
         found.append(tensors)
         try:
             released_layout(shapes_of(tensors), 8)
-        except InputError as error:  # the expected refusal of the whole sample
+        except InputError as error:  # the valid sample is refused, too
             found.append(type(error).__name__)
     return fingerprint(found)
 
@@ -92,7 +92,7 @@ def make_gan_pickle(folder: Path) -> None:
 
 
 def load_gan_pickle(folder: Path) -> str:
-    """As `import_gan` reads it."""
+    """Load as `import_gan` does."""
     generator = generator_of(folder / "network.pkl")
     return fingerprint(generator.state_dict(), generator.settings)
 
@@ -103,7 +103,7 @@ def make_gan_folder(folder: Path) -> None:
 
 
 def load_gan_folder(folder: Path) -> str:
-    """As renderers load it."""
+    """Load as renderers do."""
     generator = load_generator(folder / "gan")
     return fingerprint(generator.state_dict(), generator.settings)
 
@@ -118,17 +118,17 @@ def make_tensors(folder: Path) -> None:
 
 
 def load_tensors(folder: Path) -> str:
-    """As weights of any model folder are read."""
+    """Load as the weights of model folders."""
     return fingerprint([read_tensors(path) for path in sorted(folder.iterdir())])
 
 
 def make_archive(folder: Path) -> None:
-    """A checkpoint of a baseline, which holds objects of classes that are not known here."""
+    """A checkpoint of a baseline that holds other objects than tensors."""
     weights = {"module.a": torch.arange(12.0).reshape(3, 4)}
     torch.save({"state_dict": weights, "opts": Namespace(size=256), "epoch": 3}, folder / "net.ckpt")
 
 
 def load_archive(folder: Path) -> str:
-    """As `import_baseline` reads it."""
+    """Load as `import_baseline` does."""
     path = folder / "net.ckpt"
     return fingerprint(state_dict(read_archive(path), str(path)))
