@@ -1,1 +1,1 @@
-"""Kills at random instants: `python -m tests.soak`, or `make soak`."""
+"""Killing commands at random times: `python -m tests.soak`, or `make soak`."""

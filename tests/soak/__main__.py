@@ -1,9 +1,8 @@
-"""`python -m tests.soak`: kill commands at random instants, and compare what they end with.
+"""`python -m tests.soak`: kill commands at random times, resume them, and compare the results.
 
-Every case runs a command in a process of its own, kills it with SIGKILL at a random instant, and runs the
-same command again until it ends. Its logged losses, weights and files have to equal those of a run that was
-not disturbed, and no file may be half-written after the kill. Differences are printed, and the exit code is
-1.
+Every case runs a command in a child process, kills it with SIGKILL at a random time, and runs the same
+command again until it ends. Its logged losses, weights and files have to equal those of an undisturbed run,
+and no file may be half-written after the kill. Differences are printed, and the exit code is 1.
 """
 
 import sys
@@ -25,23 +24,23 @@ def main(
     keep: str | None = None,
     place: str | None = None,
 ) -> int:
-    """Run the cases, and return the number of those that went wrong.
+    """Run the cases, and return the number of failures.
 
     Args:
-        kills: number of cases, each with one kill; they take turns over the kinds of commands
-        seed: of the instants
-        kinds: names of kinds to run; all by default
-        only: run the case of this number only
-        keep: folder for the files of cases that went wrong
-        place: folder for the outputs of the commands; by default on a filesystem that is mounted for this
-            run, or in /dev/shm, so that the temporary folder lies on another one
+        kills: number of cases with one kill each, alternating over the kinds of commands
+        seed: seed of the times of the kills
+        kinds: names of the kinds to run; all by default
+        only: run only the case of this number
+        keep: folder in which the files of failed cases are kept
+        place: folder for the commands' outputs; by default on a filesystem mounted for this run, or in
+            /dev/shm, so that it differs from that of the temporary folder
     """
-    from tests.soak.jobs import JOBS  # torch, diffusers, Lightning: seconds, and not in workers
+    from tests.soak.jobs import JOBS  # slow imports, not needed for --help
     from tests.soak.run import soak, table
 
     chosen = [job for job in JOBS if kinds is None or job.name in kinds]
     if not chosen:
-        raise InputError(f"--kinds: choose of {', '.join(job.name for job in JOBS)}")
+        raise InputError(f"--kinds: choose from {', '.join(job.name for job in JOBS)}")
     if place is None:
         raise InputError("--place: no other filesystem can be mounted or found here; name a folder")
     print(describe_place(Path(place)), flush=True)
@@ -50,12 +49,12 @@ def main(
         results.append(result)
         tqdm.write(str(result))
     wrong = sum(not result.good for result in results)
-    print(f"\n{table(results)}\n\n{len(results)} kills, seed {seed}: {wrong} to be mended")
+    print(f"\n{table(results)}\n\n{len(results)} kills, seed {seed}: {wrong} failed")
     return wrong
 
 
 def run(arguments: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Run the command with these arguments."""
     parser = ArgumentParser(prog="python -m tests.soak", description=__doc__.split("\n", 1)[0])
     parser.add_function_arguments(main)
     arguments = sys.argv[1:] if arguments is None else list(arguments)

@@ -1,4 +1,4 @@
-"""What a command has written, by file, in a form that equals that of an undisturbed run."""
+"""Contents of a command's output files, without what may differ between runs."""
 
 import csv
 import hashlib
@@ -21,7 +21,7 @@ from lightning_modules.evaluation.unpack import frames_of
 
 Contents = dict[str, Any]
 
-# Of the machine and not of the run: how fast it was, and where and from which checkpoint it went on.
+# These depend on the machine and on resuming, not on the run.
 MEASURED = ("seconds", "peak_bytes", "peak GiB", "images_per_second", "data_wait")
 OWN_SETTINGS = ("ckpt_path",)
 RESTORED = ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step")
@@ -32,14 +32,14 @@ CHECKPOINT, LOG = "last.ckpt", "metrics.csv"
 
 
 class UnreadableError(ValueError):
-    """A file that is not whole."""
+    """A half-written file."""
 
 
 def read_folder(folder: Path) -> Contents:
-    """The content of every file below a folder by its path; temporary files and folders are left out.
+    """The content of every file below a folder by its path, without temporary files and folders.
 
-    The versions of a run are taken together, as one goes on where the other was killed. Raises
-    UnreadableError for a file that is half-written.
+    The versions of a run are merged, since one resumes another. Raises UnreadableError for half-written
+    files.
     """
     found: Contents = {}
     for path in sorted(folder.rglob("*"), key=_version):
@@ -55,7 +55,7 @@ def read_folder(folder: Path) -> Contents:
 
 
 def unreadable_files(folder: Path) -> list[str]:
-    """The files below a folder that stand under their final names and are not whole."""
+    """The half-written files below a folder that have their final names."""
     found = []
     for path in sorted(folder.rglob("*")):
         if path.is_file() and not any(_is_temporary(part) for part in path.relative_to(folder).parts):
@@ -98,7 +98,7 @@ def _is_temporary(name: str) -> bool:
 
 
 def read_file(path: Path) -> Any:
-    """The content of a file, without what was measured in it. Raises UnreadableError."""
+    """The content of a file without measured values. Raises UnreadableError."""
     try:
         if path.name == LOG:
             return read_log(path)
@@ -134,8 +134,8 @@ def read_log(path: Path) -> dict[tuple[str, str], str]:
 
 
 def checkpoint_digest(path: Path) -> dict[str, str]:
-    """Digests of weights, their average and the optimiser. Counters of validations are left out: one that is
-    made up for is counted in the checkpoint of its step, and others are in the next one."""
+    """Digests of weights, their average and the optimiser. Counts of validations are left out: a repeated one
+    is counted in the checkpoint of its step, others in the next checkpoint."""
     checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     kept = {name: checkpoint[name] for name in RESTORED}
     kept |= {name: state for name, state in checkpoint["callbacks"].items() if AVERAGE in name}
@@ -160,7 +160,7 @@ def _leaves(value: Any) -> list[Any]:
 
 
 def read_settings(path: Path) -> Any:
-    """YAML settings, without what a run that goes on has otherwise."""
+    """YAML settings without those that differ when resuming."""
     values = yaml.safe_load(path.read_text(encoding="utf-8"))
     if not isinstance(values, dict):
         raise UnreadableError(f"{path}: no settings")
@@ -168,7 +168,7 @@ def read_settings(path: Path) -> Any:
 
 
 def without_measured(value: Any) -> Any:
-    """JSON values without those that were measured."""
+    """JSON values without the measured ones."""
     if isinstance(value, dict):
         return {name: without_measured(each) for name, each in value.items() if not _is_measured(name)}
     if isinstance(value, list):
@@ -177,7 +177,7 @@ def without_measured(value: Any) -> Any:
 
 
 def without_columns(path: Path, separator: str) -> list[list[str]]:
-    """A table, whose header is its longest first row, without the columns that were measured."""
+    """The rows of a table without its measured columns; the header is the first of the longest rows."""
     rows = [line.split(separator) for line in path.read_text(encoding="utf-8").splitlines()]
     header = max(rows, key=len, default=[])
     dropped = {number for number, name in enumerate(header) if _is_measured(name)}
@@ -192,7 +192,7 @@ def _is_measured(name: str) -> bool:
 
 
 def differences(found: Contents, expected: Contents) -> list[str]:
-    """What differs, a line for each file."""
+    """The differences, one line per file."""
     lines = [f"{name}: missing" for name in expected.keys() - found.keys()]
     lines += [f"{name}: not in the undisturbed run" for name in found.keys() - expected.keys()]
     for name in expected.keys() & found.keys():

@@ -1,4 +1,4 @@
-"""What the commands start from: a toy model, its parts, captures and settings at toy size."""
+"""Inputs of the commands: a toy model and its parts, captures and settings."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +20,7 @@ PEOPLE = ("007", "018", "030")
 SEQUENCE = "EXP-3-cheeks+nose"
 STEPS = {"max_steps": 6, "val_check_interval": 3, "log_every_n_steps": 1, "accelerator": "cpu"}
 SMALL_EVALUATION = {"frames": 1, "views": 2, "steps": 2, "metrics": ["PSNR"]}
-ORBIT = {"stage2": 2}  # views, by stage; each takes a second to render
+ORBIT = {"stage2": 2}  # views by stage; rendering one takes a second
 NETWORK = {"block_out_channels": [8, 8], "norm_num_groups": 4}
 PRIOR = {
     "image_size": SIZE,
@@ -41,7 +41,7 @@ PRIOR = {
 
 
 def make_inputs(folder: Path) -> None:
-    """Everything that the jobs of `tests.soak.jobs` read."""
+    """Write all inputs of `tests.soak.jobs`."""
     save_portrait_model(toy_model(), str(folder / "model"))
     save_model(toy_vae(), folder / "vae")
     build(FakeSource(4, 2, views=VIEWS, size=SIZE), folder / "shards", 0)
@@ -59,7 +59,7 @@ Settings = dict[str, Any]
 
 
 def stages(folder: Path) -> Mapping[str, tuple[Settings, Settings, Settings]]:
-    """What differs from the shipped configurations, of model, data and trainer."""
+    """Changes to the shipped configurations: to model, data and trainer of each stage."""
     parts = {"backbone": str(folder / "model"), "appearance": str(folder / "model" / REFERENCE)}
     control = {"control": str(folder / "model" / CONTROL)}
     views = {
@@ -91,7 +91,7 @@ def stages(folder: Path) -> Mapping[str, tuple[Settings, Settings, Settings]]:
 
 
 def shipped_callbacks() -> list[Settings]:
-    """The callbacks of every training."""
+    """The callbacks of configs/trainer/default.yaml."""
     defaults = yaml.safe_load((ROOT / "configs/trainer/default.yaml").read_text(encoding="utf-8"))
     return defaults["trainer"]["callbacks"]
 
@@ -100,7 +100,7 @@ PRIOR_CLASS = "lightning_modules.networks.noise_prior.NoisePrior"
 
 
 def write_stage(path: Path, shipped: Path, model: Settings, data: Settings, trainer: Settings) -> None:
-    """A shipped configuration at toy size: checkpoints every two steps, a CSV log and no other."""
+    """Write a shipped configuration at toy size, with checkpoints every two steps and only a CSV log."""
     values = yaml.safe_load(shipped.read_text(encoding="utf-8"))
     values["name"] = "run"
     values["model"]["init_args"] |= model

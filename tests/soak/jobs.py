@@ -1,10 +1,10 @@
-"""The commands that are killed: the training stages, the builds, the caching of latents and evaluation."""
+"""The commands that are killed: training stages, builds, caching of latents, evaluation."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import lightning_modules.training  # noqa: F401  (what commands load late is loaded before they are forked)
+import lightning_modules.training  # noqa: F401  (lazy imports of the commands, done before forking)
 import shards.latent_cache  # noqa: F401
 from lightning_modules import evaluate, fit
 from shards import build, cache_latents
@@ -24,36 +24,36 @@ class Job:
     """A kind of command.
 
     Args:
-        name: of the kind
-        main: the command, given its arguments
-        arguments: by the folder of the inputs; all outputs are in the working folder
-        going_on: more arguments with which the command goes on in a working folder where it was killed
-        work: pattern of the files that the command goes on from
-        result: the folder that the command refuses to write once it is whole
+        name: name of the kind
+        main: runs the command with its arguments
+        arguments: the arguments, given the folder of the inputs; outputs are in the working folder
+        resuming: additional arguments for resuming, given the working folder of a killed command
+        work: pattern of the files from which the command resumes
+        result: the output folder, which the command refuses to overwrite once it is complete
     """
 
     name: str
     main: Callable[[Sequence[str]], object]
     arguments: Callable[[Path], list[str]]
-    going_on: Callable[[Path], list[str]] = lambda _: []
+    resuming: Callable[[Path], list[str]] = lambda _: []
     work: str = str(RUNS / "version_*/checkpoints/last.ckpt")
     result: str | None = None
 
 
 def stage(name: str) -> Job:
-    """Training by a configuration of `tests.soak.inputs`, resumed from the newest checkpoint."""
+    """Training with a configuration of `tests.soak.inputs`, resumed from the newest checkpoint."""
     return Job(name, fit.main, lambda inputs: ["--config", f"{inputs}/{name}.yaml", "--threads=1"], newest)
 
 
 def newest(folder: Path) -> list[str]:
-    """The argument that goes on from the newest `last.ckpt` below a working folder, if there is one."""
+    """The argument for resuming from the newest `last.ckpt` below a working folder, if there is one."""
     found = (folder / RUNS).glob("version_*/checkpoints/last.ckpt")
     last = max(found, key=lambda path: int(path.parts[-3].split("_")[1]), default=None)
     return [] if last is None else [f"--ckpt_path={last.relative_to(folder)}"]
 
 
 def captured(name: str, arguments: Sequence[str], root: bool = True) -> Job:
-    """A build of a source by two processes; `root` is the folder of its photos or recordings."""
+    """A build of a source with two processes; `root`: whether it reads a folder of the inputs."""
 
     def command(inputs: Path) -> list[str]:
         place = {"wild": "photos"}.get(name, name)

@@ -1,4 +1,4 @@
-"""A filesystem for the outputs that is another than the temporary folder's."""
+"""A filesystem for the outputs that differs from the temporary folder's."""
 
 import os
 import subprocess
@@ -12,10 +12,10 @@ MOUNT = f'mount -t tmpfs -o size={SIZE} soak "$0"'
 
 
 def on_other_filesystem(command: Sequence[str]) -> int:
-    """Run a command with `--place` of a folder on another filesystem, and return its exit code.
+    """Run a command with `--place` set to a folder on another filesystem, and return its exit code.
 
-    A tmpfs is mounted in a mount namespace of the command's own; where that is not allowed, /dev/shm is used
-    if it is another filesystem than the temporary folder, and the temporary folder otherwise.
+    A tmpfs is mounted in a mount namespace of the command. Where that is not permitted, /dev/shm is used if
+    it is another filesystem than the temporary folder's, and the temporary folder otherwise.
     """
     unshare = ["unshare", "--mount"] if os.getuid() == 0 else ["unshare", "--mount", "--map-root-user"]
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
@@ -36,14 +36,14 @@ def _works(command: Sequence[str]) -> bool:
 
 
 def describe_place(place: Path) -> str:
-    """A line that names the filesystems of the outputs and of the temporary folder."""
+    """One line that names the filesystems of the outputs and of the temporary folder."""
     outputs, temporary = place.stat(), Path(tempfile.gettempdir()).stat()
     apart = "another filesystem than" if outputs.st_dev != temporary.st_dev else "the same filesystem as"
     return f"outputs in {place} ({_kind(place)}), {apart} the temporary folder {tempfile.gettempdir()}"
 
 
 def _kind(place: Path) -> str:
-    """The type of the filesystem that `place` is on."""
+    """The type of the filesystem of `place`."""
     found = "unknown"
     longest = -1
     for line in Path("/proc/self/mounts").read_text().splitlines():

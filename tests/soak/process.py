@@ -1,4 +1,4 @@
-"""Commands in processes of their own, killed at a chosen instant."""
+"""Commands in child processes, killed at a given time."""
 
 import os
 import signal
@@ -10,16 +10,16 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-SECONDS = 300  # after which a command is given up
+SECONDS = 300  # limit for a command
 POLL_SECONDS = 0.005
-LEFT_SECONDS = 15  # that the workers of a killed process have to end
+LEFT_SECONDS = 15  # limit for the workers of a killed process to exit
 
 Victim = Literal["process", "group"]
 
 
 class Ended(NamedTuple):
-    """How a command ended: its exit code, negative for the signal that killed it; the seconds it took; and
-    the id of its process group."""
+    """How a command ended: its exit code (negative for a signal), its duration in seconds, and the ID of its
+    process group."""
 
     code: int
     seconds: float
@@ -33,20 +33,20 @@ def run_command(
     kill_after: float | None = None,
     victim: Victim = "group",
 ) -> Ended:
-    """Run a command in a child process, forked so that nothing has to be imported again.
+    """Run a command in a forked child process, which needs no imports.
 
     Args:
-        command: what the process does
+        command: function that the process runs
         folder: its working folder
-        log: file that what it prints is appended to
-        kill_after: seconds after which it is killed by SIGKILL; None lets it end
-        victim: whether its worker processes are killed with it
+        log: file to which its output is appended
+        kill_after: seconds until it is killed by SIGKILL; None for never
+        victim: `group` also kills its worker processes
     """
     child = get_context("fork").Process(target=_run, args=(command, folder, log))
     began = time.monotonic()
     child.start()
-    assert child.pid is not None  # it is started
-    # not `join(timeout)`, which also waits for the workers
+    assert child.pid is not None  # started
+    # `join(timeout)` would also wait for the workers
     while child.exitcode is None and time.monotonic() < began + (kill_after or SECONDS):
         time.sleep(POLL_SECONDS)
     if child.exitcode is None:
@@ -54,7 +54,7 @@ def run_command(
             kill = os.kill if victim == "process" else os.killpg
             kill(child.pid, signal.SIGKILL)
         child.join()
-    assert child.exitcode is not None  # it has ended
+    assert child.exitcode is not None  # ended
     return Ended(child.exitcode, time.monotonic() - began, child.pid)
 
 
@@ -68,7 +68,8 @@ def _run(command: Callable[[], object], folder: Path, log: Path) -> None:
 
 
 def end_group(group: int) -> int:
-    """Wait for the processes of a group to end, and kill those that do not. Returns the number of these."""
+    """Wait for the processes of a group to exit, and kill those that do not. Returns the number of killed
+    ones."""
     deadline = time.monotonic() + LEFT_SECONDS
     while (left := _processes(group)) and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -1,4 +1,4 @@
-"""Many kills, and what each command ended with."""
+"""Runs of many kills, and their outcomes."""
 
 import random
 import shutil
@@ -17,38 +17,38 @@ from tests.soak.inputs import make_inputs
 from tests.soak.jobs import Job
 from tests.soak.process import Ended, Victim, end_group, run_command
 
-TRIES = 4  # at instants before the command ends
+TRIES = 4  # to kill a command before it ends
 VICTIMS: tuple[Victim, ...] = ("process", "group")
 
 
 @dataclass(frozen=True)
 class Result:
-    """One kill, and what came of it."""
+    """One kill, and its outcome."""
 
     kind: str
     case: int
-    at: float  # share of the undisturbed run's time
+    at: float  # fraction of the undisturbed run's duration
     victim: Victim
-    kept: bool  # whether there was something to go on from
+    kept: bool  # whether there was something to resume from
     half_written: tuple[str, ...] = ()
     differs: tuple[str, ...] = ()
-    left: int = 0  # processes of the killed command that did not end
+    left: int = 0  # processes of the killed command that did not exit
 
     @property
     def good(self) -> bool:
-        """Whether nothing is to be mended."""
+        """Whether the case passed."""
         return not (self.half_written or self.differs or self.left)
 
     def __str__(self) -> str:
-        said = f"{self.kind}, case {self.case}: killed ({self.victim}) at {self.at:.0%}, "
-        said += "resumed" if self.kept else "begun anew"
+        head = f"{self.kind}, case {self.case}: killed ({self.victim}) at {self.at:.0%}, "
+        head += "resumed" if self.kept else "restarted"
         faults = [f"half-written: {name}" for name in self.half_written] + list(self.differs)
         faults += [f"{self.left} processes left"] if self.left else []
-        return "\n  ".join([f"{said}: {'same' if self.good else 'TO BE MENDED'}", *faults])
+        return "\n  ".join([f"{head}: {'same' if self.good else 'FAILED'}", *faults])
 
 
 class Undisturbed(NamedTuple):
-    """What a command writes, and the seconds that it takes, if nothing happens to it."""
+    """The contents and duration (seconds) of an undisturbed run."""
 
     contents: Contents
     seconds: float
@@ -56,14 +56,14 @@ class Undisturbed(NamedTuple):
 
 @dataclass
 class Bench:
-    """The inputs of all commands, and the undisturbed runs that were made so far."""
+    """The inputs of all commands, and the undisturbed runs so far."""
 
     inputs: Path
     place: Path
     known: dict[str, Undisturbed] = field(default_factory=dict)
 
     def undisturbed(self, job: Job) -> Undisturbed:
-        """The undisturbed run of a job. Raises RuntimeError where it fails."""
+        """The undisturbed run of a job. Raises RuntimeError if it fails."""
         if job.name not in self.known:
             folder = self.fresh("undisturbed")
             ended = self.command(job, folder)
@@ -94,12 +94,12 @@ class Bench:
 
 
 def log_of(folder: Path) -> Path:
-    """What the commands of a working folder print."""
+    """The log of the commands in a working folder."""
     return folder.with_suffix(".log")
 
 
 def in_one_line(job: Job, arguments: Sequence[str]) -> Callable[[], None]:
-    """The command as it is run: its errors are reported in one line."""
+    """The command with one-line errors."""
 
     def command() -> None:
         with one_line():
@@ -116,10 +116,10 @@ def soak(
     only: int | None = None,
     keep: Path | None = None,
 ) -> Iterator[Result]:
-    """Kill `kills` commands, which take turns over the jobs; `only` runs the case of this number.
+    """Kill `kills` commands, alternating over the jobs; `only` runs the case of this number.
 
-    `place` is the folder of their outputs; inputs are in the temporary folder. The files of cases that went
-    wrong are kept in `keep`.
+    `place` is the folder of their outputs; inputs are in the temporary folder. The files of failed cases are
+    kept in `keep`.
     """
     numbers = range(kills) if only is None else (only,)
     with TemporaryDirectory(prefix="soak-inputs-") as inputs:
@@ -136,7 +136,7 @@ def soak(
 
 
 def kill_once(bench: Bench, job: Job, number: int, draw: random.Random) -> Result:
-    """Kill a command once at a random instant, run it again, and compare."""
+    """Kill a command once at a random time, run it again, and compare."""
     expected = bench.undisturbed(job)
     victim, at = draw.choice(VICTIMS), draw.uniform(0.05, 1.0)
     for _ in range(TRIES):
@@ -146,15 +146,15 @@ def kill_once(bench: Bench, job: Job, number: int, draw: random.Random) -> Resul
             break
         at *= 0.75
     else:
-        raise RuntimeError(f"{job.name} ended before every kill; the last at {at:.0%} of its time")
+        raise RuntimeError(f"{job.name} ended before every kill; the last at {at:.0%} of its duration")
     half_written = tuple(unreadable_files(folder))
-    more = job.going_on(folder)
+    more = job.resuming(folder)
     kept = any(folder.glob(job.work))
     again = bench.command(job, folder, more)
     last = last_line(log_of(folder))
     whole_before = again.code == 2 and f"{job.result} exists already" in last
     left = end_group(killed.group) + end_group(again.group)
-    differs = [] if again.code == 0 or whole_before else [f"going on ends with {again.code}: {last}"]
+    differs = [] if again.code == 0 or whole_before else [f"resuming ends with {again.code}: {last}"]
     try:
         differs += differences(read_folder(folder), expected.contents)
     except UnreadableError as error:
@@ -163,7 +163,7 @@ def kill_once(bench: Bench, job: Job, number: int, draw: random.Random) -> Resul
 
 
 def last_line(log: Path) -> str:
-    """The last line that a command has printed."""
+    """The last line of a command's output."""
     return log.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
 
 
@@ -177,7 +177,7 @@ def keep_files(folder: Path, place: Path) -> None:
 COLUMNS: dict[str, Callable[[Result], bool]] = {
     "killed": lambda result: result.at > 0,
     "resumed": lambda result: result.kept,
-    "begun anew": lambda result: not result.kept,
+    "restarted": lambda result: not result.kept,
     "same": lambda result: result.good,
     "differs": lambda result: bool(result.differs),
     "half-written files": lambda result: bool(result.half_written),
@@ -186,7 +186,7 @@ COLUMNS: dict[str, Callable[[Result], bool]] = {
 
 
 def table(results: Sequence[Result]) -> str:
-    """How often each kind came to what, and when it was killed, as Markdown."""
+    """Outcomes and times of the kills by kind, as a Markdown table."""
     counts = Counter(
         (result.kind, name) for result in results for name, holds in COLUMNS.items() if holds(result)
     )

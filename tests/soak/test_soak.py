@@ -1,4 +1,4 @@
-"""Kills of two commands, and that a soak finds what it is there to find."""
+"""Kills of two commands, and the faults that a soak finds."""
 
 import os
 import sys
@@ -18,7 +18,7 @@ STEPS, PAUSE = 10, 0.05
 
 
 def whole(steps: int = STEPS) -> None:
-    """Writes numbered files, each whole, and goes on with those that are not there."""
+    """Write the missing ones of numbered files atomically."""
     for step in range(steps):
         path = Path(f"{step}.json")
         if not path.exists():
@@ -27,7 +27,7 @@ def whole(steps: int = STEPS) -> None:
 
 
 def half(_: Any) -> None:
-    """Writes its files in place."""
+    """Write files in place, not atomically."""
     for step in range(STEPS):
         with Path(f"{step}.json").open("w") as file:
             file.write("[")
@@ -37,21 +37,21 @@ def half(_: Any) -> None:
 
 
 def forgetful(_: Any) -> None:
-    """Numbers its files by how many there are in this process, not in all."""
+    """Rewrite all files with contents that depend on the process."""
     for step in range(STEPS):
         time.sleep(PAUSE)
         write_text(Path(f"{step}.json"), f"[{os.getpid()}]\n")
 
 
 def refuses(_: Any) -> None:
-    """Does not go on where there is something."""
+    """Fail to resume in a folder that is not empty."""
     if any(Path().iterdir()):
         sys.exit("there is something")
     whole()
 
 
 def leaves(_: Any) -> None:
-    """Starts a process that outlives it."""
+    """Leave a child process behind."""
     if os.fork() == 0:
         time.sleep(60)
         os._exit(0)
@@ -64,12 +64,12 @@ def leaves(_: Any) -> None:
         (lambda _: whole(), ""),
         (half, "half-written"),
         (forgetful, "other bytes"),
-        (refuses, "going on ends with 1: there is something"),
+        (refuses, "resuming ends with 1: there is something"),
         (leaves, "processes left"),
     ],
     ids=["whole", "half", "forgetful", "refuses", "leaves"],
 )
-def test_what_goes_wrong_is_found(tmp_path, monkeypatch, main, fault):
+def test_faults_are_found(tmp_path, monkeypatch, main, fault):
     monkeypatch.setattr(process, "LEFT_SECONDS", 0.2)
     job = Job("it", main, lambda _: [], work="*.json")
     bench = Bench(tmp_path, tmp_path)
@@ -83,7 +83,7 @@ def test_what_goes_wrong_is_found(tmp_path, monkeypatch, main, fault):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["stage3", "build nersemble"])
-def test_a_killed_command_goes_on_to_the_same_end(tmp_path, name):
+def test_killed_command_resumes_to_equal_output(tmp_path, name):
     (result,) = soak([job for job in JOBS if job.name == name], tmp_path, kills=1, seed=1)
     assert result.good, str(result)
 
@@ -98,7 +98,7 @@ def files(folder: Path, contents: dict[str, str]) -> Path:
 LOG = "runs/run/version_{}/metrics.csv"
 
 
-def test_versions_of_a_run_are_one_log(tmp_path):
+def test_versions_of_a_run_are_merged(tmp_path):
     one = files(tmp_path / "one", {LOG.format(0): "step,a\n0,1\n1,2\n2,3\n"})
     two = {LOG.format(0): "step,a\n0,1\n1,2\n", LOG.format(1): "a,b_seconds,step\n2,8,1\n3,9,2\n"}
     assert differences(read_folder(files(tmp_path / "two", two)), read_folder(one)) == []
@@ -116,7 +116,7 @@ def test_half_written_files_are_found(tmp_path):
         read_log(tmp_path / LOG.format(0))
 
 
-def test_a_run_goes_on_from_its_newest_checkpoint(tmp_path):
+def test_newest_checkpoint_is_resumed(tmp_path):
     place = "runs/run/version_{}/checkpoints/last.ckpt"
     assert newest(tmp_path) == []
     files(tmp_path, {place.format(9): "", place.format(10): ""})
@@ -124,7 +124,7 @@ def test_a_run_goes_on_from_its_newest_checkpoint(tmp_path):
 
 
 class Fixed:
-    """Draws the middle of the run, and the process without its workers."""
+    """Chooses the middle of the run, and the process without its workers."""
 
     def choice(self, options):
         return options[0]
