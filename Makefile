@@ -7,28 +7,28 @@ PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 PROCESSES ?= $(shell getconf _NPROCESSORS_ONLN)
-# Processes of the fast tests, with a gigabyte of memory each.
+# Processes of the fast tests; each takes about a gigabyte of memory.
 TESTERS ?= $(shell echo $$(( $(PROCESSES) < 8 ? $(PROCESSES) : 8 )))
 
 # The capture that training runs on by default: five to seven minutes on two cores.
 SHARDS := shards/built/synthetic
 CAPTURE := --identities 128 --val_identities 16 --test_identities 16 --views 10 --size 64 --seed 1
-# The larger one that the shipped backbone was trained on.
+# The larger capture on which the shipped backbone was trained.
 BACKBONE_SHARDS := shards/built/backbone
 BACKBONE_CAPTURE := --identities 336 --val_identities 16 --test_identities 32 --views 10 --size 64 --seed 0
-# More people, for the shipped model's later stages; and the unseen ones that it is shown and measured on.
+# More people for the shipped model's later stages; and unseen people, for the demo and the ablations.
 MORE_SHARDS := shards/built/more
 MORE_CAPTURE := --identities 264 --val_identities 4 --test_identities 4 --views 10 --size 64 --seed 2
 PEOPLE_SHARDS := shards/built/people
 PEOPLE_CAPTURE := --identities 32 --val_identities 0 --test_identities 32 --views 10 --size 64 --seed 4
-# The studio's people, for a model of 128 pixels (train-studio).
+# The studio's people, for the model of 128×128 pixels (train-studio).
 STUDIO_SHARDS := shards/built/studio
 STUDIO_CAPTURE := --place studio --identities 656 --val_identities 16 --test_identities 0 --views 12 --size 128 --seed 11
-# Where a later stage finds what the stages before it trained: the newest run's export, or the shipped part.
+# The trained part of an earlier stage: the newest run's export, or the shipped part.
 newest = $(firstword $(shell ls -td runs/$(1)/version_*/export 2>/dev/null) checkpoints/mini/$(2))
 MODEL ?= checkpoints/mini
 TABLE ?= table1
-# More settings for fit: make train-stage1 ARGS="--trainer.max_steps 1000"
+# More options, of any target: make train-stage1 ARGS="--trainer.max_steps 1000"
 ARGS ?=
 
 .PHONY: help
@@ -79,7 +79,7 @@ $(PEOPLE_SHARDS)/manifest.json: | $(VENV)/.run
 $(STUDIO_SHARDS)/manifest.json: | $(VENV)/.run
 	$(RUN) -m shards.build synthetic $(STUDIO_CAPTURE) --processes $(PROCESSES) --out $(STUDIO_SHARDS)
 
-# make shards SOURCE=nersemble ROOT=/data/nersemble builds shards from a download (more settings in ARGS).
+# make shards SOURCE=nersemble ROOT=/data/nersemble builds shards from a download (more options in ARGS).
 SOURCE ?=
 ROOT ?=
 
@@ -115,7 +115,7 @@ train-backbone: $(BACKBONE_SHARDS)/manifest.json ## Train the small replacement 
 	$(RUN) -m lightning_modules.fit --config configs/backbone_vae.yaml $(ARGS)
 	$(RUN) -m lightning_modules.fit --config configs/backbone_unet.yaml $(ARGS)
 
-# How the shipped parts were trained: on all three captures, for longer. About two hours on two idle cores.
+# The training of the shipped parts: on all three captures, for longer. About two hours on two idle cores.
 CAPTURES := $(SHARDS)/manifest.json $(BACKBONE_SHARDS)/manifest.json $(MORE_SHARDS)/manifest.json
 LONG := --config configs/data/captures.yaml --data.batch_size 8 --data.targets 4
 train-mini: $(CAPTURES) ## Train all four shipped parts from scratch, as they were trained (hours)
@@ -124,8 +124,8 @@ train-mini: $(CAPTURES) ## Train all four shipped parts from scratch, as they we
 	$(MAKE) train-stage3 ARGS="--trainer.max_steps 700 --trainer.val_check_interval 350"
 	$(MAKE) train-noise-prior ARGS="--config configs/data/captures.yaml --trainer.max_steps 800"
 
-# A model of 128 pixels on the studio's people, from its backbone on: ten hours and more on two idle cores; on a GPU,
-# ARGS="--config configs/scale/mini_gpu.yaml" for the stages.
+# A model of 128×128 pixels on the studio's people, including its backbone: over ten hours on two idle cores. On a GPU,
+# give ARGS="--config configs/scale/mini_gpu.yaml" for the stages.
 .PHONY: train-studio
 STUDIO := --config configs/scale/studio.yaml
 train-studio: $(STUDIO_SHARDS)/manifest.json ## Train a model of 128 pixels on the studio's people, its backbone included
@@ -155,7 +155,7 @@ synthesize: | $(VENV)/.run ## New views of a photo: make synthesize ARGS="--port
 ablations: $(PEOPLE_SHARDS)/manifest.json ## Measure the contribution of each part of the paper to the shipped model
 	$(RUN) -m lightning_modules.ablations --model $(MODEL) --data $(PEOPLE_SHARDS) --out runs/ablations $(ARGS)
 
-# Only a table over the default shards needs them built.
+# Tables over other shards do not need the default ones.
 OTHER_SHARDS = $(filter table1_wild,$(TABLE))$(findstring --subjects.shards,$(ARGS))
 evaluate: $(if $(OTHER_SHARDS),,$(SHARDS)/manifest.json) | $(VENV)/.run ## Score a model, a table of the paper at a time: TABLE=table1, settings in ARGS
 	$(RUN) -m lightning_modules.evaluate --config configs/evaluate/$(TABLE).yaml $(ARGS)
@@ -178,10 +178,10 @@ test-slow: $(VENV)/.dev ## Run the slow tests
 test-app: $(VENV)/.dev ## Drive the page in a real Chromium (Debian's, or CHROMIUM=…); pictures in runs/test-app
 	$(RUN) -m pytest -m browser tests/app
 
-fuzz: $(VENV)/.dev ## Read 2,000 damaged and hostile files of every kind: each ends in one line or loads
+fuzz: $(VENV)/.dev ## Read 2,000 damaged and hostile files: each has to end in a one-line error or load
 	$(RUN) -m tests.fuzz $(ARGS)
 
-soak: $(VENV)/.dev ## Kill stages, builds and evaluation 30 times at random instants: each goes on to the same end
+soak: $(VENV)/.dev ## Kill training, builds and evaluation 30 times at random: each has to resume to the same result
 	OMP_NUM_THREADS=1 $(RUN) -m tests.soak --kills 30 --seed 0 $(ARGS)
 
 lint: $(VENV)/.dev ## Check style
