@@ -18,9 +18,9 @@ from portraits.geometry import STANDARD_LANDMARKS
 from shards.builder import build
 from tests.faces import find_dots
 from tests.networks.toy import toy_backbone
+from tests.sources.dots import DotCapture
 from tests.sources.studio import Studio, paint_dots, write_v2
 from tests.sources.test_labelled import SHIFT, DotFolder, paint, panohead_labels
-from tests.sources.test_nersemble import DotCapture
 from tests.sources.test_wild import DotPortraits, photo
 
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -9,10 +9,10 @@ import shards.latent_cache  # noqa: F401
 from lightning_modules import evaluate, fit
 from shards import build, cache_latents
 from tests.soak.inputs import SIZE
-from tests.sources import test_nersemble, test_wild  # noqa: F401
+from tests.sources import dots, test_wild  # noqa: F401
 
 SOURCES = build.SOURCES | {
-    "nersemble": "tests.sources.test_nersemble.DotCapture",
+    "nersemble": "tests.sources.dots.DotCapture",
     "wild": "tests.sources.test_wild.DotPortraits",
 }
 UNITS = "built.partial/units/*.tar"

@@ -1,10 +1,8 @@
-"""NeRSemble from every layout, in a studio whose head and cameras are known."""
+"""NeRSemble in every layout, from a studio whose head and cameras are known."""
 
 import logging
-import os
 import pickle
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,84 +15,14 @@ from portraits.cameras import angles, project
 from portraits.geometry import STANDARD_LANDMARKS
 from shards.builder import build
 from shards.schema import Sample
-from shards.skips import SKIPPED, Skip, load_skips
+from shards.skips import Skip
 from shards.sources.nersemble.layouts import find_takes
 from shards.sources.nersemble.picking import HELD_OUT, Shares, pick_frames, split_of
 from shards.sources.nersemble.source import NersembleCapture
-from tests.faces import DotDetector, FlatRenderer, find_dots
+from tests.faces import find_dots
 from tests.sources import studio as stage
-from tests.sources.studio import LAYOUTS, SERIALS, Studio, paint_dots
-
-SIZE = 96
-SEQUENCE = "EXP-3-cheeks+nose"
-PEOPLE = ("007", "018")  # 018 is held out
-ALL_TRAIN = {"val_share": 0.0, "test_share": 0.0}
-
-
-class DotCapture(NersembleCapture):
-    """NeRSemble with dots for faces."""
-
-    _detector = DotDetector()
-    _renderer = FlatRenderer()
-
-
-def capture(root: Path, **change: Any) -> DotCapture:
-    """A small capture of everything below `root`."""
-    options = {
-        "frames": 1,
-        "val_frames": 0,
-        "test_frames": 1,
-        "size": SIZE,
-        "background": "keep",
-        **ALL_TRAIN,
-    }
-    return DotCapture(str(root), **{**options, **change})
-
-
-def everything(source: NersembleCapture) -> tuple[list[Sample], list[Skip]]:
-    """All samples and skips of a capture."""
-    results = [result for unit in source.units() for result in source.capture(unit)]
-    return [r for r in results if isinstance(r, Sample)], [r for r in results if isinstance(r, Skip)]
-
-
-@pytest.fixture(scope="session")
-def studio() -> Studio:
-    return Studio()
-
-
-@pytest.fixture(scope="session")
-def pictures(studio: Studio) -> stage.Pictures:
-    return studio.pictures(paint_dots)
-
-
-@pytest.fixture(scope="session")
-def roots(
-    studio: Studio, pictures: stage.Pictures, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Path]:
-    """A root of each layout, with two participants."""
-    found = {}
-    for name, write in LAYOUTS.items():
-        found[name] = tmp_path_factory.mktemp(name)
-        for person in PEOPLE:
-            write(found[name], person, SEQUENCE, studio, pictures)
-    return found
-
-
-@pytest.fixture(scope="session")
-def captured(roots: dict[str, Path]) -> dict[str, tuple[list[Sample], list[Skip]]]:
-    """The samples and skips of each layout."""
-    return {layout: everything(capture(root)) for layout, root in roots.items()}
-
-
-@pytest.fixture
-def fresh(tmp_path: Path, studio: Studio, pictures: stage.Pictures) -> Callable[..., Path]:
-    """Writes the v2 layout of a participant into a folder of the test's own."""
-
-    def write(person: str = "007", sequence: str = SEQUENCE) -> Path:
-        stage.write_v2(tmp_path / "data", person, sequence, studio, pictures)
-        return tmp_path / "data"
-
-    return write
+from tests.sources.dots import ALL_TRAIN, PEOPLE, SEQUENCE, SIZE, DotCapture, capture, everything
+from tests.sources.studio import LAYOUTS, SERIALS, Studio
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -194,7 +122,7 @@ def test_colour_corrections_are_applied(
     untouched = everything(capture(tmp_path, test_frames=0, colour=False))[0][0]
     ground = (plain.views.max(-1) < 110) & (
         plain.views.max(-1) > 0
-    )  # the dots' pure colours cannot come back
+    )  # the dots' saturated colours cannot be recovered
     off = [np.abs(sample.views.astype(int) - plain.views)[ground].mean() for sample in (corrected, untouched)]
     assert off[0] < 2.5
     assert off[1] > 5
@@ -221,141 +149,6 @@ def test_frames_are_spread_over_participants_sequences_and_time():
     assert len({pick.take.participant for pick in few}) == 10
     assert few == pick_frames(takes, {"train": 10}, Shares(0, 0), seed=3)
     assert few != pick_frames(takes, {"train": 10}, Shares(0, 0), seed=4)
-
-
-def test_participant_without_calibration_is_skipped_and_reported(fresh: Callable[..., Path]):
-    root = fresh("007")
-    fresh("009")
-    (root / "007" / "calibration" / "camera_params.json").unlink()
-    samples, skips = everything(capture(root, frames=2, test_frames=0))
-    assert {sample.meta.identity for sample in samples} == {"009"}
-    assert [(s.what, s.reason) for s in skips] == [
-        (f"007/{SEQUENCE}", "the participant has no camera_params.json")
-    ]
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (lambda values: values["world_2_cam"].clear(), "lists no cameras"),
-        (lambda values: values.__setitem__("intrinsics", [[1, 2], [3, 4]]), "not a 4x4 pose"),
-        (lambda values: values.pop("intrinsics"), "no calibration of NeRSemble"),
-        (lambda values: values["intrinsics"][0].__setitem__(2, 9999.0), "principal point"),
-    ],
-)
-def test_malformed_calibration_is_skipped_and_reported(
-    fresh: Callable[..., Path], studio: Studio, damage: Callable[[dict], None], message: str
-):
-    root = fresh()
-    values = studio.calibration()
-    damage(values)
-    stage.write_json(root / "007" / "calibration" / "camera_params.json", values)
-    samples, skips = everything(capture(root, test_frames=0))
-    assert samples == []
-    assert all(message in skip.reason for skip in skips)
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (lambda poses: poses.pop(SERIALS[3]), "no calibration: camera_params.json does not list it"),
-        (lambda poses: poses.__setitem__(SERIALS[3], np.zeros((4, 4)).tolist()), "it is no rigid camera"),
-        (lambda poses: poses.__setitem__(SERIALS[3], [[10**400]]), "it is not a 4x4 pose"),
-    ],
-)
-def test_camera_without_calibration_is_left_out_and_reported(
-    fresh: Callable[..., Path], studio: Studio, damage: Callable[[dict], None], message: str
-):
-    root = fresh()
-    values = studio.calibration()
-    damage(values["world_2_cam"])
-    stage.write_json(root / "007" / "calibration" / "camera_params.json", values)
-    (sample,), (skip,) = everything(capture(root, test_frames=0))
-    assert sample.meta.attributes["cameras"] == [serial for serial in SERIALS if serial != SERIALS[3]]
-    assert (skip.what, skip.frames) == (f"007/{SEQUENCE} camera {SERIALS[3]}", 0)
-    assert message in skip.reason
-
-
-def test_split_without_participants_gives_a_warning(
-    fresh: Callable[..., Path], caplog: pytest.LogCaptureFixture
-):
-    root = fresh()
-    assert capture(root, test_frames=0).units()
-    assert "held out" not in caplog.text
-    capture(root, val_frames=2, test_frames=0)
-    assert "--val_frames 2: no participant is held out for val" in caplog.text
-
-
-def test_missing_short_and_broken_videos_are_left_out(fresh: Callable[..., Path]):
-    root = fresh()
-    folder = root / "007" / "sequences" / SEQUENCE / "images"
-    (folder / f"cam_{SERIALS[0]}.mp4").unlink()
-    broken = folder / f"cam_{SERIALS[5]}.mp4"
-    broken.write_bytes(broken.read_bytes()[: broken.stat().st_size // 2])
-    stage.write_video(folder / f"cam_{SERIALS[9]}.mp4", [np.zeros((320, 220, 3), np.uint8)] * 2)
-    samples, skips = everything(capture(root, test_frames=0))
-    reasons = {skip.what.rpartition(" ")[2]: skip.reason for skip in skips}
-    assert reasons[SERIALS[0]] == "it did not record"
-    assert reasons[SERIALS[5]] == "the video file is truncated, or no MP4"
-    assert reasons[SERIALS[9]] == "the video is shorter than the other cameras'"
-    assert all(skip.frames == 0 for skip in skips)
-    assert {len(sample.views) for sample in samples} <= {13, 14}
-    few, refused = everything(capture(root, test_frames=0, min_views=16))
-    assert few == []
-    assert sum(skip.frames for skip in refused) == 1
-
-
-def test_truncated_videos_are_used_up_to_the_damage(fresh: Callable[..., Path]):
-    root = fresh()
-    folder = root / "007" / "sequences" / SEQUENCE / "images"
-    cut, damaged = (folder / f"cam_{SERIALS[place]}.mp4" for place in (2, 6))
-    whole = stage.with_index_first(cut.read_bytes())
-    cut.write_bytes(whole[: len(whole) * 4 // 5])
-    damaged.write_bytes(whole[: len(whole) // 2] + bytes(len(whole) - len(whole) // 2))
-    samples, skips = everything(capture(root, frames=stage.FRAMES, test_frames=0))
-    reasons = {skip.what.rpartition(" ")[2]: skip.reason for skip in skips}
-    assert reasons == {
-        SERIALS[2]: "the video file is truncated, or no MP4",
-        SERIALS[6]: "the video ends early",
-    }
-    assert [len(sample.views) for sample in samples] == sorted((len(s.views) for s in samples), reverse=True)
-    assert {len(sample.views) for sample in samples} == {14, 15}
-
-
-def test_too_many_frames_without_a_face_fail_the_build(
-    fresh: Callable[..., Path], tmp_path: Path, studio: Studio, pictures: stage.Pictures
-):
-    root = fresh("007")
-    faceless = {serial: np.zeros_like(picture) for serial, picture in pictures.items()}
-    stage.write_v2(root, "009", "HAIR", studio, faceless)
-    source = capture(root, frames=2, test_frames=0)
-    with pytest.raises(InputError, match=r"1 of 2 frames were skipped.*too few views see the face"):
-        build(source, tmp_path / "out", processes=0)
-    assert not (tmp_path / "out").exists()
-    build(source, tmp_path / "out", processes=0, max_skipped_share=0.6)
-    (skip,) = load_skips(tmp_path / "out" / SKIPPED)
-    assert skip.what.startswith("009/HAIR frame")
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"root": "nowhere"}, "there is no such folder"),
-        ({"layout": "v3"}, "--layout v3: choose one of benchmark, v2"),
-        ({"frames": 0}, "--frames 0: give 1 or more"),
-        ({"val_share": 0.7, "test_share": 0.3}, "leave people for training"),
-        ({"conditions": "blender"}, "no such renderer; choose from synthetic"),
-    ],
-)
-def test_invalid_settings_are_input_errors(roots: dict[str, Path], change: dict[str, Any], message: str):
-    with pytest.raises(InputError, match=message):
-        NersembleCapture(**{"root": str(roots["v2"]), **change})
-
-
-def test_folder_without_recordings_is_refused(tmp_path: Path):
-    (tmp_path / "007").mkdir()
-    with pytest.raises(InputError, match="no NeRSemble recordings in any known layout"):
-        NersembleCapture(str(tmp_path))
 
 
 def test_interrupted_build_resumes_to_equal_shards(roots: dict[str, Path], tmp_path: Path):
@@ -393,38 +186,7 @@ def test_vhap_folders_need_no_participant_level(
         capture(tmp_path / "extracted" / below)
 
 
-def test_benchmark_parts_with_few_views_are_left_out(
-    roots: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
-):
-    whole = roots["benchmark"] / "nvs" / "018"
-    view = tmp_path / "svfr" / "017" / f"{SEQUENCE}_00012_{SERIALS[8]}" / "rgb.png"
-    stage.write_image(view, np.zeros((32, 32, 3), np.uint8))
-    with pytest.raises(
-        InputError, match=r"single views without calibration.*shards\.build wild --root .*svfr"
-    ):
-        capture(tmp_path)
-    few = tmp_path / "mono_flame_avatar" / "393" / "sequences" / SEQUENCE / "images"
-    few.mkdir(parents=True)
-    for serial in SERIALS[:3]:
-        shutil.copy(whole / "sequences" / SEQUENCE / "images" / f"cam_{serial}.mp4", few)
-    with pytest.raises(InputError, match="no sequence has --min_views 9 cameras"):
-        capture(tmp_path)
-    shutil.copytree(whole, tmp_path / "nvs" / "018")
-    with caplog.at_level(logging.INFO):
-        source = capture(tmp_path)
-    assert {pick.take.participant for pick in source.units()} == {"018"}
-    assert "1 sequences of fewer than --min_views 9 cameras are left out" in caplog.text
-    assert "svfr: single views without calibration: python -m shards.build wild reads them" in caplog.text
-
-
 def test_shards_do_not_depend_on_processes(roots: dict[str, Path], tmp_path: Path):
     alone, together = (build(capture(roots["v2"]), tmp_path / str(n), processes=n) for n in (0, 2))
     assert alone == together
     assert alone.samples("train") == alone.samples("test") == 1
-
-
-def test_links_and_other_names_are_not_participants(roots: dict[str, Path], tmp_path: Path):
-    os.symlink(roots["v2"] / "007", tmp_path / "..odd")
-    (tmp_path / "007x").mkdir()
-    with pytest.raises(InputError, match="no NeRSemble recordings"):
-        find_takes(tmp_path)
