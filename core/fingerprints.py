@@ -42,9 +42,14 @@ def of_settings(values: Any) -> str:
 
 
 def of_file(path: Path) -> str:
-    """The fingerprint of a file's content, cached by path, size and modification time."""
+    """The fingerprint of a file's content."""
+    return cached_checksum(path)[:DIGITS]
+
+
+def cached_checksum(path: Path) -> str:
+    """The SHA-256 of a file's content, cached by path, size and modification time."""
     status = path.stat()
-    return _of_file(path.resolve(), status.st_size, status.st_mtime_ns)
+    return _checksum(path.resolve(), status.st_size, status.st_mtime_ns)
 
 
 def of_folder(folder: Path) -> str:
@@ -76,5 +81,5 @@ def _files_below(folder: Path) -> Iterator[Path]:
 
 
 @lru_cache(maxsize=4096)
-def _of_file(path: Path, size: int, stamp: int) -> str:  # noqa: ARG001  (a changed file has others)
-    return checksum(path)[:DIGITS]
+def _checksum(path: Path, size: int, stamp: int) -> str:  # noqa: ARG001  (a changed file has others)
+    return checksum(path)

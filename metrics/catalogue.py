@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from core.errors import InputError
-from core.files import checksum
+from core.fingerprints import cached_checksum
 from core.packaged_files import PackagedFile, cache_folder, fetched
 from core.tensors import read_tensors
 from portraits.alignment import mesh
@@ -71,7 +71,7 @@ class PublishedWeights(Weights):
         """The file's tensors. Raises InputError if it is missing or its checksum differs."""
         if not self.path.is_file():
             raise InputError(f"metric weights {self.name}: not at {self.path}; {REMEDY}")
-        if _checksum(self.path, self.path.stat().st_mtime_ns) != self.sha256:
+        if cached_checksum(self.path) != self.sha256:
             raise InputError(
                 f"metric weights {self.name}: {self.path} is not the published file (another SHA-256): "
                 f"remove it; {REMEDY}"
@@ -291,8 +291,3 @@ def notice(chosen: Iterable[tuple[str, str]], missing: Iterable[str] = ()) -> st
         sentences.append(REMEDY)
     sentences += [f"left out: {_why_not(metric)}" for metric in missing]
     return "metrics: " + ("; ".join(sentences) or "none of them needs downloaded weights")
-
-
-@cache
-def _checksum(path: Path, stamp: int) -> str:  # noqa: ARG001  (a changed file has another stamp)
-    return checksum(path)
