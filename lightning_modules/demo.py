@@ -39,7 +39,7 @@ from lightning_modules.sampling.synthesis import VIEWS
 from lightning_modules.synthesize import synthesize
 from portraits.camera_files import read_cameras
 from portraits.cameras import angles
-from portraits.contact_sheet import camera_captions, view_sheet
+from portraits.contact_sheet import GUTTER, camera_captions, stack, view_bands
 from portraits.pixels import to_pixels
 from portraits.video import check_video
 from shards.manifest import Manifest
@@ -137,8 +137,8 @@ def people(batch: Batch, proxies: Tensor, views: Tensor) -> Image.Image:
     makes, views, truth."""
     yaws = torch.from_numpy(angles(batch["camera"].numpy())[..., 0])
     chosen = (yaws.amax(1) - yaws.amin(1)).topk(min(SHOWN, len(views))).indices.tolist()
-    sheets = [
-        view_sheet(
+    bands = [
+        view_bands(
             [to_image(batch["reference"][person, 0])],
             {
                 name: [to_image(image) for image in images[person]]
@@ -150,16 +150,11 @@ def people(batch: Batch, proxies: Tensor, views: Tensor) -> Image.Image:
                 )
             },
             camera_captions(batch["camera"][person]),
-            side=SIDE,
         )
         for person in chosen
     ]
-    whole = Image.new("RGB", (sum(sheet.width for sheet in sheets), sheets[0].height), "white")
-    left = 0
-    for sheet in sheets:
-        whole.paste(sheet, (left, 0))
-        left += sheet.width
-    return whole
+    side_by_side = [band for line in zip(*bands, strict=True) for band in line]
+    return stack(side_by_side, SIDE, GUTTER, across=len(bands))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

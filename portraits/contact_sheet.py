@@ -87,10 +87,20 @@ def view_sheet(
     columns: int = 8,
     side: int = 128,
 ) -> Image.Image:
-    """One person's portraits, and below them the views in bands of `columns`.
+    """One person's portraits and views, as in `view_bands`. Tiles are `side` pixels wide."""
+    return stack(view_bands(portraits, rows, captions, columns), side, GUTTER)
 
-    Each band has a row for each name in `rows` (conditions, views …) and a caption for each view. At most
-    `MOST_VIEWS` evenly spaced views are shown. Tiles are `side` pixels wide.
+
+def view_bands(
+    portraits: Sequence[Image.Image],
+    rows: Mapping[str, Sequence[Image.Image]],
+    captions: Sequence[str],
+    columns: int = 8,
+) -> list[Band]:
+    """A band of one person's portraits, and bands of `columns` views.
+
+    Each of these has a row for each name in `rows` (conditions, views …) and a caption for each view. At most
+    `MOST_VIEWS` evenly spaced views are shown.
     """
     shown = spread(len(captions), MOST_VIEWS, ends=True)
     bands = [Band({"portrait": portraits[:columns]})]
@@ -98,7 +108,7 @@ def view_sheet(
         chosen = shown[start : start + columns]
         images = {name: [row[view] for view in chosen] for name, row in rows.items()}
         bands.append(Band(images, [captions[view] for view in chosen]))
-    return stack(bands, side, GUTTER)
+    return bands
 
 
 def case_sheet(

@@ -24,8 +24,9 @@ from generators.inversion.meshes import MeshOptions, write_meshes
 from generators.inversion.pivotal import Inversion, Inverted, Tuning
 from generators.inversion.portraits import Portrait, keep
 from generators.registry import renderer_record
+from portraits.alignment.photos import open_photo
 from portraits.cameras import angles
-from portraits.contact_sheet import save_whole
+from portraits.contact_sheet import Band, save_whole, stack
 from portraits.pixels import to_pixels
 from portraits.predictions import Predictions, Protocol, View
 
@@ -123,29 +124,20 @@ def render_views(
 def sheet(predictions: Predictions) -> Image.Image:
     """A contact sheet of at most eight people: the portrait and views ordered by yaw, and below them the
     truths where there are any."""
-    bands = [_band(views, predictions.folder) for views in predictions.subjects().values()][:SHEET_PEOPLE]
-    columns = max(band.shape[1] for band in bands)
-    widths = [((0, 0), (0, columns - band.shape[1]), (0, 0)) for band in bands]
-    padded = [np.pad(band, width) for band, width in zip(bands, widths, strict=True)]
-    return Image.fromarray(np.concatenate(padded))
+    people = list(predictions.subjects().values())[:SHEET_PEOPLE]
+    return stack([_band(views, predictions.folder) for views in people], SHEET_SIDE)
 
 
-def _band(views: Sequence[View], folder: Path) -> NDArray[np.uint8]:
+def _band(views: Sequence[View], folder: Path) -> Band:
     cameras = np.array([view.camera for view in views], dtype=np.float32)
     order = np.argsort(angles(cameras)[:, 0], kind="stable")
     chosen = order[spread(len(order), SHEET_VIEWS, ends=True)]
-    rows = [[views[0].reference, *(views[view].image for view in chosen)]]
+    rows = {"views": [views[0].reference, *(views[view].image for view in chosen)]}
     if any(views[view].truth for view in chosen):
-        rows.append([None, *(views[view].truth for view in chosen)])
-    return np.concatenate([np.concatenate([_tile(folder, name) for name in row], axis=1) for row in rows])
-
-
-def _tile(folder: Path, name: str | None) -> NDArray[np.uint8]:
-    side = (SHEET_SIDE, SHEET_SIDE)
-    if name is None:
-        return np.zeros((*side, 3), np.uint8)
-    with Image.open(folder / name) as image:
-        return np.asarray(image.convert("RGB").resize(side))
+        rows["truths"] = [None, *(views[view].truth for view in chosen)]
+    return Band(
+        {kind: [name and open_photo(folder / name) for name in names] for kind, names in rows.items()}
+    )
 
 
 def system_name(kind: Kind, tuning: Tuning) -> str:

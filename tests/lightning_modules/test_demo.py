@@ -5,11 +5,13 @@ from PIL import Image
 
 from core.errors import InputError
 from lightning_modules.ablations import Study
-from lightning_modules.demo import check_out, orbit_line, people, shown_rows
+from lightning_modules.demo import SIDE, check_out, orbit_line, people, shown_rows
 from lightning_modules.likeness import neighbour_difference
+from lightning_modules.sampling.pipeline import to_image
 from lightning_modules.sampling.settings import Sampling
 from portraits.camera_files import write_cameras
 from portraits.cameras import label_from_angles
+from portraits.contact_sheet import GUTTER, MARGIN
 from portraits.pixels import to_pixels
 from shards.builder import build
 from shards.sources.synthetic import SyntheticCapture
@@ -27,13 +29,17 @@ def test_overwrite_replaces_only_demo_folders(tmp_path):
     check_out(tmp_path, overwrite=True)
 
 
-def test_people_are_side_by_side():
-    views = torch.rand(4, 2, 3, 16, 16) * 2 - 1
-    labels = torch.tensor([[1.0] * 25]).repeat(4, 2, 1).reshape(4, 2, 25)
-    batch = {"reference": views[:, :1], "condition": views, "target": views, "camera": labels}
-    three = people(batch, views, views)
-    one = people({name: x[:1] for name, x in batch.items()}, views[:1], views[:1])
-    assert three.size == (3 * one.width, one.height)
+def test_people_with_the_largest_turns_are_side_by_side():
+    views = (torch.arange(4.0) / 2 - 1).view(4, 1, 1, 1, 1).expand(4, 2, 3, 16, 16)
+    turns = (0.1, 0.4, 0.2, 0.3)
+    cameras = [np.stack([label_from_angles(yaw, 0.0) for yaw in (-turn, turn)]) for turn in turns]
+    camera = torch.from_numpy(np.stack(cameras))
+    sheet = people({"reference": views, "condition": views, "target": views, "camera": camera}, views, views)
+    width = GUTTER + 2 * (SIDE + MARGIN)
+    assert sheet.width == MARGIN + 3 * width
+    middles = [(MARGIN + place * width + GUTTER + SIDE // 2, MARGIN + SIDE // 2) for place in range(3)]
+    expected = [to_image(views[person, 0]).getpixel((0, 0)) for person in (1, 3, 2)]
+    assert [sheet.getpixel(middle) for middle in middles] == expected
 
 
 @pytest.mark.parametrize(("strength", "more"), [(1.0, []), (0.3, ["strength 1, as in the paper"])])

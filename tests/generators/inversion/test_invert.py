@@ -19,6 +19,7 @@ from generators.invert import main
 from lightning_modules.evaluate import main as evaluate
 from portraits.camera_files import write_cameras
 from portraits.cameras import angles, label_from_angles
+from portraits.contact_sheet import MARGIN
 from portraits.geometry import STANDARD_LANDMARKS
 from portraits.predictions import Predictions, View
 from tests.faces import DotDetector
@@ -139,7 +140,10 @@ def test_inversion_resumes_and_writes_predictions(folder, tmp_path, monkeypatch)
     np.testing.assert_allclose(read.views[0].reference_camera, cameras(0.1)[0])
     assert Image.open(out / "ben" / "view_001.png").size == (32, 32)
     assert set(read.settings["distances"]["ada"]) == {"start", "style", "tuned"}
-    assert Image.open(out / "sheet.jpg").width == 3 * 192
+    sheet = Image.open(out / "sheet.jpg")
+    for line, name in enumerate(("ada", "ben")):
+        shade = sheet.getpixel((MARGIN + 96, MARGIN + line * (192 + 2 * MARGIN) + 96))
+        np.testing.assert_allclose(shade, COLOURS[name], atol=6)
     with pytest.raises(InputError, match="written with other settings"):
         invert_portraits(people(), job_of(folder, size=16), out, ["cpu"])
 
@@ -149,7 +153,7 @@ def test_people_are_added_and_changed_ones_refused(folder, tmp_path):
     invert_portraits(people("ben"), job_of(folder), out, ["cpu"])
     invert_portraits(people("cyd", "ada"), job_of(folder), out, ["cpu"])
     assert list(Predictions.load(out).subjects()) == ["cyd", "ada", "ben"]
-    assert Image.open(out / "sheet.jpg").height == 3 * 192
+    assert Image.open(out / "sheet.jpg").height == MARGIN + 3 * (192 + 2 * MARGIN)
     stranger = dataclasses.replace(people("ada")[0], image=Image.new("RGB", (48, 48)))
     for others in ([stranger], people("ada", views=cameras(0.0, 0.1))):
         with pytest.raises(InputError, match="ada has another portrait, camera, views or truths"):
@@ -238,7 +242,8 @@ def test_inverting_predictions_keeps_views_and_truths(folder, others, tmp_path):
     rows = json.loads((tables / "table.json").read_text())["rows"]
     scores = {row["name"]: row["values"]["PSNR"]["mean"] for row in rows}
     assert scores["EG3D-PTI[l2]"] > scores["averages"] + 6
-    assert Image.open(out / "sheet.jpg").size == (3 * 192, 4 * 192)
+    height = MARGIN + 2 * (2 * (192 + MARGIN) + MARGIN)
+    assert Image.open(out / "sheet.jpg").size == (MARGIN + 3 * (192 + MARGIN), height)
 
 
 def test_files_outside_a_predictions_folder_are_refused(folder, others, tmp_path):
