@@ -1,6 +1,7 @@
 """The rows and probes of the ablations at toy width."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -89,14 +90,23 @@ def test_spread_is_the_deviation_over_views_of_one_camera(batch, monkeypatch):
         spreads(pipeline, turned, SAMPLING)
 
 
-def test_consistency_probes_have_shapes_and_positive_seams():
-    pipeline = DiffPortrait3DPipeline.of(toy_model(prior=True))
-    references, conditions = torch.rand(2, 1, 3, 16, 16), torch.rand(2, 12, 3, 16, 16)
-    assert view_deviation(pipeline, references, conditions[:, 0], 3, SAMPLING).shape == (2, 16, 16)
-    sampling = Sampling(steps=2, noise="random", window=4, overlap=0)
-    found = window_seams(pipeline, references, conditions, None, sampling)
-    assert found.keys() == {"across", "within"}
-    assert all(value > 0 for value in found.values())
+def views_of_levels(*levels):
+    """A stand-in for a pipeline whose views (2, K, 3, 4, 4) have these grey levels."""
+    images = torch.tensor(levels).div(127.5).sub(1).view(1, -1, 1, 1, 1).expand(2, -1, 3, 4, 4)
+    return SimpleNamespace(views=lambda *_, **__: images)
+
+
+def test_view_deviation_is_the_standard_deviation_in_levels():
+    references = torch.zeros(2, 1, 3, 4, 4)
+    found = view_deviation(views_of_levels(10.0, 13.0, 16.0), references, references[:, 0], 3, SAMPLING)
+    torch.testing.assert_close(found, torch.full((2, 4, 4), 3.0), rtol=1e-3, atol=1e-3)
+
+
+def test_window_seams_separate_window_edges_from_other_steps():
+    path = views_of_levels(0.0, 1.0, 2.0, 3.0, 13.0, 14.0, 15.0, 16.0, 26.0, 27.0, 28.0, 29.0)
+    references, conditions = torch.zeros(2, 1, 3, 4, 4), torch.zeros(2, 12, 3, 4, 4)
+    found = window_seams(path, references, conditions, None, Sampling(window=4, overlap=0))
+    assert found == {"across": pytest.approx(10, rel=1e-3), "within": pytest.approx(1, rel=1e-3)}
 
 
 def test_widest_picks_the_largest_turn_of_each_frame(batch):

@@ -106,12 +106,16 @@ def test_gain_is_the_loss_without_the_part_minus_the_loss(number, make, data, ma
     assert abs(gain) > 1e-5
 
 
-@pytest.mark.parametrize("number", [2, 3])
-def test_pictures_show_condition_target_and_sample(number, make, data):
+@pytest.mark.parametrize(("number", "views"), [(2, 1), (3, 3)])
+def test_pictures_show_condition_target_and_sample(number, views, make, data):
     source = data()
     source.setup("validate")
-    drawn = make(number).pictures(source.samples(2))["samples"]
-    assert drawn.shape == (2, 4 if number == 2 else 1 + 3 * 3, 3, 16, 16)
+    batch = source.samples(2)
+    drawn = make(number).pictures(batch)["samples"]
+    assert drawn.shape == (2, 1 + 3 * views, 3, 16, 16)
+    assert torch.equal(drawn[:, 0], batch["reference"][:, 0])
+    assert torch.equal(drawn[:, 1::3], batch["condition"][:, :views])
+    assert torch.equal(drawn[:, 2::3], batch["target"][:, :views])
 
 
 @pytest.mark.parametrize(("number", "change"), [(2, {}), (3, {}), (3, {"fewer_views": True})])

@@ -107,13 +107,14 @@ def test_known_cameras_are_recovered(people, readings):
     assert results[f"{metric.label}_pitch_degrees"] < 8
 
 
-def test_facenet_embeddings_are_normalised(publish, readings):
+def test_facenet_embeddings_are_normalised_and_differ(publish, readings):
     publish("vggface2", InceptionResnetV1(classify=False, num_classes=None))
     embed = FacenetRecogniser()
     faces = [row[0] for row in near_frontal(*readings)]
     embeddings = embed(faces)
     assert embeddings.shape == (2, 512)
     torch.testing.assert_close(embeddings.norm(dim=1), torch.ones(2))
+    assert not torch.allclose(embeddings[0], embeddings[1], atol=1e-5)
     metric = ID()
     assert metric.label == "ID"
     torch.testing.assert_close(metric.compare(faces, faces), torch.ones(2, 1))

@@ -22,6 +22,7 @@ from lightning_modules.evaluation.tables import (
     published_rows,
     view_table,
 )
+from portraits.contact_sheet import CAPTION, MARGIN
 from portraits.predictions import View
 from tests.lightning_modules.evaluation.scoring import score
 
@@ -204,4 +205,5 @@ def test_tables_and_figures_show_the_scores(predictions):
     assert "NaN" not in json_table("A table", rows, {"ours": scores})
     assert yaw_figure({"ours": scores}, ["PSNR"]).width > 0
     sheet = worst_sheet(scores, "PSNR", 2)
-    assert sheet.height > 2 * 128
+    first, prediction = MARGIN + CAPTION + MARGIN + 64, MARGIN + (128 + MARGIN) + 64
+    assert sheet.getpixel((prediction, first)) == (90, 90, 90)
