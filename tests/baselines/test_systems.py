@@ -52,7 +52,8 @@ def test_views_are_independent_of_each_other(kind, folders):
 
 
 def test_goae_mixes_planes_only_for_novel_views(folders):
-    """The first view has the mixed front planes; all other views have the unmixed ones."""
+    """At the portrait's own camera the view is the reconstruction, elsewhere it is rendered from mixed
+    planes."""
     system = open_baseline("goae", folders["goae"])
     request = toy_request()
     own = toy_request(cameras=np.concatenate([request.portrait_cameras, request.cameras[:1]]))

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -29,8 +30,10 @@ def toy(tmp_path: Path) -> Path:
 def test_training_on_images_and_on_latents_is_compared(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main([f"--configs=[{STAGE},{toy}]", "--steps=1", "--rounds=1"])
     printed = capsys.readouterr().out
-    assert "with latents" in printed
-    assert "times faster" in printed
+    plain, cached = map(float, re.search(r"([\d.]+) MB, with latents ([\d.]+) MB", printed).groups())
+    assert cached > plain
+    seconds = re.search(r"([\d.]+) s on images, ([\d.]+) s on latents in the shards, ([\d.]+) times", printed)
+    assert all(float(value) > 0 for value in seconds.groups())
 
 
 def test_shards_must_be_a_built_folder(toy: Path, tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -34,4 +35,8 @@ def test_command_prints_the_data_wait(tmp_path: Path, capsys: pytest.CaptureFixt
         "trainer: {precision: 32-true, accelerator: cpu}\n"
     )
     main(["--sizes=[]", f"--configs=[{STAGE},{tmp_path / 'toy.yaml'}]", "--steps=4"])
-    assert "of the time waiting for data" in capsys.readouterr().out
+    rate, share = re.search(
+        r"([\d.]+) images/s, ([\d.]+)% of the time waiting for data", capsys.readouterr().out
+    ).groups()
+    assert float(rate) > 0
+    assert 0 < float(share) < 100
