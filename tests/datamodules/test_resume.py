@@ -124,6 +124,7 @@ def test_new_fit_starts_at_position_zero(make: Make, tmp_path: Path) -> None:
     assert module.fed[0][0] == [0, 1]
 
 
+@pytest.mark.slow
 def test_two_processes_resume_the_stream_of_one(make: Make, tmp_path: Path) -> None:
     """Real gloo processes; one process with twice the batch size has the same stream and position."""
     alone = Recorder()
