@@ -58,6 +58,11 @@ $(VENV)/.app: setup.cfg constraints.txt | $(VENV)/bin/python
 	$(RUN) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[app]'
 	@touch $@
 
+$(VENV)/.cluster: setup.cfg constraints.txt | $(VENV)/.dev
+	@echo "setting up $(VENV) with Ray"
+	$(RUN) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[cluster]'
+	@touch $@
+
 .PHONY: setup setup-dev
 setup: $(VENV)/.run ## Install what training and capturing need into .venv
 setup-dev: $(VENV)/.dev ## Install what developing needs into .venv
@@ -168,7 +173,7 @@ metric-weights: | $(VENV)/.run ## Download and verify the weights of metrics and
 
 ##  Checking
 
-.PHONY: test test-slow test-app fuzz soak lint format types check benchmark help-texts
+.PHONY: test test-slow test-app test-cluster fuzz soak lint format types check benchmark help-texts
 test: $(VENV)/.dev ## Run the fast tests
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(TESTERS) --dist loadfile
 
@@ -177,6 +182,9 @@ test-slow: $(VENV)/.dev ## Run the slow tests
 
 test-app: $(VENV)/.dev ## Drive the page in a real Chromium (Debian's, or CHROMIUM=…); pictures in runs/test-app
 	$(RUN) -m pytest -m browser tests/app
+
+test-cluster: $(VENV)/.cluster ## Commands on a Ray cluster of three workers on this machine, which needs 4 GB of memory
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -m cluster tests/cluster
 
 fuzz: $(VENV)/.dev ## Read 2,000 damaged and hostile files: each has to end in a one-line error or load
 	$(RUN) -m tests.fuzz $(ARGS)

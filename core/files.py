@@ -107,7 +107,7 @@ def whole_folder(path: Path, replace: bool = False) -> Iterator[Path]:
 
 
 @contextmanager
-def resumable_folder(path: Path, recipe: Any) -> Iterator[Path]:
+def resumable_folder(path: Path, recipe: Any, replace: bool = False) -> Iterator[Path]:
     """Yield the work folder `<path>.partial`; its subfolder `RESULT` becomes `path` when the block ends.
 
     If the block raises or the process dies, the work folder stays, and the next call with the same `recipe`
@@ -115,18 +115,19 @@ def resumable_folder(path: Path, recipe: Any) -> Iterator[Path]:
     left of the work folder.
 
     Raises:
-        InputError: `path` exists; another process is writing it; the work folder belongs to another recipe;
-            or it cannot be created.
+        InputError: `path` exists and `replace` is False; another process is writing it; the work folder
+            belongs to another recipe; or it cannot be created.
     """
     path = Path(path)
     recipe = json.loads(json.dumps(recipe))
     with exclusive(path):
-        partial = _sibling(path, PARTIAL)
+        partial, replaced = _sibling(path, PARTIAL), _sibling(path, ".replaced")
         record = partial / "recipe.json"
         if path.exists() or path.is_symlink():
-            if (partial / DONE).exists():
+            if (partial / DONE).exists() and not (partial / RESULT).exists():
                 shutil.rmtree(partial)
-            raise InputError(f"{path} exists already: remove it or choose another folder")
+            if not replace:
+                raise InputError(f"{path} exists already: remove it or choose another folder")
         try:
             partial.mkdir(exist_ok=True)
             if not record.exists():
@@ -140,9 +141,13 @@ def resumable_folder(path: Path, recipe: Any) -> Iterator[Path]:
         yield partial
         flush_folder(partial / RESULT)
         (partial / DONE).touch()
+        shutil.rmtree(replaced, ignore_errors=True)
+        if path.exists():
+            path.rename(replaced)
         (partial / RESULT).rename(path)
         flush(path.parent)
         shutil.rmtree(partial)
+        shutil.rmtree(replaced, ignore_errors=True)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""A build's worker process: its number, GPU and share of the CPU cores."""
+"""The process that does units of work: its number, GPU and share of the CPU cores."""
 
 import os
 from dataclasses import dataclass
@@ -6,10 +6,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Worker:
-    """Worker process `number` (from 0) of `count` on this machine; by default the only one."""
+    """Worker process `number` (from 0) of `count` on this machine; by default the only one.
+
+    Args:
+        number: number of this worker
+        count: workers that share the machine's cores
+        cores: CPU cores of this worker, where they are not an equal share
+        shown: whether it is the command's own process, and may show progress of its own
+    """
 
     number: int = 0
     count: int = 1
+    cores: int | None = None
+    shown: bool = True
 
     def gpu(self, gpus: int) -> int:
         """The index of this worker's GPU among `gpus`, assigned round robin."""
@@ -17,7 +26,7 @@ class Worker:
 
     def threads(self) -> int:
         """This worker's share of the CPU cores, at least 1."""
-        return max(1, (os.cpu_count() or 1) // self.count)
+        return self.cores or max(1, (os.cpu_count() or 1) // self.count)
 
 
 ONLY_WORKER = Worker()

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from jsonargparse import ArgumentParser
 
+from core.engine import EngineOptions
 from core.errors import InputError, one_line
 from generators.gan.options import Frame, GeneratorOptions
 from generators.inversion.meshes import MeshOptions
@@ -34,6 +35,7 @@ def invert(
     tuning: Tuning = Tuning(),  # noqa: B008 (frozen)
     mesh: MeshOptions = MeshOptions(),  # noqa: B008 (frozen)
     devices: int | None = None,
+    workers: EngineOptions = EngineOptions(),  # noqa: B008 (frozen)
 ) -> None:
     """Invert portraits into a generator and render new views of them.
 
@@ -54,16 +56,21 @@ def invert(
         tuning: Steps, learning rates and loss weights.
         mesh: Meshes of the tuned generator's density, head.ply or head.glb beside the views of each person.
         devices: Number of GPUs to distribute portraits over; all by default.
+        workers: Where portraits are inverted, if not here.
     """
     options = GeneratorOptions(generator, frame=frame)
     options.check()
     mesh.check()
     if size < 0:
         raise InputError(f"--size {size}: give 0 or more")
-    used = choose_devices(devices)
+    if workers.on_ray and devices is not None:
+        raise InputError("--devices is of this machine: on a cluster, give --workers and --num_gpus")
+    used = workers.cluster_devices() if workers.on_ray else choose_devices(devices)
     protocol, people = find_people(cameras, portrait, portraits, portrait_cameras, predictions)
     folder = Path(out)
-    found = invert_portraits(people, Job(options, tuning, size, protocol, mesh), folder, used)
+    found = invert_portraits(
+        people, Job(options, tuning, size, protocol, mesh), folder, used, workers.cluster()
+    )
     for name, distances in found.settings["distances"].items():
         print(f"{name}: distance from the portrait {' → '.join(f'{x:.4f}' for x in distances.values())}")
     print(f"{folder}: {len(found.views)} views of {len(found.subjects())} people; see {folder / SHEET}")
@@ -112,8 +119,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         nargs="+",
         help="EG3D labels (.json, .npy), or photos to estimate cameras from",
     )
-    parser.add_function_arguments(invert, skip={"portrait", "cameras"})
+    parser.add_function_arguments(invert, skip={"portrait", "cameras", "workers"})
+    parser.add_class_arguments(EngineOptions)
     chosen = parser.parse_args(arguments).as_dict()
+    chosen["workers"] = EngineOptions.take(chosen)
     invert(**chosen | {"tuning": Tuning(**chosen["tuning"]), "mesh": MeshOptions(**chosen["mesh"])})
 
 

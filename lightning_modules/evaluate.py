@@ -13,6 +13,7 @@ from dataclasses import fields, replace
 
 from jsonargparse import ArgumentError, ArgumentParser
 
+from core.engine import Engine
 from core.errors import InputError, one_line
 from core.files import exclusive
 from core.shipped import find_configs
@@ -31,7 +32,8 @@ def evaluate(plan: EvaluationPlan) -> bool:
     """Generate predictions, score them and write the report.
 
     Returns False, without a report, if the predictions of other processes' parts are missing. Raises
-    InputError if data or models cannot be read, or another process is working on the same part.
+    InputError if data or models cannot be read, or another process is working on the same part, and
+    IncompleteError if some subjects were given up.
     """
     with exclusive(plan.out / plan.part):
         return _evaluate(plan)
@@ -42,7 +44,7 @@ def _evaluate(plan: EvaluationPlan) -> bool:
         print(notice)
     predictions: dict[str, Predictions] = {}
     for row in plan.rows:
-        made = _predictions_of(row)
+        made = _predictions_of(row, plan.engine)
         if made is None:
             print(f"{plan.out}: other parts of {row.name!r} are still missing: run them, then this one again")
             return False
@@ -58,8 +60,10 @@ def _evaluate(plan: EvaluationPlan) -> bool:
     return True
 
 
-def _predictions_of(row: RowPlan) -> Predictions | None:
-    return row.predictions if isinstance(row.predictions, Predictions) else make_predictions(row.predictions)
+def _predictions_of(row: RowPlan, engine: Engine) -> Predictions | None:
+    if isinstance(row.predictions, Predictions):
+        return row.predictions
+    return make_predictions(row.predictions, engine)
 
 
 def _scoring_of(row: RowPlan, predictions: Mapping[str, Predictions]) -> ScoringPlan:

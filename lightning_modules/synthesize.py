@@ -5,35 +5,39 @@ For the person of `--portrait`, writes into `--out`: the portraits as the model'
 files. `conditions/`, `cameras.json` and `settings.json` in `--out` are shared by all.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from jsonargparse import ArgumentParser
 from PIL import Image
 
-from core.errors import IncompleteError, one_line
-from core.files import whole_folder, write_json
+from core import fingerprints
+from core.engine import LocalEngine
+from core.errors import IncompleteError, InputError, one_line
+from core.files import RESULT, resumable_folder, whole_folder, write_json
 from lightning_modules.export_3d import Export, export
 from lightning_modules.sampling.call_options import StepCallback
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
 from lightning_modules.sampling.plan import CAMERAS, PROXIES, SETTINGS, Plan, make_plan
 from lightning_modules.sampling.requests import Request
 from lightning_modules.sampling.synthesis import (
-    NetworkOptions,
+    OUT,
     PersonInputs,
     SharedInputs,
-    open_pipeline,
-    synthesize_in_processes,
+    synthesize_on,
     synthesize_people,
     write_numbered,
 )
-from lightning_modules.sampling.view_conditions import CONDITIONS, Rendered
+from lightning_modules.sampling.view_conditions import CONDITIONS, ConditionFiles, Rendered
 from portraits.camera_files import write_cameras
 from portraits.image_folders import read_squares
 from portraits.people import read_people
 
 EXPORT = "export"  # the folder of 3D formats
+REMEDY = "run the same command again, with fewer --devices"
 
 
 @dataclass(frozen=True)
@@ -57,12 +61,14 @@ def synthesize(request: Request, loaded: Loaded | None = None) -> Path:
     `loaded` is the request's model where a caller keeps it loaded; everybody is then sampled by its pipeline.
     What its functions raise ends the request and leaves nothing behind.
 
+    On a cluster, an interrupted request leaves the views of people, and the same request goes on from them.
+
     Raises InputError before a model is loaded, leaving nothing behind; and IncompleteError at the end where
     some photos of `--portraits` could not be used, and the views of all others are there.
     """
     plan = make_plan(request)
     on_rendered = None if loaded is None else loaded.on_rendered
-    with whole_folder(plan.output.folder, plan.output.overwrite) as folder:
+    with staging(plan) as folder:
         people, failures = read_inputs(plan)
         shared = SharedInputs(
             plan.conditions.images(plan.cameras, plan.image_size, on_rendered),
@@ -75,7 +81,11 @@ def synthesize(request: Request, loaded: Loaded | None = None) -> Path:
         if loaded is not None:
             synthesize_people(loaded.pipeline, people, shared, folder, on_step_end=loaded.on_step_end)
         else:
-            run(plan.networks, plan.device_groups[: len(people)], people, shared, folder)
+            given_up = run(plan, people, shared, folder)
+            failures += [f"{name}: {reason}" for name, reason in given_up.items()]
+            if len(given_up) == len(people):
+                raise InputError(f"nobody's views could be sampled: {'; '.join(failures)}")
+            people = [person for person in people if person.folder not in given_up]
         if plan.export:
             export_people(plan, people, folder)
     if failures:
@@ -84,6 +94,32 @@ def synthesize(request: Request, loaded: Loaded | None = None) -> Path:
             f"in {plan.output.folder}"
         )
     return plan.output.folder
+
+
+@contextmanager
+def staging(plan: Plan) -> Iterator[Path]:
+    """Yield the folder that becomes the output folder at the end of the block. On a cluster, the next call
+    for the same inputs goes on with what is in it."""
+    output = plan.output
+    if plan.cluster is None:
+        with whole_folder(output.folder, output.overwrite) as folder:
+            yield folder
+        return
+    with resumable_folder(output.folder, recipe(plan), output.overwrite) as work:
+        (work / RESULT).mkdir(exist_ok=True)
+        yield work / RESULT
+
+
+def recipe(plan: Plan) -> dict[str, Any]:
+    """What the views depend on: settings, the model, and the content of all images."""
+    files = [photo for person in plan.people for photo in person.photos]
+    files += [proxy for proxies in plan.proxies or [] for proxy in proxies]
+    files += plan.conditions.files if isinstance(plan.conditions, ConditionFiles) else []
+    return {
+        "settings": plan.output.settings,
+        "model": fingerprints.of_folder(Path(plan.networks.model)),
+        "images": {str(path): fingerprints.of_file(path) for path in files},
+    }
 
 
 def read_inputs(plan: Plan) -> tuple[list[PersonInputs], list[str]]:
@@ -95,7 +131,7 @@ def read_inputs(plan: Plan) -> tuple[list[PersonInputs], list[str]]:
     people = []
     for index, (person, images) in enumerate(zip(plan.people, portraits, strict=True)):
         if images:
-            folder = person.name if plan.output.person_folders else "."
+            folder = person.name if plan.output.person_folders else OUT
             people.append(PersonInputs(folder, images, read_proxies(plan, index)))
     return people, failures
 
@@ -120,19 +156,14 @@ def export_people(plan: Plan, people: list[PersonInputs], folder: Path) -> None:
         export(Export(str(own), str(own / EXPORT), plan.export, model=plan.networks.model))
 
 
-def run(
-    networks: NetworkOptions,
-    device_groups: list[list[str]],
-    people: list[PersonInputs],
-    shared: SharedInputs,
-    folder: Path,
-) -> None:
-    """Sample and write everyone's views, in this process, or in one process for each of several device
-    groups."""
-    if len(device_groups) == 1:
-        synthesize_people(open_pipeline(networks, device_groups[0]), people, shared, folder)
-    else:
-        synthesize_in_processes(networks, device_groups, people, shared, folder)
+def run(plan: Plan, people: list[PersonInputs], shared: SharedInputs, folder: Path) -> dict[str, str]:
+    """Sample and write everyone's views: on a cluster, in this process, or in one process for each of several
+    device groups; those whose folder is there are done. Returns the reason for each that was given up, by
+    their folder."""
+    people = [person for person in people if person.folder == OUT or not (folder / person.folder).exists()]
+    groups = plan.device_groups if plan.cluster else plan.device_groups[: len(people)]
+    local = LocalEngine(len(groups) if len(groups) > 1 else 0, REMEDY)
+    return synthesize_on(plan.cluster or local, plan.networks, groups, people, shared, folder)
 
 
 def make_parser() -> ArgumentParser:

@@ -18,6 +18,7 @@ from shards.manifest import Manifest
 from shards.schema import SPLITS
 from shards.skips import SKIPPED, load_skips
 from shards.source import Source
+from shards.upload import upload
 
 SOURCES = {
     "synthetic": "shards.sources.synthetic.SyntheticCapture",
@@ -89,13 +90,15 @@ def main(arguments: Sequence[str] | None = None, sources: Mapping[str, str] = SO
     """
     plan = make_plan(arguments, sources)
     manifest = run_build(plan)
-    print(f"{plan.out}:\n{describe(manifest)}")
-    skips = load_skips(plan.out / SKIPPED)
+    skips, place = load_skips(plan.out / SKIPPED), plan.url or str(plan.out)
+    if plan.url is not None:
+        upload(plan.out, plan.url)
+    print(f"{place}:\n{describe(manifest)}")
     if plan.source.inputs is not None and skips:
         reasons = shortened([f"{skip.what}: {skip.reason}" for skip in skips], separator="; ")
         raise IncompleteError(
             f"{len(skips)} of {len(plan.units)} {plan.source.inputs} were left out; the others are in"
-            f" {plan.out}: {reasons} (all: {plan.out / SKIPPED})"
+            f" {place}: {reasons} (all: {place}/{SKIPPED})"
         )
 
 

@@ -6,20 +6,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from core.engine import Engine, EngineOptions, LocalEngine
 from core.errors import InputError
 from shards.schema import SCHEMA_VERSION
 from shards.source import Source, Unit
+from shards.upload import check_vacant, is_url
 
 MAX_SHARD_MB = 256.0
 MAX_SKIPPED_SHARE = 0.1
+REMEDY = "run the same command again to resume, with fewer --processes"
 
 
 @dataclass(frozen=True)
-class BuildOptions:
+class BuildOptions(EngineOptions):
     """The options of every build.
 
     Args:
-        out: the folder to write; it must not exist
+        out: the folder to write, which must not exist; or a URL that the finished folder is moved to (s3://,
+            gs://, file://)
+        staging: for a URL, the folder to work in, which workers of a cluster have to see as well
         processes: worker processes, 0 to capture in this one; by default one per core, or one per GPU if
             frames are rendered on GPUs
         max_shard_mb: largest size of a shard in MiB
@@ -33,13 +38,23 @@ class BuildOptions:
     processes: int | None = None
     max_shard_mb: float = MAX_SHARD_MB
     max_skipped_share: float | None = None
+    staging: str | None = None
 
     def __post_init__(self) -> None:
-        out = Path(self.out)
-        if out.exists() or out.is_symlink():
+        super().__post_init__()
+        if is_url(self.out) != (self.staging is not None):
+            raise InputError(
+                "--staging DIR and a URL as --out go together: the build works in one for the other"
+            )
+        out = self.folder
+        if self.url is not None:
+            check_vacant(self.url)
+        elif out.exists() or out.is_symlink():
             raise InputError(f"{out} exists already: choose another --out, or remove it to build again")
         if self.processes is not None and self.processes < 0:
             raise InputError(f"--processes {self.processes}: give 0 or more")
+        if self.processes is not None and self.on_ray:
+            raise InputError("--processes is of this machine: on a cluster, give --workers")
         if not self.max_shard_mb > 0:
             raise InputError(f"--max_shard_mb {self.max_shard_mb:g}: give more than 0")
         if self.max_skipped_share is not None and not 0 <= self.max_skipped_share <= 1:
@@ -48,21 +63,32 @@ class BuildOptions:
         if not (folder.is_dir() and os.access(folder, os.W_OK)):
             raise InputError(f"--out {out}: {folder} is not a writable folder")
 
+    @property
+    def url(self) -> str | None:
+        """The URL that the finished folder is moved to; None if it stays."""
+        return self.out.rstrip("/") if is_url(self.out) else None
+
+    @property
+    def folder(self) -> Path:
+        """The folder to write: `out`, or for a URL one of its name in `staging`."""
+        return Path(self.out) if self.url is None else Path(self.staging or "", self.url.rpartition("/")[2])
+
 
 @dataclass(frozen=True)
 class BuildPlan:
     """A build with all options resolved.
 
-    `frames` is the number of frames expected from each of the `units`; with 0 `processes`, this process
-    captures."""
+    `frames` is the number of frames expected from each of the `units`, which `engine` captures. The finished
+    folder is moved to `url`, if given."""
 
     source: Source
     units: Sequence[Unit]
     frames: tuple[int, ...]
     out: Path
-    processes: int
+    engine: Engine
     max_shard_bytes: int
     max_skipped_share: float
+    url: str | None = None
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -80,6 +106,7 @@ def plan_build(source: Source, options: BuildOptions) -> BuildPlan:
     if not units:
         raise InputError(f"{source.name} has nothing to capture: check its settings")
     processes = source.processes if options.processes is None else options.processes
+    processes = (os.cpu_count() or 1) if processes is None else processes
     share = options.max_skipped_share
     if share is None:
         share = MAX_SKIPPED_SHARE if source.inputs is None else 1.0
@@ -87,8 +114,9 @@ def plan_build(source: Source, options: BuildOptions) -> BuildPlan:
         source=source,
         units=units,
         frames=tuple(source.frames(unit) for unit in units),
-        out=Path(options.out),
-        processes=(os.cpu_count() or 1) if processes is None else processes,
+        out=options.folder,
+        engine=options.cluster() or LocalEngine(processes, REMEDY, threads=1),
         max_shard_bytes=int(options.max_shard_mb * (1 << 20)),
         max_skipped_share=share,
+        url=options.url,
     )

@@ -4,6 +4,7 @@ Each unit of work is captured into a small tar in `<out>.partial/units/`, so tha
 resumed. When all units are complete, they are packed into shards, and `<out>` appears atomically.
 """
 
+import json
 import logging
 import shutil
 from collections.abc import Sequence
@@ -12,10 +13,10 @@ from pathlib import Path
 from core.errors import InputError
 from core.files import RESULT, resumable_folder
 from shards.build_plan import MAX_SHARD_MB, BuildOptions, BuildPlan, plan_build
-from shards.capture import capture_units, skips_path
+from shards.capture import capture_units, skips_path, unit_path
 from shards.manifest import Manifest
 from shards.packing import pack
-from shards.skips import SKIPPED, check_share, count_lost, load_skips, save_skips, summarize
+from shards.skips import SKIPPED, Skip, check_share, count_lost, load_skips, save_skips, summarize
 from shards.source import Source
 
 log = logging.getLogger(__name__)
@@ -43,19 +44,32 @@ def run_build(plan: BuildPlan) -> Manifest:
             recipe, the source violates the schema, or more than `plan.max_skipped_share` of the frames were
             skipped.
     """
+    if plan.url is not None and plan.out.exists():  # its upload was interrupted
+        return _finished(plan)
     with resumable_folder(plan.out, plan.recipe) as staging:
         units, packed = staging / "units", staging / RESULT
         units.mkdir(exist_ok=True)
-        paths = capture_units(plan, units)
+        lost = capture_units(plan, units)
+        paths = [path for index in range(len(plan.units)) if (path := unit_path(units, index)).exists()]
         shutil.rmtree(packed, ignore_errors=True)
         packed.mkdir()
-        _record_skips(plan, paths, packed)
+        _record_skips(plan, paths, lost, packed)
         return pack(paths, packed, plan.source.name, plan.source.settings, plan.max_shard_bytes)
 
 
-def _record_skips(plan: BuildPlan, paths: Sequence[Path], packed: Path) -> None:
-    """Log and save what was skipped. Raises InputError if it is too much, or everything."""
-    skips = [skip for path in paths for skip in load_skips(skips_path(path))]
+def _finished(plan: BuildPlan) -> Manifest:
+    """The manifest of a plan's folder, which is there. Raises InputError if it is of other settings."""
+    manifest = Manifest.load(plan.out)
+    settings = json.loads(json.dumps(plan.source.settings))
+    if (manifest.source, manifest.settings) != (plan.source.name, settings):
+        raise InputError(f"{plan.out} is of other settings: remove it, or choose another --staging")
+    return manifest
+
+
+def _record_skips(plan: BuildPlan, paths: Sequence[Path], lost: Sequence[Skip], packed: Path) -> None:
+    """Log and save what was skipped, and the units that were `lost`. Raises InputError if it is too much, or
+    everything."""
+    skips = [skip for path in paths for skip in load_skips(skips_path(path))] + list(lost)
     if not skips:
         return
     frames = sum(plan.frames)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
+from core.engine import THIS_PROCESS, EngineOptions
 from core.errors import InputError, one_line
 from shards.latents import BATCH
 from shards.manifest import Manifest
@@ -24,21 +25,25 @@ def make_parser() -> ArgumentParser:
     parser.add_argument("--out", type=str, required=True, help="the folder to write; it must not exist")
     parser.add_argument("--batch", type=int, default=BATCH, help="images encoded at a time")
     parser.add_argument("--device", type=str | None, help="cpu, cuda, cuda:1 …; by default a GPU, if any")
+    parser.add_class_arguments(EngineOptions)
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command. Raises InputError."""
     chosen = make_parser().parse_args(arguments)
+    options = EngineOptions.take(chosen)
     folder, out = Path(chosen.shards), Path(chosen.out)
     if chosen.batch < 1:
         raise InputError(f"--batch {chosen.batch}: give 1 or more")
     if out.exists():
         raise InputError(f"{out} exists already: choose another --out")
+    device = options.cluster_device(chosen.device) if options.on_ray else None
     Manifest.load(folder)
     from shards.latent_cache import cache, load_vae  # torch, diffusers: seconds
 
-    manifest = cache(folder, out, load_vae(chosen.vae, chosen.device), chosen.batch)
+    vae = load_vae(chosen.vae, "cpu" if options.on_ray else chosen.device)
+    manifest = cache(folder, out, vae, chosen.batch, options.cluster() or THIS_PROCESS, device)
     print(f"{out}: latents of the VAE {manifest.latents_of} in {len(manifest.shards)} shards")
 
 

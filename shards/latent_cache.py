@@ -1,6 +1,7 @@
 """Encoding of images by the VAE, and a resumable copy of a built folder with latents."""
 
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -12,10 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from core.errors import InputError
+from core.engine import THIS_PROCESS, Engine, Task
+from core.errors import IncompleteError, InputError
 from core.files import RESULT, checksum, resumable_folder
 from core.fingerprints import of_settings
+from core.lists import shortened
 from core.model_folders import load_model
+from core.workers import Worker
 from generators.gan.renderer import check_device
 from portraits.pixels import Images, levels_to_pixels
 from shards.index import ShardIndex
@@ -49,51 +53,99 @@ def moments(vae: AutoencoderKL, images: Images, batch: int = BATCH) -> NDArray[n
     return torch.cat(found).numpy()
 
 
-def cache(folder: Path, out: Path, vae: AutoencoderKL, batch: int = BATCH) -> Manifest:
+def cache(
+    folder: Path,
+    out: Path,
+    vae: AutoencoderKL,
+    batch: int = BATCH,
+    engine: Engine = THIS_PROCESS,
+    device: str | None = None,
+) -> Manifest:
     """Write the shards of `folder` with latents into the new folder `out`, which appears when it is complete.
 
-    The same call resumes an interrupted run with the next shard. Shows a progress bar. Raises InputError.
+    A shard is a unit of work, encoded by the VAE on a worker's `device` (by default where it is). The same
+    call resumes an interrupted run with the next shard. Shows a progress bar. Raises InputError, and
+    IncompleteError if shards were given up.
     """
     if out.exists():
         raise InputError(f"{out} exists already: choose another --out")
     manifest = Manifest.load(folder)
     name = vae_fingerprint(vae)
     recipe = {"vae": name, "images": of_settings(asdict(manifest))}
-    frames = sum(shard.samples for shard in manifest.shards)
-    with (
-        resumable_folder(out, recipe) as staging,
-        tqdm(total=frames, unit="frame", desc="latents") as bar,
-    ):
+    with resumable_folder(out, recipe) as staging:
         (staging / RESULT).mkdir(exist_ok=True)
-        records = [
-            _cache_shard(folder, staging / RESULT, shard, vae, name, batch, bar) for shard in manifest.shards
-        ]
-        cached = manifest.with_latents(name, records)
+        encoder = Encoder(folder, staging / RESULT, vae, name, batch, device)
+        cached = manifest.with_latents(name, _encode_shards(encoder, manifest.shards, engine))
         cached.save(staging / RESULT)
     return cached
 
 
-def _cache_shard(
-    folder: Path, staging: Path, shard: ShardRecord, vae: AutoencoderKL, name: str, batch: int, bar: tqdm
-) -> ShardRecord:
-    path = staging / shard.name
-    if path.exists():
-        bar.update(shard.samples)
-    else:
-        if not (folder / shard.name).is_file():
-            raise InputError(f"{folder / shard.name} is missing")
-        index = ShardIndex.scan(folder / shard.name)
-        with SampleTar(path) as tar:
-            for number, key in enumerate(index.keys):
-                members = read_members(folder / shard.name, index.members(number))
+def _encode_shards(encoder: "Encoder", shards: Sequence[ShardRecord], engine: Engine) -> list[ShardRecord]:
+    """The records of all shards with latents. Raises IncompleteError if some were given up."""
+    records = {
+        shard.name: _record(shard, path) for shard in shards if (path := encoder.out / shard.name).exists()
+    }
+    todo = [shard for shard in shards if shard.name not in records]
+    task = Task(
+        "latents",
+        "latents",
+        encoder,
+        todo,
+        [shard.samples for shard in todo],
+        "frame",
+        sum(shard.samples for shard in shards) - sum(shard.samples for shard in todo),
+        own_bars=True,
+    )
+    failures = []
+    for done in engine.run(task):
+        if done.failure is None:
+            records[todo[done.index].name] = done.result
+        else:
+            failures.append(f"{todo[done.index].name}: {done.failure}")
+    if failures:
+        raise IncompleteError(
+            f"{len(failures)} of {len(shards)} shards could not be encoded:"
+            f" {shortened(failures, separator='; ')}; the others are kept: run the same command again"
+        )
+    return [records[shard.name] for shard in shards]
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Encodes the shards of `folder` into `out` by a VAE of fingerprint `name`, `batch` images at a time."""
+
+    folder: Path
+    out: Path
+    vae: AutoencoderKL
+    name: str
+    batch: int
+    device: str | None = None
+
+    def __call__(self, worker: Worker) -> Callable[[ShardRecord], ShardRecord]:
+        """What encodes a worker's shards."""
+        vae = self.vae if self.device is None else self.vae.to(self.device)
+        return lambda shard: self._encode(shard, vae, worker.shown)
+
+    def _encode(self, shard: ShardRecord, vae: AutoencoderKL, shown: bool) -> ShardRecord:
+        path = self.folder / shard.name
+        if not path.is_file():
+            raise InputError(f"{path} is missing")
+        index = ShardIndex.scan(path)
+        bar = tqdm(index.keys, desc=shard.name, unit="frame", leave=False, disable=not shown)
+        with SampleTar(self.out / shard.name) as tar:
+            for number, key in enumerate(bar):
+                members = read_members(path, index.members(number))
                 try:
                     sample = decode(members)
                 except SampleError as error:
-                    raise InputError(f"{folder / shard.name}: {key}: {error}") from error
+                    raise InputError(f"{path}: {key}: {error}") from error
                 views, mirrored = (
-                    moments(vae, images, batch) for images in (sample.views, sample.views[:, :, ::-1])
+                    moments(vae, images, self.batch) for images in (sample.views, sample.views[:, :, ::-1])
                 )
-                members[LATENTS] = encode_latents(Latents(name, views, mirrored))
+                members[LATENTS] = encode_latents(Latents(self.name, views, mirrored))
                 tar.add(key, members)
-                bar.update()
+        return _record(shard, self.out / shard.name)
+
+
+def _record(shard: ShardRecord, path: Path) -> ShardRecord:
     return replace(shard, bytes=path.stat().st_size, sha256=checksum(path))

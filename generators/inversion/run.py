@@ -1,6 +1,6 @@
 """Inversion of many portraits on one or more devices, with resumption of interrupted runs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch.multiprocessing.spawn import ProcessExitedException, spawn
-from tqdm import tqdm
 
-from core.errors import InputError, one_line
+from core.engine import Engine, LocalEngine, Task
+from core.errors import IncompleteError, InputError
 from core.files import exclusive, whole_folder, write_json
-from core.lists import spread
+from core.lists import shortened, spread
 from core.tensors import read_json
+from core.workers import Worker
 from generators.gan.architecture import Kind
 from generators.gan.cameras import check_range, in_world
 from generators.gan.generator import Rendering
@@ -32,7 +32,7 @@ from portraits.predictions import Predictions, Protocol, View
 
 NAMES: dict[Kind, str] = {"eg3d": "EG3D-PTI", "panohead": "PanoHead-PTI"}
 RECIPE, REPORT, SHEET = "inversion.json", "report.json", "sheet.jpg"
-INPUT_ERROR = 2  # the exit code of `one_line`
+REMEDY = "run the same command again to resume, with fewer --devices"
 SHEET_PEOPLE, SHEET_VIEWS, SHEET_SIDE = 8, 7, 192
 
 
@@ -67,30 +67,41 @@ class Job:
 
 
 def invert_portraits(
-    portraits: Sequence[Portrait], job: Job, out: Path, devices: Sequence[str]
+    portraits: Sequence[Portrait],
+    job: Job,
+    out: Path,
+    devices: Sequence[str],
+    cluster: Engine | None = None,
 ) -> Predictions:
-    """Invert the portraits that are not in the folder `out` yet, one process per device, and write its
-    manifest of predictions.
+    """Invert the portraits that are not in the folder `out` yet, one process per device or by the workers of
+    a cluster, and write its manifest of predictions. On a cluster, `devices` are those of every worker.
 
     The folder can be scored by `evaluate --predictions`, and each `<out>/<name>/` used as proxies for
     `synthesize --noise`. Raises InputError if `out` was written with other settings or another generator, or
-    is being written by another process.
+    is being written by another process; and IncompleteError if the cluster gave portraits up.
     """
     with exclusive(out):
-        return _invert_portraits(portraits, job, out, devices)
+        return _invert_portraits(portraits, job, out, devices, cluster)
 
 
 def _invert_portraits(
-    portraits: Sequence[Portrait], job: Job, out: Path, devices: Sequence[str]
+    portraits: Sequence[Portrait], job: Job, out: Path, devices: Sequence[str], cluster: Engine | None
 ) -> Predictions:
     _claim(out, job)
     todo = [portrait for portrait in portraits if not _is_done(portrait, out)]
     check_range(np.concatenate([portrait.cameras for portrait in portraits]), job.options.kind)
-    shares = [share for n in range(len(devices)) if (share := todo[n :: len(devices)])]
-    if len(shares) > 1:
-        _on_devices(list(devices), shares, job, out)
-    elif shares:
-        _invert_share(devices[0], shares[0], job, out, quiet=False)
+    processes = min(len(devices), len(todo))
+    engine = cluster or LocalEngine(processes if processes > 1 else 0, REMEDY)
+    inverter = Inverter(job, out, tuple(devices))
+    task = Task("tuning", "inverting", inverter, todo, noun="portrait")
+    failures = [
+        f"{todo[done.index].name}: {done.failure}" for done in engine.run(task) if done.failure is not None
+    ]
+    if failures:
+        raise IncompleteError(
+            f"{len(failures)} of {len(portraits)} portraits could not be inverted:"
+            f" {shortened(failures, separator='; ')}; the others are in {out}: run the same command again"
+        )
     predictions = _predictions([portrait.name for portrait in portraits], job, out)
     predictions.save()
     save_whole(sheet(predictions), out / SHEET)
@@ -173,33 +184,30 @@ def _is_done(portrait: Portrait, out: Path) -> bool:
     return True
 
 
-def _invert_share(device: str, portraits: Sequence[Portrait], job: Job, out: Path, quiet: bool) -> None:
-    head = GeneratedHead(job.options, device)
-    inversion = Inversion(head.generator, job.tuning)
-    for portrait in tqdm(portraits, desc="inverting", unit="portrait", disable=quiet):
+@dataclass(frozen=True)
+class Inverter:
+    """Inverts portraits into folders in `out`. Worker i loads the generator onto device i."""
+
+    job: Job
+    out: Path
+    devices: tuple[str, ...]
+
+    def __call__(self, worker: Worker) -> Callable[[Portrait], None]:
+        """What inverts a worker's portraits."""
+        head = GeneratedHead(self.job.options, self.devices[worker.number])
+        inversion = Inversion(head.generator, self.job.tuning)
+        return lambda portrait: self._invert(portrait, head, inversion, quiet=not worker.shown)
+
+    def _invert(self, portrait: Portrait, head: GeneratedHead, inversion: Inversion, quiet: bool) -> None:
         inverted = invert_one(head, inversion, portrait, quiet)
-        images = render_views(head, inverted, portrait.cameras, job.size)
-        views = keep(portrait, out)
-        with whole_folder(out / portrait.name) as folder:
+        images = render_views(head, inverted, portrait.cameras, self.job.size)
+        views = keep(portrait, self.out)
+        with whole_folder(self.out / portrait.name) as folder:
             for view, image in zip(views, images, strict=True):
                 Image.fromarray(image).save(folder / f"{view.view}.png")
-            write_meshes(head, inverted, images, portrait.cameras, job.mesh, folder)
+            write_meshes(head, inverted, images, portrait.cameras, self.job.mesh, folder)
             report = {"of": portrait.fingerprint(), "distances": inverted.distances}
             write_json(folder / REPORT, report | {"views": [asdict(view) for view in views]})
-
-
-def _on_devices(devices: list[str], shares: list[list[Portrait]], job: Job, out: Path) -> None:
-    try:
-        spawn(_run_share, (devices, shares, job, out), nprocs=len(shares))
-    except ProcessExitedException as error:
-        if error.exit_code != INPUT_ERROR:
-            raise
-        raise SystemExit(INPUT_ERROR) from None
-
-
-def _run_share(process: int, devices: list[str], shares: list[list[Portrait]], job: Job, out: Path) -> None:
-    with one_line():
-        _invert_share(devices[process], shares[process], job, out, quiet=process > 0)
 
 
 def _predictions(first: Sequence[str], job: Job, out: Path) -> Predictions:

@@ -5,12 +5,13 @@ from dataclasses import asdict, dataclass, fields
 from functools import cache
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jsonargparse import ArgumentError, ArgumentParser
 
 from core import fingerprints
+from core.engine import THIS_PROCESS, Engine
 from core.errors import InputError
 from core.shipped import find_shipped
 from generators.registry import check_renderer, renderer_record
@@ -76,7 +77,8 @@ class EvaluationPlan:
         published: quoted rows
         remarks: remarks on the quoted rows
         out: folder of the results
-        part: name of this process's share of the subjects
+        part: name of this command's share of the subjects
+        engine: where predictions are generated
         wandb: also log to Weights & Biases
     """
 
@@ -86,17 +88,25 @@ class EvaluationPlan:
     remarks: tuple[str, ...]
     out: Path
     part: str
+    engine: Engine
     wandb: bool
+
+
+class Devices(NamedTuple):
+    """The devices of sampling, by workers, and of scoring, by this process."""
+
+    sampling: str
+    scoring: str
 
 
 def plan_evaluation(request: EvaluationRequest) -> EvaluationPlan:
     """Resolve a request. Raises InputError for everything that would fail later: unknown or inconsistent
     settings, missing or damaged files, too few images, metrics without weights."""
-    device, (number, parts) = find_device(request.device), parse_part(request.part)
+    devices, (number, parts) = _find_devices(request), parse_part(request.part)
     if request.predictions is not None:
-        rows = _rows_of_folders(request.predictions, request.row.scoring, device)
+        rows = _rows_of_folders(request.predictions, request.row.scoring, devices.scoring)
     else:
-        rows = _rows_of_models(request, (number, parts), device)
+        rows = _rows_of_models(request, (number, parts), devices)
     published = published_rows(request.published, request.row.subjects.protocol)
     remarks = [f"{table.source}: {text}" for table in request.published for text in table.differences]
     out = Path(request.out)
@@ -111,6 +121,7 @@ def plan_evaluation(request: EvaluationRequest) -> EvaluationPlan:
         tuple(remarks),
         out,
         f"part-{number}-of-{parts}",
+        request.cluster() or THIS_PROCESS,
         request.wandb,
     )
 
@@ -132,7 +143,7 @@ def _rows_of_folders(folders: Sequence[str], settings: ScoringSettings, device: 
     return rows
 
 
-def _rows_of_models(request: EvaluationRequest, part: tuple[int, int], device: str) -> list[RowPlan]:
+def _rows_of_models(request: EvaluationRequest, part: tuple[int, int], devices: Devices) -> list[RowPlan]:
     """A row for each variation of the common settings."""
     changes = request.rows or {row_names([Path(request.row.model).name])[0]: {}}
     subjects_of, suite_of = cache(find_subjects), cache(lambda names: MetricSuite(names))
@@ -146,7 +157,7 @@ def _rows_of_models(request: EvaluationRequest, part: tuple[int, int], device: s
         own = {key: value for key, value in change.items() if key != TRUTH_FROM}
         settings = change_settings(request.row, own, name)
         predictions = _plan_predictions(
-            settings, Path(request.out), subjects_of(settings.subjects), part, device
+            settings, Path(request.out), subjects_of(settings.subjects), part, devices.sampling
         )
         _check_same_views(name, predictions, None if truth_from is None else rows[truth_from])
         scoring = settings.scoring
@@ -154,7 +165,7 @@ def _rows_of_models(request: EvaluationRequest, part: tuple[int, int], device: s
             _check_masks(name, settings.subjects.shards, predictions.subjects, truth_from)
         native = dict.fromkeys(predictions.views, predictions.subjects.image_size)
         suite = suite_of(None if scoring.metrics is None else tuple(scoring.metrics))
-        plan = _plan_scoring(scoring, suite, native, len(native), f"row {name!r}", device)
+        plan = _plan_scoring(scoring, suite, native, len(native), f"row {name!r}", devices.scoring)
         rows[name] = RowPlan(name, predictions, plan, truth_from)
         if truth_from is None and settings.alignment == "aligned":
             compared.setdefault((settings.subjects, str(scoring)), name)
@@ -281,6 +292,14 @@ def fingerprint(settings: PredictionSettings, subjects: SubjectSet) -> str:
     values["model"] = fingerprints.of_folder(find_shipped(settings.model))
     values["renderer"] = renderer_record(settings.renderer) if settings.conditions == "others" else None
     return fingerprints.of_settings(values)
+
+
+def _find_devices(request: EvaluationRequest) -> Devices:
+    """The devices of a request. Raises InputError for unknown devices."""
+    if not request.on_ray:
+        return Devices(*[find_device(request.device)] * 2)
+    sampling = request.cluster_device(request.device)
+    return Devices(sampling, find_device("cpu" if request.device == "cpu" else None))
 
 
 def find_device(name: str | None) -> str:

@@ -5,7 +5,7 @@ Shape letters: K views, R references, S image side.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
@@ -13,18 +13,21 @@ from typing import Any
 
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from baselines.base import Request
+from core.engine import THIS_PROCESS, Engine, Task
+from core.errors import IncompleteError
 from core.files import whole_folder, write_json
+from core.lists import shortened
 from core.schema import read_schema
 from core.tensors import read_json
+from core.workers import Worker
 from generators.base import Renderer
 from generators.registry import RendererChoice
 from lightning_modules.evaluation.cost import Cost, measured
 from lightning_modules.evaluation.moving import moved
 from lightning_modules.evaluation.subjects import Subject, SubjectSet, SubjectViews
-from lightning_modules.evaluation.systems import SystemChoice
+from lightning_modules.evaluation.systems import System, SystemChoice
 from lightning_modules.sampling.view_conditions import prepare_renderer
 from portraits.pixels import Images, to_images, to_pixels
 from portraits.predictions import Predictions, Protocol, View
@@ -60,7 +63,7 @@ class PredictionPlan:
         protocol: protocol of the evaluation
         choice: the model or the baseline
         subjects: all subjects
-        share: keys of the subjects that this process generates
+        share: keys of the subjects that this command generates
         seed: seed of the noise
         batch: number of subjects passed to the system at a time
         device: cpu or cuda
@@ -97,11 +100,11 @@ def view_name(number: int) -> str:
     return f"{number:03d}"
 
 
-def make_predictions(plan: PredictionPlan) -> Predictions | None:
+def make_predictions(plan: PredictionPlan, engine: Engine = THIS_PROCESS) -> Predictions | None:
     """Generate the predictions that are not yet in the plan's folder, and return all.
 
     Returns None if subjects of other processes' shares are missing. Raises InputError if the model or the
-    data cannot be read.
+    data cannot be read, and IncompleteError if the engine gave subjects up.
     """
     plan.folder.mkdir(parents=True, exist_ok=True)
     write_json(plan.folder / SETTINGS, plan.settings)
@@ -112,31 +115,52 @@ def make_predictions(plan: PredictionPlan) -> Predictions | None:
         for batch in batches(share, plan.batch)
         if not all((plan.folder / key).is_dir() for key in batch)
     ]
-    if todo:
-        _sample(plan, todo)
+    _sample(plan, todo, engine)
     if not all((plan.folder / key).is_dir() for key in plan.subjects.keys):
         return None
     return _collect(plan)
 
 
-def _sample(plan: PredictionPlan, todo: Sequence[Sequence[str]]) -> None:
-    system = plan.choice.open(plan.device)
-    write_json(plan.folder / SYSTEM, system.details)
-    renderer = prepare_renderer(plan.others.renderer) if plan.others is not None else None
-    with tqdm(total=sum(map(len, todo)), desc=f"sampling {plan.system}", unit="subject") as bar:
-        for keys in todo:
-            batch = list(plan.subjects.read(keys))
-            requests = [request_of(subject, plan, renderer) for subject in batch]
-            with measured(plan.device) as cost:
-                images = system.batch_views(requests)
-            cost = Cost(cost.seconds / len(batch), cost.peak_bytes)
-            for subject, request, views in zip(batch, requests, images, strict=True):
-                camera = subject.reference_cameras[0].tolist() if plan.move is None else None
-                # some may have been written by an interrupted run, or by another process with the same
-                # subjects
-                if not (plan.folder / subject.key).is_dir():
-                    write_subject(plan.folder / subject.key, subject, request, views, camera, cost)
-            bar.update(len(batch))
+def _sample(plan: PredictionPlan, todo: Sequence[Sequence[str]], engine: Engine) -> None:
+    title = f"sampling {plan.system}"
+    task = Task("sampling", title, Sampler(plan), todo, [len(keys) for keys in todo], "subject")
+    given_up = [done for done in engine.run(task) if done.failure is not None]
+    if given_up:
+        failures = [f"{key}: {done.failure}" for done in given_up for key in todo[done.index]]
+        raise IncompleteError(
+            f"{len(failures)} subjects could not be sampled: {shortened(failures, separator='; ')}; the"
+            f" others are in {plan.folder}, and partial results are not scored: run the same command again"
+        )
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Samples batches of a plan's subjects. A worker loads the system once."""
+
+    plan: PredictionPlan
+
+    def __call__(self, worker: Worker) -> Callable[[Sequence[str]], None]:  # noqa: ARG002
+        """What samples a worker's batches, which are the keys of subjects."""
+        plan = self.plan
+        system = plan.choice.open(plan.device)
+        write_json(plan.folder / SYSTEM, system.details)
+        renderer = prepare_renderer(plan.others.renderer) if plan.others is not None else None
+        return lambda keys: _sample_batch(plan, system, renderer, keys)
+
+
+def _sample_batch(
+    plan: PredictionPlan, system: System, renderer: Renderer | None, keys: Sequence[str]
+) -> None:
+    batch = list(plan.subjects.read(keys))
+    requests = [request_of(subject, plan, renderer) for subject in batch]
+    with measured(plan.device) as cost:
+        images = system.batch_views(requests)
+    cost = Cost(cost.seconds / len(batch), cost.peak_bytes)
+    for subject, request, views in zip(batch, requests, images, strict=True):
+        camera = subject.reference_cameras[0].tolist() if plan.move is None else None
+        # some may have been written by an interrupted run, or by another process with the same subjects
+        if not (plan.folder / subject.key).is_dir():
+            write_subject(plan.folder / subject.key, subject, request, views, camera, cost)
 
 
 def request_of(subject: Subject, plan: PredictionPlan, renderer: Renderer | None) -> Request:

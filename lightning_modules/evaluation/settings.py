@@ -6,6 +6,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from core.engine import EngineOptions
 from generators.registry import RendererChoice
 from lightning_modules.evaluation.subjects import Background, SubjectSettings
 from lightning_modules.sampling.settings import PAPER, Sampling
@@ -126,7 +127,7 @@ class PublishedTable:
 
 
 @dataclass(frozen=True)
-class EvaluationRequest:
+class EvaluationRequest(EngineOptions):
     """A table: rows that differ from the common settings `row`.
 
     Args:

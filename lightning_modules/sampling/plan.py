@@ -5,10 +5,11 @@ K views.
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from core.engine import Engine, EngineOptions
 from core.errors import InputError
 from core.model_folders import read_json
 from lightning_modules.sampling.devices import check_precision, choose_devices, group_devices
@@ -65,7 +66,9 @@ class Plan:
         seed: seed of all noise.
         image_size: the side of all images in pixels.
         networks: the model, and options for loading it.
-        device_groups: groups of devices, each of which samples a share of the people.
+        device_groups: groups of devices, each of which samples a share of the people; on a cluster, the
+            devices of every worker.
+        cluster: the cluster whose workers sample people; None for this machine.
         output: output settings.
         export: the 3D formats to write as well.
     """
@@ -80,6 +83,7 @@ class Plan:
     image_size: int
     networks: NetworkOptions
     device_groups: list[list[str]]
+    cluster: Engine | None
     output: Output
     export: list[Format]
 
@@ -92,7 +96,7 @@ def make_plan(request: Request) -> Plan:
     people = find_people(request.portrait, request.portraits)
     if request.portraits is not None:
         check_names(people, request.portraits)
-    devices = choose_devices(request.devices)
+    devices = find_devices(request)
     check_precision(request.precision, devices)
 
     identity = request.seed if request.identity is None else request.identity
@@ -110,7 +114,9 @@ def make_plan(request: Request) -> Plan:
     noise = starting_noise(request.noise, proxies is not None, cameras is not None, model.has_noise_prior)
     if request.export is not None:
         check_formats(request.export, cameras, model.has_noise_prior, "--export")
-    settings = {"command": COMMAND, **asdict(request)}
+    engine_options = {field.name for field in fields(EngineOptions)}  # views do not depend on them
+    chosen = {name: value for name, value in asdict(request).items() if name not in engine_options}
+    settings = {"command": COMMAND, **chosen}
     settings |= {"starting_noise": noise, "image_size": model.image_size}
     return Plan(
         people=people,
@@ -122,10 +128,20 @@ def make_plan(request: Request) -> Plan:
         seed=request.seed,
         image_size=model.image_size,
         networks=NetworkOptions(str(model.folder), request.precision, request.channels_last, request.compile),
-        device_groups=group_devices(devices, len(people), len(path)),
+        device_groups=group_devices(devices, 1 if request.on_ray else len(people), len(path)),
         output=Output(folder, request.overwrite, request.portraits is not None, request.fps, settings),
         export=request.export or [],
+        cluster=request.cluster(),
     )
+
+
+def find_devices(request: Request) -> list[str]:
+    """The devices of this machine, or of every worker of a cluster. Raises InputError for unknown ones."""
+    if not request.on_ray:
+        return choose_devices(request.devices)
+    if request.devices is not None:
+        raise InputError("--devices is of this machine: on a cluster, give --workers and --num_gpus")
+    return request.cluster_devices()
 
 
 def check_output(folder: Path, overwrite: bool) -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from core.engine import EngineOptions
 from core.errors import InputError
 from generators.registry import RendererChoice
 from lightning_modules.sampling.devices import Precision
@@ -12,7 +13,7 @@ from lightning_modules.sampling.settings import Sampling, StartingNoise
 
 
 @dataclass(frozen=True)
-class Request:
+class Request(EngineOptions):
     """Generate new views of people from portraits.
 
     Args:
@@ -80,6 +81,7 @@ class Request:
 
     def __post_init__(self) -> None:
         """Raise InputError for values out of range."""
+        super().__post_init__()
         for name, least in {"fps": 0.1, "seed": 0, "identity": 0}.items():
             value = getattr(self, name)
             if value is not None and not least <= value < np.inf:

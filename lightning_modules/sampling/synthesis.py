@@ -1,6 +1,7 @@
-"""Sampling of people's views and writing of results, in one or more processes. K views, S image side."""
+"""Sampling of people's views and writing of results, by one or more workers. K views, S image side."""
 
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch.multiprocessing.spawn import ProcessExitedException, spawn
 from tqdm import tqdm
 
-from core.errors import InputError, one_line
+from core.engine import Engine, Task
+from core.files import PARTIAL, exclusive, whole_folder
+from core.workers import Worker
 from lightning_modules.sampling.call_options import CALLBACK_TENSORS, StepCallback
 from lightning_modules.sampling.devices import Precision
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
@@ -21,6 +23,7 @@ from portraits.contact_sheet import camera_captions, view_sheet
 from portraits.video import write_video
 
 SHEET, VIDEO, VIEWS = "sheet.png", "views.mp4", "views"
+OUT = "."  # the folder of a person who is alone
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class NetworkOptions:
 @dataclass(frozen=True)
 class PersonInputs:
     """One person's portraits and, if given, K proxies, as images (S, S); and the `folder` of the results,
-    relative to the output folder."""
+    relative to the output folder, `OUT` for that itself."""
 
     folder: str
     portraits: list[Image.Image]
@@ -81,39 +84,56 @@ def synthesize_people(
         write_views(out / person.folder, person, shared, views)
 
 
-def synthesize_in_processes(
+def synthesize_on(
+    engine: Engine,
     networks: NetworkOptions,
     device_groups: Sequence[Sequence[str]],
     people: Sequence[PersonInputs],
     shared: SharedInputs,
     out: Path,
-) -> None:
-    """As `synthesize_people`, with people distributed over groups of devices and a process for each group.
+) -> dict[str, str]:
+    """As `synthesize_people`, by the workers of an engine: worker i loads the model onto device group i (on a
+    cluster, whose workers see other GPUs, all onto the first). Folders of people appear whole. Returns the
+    reason for each that was given up."""
+    task = Task(
+        "synthesis",
+        "people",
+        Synthesizer(networks, device_groups, shared, out),
+        people,
+        noun="person",
+        own_bars=True,
+    )
+    given_up = {
+        people[done.index].folder: done.failure for done in engine.run(task) if done.failure is not None
+    }
+    for name in given_up:
+        with exclusive(out / name):
+            shutil.rmtree(out / f"{name}{PARTIAL}", ignore_errors=True)
+    return given_up
 
-    The first process shows its progress. If one fails, all end. An InputError is printed by its process and
-    ends this process with the same exit code.
-    """
-    shares = [list(people[start :: len(device_groups)]) for start in range(len(device_groups))]
-    arguments = (networks, list(device_groups), shares, shared, out)
-    try:
-        spawn(_synthesize_share, arguments, nprocs=len(device_groups))
-    except ProcessExitedException as error:
-        if error.exit_code != InputError.exit_code:
-            raise
-        raise SystemExit(error.exit_code) from None
 
+@dataclass(frozen=True)
+class Synthesizer:
+    """Samples and writes people's views into `out`. A worker loads the model once."""
 
-def _synthesize_share(
-    process: int,
-    networks: NetworkOptions,
-    device_groups: list[Sequence[str]],
-    shares: list[list[PersonInputs]],
-    shared: SharedInputs,
-    out: Path,
-) -> None:
-    with one_line():
-        pipeline = open_pipeline(networks, device_groups[process])
-        synthesize_people(pipeline, shares[process], shared, out, progress=process == 0)
+    networks: NetworkOptions
+    device_groups: Sequence[Sequence[str]]
+    shared: SharedInputs
+    out: Path
+
+    def __call__(self, worker: Worker) -> Callable[[PersonInputs], None]:
+        """What samples and writes a worker's people."""
+        pipeline = open_pipeline(self.networks, self.device_groups[worker.number])
+
+        def synthesize(person: PersonInputs) -> None:
+            views = sample_views(pipeline, person, self.shared, progress=worker.shown)
+            if person.folder == OUT:
+                write_views(self.out, person, self.shared, views)
+                return
+            with whole_folder(self.out / person.folder, replace=True) as folder:
+                write_views(folder, person, self.shared, views)
+
+        return synthesize
 
 
 def sample_views(
@@ -161,7 +181,7 @@ def write_views(
 
 
 def write_numbered(folder: Path, images: Sequence[Image.Image]) -> None:
-    """Write `000.png`, `001.png`, … into a new folder."""
-    folder.mkdir(parents=True)
+    """Write `000.png`, `001.png`, … into a folder, over those of a worker that died."""
+    folder.mkdir(parents=True, exist_ok=True)
     for number, image in enumerate(images):
         image.save(folder / f"{number:03d}.png")

@@ -224,6 +224,39 @@ def test_resuming_needs_the_same_recipe(tmp_path: Path):
         work({"a": (1, 2)}, fail=False)
 
 
+def test_resumed_work_replaces_a_folder_only_when_it_is_complete(tmp_path: Path):
+    fill(tmp_path / "out", "old")
+
+    def work(content: str, fail: bool = False) -> None:
+        with resumable_folder(tmp_path / "out", {}, replace=True) as folder:
+            (folder / RESULT).mkdir(exist_ok=True)
+            write_bytes(folder / RESULT / content, b"")
+            if fail:
+                raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        work("new", fail=True)
+    assert names(tmp_path / "out") == ["old"]
+    work("newer")
+    assert names(tmp_path) == ["out"]
+    assert names(tmp_path / "out") == ["new", "newer"]
+    (tmp_path / "out.partial").mkdir()
+    write_bytes(tmp_path / "out.partial" / DONE, b"")
+    work("last")
+    assert names(tmp_path) == ["out"]
+    assert names(tmp_path / "out") == ["last"]
+
+
+def test_work_that_died_between_two_renames_is_completed(tmp_path: Path):
+    for path in (tmp_path / "out.replaced", tmp_path / "out.partial" / RESULT):
+        path.mkdir(parents=True)
+    write_json(tmp_path / "out.partial" / "recipe.json", {})
+    write_bytes(tmp_path / "out.partial" / DONE, b"")
+    with resumable_folder(tmp_path / "out", {}, replace=True):
+        pass
+    assert names(tmp_path) == ["out"]
+
+
 def test_leftovers_of_finished_work_are_removed(tmp_path: Path):
     """A process may die after its result appeared and before its work folder is removed."""
     for path in (tmp_path / "out", tmp_path / "out.partial", tmp_path / "other", tmp_path / "other.partial"):

@@ -16,11 +16,12 @@ from core.errors import IncompleteError, InputError
 from core.model_folders import save_model
 from lightning_modules import synthesize as command
 from lightning_modules.networks.portrait import NOISE_PRIOR, PortraitModel, save_portrait_model
-from lightning_modules.sampling import view_conditions
+from lightning_modules.sampling import synthesis, view_conditions
 from lightning_modules.sampling.devices import group_devices
 from lightning_modules.sampling.plan import starting_noise
 from lightning_modules.sampling.trajectories import trajectory
 from portraits.camera_files import read_cameras
+from tests.engines import REASON, GivesUp
 from tests.faces import FlatRenderer
 from tests.networks.toy import toy_model, toy_prior
 
@@ -187,7 +188,7 @@ BAD = {
 @pytest.fixture
 def no_model(monkeypatch):
     """Fail the test if a model is loaded."""
-    monkeypatch.setattr(command, "open_pipeline", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(synthesis, "open_pipeline", lambda *_: pytest.fail("a model was loaded"))
 
 
 @pytest.mark.usefixtures("no_model")
@@ -309,8 +310,8 @@ def test_windows_are_split_over_devices(run, monkeypatch):
         opened.append((devices, open_pipeline(networks, devices)))
         return opened[-1][1]
 
-    open_pipeline = command.open_pipeline
-    monkeypatch.setattr(command, "open_pipeline", watched)
+    open_pipeline = synthesis.open_pipeline
+    monkeypatch.setattr(synthesis, "open_pipeline", watched)
     three = run(*path, "--devices", "3", out="three")
     assert [(devices, len(pipeline.replicas)) for devices, pipeline in opened] == [(["cpu"] * 3, 2)]
     # memory alignment of the copies' weights changes the rounding
@@ -321,6 +322,66 @@ def test_windows_are_split_over_devices(run, monkeypatch):
 def test_model_without_f_cam_is_an_input_error(run, models):
     with pytest.raises(InputError, match=r"stage1: it has no view_control/ \(F_cam\)"):
         run("--model", str(models / "stage1"))
+
+
+def on_a_cluster(monkeypatch, *bad):
+    """Plans have a cluster that gives up the people of these indices."""
+    plan = command.make_plan
+    monkeypatch.setattr(command, "make_plan", lambda request: replace(plan(request), cluster=GivesUp(bad)))
+
+
+def test_people_that_a_cluster_gives_up_are_named_and_the_others_are_there(run, tmp_path, monkeypatch):
+    on_a_cluster(monkeypatch, 1)
+    with pytest.raises(IncompleteError, match=f"^1 photos could not be used: bo: {REASON}; the views of all"):
+        run("--views", "1", portrait=("--portraits", ""))
+    people = {path.name for path in (tmp_path / "out").iterdir() if path.is_dir()}
+    assert people == {"ada", "cleo", "conditions"}
+    on_a_cluster(monkeypatch, 0)
+    with pytest.raises(InputError, match=f"nobody's views could be sampled: .: {REASON}"):
+        run("--views", "1", out="alone")
+    assert not (tmp_path / "alone").exists()
+
+
+def test_an_interrupted_request_on_a_cluster_goes_on(run, photos, tmp_path, monkeypatch):
+    everybody = ("--portraits", "")
+    here = run("--views", "2", out="out", portrait=everybody)
+    shutil.move(here, tmp_path / "here")
+    on_a_cluster(monkeypatch)
+    write, written = synthesis.write_views, []
+
+    def failing(folder, *arguments):
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(folder)
+        write(folder, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(synthesis, "write_views", failing)
+        with pytest.raises(KeyboardInterrupt):
+            run("--views", "2", portrait=everybody)
+    with pytest.raises(InputError, match="is of an interrupted run with other settings"):
+        run("--views", "1", portrait=everybody)
+    written.clear()
+    monkeypatch.setattr(synthesis, "write_views", lambda folder, *rest: written.append(write(folder, *rest)))
+    out = run("--views", "2", portrait=everybody)
+    assert len(written) == 1
+    assert files(out) == files(tmp_path / "here")
+    for name in files(out):
+        assert (out / name).read_bytes() == (tmp_path / "here" / name).read_bytes()
+    Image.new("RGB", (40, 40), (1, 2, 3)).save(photos / "bo.png")
+    Image.fromarray(np.random.default_rng(1).integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(
+        photos / "bo.png"
+    )
+    again = run("--views", "2", "--overwrite", portrait=everybody)
+    assert len(written) == 1 + 3
+    assert (again / "bo/views/000.png").read_bytes() != (tmp_path / "here/bo/views/000.png").read_bytes()
+
+
+def test_options_of_this_machine_and_of_a_cluster_do_not_mix(run):
+    with pytest.raises(InputError, match="--devices is of this machine"):
+        run("--devices", "2", "--engine", "ray")
+    with pytest.raises(InputError, match="--workers is of the workers of a cluster"):
+        run("--workers", "2")
 
 
 def test_command_prints_one_line_on_errors(photos, monkeypatch, capsys):

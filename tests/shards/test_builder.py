@@ -10,16 +10,19 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import fsspec
 import pytest
 
+from core.engine import LocalEngine
 from core.errors import IncompleteError, InputError, one_line
 from core.workers import ONLY_WORKER, Worker
 from shards import build as command
 from shards.build_plan import BuildOptions, plan_build
-from shards.builder import build
+from shards.builder import build, run_build
 from shards.manifest import Manifest
 from shards.schema import Sample
 from shards.skips import Skip
+from tests.engines import REASON, GivesUp
 from tests.shards.fake_source import FakeSource, make_sample
 
 FAKE = {"fake": "tests.shards.fake_source.FakeSource"}
@@ -236,9 +239,9 @@ class ManyProcesses(FakeSource):
 def test_plan_fills_in_defaults(tmp_path: Path) -> None:
     options = BuildOptions(str(tmp_path / "out"))
     plan = plan_build(ManyProcesses(), options)
-    assert (plan.processes, plan.max_skipped_share, sum(plan.frames)) == (3, 0.1, 18)
-    assert plan_build(FakeSource(), options).processes == os.cpu_count()
-    assert plan_build(ManyProcesses(), replace(options, processes=0)).processes == 0
+    assert (plan.engine.processes, plan.max_skipped_share, sum(plan.frames)) == (3, 0.1, 18)
+    assert plan_build(FakeSource(), options).engine.processes == os.cpu_count()
+    assert plan_build(ManyProcesses(), replace(options, processes=0)).engine.processes == 0
 
 
 class Photos(FakeSource):
@@ -260,6 +263,28 @@ def test_build_skips_and_names_failed_photos(tmp_path: Path) -> None:
     assert Manifest.load(tmp_path / "out").samples("train") == 4
     with pytest.raises(InputError, match=r"more than --max_skipped_share 0\.1"):
         build(Photos(), tmp_path / "strict", 0, max_skipped_share=0.1)
+
+
+def test_units_that_a_cluster_gives_up_are_skipped_and_tried_again_in_the_next_build(tmp_path: Path) -> None:
+    options = BuildOptions(str(tmp_path / "out"), 0)
+    plan = replace(plan_build(FakeSource(), options), engine=GivesUp([2]))
+    with pytest.raises(InputError, match=f"2 of 18 frames were skipped, more than .*; most often: {REASON}"):
+        run_build(plan)
+    run_build(replace(plan, max_skipped_share=0.2, engine=GivesUp([0])))  # it is the only one left
+    (skip,) = json.loads((tmp_path / "out" / "skipped.json").read_text())
+    assert skip == {"what": "unit 2, ('train', 2)", "reason": REASON, "frames": 2}
+    assert Manifest.load(tmp_path / "out").samples("train") == 4
+    again = replace(plan, out=tmp_path / "again")
+    with pytest.raises(InputError, match="were skipped"):
+        run_build(again)
+    run_build(replace(again, engine=LocalEngine(0)))
+    build(FakeSource(), tmp_path / "straight", 0)
+    assert contents(tmp_path / "again") == contents(tmp_path / "straight")
+
+
+def test_processes_are_of_this_machine(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--processes is of this machine: on a cluster, give --workers"):
+        BuildOptions(str(tmp_path / "out"), 2, engine="ray")
 
 
 class FullDisk(FakeSource):
@@ -313,3 +338,61 @@ def test_build_imports_no_torch() -> None:
     script = "import sys, shards.build, tests.shards.fake_source; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_a_finished_folder_is_moved_to_a_url_manifest_last(tmp_path: Path) -> None:
+    url, staging = f"file://{tmp_path}/store/fake", str(tmp_path / "work")
+    arguments = ["fake", "--identities", "3", "--processes", "0", "--out", url, "--staging", staging]
+    command.main(arguments, FAKE)
+    build(FakeSource(), tmp_path / "straight", 0)
+    assert contents(tmp_path / "store/fake") == contents(tmp_path / "straight")
+    assert not any(path.is_dir() for path in (tmp_path / "work").iterdir())
+    with pytest.raises(InputError, match="fake exists already: choose another --out"):
+        command.main(arguments, FAKE)
+
+
+def test_an_interrupted_upload_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = fsspec.filesystem("memory")
+    arguments = ["fake", "--processes", "0", "--out", "memory://bucket/fake", "--staging", str(tmp_path)]
+    put, sent = type(store).put_file, []
+
+    def failing(self: object, local: str, remote: str, **options: object) -> None:
+        if len(sent) == 2:
+            raise ConnectionResetError("reset by peer")
+        sent.append(remote)
+        put(self, local, remote, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(store), "put_file", failing)
+        with pytest.raises(InputError, match=r"memory://bucket/fake: cannot be written \(reset by peer\)"):
+            command.main(arguments, FAKE)
+        assert not store.exists("/bucket/fake/manifest.json")
+        with pytest.raises(InputError, match="fake is of other settings"):
+            command.main([*arguments, "--identities", "2"], FAKE)
+        captured = len(list((tmp_path / "fake").glob("*.tar")))
+        sent.clear()
+        patch.setattr(FakeSource, "capture", lambda *_: pytest.fail("captured again"))
+        patch.setattr(
+            type(store), "put_file", lambda *given, **rest: (sent.append(given[2]), put(*given, **rest))
+        )
+        command.main(arguments, FAKE)
+    assert len(sent) == captured + 1 - 2
+    assert sent[-1] == "/bucket/fake/manifest.json"
+    assert not (tmp_path / "fake").exists()
+    store.rm("/bucket", recursive=True)
+
+
+@pytest.mark.parametrize(
+    ("out", "staging", "message"),
+    [
+        ("memory://bucket/fake", None, "--staging DIR and a URL as --out go together"),
+        ("{tmp}/out", "{tmp}/work", "--staging DIR and a URL as --out go together"),
+        ("nowhere://bucket/fake", "{tmp}/work", "nowhere://bucket/fake: cannot be written"),
+    ],
+)
+def test_urls_are_checked_before_anything_is_captured(
+    tmp_path: Path, out: str, staging: str | None, message: str
+) -> None:
+    given = [None if name is None else name.format(tmp=tmp_path) for name in (out, staging)]
+    with pytest.raises(InputError, match=message):
+        BuildOptions(str(given[0]), staging=given[1])

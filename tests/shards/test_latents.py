@@ -11,7 +11,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from core.errors import InputError
+from core.errors import IncompleteError, InputError
 from core.files import RESULT
 from shards import cache_latents as command
 from shards.builder import build
@@ -21,6 +21,7 @@ from shards.latents import Latents, decode_latents, encode_latents, fingerprint_
 from shards.manifest import Manifest
 from shards.reader import read_members
 from shards.schema import SampleError, decode
+from tests.engines import REASON, GivesUp
 from tests.shards.fake_source import FakeSource
 
 
@@ -163,3 +164,16 @@ def test_invalid_arguments_are_input_errors(folders: tuple[Path, Path], vae: Aut
         command.main([str(plain), *arguments, "--batch", "0"])
     command.main([str(plain), *arguments, "--device", "cpu"])
     assert Manifest.load(tmp_path / "new").latents_of == vae_fingerprint(vae)
+
+
+def test_shards_that_a_cluster_gives_up_are_named_and_the_others_are_kept(folders, vae, tmp_path):
+    plain, cached = folders
+    out = tmp_path / "out"
+    with pytest.raises(IncompleteError, match=rf"^1 of 3 shards could not be encoded: \S+: {REASON};"):
+        cache(plain, out, vae, engine=GivesUp([1]))
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out.partial" / RESULT).glob("*.tar")}
+    assert len(kept) == 2
+    cache(plain, out, vae)
+    for path in cached.iterdir():
+        assert (out / path.name).read_bytes() == path.read_bytes()
+    assert {(out / path.name).stat().st_mtime_ns for path in kept} == set(kept.values())

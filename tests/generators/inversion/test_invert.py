@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from core.errors import InputError
+from core.errors import IncompleteError, InputError
 from generators.gan.folder import save_generator
 from generators.gan.options import GeneratorOptions
 from generators.gan.renderer import GeneratedHead
@@ -22,6 +22,7 @@ from portraits.cameras import angles, label_from_angles
 from portraits.contact_sheet import MARGIN
 from portraits.geometry import STANDARD_LANDMARKS
 from portraits.predictions import Predictions, View
+from tests.engines import REASON, GivesUp
 from tests.faces import DotDetector
 from tests.generators.test_generated import paint
 from tests.generators.toy_generators import toy_generator
@@ -158,6 +159,16 @@ def test_people_are_added_and_changed_ones_refused(folder, tmp_path):
     for others in ([stranger], people("ada", views=cameras(0.0, 0.1))):
         with pytest.raises(InputError, match="ada has another portrait, camera, views or truths"):
             invert_portraits(others, job_of(folder), out, ["cpu"])
+
+
+def test_portraits_that_a_cluster_gives_up_are_named_and_the_others_are_kept(folder, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(IncompleteError, match=f"^1 of 2 portraits could not be inverted: ada: {REASON}"):
+        invert_portraits(people(), job_of(folder), out, ["cpu"], GivesUp([0]))
+    assert (out / "ben").is_dir()
+    assert not (out / "manifest.json").exists()
+    invert_portraits(people(), job_of(folder), out, ["cpu"])
+    assert list(Predictions.load(out).subjects()) == ["ada", "ben"]
 
 
 def test_portrait_fingerprint_depends_on_its_files(tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from core.errors import InputError
+from core.errors import IncompleteError, InputError
 from lightning_modules.evaluation import sampling
 from lightning_modules.evaluation.moving import moved
 from lightning_modules.evaluation.planning import plan_evaluation
@@ -18,6 +18,7 @@ from lightning_modules.evaluation.systems import ModelChoice, open_model
 from lightning_modules.networks.portrait import PortraitModel, load_portrait_model, save_portrait_model
 from lightning_modules.sampling.settings import Sampling
 from portraits.cameras import angles
+from tests.engines import REASON, GivesUp
 from tests.faces import FlatRenderer
 
 
@@ -103,6 +104,26 @@ def test_parts_split_the_subjects(settings, tmp_path):
     assert make_predictions(plan(settings, tmp_path, "0/2")) is None
     assert len(list(tmp_path.glob("*/*/views.json"))) == 2
     assert len(make_predictions(plan(settings, tmp_path, "1/2")).views) == 6
+
+
+def test_subjects_that_a_cluster_gives_up_are_named_and_not_scored(settings, tmp_path):
+    planned = plan(settings, tmp_path)
+    key = planned.subjects.keys[1]
+    with pytest.raises(IncompleteError, match=f"^1 subjects could not be sampled: {key}: {REASON};"):
+        make_predictions(planned, GivesUp([1]))
+    assert {path.parent.name for path in planned.folder.glob("*/views.json")} == {*planned.subjects.keys} - {
+        key
+    }
+    assert len(make_predictions(planned).views) == 6
+
+
+def test_a_cluster_s_workers_sample_on_gpus_only_where_asked(settings, tmp_path):
+    for options, sampling_device in (({}, "cpu"), ({"num_gpus": 1.0}, "cuda:0")):
+        request = EvaluationRequest(settings, out=str(tmp_path), engine="ray", **options)
+        (row,) = plan_evaluation(request).rows
+        assert row.predictions.device == sampling_device
+    with pytest.raises(InputError, match="--device cuda: on a cluster"):
+        plan_evaluation(EvaluationRequest(settings, out=str(tmp_path), engine="ray", device="cuda"))
 
 
 def test_prediction_folder_depends_on_settings(settings, tmp_path):

@@ -1,0 +1,161 @@
+"""Commands on a cluster of three workers end with the bytes of the same command here: undisturbed, with a
+worker killed, and with the command itself killed and run again."""
+
+import os
+import signal
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from generators import invert
+from lightning_modules import evaluate, synthesize
+from shards import build, cache_latents
+from tests.cluster.inputs import make_inputs
+from tests.cluster.processes import DOING, WORKER, Command, wait_until, workers
+from tests.soak.contents import differences, read_folder
+
+pytestmark = pytest.mark.cluster
+SOURCES = {"slow": "tests.cluster.inputs.SlowSource", "poisoned": "tests.cluster.inputs.PoisonedSource"}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command: its function, its arguments by the folder of inputs, and a pattern of what it leaves of
+    units that are done."""
+
+    name: str
+    main: Callable[[Sequence[str]], object]
+    arguments: Callable[[Path], list[str]]
+    units: str = ""
+
+    def start(self, inputs: Path, folder: Path, *more: str) -> Command:
+        """Start it in a working folder."""
+        given = [*self.arguments(inputs), *more]
+        return Command(lambda: self.main(given), folder)
+
+
+def table(inputs: Path, steps: int = 20) -> list[str]:
+    return [
+        *("--model", str(inputs / "model"), "--subjects.shards", str(inputs / "shards"), "--device=cpu"),
+        *(f"--sampling.steps={steps}", "--batch=1", "--scoring.metrics=[PSNR]", "--out=table"),
+    ]
+
+
+def table_with_a_baseline(inputs: Path) -> list[str]:
+    tuning = "{style_steps: 2, tune_steps: 1, perceptual_weight: 0.0}"
+    baseline = f"{{kind: eg3d_pti, folder: {inputs / 'gan'}, settings: {{tuning: {tuning}, frame: own}}}}"
+    return [*table(inputs, steps=1), f"--baselines=[{baseline}]", "--subjects.frames=3"]
+
+
+def portraits(inputs: Path) -> list[str]:
+    cameras = ["--cameras", str(inputs / "cameras.json"), "--conditions", str(inputs / "conditions")]
+    return [
+        *("--model", str(inputs / "model"), "--portraits", str(inputs / "photos"), *cameras),
+        *("--steps=20", "--align=false", "--out=views"),
+    ]
+
+
+def inversions(inputs: Path) -> list[str]:
+    tuning = ["--tuning.style_steps=2", "--tuning.tune_steps=1", "--tuning.perceptual_weight=0"]
+    return [
+        *("--generator", str(inputs / "gan"), "--portraits", str(inputs / "photos"), "--out=inverted"),
+        *tuning,
+        *("--cameras", str(inputs / "cameras.json"), "--portrait_cameras", str(inputs / "own.json")),
+    ]
+
+
+def latents(inputs: Path) -> list[str]:
+    return [str(inputs / "shards"), "--vae", str(inputs / "model"), "--out=cached", "--device=cpu"]
+
+
+BUILD = Job("build", lambda given: build.main(given, SOURCES), lambda _: ["slow", "--out=built"],
+            "built.partial/units/*.tar")  # fmt: skip
+EVALUATE = Job("evaluate", evaluate.main, table, "table/samples-*/*/views.json")
+SYNTHESIZE = Job("synthesize", synthesize.main, portraits, "views.partial/result/*/sheet.png")
+OTHERS = [
+    Job("a baseline", evaluate.main, table_with_a_baseline),
+    Job("invert", invert.main, inversions),
+    Job("cache_latents", cache_latents.main, latents),
+]
+JOBS = pytest.mark.parametrize("job", [BUILD, EVALUATE, SYNTHESIZE], ids=lambda job: job.name)
+
+
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("inputs")
+    make_inputs(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def expected(inputs, tmp_path_factory) -> Callable[[Job], Any]:
+    """What a job writes here, without a cluster."""
+    known: dict[str, Any] = {}
+
+    def contents(job: Job) -> Any:
+        if job.name not in known:
+            folder = tmp_path_factory.mktemp("here") / "run"
+            ended = job.start(inputs, folder)
+            assert ended.wait() == 0, ended.log.read_text()
+            known[job.name] = read_folder(folder)
+        return known[job.name]
+
+    return contents
+
+
+@pytest.mark.parametrize("job", [BUILD, EVALUATE, SYNTHESIZE, *OTHERS], ids=lambda job: job.name)
+def test_a_cluster_gives_the_same_bytes(cluster, inputs, expected, tmp_path, job):
+    ended = job.start(inputs, tmp_path / "run", f"--engine=ray:{cluster.address}")
+    assert ended.wait() == 0, ended.log.read_text()
+    assert len(expected(job)) > 3
+    assert differences(read_folder(tmp_path / "run"), expected(job)) == []
+
+
+@JOBS
+def test_a_killed_worker_s_units_are_done_again(cluster, inputs, expected, tmp_path, job):
+    command = job.start(inputs, tmp_path / "run", f"--engine=ray:{cluster.address}")
+    wait_until(lambda: any((tmp_path / "run").glob(job.units)), command)
+    worker = wait_until(lambda: workers(cluster.process, DOING), command)[0]
+    os.kill(worker, signal.SIGKILL)
+    assert command.wait() == 0, command.log.read_text()
+    assert differences(read_folder(tmp_path / "run"), expected(job)) == []
+
+
+@JOBS
+def test_a_killed_command_goes_on(cluster, inputs, expected, tmp_path, job):
+    arguments = (inputs, tmp_path / "run", f"--engine=ray:{cluster.address}")
+    command = job.start(*arguments)
+    wait_until(lambda: any((tmp_path / "run").glob(job.units)), command)
+    command.kill()
+    wait_until(lambda: not workers(cluster.process, WORKER))  # they end by themselves
+    kept = times((tmp_path / "run").glob(job.units))
+    assert len(kept) > 0
+    assert differences(read_folder(tmp_path / "run"), expected(job)) != []
+    again = job.start(*arguments)
+    assert again.wait() == 0, again.log.read_text()
+    assert differences(read_folder(tmp_path / "run"), expected(job)) == []
+    if job is BUILD:
+        assert f"| {len(kept)}/12 [" in again.log.read_text()
+    else:
+        assert kept.items() <= times((tmp_path / "run").rglob(Path(job.units).name)).items()
+
+
+def times(paths: Iterable[Path]) -> dict[str, int]:
+    """When files were written, by the names of their folders and their own."""
+    return {f"{path.parent.name}/{path.name}": path.stat().st_mtime_ns for path in paths}
+
+
+def test_a_build_lists_the_frames_of_a_poisoned_unit(cluster, inputs, tmp_path):
+    job = Job("poisoned", lambda given: build.main(given, SOURCES), lambda _: ["poisoned", "--out=built"])
+    share = ["--identities=2", "--max_skipped_share=0.2", f"--engine=ray:{cluster.address}"]
+    ended = job.start(inputs, tmp_path / "run", *share)
+    assert ended.wait() == 0, ended.log.read_text()
+    skipped = (tmp_path / "run" / "built" / "skipped.json").read_text()
+    assert '"reason": "its worker died, 3 times"' in skipped
+    assert "unit 4, ('test', 0)" in skipped
+    strict = job.start(inputs, tmp_path / "strict", "--identities=2", share[2])
+    assert strict.wait() == 2
+    assert "2 of 12 frames were skipped, more than --max_skipped_share 0.1" in strict.log.read_text()
