@@ -16,6 +16,7 @@ from core.errors import REMEDIES, InputError
 from core.workers import Worker
 
 TRIES = 3  # after which a unit is given up
+HOPELESS = 30  # tries in a row, and those of all workers at once, after which a run ends
 REFRESH_SECONDS = 2.0  # of the progress bar
 
 
@@ -49,11 +50,11 @@ class RayEngine:
             try:
                 run.hire(min(len(task.units), self.workers or self.room()))
                 while run.unfinished:
-                    bar.set_postfix_str(run.state, refresh=False)
-                    bar.refresh()
+                    bar.set_postfix_str(run.state)
                     for done in run.wait():
                         bar.update(task.size(done.index))
                         yield done
+                bar.set_postfix_str(run.state)
             finally:
                 run.end()
 
@@ -109,7 +110,8 @@ class _Run:
     hands: dict[Any, tuple[Any, int | None]] = field(default_factory=dict)  # by what is awaited of them
     finished: int = 0
     unopened: int = 0  # workers in a row that could not open
-    most: int = 0
+    failed: int = 0  # tries in a row that failed
+    most: int = 0  # workers at a time
 
     def __post_init__(self) -> None:
         self.waiting.extend(range(len(self.task.units)))
@@ -125,8 +127,8 @@ class _Run:
         """Units and workers, for the progress bar."""
         working = sum(index is not None for _, index in self.hands.values())
         opening = len(self.hands) - working
-        more = f", {opening} opening" if opening else ""
-        return f"{self.finished}/{len(self.task.units)} units, {working} workers{more}"
+        more = f" and {opening} opening" if opening else ""
+        return f"{self.finished}/{len(self.task.units)} units, workers: {working}{more}"
 
     def hire(self, count: int) -> None:
         """Start workers, each of which opens what it needs first."""
@@ -166,6 +168,7 @@ class _Run:
             self.unopened = 0
             return None
         self.finished += 1
+        self.failed = 0
         return Done(index, result)
 
     def _next(self, hand: Any) -> None:
@@ -182,8 +185,11 @@ class _Run:
             raise InputError(f"{self.unopened} workers in a row could not begin; the last: {reason}")
 
     def _again(self, index: int, reason: str) -> Done | None:
-        """Put a unit back, or give it up."""
+        """Put a unit back, or give it up. Raises InputError if everything fails."""
         self.tries[index] += 1
+        self.failed += 1
+        if self.failed >= HOPELESS + TRIES * self.most:
+            raise InputError(f"{self.failed} tries in a row failed; the last: {reason}")
         if self.tries[index] < TRIES:
             self.waiting.append(index)
             return None

@@ -106,6 +106,19 @@ def test_workers_that_cannot_open_end_the_run(cluster, tmp_path):
     assert "error: 3 workers in a row could not begin; the last: KeyError: 'what is opened'" in log
 
 
+def test_a_run_in_which_everything_fails_ends(cluster, tmp_path):
+    def command() -> None:
+        from core import ray_engine
+
+        ray_engine.HOPELESS = 0
+        engine = EngineOptions(engine=f"ray:{cluster.address}", workers=1).cluster()
+        list(engine.run(Task("squaring", "squares", Squares(tmp_path, bad=2, how="raises"), [2])))
+
+    ended = Command(command, tmp_path / "run")
+    assert ended.wait() == 2
+    assert "error: 3 tries in a row failed; the last: KeyError: 'a fault'" in ended.log.read_text()
+
+
 def test_more_than_any_node_has_is_one_line(cluster, tmp_path):
     code, _, log = run(cluster, tmp_path / "run", Squares, num_gpus=1.0)
     assert code == 2
