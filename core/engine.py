@@ -252,7 +252,7 @@ class EngineOptions:
 
     @classmethod
     def take(cls, values: dict[str, Any]) -> Self:
-        """Take the options out of a command's values."""
+        """Take the options out of the values of all options of a command."""
         return cls(**{option.name: values.pop(option.name) for option in fields(EngineOptions)})
 
     def cluster(self) -> Engine | None:

@@ -32,7 +32,7 @@ def make_parser() -> ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command. Raises InputError."""
     chosen = make_parser().parse_args(arguments)
-    options = EngineOptions.take(chosen)
+    options = EngineOptions.take(chosen.as_dict())
     folder, out = Path(chosen.shards), Path(chosen.out)
     if chosen.batch < 1:
         raise InputError(f"--batch {chosen.batch}: give 1 or more")

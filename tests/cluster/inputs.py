@@ -13,7 +13,7 @@ from tests.shards.fake_source import FakeSource
 
 UNIT_SECONDS = 0.3
 SIDE = 32
-PEOPLE = ("ada", "bo", "cleo", "dan", "eve", "fay")
+PEOPLE = ("ada", "bo", "cleo", "dan", "eve", "fay", "gil", "hue")
 
 
 class SlowSource(FakeSource):
@@ -50,7 +50,7 @@ def make_inputs(folder: Path) -> None:
     from tests.generators.inversion.test_invert import varied
     from tests.networks.toy import toy_model
 
-    build(FakeSource(6, 1, views=4, size=SIDE), folder / "shards", 0, max_shard_mb=0.04)
+    build(FakeSource(9, 1, views=4, size=SIDE), folder / "shards", 0, max_shard_mb=0.04)
     save_portrait_model(toy_model(image_size=SIDE), str(folder / "model"))
     save_generator(varied("eg3d"), folder / "gan", "toy")
     write_cameras(np.stack([label_from_angles(yaw, 0.05) for yaw in (-0.4, 0.4)]), folder / "cameras.json")
