@@ -1,7 +1,8 @@
-"""Units of work, and where they run: in this process, in processes of this machine, or on a Ray cluster.
+"""Running of units of work: in this process, in processes of this machine, or on a Ray cluster.
 
-A `Task` says what is to be done; an `Engine` does it and yields each unit when it is done, in any order. What
-a unit writes may not depend on the worker, so that results are the same on every engine.
+A `Task` is a list of units and a function that does them. An `Engine` runs a task and yields each unit when
+it is done, in any order. The files that a unit writes must not depend on the worker, so that they are the
+same on every engine.
 """
 
 import math
@@ -32,18 +33,18 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXP
 
 @dataclass(frozen=True)
 class Task(Generic[Unit, Result]):
-    """Units of work of one kind, and how they are done.
+    """Units of work, and how they are done.
 
     Args:
-        kind: what a worker does, for errors: "capture"
-        title: of the progress bar
+        kind: kind of work, for errors: "capture"
+        title: title of the progress bar
         open: called once in each worker; loads what all units share, such as a model, and returns the
-            function that does one unit. It must pickle, and so must the results.
-        units: the units; they must pickle
+            function that does one unit. `open`, the units and their results must pickle.
+        units: the units
         sizes: the size of each unit in the progress bar; 1 each by default
         noun: what the sizes count, in the singular
-        done: size of the units that an earlier run has done
-        own_bars: whether units show bars of their own, which are enough if there is one unit in this process
+        done: total size of the units that an earlier run has done
+        own_bars: whether units show progress bars of their own; a single unit in this process has no other
     """
 
     kind: str
@@ -66,8 +67,7 @@ class Task(Generic[Unit, Result]):
 
 
 class Done(NamedTuple):
-    """A unit, by its index, that is done, with its result; or one that was given up, with the reason in
-    `failure`."""
+    """The index of a unit, and its result; or, if it was given up, the reason as `failure`."""
 
     index: int
     result: Any
@@ -75,26 +75,27 @@ class Done(NamedTuple):
 
 
 class Engine(Protocol):
-    """Where units run."""
+    """Something that runs tasks."""
 
     def run(self, task: Task[Unit, Result]) -> Iterator[Done]:
         """Do all units of a task, with a progress bar, and yield each when it is done.
 
-        What `open` or a unit raises ends the run. Raises InputError if there are no workers.
+        Exceptions of `open` and of units are raised, unless the engine retries them. Raises InputError if
+        there are no workers.
         """
         ...
 
 
 @dataclass(frozen=True)
 class LocalEngine:
-    """This machine: `processes` of it, or with 0 this process.
+    """Runs units in this process or in worker processes of this machine, without retries.
 
-    Nothing is tried twice: what a unit raises is raised, and the end of a process is an InputError.
+    If a worker process dies, raises InputError.
 
     Args:
-        processes: number of worker processes, 0 for none
-        remedy: what to do where a process dies or memory runs out, as the end of an error
-        threads: threads of each process for linear algebra; by default as many as the libraries choose
+        processes: number of worker processes; 0 to use this process
+        remedy: remedy in the error message if a process dies or memory runs out
+        threads: threads of each process for linear algebra; by default the libraries' own number
     """
 
     processes: int = 0
@@ -176,8 +177,8 @@ def _threads(count: int | None) -> Iterator[None]:
                 os.environ[name] = value
 
 
-# Set when a worker process starts, so that what units share is sent once per process instead of with every
-# unit. It is opened by the first unit, whose errors reach the command; those of an initializer do not.
+# Set when a worker process starts, so that `open` is sent once per process instead of with every unit. It is
+# called by the first unit, because exceptions of an initializer do not reach the parent process.
 _open: Callable[[], Callable[[Any], Any]]
 _do: Callable[[Any], Any] | None = None
 
@@ -214,13 +215,13 @@ class EngineOptions:
     """Where units of work run.
 
     Args:
-        engine: local, or a Ray cluster (`pip install '.[cluster]'`): ray is the one that this machine belongs
-            to, or one that is started on it; ray:ADDRESS another
-        num_cpus: CPU cores of each worker of a cluster, and threads for linear algebra
-        num_gpus: GPUs of each worker of a cluster; 0 runs on CPUs
-        workers: largest number of workers of a cluster; by default as many as it has room for
+        engine: local, or a Ray cluster (`pip install '.[cluster]'`): ray for that of this machine, which is
+            started if there is none; ray:ADDRESS for another
+        num_cpus: CPU cores of each worker of the cluster, and its threads for linear algebra
+        num_gpus: GPUs of each worker of the cluster; 0 to run on CPUs
+        workers: largest number of workers of the cluster; by default as many as fit
 
-    Raises InputError for values that do not go together, or if Ray is not installed.
+    Raises InputError for inconsistent values, or if Ray is not installed.
     """
 
     engine: str = LOCAL
@@ -235,7 +236,7 @@ class EngineOptions:
         changed = [name for name in ("num_cpus", "num_gpus", "workers") if self._differs(name)]
         if not self.on_ray:
             if changed:
-                raise InputError(f"--{changed[0]} is of the workers of a cluster: give --engine ray as well")
+                raise InputError(f"--{changed[0]} applies to workers of a cluster: give --engine ray as well")
             return
         if not self.num_cpus > 0 or not self.num_gpus >= 0 or (self.workers is not None and self.workers < 1):
             raise InputError("--num_cpus and --workers take more than 0, --num_gpus 0 or more")
@@ -252,11 +253,11 @@ class EngineOptions:
 
     @classmethod
     def take(cls, values: dict[str, Any]) -> Self:
-        """Take the options out of the values of all options of a command."""
+        """Remove these options from a command's values, and return them."""
         return cls(**{option.name: values.pop(option.name) for option in fields(EngineOptions)})
 
     def cluster(self) -> Engine | None:
-        """The cluster; None for this machine."""
+        """The engine of the cluster; None for local."""
         if not self.on_ray:
             return None
         from core.ray_engine import RayEngine  # imports Ray
@@ -264,12 +265,12 @@ class EngineOptions:
         return RayEngine(self.engine.partition(":")[2] or None, self.num_cpus, self.num_gpus, self.workers)
 
     def cluster_devices(self) -> list[str]:
-        """The devices of each worker of a cluster: its GPUs, or the CPU."""
+        """The devices of each worker of the cluster: its GPUs, or the CPU."""
         return [f"cuda:{number}" for number in range(math.ceil(self.num_gpus))] or ["cpu"]
 
     def cluster_device(self, asked: str | None = None) -> str:
-        """The first device of each worker of a cluster. Raises InputError if another was `asked` for."""
+        """The first device of each worker of the cluster. Raises InputError if another is `asked` for."""
         device = self.cluster_devices()[0]
         if asked is not None and asked.partition(":")[0] != device.partition(":")[0]:
-            raise InputError(f"--device {asked}: on a cluster, --num_gpus chooses GPUs or CPUs: leave it out")
+            raise InputError(f"--device {asked}: on a cluster, --num_gpus selects GPUs or CPUs: leave it out")
         return device

@@ -1,4 +1,4 @@
-"""Units of work on a Ray cluster: models are loaded once a worker, units of a dead worker are done again."""
+"""The engine that runs units of work on a Ray cluster. A worker is a Ray actor, which loads models once."""
 
 import logging
 import math
@@ -16,7 +16,7 @@ from core.errors import REMEDIES, InputError
 from core.workers import Worker
 
 TRIES = 3  # after which a unit is given up
-HOPELESS = 30  # tries in a row, and those of all workers at once, after which a run ends
+MOST_FAILURES = 30  # failed tries in a row, besides `TRIES` for each worker, that end a run
 REFRESH_SECONDS = 2.0  # of the progress bar
 
 
@@ -24,12 +24,12 @@ REFRESH_SECONDS = 2.0  # of the progress bar
 class RayEngine:
     """A Ray cluster.
 
-    A unit whose worker dies, or that raises an unexpected exception, is done again by a new worker, up to
-    `TRIES` times; then it is given up. An InputError ends the run, as it would anywhere, and so do the system
-    errors of `core.errors.REMEDIES`.
+    A unit whose worker dies, or that raises an unexpected exception, is retried on a new worker. After
+    `TRIES` tries it is given up. An InputError ends the run, and so do the system errors in
+    `core.errors.REMEDIES`.
 
     Args:
-        address: of the cluster; None for the one that this machine belongs to, or else a new one on it
+        address: address of the cluster; by default that of this machine, or a new one on it
         num_cpus: CPU cores of each worker
         num_gpus: GPUs of each worker
         workers: largest number of workers; by default as many as the cluster has room for
@@ -48,7 +48,7 @@ class RayEngine:
         with task.bar() as bar:
             run = _Run(self, task)
             try:
-                run.hire(min(len(task.units), self.workers or self.room()))
+                run.start(min(len(task.units), self.workers or self.room()))
                 while run.unfinished:
                     bar.set_postfix_str(run.state)
                     for done in run.wait():
@@ -86,32 +86,36 @@ class RayEngine:
         return count
 
 
-class _Hand:
-    """A worker of the cluster: what a task opens, and the function that does its units."""
+class _Actor:
+    """A worker process of the cluster."""
 
     def open(self, folder: str, opens: Any, worker: Worker) -> None:
-        """Load what all units share; the command's paths may be relative to its `folder`."""
+        """Open a task, whose paths may be relative to `folder`."""
         os.chdir(folder)
         self._do = opens(worker)
 
     def do(self, unit: Any) -> Any:
-        """Do one unit."""
+        """Do one unit and return its result."""
         return self._do(unit)
 
 
 @dataclass
 class _Run:
-    """One run of a task: units that wait, and what each worker does."""
+    """The state of one run of a task.
+
+    `calls` maps the Ray object of each running call to its actor and its unit's index; None while the actor
+    opens the task.
+    """
 
     engine: RayEngine
     task: Task[Any, Any]
     waiting: deque[int] = field(default_factory=deque)
     tries: Counter[int] = field(default_factory=Counter)
-    hands: dict[Any, tuple[Any, int | None]] = field(default_factory=dict)  # by what is awaited of them
+    calls: dict[Any, tuple[Any, int | None]] = field(default_factory=dict)
     finished: int = 0
-    unopened: int = 0  # workers in a row that could not open
-    failed: int = 0  # tries in a row that failed
-    most: int = 0  # workers at a time
+    failed_opens: int = 0  # in a row
+    failed_units: int = 0  # in a row
+    actors: int = 0  # at the start
 
     def __post_init__(self) -> None:
         self.waiting.extend(range(len(self.task.units)))
@@ -119,77 +123,78 @@ class _Run:
 
     @property
     def unfinished(self) -> bool:
-        """Whether there are units that wait or are being done."""
-        return bool(self.waiting) or any(index is not None for _, index in self.hands.values())
+        """Whether units are waiting or running."""
+        return bool(self.waiting) or any(index is not None for _, index in self.calls.values())
 
     @property
     def state(self) -> str:
-        """Units and workers, for the progress bar."""
-        working = sum(index is not None for _, index in self.hands.values())
-        opening = len(self.hands) - working
+        """The number of finished units and of workers, for the progress bar."""
+        working = sum(index is not None for _, index in self.calls.values())
+        opening = len(self.calls) - working
         more = f" and {opening} opening" if opening else ""
         return f"{self.finished}/{len(self.task.units)} units, workers: {working}{more}"
 
-    def hire(self, count: int) -> None:
-        """Start workers, each of which opens what it needs first."""
+    def start(self, count: int) -> None:
+        """Start actors, which first open the task."""
         engine = self.engine
         threads = max(1, math.floor(engine.num_cpus))
         environment = dict.fromkeys(THREADS, str(threads))
         if not engine.num_gpus:
             environment["CUDA_VISIBLE_DEVICES"] = ""
-        needs = {"num_cpus": engine.num_cpus, "num_gpus": engine.num_gpus}
-        kind = ray.remote(_Hand).options(**needs, runtime_env={"env_vars": environment})
-        worker = Worker(cores=threads, shown=False)  # a worker's GPUs are the only ones that it sees
-        self.most = max(self.most, count)
+        resources = {"num_cpus": engine.num_cpus, "num_gpus": engine.num_gpus}
+        kind = ray.remote(_Actor).options(**resources, runtime_env={"env_vars": environment})
+        worker = Worker(cores=threads, shown=False)  # Ray shows each actor its own GPUs only
+        self.actors = max(self.actors, count)
         for _ in range(count):
-            hand = kind.remote()
-            self.hands[hand.open.remote(os.getcwd(), self.opens, worker)] = (hand, None)
+            actor = kind.remote()
+            self.calls[actor.open.remote(os.getcwd(), self.opens, worker)] = (actor, None)
 
     def wait(self) -> list[Done]:
-        """Wait a little for a worker, and give it its next unit; returns the unit that it has finished, if
-        any. Raises what ends the run."""
-        ready, _ = ray.wait(list(self.hands), num_returns=1, timeout=REFRESH_SECONDS)
-        return [done for awaited in ready if (done := self._take(awaited)) is not None]
+        """Wait for a call to end, at most `REFRESH_SECONDS`, and return the unit that is finished, if any.
+        Raises errors that end the run."""
+        ended, _ = ray.wait(list(self.calls), num_returns=1, timeout=REFRESH_SECONDS)
+        return [done for call in ended if (done := self._finish(call)) is not None]
 
-    def _take(self, awaited: Any) -> Done | None:
-        """What a worker has answered."""
-        hand, index = self.hands.pop(awaited)
+    def _finish(self, call: Any) -> Done | None:
+        """Handle the result of a call."""
+        actor, index = self.calls.pop(call)
         try:
-            result = ray.get(awaited)
+            result = ray.get(call)
         except RayError as error:
-            ray.kill(hand)  # after an unexpected error its models, or its GPU, may be in any state
+            ray.kill(actor)  # after an unexpected error its model or its GPU may be in any state
             reason = _reason(error)
-            done = self._unopened(reason) if index is None else self._again(index, reason)
+            done = self._failed_open(reason) if index is None else self._failed_unit(index, reason)
             if self.waiting:
-                self.hire(1)
+                self.start(1)
             return done
-        self._next(hand)
+        self._next(actor)
         if index is None:
-            self.unopened = 0
+            self.failed_opens = 0
             return None
         self.finished += 1
-        self.failed = 0
+        self.failed_units = 0
         return Done(index, result)
 
-    def _next(self, hand: Any) -> None:
-        """Give a worker the next unit, or let it go."""
+    def _next(self, actor: Any) -> None:
+        """Give the next unit to an actor, or end it if there is none."""
         if self.waiting:
             index = self.waiting.popleft()
-            self.hands[hand.do.remote(self.task.units[index])] = (hand, index)
+            self.calls[actor.do.remote(self.task.units[index])] = (actor, index)
         else:
-            ray.kill(hand)
+            ray.kill(actor)
 
-    def _unopened(self, reason: str) -> None:
-        self.unopened += 1
-        if self.unopened >= TRIES * self.most:
-            raise InputError(f"{self.unopened} workers in a row could not begin; the last: {reason}")
+    def _failed_open(self, reason: str) -> None:
+        """Count an actor that could not open the task. Raises InputError after too many in a row."""
+        self.failed_opens += 1
+        if self.failed_opens >= TRIES * self.actors:
+            raise InputError(f"{self.failed_opens} workers in a row could not start; the last: {reason}")
 
-    def _again(self, index: int, reason: str) -> Done | None:
-        """Put a unit back, or give it up. Raises InputError if everything fails."""
+    def _failed_unit(self, index: int, reason: str) -> Done | None:
+        """Put a unit back, or give it up. Raises InputError after too many failures in a row."""
         self.tries[index] += 1
-        self.failed += 1
-        if self.failed >= HOPELESS + TRIES * self.most:
-            raise InputError(f"{self.failed} tries in a row failed; the last: {reason}")
+        self.failed_units += 1
+        if self.failed_units >= MOST_FAILURES + TRIES * self.actors:
+            raise InputError(f"{self.failed_units} tries in a row failed; the last: {reason}")
         if self.tries[index] < TRIES:
             self.waiting.append(index)
             return None
@@ -197,13 +202,13 @@ class _Run:
         return Done(index, None, f"{reason}, {TRIES} times")
 
     def end(self) -> None:
-        """Let all workers go."""
-        for hand, _ in self.hands.values():
-            ray.kill(hand)
+        """End all actors."""
+        for actor, _ in self.calls.values():
+            ray.kill(actor)
 
 
 def _reason(error: RayError) -> str:
-    """Why a worker has not answered, in a few words. Raises the cause where it ends the run."""
+    """The reason of a failed call in a few words. Raises its cause if that ends the run."""
     if isinstance(error, RayActorError):
         return "its worker died"
     cause = error.cause if isinstance(error, RayTaskError) else error

@@ -64,7 +64,7 @@ def invert(
     if size < 0:
         raise InputError(f"--size {size}: give 0 or more")
     if workers.on_ray and devices is not None:
-        raise InputError("--devices is of this machine: on a cluster, give --workers and --num_gpus")
+        raise InputError("--devices is local: on a cluster, give --workers and --num_gpus")
     used = workers.cluster_devices() if workers.on_ray else choose_devices(devices)
     protocol, people = find_people(cameras, portrait, portraits, portrait_cameras, predictions)
     folder = Path(out)

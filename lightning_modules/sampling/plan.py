@@ -140,7 +140,7 @@ def find_devices(request: Request) -> list[str]:
     if not request.on_ray:
         return choose_devices(request.devices)
     if request.devices is not None:
-        raise InputError("--devices is of this machine: on a cluster, give --workers and --num_gpus")
+        raise InputError("--devices is local: on a cluster, give --workers and --num_gpus")
     return request.cluster_devices()
 
 

@@ -1,4 +1,4 @@
-"""What the commands start from: shards, models and photos at toy size, and sources with slow units."""
+"""Inputs of the commands at toy size: shards, models, photos, and sources with slow or fatal units."""
 
 import os
 import signal
@@ -17,22 +17,22 @@ PEOPLE = ("ada", "bo", "cleo", "dan", "eve", "fay", "gil", "hue")
 
 
 class SlowSource(FakeSource):
-    """Twelve units, each of which takes long enough for its worker to be killed in it."""
+    """A source of twelve units that take long enough for their worker to be killed."""
 
     def __init__(self) -> None:
         super().__init__(identities=4, instants=1, views=4)
 
     def capture(self, unit: tuple[str, int], worker: Worker = ONLY_WORKER) -> list[Sample]:
-        """One frame, after a while."""
+        """Capture one frame slowly."""
         time.sleep(UNIT_SECONDS)
         return super().capture(unit, worker)
 
 
 class PoisonedSource(FakeSource):
-    """A source whose first person of the test split kills their worker."""
+    """A source with one unit that kills its worker."""
 
     def capture(self, unit: tuple[str, int], worker: Worker = ONLY_WORKER) -> list[Sample]:
-        """One frame, or nothing any more."""
+        """Capture frames, or die."""
         if unit == ("test", 0):
             os.kill(os.getpid(), signal.SIGKILL)
         return super().capture(unit, worker)

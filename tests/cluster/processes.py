@@ -1,4 +1,4 @@
-"""Commands in processes of their own, and the workers of a cluster."""
+"""Commands in child processes, and the worker processes of a cluster."""
 
 import os
 import signal
@@ -12,14 +12,13 @@ from typing import Any
 
 from core.errors import one_line
 
-SECONDS = 240  # after which something that is waited for is given up
+SECONDS = 240  # timeout of every wait
 POLL_SECONDS = 0.01
-WORKER, DOING = b"ray::_Hand", b"ray::_Hand.do"  # names of processes
+WORKER, BUSY = b"ray::_Actor", b"ray::_Actor.do"  # process names
 
 
 class Command:
-    """A command in a process that is forked from this one, so that nothing is imported again; what it prints
-    is in `log`."""
+    """A command in a forked process, so that nothing is imported again. Its output is in the file `log`."""
 
     def __init__(self, command: Callable[[], object], folder: Path) -> None:
         folder.mkdir(exist_ok=True)
@@ -29,17 +28,17 @@ class Command:
 
     @property
     def ended(self) -> bool:
-        """Whether it has ended."""
+        """Whether the process has ended."""
         return self._process.exitcode is not None
 
     def kill(self) -> None:
-        """Kill it, and not its workers."""
+        """Kill the process, but not its workers."""
         assert self._process.pid is not None
         os.kill(self._process.pid, signal.SIGKILL)
         self._process.join()
 
     def wait(self) -> int:
-        """Wait for its end, and return its exit code."""
+        """Wait for the process and return its exit code."""
         self._process.join(SECONDS)
         assert self._process.exitcode is not None, self.log.read_text()
         return self._process.exitcode
@@ -58,7 +57,7 @@ def _run(command: Callable[[], object], folder: Path, log: Path) -> None:
 
 
 def wait_until(holds: Callable[[], Any], command: Command | None = None) -> Any:
-    """Wait until something holds, and return it. Fails if the command ends before."""
+    """Wait until `holds()` is true and return its value. Fails if the command ends first."""
     deadline = time.monotonic() + SECONDS
     while not (held := holds()):
         assert time.monotonic() < deadline
@@ -68,7 +67,7 @@ def wait_until(holds: Callable[[], Any], command: Command | None = None) -> Any:
 
 
 def workers(ancestor: int, name: bytes = WORKER) -> list[int]:
-    """The workers below a process, by the beginning of their names."""
+    """IDs of worker processes below a process whose names begin with `name`."""
     return [process for process in _below(ancestor) if _name(process).startswith(name)]
 
 

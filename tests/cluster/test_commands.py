@@ -1,5 +1,5 @@
-"""Commands on a cluster of three workers end with the bytes of the same command here: undisturbed, with a
-worker killed, and with the command itself killed and run again."""
+"""Commands on a Ray cluster of three workers write the same bytes as locally: undisturbed, if a worker is
+killed, and if the command is killed and run again."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from generators import invert
 from lightning_modules import evaluate, synthesize
 from shards import build, cache_latents
 from tests.cluster.inputs import make_inputs
-from tests.cluster.processes import DOING, WORKER, Command, wait_until, workers
+from tests.cluster.processes import BUSY, WORKER, Command, wait_until, workers
 from tests.soak.contents import differences, read_folder
 
 pytestmark = pytest.mark.cluster
@@ -23,8 +23,8 @@ SOURCES = {"slow": "tests.cluster.inputs.SlowSource", "poisoned": "tests.cluster
 
 @dataclass(frozen=True)
 class Job:
-    """A command: its function, its arguments by the folder of inputs, and a pattern of what it leaves of
-    units that are done."""
+    """A command: its main function, its arguments given the folder of inputs, and a glob pattern of the files
+    of finished units."""
 
     name: str
     main: Callable[[Sequence[str]], object]
@@ -32,7 +32,7 @@ class Job:
     units: str = ""
 
     def start(self, inputs: Path, folder: Path, *more: str) -> Command:
-        """Start it in a working folder."""
+        """Start the command in a working folder."""
         given = [*self.arguments(inputs), *more]
         return Command(lambda: self.main(given), folder)
 
@@ -92,7 +92,7 @@ def inputs(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def expected(inputs, tmp_path_factory) -> Callable[[Job], Any]:
-    """What a job writes here, without a cluster."""
+    """The local output of a job."""
     known: dict[str, Any] = {}
 
     def contents(job: Job) -> Any:
@@ -107,7 +107,7 @@ def expected(inputs, tmp_path_factory) -> Callable[[Job], Any]:
 
 
 @pytest.mark.parametrize("job", [BUILD, EVALUATE, SYNTHESIZE, *OTHERS], ids=lambda job: job.name)
-def test_a_cluster_gives_the_same_bytes(cluster, inputs, expected, tmp_path, job):
+def test_cluster_output_equals_local_output(cluster, inputs, expected, tmp_path, job):
     ended = job.start(inputs, tmp_path / "run", f"--engine=ray:{cluster.address}")
     assert ended.wait() == 0, ended.log.read_text()
     assert len(expected(job)) > 3
@@ -115,17 +115,17 @@ def test_a_cluster_gives_the_same_bytes(cluster, inputs, expected, tmp_path, job
 
 
 @JOBS
-def test_a_killed_worker_s_units_are_done_again(cluster, inputs, expected, tmp_path, job):
+def test_output_is_the_same_if_a_worker_is_killed(cluster, inputs, expected, tmp_path, job):
     command = job.start(inputs, tmp_path / "run", f"--engine=ray:{cluster.address}")
     wait_until(lambda: any((tmp_path / "run").glob(job.units)), command)
-    worker = wait_until(lambda: workers(cluster.process, DOING), command)[0]
+    worker = wait_until(lambda: workers(cluster.process, BUSY), command)[0]
     os.kill(worker, signal.SIGKILL)
     assert command.wait() == 0, command.log.read_text()
     assert differences(read_folder(tmp_path / "run"), expected(job)) == []
 
 
 @JOBS
-def test_a_killed_command_goes_on(cluster, inputs, expected, tmp_path, job):
+def test_killed_command_is_resumed(cluster, inputs, expected, tmp_path, job):
     arguments = (inputs, tmp_path / "run", f"--engine=ray:{cluster.address}")
     command = job.start(*arguments)
     wait_until(lambda: any((tmp_path / "run").glob(job.units)), command)
@@ -144,11 +144,11 @@ def test_a_killed_command_goes_on(cluster, inputs, expected, tmp_path, job):
 
 
 def times(paths: Iterable[Path]) -> dict[str, int]:
-    """When files were written, by the names of their folders and their own."""
+    """Modification times by folder and file name."""
     return {f"{path.parent.name}/{path.name}": path.stat().st_mtime_ns for path in paths}
 
 
-def test_a_build_lists_the_frames_of_a_poisoned_unit(cluster, inputs, tmp_path):
+def test_build_skips_unit_that_kills_its_workers(cluster, inputs, tmp_path):
     job = Job("poisoned", lambda given: build.main(given, SOURCES), lambda _: ["poisoned", "--out=built"])
     share = ["--identities=2", "--max_skipped_share=0.2", f"--engine=ray:{cluster.address}"]
     ended = job.start(inputs, tmp_path / "run", *share)

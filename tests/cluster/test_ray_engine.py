@@ -1,4 +1,4 @@
-"""The Ray engine by itself: units, workers that die, units that are given up, and what ends a run."""
+"""Tests of the Ray engine: distribution of units, retries, units given up, and errors that end a run."""
 
 import json
 import os
@@ -20,8 +20,8 @@ UNITS = 6
 
 @dataclass(frozen=True)
 class Squares:
-    """Squares numbers, after something was opened once a worker. Unit `bad` dies or raises, at every try or
-    before the try numbered `well`."""
+    """Task that squares numbers and marks each opening and try in `folder`. Unit `bad` kills its process or
+    raises, until the try numbered `well`."""
 
     folder: Path
     bad: int | None = None
@@ -48,7 +48,7 @@ class Squares:
 
 
 def run(cluster, folder: Path, squares: Callable[[Path], Squares], **options: Any) -> tuple[int, Any, str]:
-    """Run the units in a process of their own; returns its exit code, what was done, and what it printed."""
+    """Run the units in a child process. Returns its exit code, the results by index, and its log."""
 
     def command() -> None:
         engine = EngineOptions(engine=f"ray:{cluster.address}", **options).cluster()
@@ -63,7 +63,7 @@ def run(cluster, folder: Path, squares: Callable[[Path], Squares], **options: An
     return code, results, ended.log.read_text()
 
 
-def test_units_are_shared_by_workers_that_open_once(cluster, tmp_path):
+def test_units_are_distributed_and_task_opened_once_per_worker(cluster, tmp_path):
     code, found, log = run(cluster, tmp_path / "run", Squares)
     assert code == 0, log
     assert {index: unit["square"] for index, unit in found.items()} == {n: n**2 for n in range(UNITS)}
@@ -75,7 +75,7 @@ def test_units_are_shared_by_workers_that_open_once(cluster, tmp_path):
 
 
 @pytest.mark.parametrize("how", ["dies", "raises"])
-def test_what_a_worker_did_not_finish_is_done_again(cluster, tmp_path, how):
+def test_failed_unit_is_retried(cluster, tmp_path, how):
     code, found, log = run(cluster, tmp_path / "run", lambda at: Squares(at, bad=2, how=how, well=2))
     assert code == 0, log
     assert {index: unit["square"] for index, unit in found.items()} == {n: n**2 for n in range(UNITS)}
@@ -85,7 +85,7 @@ def test_what_a_worker_did_not_finish_is_done_again(cluster, tmp_path, how):
 @pytest.mark.parametrize(
     ("how", "reason"), [("dies", "its worker died, 3 times"), ("raises", "KeyError: 'a fault', 3 times")]
 )
-def test_a_unit_that_fails_three_times_is_given_up(cluster, tmp_path, how, reason):
+def test_unit_is_given_up_after_three_tries(cluster, tmp_path, how, reason):
     code, found, log = run(cluster, tmp_path / "run", lambda at: Squares(at, bad=2, how=how))
     assert code == 0, log
     assert found.pop(2) == reason
@@ -93,24 +93,24 @@ def test_a_unit_that_fails_three_times_is_given_up(cluster, tmp_path, how, reaso
     assert len(list((tmp_path / "run").glob("try-2-*"))) == 3
 
 
-def test_invalid_input_ends_the_run_at_once(cluster, tmp_path):
+def test_input_error_ends_the_run(cluster, tmp_path):
     code, _, log = run(cluster, tmp_path / "run", lambda at: Squares(at, bad=2, how="input"))
     assert code == 2
     assert "error: not valid" in log
     assert len(list((tmp_path / "run").glob("try-2-*"))) == 1
 
 
-def test_workers_that_cannot_open_end_the_run(cluster, tmp_path):
+def test_failing_open_ends_the_run(cluster, tmp_path):
     code, _, log = run(cluster, tmp_path / "run", lambda at: replace(Squares(at), opens=False), workers=1)
     assert code == 2
-    assert "error: 3 workers in a row could not begin; the last: KeyError: 'what is opened'" in log
+    assert "error: 3 workers in a row could not start; the last: KeyError: 'what is opened'" in log
 
 
-def test_a_run_in_which_everything_fails_ends(cluster, tmp_path):
+def test_failures_in_a_row_end_the_run(cluster, tmp_path):
     def command() -> None:
         from core import ray_engine
 
-        ray_engine.HOPELESS = 0
+        ray_engine.MOST_FAILURES = 0
         engine = EngineOptions(engine=f"ray:{cluster.address}", workers=1).cluster()
         list(engine.run(Task("squaring", "squares", Squares(tmp_path, bad=2, how="raises"), [2])))
 
@@ -119,13 +119,13 @@ def test_a_run_in_which_everything_fails_ends(cluster, tmp_path):
     assert "error: 3 tries in a row failed; the last: KeyError: 'a fault'" in ended.log.read_text()
 
 
-def test_more_than_any_node_has_is_one_line(cluster, tmp_path):
+def test_unavailable_resources_are_an_input_error(cluster, tmp_path):
     code, _, log = run(cluster, tmp_path / "run", Squares, num_gpus=1.0)
     assert code == 2
     assert "error: the cluster has no node with 1 CPUs and 1 GPUs: lower --num_cpus or --num_gpus" in log
 
 
-def test_a_cluster_that_is_not_there_is_one_line(tmp_path):
+def test_missing_cluster_is_an_input_error(tmp_path):
     def command() -> None:
         engine = EngineOptions(engine="ray:127.0.0.1:1").cluster()
         list(engine.run(Task("squaring", "squares", Squares(tmp_path), [1])))

@@ -20,7 +20,7 @@ ENGINES = [THIS_PROCESS, LocalEngine(1, REMEDY), LocalEngine(2, REMEDY)]
 
 @dataclass(frozen=True)
 class Squares:
-    """Writes squares into `folder`, after something was opened once a worker; unit `bad` raises or dies."""
+    """Task that writes squares and marks each opening in `folder`; unit `bad` raises or kills its process."""
 
     folder: Path
     bad: int | None = None
@@ -53,7 +53,7 @@ def task(folder, units=range(5), **changes):
 
 
 @pytest.mark.parametrize("engine", ENGINES, ids=["here", "one", "two"])
-def test_every_unit_is_done_once_and_its_result_comes_back(tmp_path, engine):
+def test_every_unit_is_done_and_its_result_returned(tmp_path, engine):
     found = list(engine.run(task(tmp_path, [3, 1, 4, 7, 5])))
     assert sorted(done.index for done in found) == list(range(5))
     assert {done.index: done.result[0] for done in found} == {0: 9, 1: 1, 2: 16, 3: 49, 4: 25}
@@ -64,7 +64,7 @@ def test_every_unit_is_done_once_and_its_result_comes_back(tmp_path, engine):
 
 
 @pytest.mark.parametrize("engine", ENGINES, ids=["here", "one", "two"])
-def test_workers_open_once_and_know_who_they_are(tmp_path, engine):
+def test_task_is_opened_once_per_worker(tmp_path, engine):
     workers = [done.result[1] for done in engine.run(task(tmp_path, range(8)))]
     opened = [path.name.split("-")[1:4] for path in tmp_path.glob("opened-*")]
     count = max(engine.processes, 1)
@@ -75,18 +75,18 @@ def test_workers_open_once_and_know_who_they_are(tmp_path, engine):
         assert set(workers) == {ONLY_WORKER}
 
 
-def test_there_are_no_more_processes_than_units(tmp_path):
+def test_no_more_processes_than_units(tmp_path):
     (done,) = LocalEngine(3, REMEDY).run(task(tmp_path, [2]))
     assert done.result[1] == Worker(0, 1, shown=False)
 
 
-def test_nothing_is_opened_for_no_units(tmp_path):
+def test_no_units_open_nothing(tmp_path):
     for engine in ENGINES:
         assert list(engine.run(task(tmp_path, []))) == []
     assert list(tmp_path.iterdir()) == []
 
 
-def test_threads_of_processes_are_limited_and_those_of_this_one_are_not(tmp_path, monkeypatch):
+def test_threads_of_processes_are_limited(tmp_path, monkeypatch):
     monkeypatch.setenv(THREADS[0], "7")
     monkeypatch.delenv(THREADS[1], raising=False)
     (done,) = LocalEngine(1, REMEDY, threads=3).run(task(tmp_path, [2]))
@@ -97,7 +97,7 @@ def test_threads_of_processes_are_limited_and_those_of_this_one_are_not(tmp_path
 
 
 @pytest.mark.parametrize("engine", ENGINES, ids=["here", "one", "two"])
-def test_what_a_unit_raises_is_raised(tmp_path, engine):
+def test_exceptions_of_units_are_raised(tmp_path, engine):
     with pytest.raises(InputError, match="this unit is not valid"):
         list(engine.run(task(tmp_path, bad=1, how="input")))
     assert not (tmp_path / "1.txt").exists()
@@ -106,7 +106,7 @@ def test_what_a_unit_raises_is_raised(tmp_path, engine):
         list(engine.run(task(tmp_path / "more", bad=0, how="other")))
 
 
-def test_a_dead_process_and_too_little_memory_are_one_line_with_the_remedy(tmp_path):
+def test_dead_process_and_lack_of_memory_are_input_errors(tmp_path):
     with pytest.raises(InputError, match=r"a squaring process died.*use fewer --processes"):
         list(LocalEngine(1, REMEDY).run(task(tmp_path, bad=1, how="dies")))
     for place, engine in (("here", LocalEngine(0, REMEDY)), ("there", LocalEngine(1, REMEDY))):
@@ -119,7 +119,7 @@ def test_a_dead_process_and_too_little_memory_are_one_line_with_the_remedy(tmp_p
 
 
 @pytest.mark.parametrize("processes", [0, 1])
-def test_the_bar_counts_sizes_and_what_was_done_before(tmp_path, capsys, processes):
+def test_progress_bar_counts_sizes_and_earlier_units(tmp_path, capsys, processes):
     work = Task("squaring", "squares", Squares(tmp_path), [1, 2], [30, 50], "frame", done=20)
     assert len(list(LocalEngine(processes, REMEDY).run(work))) == 2
     assert "squares: 100%" in (shown := capsys.readouterr().err)
@@ -127,7 +127,7 @@ def test_the_bar_counts_sizes_and_what_was_done_before(tmp_path, capsys, process
     assert "frame/s" in shown
 
 
-def test_units_with_bars_of_their_own_have_none_around_a_single_one(tmp_path, capsys):
+def test_single_unit_with_own_bars_has_no_outer_bar(tmp_path, capsys):
     for units, shown in (([1], False), ([2, 3], True)):
         work = Task("squaring", "squares", Squares(tmp_path), units, own_bars=True)
         for path in tmp_path.glob("opened-*"):
@@ -136,7 +136,7 @@ def test_units_with_bars_of_their_own_have_none_around_a_single_one(tmp_path, ca
         assert ("squares" in capsys.readouterr().err) == shown
 
 
-def test_workers_end_when_the_command_is_killed(tmp_path):
+def test_workers_end_when_command_is_killed(tmp_path):
     script = (
         "from pathlib import Path; from core.engine import LocalEngine, Task; "
         "from tests.core.test_engine import Waits; "
@@ -151,7 +151,7 @@ def test_workers_end_when_the_command_is_killed(tmp_path):
 
 @dataclass(frozen=True)
 class Waits:
-    """Leaves the process's number, and waits."""
+    """Task that writes its process ID and waits."""
 
     folder: Path
 
@@ -181,37 +181,37 @@ def runs(pid):
         ({"engine": "slurm"}, "--engine slurm: choose local, ray or ray:ADDRESS"),
         ({"engine": "local:8"}, "--engine local:8: choose"),
         ({"engine": "ray:"}, "--engine ray:: choose"),
-        ({"num_gpus": 1.0}, "--num_gpus is of the workers of a cluster: give --engine ray"),
-        ({"workers": 2}, "--workers is of the workers of a cluster"),
+        ({"num_gpus": 1.0}, "--num_gpus applies to workers of a cluster: give --engine ray"),
+        ({"workers": 2}, "--workers applies to workers of a cluster"),
         ({"engine": "ray", "workers": 0}, "--num_cpus and --workers take more than 0"),
         ({"engine": "ray", "num_cpus": 0.0}, "--num_cpus and --workers take more than 0"),
         ({"engine": "ray", "num_gpus": -1.0}, "--num_gpus 0 or more"),
     ],
 )
-def test_options_that_do_not_go_together_are_refused(options, message):
+def test_inconsistent_options_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         EngineOptions(**options)
 
 
-def test_a_cluster_without_ray_says_what_to_install(monkeypatch):
+def test_missing_ray_is_an_input_error(monkeypatch):
     monkeypatch.setattr("core.engine.find_spec", lambda _: None)
     with pytest.raises(InputError, match=r"needs Ray: pip install .*\[cluster\]"):
         EngineOptions(engine="ray")
     assert EngineOptions().cluster() is None
 
 
-def test_devices_of_a_cluster_follow_from_its_gpus(monkeypatch):
+def test_cluster_devices_follow_from_num_gpus(monkeypatch):
     monkeypatch.setattr("core.engine.find_spec", lambda _: "there")
     assert EngineOptions(engine="ray").cluster_devices() == ["cpu"]
     shared = EngineOptions(engine="ray:head:6379", num_gpus=0.5)
     assert shared.cluster_devices() == ["cuda:0"]
     assert EngineOptions(engine="ray", num_gpus=2.0).cluster_devices() == ["cuda:0", "cuda:1"]
     assert shared.cluster_device("cuda") == "cuda:0"
-    with pytest.raises(InputError, match="--device cpu: on a cluster, --num_gpus chooses"):
+    with pytest.raises(InputError, match="--device cpu: on a cluster, --num_gpus selects"):
         shared.cluster_device("cpu")
 
 
-def test_a_worker_has_its_share_of_the_cores_or_its_own(monkeypatch):
+def test_worker_threads(monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 16)
     assert [Worker(0, count).threads() for count in (1, 3, 40)] == [16, 5, 1]
     assert Worker(cores=2).threads() == 2

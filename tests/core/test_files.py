@@ -224,7 +224,7 @@ def test_resuming_needs_the_same_recipe(tmp_path: Path):
         work({"a": (1, 2)}, fail=False)
 
 
-def test_resumed_work_replaces_a_folder_only_when_it_is_complete(tmp_path: Path):
+def test_resumable_folder_replaces_folder_when_complete(tmp_path: Path):
     fill(tmp_path / "out", "old")
 
     def work(content: str, fail: bool = False) -> None:
@@ -247,7 +247,7 @@ def test_resumed_work_replaces_a_folder_only_when_it_is_complete(tmp_path: Path)
     assert names(tmp_path / "out") == ["last"]
 
 
-def test_work_that_died_between_two_renames_is_completed(tmp_path: Path):
+def test_resumable_folder_killed_between_renames_is_completed(tmp_path: Path):
     for path in (tmp_path / "out.replaced", tmp_path / "out.partial" / RESULT):
         path.mkdir(parents=True)
     write_json(tmp_path / "out.partial" / "recipe.json", {})

@@ -325,12 +325,12 @@ def test_model_without_f_cam_is_an_input_error(run, models):
 
 
 def on_a_cluster(monkeypatch, *bad):
-    """Plans have a cluster that gives up the people of these indices."""
+    """Replace the engine of all plans by one that gives up the people with these indices."""
     plan = command.make_plan
     monkeypatch.setattr(command, "make_plan", lambda request: replace(plan(request), cluster=GivesUp(bad)))
 
 
-def test_people_that_a_cluster_gives_up_are_named_and_the_others_are_there(run, tmp_path, monkeypatch):
+def test_people_given_up_are_reported_and_others_written(run, tmp_path, monkeypatch):
     on_a_cluster(monkeypatch, 1)
     with pytest.raises(IncompleteError, match=f"^1 photos could not be used: bo: {REASON}; the views of all"):
         run("--views", "1", portrait=("--portraits", ""))
@@ -342,7 +342,7 @@ def test_people_that_a_cluster_gives_up_are_named_and_the_others_are_there(run, 
     assert not (tmp_path / "alone").exists()
 
 
-def test_an_interrupted_request_on_a_cluster_goes_on(run, photos, tmp_path, monkeypatch):
+def test_interrupted_request_on_a_cluster_is_resumed(run, photos, tmp_path, monkeypatch):
     everybody = ("--portraits", "")
     here = run("--views", "2", out="out", portrait=everybody)
     shutil.move(here, tmp_path / "here")
@@ -368,19 +368,18 @@ def test_an_interrupted_request_on_a_cluster_goes_on(run, photos, tmp_path, monk
     assert files(out) == files(tmp_path / "here")
     for name in files(out):
         assert (out / name).read_bytes() == (tmp_path / "here" / name).read_bytes()
-    Image.new("RGB", (40, 40), (1, 2, 3)).save(photos / "bo.png")
-    Image.fromarray(np.random.default_rng(1).integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(
-        photos / "bo.png"
-    )
+    other = np.random.default_rng(1).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    Image.fromarray(other).save(photos / "bo.png")
     again = run("--views", "2", "--overwrite", portrait=everybody)
     assert len(written) == 1 + 3
     assert (again / "bo/views/000.png").read_bytes() != (tmp_path / "here/bo/views/000.png").read_bytes()
 
 
-def test_options_of_this_machine_and_of_a_cluster_do_not_mix(run):
-    with pytest.raises(InputError, match="--devices is of this machine"):
+def test_local_and_cluster_options_exclude_each_other(run, monkeypatch):
+    monkeypatch.setattr("core.engine.find_spec", lambda _: "installed")
+    with pytest.raises(InputError, match="--devices is local"):
         run("--devices", "2", "--engine", "ray")
-    with pytest.raises(InputError, match="--workers is of the workers of a cluster"):
+    with pytest.raises(InputError, match="--workers applies to workers of a cluster"):
         run("--workers", "2")
 
 

@@ -265,7 +265,7 @@ def test_build_skips_and_names_failed_photos(tmp_path: Path) -> None:
         build(Photos(), tmp_path / "strict", 0, max_skipped_share=0.1)
 
 
-def test_units_that_a_cluster_gives_up_are_skipped_and_tried_again_in_the_next_build(tmp_path: Path) -> None:
+def test_units_given_up_are_skipped_and_retried_by_the_next_build(tmp_path: Path) -> None:
     options = BuildOptions(str(tmp_path / "out"), 0)
     plan = replace(plan_build(FakeSource(), options), engine=GivesUp([2]))
     with pytest.raises(InputError, match=f"2 of 18 frames were skipped, more than .*; most often: {REASON}"):
@@ -282,8 +282,9 @@ def test_units_that_a_cluster_gives_up_are_skipped_and_tried_again_in_the_next_b
     assert contents(tmp_path / "again") == contents(tmp_path / "straight")
 
 
-def test_processes_are_of_this_machine(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="--processes is of this machine: on a cluster, give --workers"):
+def test_processes_option_is_local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("core.engine.find_spec", lambda _: "installed")
+    with pytest.raises(InputError, match="--processes is local: on a cluster, give --workers"):
         BuildOptions(str(tmp_path / "out"), 2, engine="ray")
 
 
@@ -340,7 +341,7 @@ def test_build_imports_no_torch() -> None:
     assert done.stdout == "False\n"
 
 
-def test_a_finished_folder_is_moved_to_a_url_manifest_last(tmp_path: Path) -> None:
+def test_finished_folder_is_moved_to_url(tmp_path: Path) -> None:
     url, staging = f"file://{tmp_path}/store/fake", str(tmp_path / "work")
     arguments = ["fake", "--identities", "3", "--processes", "0", "--out", url, "--staging", staging]
     command.main(arguments, FAKE)
@@ -351,7 +352,7 @@ def test_a_finished_folder_is_moved_to_a_url_manifest_last(tmp_path: Path) -> No
         command.main(arguments, FAKE)
 
 
-def test_an_interrupted_upload_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_upload_is_resumed_manifest_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = fsspec.filesystem("memory")
     arguments = ["fake", "--processes", "0", "--out", "memory://bucket/fake", "--staging", str(tmp_path)]
     put, sent = type(store).put_file, []
@@ -390,7 +391,7 @@ def test_an_interrupted_upload_goes_on(tmp_path: Path, monkeypatch: pytest.Monke
         ("nowhere://bucket/fake", "{tmp}/work", "nowhere://bucket/fake: cannot be written"),
     ],
 )
-def test_urls_are_checked_before_anything_is_captured(
+def test_output_url_is_checked_before_capture(
     tmp_path: Path, out: str, staging: str | None, message: str
 ) -> None:
     given = [None if name is None else name.format(tmp=tmp_path) for name in (out, staging)]

@@ -166,7 +166,7 @@ def test_invalid_arguments_are_input_errors(folders: tuple[Path, Path], vae: Aut
     assert Manifest.load(tmp_path / "new").latents_of == vae_fingerprint(vae)
 
 
-def test_shards_that_a_cluster_gives_up_are_named_and_the_others_are_kept(folders, vae, tmp_path):
+def test_shards_given_up_are_reported_and_others_kept(folders, vae, tmp_path):
     plain, cached = folders
     out = tmp_path / "out"
     with pytest.raises(IncompleteError, match=rf"^1 of 3 shards could not be encoded: \S+: {REASON};"):

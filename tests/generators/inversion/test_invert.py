@@ -161,7 +161,7 @@ def test_people_are_added_and_changed_ones_refused(folder, tmp_path):
             invert_portraits(others, job_of(folder), out, ["cpu"])
 
 
-def test_portraits_that_a_cluster_gives_up_are_named_and_the_others_are_kept(folder, tmp_path):
+def test_portraits_given_up_are_reported_and_others_kept(folder, tmp_path):
     out = tmp_path / "out"
     with pytest.raises(IncompleteError, match=f"^1 of 2 portraits could not be inverted: ada: {REASON}"):
         invert_portraits(people(), job_of(folder), out, ["cpu"], GivesUp([0]))

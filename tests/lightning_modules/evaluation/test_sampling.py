@@ -106,7 +106,7 @@ def test_parts_split_the_subjects(settings, tmp_path):
     assert len(make_predictions(plan(settings, tmp_path, "1/2")).views) == 6
 
 
-def test_subjects_that_a_cluster_gives_up_are_named_and_not_scored(settings, tmp_path):
+def test_subjects_given_up_are_reported_and_not_scored(settings, tmp_path):
     planned = plan(settings, tmp_path)
     key = planned.subjects.keys[1]
     with pytest.raises(IncompleteError, match=f"^1 subjects could not be sampled: {key}: {REASON};"):
@@ -117,7 +117,9 @@ def test_subjects_that_a_cluster_gives_up_are_named_and_not_scored(settings, tmp
     assert len(make_predictions(planned).views) == 6
 
 
-def test_a_cluster_s_workers_sample_on_gpus_only_where_asked(settings, tmp_path):
+def test_cluster_samples_on_gpus_if_asked(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr("core.engine.find_spec", lambda _: "installed")
+    monkeypatch.setattr(EvaluationRequest, "cluster", lambda _: GivesUp([]))
     for options, sampling_device in (({}, "cpu"), ({"num_gpus": 1.0}, "cuda:0")):
         request = EvaluationRequest(settings, out=str(tmp_path), engine="ray", **options)
         (row,) = plan_evaluation(request).rows
