@@ -17,6 +17,7 @@ from lightning_modules.sampling.call_options import to_output
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
 from lightning_modules.sampling.requests import Request
 from lightning_modules.sampling.schedulers import sampled_timesteps, scheduler_for
+from lightning_modules.sampling.settings import PREVIEW, VAE
 from lightning_modules.synthesize import Loaded, synthesize
 
 PREVIEWS = 4  # views that are shown while they become clear
@@ -65,7 +66,9 @@ class Watch:
         if self.previewed <= PREVIEW_SHARE * spent and "pred_original_sample" in tensors:
             start = time.monotonic()
             shown = tensors["pred_original_sample"][spread(views, PREVIEWS, ends=True)]
-            self.previews = list(to_output(pipeline.decode(shown, self.request.chunk, levels=True), "pil"))
+            decoder = VAE if pipeline.preview_decoder is None else PREVIEW
+            levels = pipeline.decode(shown, self.request.chunk, levels=True, decoder=decoder)
+            self.previews = list(to_output(levels, "pil"))
             self.previewed += time.monotonic() - start
         self._tell(SAMPLING, step + 1, total, views)
 
@@ -83,7 +86,7 @@ class Watch:
 def sampled_steps(pipeline: DiffPortrait3DPipeline, request: Request) -> int:
     """How many denoising steps a request takes."""
     aware = request.noise != "random" and pipeline.noise_prior is not None
-    scheduler = scheduler_for(pipeline.scheduler, request.steps)
+    scheduler = scheduler_for(pipeline.scheduler, request.sampling(None))
     return len(sampled_timesteps(scheduler, request.strength if aware else 1.0))
 
 

@@ -17,7 +17,9 @@ from jsonargparse import ArgumentParser
 from core.errors import InputError, one_line
 from generators.registry import check_renderer, is_renderer
 from lightning_modules.sampling.devices import Precision, check_precision, choose_devices
+from lightning_modules.sampling.loras import Lora, check_loras, lora_files
 from lightning_modules.sampling.model_summary import ModelSummary
+from lightning_modules.sampling.settings import Sampling
 from portraits.video import check_video
 
 LOCAL = "127.0.0.1"
@@ -34,6 +36,7 @@ class Options:
         host: the address to listen on; other machines reach the page only where this is changed
         port: the port to listen on
         conditions: the renderer of the condition images (synthetic, eg3d:FOLDER, panohead:FOLDER)
+        loras: a folder of LoRAs for Stable Diffusion 1.5 (.safetensors), which the page offers
         precision: of the networks
         devices: how many GPUs to make views on, a request on each at a time; by default all
         browser: open the page in the browser
@@ -44,6 +47,7 @@ class Options:
     host: str = LOCAL
     port: int = 7860
     conditions: str = "synthetic"
+    loras: str | None = None
     precision: Precision = "float32"
     devices: int | None = None
     browser: bool = False
@@ -59,7 +63,8 @@ def check(options: Options) -> ModelSummary:
     check_renderer(options.conditions)
     check_precision(options.precision, choose_devices(options.devices))
     model = ModelSummary.read(options.model)
-    model.check(steps=1, window=1)
+    model.check(Sampling(steps=1), views=1)
+    check_loras([Lora(file) for file in lora_files(options.loras)], model.folder)
     check_port(options.host, options.port)
     return model
 

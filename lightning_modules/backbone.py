@@ -26,6 +26,7 @@ from lightning_modules.networks.pretrained import Backbone, save_backbone
 from lightning_modules.networks.reference import ReferenceBank, attention_inputs
 from lightning_modules.optimization import Learning, Optimization, step_generator
 from lightning_modules.sampling.ddim import sample
+from lightning_modules.sampling.settings import Sampling
 from metrics.perceptual_loss import PerceptualLoss, PerceptualWeights
 from portraits.pixels import levels_to_pixels
 
@@ -266,7 +267,9 @@ class BackboneModule(pl.LightningModule):
         noise = normal(
             batch["moments"].chunk(2, 1)[0].shape, torch_generator("pictures"), self.denoiser.empty_prompt
         )
-        latents = sample(self.denoiser, self.scheduler, noise, guidance=1.0, steps=self.hparams.sample_steps)
+        latents = sample(
+            self.denoiser, self.scheduler, noise, Sampling(self.hparams.sample_steps, guidance=1.0)
+        )
         images = self.vae.decode(latents / self.vae.config.scaling_factor).sample
         return {"samples": images.float().clamp(-1, 1).unsqueeze(1)}
 

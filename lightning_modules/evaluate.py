@@ -25,6 +25,7 @@ from lightning_modules.evaluation.scoring import ScoringPlan, native_sizes, scor
 from lightning_modules.evaluation.settings import EvaluationRequest, RowSettings
 from lightning_modules.evaluation.systems import ModelChoice
 from lightning_modules.loggers import wandb_logger
+from lightning_modules.sampling.presets import FLAG, HELP, chosen_preset
 from portraits.predictions import Predictions
 
 
@@ -91,6 +92,7 @@ def make_parser() -> ArgumentParser:
         exit_on_error=False,
     )
     parser.add_argument("--config", action="config", help="YAML file of a table; flags override it")
+    parser.add_argument(FLAG, type=str, help=HELP)
     parser.add_class_arguments(RowSettings)
     parser.add_class_arguments(EvaluationRequest, skip={"row"})
     return parser
@@ -101,11 +103,13 @@ def parse_request(arguments: Sequence[str] | None = None) -> EvaluationRequest:
     parser = make_parser()
     arguments = find_configs(sys.argv[1:] if arguments is None else arguments)
     check_configs(arguments)
+    parser.set_defaults({f"sampling.{name}": value for name, value in chosen_preset(arguments).items()})
     try:
         values = parser.instantiate(parser.parse_args(arguments)).as_dict()
     except ArgumentError as error:
         raise InputError(" ".join(str(error).split())) from error
-    values.pop("config", None)
+    for name in ("config", FLAG.removeprefix("--")):
+        values.pop(name, None)
     row = RowSettings(**{field.name: values.pop(field.name) for field in fields(RowSettings)})
     return EvaluationRequest(row, **values)
 

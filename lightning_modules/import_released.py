@@ -27,6 +27,7 @@ from lightning_modules.networks.pretrained import (
     load_schedule,
     write_empty_prompt,
 )
+from lightning_modules.networks.text import copy_text_encoder
 from lightning_modules.released.checkpoint import (
     TEXT_ENCODER,
     Layout,
@@ -162,6 +163,8 @@ def complete_backbone(
         assert given is not None  # checked above
         channels = layout.part("unet").model.config.cross_attention_dim
         write_empty_prompt(load_empty_prompt(given, channels), folder)
+    if given is not None:
+        copy_text_encoder(given, folder)
     if "vae" not in have:
         assert given is not None  # checked above
         vae = load_vae(given / "vae")

@@ -30,6 +30,8 @@ from lightning_modules.networks.speed import tune
 from lightning_modules.optimization import Learning
 from lightning_modules.parts import load_part
 from lightning_modules.sampling.ddim import portrait_bank, sample
+from lightning_modules.sampling.prediction import Inputs
+from lightning_modules.sampling.settings import Sampling
 from lightning_modules.trained_part import ExportDtype, TrainedPart
 from shards.latents import vae_fingerprint
 
@@ -276,16 +278,12 @@ class Stage(TrainedPart):
         noise = [normal(shape, torch_generator("pictures", key), references) for key in batch["key"]]
         timestep = 0 if self.reference_timestep == "zero" else None
         condition = batch["condition"][:, :views] if self.denoiser.control is not None else None
-        latents = sample(
-            self.denoiser,
-            self.scheduler,
-            torch.cat(noise),
-            views=views,
-            bank=portrait_bank(self.denoiser, self.reference, references, timestep),
-            condition=None if condition is None else condition.flatten(0, 1),
-            steps=self.hparams.sample_steps,
-            guidance=self.hparams.guidance,
+        settings = Sampling(self.hparams.sample_steps, self.hparams.guidance, window=views)
+        inputs = Inputs(
+            portrait_bank(self.denoiser, self.reference, references, timestep),
+            None if condition is None else condition.flatten(0, 1),
         )
+        latents = sample(self.denoiser, self.scheduler, torch.cat(noise), settings, inputs, views=views)
         columns = [batch["target"][:, :views], self.decode(latents).unflatten(0, (-1, views))]
         columns = columns if condition is None else [condition, *columns]
         shown = torch.stack(columns, 2).flatten(1, 2)

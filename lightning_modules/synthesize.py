@@ -5,6 +5,7 @@ For the person of `--portrait`, writes into `--out`: the portraits as the model'
 files. `conditions/`, `cameras.json` and `settings.json` in `--out` are shared by all.
 """
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,8 +21,10 @@ from core.errors import IncompleteError, InputError, one_line
 from core.files import RESULT, resumable_folder, whole_folder, write_json
 from lightning_modules.export_3d import Export, export
 from lightning_modules.sampling.call_options import StepCallback
+from lightning_modules.sampling.loras import with_loras
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
 from lightning_modules.sampling.plan import CAMERAS, PROXIES, SETTINGS, Plan, make_plan
+from lightning_modules.sampling.presets import FLAG, HELP, chosen_preset
 from lightning_modules.sampling.requests import Request
 from lightning_modules.sampling.synthesis import (
     OUT,
@@ -79,7 +82,8 @@ def synthesize(request: Request, loaded: Loaded | None = None) -> Path:
         )
         write_shared(folder, shared, plan.output.settings)
         if loaded is not None:
-            synthesize_people(loaded.pipeline, people, shared, folder, on_step_end=loaded.on_step_end)
+            with with_loras(loaded.pipeline, plan.networks.loras):
+                synthesize_people(loaded.pipeline, people, shared, folder, on_step_end=loaded.on_step_end)
         else:
             given_up = run(plan, people, shared, folder)
             failures += [f"{name}: {reason}" for name, reason in given_up.items()]
@@ -119,6 +123,7 @@ def recipe(plan: Plan) -> dict[str, Any]:
         "settings": plan.output.settings,
         "model": fingerprints.of_folder(Path(plan.networks.model)),
         "images": {str(path): fingerprints.of_file(path) for path in files},
+        "loras": {str(lora.file): fingerprints.of_file(lora.file) for lora in plan.networks.loras},
     }
 
 
@@ -180,17 +185,31 @@ def make_parser() -> ArgumentParser:
         nargs="+",
         help="EG3D labels (.json, .npy), or photos to estimate cameras from; instead of --trajectory",
     )
+    parser.add_argument(FLAG, type=str, help=HELP)
+    parser.add_argument(
+        "--lora",
+        type=str,
+        nargs="+",
+        help="LoRAs for Stable Diffusion 1.5 on F, each a safetensors file, or FILE:WEIGHT",
+    )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace the results of an earlier run in --out"
     )
-    parser.add_class_arguments(Request, skip={"portrait", "cameras", "overwrite"})
+    parser.add_class_arguments(Request, skip={"portrait", "cameras", "lora", "overwrite"})
     return parser
+
+
+def parse_request(arguments: Sequence[str]) -> Request:
+    """The request of command-line arguments. Raises InputError."""
+    parser = make_parser()
+    parser.set_defaults(chosen_preset(arguments))
+    values = parser.instantiate(parser.parse_args(arguments)).as_dict()
+    return Request(**{name: value for name, value in values.items() if f"--{name}" != FLAG})
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command. Raises InputError."""
-    parser = make_parser()
-    print(synthesize(Request(**parser.instantiate(parser.parse_args(arguments)).as_dict())))
+    print(synthesize(parse_request(sys.argv[1:] if arguments is None else arguments)))
 
 
 if __name__ == "__main__":

@@ -35,11 +35,9 @@ from lightning_modules.evaluation.settings import (
 from lightning_modules.evaluation.subjects import SubjectSet, SubjectSettings, find_subjects
 from lightning_modules.evaluation.systems import OURS, ModelChoice
 from lightning_modules.evaluation.tables import Row, published_rows
-from lightning_modules.networks.cross_view import check_views
 from lightning_modules.networks.portrait import NOISE_PRIOR
 from lightning_modules.sampling.devices import check_precision
 from lightning_modules.sampling.model_summary import ModelSummary
-from lightning_modules.sampling.schedulers import scheduler_for
 from metrics.suite import MetricSuite
 from portraits.alignment.photos import photo_files
 from portraits.predictions import LONGEST_NAME, Predictions, is_plain_name
@@ -246,9 +244,8 @@ def _check_model(model: ModelSummary, settings: PredictionSettings, subjects: Su
         )
     if settings.sampling.noise == "3d-aware" and not model.has_noise_prior:
         raise InputError(f"sampling.noise 3d-aware: {model.folder} has no {NOISE_PRIOR}/ (S); choose random")
-    scheduler_for(model.scheduler, settings.sampling.steps)
     most_views = max(len(subject.views) for subject in subjects.subjects)
-    check_views(min(settings.sampling.window, most_views), model.positions)
+    model.check_sampling(settings.sampling, most_views)
 
 
 def _plan_scoring(

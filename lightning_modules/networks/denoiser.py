@@ -3,6 +3,8 @@
 Shape letters: B portraits, V views of a portrait, N = B*V, C channels, H W latent size, S image side.
 """
 
+from dataclasses import dataclass
+
 import torch
 from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -24,6 +26,18 @@ from lightning_modules.networks.layers import (
 )
 from lightning_modules.networks.reference import Bank, ProjectedBank, ReferenceBank
 from lightning_modules.networks.view_control import Residuals, control_residuals, embed_condition
+
+
+@dataclass
+class DeepFeatures:
+    """What a call of the denoiser keeps for later ones, as their latents differ little (DeepCache, Ma et al.
+    2024): the input of the decoder's last block, and F_cam's residuals on the skips of that block.
+
+    A call with `hidden` runs only F's outer blocks, whose resolution is the latents'.
+    """
+
+    hidden: Tensor | None = None
+    residuals: list[Tensor] | None = None
 
 
 class Denoiser(nn.Module):
@@ -55,6 +69,9 @@ class Denoiser(nn.Module):
         condition: Tensor | None = None,
         hint: Tensor | None = None,
         views: int = 1,
+        prompt: Tensor | None = None,
+        both: bool = False,
+        deep: DeepFeatures | None = None,
     ) -> Tensor:
         """Predict the noise ε (N, 4, H, W) in noised latents.
 
@@ -67,22 +84,54 @@ class Denoiser(nn.Module):
             hint: their embedding by `embed_condition`, instead of `condition`; without both, F_cam does not
                 run
             views: V, the number of consecutive items that V attends over
+            prompt: the embedding (1, T, D) that F's text attention reads, instead of the empty prompt's;
+                F_cam reads the empty one
+            both: predict the unconditional noise as well, in one batch: (2N, 4, H, W), the conditional first
+            deep: keeps the features of F's deep layers, or holds those of an earlier call, for which they are
+                then not computed; see `DeepFeatures`
 
         Raises InputError if shapes do not fit.
         """
-        self._check(latents, bank, views)
+        self._check(latents, bank, views, prompt)
         if condition is not None:
             hint = self.embed_condition(condition)
-        residuals = None if hint is None else self.control_residuals(latents, timesteps, hint)
-        time = embed_time(self.unet, timesteps, latents.dtype)
-        context = Context(time, self.empty_prompt, None if bank is None else bank.keys_values)
-        skips = self._encode(latents, context, views)
-        hidden = self._middle(skips[-1], context, views)
-        if residuals is not None:
-            hidden = hidden + residuals.middle
-            skips = [skip + residual for skip, residual in zip(skips, residuals.skips, strict=True)]
-        hidden = self._decode(hidden, skips, context, views)
+        context = self._context(latents, timesteps, bank, prompt, both)
+        items = torch.cat([latents, latents]) if both else latents
+        outer = outer_layers(self.unet)
+        if deep is not None and deep.hidden is not None:
+            hidden = deep.hidden
+            skips = _added(self._encode(items, context, views, outer - 1), deep.residuals)
+        else:
+            residuals = None if hint is None else self.control_residuals(latents, timesteps, hint)
+            skips = self._encode(items, context, views)
+            hidden = self._middle(skips[-1], context, views)
+            if residuals is not None:
+                (hidden,) = _added([hidden], [residuals.middle])
+                skips = _added(skips, residuals.skips)
+            hidden = self._decode(hidden, skips[outer:], context, views)
+            if deep is not None:
+                deep.hidden = hidden
+                deep.residuals = None if residuals is None else residuals.skips[:outer]
+        hidden = self._decode(hidden, skips[:outer], context, views, last=True)
         return self.unet.conv_out(self.unet.conv_act(self.unet.conv_norm_out(hidden)))
+
+    def _context(
+        self,
+        latents: Tensor,
+        timesteps: Tensor,
+        bank: Bank | None,
+        prompt: Tensor | None,
+        both: bool,
+    ) -> Context:
+        time, read = (
+            embed_time(self.unet, timesteps, latents.dtype),
+            None if bank is None else bank.keys_values,
+        )
+        given = self.empty_prompt if prompt is None else prompt
+        if not both:
+            return Context(time, given, read)
+        prompts = given if prompt is None else torch.cat([given, self.empty_prompt])
+        return Context(torch.cat([time, time]), prompts, read, len(latents))
 
     def embed_condition(self, condition: Tensor) -> Tensor:
         """Embed condition images (N, 3, S, S) in [-1, 1] as F_cam's hint (N, C, H, W), which is the same at
@@ -102,7 +151,7 @@ class Denoiser(nn.Module):
         layers = down_layers(self.unet) + mid_layers(self.unet) + up_layers(self.unet)
         return bank.project(self_attentions(layers))
 
-    def _check(self, latents: Tensor, bank: Bank | None, views: int) -> None:
+    def _check(self, latents: Tensor, bank: Bank | None, views: int, prompt: Tensor | None) -> None:
         check_latents(self.unet, latents)
         if views < 1 or latents.shape[0] % views:
             raise InputError(f"{latents.shape[0]} latents are not a multiple of {views} views")
@@ -110,12 +159,20 @@ class Denoiser(nn.Module):
             raise InputError(
                 f"a bank of {bank.portraits} portraits for {latents.shape[0]} latents of {views} views each"
             )
+        if prompt is not None and prompt.shape != self.empty_prompt.shape:
+            raise InputError(
+                f"a prompt of {tuple(prompt.shape)}, but this F reads {tuple(self.empty_prompt.shape)}: "
+                "its text encoder is another model's"
+            )
         if self.cross_view is not None:
             self.cross_view.check_views(views)
 
-    def _encode(self, latents: Tensor, context: Context, views: int) -> list[Tensor]:
+    def _encode(
+        self, latents: Tensor, context: Context, views: int, count: int | None = None
+    ) -> list[Tensor]:
+        """The skip connections of the first `count` layers (None: all), after that of `conv_in`."""
         skips = [self.unet.conv_in(latents)]
-        for index, layer in enumerate(down_layers(self.unet)):
+        for index, layer in enumerate(down_layers(self.unet)[:count]):
             hidden = self._run(layer, skips[-1], context)
             if self.cross_view is not None:
                 hidden = self._mix(self.cross_view.down[index], hidden, views)
@@ -126,13 +183,27 @@ class Denoiser(nn.Module):
         *attending, last = mid_layers(self.unet)
         for layer in attending:
             hidden = self._run(layer, hidden, context)
-        if self.cross_view is not None and self.cross_view.runs_middle(conditional=context.read is not None):
-            hidden = self._mix(self.cross_view.mid, hidden, views)
+        if self.cross_view is not None:
+            hidden = self._mix_middle(self.cross_view, hidden, context, views)
         return self._run(last, hidden, context)
 
-    def _decode(self, hidden: Tensor, skips: list[Tensor], context: Context, views: int) -> Tensor:
-        layers = up_layers(self.unet)
-        for index, (layer, skip) in enumerate(zip(layers, reversed(skips), strict=True)):
+    def _mix_middle(self, cross_view: CrossView, hidden: Tensor, context: Context, views: int) -> Tensor:
+        conditional = 0 if context.read is None else context.reading or len(hidden)
+        parts = zip((True, False), hidden.tensor_split([conditional]), strict=True)
+        mixed = [
+            self._mix(cross_view.mid, part, views) if cross_view.runs_middle(read) else part
+            for read, part in parts
+            if len(part)
+        ]
+        return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
+
+    def _decode(
+        self, hidden: Tensor, skips: list[Tensor], context: Context, views: int, last: bool = False
+    ) -> Tensor:
+        """Run as many layers as there are `skips`: the first of the decoder, or its last."""
+        layers = list(enumerate(up_layers(self.unet)))
+        chosen = layers[-len(skips) :] if last else layers[: len(skips)]
+        for (index, layer), skip in zip(chosen, reversed(skips), strict=True):
             hidden = self._run(layer, torch.cat([hidden, skip], dim=1), context)
             for mix in self.cross_view.up[index] if self.cross_view is not None else ():
                 hidden = self._mix(mix, hidden, views)
@@ -145,5 +216,24 @@ class Denoiser(nn.Module):
         return maybe_checkpoint(self.gradient_checkpointing, module, hidden, views)
 
 
+def outer_layers(unet: UNet2DConditionModel) -> int:
+    """The number of F's outer layers: those of the decoder's last block, whose resolution is the latents'."""
+    return len(unet.up_blocks[-1].resnets)
+
+
 def _hidden(layer: Layer, hidden: Tensor, context: Context) -> Tensor:
     return run_layer(layer, hidden, context)[0]
+
+
+def _added(hidden: list[Tensor], residuals: list[Tensor] | None) -> list[Tensor]:
+    """Each hidden state (N, C, H, W), or (2N, C, H, W) of both passes, with F_cam's residual (N, C, H, W)
+    added to its first N items."""
+    if residuals is None:
+        return hidden
+    pairs = zip(hidden, residuals, strict=True)
+    return [
+        state + residual
+        if len(state) == len(residual)
+        else torch.cat([state[: len(residual)] + residual, state[len(residual) :]])
+        for state, residual in pairs
+    ]

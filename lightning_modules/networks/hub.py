@@ -21,8 +21,8 @@ from core.shipped import find_shipped
 HUB_SECONDS = 10.0  # timeout for the list of a repository's files
 # File stems of weights, by the folders of a backbone.
 STEMS = {"unet": (WEIGHTS,), "vae": (WEIGHTS,), "text_encoder": ("model", "pytorch_model")}
-BACKBONE = ["*/config.json", "scheduler/scheduler_config.json", "empty_prompt.safetensors"]
-MODEL = ["*.json", "*.safetensors"]
+BACKBONE = ["*/config.json", "scheduler/scheduler_config.json", "empty_prompt.safetensors", "tokenizer/*"]
+MODEL = ["*.json", "*.safetensors", "tokenizer/*"]
 REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 # All files of a backbone that a repository may have, for machines that cannot list its files.
 FILES = [

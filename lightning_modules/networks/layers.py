@@ -45,13 +45,15 @@ class UNetParts(Protocol):
 class Context(NamedTuple):
     """Inputs shared by all layers of one pass.
 
-    `time` is the time embedding (N, D), `prompt` the empty prompt (1, T, D'), and `read` returns the
-    additional keys and values of a self-attention.
+    `time` is the time embedding (N, D), `prompt` the prompt (1, T, D'), or (G, T, D') for G equal parts of
+    the items, and `read` returns the additional keys and values of a self-attention, which only the first
+    `reading` items use (None: all).
     """
 
     time: Tensor
     prompt: Tensor
     read: ReadBank | None = None
+    reading: int | None = None
 
 
 class Layer(NamedTuple):
@@ -177,7 +179,7 @@ def run_block(
     """
     normed = block.norm1(tokens)
     beside = None if context.read is None else context.read(name, block.attn1)
-    tokens = tokens + attend_beside(block.attn1, normed, beside)
+    tokens = tokens + attend_beside(block.attn1, normed, beside, context.reading)
     tokens = tokens + attend(block.attn2, block.norm2(tokens), *project(block.attn2, context.prompt))
     return tokens + block.ff(block.norm3(tokens)), normed
 
@@ -187,11 +189,17 @@ def project(attention: Attention, tokens: Tensor) -> KeysValues:
     return attention.to_k(tokens), attention.to_v(tokens)
 
 
-def attend_beside(attention: Attention, tokens: Tensor, extra: KeysValues | None) -> Tensor:
+def attend_beside(
+    attention: Attention, tokens: Tensor, extra: KeysValues | None, reading: int | None = None
+) -> Tensor:
     """Self-attention over tokens (N, L, C) ⊕ extra keys and values (B, M, C), N a multiple of B (Eq. 4).
 
-    Each extra row is used by the N / B consecutive items of its portrait.
+    Each extra row is used by the N / B consecutive items of its portrait; items from `reading` on, if given,
+    use none.
     """
+    if reading is not None:
+        first, rest = tokens.tensor_split([reading])
+        return torch.cat([attend_beside(attention, first, extra), attend_beside(attention, rest, None)])
     own = project(attention, tokens)
     if extra is None:
         return attend(attention, tokens, *own)
@@ -207,12 +215,12 @@ def _concatenate(own: Tensor, extra: Tensor) -> Tensor:
 
 
 def attend(attention: Attention, tokens: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Multi-head attention of tokens (N, L, C) over keys and values (N, M, C), or (1, M, C) for all items."""
+    """Multi-head attention of tokens (N, L, C) over keys and values (N, M, C), or (G, M, C) that N / G
+    consecutive items share."""
     queries = attention.to_q(tokens)
-    if keys.shape[0] == 1:
-        # With keys shared by all items, their queries are joined into one long item, so that no keys are
-        # repeated.
-        queries = queries.flatten(0, 1).unsqueeze(0)
+    if keys.shape[0] < tokens.shape[0] or keys.shape[0] == 1:
+        # The queries of items that share keys are joined into one long item, so that no keys are repeated.
+        queries = queries.unflatten(0, (keys.shape[0], -1)).flatten(1, 2)
     split = [x.unflatten(2, (attention.heads, -1)).transpose(1, 2) for x in (queries, keys, values)]
     mixed = mix(*split)  # (N, heads, L, C / heads)
     mixed = mixed.transpose(1, 2).flatten(2).reshape(*tokens.shape[:2], -1)

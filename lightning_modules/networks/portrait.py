@@ -16,6 +16,7 @@ from lightning_modules.networks.cross_view import CrossView
 from lightning_modules.networks.denoiser import Denoiser
 from lightning_modules.networks.noise_prior import NoisePrior
 from lightning_modules.networks.pretrained import Backbone, load_backbone, write_backbone
+from lightning_modules.networks.preview import PreviewDecoder
 from lightning_modules.networks.provenance import (
     CARD,
     Lineage,
@@ -31,6 +32,7 @@ REFERENCE, CONTROL, CROSS_VIEW, NOISE_PRIOR = (
     "cross_view",
     "noise_prior",
 )
+PREVIEW_DECODER = "preview_decoder"  # no part of the paper's: a small decoder of F's latents
 # The stage that trains a part, and the part's name in it, in the order of the stages.
 STAGES = {
     REFERENCE: ("appearance", "reference"),
@@ -42,7 +44,7 @@ PRIOR_STAGE = ("noise_prior", "prior")  # independent of the backbone, as S gene
 
 @dataclass(frozen=True)
 class PortraitModel:
-    """F and its VAE (3.1), F_ref (3.2), and optionally F_cam (3.3), V and S (3.4).
+    """F and its VAE (3.1), F_ref (3.2), and optionally F_cam (3.3), V and S (3.4), and a small decoder.
 
     `reference_timestep` is the timestep of F_ref: "zero", with which features are computed once per portrait,
     or "current", as in the released model.
@@ -54,6 +56,7 @@ class PortraitModel:
     cross_view: CrossView | None = None
     noise_prior: NoisePrior | None = None
     reference_timestep: ReferenceTimestep = "current"
+    preview_decoder: PreviewDecoder | None = None
 
     def denoiser(self) -> Denoiser:
         """F with the available parts attached."""
@@ -87,12 +90,13 @@ def load_portrait_model(path: str, dtype: torch.dtype = torch.float32) -> Portra
         part(CrossView, CROSS_VIEW),
         prior,
         timestep,
+        part(PreviewDecoder, PREVIEW_DECODER),
     )
 
 
 def check_safetensors(folder: Path) -> None:
     """Raise InputError if the weights of a part of a model folder are pickled."""
-    for part in ("unet", "vae", REFERENCE, CONTROL, CROSS_VIEW, NOISE_PRIOR):
+    for part in ("unet", "vae", REFERENCE, CONTROL, CROSS_VIEW, NOISE_PRIOR, PREVIEW_DECODER):
         if (folder / part).is_dir():
             for path in weight_files(folder / part):
                 if path.suffix != ".safetensors":
@@ -138,12 +142,16 @@ def save_portrait_model(model: PortraitModel, path: str, dtype: torch.dtype | No
 def write_portrait_model(model: PortraitModel, folder: Path, dtype: torch.dtype | None = None) -> None:
     """As `save_portrait_model`, into an existing folder; its other files are kept."""
     write_backbone(model.backbone, folder, dtype)
-    parts = {REFERENCE: model.reference, CONTROL: model.control, CROSS_VIEW: model.cross_view}
+    parts = {
+        REFERENCE: model.reference,
+        CONTROL: model.control,
+        CROSS_VIEW: model.cross_view,
+        NOISE_PRIOR: model.noise_prior,
+        PREVIEW_DECODER: model.preview_decoder,
+    }
     for name, part in parts.items():
         if part is not None:
             save_model(part, folder / name, dtype)
-    if model.noise_prior is not None:
-        save_model(model.noise_prior, folder / NOISE_PRIOR, dtype)
     write_cards(folder, model.reference_timestep)
 
 

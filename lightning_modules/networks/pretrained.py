@@ -36,9 +36,15 @@ from lightning_modules.networks.single_file import (
     read_single_file,
     unet_config,
 )
+from lightning_modules.networks.text import (
+    TEXT_ENCODER,
+    copy_text_encoder,
+    embed_nothing,
+    find_text_encoder,
+    load_text_encoder,
+)
 
 EMPTY_PROMPT = "empty_prompt"
-FP16 = "fp16"
 SINGLE_FILES = (".safetensors", ".ckpt")
 # Settings of Stable Diffusion 1.5's UNet at any width; SD 2, SDXL, inpainting and video models differ in at
 # least one.
@@ -70,7 +76,9 @@ class Backbone:
     unet: UNet2DConditionModel
     scheduler: DDPMScheduler
     empty_prompt: Tensor
-    """The text embedding (1, T, D) of "", the only prompt in use."""
+    """The text embedding (1, T, D) of ""."""
+    text_folder: Path | None = None
+    """The folder whose tokenizer/ and text_encoder/ embed other prompts, if there is one."""
 
     @property
     def downsampling(self) -> int:
@@ -94,9 +102,8 @@ def load_backbone(path_or_hub_id: str, dtype: torch.dtype = torch.float32) -> Ba
     vae = load_vae(folder / "vae", dtype)
     check_vae(vae, unet.config.in_channels, folder)
     scheduler = load_schedule(folder / "scheduler")
-    return Backbone(
-        vae, unet, scheduler, load_empty_prompt(folder, unet.config.cross_attention_dim).to(dtype)
-    )
+    empty_prompt = load_empty_prompt(folder, unet.config.cross_attention_dim).to(dtype)
+    return Backbone(vae, unet, scheduler, empty_prompt, find_text_encoder(folder))
 
 
 def load_single_file(path: Path, dtype: torch.dtype = torch.float32) -> Backbone:
@@ -109,7 +116,7 @@ def load_single_file(path: Path, dtype: torch.dtype = torch.float32) -> Backbone
     config = unet_config(tensors)
     check_unet(config, path)
     unet, vae = convert_unet(tensors, config, path), convert_vae(tensors, path)
-    prompt = encode_nothing(convert_text_encoder(tensors, path).float())
+    prompt = embed_nothing(convert_text_encoder(tensors, path).float())
     return Backbone(vae.to(dtype), unet.to(dtype), noise_schedule(), prompt.to(dtype))
 
 
@@ -128,6 +135,8 @@ def write_backbone(backbone: Backbone, folder: Path, dtype: torch.dtype | None =
     save_model(backbone.vae, folder / "vae", dtype)
     backbone.scheduler.save_config(folder / "scheduler")
     write_empty_prompt(backbone.empty_prompt, folder)
+    if backbone.text_folder is not None:
+        copy_text_encoder(backbone.text_folder, folder)
 
 
 def write_empty_prompt(empty_prompt: Tensor, folder: Path) -> None:
@@ -249,31 +258,6 @@ def encode_empty_prompt(folder: Path) -> Tensor:
 
     Raises InputError if there is no text encoder, or the package transformers is not installed.
     """
-    if not (folder / "text_encoder" / "config.json").is_file():
-        raise InputError(f"{folder} has neither {EMPTY_PROMPT}.safetensors nor text_encoder/ to compute it")
-    try:
-        from transformers import CLIPTextModel
-    except ImportError:
-        raise InputError(
-            f"{folder} has no {EMPTY_PROMPT}.safetensors, and computing it (once) needs transformers: "
-            "pip install transformers"
-        ) from None
-    place = folder / "text_encoder"
-    full = any(f".{FP16}" not in path.name for path in place.glob("*model*.*"))
-    try:
-        encoder = CLIPTextModel.from_pretrained(place, local_files_only=True, variant=None if full else FP16)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"{place} cannot be read: {error}") from error
-    return encode_nothing(encoder.float().eval())
-
-
-@torch.no_grad()
-def encode_nothing(encoder: torch.nn.Module) -> Tensor:
-    """The embedding (1, T, D) of "" by Stable Diffusion 1.5's CLIP text encoder.
-
-    The tokens of "" are the start token and padding by the end token, the last two of CLIP's vocabulary.
-    """
-    config = encoder.config
-    tokens = torch.full((1, config.max_position_embeddings), config.vocab_size - 1)
-    tokens[0, 0] = config.vocab_size - 2
-    return encoder(tokens).last_hidden_state
+    if not (folder / TEXT_ENCODER / "config.json").is_file():
+        raise InputError(f"{folder} has neither {EMPTY_PROMPT}.safetensors nor {TEXT_ENCODER}/ to compute it")
+    return embed_nothing(load_text_encoder(folder / TEXT_ENCODER))

@@ -11,6 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from core.errors import InputError
+from lightning_modules.sampling.ddim import OnStepEnd
+from lightning_modules.sampling.presets import preset
 from lightning_modules.sampling.settings import Sampling
 
 StepCallback = Callable[[Any, int, Tensor, dict[str, Tensor]], Mapping[str, Tensor] | None]
@@ -24,9 +26,8 @@ SETTINGS = {field.name for field in fields(Sampling)}
 SAME_AS = {"num_inference_steps": "steps", "guidance_scale": "guidance"}
 # Arguments of diffusers' pipelines that this one does not have, and what to do instead.
 UNSUPPORTED = {
-    "prompt": "F's prompt is always empty",
-    "prompt_embeds": "F's prompt is always empty",
-    "negative_prompt": "F's prompt is always empty",
+    "prompt_embeds": "give the text as prompt",
+    "negative_prompt": "the unconditional pass has the empty prompt, as F was trained",
     "height": "views have the size that the model was trained for",
     "width": "views have the size that the model was trained for",
     "image": "the photo is the first argument, portrait, and images for F_cam are conditions",
@@ -37,10 +38,14 @@ UNSUPPORTED = {
 
 
 def sampling_settings(options: Mapping[str, Any]) -> Sampling:
-    """The settings of sampling from a call's keyword arguments, with our names or diffusers'.
+    """The settings of sampling from a call's keyword arguments, with our names or diffusers'; others are as
+    in the `preset` that is named, or the paper's.
 
     Raises InputError for arguments that are unknown, or given twice with different values.
     """
+    options = dict(options)
+    name = options.pop("preset", None)
+    base = {} if name is None else preset(name)
     settings: dict[str, Any] = {}
     for name, value in options.items():
         known = SAME_AS.get(name, name)
@@ -50,7 +55,7 @@ def sampling_settings(options: Mapping[str, Any]) -> Sampling:
         if known in settings and settings[known] != value:
             raise InputError(f"{known} is given twice, as {settings[known]} and as {value}: give it once")
         settings[known] = value
-    return Sampling(**settings)
+    return Sampling(**base | settings)
 
 
 def draw_seed(generator: torch.Generator) -> int:
@@ -58,6 +63,22 @@ def draw_seed(generator: torch.Generator) -> int:
     if not isinstance(generator, torch.Generator):
         raise InputError(f"generator: give a torch.Generator, not a {type(generator).__name__}")
     return int(torch.randint(MAX_SEED, (), generator=generator, device=generator.device))
+
+
+def step_end(pipeline: Any, callback: StepCallback | None, names: Sequence[str]) -> OnStepEnd | None:
+    """diffusers' callback, which gets the named tensors, as one of `ddim.sample`."""
+    if callback is None:
+        return None
+
+    def on_step_end(step: int, timestep: Tensor, latents: Tensor, predicted: Tensor | None) -> Tensor:
+        tensors = {"latents": latents}
+        if predicted is not None:
+            tensors["pred_original_sample"] = predicted
+        asked = {name: tensor for name, tensor in tensors.items() if name in names}
+        returned = callback(pipeline, step, timestep, asked)
+        return latents if returned is None else returned.get("latents", latents)
+
+    return on_step_end
 
 
 def check_callback_tensors(names: Sequence[str]) -> None:

@@ -18,7 +18,8 @@ from lightning_modules.networks.portrait import (
     load_portrait_model,
     write_portrait_model,
 )
-from lightning_modules.networks.pretrained import FP16, load_schedule
+from lightning_modules.networks.pretrained import load_schedule
+from lightning_modules.networks.text import FP16
 
 
 class FoldersMixin:
@@ -28,6 +29,7 @@ class FoldersMixin:
     config_name: str
     save_config: Callable[..., None]
     scheduler: SchedulerMixin
+    _loras: dict[str, float]
 
     @classmethod
     def of(cls, model: PortraitModel) -> Self:
@@ -104,6 +106,8 @@ class FoldersMixin:
         """
         if not safe_serialization or variant is not None:
             raise InputError("models are saved as safetensors without a variant; dtype=torch.float16 is half")
+        if self._loras:
+            raise InputError("LoRAs are not part of the model: unload_lora_weights() first")
         path = Path(save_directory)
         empty = path.is_dir() and not any(path.iterdir())
         with whole_folder(path, replace=empty) as folder:

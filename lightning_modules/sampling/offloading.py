@@ -56,7 +56,8 @@ class OffloadingMixin:
     def _networks(self) -> list[nn.Module]:
         model = self.model
         parts = (model.backbone.vae, model.backbone.unet, model.reference, model.control, model.cross_view)
-        return [part for part in (*parts, model.noise_prior) if part is not None]
+        further = (model.noise_prior, model.preview_decoder)
+        return [part for part in (*parts, *further) if part is not None]
 
     @contextmanager
     def _loaded(self, *networks: nn.Module | None) -> Iterator[None]:

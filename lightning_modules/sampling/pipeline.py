@@ -3,9 +3,10 @@
 Shape letters: B portraits, R references of a portrait, K views of a path, S image side, H W latent size.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -28,23 +29,29 @@ from lightning_modules.networks.portrait import (
     ReferenceTimestep,
 )
 from lightning_modules.networks.pretrained import Backbone
+from lightning_modules.networks.preview import PreviewDecoder
 from lightning_modules.networks.reference import AppearanceReference
 from lightning_modules.networks.speed import tune
-from lightning_modules.sampling import latents as vae_latents
+from lightning_modules.networks.text import embed_prompt
 from lightning_modules.sampling.call_options import (
     StepCallback,
     check_callback_tensors,
     check_output_type,
     draw_seed,
     sampling_settings,
+    step_end,
     to_output,
 )
 from lightning_modules.sampling.ddim import OnStepEnd, portrait_bank, sample
 from lightning_modules.sampling.folders import FoldersMixin
 from lightning_modules.sampling.inputs import portrait_pixels, square_levels, view_count
+from lightning_modules.sampling.latents import LatentsMixin
+from lightning_modules.sampling.loras import LoraMixin
 from lightning_modules.sampling.offloading import OffloadingMixin
-from lightning_modules.sampling.settings import PAPER, Sampling, StartingNoise
-from lightning_modules.sampling.starting_noise import diffused, partly_noised, step_generators, view_noise
+from lightning_modules.sampling.prediction import Inputs
+from lightning_modules.sampling.prior import PriorMixin
+from lightning_modules.sampling.settings import PAPER, Sampling
+from lightning_modules.sampling.starting_noise import step_generators
 from portraits.cameras import check_labels
 from portraits.pixels import to_images
 
@@ -56,7 +63,9 @@ class Views(BaseOutput):
     images: Any
 
 
-class DiffPortrait3DPipeline(FoldersMixin, OffloadingMixin, DiffusionPipeline):
+class DiffPortrait3DPipeline(
+    FoldersMixin, OffloadingMixin, LatentsMixin, LoraMixin, PriorMixin, DiffusionPipeline
+):
     """Novel views of a portrait.
 
     `from_pretrained` loads a folder that `save_pretrained`, `import_released` or training has written.
@@ -72,9 +81,12 @@ class DiffPortrait3DPipeline(FoldersMixin, OffloadingMixin, DiffusionPipeline):
         noise_prior: S (3.4), for 3D-aware noise.
         reference_timestep: the timestep of F_ref: "zero", or "current", as in the released model.
         empty_prompt: the text embedding (1, T, D) of the empty prompt.
+        text_folder: a folder with the tokenizer/ and text_encoder/ that embed other prompts.
+        preview_decoder: a small decoder of latents, for the setting decoder="preview".
     """
 
-    _optional_components = ["view_control", "cross_view", "noise_prior"]  # noqa: RUF012 (diffusers' own name)
+    _optional_components = [  # noqa: RUF012 (diffusers' own name)
+        "view_control", "cross_view", "noise_prior", "preview_decoder"]  # fmt: skip
 
     def __init__(
         self,
@@ -87,6 +99,8 @@ class DiffPortrait3DPipeline(FoldersMixin, OffloadingMixin, DiffusionPipeline):
         noise_prior: NoisePrior | None = None,
         reference_timestep: ReferenceTimestep = "current",
         empty_prompt: Tensor | None = None,
+        text_folder: Path | None = None,
+        preview_decoder: PreviewDecoder | None = None,
     ) -> None:
         if empty_prompt is None:
             raise InputError("empty_prompt: give the text embedding (1, T, D) of the empty prompt")
@@ -99,12 +113,14 @@ class DiffPortrait3DPipeline(FoldersMixin, OffloadingMixin, DiffusionPipeline):
             view_control=view_control,
             cross_view=cross_view,
             noise_prior=noise_prior,
+            preview_decoder=preview_decoder,
         )
         self.register_to_config(reference_timestep=reference_timestep)
-        self.empty_prompt = empty_prompt
+        self.empty_prompt, self.text_folder = empty_prompt, text_folder
         self.replicas: tuple[Denoiser, ...] = ()
         self.compiled = False
         self._denoiser: Denoiser | None = None
+        self._loras: dict[str, float] = {}
 
     # Networks
 
@@ -122,12 +138,14 @@ class DiffPortrait3DPipeline(FoldersMixin, OffloadingMixin, DiffusionPipeline):
             model.noise_prior,
             model.reference_timestep,
             backbone.empty_prompt,
+            backbone.text_folder,
+            model.preview_decoder,
         )
 
     @property
     def model(self) -> PortraitModel:
         """The networks."""
-        backbone = Backbone(self.vae, self.unet, self.scheduler, self.empty_prompt)
+        backbone = Backbone(self.vae, self.unet, self.scheduler, self.empty_prompt, self.text_folder)
         return PortraitModel(
             backbone,
             self.appearance_reference,
@@ -135,6 +153,7 @@ class DiffPortrait3DPipeline(FoldersMixin, OffloadingMixin, DiffusionPipeline):
             self.cross_view,
             self.noise_prior,
             self.config.reference_timestep,
+            self.preview_decoder,
         )
 
     @property
@@ -163,6 +182,10 @@ class DiffPortrait3DPipeline(FoldersMixin, OffloadingMixin, DiffusionPipeline):
         copies = (deepcopy(self.denoiser).to(device) for device in devices)
         self.replicas = tuple(tune(copy, compile=self.compiled) for copy in copies)
         return self
+
+    def _renew_denoiser(self) -> None:
+        self._denoiser = None
+        self.replicate([copy.empty_prompt.device for copy in self.replicas])
 
     @property
     def image_size(self) -> int:
@@ -203,8 +226,8 @@ class DiffPortrait3DPipeline(FoldersMixin, OffloadingMixin, DiffusionPipeline):
                 {"latents": (K, 4, H, W)}; the latents that it returns in such a mapping replace them.
             callback_on_step_end_tensor_inputs: "latents", and "pred_original_sample" for the clean latents
                 that a step predicts (schedulers that do not predict them leave it out).
-            sampling: fields of `Sampling`; `num_inference_steps` and `guidance_scale` are accepted for
-                `steps` and `guidance`.
+            sampling: fields of `Sampling`, or `preset`, the name of some of them, which others override;
+                `num_inference_steps` and `guidance_scale` are accepted for `steps` and `guidance`.
 
         Raises InputError if inputs do not fit each other or the model.
         """
@@ -213,7 +236,7 @@ class DiffPortrait3DPipeline(FoldersMixin, OffloadingMixin, DiffusionPipeline):
         view_count(cameras=None if labels is None else labels[0], conditions=conditions, proxies=proxies)
         check_output_type(output_type)
         check_callback_tensors(callback_on_step_end_tensor_inputs)
-        on_step_end = self._step_end(callback_on_step_end, callback_on_step_end_tensor_inputs)
+        on_step_end = step_end(self, callback_on_step_end, callback_on_step_end_tensor_inputs)
         images = self.views(
             self._portraits(references),
             self._levels(conditions, "conditions"),
@@ -227,20 +250,6 @@ class DiffPortrait3DPipeline(FoldersMixin, OffloadingMixin, DiffusionPipeline):
         )
         output = to_output(images[0], output_type)
         return Views(images=output) if return_dict else (output,)
-
-    def _step_end(self, callback: StepCallback | None, names: Sequence[str]) -> OnStepEnd | None:
-        if callback is None:
-            return None
-
-        def on_step_end(step: int, timestep: Tensor, latents: Tensor, predicted: Tensor | None) -> Tensor:
-            tensors = {"latents": latents}
-            if predicted is not None:
-                tensors["pred_original_sample"] = predicted
-            asked = {name: tensor for name, tensor in tensors.items() if name in names}
-            returned = callback(self, step, timestep, asked)
-            return latents if returned is None else returned.get("latents", latents)
-
-        return on_step_end
 
     def _portraits(self, images: Sequence[Image.Image]) -> Tensor:
         return portrait_pixels(images, self.image_size)
@@ -287,59 +296,46 @@ class DiffPortrait3DPipeline(FoldersMixin, OffloadingMixin, DiffusionPipeline):
         views = next((x.shape[1] for x in (conditions, cameras, proxies) if x is not None), count or 1)
         self._check(references, conditions, seeds)
         self._check_views(len(references), views, conditions, cameras, proxies)
-        sampling = replace(sampling, noise=self._starting_noise(sampling, cameras, proxies))
+        sampling = self._resolved(sampling, cameras, proxies)
+        prompt = self.embed_prompt(sampling.prompt)
+        self.decoder(sampling.decoder)  # raises before anything is sampled
         latents = self.encode(references, sampling.chunk)
         start = self._start(latents, references, cameras, proxies, seeds, views, sampling).flatten(0, 1)
         denoiser = self.denoiser
         with self._loaded(self.unet, self.appearance_reference, self.view_control, self.cross_view):
+            timestep = self._reference_timestep(sampling)
+            inputs = Inputs(
+                portrait_bank(denoiser, self.appearance_reference, latents, timestep),
+                None if conditions is None else conditions.flatten(0, 1),
+                prompt,
+            )
             clean = sample(
                 denoiser,
                 self.scheduler,
                 start,
+                sampling,
+                inputs,
                 views=views,
-                bank=portrait_bank(denoiser, self.appearance_reference, latents, self._reference_timestep),
-                condition=None if conditions is None else conditions.flatten(0, 1),
-                steps=sampling.steps,
-                guidance=sampling.guidance,
-                eta=sampling.eta,
                 generators=step_generators(seeds, range(views)),
-                window=sampling.window,
-                strength=sampling.strength if sampling.noise == "3d-aware" else 1.0,
-                overlap=sampling.overlap,
                 progress=progress,
                 replicas=self.replicas,
                 on_step_end=on_step_end,
             )
-        return self.decode(clean, sampling.chunk, levels).unflatten(0, (len(references), views))
+        return self.decode(clean, sampling.chunk, levels, sampling.decoder).unflatten(
+            0, (len(references), views)
+        )
 
-    def _start(
-        self,
-        like: Tensor,
-        references: Tensor,
-        cameras: Tensor | None,
-        proxies: Tensor | None,
-        seeds: Sequence[int | str],
-        views: int,
-        sampling: Sampling,
-    ) -> Tensor:
-        """Starting noise (B, K, 4, H, W) for latents `like` (…, 4, H, W)."""
-        noise = view_noise(seeds, range(views), like)
-        if sampling.noise != "3d-aware":
-            return noise
-        if proxies is None:
-            assert cameras is not None  # else noise is random
-            rendered = self._render_proxies(references, cameras, sampling.chunk)
-            start = torch.cat([self.encode(x, sampling.chunk) for x in rendered])
-            start = start.unflatten(0, noise.shape[:2])
-        else:
-            start = self.encode(proxies, sampling.chunk)
-        if sampling.strength == 1:
-            return diffused(start, noise, self.scheduler)
-        return partly_noised(start, noise, self.scheduler, sampling.steps, sampling.strength)
-
-    @property
-    def _reference_timestep(self) -> int | None:
+    def _reference_timestep(self, sampling: Sampling) -> int | None:
+        """F_ref's fixed timestep, if it has one."""
+        if sampling.reference_timestep is not None:
+            return sampling.reference_timestep
         return 0 if self.config.reference_timestep == "zero" else None
+
+    @torch.no_grad()
+    def embed_prompt(self, prompt: str) -> Tensor | None:
+        """The embedding (1, T, D) of a prompt for F's text attention; None for "". Raises InputError if the
+        model has no text encoder."""
+        return embed_prompt(self.text_folder, prompt) if prompt else None
 
     def _check(self, references: Tensor, conditions: Tensor | None, seeds: Sequence[int | str]) -> None:
         if len(seeds) != len(references):
@@ -355,42 +351,6 @@ class DiffPortrait3DPipeline(FoldersMixin, OffloadingMixin, DiffusionPipeline):
                 raise InputError(
                     f"{name} {tuple(tensor.shape)} do not fit {people} portraits of {views} views"
                 )
-
-    def _starting_noise(
-        self, sampling: Sampling, cameras: Tensor | None, proxies: Tensor | None
-    ) -> StartingNoise:
-        possible = proxies is not None or (self.noise_prior is not None and cameras is not None)
-        if sampling.noise == "3d-aware" and not possible:
-            missing = "cameras" if self.noise_prior is not None else "a model with noise_prior/ (S)"
-            raise InputError(f"3d-aware noise needs {missing}, or proxies; or choose random noise")
-        return sampling.noise or ("3d-aware" if possible else "random")
-
-    def proxies(self, references: Tensor, cameras: Tensor, chunk: int = 8) -> Tensor:
-        """S's proxies Ĩ (B, K, 3, S, S) in [-1, 1], on the CPU, from references (B, R, 3, S, S) at EG3D
-        labels (B, K, 25), rendered `chunk` views at a time."""
-        rendered = [images.cpu() for images in self._render_proxies(references, cameras, chunk)]
-        return torch.cat(rendered).unflatten(0, cameras.shape[:2])
-
-    @torch.no_grad()
-    def _render_proxies(self, references: Tensor, cameras: Tensor, chunk: int) -> Iterator[Tensor]:
-        """Chunks of proxies (n, 3, S, S), n at most `chunk`, person by person."""
-        prior, device = self.noise_prior, self._execution_device
-        with self._loaded(prior):
-            for person, labels in zip(references.split(1), cameras.split(1), strict=True):
-                canonical = prior.encode(person.to(device, prior.dtype))
-                for part in labels.split(chunk, 1):
-                    yield prior.render(canonical, part.to(device))[0]
-
-    def encode(self, images: Tensor, chunk: int = 8) -> Tensor:
-        """Encode images (…, 3, S, S), in [-1, 1] or uint8, as latents (…, 4, H, W); see
-        `sampling.latents`."""
-        with self._loaded(self.vae):
-            return vae_latents.encode(self.vae, images, chunk)
-
-    def decode(self, latents: Tensor, chunk: int = 8, levels: bool = False) -> Tensor:
-        """Decode latents (N, 4, H, W) to images (N, 3, S, S) on the CPU; see `sampling.latents`."""
-        with self._loaded(self.vae):
-            return vae_latents.decode(self.vae, latents, chunk, levels)
 
 
 def to_image(pixels: Tensor) -> Image.Image:

@@ -14,6 +14,7 @@ from core.errors import InputError
 from core.model_folders import read_json
 from lightning_modules.sampling.devices import check_precision, choose_devices, group_devices
 from lightning_modules.sampling.export_formats import Format, check_formats
+from lightning_modules.sampling.loras import Lora, check_loras
 from lightning_modules.sampling.model_summary import ModelSummary
 from lightning_modules.sampling.requests import Request
 from lightning_modules.sampling.settings import Sampling, StartingNoise
@@ -110,7 +111,9 @@ def make_plan(request: Request) -> Plan:
     proxies = find_proxies(request.noise, people, views)
 
     model = ModelSummary.read(request.model)
-    model.check(request.steps, min(request.window, views))
+    model.check(request.sampling(None), views)
+    loras = tuple(Lora.parse(text) for text in request.lora or ())
+    check_loras(loras, model.folder)
     noise = starting_noise(request.noise, proxies is not None, cameras is not None, model.has_noise_prior)
     if request.export is not None:
         check_formats(request.export, cameras, model.has_noise_prior, "--export")
@@ -127,7 +130,9 @@ def make_plan(request: Request) -> Plan:
         sampling=request.sampling(noise),
         seed=request.seed,
         image_size=model.image_size,
-        networks=NetworkOptions(str(model.folder), request.precision, request.channels_last, request.compile),
+        networks=NetworkOptions(
+            str(model.folder), request.precision, request.channels_last, request.compile, loras
+        ),
         device_groups=group_devices(devices, 1 if request.on_ray else len(people), len(path)),
         output=Output(folder, request.overwrite, request.portraits is not None, request.fps, settings),
         export=request.export or [],

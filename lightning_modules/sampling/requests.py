@@ -9,7 +9,7 @@ from core.errors import InputError
 from generators.registry import RendererChoice
 from lightning_modules.sampling.devices import Precision
 from lightning_modules.sampling.export_formats import Format
-from lightning_modules.sampling.settings import Sampling, StartingNoise
+from lightning_modules.sampling.settings import Sampling, Solver, Spacing, StartingNoise
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,19 @@ class Request(EngineOptions):
         window: number of views that are denoised together
         overlap: number of views shared by neighbouring windows of a longer path; by default half a window
         chunk: images that the VAE and the noise prior process at a time
+        prompt: text for F's text attention, which the paper leaves empty
+        solver: ddim, unipc, dpm++ (DPM-Solver++) or lcm (with an LCM-LoRA); by default DDIM, or the model's
+            own scheduler if it has another one
+        spacing: a solver's timesteps: leading as in the released sampler, trailing from the last timestep
+            down, or linspace
+        guidance_low: the lowest timestep, 0 to 1000, with guidance; below, the unconditional pass is left out
+        guidance_high: the highest timestep with guidance
+        one_batch: run the conditional and the unconditional pass in one batch
+        deep_every: F's deep layers run at every n-th step, and in between only its outer blocks (DeepCache)
+        reference_timestep: a fixed timestep of F_ref, whose features are then computed once for a portrait;
+            by default as it was trained
+        decoder: vae; preview, the model's own small decoder; or a folder of diffusers' AutoencoderTiny
+        lora: LoRAs for Stable Diffusion 1.5 on F, each a safetensors file, or FILE:WEIGHT
         fps: frames per second of the video
         precision: precision of the networks
         channels_last: keep the networks in channels-last memory
@@ -71,6 +84,16 @@ class Request(EngineOptions):
     window: int = Sampling.window
     overlap: int | None = Sampling.overlap
     chunk: int = Sampling.chunk
+    prompt: str = Sampling.prompt
+    solver: Solver | None = Sampling.solver
+    spacing: Spacing = Sampling.spacing
+    guidance_low: int = Sampling.guidance_low
+    guidance_high: int = Sampling.guidance_high
+    one_batch: bool = Sampling.one_batch
+    deep_every: int = Sampling.deep_every
+    reference_timestep: int | None = Sampling.reference_timestep
+    decoder: str = Sampling.decoder
+    lora: list[str] | None = None
     fps: float = 12.0
     precision: Precision = "float32"
     channels_last: bool = False

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from core.seeding import normal, torch_generator
 from lightning_modules.sampling.schedulers import sampled_timesteps, scheduler_for
+from lightning_modules.sampling.settings import Sampling
 
 
 def view_noise(seeds: Sequence[int | str], views: Sequence[int], like: Tensor) -> Tensor:
@@ -39,15 +40,13 @@ def diffused(latents: Tensor, noise: Tensor, schedule: SchedulerMixin) -> Tensor
     return alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
 
 
-def partly_noised(
-    latents: Tensor, noise: Tensor, schedule: SchedulerMixin, steps: int, strength: float
-) -> Tensor:
-    """Noise clean latents to the first sampled timestep at a `strength` below 1.
+def partly_noised(latents: Tensor, noise: Tensor, schedule: SchedulerMixin, settings: Sampling) -> Tensor:
+    """Noise clean latents to the first sampled timestep at a strength below 1.
 
-    They are scaled as by the scheduler of `schedule` with `steps`. Latents and noise have the same shape (…,
+    They are scaled as by the scheduler that the settings ask for. Latents and noise have the same shape (…,
     4, H, W).
     """
-    scheduler = scheduler_for(schedule, steps)
-    first = sampled_timesteps(scheduler, strength)[:1]
+    scheduler = scheduler_for(schedule, settings)
+    first = sampled_timesteps(scheduler, settings.strength)[:1]
     flat = scheduler.add_noise(latents.flatten(0, -4), noise.flatten(0, -4), first)
     return flat.unflatten(0, latents.shape[:-3])

@@ -9,7 +9,8 @@ from safetensors.torch import load_file, save_file
 
 from core.errors import InputError
 from core.model_folders import load_strict, read_tensors
-from lightning_modules.networks.pretrained import encode_nothing, load_backbone, save_backbone
+from lightning_modules.networks.pretrained import load_backbone, save_backbone
+from lightning_modules.networks.text import embed_nothing
 from tests.networks.toy import PROMPT_CHANNELS, noise, toy_backbone, toy_vae
 
 
@@ -111,7 +112,7 @@ def test_empty_prompt_is_computed_once_and_kept(folder):
     (folder / "empty_prompt.safetensors").unlink()
     tokens = torch.tensor([[97, 98, 98, 98, 98, 98, 98]])
     expected = encoder(tokens).last_hidden_state
-    assert torch.equal(encode_nothing(encoder), expected)
+    assert torch.equal(embed_nothing(encoder), expected)
     assert torch.equal(load_backbone(str(folder)).empty_prompt, expected)
     (folder / "text_encoder" / "model.safetensors").unlink()
     assert torch.equal(load_backbone(str(folder)).empty_prompt, expected)

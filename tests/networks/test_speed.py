@@ -6,7 +6,8 @@ import torch
 
 from lightning_modules.appearance import AppearanceStage
 from lightning_modules.networks.cross_view import CrossView
-from lightning_modules.networks.denoiser import Denoiser
+from lightning_modules.networks.denoiser import DeepFeatures, Denoiser
+from lightning_modules.networks.portrait import load_portrait_model
 from lightning_modules.networks.pretrained import save_backbone
 from lightning_modules.networks.reference import AppearanceReference
 from lightning_modules.networks.speed import tune
@@ -55,6 +56,50 @@ def test_bfloat16_autocast_is_close_to_eager():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         mixed = predict()
     assert ((mixed - eager).norm() / eager.norm()).item() < BFLOAT16
+
+
+def whole_graph(denoiser, **options):
+    """Trace a prediction as one graph, which raises where torch.compile would break it; its outputs."""
+    traced = torch.compile(denoiser, backend="eager", fullgraph=True, dynamic=False)
+    size = denoiser.unet.config.sample_size or 8
+    latents, timesteps = noise(4, 4, size, size), torch.full((4,), 300)
+    with torch.no_grad():
+        found = traced(latents, timesteps, views=4, **options)
+        torch.testing.assert_close(found, denoiser(latents, timesteps, views=4, **options))
+    return found
+
+
+def conditioned(denoiser, reference, side, downsampling):
+    """A bank and a hint for four views of latents of this side."""
+    with torch.no_grad():
+        bank = reference(noise(1, 1, 4, side, side), torch.zeros(1), denoiser.empty_prompt)
+        hint = denoiser.embed_condition(noise(4, 3, downsampling * side, downsampling * side))
+        return {"bank": denoiser.project(bank), "hint": hint}
+
+
+def test_the_denoiser_is_one_graph():
+    """With all that a pass can have, on one level of layers."""
+    unet = toy_unet(down_block_types=("CrossAttnDownBlock2D",), up_block_types=("CrossAttnUpBlock2D",),
+                    block_out_channels=(16,))  # fmt: skip
+    denoiser = Denoiser(unet, prompt(5), view_control(unet, 4), CrossView.from_unet(unet, heads=4)).eval()
+    given = conditioned(denoiser, AppearanceReference.from_unet(unet).eval(), 8, 4)
+    kept = DeepFeatures()
+    assert len(whole_graph(denoiser, **given, prompt=denoiser.empty_prompt, both=True, deep=kept)) == 8
+    assert kept.hidden is not None
+
+
+@pytest.mark.slow
+def test_the_shipped_denoiser_is_one_graph():
+    """In both passes of a guided step, in one batch of both, and with features of an earlier step."""
+    model = load_portrait_model("checkpoints/mini")
+    denoiser, side = model.denoiser().eval(), model.backbone.unet.config.sample_size
+    given = conditioned(denoiser, model.reference, side, model.backbone.downsampling)
+    whole_graph(denoiser)
+    whole_graph(denoiser, **given)
+    assert len(whole_graph(denoiser, **given, both=True)) == 8
+    kept = DeepFeatures()
+    filled = whole_graph(denoiser, **given, deep=kept)
+    torch.testing.assert_close(whole_graph(denoiser, **given, deep=kept), filled)
 
 
 def gradients(dtype=torch.float32, **settings):

@@ -1,5 +1,9 @@
 """The real networks at toy width: three levels, one of them without attention."""
 
+import json
+import string
+from pathlib import Path
+
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
@@ -113,3 +117,30 @@ def toy_prior(**changes: object) -> NoisePrior:
     }
     torch.manual_seed(0)
     return NoisePrior(**(settings | changes)).eval()
+
+
+def toy_text_encoder(folder: Path, tokens: int = 7) -> None:
+    """A tokenizer of single letters and a CLIP text encoder of `tokens` tokens, laid out as in a folder of
+    Stable Diffusion 1.5."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    words = [*string.ascii_lowercase, *(f"{letter}</w>" for letter in string.ascii_lowercase)]
+    words += ["<|startoftext|>", "<|endoftext|>"]
+    place = folder / "tokenizer"
+    place.mkdir(parents=True)
+    (place / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(words)}))
+    (place / "merges.txt").write_text("#version: 0.2\n")
+    settings = {"model_max_length": tokens, "pad_token": "<|endoftext|>", "tokenizer_class": "CLIPTokenizer"}
+    (place / "tokenizer_config.json").write_text(json.dumps(settings))
+    torch.manual_seed(0)
+    config = CLIPTextConfig(
+        vocab_size=len(words),
+        hidden_size=PROMPT_CHANNELS,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=tokens,
+        bos_token_id=len(words) - 2,
+        eos_token_id=len(words) - 1,
+    )
+    CLIPTextModel(config).eval().save_pretrained(folder / "text_encoder")

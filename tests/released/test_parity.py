@@ -9,9 +9,10 @@ from core.model_folders import load_strict
 from lightning_modules.import_released import released_schedule
 from lightning_modules.networks.denoiser import Denoiser
 from lightning_modules.released.checkpoint import released_layout
-from lightning_modules.sampling.ddim import portrait_bank, sample
+from lightning_modules.sampling.ddim import portrait_bank
 from lightning_modules.sampling.schedulers import ddim_scheduler
 from tests.parity.recipe import golden, key_list, weights
+from tests.sampling.sampled import sample
 
 VIEWS = 8
 # Float32 sums in another order differ by 1e-6 to 3e-6.

@@ -22,10 +22,12 @@ from lightning_modules.networks.cross_view import CrossView
 from lightning_modules.networks.denoiser import Denoiser
 from lightning_modules.networks.reference import AppearanceReference
 from lightning_modules.networks.view_control import view_control
-from lightning_modules.sampling.ddim import portrait_bank, sample
+from lightning_modules.sampling.ddim import portrait_bank
 from lightning_modules.sampling.schedulers import ddim_scheduler, sampled_timesteps, scheduler_for
+from lightning_modules.sampling.settings import Sampling
 from lightning_modules.sampling.starting_noise import partly_noised
 from tests.networks.toy import noise, prompt, shake, toy_scheduler, toy_unet
+from tests.sampling.sampled import sample
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
@@ -162,8 +164,8 @@ def test_schedulers_recover_partly_noised_latents(kind):
     own = {"clip_sample": False} if kind is DDIMScheduler else {}
     schedule = kind(beta_schedule="scaled_linear", **own)
     clean, epsilon = noise(2, 4, 8, 8), noise(2, 4, 8, 8, seed=1)
-    start = partly_noised(clean, epsilon, schedule, 10, 0.5)
-    scheduler = scheduler_for(schedule, 10)
+    start = partly_noised(clean, epsilon, schedule, Sampling(10, strength=0.5))
+    scheduler = scheduler_for(schedule, Sampling(10))
     latents, timesteps = start, sampled_timesteps(scheduler, 0.5)
     assert len(timesteps) == {HeunDiscreteScheduler: 9}.get(kind, 5)
     for timestep in timesteps:
@@ -209,7 +211,7 @@ def test_bfloat16_sampling_is_close_to_float32(denoiser, reference):
 
 @pytest.mark.parametrize("steps", [0, 501])
 def test_steps_out_of_range_are_an_input_error(denoiser, steps):
-    with pytest.raises(InputError, match="sampling steps"):
+    with pytest.raises(InputError, match=f"steps 0: give|{steps} sampling steps"):
         sample(denoiser, toy_scheduler(), noise(1, 4, 8, 8), steps=steps)
 
 

@@ -73,9 +73,15 @@ def test_diffusers_argument_names_are_accepted(pipeline):
     assert equal(ours, pipeline(**INPUTS, steps=2, num_inference_steps=2, guidance=2.0))
     for options, message in (
         ({"steps": 2, "num_inference_steps": 3}, "steps is given twice, as 2 and as 3"),
-        ({"prompt": "a face"}, "prompt: not an argument of this pipeline: F's prompt is always empty"),
+        (
+            {"negative_prompt": "a face"},
+            "negative_prompt: not an argument of this pipeline: the unconditional",
+        ),
         ({"height": 512}, "height: .* the size that the model was trained for"),
-        ({"clip_skip": 1}, "clip_skip: not an argument of this pipeline: choose from chunk, eta, guidance"),
+        (
+            {"clip_skip": 1},
+            "clip_skip: not an argument of this pipeline: choose from chunk, decoder, deep_every",
+        ),
         ({"output_type": "latent"}, "output_type 'latent': choose from pil, np, pt"),
         ({"generator": 3}, "give a torch.Generator, not a int"),
         (

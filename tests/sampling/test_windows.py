@@ -6,9 +6,10 @@ import torch
 
 from core.errors import InputError
 from lightning_modules.networks.denoiser import Denoiser
-from lightning_modules.sampling.ddim import portrait_bank, sample
+from lightning_modules.sampling.ddim import portrait_bank
 from lightning_modules.sampling.windows import windows
 from tests.networks.toy import noise, toy_model
+from tests.sampling.sampled import sample
 
 
 @pytest.mark.parametrize("overlap", [0, 1, 4, 7])
