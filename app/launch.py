@@ -14,6 +14,7 @@ from app.photos import MAX_BYTES
 from app.requests import Fixed
 from app.visitors import Guard, Visitors
 from lightning_modules.sampling.devices import choose_devices
+from lightning_modules.sampling.loras import lora_files
 from lightning_modules.sampling.model_summary import ModelSummary
 from lightning_modules.sampling.synthesis import NetworkOptions, open_pipeline
 
@@ -27,7 +28,7 @@ def launch(options: "Options", model: ModelSummary, root: Path) -> None:
     pipelines = [open_pipeline(networks, [device]) for device in choose_devices(options.devices)]
     visitors = Visitors(root)
     page = Page(
-        Fixed(str(model.folder.resolve()), options.conditions, options.precision),
+        Fixed(str(model.folder.resolve()), options.conditions, options.precision, lora_files(options.loras)),
         Workers(pipelines),
         visitors,
         LiveCamera(options.conditions),

@@ -1,16 +1,18 @@
 """The page's controls, and where they are."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import gradio as gr
 
 from app import markup
 from app.photos import MAX_PHOTOS, PEOPLE
-from app.requests import MODES, PATH, PRESETS
+from app.requests import MODES, PATH, START, offered_presets, preset_values
+from lightning_modules.sampling.model_summary import ModelSummary
 from lightning_modules.sampling.plan import AWARE, RANDOM
 from lightning_modules.sampling.requests import Request
+from lightning_modules.sampling.settings import PREVIEW, VAE, Solver, Spacing
 from lightning_modules.sampling.trajectories import TRAJECTORIES
 from portraits.alignment.photos import SUFFIXES
 
@@ -43,8 +45,9 @@ def optional(label: str, info: str) -> gr.Textbox:
 class Controls:
     """All controls, laid out: made inside of `gr.Blocks`."""
 
-    def __init__(self, frame: Frame) -> None:
+    def __init__(self, frame: Frame, model: ModelSummary, loras: Sequence[Path] = ()) -> None:
         self.settings: dict[str, Any] = {}
+        self.model, self.loras = model, loras
         gr.HTML(
             f"<h1>{TITLE}</h1><p>One portrait in, the same person from new cameras out.</p>",
             elem_classes="dp-title",
@@ -111,28 +114,62 @@ class Controls:
 
     def _setting_controls(self) -> None:
         gr.Markdown("### 3 · Views")
-        self.preset = gr.Radio(list(PRESETS), value="quick", label="preset", elem_id="preset")
-        quick, default = PRESETS["quick"], Request(model="", out="")
+        self._beyond_the_paper()
+        chosen = preset_values(START)
+        presets = offered_presets(self.loras)
+        self.preset = gr.Radio(presets, value=START, label="preset", elem_id="preset")
+        default = Request(model="", out="")
         with gr.Row():
             self.settings["steps"] = gr.Number(
-                quick["steps"], label="steps", precision=0, min_width=80, elem_id="steps"
+                chosen["steps"], label="steps", precision=0, min_width=80, elem_id="steps"
             )
-            self.settings["guidance"] = gr.Number(quick["guidance"], label="guidance", step=0.1, min_width=80)
+            self.settings["guidance"] = gr.Number(
+                chosen["guidance"], label="guidance", step=0.1, min_width=80
+            )
             self.settings["strength"] = gr.Number(default.strength, label="strength", step=0.05, min_width=80)
             self.settings["seed"] = gr.Number(default.seed, label="seed", precision=0, min_width=80)
         with gr.Accordion("More settings", open=False):
             with gr.Row():
                 noise = [("where possible, 3d-aware", None), AWARE, RANDOM]
                 self.settings["noise"] = gr.Dropdown(noise, value=None, label="noise")
-                self.settings["eta"] = gr.Slider(0, 1, default.eta, step=0.05, label="eta")
+                self.settings["eta"] = gr.Slider(0, 1, chosen["eta"], step=0.05, label="eta")
                 self.settings["identity"] = optional("identity", "of the dragged head; empty: the seed")
             with gr.Row():
                 self.settings["window"] = gr.Number(default.window, label="window", precision=0)
                 self.settings["overlap"] = optional("overlap", "empty: half a window")
                 self.settings["fps"] = gr.Number(default.fps, label="fps")
+            self._saving_controls(chosen)
         with gr.Row():
             self.make = gr.Button("Make views", variant="primary", elem_id="make")
             self.cancel = gr.Button("Cancel", variant="stop", elem_id="cancel")
+
+    def _beyond_the_paper(self) -> None:
+        """A prompt and LoRAs, where the model takes them."""
+        self.settings["prompt"] = gr.Textbox(
+            "", label="prompt", info="for F's text attention; empty as in the paper", max_lines=1,
+            visible=self.model.text_folder is not None, elem_id="prompt",
+        )  # fmt: skip
+        with gr.Row(visible=bool(self.loras)):
+            choices = [(path.stem, str(path)) for path in self.loras]
+            self.settings["lora"] = gr.Dropdown(
+                choices, value=[], multiselect=True, label="lora", elem_id="lora"
+            )
+            self.lora_weight = gr.Number(1.0, label="weight of each", step=0.05, min_width=80)
+
+    def _saving_controls(self, chosen: Mapping[str, Any]) -> None:
+        """What makes sampling faster."""
+        with gr.Row():
+            solvers = [("the model's", None), *get_args(Solver)]
+            self.settings["solver"] = gr.Dropdown(solvers, value=chosen["solver"], label="solver")
+            self.settings["spacing"] = gr.Dropdown(
+                list(get_args(Spacing)), value=chosen["spacing"], label="spacing"
+            )
+            decoders = [VAE, PREVIEW] if self.model.has_preview_decoder else [VAE]
+            self.settings["decoder"] = gr.Dropdown(decoders, value=chosen["decoder"], label="decoder")
+        with gr.Row():
+            for name in ("guidance_low", "guidance_high", "deep_every"):
+                self.settings[name] = gr.Number(chosen[name], label=name, precision=0, min_width=80)
+            self.settings["one_batch"] = gr.Checkbox(chosen["one_batch"], label="one_batch", min_width=80)
 
     def _result_controls(self) -> None:
         self.status = gr.HTML(

@@ -26,13 +26,15 @@ from app.requests import (
     DRAGGED,
     FOLLOWED,
     PATH,
-    PRESETS,
+    PRESET,
     Cameras,
     Fixed,
     command_line,
+    lora_texts,
     make_request,
     optional_number,
     optional_whole,
+    preset_values,
     request_of,
 )
 from app.visitors import Visitor, Visitors, settings_of
@@ -66,7 +68,7 @@ class Page:
     def build(self) -> gr.Blocks:
         """The page as Gradio's blocks."""
         with gr.Blocks(analytics_enabled=False, title=TITLE) as blocks:
-            self.controls = Controls(self._frames())
+            self.controls = Controls(self._frames(), self.model, self.fixed.loras)
             self._connect(blocks, self.controls)
         return blocks
 
@@ -91,7 +93,7 @@ class Page:
             **hidden,
         )
         on.clear.click(clear_views, None, [on.chosen, on.chosen_list], queue=False, **hidden)
-        filled = [on.settings[name] for name in ("steps", "guidance", "eta")]
+        filled = [on.settings[name] for name in PRESET]
         on.preset.input(fill_preset, on.preset, filled, queue=False, **hidden)
         for name in ("seed", "identity"):
             numbers = [on.settings["seed"], on.settings["identity"]]
@@ -101,7 +103,7 @@ class Page:
         cameras = on.cameras.values()
         run = on.make.click(
             self.run,
-            {on.photos, *cameras, *on.settings.values()},
+            {on.photos, *cameras, *on.settings.values(), on.lora_weight},
             [on.status, *shown, on.history],
             concurrency_limit=self.workers.count,
             concurrency_id="devices",
@@ -205,6 +207,7 @@ class Page:
         given |= {name: optional_number(name, given[name]) for name in ("yaw", "pitch")}
         settings = {name: values[control] for name, control in on.settings.items()}
         settings |= {name: optional_whole(name, settings[name]) for name in ("identity", "overlap")}
+        settings["lora"] = lora_texts(settings["lora"], values[on.lora_weight])
         cameras = Cameras(**given)
         folder, out = visitor.new_run()
         portrait, align = portrait_files(values[on.photos], folder)
@@ -285,9 +288,9 @@ def clear_views() -> tuple[Any, str]:
     return [], markup.message(DRAG)
 
 
-def fill_preset(name: str) -> list[float]:
+def fill_preset(name: str) -> list[Any]:
     """The settings of a preset."""
-    return [PRESETS[name][setting] for setting in ("steps", "guidance", "eta")]
+    return list(preset_values(name).values())
 
 
 def show_identity(seed: int | None, identity: str) -> Any:

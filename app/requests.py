@@ -10,18 +10,20 @@ import numpy as np
 
 from core.errors import InputError
 from lightning_modules.sampling.devices import Precision
+from lightning_modules.sampling.presets import preset, read_presets
 from lightning_modules.sampling.requests import Request
+from lightning_modules.sampling.settings import Sampling
 from portraits.camera_files import write_cameras
 from portraits.cameras import label_from_angles
 
 # What the page shows of a request's fields: the ones that matter, and the ones that are folded away.
-SHOWN = ("steps", "guidance", "strength", "seed")
-FOLDED = ("noise", "eta", "identity", "window", "overlap", "fps")
-PRESETS: dict[str, dict[str, float]] = {
-    "quick": {"steps": 20, "guidance": 3.0, "eta": 0.0},
-    "paper": {"steps": 100, "guidance": 3.0, "eta": 0.0},
-    "released": {"steps": 50, "guidance": 3.0, "eta": 0.5},
-}
+SHOWN = ("prompt", "lora", "steps", "guidance", "strength", "seed")
+FOLDED = ("noise", "eta", "identity", "window", "overlap", "fps", "solver", "spacing", "guidance_low",
+          "guidance_high", "one_batch", "deep_every", "decoder")  # fmt: skip
+# What a preset sets; what it does not name gets the default.
+PRESET = ("steps", "guidance", "eta", "solver", "spacing", "guidance_low", "guidance_high", "one_batch",
+          "deep_every", "decoder")  # fmt: skip
+START = "fast"  # the preset that the page begins with
 PATH, DRAGGED, FOLLOWED = "a path", "dragged views", "a photo's pose"
 MODES = (PATH, DRAGGED, FOLLOWED)
 CAMERAS = "cameras.json"
@@ -29,11 +31,12 @@ CAMERAS = "cameras.json"
 
 @dataclass(frozen=True)
 class Fixed:
-    """What is the same for all requests of a running page."""
+    """What is the same for all requests of a running page; `loras` are the files that it offers."""
 
     model: str
     conditions: str = "synthetic"
     precision: Precision = "float32"
+    loras: Sequence[Path] = ()
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,22 @@ class Cameras:
         if not self.photos:
             raise InputError("no photo's pose is there to follow: drop one under Camera")
         return {"cameras": [str(path) for path in self.photos]}
+
+
+def preset_values(name: str) -> dict[str, Any]:
+    """The settings of a preset, and the defaults of all others that presets set. Raises InputError."""
+    chosen = Sampling(**preset(name))
+    return {setting: getattr(chosen, setting) for setting in PRESET}
+
+
+def offered_presets(loras: Sequence[Path]) -> list[str]:
+    """The presets that the page offers: those of LCM-LoRAs only where there are LoRAs."""
+    return [name for name, values in read_presets().items() if loras or values.get("solver") != "lcm"]
+
+
+def lora_texts(files: Sequence[str], weight: float) -> list[str] | None:
+    """The request's LoRAs: chosen files, all with one weight; None for none of them."""
+    return [file if weight == 1 else f"{file}:{weight:g}" for file in files] or None
 
 
 def optional_number(name: str, text: str) -> float | None:
@@ -119,6 +138,9 @@ def command_line(request: Request) -> str:
     for field in fields(Request):
         value = getattr(request, field.name)
         if field.default is not MISSING and value == field.default:
+            continue
+        if isinstance(value, str) and value.startswith("-"):
+            words.append(f"--{field.name}={value}")
             continue
         words.append(f"--{field.name}")
         if isinstance(value, bool):

@@ -12,20 +12,26 @@ from app.requests import (
     DRAGGED,
     FOLDED,
     FOLLOWED,
-    PRESETS,
+    PRESET,
     SHOWN,
+    START,
     Cameras,
     Fixed,
     command_line,
+    lora_texts,
     make_request,
+    offered_presets,
     optional_number,
     optional_whole,
+    preset_values,
     request_of,
 )
 from core.errors import InputError
+from lightning_modules.sampling.presets import read_presets
 from lightning_modules.sampling.requests import Request
+from lightning_modules.sampling.settings import Sampling
 from lightning_modules.sampling.trajectories import trajectory
-from lightning_modules.synthesize import make_parser
+from lightning_modules.synthesize import parse_request
 from portraits.camera_files import read_cameras
 from portraits.cameras import angles
 
@@ -36,8 +42,7 @@ def parsed(line: str) -> Request:
     """The request that `synthesize` reads from a command line."""
     words = shlex.split(line)
     assert words[:2] == ["diffportrait3d", "synthesize"]
-    parser = make_parser()
-    return Request(**parser.instantiate(parser.parse_args(words[2:])).as_dict())
+    return parse_request(words[2:])
 
 
 @pytest.mark.parametrize("align", [True, False])
@@ -47,6 +52,9 @@ def parsed(line: str) -> Request:
         {},
         {"steps": 20, "guidance": 2.5, "strength": 0.6, "seed": 7},
         {"noise": "random", "eta": 0.5, "identity": 3, "window": 4, "overlap": 1, "fps": 8.0},
+        {"prompt": "a king, 'old'", "lora": ["my style.safetensors:0.5", "b.safetensors"]},
+        {"prompt": "-- not a flag", "solver": "unipc", "spacing": "trailing", "one_batch": True},
+        {"guidance_low": 100, "guidance_high": 800, "deep_every": 2, "decoder": "preview"},
     ],
 )
 @pytest.mark.parametrize(
@@ -67,10 +75,22 @@ def test_a_request_comes_back_from_the_settings_of_its_result():
 def test_the_page_shows_fields_of_the_request_and_presets_set_them():
     names = set(Request.__dataclass_fields__)
     assert {*SHOWN, *FOLDED} <= names
-    for preset in PRESETS.values():
-        assert set(preset) <= names
-    paper = PRESETS["paper"]
-    assert (paper["steps"], paper["guidance"], paper["eta"]) == (Request.steps, Request.guidance, Request.eta)
+    assert set(PRESET) <= {*SHOWN, *FOLDED}
+    for name, values in read_presets().items():
+        assert preset_values(name) == {x: values.get(x, getattr(Sampling(), x)) for x in PRESET}
+        assert values.keys() <= set(PRESET)
+    assert START in offered_presets([])
+
+
+def test_lcm_is_offered_with_loras():
+    assert "lcm" not in offered_presets([])
+    assert "lcm" in offered_presets([Path("lcm.safetensors")])
+    assert lora_texts(["a.safetensors", "b.safetensors"], 0.75) == [
+        "a.safetensors:0.75",
+        "b.safetensors:0.75",
+    ]
+    assert lora_texts(["a.safetensors"], 1.0) == ["a.safetensors"]
+    assert lora_texts([], 0.75) is None
 
 
 def test_dragged_cameras_are_written_as_labels(tmp_path):
