@@ -36,8 +36,10 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def make_data(capture: Path, tmp_path: Path) -> Callable[..., PortraitViewsDataModule]:
+@pytest.fixture(scope="session")
+def make_data(
+    capture: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., PortraitViewsDataModule]:
     """A function that makes a data module over the capture."""
 
     def make(**change: Any) -> PortraitViewsDataModule:
@@ -49,14 +51,14 @@ def make_data(capture: Path, tmp_path: Path) -> Callable[..., PortraitViewsDataM
             "conditions": False,
             "num_workers": 0,
             "val_frames": 4,
-            "cache_dir": str(tmp_path / "cache"),
+            "cache_dir": str(tmp_path_factory.mktemp("cache")),
         }
         return PortraitViewsDataModule(**{**options, **change})
 
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_stage(backbone: Path) -> Callable[..., AppearanceStage]:
     """A function that makes stage 1 on the toy backbone."""
 
@@ -67,24 +69,31 @@ def make_stage(backbone: Path) -> Callable[..., AppearanceStage]:
     return make
 
 
-@pytest.fixture
-def several_tokens(make_data: Callable[..., PortraitViewsDataModule], tmp_path: Path) -> tuple[Any, Any]:
-    """Paths of a toy backbone and F_ref, and data, where every attention has several tokens: over a single
-    token the gradients of queries and keys are zero."""
-    build(FakeSource(2, 1, views=4, size=2 * SIZE), tmp_path / "larger", 0)
-    sources = {"fake": SourceConfig(str(tmp_path / "larger"))}
+@pytest.fixture(scope="session")
+def several_tokens_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images and a model for `several_tokens`."""
+    folder = tmp_path_factory.mktemp("several_tokens")
+    build(FakeSource(2, 1, views=4, size=2 * SIZE), folder / "larger", 0)
     model = toy_model()
     backbone = replace(model.backbone, empty_prompt=prompt(tokens=3))
-    save_portrait_model(replace(model, backbone=backbone), str(tmp_path / "several_tokens"))
-    parts = {
-        "backbone": str(tmp_path / "several_tokens"),
-        "appearance": str(tmp_path / "several_tokens" / REFERENCE),
-    }
+    save_portrait_model(replace(model, backbone=backbone), str(folder / "model"))
+    return folder
+
+
+@pytest.fixture
+def several_tokens(
+    make_data: Callable[..., PortraitViewsDataModule], several_tokens_folder: Path
+) -> tuple[Any, Any]:
+    """Paths of a toy backbone and F_ref, and data, where every attention has several tokens: over a single
+    token the gradients of queries and keys are zero."""
+    sources = {"fake": SourceConfig(str(several_tokens_folder / "larger"))}
+    model = several_tokens_folder / "model"
+    parts = {"backbone": str(model), "appearance": str(model / REFERENCE)}
     return parts, make_data(sources=sources, image_size=2 * SIZE, conditions=True)
 
 
-@pytest.fixture
-def make_trainer(tmp_path: Path) -> Callable[..., pl.Trainer]:
+@pytest.fixture(scope="session")
+def make_trainer(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., pl.Trainer]:
     """A function that makes a CPU trainer without logs, progress bars or checkpoints."""
 
     def make(**change: Any) -> pl.Trainer:
@@ -97,7 +106,7 @@ def make_trainer(tmp_path: Path) -> Callable[..., pl.Trainer]:
             "enable_model_summary": False,
             "num_sanity_val_steps": 0,
             "limit_val_batches": 0,
-            "default_root_dir": tmp_path,
+            "default_root_dir": tmp_path_factory.mktemp("runs"),
         }
         return pl.Trainer(**{**options, **change})
 

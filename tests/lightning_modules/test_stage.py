@@ -24,14 +24,14 @@ from tests.networks.toy import noise, shake, toy_backbone
 from tests.shards.fake_source import FakeSource
 
 
-@pytest.fixture
-def trained(make_trainer, make_stage, make_data, tmp_path):
+@pytest.fixture(scope="module")
+def trained(make_trainer, make_stage, make_data, tmp_path_factory):
     """A stage after four steps, its checkpoint, and its weight average."""
-    stage = make_stage()
-    keep = ModelCheckpoint(dirpath=tmp_path, filename="stage1", every_n_train_steps=4)
+    stage, folder = make_stage(), tmp_path_factory.mktemp("trained")
+    keep = ModelCheckpoint(dirpath=folder, filename="stage1", every_n_train_steps=4)
     callbacks = [WeightAverage(0.5), keep]
     make_trainer(callbacks=callbacks, enable_checkpointing=True).fit(stage, make_data())
-    return stage, tmp_path / "stage1.ckpt", callbacks[0]
+    return stage, folder / "stage1.ckpt", callbacks[0]
 
 
 def test_training_changes_only_f_ref(make_trainer, make_stage, make_data):
