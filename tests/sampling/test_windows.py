@@ -27,6 +27,12 @@ def test_windows_cover_all_views_with_weights_of_sum_one(views, overlap):
     assert all(one.stop - other.start >= overlap for one, other in pairwise(plan))
 
 
+def test_overlapping_windows_blend_linearly():
+    first, second = windows(12, 8, 4)
+    torch.testing.assert_close(first.weights, torch.tensor([1.0, 1.0, 1.0, 1.0, 0.8, 0.6, 0.4, 0.2]))
+    torch.testing.assert_close(second.weights, first.weights.flip(0))
+
+
 def test_default_overlap_is_half_a_window():
     assert [w.views for w in windows(24, 8)] == [w.views for w in windows(24, 8, 4)]
     assert [w.views for w in windows(3, 1)] == [slice(0, 1), slice(1, 2), slice(2, 3)]
