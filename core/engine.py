@@ -17,7 +17,7 @@ from functools import partial
 from importlib.util import find_spec
 from multiprocessing import get_context, parent_process
 from multiprocessing.sharedctypes import Synchronized
-from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 from tqdm import tqdm
 
@@ -66,11 +66,12 @@ class Task(Generic[Unit, Result]):
         return tqdm(total=total, initial=self.done, unit=self.noun, desc=self.title, disable=hidden)
 
 
-class Done(NamedTuple):
+@dataclass(frozen=True)
+class Done:
     """The index of a unit, and its result; or, if it was given up, the reason as `failure`."""
 
     index: int
-    result: Any
+    result: Any = None
     failure: str | None = None
 
 

@@ -163,7 +163,11 @@ class _Run:
         except RayError as error:
             ray.kill(actor)  # after an unexpected error its model or its GPU may be in any state
             reason = _reason(error)
-            done = self._failed_open(reason) if index is None else self._failed_unit(index, reason)
+            done = None
+            if index is None:
+                self._failed_open(reason)
+            else:
+                done = self._failed_unit(index, reason)
             if self.waiting:
                 self.start(1)
             return done
@@ -199,7 +203,7 @@ class _Run:
             self.waiting.append(index)
             return None
         self.finished += 1
-        return Done(index, None, f"{reason}, {TRIES} times")
+        return Done(index, failure=f"{reason}, {TRIES} times")
 
     def end(self) -> None:
         """End all actors."""

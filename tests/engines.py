@@ -19,6 +19,6 @@ class GivesUp:
         good = [index for index in range(len(task.units)) if index not in self.bad]
         own = replace(task, units=[task.units[index] for index in good], sizes=None)
         for done in THIS_PROCESS.run(own):
-            yield done._replace(index=good[done.index])
+            yield replace(done, index=good[done.index])
         for index in self.bad:
-            yield Done(index, None, REASON)
+            yield Done(index, failure=REASON)
