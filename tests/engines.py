@@ -1,5 +1,6 @@
 """An engine that gives up some units, as a cluster does with those that kill their workers."""
 
+import pickle
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
@@ -10,15 +11,16 @@ REASON = "its worker died, 3 times"
 
 @dataclass(frozen=True)
 class GivesUp:
-    """Does all units in this process, but those of these indices."""
+    """Runs a pickled copy of a task in this process, and gives up the units with these indices."""
 
     bad: Collection[int]
 
     def run(self, task: Task[Unit, Result]) -> Iterator[Done]:
         """See `Engine.run`."""
         good = [index for index in range(len(task.units)) if index not in self.bad]
-        own = replace(task, units=[task.units[index] for index in good], sizes=None)
-        for done in THIS_PROCESS.run(own):
+        units = [task.units[index] for index in good]
+        opens, units = pickle.loads(pickle.dumps((task.open, units)))
+        for done in THIS_PROCESS.run(replace(task, open=opens, units=units, sizes=None)):
             yield replace(done, index=good[done.index])
         for index in self.bad:
             yield Done(index, failure=REASON)

@@ -37,10 +37,16 @@ class Job:
         return Command(lambda: self.main(given), folder)
 
 
-def table(inputs: Path, steps: int = 30) -> list[str]:
+def table(inputs: Path, steps: int = 2) -> list[str]:
     return [
         *("--model", str(inputs / "model"), "--subjects.shards", str(inputs / "shards"), "--device=cpu"),
-        *(f"--sampling.steps={steps}", "--batch=1", "--scoring.metrics=[PSNR]", "--out=table"),
+        *(
+            f"--sampling.steps={steps}",
+            "--batch=1",
+            "--subjects.views=2",
+            "--scoring.metrics=[PSNR]",
+            "--out=table",
+        ),
     ]
 
 
@@ -54,7 +60,7 @@ def portraits(inputs: Path) -> list[str]:
     cameras = ["--cameras", str(inputs / "cameras.json"), "--conditions", str(inputs / "conditions")]
     return [
         *("--model", str(inputs / "model"), "--portraits", str(inputs / "photos"), *cameras),
-        *("--steps=30", "--align=false", "--out=views"),
+        *("--steps=4", "--align=false", "--out=views"),
     ]
 
 

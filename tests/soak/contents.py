@@ -177,13 +177,15 @@ def without_measured(value: Any) -> Any:
 
 
 def without_columns(path: Path, separator: str) -> list[list[str]]:
-    """The rows of a table without its measured columns; the header is the first of the longest rows."""
+    """The rows of a table without its measured columns, and without rows of measured values; the header is
+    the first of the longest rows."""
     rows = [line.split(separator) for line in path.read_text(encoding="utf-8").splitlines()]
     header = max(rows, key=len, default=[])
     dropped = {number for number, name in enumerate(header) if _is_measured(name)}
     return [
         [cell for number, cell in enumerate(row) if number not in dropped] if len(row) == len(header) else row
         for row in rows
+        if row is header or not any(_is_measured(cell) for cell in row)
     ]
 
 

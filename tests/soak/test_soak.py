@@ -107,6 +107,14 @@ def test_versions_of_a_run_are_merged(tmp_path):
     assert line == "runs/run/metrics.csv: 1 values differ: ('1', 'a'): None for 2"
 
 
+def test_measured_rows_of_a_table_are_ignored(tmp_path):
+    table = "metric,mean\nPSNR,{}\nseconds/view,{}\npeak GiB,{}\n"
+    one = read_folder(files(tmp_path / "one", {"table.csv": table.format(30, 1, 2)}))
+    assert differences(read_folder(files(tmp_path / "two", {"table.csv": table.format(30, 3, 4)})), one) == []
+    other = read_folder(files(tmp_path / "other", {"table.csv": table.format(31, 1, 2)}))
+    assert differences(other, one) == ["table.csv: other bytes"]
+
+
 def test_half_written_files_are_found(tmp_path):
     files(tmp_path, {"a.json": "[1", "b.png": "", "c.partial/a.json": "[", ".d.x.partial": "", "e.json": "1"})
     files(tmp_path, {LOG.format(0): "step,a\n0,1\n1", "f.tar": "", "last.ckpt": "PK", "g.safetensors": ""})
