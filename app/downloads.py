@@ -4,6 +4,7 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from app.visitors import add_unlisted, unlisted
 from core.files import whole_file
 from lightning_modules.export_3d import Export, export
 from lightning_modules.sampling.export_formats import Format
@@ -36,9 +37,10 @@ def downloads(result: Path) -> dict[str, Path]:
     return {name: result / file for name, file in files.items() if (result / file).is_file()}
 
 
-def shown_3d(result: Path) -> list[str | None]:
+def shown_3d(result: Path) -> tuple[str | None, str | None]:
     """The mesh and the 3D Gaussians that the page shows; None for what was not made."""
-    return [str(result / file) if (result / file).is_file() else None for file in (MESH, SPLATS)]
+    mesh, splats = result / MESH, unlisted(result, Path(SPLATS).name)
+    return str(mesh) if mesh.is_file() else None, None if splats is None else str(splats)
 
 
 def write_3d(result: Path, meshes: Sequence[Format]) -> None:
@@ -53,6 +55,8 @@ def write_splats(result: Path) -> None:
     """Fit 3D Gaussians to a result's views, once. Raises InputError where it has too few."""
     if not (result / SPLAT_FOLDER).is_dir():
         export(Export(str(result), str(result / SPLAT_FOLDER), ["splat"]))
+    if unlisted(result, Path(SPLATS).name) is None:
+        add_unlisted(result, result / SPLATS)  # Gradio's viewer of splats sends no cookies
 
 
 def _pack(folder: Path, archive: Path) -> None:

@@ -187,14 +187,14 @@ class Controls:
             buttons=["copy"],
             elem_id="command",
         )
-        with gr.Accordion("3D files", open=False, visible=False) as self.assets:
+        with gr.Accordion("3D files", visible=False) as self.assets:
             self.with_splats = gr.Checkbox(
                 label="with 3D Gaussians (minutes; four views or more)", elem_id="with-splats"
             )
             self.make_3d = gr.Button("Make files for other tools, and the head's mesh", elem_id="make3d")
             self.assets_status = gr.HTML()
-            self.mesh = gr.Model3D(label="mesh", visible=False, interactive=False, height=320)
-            self.splats = gr.Model3D(label="3D Gaussians", visible=False, interactive=False, height=320)
+            self.mesh = gr.Model3D(label="mesh", interactive=False, height=320, elem_id="mesh")
+            self.splats = gr.Model3D(label="3D Gaussians", interactive=False, height=320, elem_id="splats")
         gr.Markdown("### Last results")
         self.history = gr.HTML(js_on_load=script("page.js"), elem_id="history")
         self.cameras = {

@@ -99,7 +99,7 @@ class Page:
             numbers = [on.settings["seed"], on.settings["identity"]]
             on.settings[name].change(show_identity, numbers, on.widget, queue=False, **hidden)
 
-        shown = [on.shown, on.result, on.command, on.assets, on.assets_status, on.mesh, on.splats]
+        shown = [on.shown, on.result, on.command, on.assets, on.assets_status]
         cameras = on.cameras.values()
         run = on.make.click(
             self.run,
@@ -111,10 +111,14 @@ class Page:
             **hidden,
         )
         on.cancel.click(self.stop, None, on.status, cancels=[run], queue=False, **hidden)
-        on.history.select(self.show_earlier, None, [*shown, on.status], **hidden)
-        added = [on.result, on.assets_status, on.mesh, on.splats]
+        selected = on.history.select(self.show_earlier, None, [*shown, on.status], **hidden)
         assets = {"concurrency_id": "3d", "concurrency_limit": 1, **hidden}
-        on.make_3d.click(self.add_3d, [on.shown, on.with_splats], added, **assets)
+        added = on.make_3d.click(
+            self.add_3d, [on.shown, on.with_splats], [on.result, on.assets_status], **assets
+        )
+        # A viewer shows only what it is given once it is on the page.
+        for event in (run, selected, added):
+            event.then(self.viewers, on.shown, [on.mesh, on.splats], **hidden)
         blocks.load(self.earlier, None, on.history, **hidden)
         blocks.unload(self.leave)
 
@@ -184,7 +188,7 @@ class Page:
 
     def run(self, values: dict[Any, Any], request: gr.Request) -> Iterator[tuple[Any, ...]]:
         """Make the views; the page is told how far they are."""
-        unchanged = (gr.skip(),) * 8
+        unchanged = (gr.skip(),) * 6
         try:
             visitor = self.visitors.of(request.cookies)
             job = self.workers.submit(self._request(values, visitor))
@@ -229,14 +233,12 @@ class Page:
 
     def _show(self, result: Path) -> tuple[Any, ...]:
         command = command_line(again(result))
-        viewers = [gr.Model3D(file, visible=file is not None) for file in shown_3d(result)]
         return (
             result.name,
             markup.result_panel(result, downloads(result)),
             gr.Textbox(command, visible=True),
             gr.Accordion(visible=True),
             "",
-            *viewers,
         )
 
     def earlier(self, request: gr.Request) -> str:
@@ -248,7 +250,7 @@ class Page:
         try:
             result = self.visitors.of(request.cookies).result(str(event.name))
         except InputError as error:
-            return *(gr.skip() for _ in range(7)), markup.message(str(error), "error")
+            return *(gr.skip() for _ in range(5)), markup.message(str(error), "error")
         return *self._show(result), markup.message("An earlier result.")
 
     def add_3d(self, name: str, splats: bool, request: gr.Request) -> tuple[Any, ...]:
@@ -259,9 +261,14 @@ class Page:
             if splats:
                 write_splats(result)
         except InputError as error:
-            return gr.skip(), markup.message(str(error), "error"), gr.skip(), gr.skip()
-        _, panel, _, _, _, *viewers = self._show(result)
-        return panel, markup.message("They are among the downloads."), *viewers
+            return gr.skip(), markup.message(str(error), "error")
+        return markup.result_panel(result, downloads(result)), markup.message("They are among the downloads.")
+
+    def viewers(self, name: str, request: gr.Request) -> tuple[str | None, ...]:
+        """The mesh and the 3D Gaussians of the result that is shown, where they were made."""
+        if not name:
+            return None, None
+        return shown_3d(self.visitors.of(request.cookies).result(name))
 
 
 def again(result: Path) -> Request:

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import InputError
+from core.files import whole_file
 
 COOKIE = "visitor"
 KEPT = 10  # results of a visitor
 NAME = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")
 UPLOAD = re.compile(r"[0-9a-f]{64}")  # Gradio keeps an upload in a folder named by its SHA-256
 UNSAFE = re.compile(r"[^\w.-]+")
+UNLISTED = "unlisted"  # folder of files that are fetched without a cookie
 
 
 @dataclass(frozen=True)
@@ -66,13 +68,18 @@ class Visitors:
 
     root: Path
 
+    @property
+    def folder(self) -> Path:
+        """The folder of all visitors' folders."""
+        return self.root.resolve() / "visitors"
+
     def of(self, cookies: Mapping[str, str]) -> Visitor:
         """The visitor of a request. Raises InputError where it has no cookie."""
         secret = cookies.get(COOKIE)
         if not secret:
             raise InputError("this page needs its cookie, by which it keeps visitors' files apart: allow it")
         name = hashlib.sha256(secret.encode()).hexdigest()[:32]
-        visitor = Visitor(self.root / "visitors" / name)
+        visitor = Visitor(self.folder / name)
         visitor.photos.mkdir(parents=True, exist_ok=True)
         return visitor
 
@@ -91,8 +98,22 @@ class Visitors:
         return target
 
 
+def unlisted(folder: Path, name: str) -> Path | None:
+    """The unlisted file `name` of a folder, or None: whoever knows its path may fetch it without a cookie."""
+    return next(folder.glob(f"{UNLISTED}/*/{name}"), None)
+
+
+def add_unlisted(folder: Path, file: Path) -> None:
+    """Copy a file to a path below `folder` that cannot be guessed, for viewers that send no cookies."""
+    target = folder / UNLISTED / secrets.token_hex(16) / file.name
+    target.parent.mkdir(parents=True)
+    with whole_file(target) as partial:
+        shutil.copyfile(file, partial)
+
+
 class Guard:
     """ASGI middleware: gives every browser its cookie, and a file only to the visitor whose folder it is in.
+    An unlisted file is given to whoever knows its path.
 
     Gradio would give any file of its cache to whoever knows the path, and would fetch addresses of other
     machines; both are refused.
@@ -117,9 +138,12 @@ class Guard:
             await self.app(scope, receive, _with_cookie(send))
 
     def _may_see(self, wanted: str, cookies: Mapping[str, str]) -> bool:
-        if not cookies.get(COOKIE):
-            return False
-        return Path(wanted).resolve().is_relative_to(self.visitors.of(cookies).folder.resolve())
+        path = Path(wanted).resolve()
+        if path.parent.parent.name == UNLISTED and path.is_relative_to(
+            self.visitors.root.resolve() / "visitors"
+        ):
+            return True
+        return bool(cookies.get(COOKIE)) and path.is_relative_to(self.visitors.of(cookies).folder.resolve())
 
 
 def request_cookies(scope: Mapping[str, Any]) -> dict[str, str]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -159,6 +159,10 @@ def write_mesh(surface: Surface, colours: NDArray[np.uint8], path: Path, unit: U
     if path.suffix.lower() not in FORMATS:
         raise InputError(f"{path}: names of meshes end in {' or '.join(FORMATS)}")
     scale = unit_scale(unit)
+    kind, options = path.suffix.lower()[1:], {}
+    if kind == "glb":
+        options = {"tree_postprocessor": _add_material}
+        colours = _linear(colours)
     mesh = trimesh.Trimesh(
         surface.vertices * scale,
         surface.faces,
@@ -167,6 +171,22 @@ def write_mesh(surface: Surface, colours: NDArray[np.uint8], path: Path, unit: U
         process=False,
     )
     with whole_file(path) as partial:
-        data = mesh.export(file_type=path.suffix.lower()[1:])
+        data = mesh.export(file_type=kind, **options)
         assert isinstance(data, bytes)
         partial.write_bytes(data)
+
+
+def _linear(colours: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Linear light of sRGB, in levels: glTF's vertex colours are linear."""
+    values = colours / 255
+    linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+    return np.round(linear * 255).astype(np.uint8)
+
+
+def _add_material(tree: dict[str, Any]) -> None:
+    """Give a glTF tree an opaque, dull material: the default is a metal, which most viewers show as black."""
+    factors = {"metallicFactor": 0.0, "roughnessFactor": 1.0}
+    tree["materials"] = [{"pbrMetallicRoughness": factors, "alphaMode": "OPAQUE", "doubleSided": True}]
+    for mesh in tree["meshes"]:
+        for primitive in mesh["primitives"]:
+            primitive["material"] = 0

@@ -26,17 +26,18 @@ PROPERTIES = (
 
 
 def write_splats(gaussians: Gaussians, path: Path, unit: Unit = "eg3d") -> None:
-    """Write Gaussians as a binary splat `.ply`, y up and the face looking to +z. Raises InputError on another
-    unit."""
+    """Write Gaussians as a binary splat `.ply`, y down and the face looking to -z, as viewers expect of files
+    that were trained on COLMAP's cameras. Raises InputError on another unit."""
     scale = unit_scale(unit)
     values = gaussians.detach()
+    w, x, y, z = torch.nn.functional.normalize(values.rotations, dim=1).unbind(1)
     columns = [
-        values.means * scale,
+        values.means * values.means.new_tensor([1.0, -1.0, -1.0]) * scale,
         torch.zeros_like(values.means),
         (values.colours - MIDDLE) / CONSTANT,
         values.opacity_logits.unsqueeze(1),
         values.log_scales + math.log(scale),
-        torch.nn.functional.normalize(values.rotations, dim=1),
+        torch.stack([-x, w, -z, y], 1),  # a half turn around x, after the Gaussian's own rotation
     ]
     table = torch.cat(columns, 1).cpu().numpy().astype("<f4")
     header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(table)}"]

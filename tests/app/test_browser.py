@@ -34,7 +34,8 @@ CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.whic
 SWITCHES = [
     "--headless=new",
     "--no-sandbox",
-    "--disable-gpu",
+    "--use-angle=swiftshader",  # WebGL without a GPU, for the viewers of meshes and splats
+    "--enable-unsafe-swiftshader",
     "--disable-dev-shm-usage",
     "--disable-background-networking",
     "--disable-component-update",
@@ -121,6 +122,12 @@ def drag(page, right: int, down: int) -> None:
     page.wait_for_selector(".dp-head[data-exact=true]")
 
 
+def drawn_share(screenshot: bytes) -> float:
+    """The share of pixels, away from the labels at the top, that are not the background's."""
+    pixels = np.asarray(Image.open(io.BytesIO(screenshot)).convert("L")).astype(int)[40:]
+    return float((abs(pixels - pixels[-1, 0]) > 20).mean())
+
+
 def choose_person(page, name: str) -> None:
     page.click("#person input")
     page.get_by_role("option", name=name, exact=True).click()
@@ -195,12 +202,17 @@ def test_a_mesh_and_scenes_are_made_and_shown(page):
     page.fill("#views input", "3")
     page.fill("#steps input", "2")
     page.click("#make")
-    page.get_by_text("3D files").click()
     page.click("#make3d")
     page.wait_for_selector("#result a:text-is('GLB mesh')")
     assert fetched(page, "GLB mesh")[:4] == b"glTF"
     with zipfile.ZipFile(io.BytesIO(fetched(page, "3D scene"))) as archive:
         assert {"transforms.json", "sparse/cameras.txt", "head.ply"} <= set(archive.namelist())
+    mesh = page.locator("#mesh canvas")
+    mesh.scroll_into_view_if_needed()  # the viewer draws nothing outside of the window
+    deadline = time.monotonic() + PATIENCE / 1000
+    while drawn_share(mesh.screenshot()) < 0.02 and time.monotonic() < deadline:
+        page.wait_for_timeout(1000)
+    assert drawn_share(mesh.screenshot()) > 0.02
     picture(page, "7-3d")
 
 

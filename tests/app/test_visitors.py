@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from app.visitors import COOKIE, KEPT, Guard, Visitors
+from app.visitors import COOKIE, KEPT, Guard, Visitors, add_unlisted, unlisted
 from core.errors import InputError
 
 
@@ -54,6 +54,24 @@ def test_a_file_goes_to_its_own_visitor_only(visitors):
         assert answer(visitors, f"{route}{own}")[0] == 404
         climbing = f"{visitors.of({COOKIE: 'bo'}).folder}/../{ada.folder.name}/photos/portrait.png"
         assert answer(visitors, f"{route}{climbing}", "bo")[0] == 404
+
+
+def test_an_unlisted_file_goes_to_whoever_knows_its_path(visitors, tmp_path):
+    folder = result(visitors.of({COOKIE: "ada"}), "20260102-030405-abcd")
+    splats = folder / "head_splats.ply"
+    splats.write_bytes(b"splats")
+    assert unlisted(folder, splats.name) is None
+    add_unlisted(folder, splats)
+    path = unlisted(folder, splats.name)
+    assert path.read_bytes() == b"splats"
+    assert len(path.parent.name) == 32  # 128 random bits
+    assert answer(visitors, f"/gradio_api/file={path}")[0] == 200
+    assert answer(visitors, f"/gradio_api/file={splats}")[0] == 404
+    assert answer(visitors, f"/gradio_api/file={path.parent}/../../settings.json")[0] == 404
+    elsewhere = tmp_path / "unlisted/x/photo.png"
+    elsewhere.parent.mkdir(parents=True)
+    elsewhere.write_bytes(b"pixels")
+    assert answer(visitors, f"/gradio_api/file={elsewhere}")[0] == 404
 
 
 @pytest.mark.parametrize(

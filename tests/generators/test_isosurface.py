@@ -56,13 +56,14 @@ def test_image_halves_colour_their_side(surface: Surface):
     assert (colours[facing & (surface.vertices[:, 0] < -0.05), 1] == 0).all()
 
 
-@pytest.mark.parametrize("name", ["head.ply", "head.glb"])
-def test_mesh_file_keeps_shape_colour_and_unit(surface: Surface, tmp_path: Path, name: str):
-    colours = np.tile(np.array([[10, 20, 30]], np.uint8), (len(surface.vertices), 1))
+@pytest.mark.parametrize(("name", "half"), [("head.ply", 188), ("head.glb", 128)])
+def test_mesh_file_keeps_shape_colour_and_unit(surface: Surface, tmp_path: Path, name: str, half: int):
+    """188 is half of the light in sRGB; glTF's vertex colours are linear."""
+    colours = np.tile(np.array([[0, 188, 255]], np.uint8), (len(surface.vertices), 1))
     write_mesh(surface, colours, tmp_path / name, unit="millimetres")
     read = trimesh.load(tmp_path / name, force="mesh", process=False)
     np.testing.assert_allclose(read.extents, 2 * RADIUS * 1000 / 2.7, rtol=0.01)
-    assert (np.asarray(read.visual.vertex_colors)[:, :3] == (10, 20, 30)).all()
+    assert (np.asarray(read.visual.vertex_colors)[:, :3] == (0, half, 255)).all()
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 
 from core.errors import InputError
 from generators.isosurface import Surface, extract_surface
@@ -93,7 +94,9 @@ def test_splat_file_has_the_standard_properties(surface: Surface, tmp_path: Path
     assert tuple(names) == PROPERTIES
     table = dict(zip(names, np.frombuffer(body, "<f4").reshape(50, -1).T, strict=True))
     scale = 1000 / 2.7
-    np.testing.assert_allclose(table["z"], gaussians.means[:, 2].numpy() * scale, rtol=1e-5)
+    half_turn = np.diag([1.0, -1.0, -1.0])  # viewers look along +z with y down
+    means = np.stack([table[axis] for axis in "xyz"], 1)
+    np.testing.assert_allclose(means, gaussians.means.numpy() @ half_turn * scale, rtol=1e-5)
     np.testing.assert_allclose(
         np.exp(table["scale_1"]), gaussians.log_scales[:, 1].exp().numpy() * scale, rtol=1e-4
     )
@@ -101,5 +104,6 @@ def test_splat_file_has_the_standard_properties(surface: Surface, tmp_path: Path
     np.testing.assert_allclose(
         0.5 + 0.28209479177387814 * table["f_dc_2"], gaussians.colours[:, 2].numpy(), atol=1e-5
     )
-    lengths = sum(table[f"rot_{part}"] ** 2 for part in range(4))
-    np.testing.assert_allclose(lengths, 1, rtol=1e-5)
+    written = Rotation.from_quat(np.stack([table[f"rot_{part}"] for part in range(4)], 1), scalar_first=True)
+    own = Rotation.from_quat(gaussians.rotations.numpy(), scalar_first=True)
+    np.testing.assert_allclose(written.as_matrix(), half_turn @ own.as_matrix(), atol=1e-5)
