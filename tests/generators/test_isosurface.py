@@ -61,7 +61,7 @@ def test_mesh_file_keeps_shape_colour_and_unit(surface: Surface, tmp_path: Path,
     """188 is half of the light in sRGB; glTF's vertex colours are linear."""
     colours = np.tile(np.array([[0, 188, 255]], np.uint8), (len(surface.vertices), 1))
     write_mesh(surface, colours, tmp_path / name, unit="millimetres")
-    read = trimesh.load(tmp_path / name, force="mesh", process=False)
+    (read,) = trimesh.load_scene(tmp_path / name, process=False).geometry.values()
     np.testing.assert_allclose(read.extents, 2 * RADIUS * 1000 / 2.7, rtol=0.01)
     if name.endswith("glb"):
         assert read.visual.material.metallicFactor == 0
