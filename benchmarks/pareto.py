@@ -5,6 +5,7 @@ cameras and seeds, and compared with the truth. Times are of the whole pipeline,
 processor seconds on a CPU, which other processes do not affect, and wall-clock seconds on a GPU.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -50,10 +51,10 @@ def rows_to_measure(variants: str | None) -> dict[str, Sampling]:
 
 
 def named_scores(scores: RowScores) -> dict[str, float]:
-    """The scores of `COLUMNS`, whatever network they are by."""
+    """The scores of `COLUMNS`, whatever network they are by, as in `LPIPS[efficientnet-lite0]`."""
     found = scores.estimates()
-    full = {name: next(key for key in found if key == name or key.startswith(f"{name}[")) for name in COLUMNS}
-    return {name: found[key].mean for name, key in full.items()}
+    plain = {re.sub(r"\[[^\]]*\]$", "", name): value.mean for name, value in found.items()}
+    return {name: plain[name] for name in COLUMNS}
 
 
 def table(points: Mapping[str, Point]) -> str:

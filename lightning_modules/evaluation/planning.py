@@ -38,11 +38,12 @@ from lightning_modules.evaluation.tables import Row, published_rows
 from lightning_modules.networks.portrait import NOISE_PRIOR
 from lightning_modules.sampling.devices import check_precision
 from lightning_modules.sampling.model_summary import ModelSummary
+from lightning_modules.sampling.presets import preset
 from metrics.suite import MetricSuite
 from portraits.alignment.photos import photo_files
 from portraits.predictions import LONGEST_NAME, Predictions, is_plain_name
 
-TRUTH_FROM = "truth_from"
+TRUTH_FROM, PRESET = "truth_from", "preset"
 TABLE_FILES = ("table", "yaw", "dots", "systems")
 
 
@@ -152,8 +153,7 @@ def _rows_of_models(request: EvaluationRequest, part: tuple[int, int], devices: 
         truth_from = change.get(TRUTH_FROM)
         if truth_from is not None and truth_from not in rows:
             raise InputError(f"row {name!r}: {TRUTH_FROM} {truth_from!r} is not the name of a row above it")
-        own = {key: value for key, value in change.items() if key != TRUTH_FROM}
-        settings = change_settings(request.row, own, name)
+        settings = change_settings(request.row, row_changes(change), name)
         predictions = _plan_predictions(
             settings, Path(request.out), subjects_of(settings.subjects), part, devices.sampling
         )
@@ -343,6 +343,15 @@ def row_names(systems: Sequence[str]) -> list[str]:
         check_row_name(name)
         names.append(name)
     return names
+
+
+def row_changes(change: Mapping[str, Any]) -> dict[str, Any]:
+    """A row's changes of settings, with those of its preset spelled out. Raises InputError for an unknown
+    preset."""
+    own = {key: value for key, value in change.items() if key not in (TRUTH_FROM, PRESET)}
+    if PRESET not in change:
+        return own
+    return {f"sampling.{name}": value for name, value in preset(str(change[PRESET])).items()} | own
 
 
 def change_settings(settings: RowSettings, changes: Mapping[str, Any], row: str) -> RowSettings:

@@ -134,7 +134,8 @@ class EvaluationRequest(EngineOptions):
         row: settings of all rows
         title: title of the table
         rows: settings that differ, by row name, e.g. {"random noise": {"sampling.noise": "random"}};
-            `truth_from` names an earlier row whose predictions replace the truth (B.4)
+            `truth_from` names an earlier row whose predictions replace the truth (B.4), and `preset` a
+            preset of sampling
         baselines: other systems, with a row for each of `rows` that has other subjects
         published: published tables to print below
         predictions: folders of predictions to score, instead of generating any

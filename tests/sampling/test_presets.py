@@ -4,6 +4,8 @@ import pytest
 
 from core.errors import InputError
 from lightning_modules.evaluate import parse_request as parse_evaluation
+from lightning_modules.evaluation.planning import change_settings, row_changes
+from lightning_modules.evaluation.settings import RowSettings
 from lightning_modules.sampling.call_options import sampling_settings
 from lightning_modules.sampling.presets import chosen_preset, preset, read_presets
 from lightning_modules.sampling.settings import Sampling
@@ -40,6 +42,16 @@ def test_evaluate_takes_them():
     request = parse_evaluation(["--preset", "fast", "--sampling.steps=9"])
     assert request.row.sampling == Sampling(**preset("fast") | {"steps": 9})
     assert parse_evaluation(["--sampling.steps=9"]).row.sampling == Sampling(steps=9)
+
+
+def test_a_tables_rows_take_them():
+    fast = {f"sampling.{name}": value for name, value in preset("fast").items()}
+    assert row_changes({"preset": "fast"}) == fast
+    changes = row_changes({"sampling.steps": 9, "preset": "fast", "truth_from": "other"})
+    assert changes == fast | {"sampling.steps": 9}
+    assert change_settings(RowSettings(), changes, "row").sampling == Sampling(
+        **preset("fast") | {"steps": 9}
+    )
 
 
 def test_the_pipeline_takes_them():
