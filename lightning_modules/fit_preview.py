@@ -25,7 +25,7 @@ from lightning_modules.sampling import latents
 from portraits.pixels import levels_to_pixels
 from shards.manifest import Manifest
 
-BATCH = 16
+BATCH = HELD_OUT = 16
 
 
 def fit_preview(
@@ -41,7 +41,7 @@ def fit_preview(
         model: a model folder, which gets `preview_decoder/`; one that is there is replaced
         data: a built folder of its image size
         split: split of the images
-        images: number of images at most
+        images: number of images that it is fitted to, at most; further ones measure it
         kernel: side of the convolution, odd
 
     Raises InputError if the data do not fit the model.
@@ -54,18 +54,19 @@ def fit_preview(
         )
     if kernel < 1 or kernel % 2 == 0:
         raise InputError(f"--kernel {kernel}: give an odd number")
-    rows = read_images(Path(data), split).rows[:images]
-    decoder = fit_decoder(_pairs(backbone, rows), backbone.downsampling, kernel)
-    error = [
-        (latents.decode(decoder, encoded, BATCH) - latents.decode(backbone.vae, encoded, BATCH))
-        .square()
-        .mean()
-        for encoded, _ in _pairs(backbone, rows[:BATCH])
-    ]
+    rows = read_images(Path(data), split).rows[: images + HELD_OUT]
+    if len(rows) < 2 * HELD_OUT:
+        raise InputError(f"{data} has {len(rows)} images of {split}: give {2 * HELD_OUT} or more")
+    decoder = fit_decoder(_pairs(backbone, rows[HELD_OUT:]), backbone.downsampling, kernel)
+    encoded = latents.encode(backbone.vae, rows[:HELD_OUT], BATCH)
+    made, exact = (latents.decode(network, encoded, BATCH) for network in (decoder, backbone.vae))
     with whole_folder(folder / PREVIEW_DECODER, replace=True) as place:
         save_model(decoder, place, torch.float16)
-    psnr = -10 * (torch.stack(error).mean() / 4).log10()
-    print(f"{folder / PREVIEW_DECODER}: {psnr:.1f} dB PSNR against the VAE's images, over {len(rows)} images")
+    psnr = -10 * ((made - exact).div(2).square().mean()).log10()
+    print(
+        f"{folder / PREVIEW_DECODER}: fitted to {len(rows) - HELD_OUT} images; {psnr:.1f} dB PSNR against the"
+        f" VAE's images on {HELD_OUT} others"
+    )
 
 
 def _pairs(backbone: Backbone, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
