@@ -15,6 +15,7 @@ def test_spread_is_even():
     assert spread(3, 5) == [0, 1, 2]
     assert spread(3, 0) == spread(0, 3) == []
     assert spread(10, 4, ends=True) == [0, 3, 6, 9]
+    assert spread(9, 4, ends=True) == [0, 3, 5, 8]
     assert spread(3, 5, ends=True) == [0, 1, 2]
     assert spread(9, 1, ends=True) == [0]
     assert spread(0, 3, ends=True) == []
