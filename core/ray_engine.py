@@ -3,10 +3,12 @@
 import logging
 import math
 import os
+import socket
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
@@ -17,6 +19,7 @@ from core.workers import Worker
 
 TRIES = 3  # after which a unit is given up
 MOST_FAILURES = 30  # failed tries in a row, besides `TRIES` for each worker, that end a run
+CONNECT_SECONDS = 10.0
 REFRESH_SECONDS = 2.0  # of the progress bar
 
 
@@ -65,11 +68,19 @@ class RayEngine:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
         try:
+            self._knock()
             ray.init(self.address, **quiet)
         except (OSError, RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())
             name = "ray" if self.address is None else f"ray:{self.address}"
             raise InputError(f"--engine {name}: there is no cluster: {reason}") from error
+
+    def _knock(self) -> None:
+        """Raise OSError if nothing listens at the address, which Ray would try for minutes."""
+        if self.address is not None:
+            place = urlsplit(self.address if "://" in self.address else f"ray://{self.address}")
+            if place.port is not None:
+                socket.create_connection((place.hostname, place.port), CONNECT_SECONDS).close()
 
     def room(self) -> int:
         """The number of workers that the cluster's nodes have room for. Raises InputError if it is none."""
