@@ -183,7 +183,7 @@ test-slow: $(VENV)/.dev ## Run the slow tests
 test-app: $(VENV)/.dev ## Drive the page in a real Chromium (Debian's, or CHROMIUM=…); pictures in runs/test-app
 	$(RUN) -m pytest -m browser tests/app
 
-test-cluster: $(VENV)/.cluster ## Run commands on a Ray cluster that is started here: three workers, 4 GB of memory
+test-cluster: $(VENV)/.cluster ## Run commands on a Ray cluster that is started here: three workers, 6 GB of memory
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -m cluster tests/cluster
 
 fuzz: $(VENV)/.dev ## Read 2,000 damaged and hostile files: each has to end in a one-line error or load

@@ -125,6 +125,7 @@ def test_unavailable_resources_are_an_input_error(cluster, tmp_path):
     assert "error: the cluster has no node with 1 CPUs and 1 GPUs: lower --num_cpus or --num_gpus" in log
 
 
+@pytest.mark.usefixtures("cluster")
 def test_missing_cluster_is_an_input_error(tmp_path):
     def command() -> None:
         engine = EngineOptions(engine="ray:127.0.0.1:1").cluster()
