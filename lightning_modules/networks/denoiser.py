@@ -123,10 +123,8 @@ class Denoiser(nn.Module):
         prompt: Tensor | None,
         both: bool,
     ) -> Context:
-        time, read = (
-            embed_time(self.unet, timesteps, latents.dtype),
-            None if bank is None else bank.keys_values,
-        )
+        time = embed_time(self.unet, timesteps, latents.dtype)
+        read = None if bank is None else bank.keys_values
         given = self.empty_prompt if prompt is None else prompt
         if not both:
             return Context(time, given, read)

@@ -32,7 +32,7 @@ from lightning_modules.networks.pretrained import Backbone
 from lightning_modules.networks.preview import PreviewDecoder
 from lightning_modules.networks.reference import AppearanceReference
 from lightning_modules.networks.speed import tune
-from lightning_modules.networks.text import embed_prompt
+from lightning_modules.networks.text import check_prompt, embed_prompt
 from lightning_modules.sampling.call_options import (
     StepCallback,
     check_callback_tensors,
@@ -297,24 +297,18 @@ class DiffPortrait3DPipeline(
         self._check(references, conditions, seeds)
         self._check_views(len(references), views, conditions, cameras, proxies)
         sampling = self._resolved(sampling, cameras, proxies)
-        prompt = self.embed_prompt(sampling.prompt)
-        self.decoder(sampling.decoder)  # raises before anything is sampled
+        check_prompt(self.text_folder, sampling.prompt)
+        self.decoder(sampling.decoder)  # both raise before anything is sampled
         latents = self.encode(references, sampling.chunk)
         start = self._start(latents, references, cameras, proxies, seeds, views, sampling).flatten(0, 1)
         denoiser = self.denoiser
         with self._loaded(self.unet, self.appearance_reference, self.view_control, self.cross_view):
-            timestep = self._reference_timestep(sampling)
-            inputs = Inputs(
-                portrait_bank(denoiser, self.appearance_reference, latents, timestep),
-                None if conditions is None else conditions.flatten(0, 1),
-                prompt,
-            )
             clean = sample(
                 denoiser,
                 self.scheduler,
                 start,
                 sampling,
-                inputs,
+                self._inputs(latents, conditions, sampling),
                 views=views,
                 generators=step_generators(seeds, range(views)),
                 progress=progress,
@@ -325,11 +319,17 @@ class DiffPortrait3DPipeline(
             0, (len(references), views)
         )
 
-    def _reference_timestep(self, sampling: Sampling) -> int | None:
-        """F_ref's fixed timestep, if it has one."""
-        if sampling.reference_timestep is not None:
-            return sampling.reference_timestep
-        return 0 if self.config.reference_timestep == "zero" else None
+    def _inputs(self, latents: Tensor, conditions: Tensor | None, sampling: Sampling) -> Inputs:
+        """What views are conditioned on: portraits' latents (B, R, 4, H, W), conditions (B, K, 3, S, S), and
+        the prompt."""
+        timestep = sampling.reference_timestep
+        if timestep is None and self.config.reference_timestep == "zero":
+            timestep = 0
+        return Inputs(
+            portrait_bank(self.denoiser, self.appearance_reference, latents, timestep),
+            None if conditions is None else conditions.flatten(0, 1),
+            self.embed_prompt(sampling.prompt),
+        )
 
     @torch.no_grad()
     def embed_prompt(self, prompt: str) -> Tensor | None:
