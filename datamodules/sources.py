@@ -83,7 +83,7 @@ class SourceCatalogs:
         for name, catalog in self._catalogs.items():
             shards = catalog.split(split)
             if shards:
-                frames.append(FrameSet(name, split, shards, self._cache))
+                frames.append(FrameSet(name, split, shards, self._cache, keep_indices=True))
                 weights.append(self._configs[name].weight)
                 _check_size(frames[-1], reader)
                 _check_views(frames[-1], reader, max_skipped_share)
@@ -110,7 +110,8 @@ def _check_size(frames: FrameSet, reader: ViewReader) -> None:
 
 
 def _check_views(frames: FrameSet, reader: ViewReader, max_skipped_share: float) -> None:
-    most = max(shard.views for shard in frames.shards)
+    fewest = min(shard.views[0] for shard in frames.shards)
+    most = max(shard.views[1] for shard in frames.shards)
     if most < reader.views:
         raise InputError(
             f"source {frames.name}: its frames have {most} views, {reader.references} references and"
@@ -124,3 +125,8 @@ def _check_views(frames: FrameSet, reader: ViewReader, max_skipped_share: float)
         )
     if unusable:
         log.warning("source %s: %d frames are unusable, e.g. %s", frames.name, len(unusable), unusable[0])
+    elif fewest < reader.views:
+        log.warning(
+            "source %s: some frames have only %d views, %d are drawn: those are skipped when they are read",
+            *(frames.name, fewest, reader.views),
+        )

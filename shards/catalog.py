@@ -2,8 +2,9 @@
 
 import contextlib
 import glob
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -31,21 +32,21 @@ MAX_MANIFEST_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class Shard:
-    """One shard: its URL, its split, its number of samples, the side of its images, and the largest number of
-    views of its samples.
+    """One shard: its URL, its split, its number of samples, the side of its images, and the smallest and the
+    largest number of views of its samples.
 
-    `index` is None until the shard is read. `vae` is the fingerprint of the VAE whose latents it holds, from
-    its first sample or its manifest.
+    `record` is its entry in the manifest; only a shard without one has an `index`, as it has to be scanned to
+    count its samples. `vae` is the fingerprint of the VAE whose latents it holds, from its manifest or its
+    first sample.
     """
 
     url: str
     split: str
     samples: int
     image_size: int
-    views: int
-    identities: frozenset[str]
-    record: ShardRecord | None
-    index: ShardIndex | None
+    views: tuple[int, int]
+    record: ShardRecord | None = None
+    index: ShardIndex | None = None
     vae: str | None = None
 
 
@@ -53,17 +54,20 @@ class Catalog:
     """The shards of one source.
 
     `urls` are built folders (local, or remote and ending in `/`) or individual shards: paths, globs, brace
-    patterns and URLs as in WebDataset. Shards are described by the manifest in their folder, or scanned if
-    there is none. Local shards are indexed immediately, remote ones when they are first read.
+    patterns and URLs as in WebDataset. Shards are described by the manifest in their folder, and read only
+    when their frames are; shards without a manifest are scanned, which takes time in proportion to their
+    samples.
 
-    Raises InputError for shards that are missing, incomplete or of another schema, and for identities in two
-    splits.
+    Raises InputError for shards that are missing, have another size than in the manifest, or are named twice,
+    and for identities in two splits; also for shards without a manifest that are incomplete or of another
+    schema, or hold samples of another one.
     """
 
     def __init__(self, name: str, urls: str | Sequence[str], cache: ShardCache) -> None:
         self.name = name
         self._cache = cache
         self._manifests: dict[str, Manifest | None] = {}
+        self._records: dict[str, dict[str, ShardRecord]] = {}
         found = [shard for url in ([urls] if isinstance(urls, str) else urls) for shard in self._expand(url)]
         if not found:
             raise InputError(f"source {name}: no shards are named")
@@ -75,10 +79,10 @@ class Catalog:
     @cached_property
     def shards(self) -> list[Shard]:
         """All shards, in the order of `urls`."""
-        shards = [self._open(url) for url in self._urls]
-        identities: dict[str, set[str]] = {}
-        for shard in shards:
-            identities.setdefault(shard.split, set()).update(shard.identities)
+        identities: dict[str, set[str]] = defaultdict(set)
+        shards = [self._open(url, identities) for url in self._urls]
+        for folder, split in {(_folder(shard.url), shard.split) for shard in shards if shard.record}:
+            identities[split].update(self._manifests[folder].identities.get(split, ()))
         check_disjoint(identities, f"source {self.name}")
         self._check_unique(shards)
         return shards
@@ -127,7 +131,8 @@ class Catalog:
     def _manifest(self, folder: str) -> Manifest | None:
         """The manifest in a folder (its URL, ending in `/`), or None if there is none."""
         if folder not in self._manifests:
-            self._manifests[folder] = self._load_manifest(folder)
+            manifest = self._manifests[folder] = self._load_manifest(folder)
+            self._records[folder] = {record.name: record for record in manifest.shards} if manifest else {}
         return self._manifests[folder]
 
     def _load_manifest(self, folder: str) -> Manifest | None:
@@ -144,24 +149,31 @@ class Catalog:
             ) from error
         return Manifest.parse(data, folder + MANIFEST)
 
-    def _open(self, url: str) -> Shard:
-        folder, _, name = url.rpartition("/")
-        manifest = None if url.startswith("pipe:") else self._manifest(f"{folder or '.'}/")
-        record = next((r for r in manifest.shards if r.name == name), None) if manifest else None
+    def _open(self, url: str, identities: dict[str, set[str]]) -> Shard:
+        """Describe a shard by its record, or scan it and add its people to `identities`."""
+        folder = _folder(url)
+        manifest = None if url.startswith("pipe:") else self._manifest(folder)
+        record = self._records[folder].get(url.rpartition("/")[2]) if manifest else None
         if manifest is None or record is None:
-            return self._probe(url, None)
-        if is_remote(url):
-            return _described(url, manifest, record)
-        size = _size(local_path(url))
-        if size != record.bytes:
-            raise InputError(f"{url}: {size} bytes, not {record.bytes} (manifest): copy or build it again")
-        shard = self._probe(url, record)
-        if (shard.split, shard.samples) != (record.split, record.samples):
-            raise InputError(f"{url}: differs from its manifest: copy or build it again")
-        return replace(shard, identities=frozenset(manifest.identities.get(record.split, ())))
+            return self._scan(url, identities)
+        if not is_remote(url):
+            size = _size(local_path(url))
+            if size != record.bytes:
+                raise InputError(
+                    f"{url}: {size} bytes, not {record.bytes} (manifest): copy or build it again"
+                )
+        return Shard(
+            url=url,
+            split=record.split,
+            samples=record.samples,
+            image_size=manifest.image_size,
+            views=manifest.views,
+            record=record,
+            vae=manifest.latents_of,
+        )
 
-    def _probe(self, url: str, record: ShardRecord | None) -> Shard:
-        """Index a shard and read its properties."""
+    def _scan(self, url: str, identities: dict[str, set[str]]) -> Shard:
+        """Index a shard and read its properties; adds its people to `identities`."""
         path = self._cache.local(url)
         index = ShardIndex.scan(path)
         if not len(index):
@@ -169,7 +181,7 @@ class Catalog:
         reader = ShardReader(1)
         try:
             meta, size = _first_sound_sample(path, index, reader)
-            identities = _identities(path, index, reader) if record is None else frozenset[str]()
+            identities[meta.split] |= _identities(path, index, reader)
             vae = _vae(path, index, reader)
         except SampleError as error:
             raise InputError(f"{url}: not a shard of this project: {error}") from error
@@ -177,17 +189,24 @@ class Catalog:
             raise InputError(f"{url}: {error}") from error
         finally:
             reader.close()
-        return Shard(url, meta.split, len(index), size, _most_views(index), identities, record, index, vae)
+        counts = list(map(usable_views, index.layouts))
+        return Shard(url, meta.split, len(index), size, (min(counts), max(counts)), index=index, vae=vae)
 
     def _check_unique(self, shards: Sequence[Shard]) -> None:
-        """Raise InputError if a sample is in two shards."""
+        """Raise InputError if a sample is in two shards: for described shards, if two are the same file."""
         owner: dict[str, str] = {}
         for shard in shards:
-            for key in shard.index.keys if shard.index else ():
+            keys = shard.index.keys if shard.index else [shard.record.sha256] if shard.record else []
+            for key in keys:
                 if owner.setdefault(key, shard.url) != shard.url:
-                    raise InputError(
-                        f"source {self.name}: the sample {key} is in {owner[key]} and in {shard.url}"
-                    )
+                    what = f"the sample {key} is in" if shard.index else "the same samples are in"
+                    raise InputError(f"source {self.name}: {what} {owner[key]} and in {shard.url}")
+
+
+def _folder(url: str) -> str:
+    """The folder of a shard, ending in "/"."""
+    folder, slash, _ = url.rpartition("/")
+    return folder + slash if slash else "./"
 
 
 def _first_sound_sample(path: Path, index: ShardIndex, reader: ShardReader) -> tuple[SampleMeta, int]:
@@ -223,31 +242,12 @@ def _vae(path: Path, index: ShardIndex, reader: ShardReader) -> str | None:
     return None
 
 
-def _most_views(index: ShardIndex) -> int:
-    return max(map(usable_views, index.layouts))
-
-
 def usable_views(members: Iterable[str]) -> int:
     """The number of views of a sample with these members, 0 if some are missing."""
     try:
         return count_views(members)
     except SampleError:
         return 0
-
-
-def _described(url: str, manifest: Manifest, record: ShardRecord) -> Shard:
-    """A remote shard from its manifest's record."""
-    return Shard(
-        url=url,
-        split=record.split,
-        samples=record.samples,
-        image_size=manifest.image_size,
-        views=manifest.views[1],
-        identities=frozenset(manifest.identities.get(record.split, ())),
-        record=record,
-        index=None,
-        vae=manifest.latents_of,
-    )
 
 
 def _size(path: Path) -> int:

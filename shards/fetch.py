@@ -104,7 +104,7 @@ class ShardCache:
     """
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
-        self._folder = Path(folder)
+        self.folder = Path(folder)
         self._max_bytes = max_bytes
         self._touched: dict[Path, float] = {}
 
@@ -116,7 +116,7 @@ class ShardCache:
         """
         if not is_remote(url):
             return local_path(url)
-        path = self._folder / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}.tar"
+        path = self.folder / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}.tar"
         if not self._touch(path):
             with exclusive(path, wait=True):
                 if not self._touch(path):
@@ -136,7 +136,7 @@ class ShardCache:
         return True
 
     def _fetch(self, url: str, path: Path, size: int | None, sha256: str | None) -> None:
-        with exclusive(self._folder / "room", wait=True):
+        with exclusive(self.folder / "room", wait=True):
             self._make_room(size or 0)
         try:
             with whole_file(path) as partial:
@@ -148,13 +148,13 @@ class ShardCache:
                     raise InputError(f"{url}: its checksum differs from that in its manifest")
         except OSError as error:
             raise InputError(
-                f"{self._folder}: the shard cache cannot be written ({error.strerror})"
+                f"{self.folder}: the shard cache cannot be written ({error.strerror})"
             ) from error
 
     def _make_room(self, needed: int) -> None:
         """Evict copies, least recently used first, until `needed` bytes fit."""
         copies = sorted(
-            (file.stat().st_mtime, file.stat().st_size, file) for file in self._folder.glob("*.tar")
+            (file.stat().st_mtime, file.stat().st_size, file) for file in self.folder.glob("*.tar")
         )
         used = sum(size for _, size, _ in copies)
         for stamp, size, file in copies:
@@ -164,7 +164,7 @@ class ShardCache:
             used -= size
         if used + needed > self._max_bytes:
             raise InputError(
-                f"{self._folder}: the cache is full of shards in use: raise cache_gb or lower shuffle_shards"
+                f"{self.folder}: the cache is full of shards in use: raise cache_gb or lower shuffle_shards"
             )
 
 

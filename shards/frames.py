@@ -8,8 +8,9 @@ from pathlib import Path
 
 from core.errors import InputError
 from shards.catalog import Shard, usable_views
-from shards.fetch import ShardCache
+from shards.fetch import ShardCache, is_remote
 from shards.index import ShardIndex, Span
+from shards.index_cache import IndexCache
 from shards.reader import ShardReader
 
 
@@ -30,10 +31,14 @@ class Frame:
 class FrameSet:
     """The frames 0 … len - 1 of one split of one source, in the order of the shards.
 
-    It can be pickled to worker processes: each opens its own files, and indexes remote shards on first use.
+    Shards that a manifest describes are indexed on first use, in the order in which they are read; with
+    `keep_indices` the indices are kept in the cache's folder. It can be pickled to worker processes: each
+    opens its own files.
     """
 
-    def __init__(self, name: str, split: str, shards: Sequence[Shard], cache: ShardCache) -> None:
+    def __init__(
+        self, name: str, split: str, shards: Sequence[Shard], cache: ShardCache, keep_indices: bool = False
+    ) -> None:
         self.name = name
         self.split = split
         self.shards = tuple(shards)
@@ -41,7 +46,7 @@ class FrameSet:
         self._ends = list(accumulate(self.counts))
         self._cache = cache
         self._reader = ShardReader()
-        self._indices: dict[str, ShardIndex] = {s.url: s.index for s in shards if s.index is not None}
+        self._indices = IndexCache(cache.folder / "indices" if keep_indices else None)
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
@@ -52,23 +57,36 @@ class FrameSet:
         shard = self.shards[position]
         record = shard.record
         path = self._cache.local(shard.url, *((record.bytes, record.sha256) if record else ()))
-        index = self._indices.get(shard.url) or self._scan(shard, path)
+        index = shard.index or self._indices.recent(shard.url) or self._index(shard, path)
         sample = number - (self._ends[position] - shard.samples)
         return Frame(index.keys[sample], index.members(sample), path, self._reader)
 
     def unusable(self, views: int) -> list[str]:
-        """The keys of indexed frames that are incomplete or have fewer than `views` views."""
+        """The keys of frames that are incomplete or have fewer than `views` views, in the shards that no
+        manifest describes."""
         keys: list[str] = []
-        for index in self._indices.values():
+        for index in (shard.index for shard in self.shards if shard.index is not None):
             enough = [usable_views(layout) >= views for layout in index.layouts]
             keys += [key for key, layout in zip(index.keys, index.layout, strict=True) if not enough[layout]]
         return keys
 
-    def _scan(self, shard: Shard, path: Path) -> ShardIndex:
-        index = ShardIndex.scan(path)
+    def _index(self, shard: Shard, path: Path) -> ShardIndex:
+        """The index of a shard that its manifest describes. Raises InputError if they differ."""
+        index = self._indices.open(shard.url, path, _state(shard, path))
         if len(index) != shard.samples:
+            again = "download" if is_remote(shard.url) else "copy or build"
             raise InputError(
-                f"{shard.url}: {len(index)} samples, not {shard.samples} (its manifest): download it again"
+                f"{shard.url}: {len(index)} samples, not {shard.samples} (its manifest): {again} it again"
             )
-        self._indices[shard.url] = index
         return index
+
+
+def _state(shard: Shard, path: Path) -> str:
+    """What changes when a shard does: for a remote one its checksum, for a local one its size and time."""
+    if is_remote(shard.url) and shard.record is not None:
+        return shard.record.sha256
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    return f"{status.st_size} {status.st_mtime_ns}"

@@ -33,6 +33,17 @@ class ShardIndex:
     def __len__(self) -> int:
         return len(self.keys)
 
+    @property
+    def consistent(self) -> bool:
+        """Whether its arrays fit each other; not so for one from a damaged file."""
+        count = len(self.keys)
+        if not (self.layout.shape == self.start.shape == (count,) and self.spans.shape[1:] == (2,)):
+            return False
+        if count and not 0 <= self.layout.min() <= self.layout.max() < len(self.layouts):
+            return False
+        widths = np.array([len(names) for names in self.layouts], dtype=np.int64)
+        return bool((self.start >= 0).all() and (self.start + widths[self.layout] <= len(self.spans)).all())
+
     def members(self, sample: int) -> dict[str, Span]:
         """The byte offset and size of each member of a sample, by name."""
         names = self.layouts[self.layout[sample]]

@@ -80,10 +80,28 @@ def test_truncated_shard(make: Make, copy: Path, keep: float, manifest: bool) ->
 
 
 def test_overwritten_tar_header(make: Make, copy: Path) -> None:
+    """With a manifest it is found when the shard is read: opening reads none."""
     with (copy / "train-000001.tar").open("r+b") as file, tarfile.open(copy / "train-000001.tar") as tar:
         file.seek(tar.getmembers()[20].offset)
         file.write(b"x" * 512)
+    data = make(sources={"it": SourceConfig(str(copy))})
+    data.setup("fit")
+    with pytest.raises(InputError, match=r"train-000001\.tar: not a complete plain tar"):
+        list(zip(range(14), data.train_dataloader(), strict=False))
+    (copy / "manifest.json").unlink()
     assert "not a complete plain tar" in refusal(make, str(copy))
+
+
+def test_another_number_of_samples_than_in_the_manifest(make: Make, copy: Path) -> None:
+    path = copy / "manifest.json"
+    manifest = json.loads(path.read_text())
+    for shard in manifest["shards"]:
+        shard["samples"] += shard["name"] == "train-000001.tar"
+    path.write_text(json.dumps(manifest))
+    data = make(sources={"it": SourceConfig(str(copy))})
+    data.setup("fit")
+    with pytest.raises(InputError, match=r"train-000001\.tar: 2 samples, not 3 \(its manifest\)"):
+        list(zip(range(14), data.train_dataloader(), strict=False))
 
 
 def test_not_a_tar(make: Make, tmp_path: Path) -> None:
@@ -145,7 +163,10 @@ def test_identity_in_two_splits(make: Make, tmp_path: Path) -> None:
 
 
 def test_sample_in_two_shards(make: Make, built: Path, copy: Path) -> None:
-    assert "the sample small-" in refusal(make, [str(built / "small"), str(copy)])
+    assert "the same samples are in" in refusal(make, [str(built / "small"), str(copy)])
+    (copy / "manifest.json").unlink()
+    shutil.copy(copy / "train-000000.tar", copy / "train-000009.tar")
+    assert "the sample small-" in refusal(make, str(copy))
 
 
 def test_sample_of_another_split_in_a_shard(make: Make, tmp_path: Path, built: Path) -> None:
