@@ -1,10 +1,13 @@
 """The interface of renderers of condition images, R(v, z) (section 3.3)."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+Light = Literal["traced", "baked"]
+"""How the built-in renderer computes light: by paths for each image, or once for a person."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """Choice of the renderer of condition images, R(v, z), by name or by a GAN's options.
 
-`synthetic` is the built-in renderer. `eg3d:FOLDER` and `panohead:FOLDER` are a GAN with default options;
-`GeneratorOptions` is a GAN with any options, on the command line `--conditions.folder FOLDER
---conditions.truncation 0.5`.
+`synthetic` is the built-in renderer, which traces paths for each image; `baked` shows the same people with
+light baked into them once, so that many cameras of a person are cheap. `eg3d:FOLDER` and `panohead:FOLDER`
+are a GAN with default options; `GeneratorOptions` is a GAN with any options, on the command line
+`--conditions.folder FOLDER --conditions.truncation 0.5`.
 """
 
 from dataclasses import asdict
@@ -12,20 +13,21 @@ from typing import Any, get_args
 from core.errors import InputError
 from core.fingerprints import of_folder
 from core.workers import ONLY_WORKER, Worker
-from generators.base import Renderer
+from generators.base import Light, Renderer
 from generators.gan.architecture import Kind
 from generators.gan.options import GeneratorOptions
 
 RendererChoice = GeneratorOptions | str
 
-SYNTHETIC = "synthetic"
+SYNTHETIC, BAKED = "synthetic", "baked"
+LIGHTS: dict[str, Light] = {SYNTHETIC: "traced", BAKED: "baked"}  # of the built-in renderer
 KINDS: tuple[Kind, ...] = get_args(Kind)
-RENDERERS = (SYNTHETIC, *(f"{kind}:FOLDER" for kind in KINDS))
+RENDERERS = (*LIGHTS, *(f"{kind}:FOLDER" for kind in KINDS))
 
 
 def is_renderer(choice: RendererChoice) -> bool:
     """Whether a setting chooses a renderer, and not, for example, a folder of images."""
-    return not isinstance(choice, str) or choice.partition(":")[0] in (SYNTHETIC, *KINDS)
+    return not isinstance(choice, str) or choice.partition(":")[0] in (*LIGHTS, *KINDS)
 
 
 def check_renderer(choice: RendererChoice) -> None:
@@ -57,7 +59,7 @@ def open_renderer(
         from generators.parametric.renderer import SyntheticHead, render_on_threads  # imports Mitsuba
 
         render_on_threads(worker.threads())
-        return SyntheticHead()
+        return SyntheticHead(light=LIGHTS[str(choice)])
     from generators.gan.renderer import GeneratedHead  # imports torch
 
     return GeneratedHead(options, device, worker)
@@ -68,7 +70,7 @@ def renderer_record(choice: RendererChoice) -> str | dict[str, Any]:
     folder. Raises InputError."""
     options = _options(choice)
     if options is None:
-        return SYNTHETIC
+        return str(choice)
     return {"kind": options.kind, **asdict(options), "fingerprint": of_folder(Path(options.folder))}
 
 
@@ -77,7 +79,7 @@ def _options(choice: RendererChoice) -> GeneratorOptions | None:
     if not isinstance(choice, str):
         return choice
     name, _, folder = choice.partition(":")
-    if name == SYNTHETIC:
+    if name in LIGHTS:
         if folder:
             raise InputError(f"--conditions {choice}: the built-in renderer has no options")
         return None

@@ -1,9 +1,12 @@
 """Rendered condition images: for each view, another person at the same camera (section 3.3).
 
-K views, S image side.
+F frames, K views, S image side.
 """
 
-from collections.abc import Iterable
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Self, TypeVar
 from zlib import crc32
 
 import numpy as np
@@ -14,14 +17,47 @@ from generators.base import Renderer
 from generators.registry import RendererChoice, open_renderer, renderer_processes
 from portraits.pixels import Images
 from shards.schema import Sample, SampleMeta
-from shards.source import Source
+from shards.skips import Skip
+from shards.source import Source, Unit
+
+CONDITION_FRAMES = 16
+Part = TypeVar("Part")
+
+
+@dataclass(frozen=True)
+class Portrait:
+    """A frame without its conditions: views (K, S, S, 3) and masks (K, S, S) uint8, cameras (K, 25)."""
+
+    meta: SampleMeta
+    views: Images
+    cameras: NDArray[np.float32]
+    masks: Images | None = None
+
+    @classmethod
+    def of(
+        cls,
+        meta: SampleMeta,
+        views: Iterable[Images],
+        cameras: Iterable[NDArray[np.float32]],
+        masks: Iterable[Images | None] = (),
+    ) -> Self:
+        """The frame of K `views`, each (S, S, 3), at K `cameras`, each (25,).
+
+        `masks`, each (S, S), are kept if every view has one.
+        """
+        images = np.stack(list(views))
+        given = [mask for mask in masks if mask is not None]
+        return cls(
+            meta, images, np.stack(list(cameras)), np.stack(given) if len(given) == len(images) else None
+        )
 
 
 class RenderedConditions(Source):
     """Base class of the sources whose condition images are rendered.
 
     `conditions` is the renderer, `device` that of a generator. The renderer is opened when a process captures
-    its first frame.
+    its first frame. The frames of a unit share the people of their conditions, view by view, so that each
+    person is built once and seen by many cameras.
     """
 
     conditions: RendererChoice
@@ -39,37 +75,51 @@ class RenderedConditions(Source):
             self._renderer = open_renderer(self.conditions, self.device, worker)
         return self._renderer
 
-    def sample(
-        self,
-        meta: SampleMeta,
-        views: Iterable[Images],
-        cameras: Iterable[NDArray[np.float32]],
-        worker: Worker,
-        masks: Iterable[Images | None] = (),
-    ) -> Sample:
-        """Build the sample of K `views`, each (S, S, 3), at K `cameras`, each (25,), with rendered
-        conditions.
+    @abstractmethod
+    def portraits(self, unit: Unit, worker: Worker) -> list[Portrait | Skip]:
+        """The frames of a unit without conditions, with skips for what cannot be used; see `capture`."""
 
-        `masks`, each (S, S), are stored if every view has one.
-        """
-        images, labels = np.stack(list(views)), np.stack(list(cameras))
-        given = [mask for mask in masks if mask is not None]
-        return Sample(
-            meta=meta,
-            views=images,
-            conditions=render_conditions(self.renderer(worker), meta.key, labels, images.shape[1]),
-            cameras=labels,
-            masks=np.stack(given) if len(given) == len(images) else None,
-        )
+    def capture(self, unit: Unit, worker: Worker = ONLY_WORKER) -> list[Sample | Skip]:
+        """The frames of a unit with rendered conditions, with skips for what cannot be used."""
+        results = self.portraits(unit, worker)
+        frames = [result for result in results if isinstance(result, Portrait)]
+        if not frames:
+            return [result for result in results if isinstance(result, Skip)]
+        conditions = iter(render_conditions(self.renderer(worker), frames))
+        return [
+            result
+            if isinstance(result, Skip)
+            else Sample(result.meta, result.views, next(conditions), result.cameras, result.masks)
+            for result in results
+        ]
 
 
-def render_conditions(renderer: Renderer, key: str, cameras: NDArray[np.float32], size: int) -> Images:
-    """Condition images (K, S, S, 3) of the sample `key` at its cameras (K, 25).
+def render_conditions(renderer: Renderer, frames: Sequence[Portrait]) -> list[Images]:
+    """Condition images (K, S, S, 3) of each of F frames, at its K cameras.
 
-    Each view shows a different person, whose number is a hash of the key and the view's number.
+    Each view of a frame shows a different person, whose number is a hash of the first frame's key and the
+    view's number: the same person in that view of all frames.
     """
-    images = [
-        renderer.render(crc32(f"{key}/{view}".encode()), camera[None], size).images[0]
-        for view, camera in enumerate(cameras)
-    ]
-    return np.stack(images)
+    size, cast = frames[0].views.shape[1], frames[0].meta.key
+    conditions = [np.empty_like(frame.views) for frame in frames]
+    for view in range(max(len(frame.views) for frame in frames)):
+        seen = [number for number, frame in enumerate(frames) if view < len(frame.views)]
+        cameras = np.stack([frames[number].cameras[view] for number in seen])
+        images = renderer.render(crc32(f"{cast}/{view}".encode()), cameras, size).images
+        for number, image in zip(seen, images, strict=True):
+            conditions[number][view] = image
+    return conditions
+
+
+def in_units(
+    parts: Iterable[Part], frames: Callable[[Part], int], split: Callable[[Part], str], least: int
+) -> list[tuple[Part, ...]]:
+    """Units of consecutive parts of one split, each as few as have `least` frames together."""
+    units: list[tuple[Part, ...]] = []
+    for part in parts:
+        last = units[-1] if units else ()
+        if last and split(last[0]) == split(part) and sum(map(frames, last)) < least:
+            units[-1] = (*last, part)
+        else:
+            units.append((part,))
+    return units

@@ -14,9 +14,11 @@ from generators.parametric.light import BOUNCE, Reflections, bake, cast, median_
 from generators.parametric.person import Person
 from generators.parametric.scene import LARGE_TEXTURE, TEXTURE_SIDE, develop
 from generators.parametric.surfaces import Body, person_surfaces
-from portraits.cameras import split_label
+from portraits.cameras import label_from_angles, split_label
 
 FILTER_SIGMA = 0.45  # pixels
+MOST_RAYS = 4  # along a pixel's side
+PILOT_SEEDS = 1 << 20, 1 << 21  # far from those of images
 HEAD_CENTRE = np.array([0.0, 0.0, 0.0])
 
 
@@ -36,7 +38,7 @@ class LitScene:
         size: int,
         rays: int = 3,
     ) -> None:
-        """`size` is the side of images; each pixel has `rays` squared rays."""
+        """`size` is the side of images; each pixel has `rays` squared rays; `cast_for` changes them."""
         self.environment, self.size, self.rays = environment, size, rays
         texture = next((t for side, t in TEXTURE_SIDE.items() if size <= side), LARGE_TEXTURE)
         self.body = Body(person_surfaces(person, actions, hair_seed, texture))
@@ -48,7 +50,22 @@ class LitScene:
         self.reflections = Reflections(environment, {s.gloss.roughness for s in body.surfaces})
         mean = self.baked.irradiance.mean(0)
         self.diffuse = self.baked.irradiance + BOUNCE * (1 - self.baked.openness) * body.colours * mean
-        self.filter = _filter(size, rays)
+        self.filter = pixel_filter(size, rays)
+
+    def cast_for(self, noise: float) -> None:
+        """Choose the fewest rays per pixel, up to `MOST_RAYS` squared, with which two renders of the frontal
+        view with other seeds have a PSNR of `noise` dB or more."""
+        front = label_from_angles(0.0, 0.0)
+        for rays in range(1, MOST_RAYS + 1):
+            self.rays, self.filter = rays, pixel_filter(self.size, rays)
+            if rays == MOST_RAYS or self._agreement(front) >= noise:
+                return
+
+    def _agreement(self, label: Array) -> float:
+        """The PSNR in dB of two renders of one view with other seeds."""
+        one, other = (self.render(label, seed).images.astype(np.float64) for seed in PILOT_SEEDS)
+        error = np.square((one - other) / 255).mean()
+        return float(-10 * np.log10(max(error, 1e-12)))
 
     def render(self, labels: ArrayLike, seed: int = 0) -> Renders:
         """Render views at EG3D labels (K, 25)."""
@@ -121,7 +138,7 @@ def _scene(body: Body) -> mi.Scene:
     return mi.load_dict({"type": "scene", "person": mesh})
 
 
-def _filter(size: int, rays: int) -> NDArray[np.float32]:
+def pixel_filter(size: int, rays: int) -> NDArray[np.float32]:
     """Weights (S, S*O) of a Gaussian pixel filter along one side."""
     centres, at = np.arange(size) + 0.5, (np.arange(size * rays) + 0.5) / rays
     weights = np.exp(-0.5 * ((at - centres[:, None]) / FILTER_SIGMA) ** 2)

@@ -21,11 +21,11 @@ from generators.gan.cameras import in_world, measuring_cameras, outside_range, w
 from generators.gan.generator import Identity
 from generators.gan.options import GeneratorOptions, Precision
 from generators.gan.renderer import GeneratedHead, as_renders, check_device, gpu_processes
-from generators.registry import RendererChoice, check_renderer, renderer_record
+from generators.registry import BAKED, RendererChoice, check_renderer, renderer_record
 from portraits.alignment.head import HeadFrame, NoHeadError
 from portraits.cameras import label_from_angles
-from shards.conditions import RenderedConditions
-from shards.schema import SPLITS, Sample, SampleMeta
+from shards.conditions import Portrait, RenderedConditions
+from shards.schema import SPLITS, SampleMeta
 from shards.skips import Skip
 from shards.sources.splits import Shares, split_by_hash
 
@@ -68,8 +68,8 @@ class _Generated(RenderedConditions):
         device: device such as cpu or cuda:1; by default one process per GPU, if there are any
         val_share: the share of identities held out for validation
         test_share: the share held out for testing
-        conditions: the renderer of the condition images: synthetic, eg3d:FOLDER, panohead:FOLDER, or a GAN's
-            options
+        conditions: the renderer of the condition images: baked, synthetic, eg3d:FOLDER, panohead:FOLDER, or a
+            GAN's options; those of a batch show the same people, a person for each view
         licence: the terms under which the images may be used
     """
 
@@ -95,7 +95,7 @@ class _Generated(RenderedConditions):
     device: str | None = None
     val_share: float = 0.03
     test_share: float = 0.03
-    conditions: RendererChoice = "synthetic"
+    conditions: RendererChoice = BAKED
     licence: str = "generated"
 
     def __post_init__(self) -> None:
@@ -162,10 +162,10 @@ class _Generated(RenderedConditions):
         return len(unit.identities)
 
     @torch.inference_mode()
-    def capture(self, unit: Batch, worker: Worker = ONLY_WORKER) -> list[Sample | Skip]:
+    def portraits(self, unit: Batch, worker: Worker = ONLY_WORKER) -> list[Portrait | Skip]:
         """The frames of a batch of people, with skips for those that cannot be used."""
         head = self.head(worker)
-        results: list[Sample | Skip] = []
+        results: list[Portrait | Skip] = []
         latents = []
         for identity in unit.identities:
             try:
@@ -192,7 +192,7 @@ class _Generated(RenderedConditions):
             has_background = head.generator.bcg_synthesis is not None
             meta = self._meta(unit.split, identity)
             masks = renders.masks if has_background else ()
-            results.append(self.sample(meta, renders.images, cameras[identity], worker, masks))
+            results.append(Portrait.of(meta, renders.images, cameras[identity], masks))
         return results
 
     def cameras(self, identity: int) -> NDArray[np.float32]:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from core.errors import InputError
 from core.workers import ONLY_WORKER, Worker
-from generators.registry import RendererChoice, check_renderer, renderer_record
+from generators.registry import BAKED, RendererChoice, check_renderer, renderer_record
 from portraits.alignment.detection import FaceDetector, choose
 from portraits.alignment.head import HeadFrame, NoHeadError, locate_head
 from portraits.alignment.photos import open_photo
@@ -25,8 +25,8 @@ from portraits.alignment.virtual import virtual_view
 from portraits.camera_files import parse_label
 from portraits.cameras import repair_labels, split_label
 from portraits.pixels import Images
-from shards.conditions import RenderedConditions
-from shards.schema import Sample, SampleMeta
+from shards.conditions import CONDITION_FRAMES, Portrait, RenderedConditions, in_units
+from shards.schema import SampleMeta
 from shards.skips import Skip
 from shards.sources.label_files import Label, find_labelled_images, group_by_identity, read_own_label
 from shards.sources.splits import Shares, split_by_hash
@@ -36,7 +36,7 @@ MASK_FOLDERS = ("masks", "mask")
 
 @dataclass(frozen=True)
 class Head:
-    """One unit of work: the images of one identity, as pairs of a relative path and a label.
+    """The images of one identity, as pairs of a relative path and a label.
 
     The label is None if it is in a file next to the image."""
 
@@ -74,13 +74,15 @@ class LabelledFolder(RenderedConditions):
             the cameras, which look at the head's centre, to EG3D's pivot
         val_share: the share of identities held out for validation
         test_share: the share held out for testing
-        conditions: the renderer of the condition images: synthetic, eg3d:FOLDER, panohead:FOLDER, or a GAN's
-            options
+        conditions: the renderer of the condition images: baked, synthetic, eg3d:FOLDER, panohead:FOLDER, or a
+            GAN's options
         min_views: identities with fewer usable images are skipped
         max_views: at most this many images of an identity are used, evenly spaced by name
         min_inside: views rotated to EG3D's pivot are left out if less than this share of them is inside the
             image
         licence: the terms under which the images may be used
+        condition_frames: identities in a row whose conditions show the same people, a person for each view;
+            the more, the less a condition costs
     """
 
     name = "panohead"  # part of samples' keys in existing shards
@@ -92,11 +94,12 @@ class LabelledFolder(RenderedConditions):
     convention: Literal["eg3d", "panohead"] = "panohead"
     val_share: float = 0.03
     test_share: float = 0.03
-    conditions: RendererChoice = "synthetic"
+    conditions: RendererChoice = BAKED
     min_views: int = 9
     max_views: int = 64
     min_inside: float = 0.6
     licence: str = "PanoHead-generated"
+    condition_frames: int = CONDITION_FRAMES
 
     def __post_init__(self) -> None:
         if self.size < 16 or self.min_views < 2 or self.max_views < self.min_views:
@@ -104,6 +107,8 @@ class LabelledFolder(RenderedConditions):
                 f"--size {self.size} --min_views {self.min_views} --max_views {self.max_views}: give a size"
                 " of 16 or more, and 2 <= min_views <= max_views"
             )
+        if self.condition_frames < 1:
+            raise InputError(f"--condition_frames {self.condition_frames}: give 1 or more")
         check_renderer(self.conditions)
         shares = Shares(self.val_share, self.test_share)
         shares.check()
@@ -118,30 +123,35 @@ class LabelledFolder(RenderedConditions):
                 f" {most}: put the images of each identity into a separate folder; single photos are read by"
                 " `python -m shards.build wild`"
             )
+        self._units = in_units(self._heads, lambda _: 1, lambda head: head.split, self.condition_frames)
         own = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.init}
         own["conditions"] = renderer_record(self.conditions)
         self.settings = own | {"found": sha256(repr(self._heads).encode()).hexdigest()[:16]}
 
-    def units(self) -> Sequence[Head]:
-        """The identities, by name."""
-        return self._heads
+    def units(self) -> Sequence[tuple[Head, ...]]:
+        """The identities, by name, in groups whose conditions show the same people."""
+        return self._units
 
-    def frames(self, unit: Head) -> int:  # noqa: ARG002
+    def frames(self, unit: tuple[Head, ...]) -> int:
         """One per identity."""
-        return 1
+        return len(unit)
 
-    def capture(self, unit: Head, worker: Worker = ONLY_WORKER) -> list[Sample | Skip]:
-        """The frame of an identity, with skips for images that cannot be used."""
-        originals, skips = self.open_views(unit)
+    def portraits(self, unit: tuple[Head, ...], worker: Worker = ONLY_WORKER) -> list[Portrait | Skip]:  # noqa: ARG002
+        """The frames of some identities, with skips for images that cannot be used."""
+        return [result for head in unit for result in self._read(head)]
+
+    def _read(self, head: Head) -> list[Portrait | Skip]:
+        """The frame of an identity."""
+        originals, skips = self.open_views(head)
         try:
             views = self._align(originals)
         except NoHeadError as error:
-            return [*skips, Skip(unit.identity, str(error))]
+            return [*skips, Skip(head.identity, str(error))]
         meta = SampleMeta(
-            self.name, unit.identity, unit.split, "still", "0", "eg3d", self.licence, attributes={}
+            self.name, head.identity, head.split, "still", "0", "eg3d", self.licence, attributes={}
         )
         images, masks, labels = zip(*views, strict=True)
-        return [self.sample(meta, images, labels, worker, masks), *skips]
+        return [Portrait.of(meta, images, labels, masks), *skips]
 
     def open_views(self, unit: Head) -> tuple[list[_View], list[Skip]]:
         """Read the images of an identity, with skips for those that cannot be read."""

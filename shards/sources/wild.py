@@ -19,8 +19,8 @@ from portraits.alignment.detection import FaceDetector
 from portraits.alignment.photos import SUFFIXES
 from portraits.people import align_portrait, open_portrait
 from portraits.pixels import Images
-from shards.conditions import RenderedConditions
-from shards.schema import Sample, SampleMeta
+from shards.conditions import Portrait, RenderedConditions
+from shards.schema import SampleMeta
 from shards.skips import Skip
 from shards.sources.names import key_name
 
@@ -45,8 +45,8 @@ class WildPortraits(RenderedConditions):
             root: the folder of photos
             size: image side in pixels
             align: crop as EG3D does; otherwise use the central square
-            conditions: the renderer of the condition images: synthetic, eg3d:FOLDER, panohead:FOLDER, or a
-                GAN's options
+            conditions: the renderer of the condition images: synthetic, baked, eg3d:FOLDER, panohead:FOLDER,
+                or a GAN's options
             licence: the terms under which the photos may be used
         """
         if size < 16:
@@ -73,7 +73,7 @@ class WildPortraits(RenderedConditions):
         """One per photo."""
         return 1
 
-    def capture(self, unit: str, worker: Worker = ONLY_WORKER) -> list[Sample | Skip]:
+    def portraits(self, unit: str, worker: Worker = ONLY_WORKER) -> list[Portrait | Skip]:  # noqa: ARG002
         """The frame of a photo, or a skip with the reason."""
         try:
             image, camera = self._portrait(self.root / unit)
@@ -89,7 +89,7 @@ class WildPortraits(RenderedConditions):
             licence=self.licence,
             attributes={"photo": unit},
         )
-        return [self.sample(meta, [image], [camera], worker)]
+        return [Portrait.of(meta, [image], [camera])]
 
     def _portrait(self, path: Path) -> tuple[Images, NDArray[np.float32]]:
         """The portrait (S, S, 3) in a photo and its camera (25,). Raises InputError if there is none."""

@@ -140,6 +140,7 @@ def test_too_many_frames_without_a_face_fail_the_build(
         ({"root": "nowhere"}, "there is no such folder"),
         ({"layout": "v3"}, "--layout v3: choose one of benchmark, v2"),
         ({"frames": 0}, "--frames 0: give 1 or more"),
+        ({"condition_frames": 0}, "--condition_frames 0: give 1 or more"),
         ({"val_share": 0.7, "test_share": 0.3}, "leave people for training"),
         ({"conditions": "blender"}, "no such renderer; choose from synthetic"),
     ],
@@ -174,7 +175,7 @@ def test_benchmark_parts_with_few_views_are_left_out(
     shutil.copytree(whole, tmp_path / "nvs" / "018")
     with caplog.at_level(logging.INFO):
         source = capture(tmp_path)
-    assert {pick.take.participant for pick in source.units()} == {"018"}
+    assert {pick.take.participant for unit in source.units() for pick in unit} == {"018"}
     assert "1 sequences of fewer than --min_views 9 cameras are left out" in caplog.text
     assert "svfr: single views without calibration: python -m shards.build wild reads them" in caplog.text
 

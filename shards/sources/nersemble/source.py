@@ -13,13 +13,13 @@ from PIL import Image
 
 from core.errors import InputError
 from core.workers import ONLY_WORKER, Worker
-from generators.registry import RendererChoice, check_renderer, renderer_record
+from generators.registry import BAKED, RendererChoice, check_renderer, renderer_record
 from portraits.alignment.detection import FaceDetector, choose
 from portraits.alignment.head import HeadFrame, NoHeadError, locate_head
 from portraits.alignment.virtual import virtual_view
 from portraits.pixels import Images
-from shards.conditions import RenderedConditions
-from shards.schema import Sample, SampleMeta
+from shards.conditions import CONDITION_FRAMES, Portrait, RenderedConditions, in_units
+from shards.schema import SampleMeta
 from shards.skips import Skip
 from shards.sources.nersemble.calibration import (
     Calibration,
@@ -37,7 +37,15 @@ log = logging.getLogger(__name__)
 
 LICENCE = "NeRSemble-terms-of-use"
 BACKGROUNDS = {"white": 255, "black": 0}
-LEAST = {"frames": 1, "size": 16, "min_views": 2, "val_frames": 0, "test_frames": 0, "seed": 0}
+LEAST = {
+    "frames": 1,
+    "size": 16,
+    "min_views": 2,
+    "val_frames": 0,
+    "test_frames": 0,
+    "seed": 0,
+    "condition_frames": 1,
+}
 
 
 class NersembleCapture(RenderedConditions):
@@ -64,8 +72,9 @@ class NersembleCapture(RenderedConditions):
         layout: str | None = None,
         colour: bool = True,
         background: Literal["keep", "white", "black"] = "keep",
-        conditions: RendererChoice = "synthetic",
+        conditions: RendererChoice = BAKED,
         min_views: int = 9,
+        condition_frames: int = CONDITION_FRAMES,
     ) -> None:
         """
         Args:
@@ -80,9 +89,11 @@ class NersembleCapture(RenderedConditions):
             layout: benchmark, v2, v1, paper or vhap; detected by default
             colour: apply the colour corrections, if there are any
             background: keep it, or replace it by white or black; frames without mattes are then skipped
-            conditions: the renderer of the condition images: synthetic, eg3d:FOLDER, panohead:FOLDER, or a
-                GAN's options
+            conditions: the renderer of the condition images: baked, synthetic, eg3d:FOLDER, panohead:FOLDER,
+                or a GAN's options
             min_views: frames with fewer views are skipped
+            condition_frames: frames in a row whose conditions show the same people, a person for each view;
+                the more, the less a condition costs
         """
         settings = {name: value for name, value in locals().items() if name != "self"}
         for option, least in LEAST.items():
@@ -97,6 +108,9 @@ class NersembleCapture(RenderedConditions):
         self.layout, takes = _usable_takes(Path(root), layout, min_views)
         wanted = {"train": frames, "val": val_frames, "test": test_frames}
         self._picks = pick_frames(takes, wanted, shares, seed)
+        self._units = in_units(
+            self._picks, lambda pick: len(pick.places), lambda pick: pick.split, condition_frames
+        )
         log.info("%s: NeRSemble, layout %s: %s", root, self.layout, _counts(takes, self._picks))
         for split in ("val", "test"):
             if wanted[split] and not any(pick.split == split for pick in self._picks):
@@ -107,31 +121,35 @@ class NersembleCapture(RenderedConditions):
                 )
         self.settings: dict[str, Any] = settings | {"layout": self.layout, "picked": _digest(self._picks)}
 
-    def units(self) -> Sequence[Pick]:
-        """The takes that frames are selected from."""
-        return self._picks
+    def units(self) -> Sequence[tuple[Pick, ...]]:
+        """The takes that frames are selected from, in groups whose conditions show the same people."""
+        return self._units
 
-    def frames(self, unit: Pick) -> int:
-        """The number of frames selected from a take."""
-        return len(unit.places)
+    def frames(self, unit: tuple[Pick, ...]) -> int:
+        """The number of frames selected from the takes of a unit."""
+        return sum(len(pick.places) for pick in unit)
 
-    def capture(self, unit: Pick, worker: Worker = ONLY_WORKER) -> list[Sample | Skip]:
-        """The frames selected from a take, which is read once, with skips for what cannot be used."""
-        take = unit.take
+    def portraits(self, unit: tuple[Pick, ...], worker: Worker = ONLY_WORKER) -> list[Portrait | Skip]:  # noqa: ARG002
+        """The frames selected from the takes of a unit, with skips for what cannot be used."""
+        return [result for pick in unit for result in self._read(pick)]
+
+    def _read(self, pick: Pick) -> list[Portrait | Skip]:
+        """The frames selected from a take, which is read once."""
+        take = pick.take
         try:
             calibration = _calibration(take)
         except CalibrationError as error:
-            return [Skip(take.name, str(error), len(unit.places))]
+            return [Skip(take.name, str(error), len(pick.places))]
         footage = open_footage(take)
         recorded: set[str] = set()
-        results: list[Sample | Skip] = []
-        for instant, pictures in footage.read(instants_at(unit.places, footage.instants)):
+        results: list[Portrait | Skip] = []
+        for instant, pictures in footage.read(instants_at(pick.places, footage.instants)):
             recorded.update(pictures)
             try:
-                results.append(self._frame(unit, instant, pictures, calibration.cameras, worker))
+                results.append(self._frame(pick, instant, pictures, calibration.cameras))
             except (NoHeadError, _UnusableError, CalibrationError, ColourError) as error:
                 results.append(Skip(f"{take.name} frame {instant}", str(error)))
-        if missing := len(unit.places) - len(results):
+        if missing := len(pick.places) - len(results):
             reason = (
                 "the sequence is too short" if footage.instants else "nothing of the sequence can be read"
             )
@@ -141,30 +159,29 @@ class NersembleCapture(RenderedConditions):
 
     def _frame(
         self,
-        unit: Pick,
+        pick: Pick,
         instant: int,
         pictures: Mapping[str, Picture],
         cameras: Mapping[str, PinholeCamera],
-        worker: Worker,
-    ) -> Sample:
+    ) -> Portrait:
         names = [name for name in cameras if name in pictures]
         if len(names) < self.min_views:
             raise _UnusableError(f"fewer than {self.min_views} calibrated cameras recorded it")
         scaled = {name: cameras[name].at(*pictures[name].image.shape[1::-1]) for name in names}
         head = self._locate_head({name: pictures[name] for name in names}, scaled)
-        crops = [self._crop(unit.take, name, pictures[name], scaled[name], head) for name in names]
+        crops = [self._crop(pick.take, name, pictures[name], scaled[name], head) for name in names]
         images, mattes, labels = zip(*crops, strict=True)
         meta = SampleMeta(
             source=self.name,
-            identity=unit.take.participant,
-            split=unit.split,
-            sequence=unit.take.sequence,
+            identity=pick.take.participant,
+            split=pick.split,
+            sequence=pick.take.sequence,
             instant=f"{instant:05d}",
             alignment="eg3d",
             licence=LICENCE,
             attributes={"cameras": names, "views_of_head": head.views, "head_misfit": round(head.misfit, 4)},
         )
-        return self.sample(meta, images, labels, worker, mattes)
+        return Portrait.of(meta, images, labels, mattes)
 
     def _locate_head(
         self, pictures: Mapping[str, Picture], cameras: Mapping[str, PinholeCamera]
@@ -237,16 +254,16 @@ def _calibration(take: Take) -> Calibration:
 
 
 def _camera_faults(
-    results: Sequence[Sample | Skip],
+    results: Sequence[Portrait | Skip],
     recorded: set[str],
     calibration: Calibration,
     faults: Sequence[tuple[str, str]],
 ) -> list[tuple[str, str]]:
     """(camera, reason) for each camera that is missing from a take's frames: the `faults` of its footage,
     cameras that recorded nothing, and recordings without a usable calibration."""
-    samples = [result for result in results if isinstance(result, Sample)]
-    used = {name for sample in samples for name in sample.meta.attributes["cameras"]}
-    silent = sorted(set(calibration.cameras) - used - {name for name, _ in faults}) if samples else []
+    frames = [result for result in results if isinstance(result, Portrait)]
+    used = {name for frame in frames for name in frame.meta.attributes["cameras"]}
+    silent = sorted(set(calibration.cameras) - used - {name for name, _ in faults}) if frames else []
     uncalibrated = sorted((recorded | set(calibration.faults)) - set(calibration.cameras))
     missing = "camera_params.json does not list it"
     return [
