@@ -1,7 +1,12 @@
 """The process that does units of work: its number, GPU and share of the CPU cores."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+
+
+def ignore(share: float) -> None:
+    """Do nothing with the share of a unit that is done."""
 
 
 @dataclass(frozen=True)
@@ -13,12 +18,14 @@ class Worker:
         count: workers that share the machine's cores
         cores: CPU cores of this worker, where they are not an equal share
         shown: whether it is the command's own process, and may show progress of its own
+        report: called with the share of a unit that is done
     """
 
     number: int = 0
     count: int = 1
     cores: int | None = None
     shown: bool = True
+    report: Callable[[float], None] = ignore
 
     def gpu(self, gpus: int) -> int:
         """The index of this worker's GPU among `gpus`, assigned round robin."""

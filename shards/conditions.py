@@ -12,7 +12,7 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from core.workers import ONLY_WORKER, Worker
+from core.workers import ONLY_WORKER, Worker, ignore
 from generators.base import Renderer
 from generators.registry import RendererChoice, open_renderer, renderer_processes
 from portraits.pixels import Images
@@ -85,7 +85,7 @@ class RenderedConditions(Source):
         frames = [result for result in results if isinstance(result, Portrait)]
         if not frames:
             return [result for result in results if isinstance(result, Skip)]
-        conditions = iter(render_conditions(self.renderer(worker), frames))
+        conditions = iter(render_conditions(self.renderer(worker), frames, worker.report))
         return [
             result
             if isinstance(result, Skip)
@@ -94,20 +94,25 @@ class RenderedConditions(Source):
         ]
 
 
-def render_conditions(renderer: Renderer, frames: Sequence[Portrait]) -> list[Images]:
-    """Condition images (K, S, S, 3) of each of F frames, at its K cameras.
+def render_conditions(
+    renderer: Renderer, frames: Sequence[Portrait], report: Callable[[float], None] = ignore
+) -> list[Images]:
+    """Condition images (K, S, S, 3) of each of F frames, at its K cameras. `report` is called with the share
+    of the work that is done.
 
     Each view of a frame shows a different person, whose number is a hash of the first frame's key and the
     view's number: the same person in that view of all frames.
     """
     size, cast = frames[0].views.shape[1], frames[0].meta.key
     conditions = [np.empty_like(frame.views) for frame in frames]
-    for view in range(max(len(frame.views) for frame in frames)):
+    most = max(len(frame.views) for frame in frames)
+    for view in range(most):
         seen = [number for number, frame in enumerate(frames) if view < len(frame.views)]
         cameras = np.stack([frames[number].cameras[view] for number in seen])
         images = renderer.render(crc32(f"{cast}/{view}".encode()), cameras, size).images
         for number, image in zip(seen, images, strict=True):
             conditions[number][view] = image
+        report((view + 1) / (most + 1))  # the rest is encoding
     return conditions
 
 

@@ -1,7 +1,7 @@
 """`python -m shards.build synthetic`: people of the built-in renderer, with exact cameras and a free
 licence."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -133,16 +133,18 @@ class SyntheticCapture(Source):
         """The number of frames of a block."""
         return len(unit.identities) * self.frames_each
 
-    def capture(self, unit: Block, worker: Worker = ONLY_WORKER) -> list[Sample]:  # noqa: ARG002
+    def capture(self, unit: Block, worker: Worker = ONLY_WORKER) -> list[Sample]:
         """Render the frames of a block and their conditions."""
         render_on_threads(1)
         instants = [(identity, frame) for identity in unit.identities for frame in range(self.frames_each)]
         cameras = np.stack([self._cameras(*instant) for instant in instants])
-        conditions = self._conditions(unit, cameras)
-        return [
-            self._sample(unit, *instant, cameras[index], conditions[index])
-            for index, instant in enumerate(instants)
-        ]
+        steps = self.views + len(instants) + 1  # the last is encoding
+        conditions = self._conditions(unit, cameras, lambda view: worker.report((view + 1) / steps))
+        samples = []
+        for index, instant in enumerate(instants):
+            samples.append(self._sample(unit, *instant, cameras[index], conditions[index]))
+            worker.report((self.views + index + 1) / steps)
+        return samples
 
     def renders(self, key: str, labels: ArrayLike) -> Renders:
         """Render the person and instant of the sample `key` from other cameras, EG3D labels (K, 25). Raises
@@ -177,14 +179,17 @@ class SyntheticCapture(Source):
             return studio_instant(person, rng, self.size, rays)
         return capture_instant(person, rng, self.size, self.samples)
 
-    def _conditions(self, unit: Block, cameras: NDArray[np.float32]) -> NDArray[np.uint8]:
+    def _conditions(
+        self, unit: Block, cameras: NDArray[np.float32], on_view: Callable[[int], None]
+    ) -> NDArray[np.uint8]:
         """The conditions (frames, K, S, S, 3) of a block; column k shows one person at the k-th camera of
-        each frame."""
+        each frame. `on_view` is called after each column."""
         columns = []
         for view in range(self.views):
             rng = self._stream(CONDITION, unit.number, view)
             _, scene = self._scene(sample_person(rng), rng, CONDITION_RAYS)
             columns.append(scene.render(cameras[:, view], seed=view).images)
+            on_view(view)
         return np.stack(columns, axis=1)
 
     def _sample(

@@ -91,6 +91,12 @@ def test_person_is_built_once_and_rendered_at_the_camera_of_each_frame():
     assert len({identity for identity, _ in renderer.calls}) == 3
 
 
+def test_progress_is_reported_by_view():
+    shares: list[float] = []
+    Flat().capture(("b", "d"), Worker(report=shares.append))
+    assert shares == [pytest.approx(1 / 3), pytest.approx(2 / 3)]
+
+
 def test_captured_frames_keep_order_and_skips():
     results = Flat().capture(("b", "nobody", "d"))
     assert [type(result) for result in results] == [Sample, Skip, Sample]
