@@ -3,8 +3,8 @@
 The conditions of some frames of a NeRSemble-like rig are rendered in three ways, interleaved: as every build
 did before ("traced": another person for each view of each frame, path-traced), with light baked into the same
 number of people ("baked, one frame"), and baked with the people shared by `--frames` frames, as a build does.
-Noise is the PSNR of two renders of the same views with other seeds, over some people of one frame. Seconds are
-processor seconds of one thread.
+Noise is the PSNR of two renders of the same views with other seeds, over some people of one frame. Seconds
+are processor seconds of one thread.
 """
 
 import time

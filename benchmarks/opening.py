@@ -4,8 +4,9 @@ The data set has a manifest of `--samples` frames, each of another person, and t
 views. By default the tars are links to one file, so that a million frames fit on a disk: the stream opens,
 indexes and reads them as different files. `--distinct` writes every tar, with its own keys.
 
-The first batch is read in the training process itself; then worker processes read some more batches, and
-their own memory is measured, without what they share with the training process.
+The first batch is read in the training process itself; then forked worker processes read some more batches,
+and their own memory is measured, without what they share with the training process. Seconds are of the
+processor, in brackets of the clock.
 """
 
 import json
@@ -15,12 +16,11 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children, get_context, set_start_method
 from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
-from benchmarks.streaming import VIEWS, NoiseSource
 from core.errors import InputError, one_line
 from datamodules import PortraitViewsDataModule, SourceConfig
 from shards.manifest import Manifest, ShardRecord
@@ -32,6 +32,8 @@ MEGABYTE = 1 << 20
 
 def write_data(folder: Path, samples: int, per_shard: int, size: int, distinct: bool) -> None:
     """Write a data set of `samples` training frames in shards of `per_shard` into a new folder."""
+    from benchmarks.streaming import VIEWS, NoiseSource  # imports training, which is not measured
+
     folder.mkdir()
     (frame,) = NoiseSource(1, size).capture(0)
     members = encode(frame)
@@ -62,25 +64,33 @@ def _write_shard(path: Path, frame: Sample, members: Members, numbers: range) ->
             tar.add(replace(frame.meta, identity=person).key, {**members, META: meta})
 
 
+class Watch:
+    """Time and memory of this process since it was made."""
+
+    def __init__(self) -> None:
+        self._work, self._start, self._memory = time.process_time(), time.perf_counter(), _resident()
+
+    def __str__(self) -> str:
+        work, passed = time.process_time() - self._work, time.perf_counter() - self._start
+        return f"{work:.2f} s ({passed:.2f} s), {_resident() - self._memory:.0f} MB"
+
+
 def measure(folder: str, cache: str, size: int, workers: int, batches: int) -> list[str]:
     """Open a data set in this process, which must not have done so before; the lines of the report."""
-    before, start = _resident(), time.perf_counter()
+    set_start_method("fork", force=True)  # as in training; this process was spawned
+    watch = Watch()
     data = _module(folder, cache, size, 0)
     data.setup("fit")
-    opened = time.perf_counter()
-    lines = [f"opening: {opened - start:.2f} s, {_resident() - before:.0f} MB"]
+    lines = [f"opening: {watch}"]
     next(iter(data.train_dataloader()))
-    lines.append(f"the first batch after it: {time.perf_counter() - opened:.2f} s")
-    lines.append(f"until the first batch: {time.perf_counter() - start:.2f} s, {_resident() - before:.0f} MB")
+    lines.append(f"until the first batch: {watch}")
     data = _module(folder, cache, size, workers)
     data.setup("fit")
-    start = time.perf_counter()
     stream = iter(data.train_dataloader())
-    next(stream)
-    lines.append(f"{workers} workers, until the first batch: {time.perf_counter() - start:.2f} s")
     private = [_private(stream, number) for number in (1, batches)]
     lines.append(
-        f"each worker: {private[0]:.0f} MB of its own at first, {private[1]:.0f} MB after {batches} batches"
+        f"each of {workers} workers: {private[0]:.0f} MB of its own at first, {private[1]:.0f} MB after"
+        f" {batches} batches"
     )
     touched = len(list(Path(cache).rglob("*.index")))
     lines.append(f"{touched} of {len(data.frame_sets('train')[0].shards)} tars were indexed")
