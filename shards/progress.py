@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 log = logging.getLogger(__name__)
 
-ENDING = ".done"
+ENDING = ".progress"
 REFRESH_SECONDS = 1.0
 LEAST_SHARE = 0.5  # of the first unit that is done before a forecast is made
 
@@ -53,7 +53,7 @@ class UnitBar(tqdm):
 
     def __init__(self, folder: Path, sizes: Mapping[int, int], **options: Any) -> None:
         self._folder, self._sizes = folder, sizes
-        self._whole = options.get("initial", 0)
+        self._whole, self._title = options.get("initial", 0), options.get("desc", "")
         self._began = time.monotonic()
         self._forecast = False
         self._change = threading.Lock()
@@ -96,11 +96,11 @@ class UnitBar(tqdm):
     def _say(self, done: float) -> None:
         """Log the expected time once enough is done to know the rate."""
         fresh = done - self.initial
-        if self._forecast or not self._sizes or fresh < LEAST_SHARE * min(self._sizes.values()):
+        if self._forecast or not self._sizes or fresh < LEAST_SHARE * max(1, min(self._sizes.values())):
             return
         self._forecast = True
         seconds = (time.monotonic() - self._began) / fresh * (self.total - done)
         log.info(
             "%s: about %s left for %d frames, by the first %.1f",
-            *(self.desc, timedelta(seconds=round(seconds)), round(self.total - done), fresh),
+            *(self._title, timedelta(seconds=round(seconds)), round(self.total - done), fresh),
         )

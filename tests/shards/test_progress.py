@@ -18,7 +18,7 @@ def test_shares_of_units_under_way(tmp_path: Path) -> None:
     reporter(tmp_path, 3)(0.25)
     reporter(tmp_path, 4)(0.5)
     reporter(tmp_path, 5)(0.5)
-    (tmp_path / "000005.done").write_text("")  # it is being written
+    (tmp_path / "000005.progress").write_text("")  # it is being written
     (tmp_path / "000006.tar").touch()
     assert shares(tmp_path) == {3: 0.25, 4: 0.5}
     reporter(tmp_path, 4)(1.0)
