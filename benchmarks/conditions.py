@@ -25,7 +25,7 @@ from portraits.cameras import label_from_angles
 from shards.conditions import Portrait, render_conditions
 from shards.schema import SampleMeta
 
-NOISE_VIEWS = 4  # whose noise is measured
+NOISE_VIEWS = 2  # whose noise is measured
 RIG = np.radians((47.0, 16.0))  # NeRSemble's arc, half of its width and height
 
 
@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command. Raises InputError."""
     parser = ArgumentParser(prog="python -m benchmarks.conditions")
     parser.add_argument("--size", type=int, default=256, help="image side in pixels")
-    parser.add_argument("--views", type=int, default=16, help="K, the views of a frame")
+    parser.add_argument("--views", type=int, default=4, help="K, the views of a frame")
     parser.add_argument("--frames", type=int, default=16, help="frames that share people, as in a build")
     parser.add_argument("--rounds", type=int, default=1, help="repetitions, with other people")
     chosen = parser.parse_args(arguments)

@@ -51,6 +51,8 @@ class UnitBar(tqdm):
     Early on, it logs once how long the rest will take, by what was measured so far.
     """
 
+    n: float
+
     def __init__(self, folder: Path, sizes: Mapping[int, int], **options: Any) -> None:
         self._folder, self._sizes = folder, sizes
         self._whole, self._title = options.get("initial", 0), options.get("desc", "")
