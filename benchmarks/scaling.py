@@ -20,7 +20,6 @@ from lightning_modules.evaluation.plots import draw_curve, new_figure, style_axe
 from portraits.contact_sheet import picture_format, save_whole
 
 HOUR = 3600.0
-BUILD_SECONDS = 7.0  # for a frame of a NeRSemble build
 
 
 @dataclass(frozen=True)
@@ -42,10 +41,10 @@ class Work:
 
 
 # Durations and start-up as measured on a core of a CPU; docs/performance.md names the commands. A unit of a
-# build is as many frames as share the people of their conditions.
+# build is as many frames as share the people of their conditions; before, each frame was one.
 JOBS = (
-    Work("NeRSemble build before, 2,264 units of a frame at 256²", 2264, 62.0, 7.8, 0.15),
-    Work("NeRSemble build, 142 units of 16 frames at 256²", 142, 16 * BUILD_SECONDS, 7.8, 0.15),
+    Work("path-traced conditions, 2,264 frames", 2264, 136.0, 7.8, 0.15),
+    Work("baked conditions, 142 units of 16 frames", 142, 16 * 6.0, 7.8, 0.15),
     Work("sampling, 500 portraits of 24 views", 500, 24 * 1.11, 17.0, 0.05),
     Work("evaluation, 500 subjects of 16 views", 500, 16 * (1.11 + 0.09), 17.0, 0.05),
 )

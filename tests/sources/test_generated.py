@@ -43,6 +43,9 @@ class FlatConditions(RenderedConditions, FakeSource):
     def __init__(self, conditions):
         self.conditions = conditions
 
+    def portraits(self, unit, worker):  # noqa: ARG002
+        return []
+
 
 @pytest.fixture(params=[FlatEG3D, FlatPanoHead])
 def source(request, tmp_path):

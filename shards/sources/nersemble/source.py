@@ -51,7 +51,7 @@ LEAST = {
 class NersembleCapture(RenderedConditions):
     """Frames of NeRSemble with up to sixteen views, cropped by virtual cameras that look at the head.
 
-    At the recordings' full resolution each process needs 2.2 GB of memory.
+    At the recordings' full resolution each process needs 2.2 GB of memory, and the frames of a unit.
     """
 
     name = "nersemble"
