@@ -187,7 +187,7 @@ test-cluster: $(VENV)/.cluster ## Run commands on a Ray cluster that is started 
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -m cluster tests/cluster
 
 fuzz: $(VENV)/.dev ## Read 2,000 damaged and hostile files: each has to end in a one-line error or load
-	$(RUN) -m tests.fuzz $(ARGS)
+	OMP_NUM_THREADS=1 $(RUN) -m tests.fuzz $(ARGS)
 
 soak: $(VENV)/.dev ## Kill training, builds and evaluation 30 times at random: each has to resume to the same result
 	OMP_NUM_THREADS=1 $(RUN) -m tests.soak --kills 30 --seed 0 $(ARGS)

@@ -13,7 +13,8 @@ from typing import Literal, NamedTuple
 from core.errors import InputError
 
 MEMORY = 2 << 30  # bytes, in addition to the parent's
-SECONDS = 30
+SECONDS = 30  # of processor time, which does not depend on how busy the machine is
+WAIT_SECONDS = 600  # for a process that takes no processor time, as it waits for something
 LARGEST_FILE = 1 << 30
 
 Verdict = Literal["refused", "loaded", "traceback", "hang", "crash", "executed", "wrote outside"]
@@ -64,6 +65,7 @@ def _limit() -> None:
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     memory = pages * os.sysconf("SC_PAGE_SIZE") + MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 1))
     resource.setrlimit(resource.RLIMIT_FSIZE, (LARGEST_FILE, LARGEST_FILE))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     quiet = os.open(os.devnull, os.O_WRONLY)
@@ -81,9 +83,10 @@ def _load(load: Callable[[Path], str], folder: Path) -> Outcome:
 
 
 def _wait(child: int, read: int) -> Outcome:
-    """The child's report; the child is killed after `SECONDS`."""
+    """The child's report. The kernel ends it when its processor time is over, and it is killed when it waits
+    for too long."""
     os.set_blocking(read, False)
-    deadline, report = time.monotonic() + SECONDS, b""
+    deadline, report = time.monotonic() + WAIT_SECONDS, b""
     with os.fdopen(read, "rb", buffering=0) as pipe:
         while True:
             done, status = os.waitpid(child, os.WNOHANG)
@@ -93,10 +96,12 @@ def _wait(child: int, read: int) -> Outcome:
             if time.monotonic() > deadline:
                 os.kill(child, signal.SIGKILL)
                 os.waitpid(child, 0)
-                return Outcome("hang", f"not done after {SECONDS} s")
+                return Outcome("hang", f"waits for something after {WAIT_SECONDS} s")
             time.sleep(0.002)
-    if not report:
-        return Outcome(
-            "crash", f"ended by signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else "no report"
-        )
-    return Outcome(*json.loads(report))
+    if report:
+        return Outcome(*json.loads(report))
+    if not os.WIFSIGNALED(status):
+        return Outcome("crash", "no report")
+    if os.WTERMSIG(status) == signal.SIGXCPU:
+        return Outcome("hang", f"not done after {SECONDS} s of processor time")
+    return Outcome("crash", f"ended by signal {os.WTERMSIG(status)}")

@@ -45,6 +45,11 @@ def wait(_folder: Path) -> str:
     return ""
 
 
+def loop(_folder: Path) -> str:
+    while True:
+        pass
+
+
 def take_memory(_folder: Path) -> str:
     return str(torch.zeros(1 << 34).sum())
 
@@ -70,6 +75,7 @@ def write_outside(folder: Path) -> str:
         (refuse, "refused"),
         (fail, "traceback"),
         (wait, "hang"),
+        (loop, "hang"),
         (take_memory, "traceback"),
         (die, "crash"),
         (execute, "executed"),
@@ -77,5 +83,6 @@ def write_outside(folder: Path) -> str:
     ],
 )
 def test_sandbox_reports_the_outcome(place, load, verdict, monkeypatch):
-    monkeypatch.setattr(sandbox, "SECONDS", 2)
+    monkeypatch.setattr(sandbox, "SECONDS", 1)
+    monkeypatch.setattr(sandbox, "WAIT_SECONDS", 3)
     assert run_case(load, *place).verdict == verdict
