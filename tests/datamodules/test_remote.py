@@ -3,6 +3,7 @@
 import functools
 import itertools
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -77,6 +78,17 @@ def test_all_url_syntaxes_give_the_same_stream(make: Make, built: Path, server: 
         f"{server}/small/train-00000{{0..6}}.tar",
     ]
     for urls in ways:
+        assert keys(make(sources={"it": SourceConfig(urls)}, val_frames=0)) == expected
+
+
+def test_macos_attribute_files_are_not_shards(make: Make, built: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copied"
+    folder.mkdir()
+    for shard in (built / "small").glob("*.tar"):
+        shutil.copy(shard, folder)
+        (folder / f"._{shard.name}").write_bytes(b"\0\5\x16\7")
+    expected = keys(make(sources={"it": SourceConfig(str(built / "small"))}, val_frames=0))
+    for urls in (str(folder), str(folder / "*.tar")):
         assert keys(make(sources={"it": SourceConfig(urls)}, val_frames=0)) == expected
 
 

@@ -11,6 +11,7 @@ from PIL import Image, ImageCms
 
 from core.errors import InputError
 from portraits.alignment.photos import open_photo, photo_files, upright_rgb
+from portraits.image_folders import view_files
 
 
 @pytest.fixture
@@ -184,6 +185,7 @@ def test_photo_files_searches_recursively(tmp_path, picture):
     (tmp_path / "notes.txt").write_text("no")
     (tmp_path / "._b.jpg").write_bytes(b"\0\5\x16\7")  # macOS's file attributes
     assert [path.name for path in photo_files(tmp_path)] == ["a.PNG", "b.jpg", "c.webp"]
+    assert [path.name for path in view_files(tmp_path, "conditions")] == ["a.PNG", "b.jpg"]
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no photos"):
         photo_files(tmp_path / "empty")
