@@ -13,7 +13,6 @@ from jsonargparse import ArgumentError, ArgumentParser
 from core import fingerprints
 from core.engine import THIS_PROCESS, Engine
 from core.errors import InputError
-from core.shipped import find_shipped
 from generators.registry import check_renderer, renderer_record
 from lightning_modules.evaluation.baselines import plan_baseline
 from lightning_modules.evaluation.sampling import Move, OtherConditions, PredictionPlan
@@ -205,7 +204,6 @@ def _check_same_views(name: str, predictions: PredictionPlan, truth: RowPlan | N
 def _plan_predictions(
     settings: PredictionSettings, out: Path, subjects: SubjectSet, part: tuple[int, int], device: str
 ) -> PredictionPlan:
-    folder = find_shipped(settings.model)
     model = ModelSummary.read(settings.model)
     _check_model(model, settings, subjects)
     if settings.conditions == "others":
@@ -215,11 +213,11 @@ def _plan_predictions(
     check_precision(settings.precision, [device])
     number, parts = part
     return PredictionPlan(
-        out / f"samples-{fingerprint(settings, subjects)}",
-        folder.name,
+        out / f"samples-{fingerprint(settings, subjects, model.folder)}",
+        Path(settings.model).name,
         settings.subjects.protocol,
         ModelChoice(
-            folder,
+            model.folder,
             settings.sampling,
             getattr(torch, settings.precision),
             settings.reference_network == "untrained",
@@ -277,16 +275,16 @@ def prediction_values(settings: PredictionSettings) -> dict[str, Any]:
     return {field.name: values[field.name] for field in fields(PredictionSettings)}
 
 
-def fingerprint(settings: PredictionSettings, subjects: SubjectSet) -> str:
-    """The fingerprint of everything that predictions depend on: settings, weights, configuration and data.
-    Raises InputError."""
+def fingerprint(settings: PredictionSettings, subjects: SubjectSet, model: Path) -> str:
+    """The fingerprint of everything that predictions depend on: settings, data, and the weights and
+    configuration in the folder `model`. Raises InputError."""
     values = prediction_values(settings)
     values.pop("batch")
     values["sampling"].pop("chunk")
     values["subjects"].pop("cache_dir")
     values["subjects"]["shards"] = subjects.fingerprint
     values["subjects"]["masks"] = subjects.masks_from
-    values["model"] = fingerprints.of_folder(find_shipped(settings.model))
+    values["model"] = fingerprints.of_folder(model)
     values["renderer"] = renderer_record(settings.renderer) if settings.conditions == "others" else None
     return fingerprints.of_settings(values)
 

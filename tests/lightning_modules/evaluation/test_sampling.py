@@ -15,6 +15,7 @@ from lightning_modules.evaluation.sampling import OtherConditions, condition_pix
 from lightning_modules.evaluation.settings import EvaluationRequest, RowSettings, ScoringSettings
 from lightning_modules.evaluation.subjects import SubjectSettings, find_subjects
 from lightning_modules.evaluation.systems import ModelChoice, open_model
+from lightning_modules.networks import hub
 from lightning_modules.networks.portrait import PortraitModel, load_portrait_model, save_portrait_model
 from lightning_modules.sampling.settings import Sampling
 from portraits.cameras import angles
@@ -149,6 +150,17 @@ def test_prediction_folder_depends_on_model_configs(settings, tmp_path, name):
     values = json.loads((copy / name).read_text())
     (copy / name).write_text(json.dumps(values | {"extra": 1}))
     assert plan(settings, tmp_path).folder != before
+
+
+def test_prediction_folder_depends_on_files_of_a_hub_model(settings, model, tmp_path, monkeypatch):
+    copy = Path(shutil.copytree(model, tmp_path / "snapshot"))
+    monkeypatch.setattr(hub, "snapshot_download", lambda *_, **__: str(copy))
+    settings = dataclasses.replace(settings, model="someone/model")
+    before = plan(settings, tmp_path)
+    assert (before.system, before.choice.folder) == ("model", copy)
+    card = copy / "appearance_reference" / "stage.json"
+    card.write_text(card.read_text() + " ")
+    assert plan(settings, tmp_path).folder != before.folder
 
 
 def test_prediction_folder_depends_on_shard_contents(settings, capture, tmp_path):
