@@ -99,8 +99,8 @@ class AutoencoderModule(pl.LightningModule):
         }
         weights = (1.0, self.hparams.perceptual_weight, self.hparams.kl_weight)
         loss = sum(weight * value for weight, value in zip(weights, losses.values(), strict=True))
-        self.log_dict({f"train/{name}": value for name, value in losses.items()})
-        self.log("train/loss", loss, prog_bar=True)
+        self.log_dict({f"train/{name}": value for name, value in losses.items()}, sync_dist=True)
+        self.log("train/loss", loss, prog_bar=True, sync_dist=True)
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
@@ -242,7 +242,9 @@ class BackboneModule(pl.LightningModule):
         if torch.rand(1, generator=draw) < self.hparams.reading and has_pairs(batch):
             moments, read = paired(batch)
         loss = self.loss(moments, draw, read).mean()
-        self.log("train/loss" if read is None else "train/loss_reading", loss, prog_bar=True)
+        name = "train/loss" if read is None else "train/loss_reading"
+        # each rank draws for itself whether F reads, so that some may have nothing to log
+        self.log(name, loss, prog_bar=True, sync_dist=not self.hparams.reading)
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
