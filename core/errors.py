@@ -34,12 +34,14 @@ REMEDIES = {
 
 
 LONGEST = 2000  # characters of a reported line
+INTERRUPTED = 128 + 2  # exit code of a process that was ended by SIGINT
 
 
 @contextmanager
 def one_line() -> Iterator[None]:
     """Exit with one line, `error: …`, on stderr for an InputError (with its exit code) and for the system
-    errors in `REMEDIES` (with 1). Other exceptions propagate with their traceback."""
+    errors in `REMEDIES` (with 1), or with the line `interrupted` for SIGINT (with 130). Other exceptions
+    propagate with their traceback."""
     try:
         yield
     except InputError as error:
@@ -49,6 +51,9 @@ def one_line() -> Iterator[None]:
             raise
         where = "" if error.filename is None else f"{os.fspath(error.filename)}: "
         _end(f"{where}{error.strerror}: {REMEDIES[error.errno]}", 1)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
 
 
 def _end(message: str, code: int) -> NoReturn:

@@ -1,5 +1,5 @@
 """The data loader: resumption within a stream, limits on damaged samples, and workers that survive
-SIGTERM."""
+signals."""
 
 import logging
 import signal
@@ -23,7 +23,7 @@ from datamodules.transport import (
 
 log = logging.getLogger(__name__)
 
-GRACE_SECONDS = 60  # for which a worker continues after SIGTERM
+GRACE_SECONDS = 60  # for which a worker continues after SIGTERM or SIGHUP
 MIN_SKIPPED = 10
 
 
@@ -84,7 +84,7 @@ class StreamLoader(DataLoader[Any]):
             generator=torch.Generator(),
             pin_memory=torch.cuda.is_available(),
             num_workers=num_workers,
-            worker_init_fn=outlive_sigterm,
+            worker_init_fn=outlive_signals,
             timeout=WAIT_SECONDS if num_workers else 0,
             **options,
         )
@@ -106,10 +106,16 @@ class StreamLoader(DataLoader[Any]):
             yield from map(to_tensors, super().__iter__())
 
 
-def outlive_sigterm(number: int) -> None:  # noqa: ARG001  (torch gives a worker's number)
-    """Let a worker continue for `GRACE_SECONDS` after SIGTERM, which job managers send to all processes of a
-    run: the main process needs batches until the end of the step, when it saves a checkpoint."""
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE_SECONDS))
+def outlive_signals(number: int) -> None:  # noqa: ARG001  (torch gives a worker's number)
+    """Let a worker continue for `GRACE_SECONDS` after SIGTERM and SIGHUP, and ignore SIGINT.
+
+    Job managers and terminals send these to all processes of a run, and the main process needs batches until
+    the end of the step, when it saves a checkpoint.
+    """
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(signum) != signal.SIG_IGN:
+            signal.signal(signum, lambda *_: signal.alarm(GRACE_SECONDS))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _unchanged(batch: Any) -> Any:

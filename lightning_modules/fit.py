@@ -16,7 +16,6 @@ from core.yaml_files import read_yaml
 if TYPE_CHECKING:
     import pytorch_lightning as pl
 
-INTERRUPTED = 128 + 2  # exit code of a process that was ended by SIGINT
 GROUPS = ("model", "data", "trainer")
 OWN_FLAGS = ("config", "name", "ckpt_path", "threads", "seed_everything", "print_config", "help")
 USAGE = """\
@@ -70,13 +69,9 @@ def main(args: Sequence[str] | None = None) -> "pl.Trainer | None":
             return None
         arguments = find_configs(arguments)
         check_arguments(arguments)
-        try:
-            from lightning_modules.training import train  # Lightning, diffusers: seconds
+        from lightning_modules.training import train  # Lightning, diffusers: seconds
 
-            return train(arguments)
-        except KeyboardInterrupt:
-            print("stopped before training began", file=sys.stderr)
-            raise SystemExit(INTERRUPTED) from None
+        return train(arguments)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,5 @@
 """Implementation of `fit`: builds module, data and trainer with LightningCLI, and runs them."""
 
-import os
-import signal
-import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +13,7 @@ import yaml
 from jsonargparse import ArgumentError, Namespace
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch import nn
 
@@ -24,12 +21,12 @@ from core.errors import InputError
 from core.files import write_text
 from core.shipped import find_configs, find_shipped
 from datamodules.transport import worker_faults
+from lightning_modules.interruptions import StopTogether, ended_together, peer_faults
 from lightning_modules.loggers import reserve_version, run_loggers
 from lightning_modules.optimization import Learning
 from lightning_modules.parts import check_checkpoint
 from lightning_modules.quiet import quiet_lightning
 
-TERMINATED = 128 + 15  # exit code of a process that was ended by SIGTERM
 TRAINER_DEFAULTS = "configs/trainer/default.yaml"
 
 
@@ -58,12 +55,14 @@ class FitCLI(LightningCLI):
 
     def __init__(self, args: Sequence[str]) -> None:
         self.scratch: TemporaryDirectory | None = None
+        self.stop = StopTogether()
         super().__init__(
             args=list(args),
             run=False,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             seed_everything_default=0,
+            trainer_defaults={"callbacks": self.stop},
             save_config_callback=LoggedConfig,
             # W&B writes its own config.yaml
             save_config_kwargs={"config_filename": "fit.yaml", "save_to_log_dir": False},
@@ -149,13 +148,20 @@ def read_config(args: Sequence[str], cli: type[FitCLI] = FitCLI) -> FitCLI:
         return cli(find_configs(args))
     except ArgumentError as error:
         raise InputError(_reason(error)) from error
-    except MisconfigurationException as error:
-        raise InputError(f"the trainer's settings: {error}") from error
-    except ValueError as error:
-        # the parser wraps what a module's own constructor raises
-        if isinstance(error.__cause__, InputError):
-            raise error.__cause__ from None
+    except (MisconfigurationException, ModuleNotFoundError, ValueError) as error:
+        for cause in _causes(error):
+            if isinstance(cause, InputError):
+                raise cause from None
+            if isinstance(cause, MisconfigurationException | ModuleNotFoundError):
+                raise InputError(f"the trainer's settings: {cause}") from error
         raise
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and its causes; the parser wraps what a class of the settings raises, once or twice."""
+    while error is not None:
+        yield error
+        error = error.__cause__
 
 
 def _reason(error: ArgumentError) -> str:
@@ -171,40 +177,23 @@ def report_parameters(module: nn.Module) -> str:
     return f"{type(module).__name__}: {trained / 1e6:.2f} M parameters trained, {frozen / 1e6:.2f} M frozen"
 
 
-def last_checkpoint(trainer: pl.Trainer) -> str:
-    """The path of the newest checkpoint of this run, or a remark that there is none."""
-    paths = [callback.last_model_path for callback in trainer.checkpoint_callbacks]
-    return next((path for path in paths if path), "(no checkpoint was written)")
-
-
 def train(args: Sequence[str]) -> pl.Trainer:
     """Parse, build and fit. Interrupted runs leave a checkpoint to resume from. Raises InputError."""
     quiet_lightning()
-    end_on_hangup()
     cli = read_config(args)
     ckpt_path = cli.config.ckpt_path
     if ckpt_path is not None:
         check_checkpoint(Path(ckpt_path))
     rank_zero_info(report_parameters(cli.model))
     try:
-        with worker_faults(), restore_faults(ckpt_path):
+        with ended_together(cli.trainer, cli.stop), worker_faults(), restore_faults(ckpt_path), peer_faults():
             cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=ckpt_path)
-    except SIGTERMException:
-        print(f"terminated; resume with --ckpt_path {last_checkpoint(cli.trainer)}", file=sys.stderr)
-        raise SystemExit(TERMINATED) from None
     except MisconfigurationException as error:
         raise InputError(f"the trainer's settings: {error}") from error
     finally:
         if cli.scratch is not None:
             cli.scratch.cleanup()
     return cli.trainer
-
-
-def end_on_hangup() -> None:
-    """Let SIGHUP, sent when a terminal closes, end a run like SIGTERM, with a checkpoint. Under nohup it
-    remains ignored."""
-    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
-        signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
 
 
 @contextmanager

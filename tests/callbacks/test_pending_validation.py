@@ -1,5 +1,7 @@
 """An interrupted validation runs again after resuming, also at the end of training."""
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -7,20 +9,25 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.demos.boring_classes import BoringModel
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from callbacks.pending_validation import PendingValidation
 from lightning_modules.checkpoint_io import WholeCheckpointIO
+from lightning_modules.interruptions import StopTogether
 
 
 class Validations(pl.Callback):
-    """Records the steps of finished validations and the end of training; fails in the one at `stop_at`."""
+    """Records the steps of finished validations and the end of training; the validation at `stop_at` fails,
+    or this process is sent the signal `number` in it."""
 
-    def __init__(self, stop_at: int | None = None) -> None:
-        self.stop_at, self.steps, self.ended = stop_at, [], False
+    def __init__(self, stop_at: int | None = None, number: int | None = None) -> None:
+        self.stop_at, self.number, self.steps, self.ended = stop_at, number, [], False
 
     def on_validation_batch_start(self, trainer: pl.Trainer, *_: object) -> None:
         if trainer.global_step == self.stop_at:
-            raise RuntimeError("killed")
+            if self.number is None:
+                raise RuntimeError("killed")
+            os.kill(os.getpid(), self.number)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.steps.append(trainer.global_step)
@@ -43,17 +50,20 @@ def fit(folder: Path, seen: Validations, ckpt_path: Path | None = None) -> pl.Tr
         enable_model_summary=False,
         default_root_dir=folder,
         plugins=[WholeCheckpointIO()],
-        callbacks=[PendingValidation(), seen, keep],
+        callbacks=[PendingValidation(), seen, StopTogether(), keep],
     )
     torch.manual_seed(0)
     trainer.fit(BoringModel(), ckpt_path=ckpt_path)
     return trainer
 
 
+@pytest.mark.parametrize(("number", "error"), [(None, RuntimeError), (signal.SIGTERM, SIGTERMException)])
 @pytest.mark.parametrize(("stop_at", "after"), [(2, [2, 4, 6]), (4, [4, 6]), (6, [6])])
-def test_interrupted_validation_runs_after_resuming(tmp_path: Path, stop_at: int, after: list[int]):
-    with pytest.raises(RuntimeError, match="killed"):
-        fit(tmp_path, Validations(stop_at))
+def test_interrupted_validation_runs_after_resuming(
+    tmp_path: Path, stop_at: int, after: list[int], number: int | None, error: type[Exception]
+):
+    with pytest.raises(error):
+        fit(tmp_path, Validations(stop_at, number))
     seen = Validations()
     trainer = fit(tmp_path, seen, tmp_path / "last.ckpt")
     assert seen.steps == after

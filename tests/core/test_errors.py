@@ -29,6 +29,13 @@ def test_disk_error_prints_the_file_and_advice(capsys, number, advice):
     assert advice in line
 
 
+def test_interruption_prints_one_line(capsys):
+    with pytest.raises(SystemExit) as end, one_line():
+        raise KeyboardInterrupt
+    assert end.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
 def test_other_errors_propagate():
     for bug in (RuntimeError("a bug"), FileNotFoundError(errno.ENOENT, "no such file", "a")):
         with pytest.raises(type(bug)), one_line():

@@ -83,6 +83,20 @@ class UnresponsiveWorker(KilledWorker):
         signal.pause()
 
 
+class SignalledWorker(KilledWorker):
+    """A data set whose worker gets the signals that job managers and terminals send to all processes."""
+
+    def __getitem__(self, number: int) -> Any:
+        for signum in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            os.kill(os.getpid(), signum)
+        return {"key": [str(number)], "skipped": []}
+
+
+def test_worker_outlives_the_signals_that_end_a_run() -> None:
+    batches = list(StreamLoader(SignalledWorker(), SkipCounter(0.0), num_workers=1))  # type: ignore[arg-type]
+    assert [batch["key"] for batch in batches] == [["0"]]
+
+
 def test_killed_worker_is_an_input_error() -> None:
     message = r"^DataLoader worker .*(killed|exited unexpectedly).*lower num_workers"
     with pytest.raises(InputError, match=message):

@@ -7,6 +7,10 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from core.errors import InputError
+
+SIGTERM = int(signal.SIGTERM)  # a default that can be saved with a run's settings
+
 
 class Losses(pl.Callback):
     """Records the loss of every micro-batch by (optimiser step, index in the accumulation)."""
@@ -25,16 +29,40 @@ class Losses(pl.Callback):
 
 
 class Terminate(pl.Callback):
-    """Sends SIGTERM to this process at the start of a micro-batch, as a cluster scheduler would."""
+    """Sends the signal `number` to this process, or with `group` to its process group, at the start of a
+    micro-batch, as a cluster scheduler would; on rank `rank` only."""
 
-    def __init__(self, at: int) -> None:
-        self.at = at
+    def __init__(self, at: int, number: int = SIGTERM, rank: int = 0, group: bool = False) -> None:
+        self.at, self.number, self.rank, self.group = at, number, rank, group
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.fit_loop.epoch_loop.total_batch_idx == self.at:
-            os.kill(os.getpid(), signal.SIGTERM)
+        if trainer.fit_loop.epoch_loop.total_batch_idx == self.at and trainer.global_rank == self.rank:
+            if self.group:
+                os.killpg(0, self.number)
+            else:
+                os.kill(os.getpid(), self.number)
+
+
+class InterruptSetup(pl.Callback):
+    """Sends this process SIGINT before training begins."""
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+class Fault(pl.Callback):
+    """Raises InputError in the midst of a micro-batch on rank `rank`, as damaged data would."""
+
+    def __init__(self, at: int, rank: int) -> None:
+        self.at, self.rank = at, rank
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.fit_loop.epoch_loop.total_batch_idx == self.at and trainer.global_rank == self.rank:
+            raise InputError(f"a fault of rank {self.rank}")
 
 
 def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:

@@ -1,12 +1,14 @@
 """The `fit` command: runs, resuming, errors, loggers, and where results are."""
 
 import csv
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 import wandb
 import yaml
+from lightning_fabric.loggers import tensorboard
 
 from core.errors import InputError
 from lightning_modules import loggers
@@ -74,15 +76,41 @@ def test_run_resumes_from_a_checkpoint(config):
     assert Path("runs/stage1/version_1/checkpoints/last.ckpt").is_file()
 
 
-def test_sigterm_saves_a_checkpoint_and_prints_how_to_resume(config, capfd):
-    terminate = "--trainer.callbacks+=tests.lightning_modules.recording.Terminate"
+RECORDING = "--trainer.callbacks+=tests.lightning_modules.recording"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_signal_saves_a_checkpoint_and_prints_how_to_resume(config, capfd, number):
+    sent = [f"{RECORDING}.Terminate", "--trainer.callbacks.at=1", f"--trainer.callbacks.number={int(number)}"]
     with pytest.raises(SystemExit) as ended:
-        main(["--config", str(config), terminate, "--trainer.callbacks.at=1"])
-    assert ended.value.code == 143
+        main(["--config", str(config), *sent])
+    assert ended.value.code == 128 + number
     last = Path("runs/stage1/version_0/checkpoints/last.ckpt")
-    assert last.is_file()
-    assert f"resume with --ckpt_path {last}" in capfd.readouterr().err
-    assert main(["--config", str(config), f"--ckpt_path={last}"]).global_step == 4
+    assert torch.load(last, weights_only=True)["global_step"] == 2
+    assert f"stopped by {number.name}; resume with --ckpt_path {last}" in capfd.readouterr().err
+
+
+def test_interruption_before_training_prints_one_line(config, capfd):
+    with pytest.raises(SystemExit) as ended:
+        main(["--config", str(config), f"{RECORDING}.InterruptSetup"])
+    assert ended.value.code == 130
+    said = capfd.readouterr().err
+    assert said.splitlines()[-1] == "interrupted"
+    assert "Traceback" not in said
+    assert "attempting" not in said
+
+
+def test_logger_without_its_package_is_an_input_error(config, capfd, monkeypatch):
+    for name in ("_TENSORBOARD_AVAILABLE", "_TENSORBOARDX_AVAILABLE"):
+        monkeypatch.setattr(tensorboard, name, False)
+    logger = "--trainer.logger=pytorch_lightning.loggers.TensorBoardLogger"
+    with pytest.raises(SystemExit) as ended:
+        main(["--config", str(config), logger, "--trainer.logger.save_dir=runs"])
+    assert ended.value.code == 2
+    said = capfd.readouterr().err
+    assert "Traceback" not in said
+    (line,) = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert "tensorboard" in line
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from core.errors import InputError
 from core.seeding import torch_generator
 from datamodules.stream import TrainBatches
 from lightning_modules.appearance import AppearanceStage
+from lightning_modules.interruptions import StopTogether
 from lightning_modules.networks.portrait import CONTROL, REFERENCE, save_portrait_model
 from lightning_modules.networks.provenance import CARD
 from lightning_modules.optimization import Learning
@@ -132,7 +133,7 @@ def test_resume_repeats_losses_and_weights(number, change, make, data, make_trai
     losses, average = run(whole)
     keep = ModelCheckpoint(dirpath=tmp_path, save_last=True, save_on_exception=True)
     with pytest.raises(SIGTERMException):
-        run(make(number, **change), Terminate(2), keep)
+        run(make(number, **change), Terminate(2), StopTogether(), keep)
     again = make(number, **change)
     after, resumed = run(again, ckpt_path=str(tmp_path / "last.ckpt"))
     assert after == {step: loss for step, loss in losses.items() if step in after}

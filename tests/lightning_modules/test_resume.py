@@ -9,6 +9,7 @@ from callbacks.weight_average import WeightAverage
 from core.model_folders import save_model
 from datamodules.pool import ImagePool
 from lightning_modules.backbone import AutoencoderModule, BackboneModule
+from lightning_modules.interruptions import StopTogether
 from lightning_modules.optimization import Learning
 from tests.lightning_modules.recording import Losses, Terminate, equal
 from tests.networks.toy import toy_vae
@@ -31,7 +32,7 @@ def interrupted(trainer_of, make_module, make_data, folder, at, **options):
     losses = Losses()
     trainer = trainer_of(
         max_steps=STEPS,
-        callbacks=[losses, WeightAverage(0.9), Terminate(at), keep],
+        callbacks=[losses, WeightAverage(0.9), Terminate(at), StopTogether(), keep],
         enable_checkpointing=True,
         **options,
     )

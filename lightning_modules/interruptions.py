@@ -1,0 +1,179 @@
+"""Signals and faults in training: all processes of a run (ranks) stop together, and say why in one line."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+from torch.distributed import DistError
+
+from core.errors import INTERRUPTED
+
+SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+ENDED_BY = 128  # exit code of a process that was ended by a signal, minus the signal's number
+CHILD_SECONDS = 4  # that a launched rank has to end after it has broken its connections
+POLL_SECONDS = 0.2
+
+
+class StopTogether(pl.Callback):
+    """On SIGTERM, SIGHUP or SIGINT to any rank, ends all ranks after the same batch, with a checkpoint.
+
+    The handler only notes the signal, and the ranks agree on it after each batch of training or validation.
+    Lightning's own communicates with other ranks from within the handler, which hangs unless they are at the
+    same place. A second SIGINT raises KeyboardInterrupt at once.
+
+    Has to come after callbacks whose state belongs into the checkpoint.
+    """
+
+    def __init__(self) -> None:
+        self.signal = 0
+        """The number of the signal that ends the run; 0 for none."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Replaces Lightning's handlers, which are restored to those before it when training ends."""
+        self._listen()
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The same, as a resumed run may begin with a validation."""
+        self._listen()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        """Raises SIGTERMException on all ranks if one of them has received a signal."""
+        self._stop(trainer)
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        """Raises SIGTERMException on all ranks if one of them has received a signal."""
+        self._stop(trainer)
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Prevents a checkpoint at a fault of one rank among several: saving would wait for the others."""
+        if trainer.world_size > 1 and not isinstance(exception, SIGTERMException):
+            for callback in trainer.checkpoint_callbacks:
+                if isinstance(callback, ModelCheckpoint):
+                    callback.save_on_exception = False
+
+    def _listen(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return  # signals are those of the main thread
+        for number in SIGNALS:
+            if signal.getsignal(number) != signal.SIG_IGN:  # as SIGHUP is under nohup
+                signal.signal(number, self._note)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == self.signal == signal.SIGINT:
+            signal.default_int_handler(number, frame)
+        self.signal = number
+
+    def _stop(self, trainer: pl.Trainer) -> None:
+        number = self.signal
+        if trainer.world_size > 1:
+            noted = torch.tensor(number, device=trainer.strategy.root_device)
+            number = int(trainer.strategy.reduce(noted, reduce_op="max"))
+        if number:
+            self.signal = number
+            raise SIGTERMException
+
+
+class PeerEndedError(Exception):
+    """Another rank of this run has ended."""
+
+
+@contextmanager
+def peer_faults() -> Iterator[None]:
+    """Raise PeerEndedError if communication fails because another rank has ended."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, DistError) and "gloo" not in str(error):
+            raise
+        raise PeerEndedError from error
+
+
+@contextmanager
+def ended_together(trainer: pl.Trainer, stop: StopTogether) -> Iterator[None]:
+    """End the other ranks with this one, and exit if a signal or another rank has ended this one.
+
+    The exit code is 128 and the signal's number, or that of the rank that had a fault. Other exceptions
+    propagate.
+    """
+    end_with_parent()
+    try:
+        yield
+    except SIGTERMException:
+        raise SystemExit(_report_stop(trainer, stop.signal or signal.SIGTERM)) from None
+    except PeerEndedError:
+        print("stopped, as another process of this run has ended: its own output says why", file=sys.stderr)
+        raise SystemExit(_code_of_others(trainer)) from None
+    except SystemExit:
+        if not trainer.interrupted:
+            raise
+        if not trainer.is_global_zero:
+            raise SystemExit(INTERRUPTED) from None
+        raise KeyboardInterrupt from None  # which Lightning turns into an exit code of 1
+    except BaseException:
+        _end_others(trainer)
+        raise
+
+
+def _report_stop(trainer: pl.Trainer, number: int) -> int:
+    """Say where to go on from, and return the exit code."""
+    if trainer.is_global_zero:
+        name = signal.Signals(number).name
+        print(f"stopped by {name}; resume with --ckpt_path {last_checkpoint(trainer)}", file=sys.stderr)
+    # Lightning kills a process, busy or not, when one that it has launched ends with a code other than 0.
+    launched = trainer.local_rank > 0 and "TORCHELASTIC_RUN_ID" not in os.environ
+    return 0 if launched else ENDED_BY + number
+
+
+def last_checkpoint(trainer: pl.Trainer) -> str:
+    """The path of the newest checkpoint of this run, or a remark that there is none."""
+    paths = [getattr(callback, "last_model_path", "") for callback in trainer.checkpoint_callbacks]
+    return next((path for path in paths if path), "(no checkpoint was written)")
+
+
+def _launched(trainer: pl.Trainer) -> list[Any]:
+    """The processes of the ranks that this one has launched."""
+    launcher = trainer.strategy.launcher
+    return launcher.procs if isinstance(launcher, _SubprocessScriptLauncher) else []
+
+
+def _code_of_others(trainer: pl.Trainer) -> int:
+    """The exit code of a launched rank that has failed, or 1; those that still run are killed."""
+    deadline = time.monotonic() + CHILD_SECONDS
+    processes = _launched(trainer)
+    while processes and not any(process.poll() for process in processes) and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+    _end_others(trainer)
+    return next((process.returncode for process in processes if process.returncode), 1)
+
+
+def _end_others(trainer: pl.Trainer) -> None:
+    """Kill the ranks that this one has launched; they may wait for this one in a collective operation."""
+    for process in _launched(trainer):
+        process.kill()
+
+
+def end_with_parent() -> None:
+    """Let a rank that another has launched end when that has ended, whatever it waits for."""
+    if int(os.environ.get("LOCAL_RANK", 0)) == 0:
+        return
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(POLL_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
