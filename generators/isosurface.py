@@ -159,7 +159,7 @@ def write_mesh(surface: Surface, colours: NDArray[np.uint8], path: Path, unit: U
     if path.suffix.lower() not in FORMATS:
         raise InputError(f"{path}: names of meshes end in {' or '.join(FORMATS)}")
     scale = unit_scale(unit)
-    kind, options = path.suffix.lower()[1:], {}
+    kind, options = path.suffix.lower()[1:], dict[str, Any]()
     if kind == "glb":
         options = {"tree_postprocessor": _add_material}
         colours = _linear(colours)
