@@ -82,7 +82,8 @@ class Catalog:
         identities: dict[str, set[str]] = defaultdict(set)
         shards = [self._open(url, identities) for url in self._urls]
         for folder, split in {(_folder(shard.url), shard.split) for shard in shards if shard.record}:
-            identities[split].update(self._manifests[folder].identities.get(split, ()))
+            if (manifest := self._manifest(folder)) is not None:
+                identities[split].update(manifest.identities.get(split, ()))
         check_disjoint(identities, f"source {self.name}")
         self._check_unique(shards)
         return shards

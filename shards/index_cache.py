@@ -5,7 +5,9 @@ import json
 import logging
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -77,7 +79,11 @@ class IndexCache:
         if file is None:
             return
         about = {"state": state, "keys": json.dumps(index.keys), "layouts": json.dumps(index.layouts)}
-        arrays = {"layout": index.layout, "start": index.start, "spans": index.spans}
+        arrays: dict[str, NDArray[Any]] = {
+            "layout": index.layout,
+            "start": index.start,
+            "spans": index.spans,
+        }
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             with whole_file(file) as partial:

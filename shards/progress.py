@@ -58,6 +58,7 @@ class UnitBar(tqdm):
         self._whole, self._title = options.get("initial", 0), options.get("desc", "")
         self._began = time.monotonic()
         self._forecast = False
+        self._first: tuple[float, float] | None = None  # when units first reported, and how much
         self._change = threading.Lock()
         self._closing = threading.Event()
         for path in folder.glob(f"*{ENDING}"):  # of an interrupted run
@@ -96,12 +97,20 @@ class UnitBar(tqdm):
             self.look()
 
     def _say(self, done: float) -> None:
-        """Log the expected time once enough is done to know the rate."""
-        fresh = done - self.initial
-        if self._forecast or not self._sizes or fresh < LEAST_SHARE * max(1, min(self._sizes.values())):
+        """Log the expected time once enough is done to know the rate.
+
+        Where units report progress, the start of workers does not count."""
+        now, fresh = time.monotonic(), done - self.initial
+        if self._forecast or not self._sizes or fresh <= 0:
+            return
+        if self._first is None:
+            self._first = now, done
+        if fresh < LEAST_SHARE * min(self._sizes.values()):
             return
         self._forecast = True
-        seconds = (time.monotonic() - self._began) / fresh * (self.total - done)
+        began, had = self._first if done > self._first[1] else (self._began, self.initial)
+        seconds = (now - began) / (done - had) * (self.total - done)
+        self.clear()
         log.info(
             "%s: about %s left for %d frames, by the first %.1f",
             *(self._title, timedelta(seconds=round(seconds)), round(self.total - done), fresh),

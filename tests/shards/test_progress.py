@@ -60,4 +60,15 @@ def test_rest_is_forecast_once_by_the_measured_rate(
         shown.look()
         shown.update(8)
     assert caplog.text.count("left") == 1
-    assert "capture toy: about 0:03:00 left for 12 frames, by the first 4.0" in caplog.text
+    assert "capture toy: about 0:05:00 left for 12 frames, by the first 4.0" in caplog.text
+
+
+def test_units_that_report_nothing_are_forecast_from_the_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("shards.progress.time.monotonic", lambda: now)
+    with caplog.at_level(logging.INFO), bar(tmp_path, {0: 2, 1: 4}) as shown:
+        now = 10.0
+        shown.update(2)
+    assert "capture toy: about 0:00:20 left for 4 frames, by the first 2.0" in caplog.text

@@ -105,7 +105,7 @@ def test_memory_does_not_grow_with_video_length(tmp_path):
         write_json(folder.parents[2] / "calibration" / "camera_params.json", studio.calibration())
     script = (
         "import resource, sys; from shards.sources.nersemble.source import NersembleCapture as Capture;"
-        "none = dict(val_frames=0, test_frames=0, val_share=0, test_share=0);"
+        "none = dict(val_frames=0, test_frames=0, val_share=0, test_share=0, condition_frames=1);"
         "source = Capture(sys.argv[1], frames=14, **none);"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10;"
         "print([(source.capture(unit)[0].reason, peak()) for unit in source.units()])"
