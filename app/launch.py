@@ -13,7 +13,7 @@ from app.page import Page
 from app.photos import MAX_BYTES
 from app.requests import Fixed
 from app.visitors import Guard, Visitors
-from lightning_modules.sampling.devices import choose_devices
+from core.devices import find_devices
 from lightning_modules.sampling.loras import lora_files
 from lightning_modules.sampling.model_summary import ModelSummary
 from lightning_modules.sampling.synthesis import NetworkOptions, open_pipeline
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 def launch(options: "Options", model: ModelSummary, root: Path) -> None:
     """Serve the page until it is interrupted."""
     networks = NetworkOptions(str(model.folder), options.precision)
-    pipelines = [open_pipeline(networks, [device]) for device in choose_devices(options.devices)]
+    pipelines = [
+        open_pipeline(networks, [device]) for device in find_devices(options.devices, options.device)
+    ]
     visitors = Visitors(root)
     page = Page(
         Fixed(str(model.folder.resolve()), options.conditions, options.precision, lora_files(options.loras)),

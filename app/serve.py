@@ -14,9 +14,10 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
+from core.devices import find_devices
 from core.errors import InputError, one_line
 from generators.registry import check_renderer, is_renderer
-from lightning_modules.sampling.devices import Precision, check_precision, choose_devices
+from lightning_modules.sampling.devices import Precision, check_precision
 from lightning_modules.sampling.loras import Lora, check_loras, lora_files
 from lightning_modules.sampling.model_summary import ModelSummary
 from lightning_modules.sampling.settings import Sampling
@@ -38,6 +39,7 @@ class Options:
         conditions: the renderer of the condition images (synthetic, eg3d:FOLDER, panohead:FOLDER)
         loras: a folder of LoRAs for Stable Diffusion 1.5 (.safetensors), which the page offers
         precision: of the networks
+        device: cpu, cuda, cuda:N, or mps for Apple's GPU; by default the GPUs of NVIDIA's, if any
         devices: how many GPUs to make views on, a request on each at a time; by default all
         browser: open the page in the browser
     """
@@ -49,6 +51,7 @@ class Options:
     conditions: str = "synthetic"
     loras: str | None = None
     precision: Precision = "float32"
+    device: str | None = None
     devices: int | None = None
     browser: bool = False
 
@@ -61,7 +64,7 @@ def check(options: Options) -> ModelSummary:
     if not is_renderer(options.conditions):
         raise InputError(f"--conditions {options.conditions}: the page takes a renderer, not a folder")
     check_renderer(options.conditions)
-    check_precision(options.precision, choose_devices(options.devices))
+    check_precision(options.precision, find_devices(options.devices, options.device))
     model = ModelSummary.read(options.model)
     model.check(Sampling(steps=1), views=1)
     check_loras([Lora(file) for file in lora_files(options.loras)], model.folder)

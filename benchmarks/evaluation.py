@@ -15,8 +15,8 @@ from jsonargparse import ArgumentParser
 from tqdm import tqdm
 
 from benchmarks.sampling import clock
+from core.devices import find_device
 from core.errors import InputError, one_line
-from lightning_modules.evaluation.planning import find_device
 from lightning_modules.evaluation.sampling import condition_pixels, reference_pixels
 from lightning_modules.evaluation.subjects import Subject, SubjectSettings, find_subjects
 from lightning_modules.evaluation.systems import ModelChoice, open_model

@@ -16,11 +16,11 @@ from jsonargparse import ArgumentParser
 from tqdm import tqdm
 
 from benchmarks.sampling import clock
+from core.devices import find_devices
 from core.errors import InputError, one_line
 from core.files import whole_file, write_json, write_text
 from lightning_modules.ablations import read_frames, sampled
 from lightning_modules.likeness import Likeness, RowScores
-from lightning_modules.sampling.devices import choose_devices
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
 from lightning_modules.sampling.presets import read_presets
 from lightning_modules.sampling.settings import Sampling
@@ -112,7 +112,7 @@ def benchmark(
     if people < 2 or views < 1:
         raise InputError(f"--people {people} --views {views}: give 2 people or more, and a view or more")
     rows = rows_to_measure(variants)
-    (device,) = choose_devices(1)
+    (device,) = find_devices(1)
     pipeline = DiffPortrait3DPipeline.from_pretrained(model).to(device)
     batch = read_frames(data, people, views, pipeline.image_size)
     batch |= {"reference": batch["reference"][:, :1]}

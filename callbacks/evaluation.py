@@ -17,6 +17,7 @@ from torch import Tensor
 from callbacks.media import Rows, log_picture, log_rows, log_video, media_name, run_folder
 from callbacks.pictures import save_picture
 from callbacks.stage_samples import Batch, Sampler, follows_cameras, sampler_of, takes_conditions
+from core.devices import CPU, has_float64
 from core.errors import InputError
 from core.files import write_text
 from generators.registry import RendererChoice, check_renderer
@@ -177,6 +178,7 @@ class Evaluation(pl.Callback):
     def _score(self, samples: Tensor, batch: Batch, device: torch.device) -> dict[str, Tensor]:
         """The scores (B * K,) by metric. Faces in the targets are detected at the first validation only."""
         assert self._suite is not None  # created in setup
+        device = device if has_float64(device) else torch.device(CPU)  # metrics average in float64
         suite = self._suite.to(device)
         suite.reset()
         if not self._faces:

@@ -8,9 +8,9 @@ synthesize --noise`.
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from jsonargparse import ArgumentParser
 
+from core.devices import find_devices
 from core.engine import EngineOptions
 from core.errors import InputError, one_line
 from generators.gan.options import Frame, GeneratorOptions
@@ -34,6 +34,7 @@ def invert(
     frame: Frame | None = None,
     tuning: Tuning = Tuning(),  # noqa: B008 (frozen)
     mesh: MeshOptions = MeshOptions(),  # noqa: B008 (frozen)
+    device: str | None = None,
     devices: int | None = None,
     workers: EngineOptions = EngineOptions(),  # noqa: B008 (frozen)
 ) -> None:
@@ -55,7 +56,9 @@ def invert(
             (PanoHead's default).
         tuning: Steps, learning rates and loss weights.
         mesh: Meshes of the tuned generator's density, head.ply or head.glb beside the views of each person.
-        devices: Number of GPUs to distribute portraits over; all by default.
+        device: cpu, cuda, cuda:N, or mps for Apple's GPU; by default the GPUs of NVIDIA's, if any.
+        devices: Number of GPUs to distribute portraits over, all by default; without a GPU, number of
+            processes.
         workers: Where portraits are inverted, if not here.
     """
     options = GeneratorOptions(generator, frame=frame)
@@ -63,9 +66,9 @@ def invert(
     mesh.check()
     if size < 0:
         raise InputError(f"--size {size}: give 0 or more")
-    if workers.on_ray and devices is not None:
-        raise InputError("--devices is local: on a cluster, give --workers and --num_gpus")
-    used = workers.cluster_devices() if workers.on_ray else choose_devices(devices)
+    if workers.on_ray and (devices, device) != (None, None):
+        raise InputError("--device and --devices are local: on a cluster, give --workers and --num_gpus")
+    used = workers.cluster_devices() if workers.on_ray else find_devices(devices, device)
     protocol, people = find_people(cameras, portrait, portraits, portrait_cameras, predictions)
     folder = Path(out)
     found = invert_portraits(
@@ -95,14 +98,6 @@ def find_people(
     views = read_cameras([Path(path) for path in cameras])
     own = None if portrait_cameras is None else read_cameras([Path(portrait_cameras)])
     return "wild", read_portraits(photos, own, views)
-
-
-def choose_devices(count: int | None) -> list[str]:
-    """The GPUs to use, or the CPU if there are none. Raises InputError for more than there are."""
-    gpus = torch.cuda.device_count()
-    if count is not None and not 1 <= count <= max(gpus, 1):
-        raise InputError(f"--devices {count}: this machine has {gpus} GPUs")
-    return [f"cuda:{number}" for number in range(count or gpus)] if gpus else ["cpu"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from core.devices import has_float64
 from portraits.cameras import LABEL_SIZE
 
 # Maps world points (N, P, K, 3) and the directions (N, P, 3) of their rays to features (N, P, K, C) and raw
@@ -24,7 +25,6 @@ Activation = Callable[[Tensor], Tensor]
 WEIGHT_FLOOR = 0.01  # added to the weight of every interval before importance sampling
 EPSILON = 1e-5
 OPACITY_EPSILON = 1e-10
-NO_FLOAT64 = ("mps",)  # devices without it
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def march(features: Tensor, raw: Tensor, depths: Tensor, activation: Activation 
     optical = activation((raw[..., :-1] + raw[..., 1:]) / 2) * lengths
     # float64, as opacities of a nearly empty ray are close to float32's rounding error of 1, which would
     # amplify differences in the exponential's last bit.
-    exact = optical if optical.device.type in NO_FLOAT64 else optical.double()
+    exact = optical.double() if has_float64(optical.device) else optical
     opacity = 1 - torch.exp(-exact).to(optical.dtype)
     passed = torch.cumprod(1 - opacity[..., :-1] + OPACITY_EPSILON, dim=-1)
     weights = torch.cat([opacity[..., :1], opacity[..., 1:] * passed], dim=-1)

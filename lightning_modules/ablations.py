@@ -17,6 +17,7 @@ from jsonargparse import ArgumentParser
 from torch import Tensor
 from tqdm import tqdm
 
+from core.devices import find_devices
 from core.errors import InputError, one_line
 from core.files import whole_folder, write_json
 from datamodules import PortraitViewsDataModule, SourceConfig
@@ -26,7 +27,7 @@ from lightning_modules.likeness import Batch, Likeness, RowScores, as_json, read
 from lightning_modules.networks.portrait import PortraitModel, load_portrait_model
 from lightning_modules.networks.reference import AppearanceReference
 from lightning_modules.sampling.consistency import view_deviation, window_seams
-from lightning_modules.sampling.devices import Precision, check_precision, choose_devices
+from lightning_modules.sampling.devices import Precision, check_precision
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
 from lightning_modules.sampling.settings import Sampling
 from lightning_modules.sampling.trajectories import trajectory
@@ -174,7 +175,7 @@ def _apart(one: Tensor, other: Tensor) -> dict[str, float]:
 def load_whole(model: str, precision: Precision) -> PortraitModel:
     """Load a model folder with all four parts, to a GPU if there is one. Raises InputError if a part is
     missing, or the precision needs a GPU."""
-    (device,) = choose_devices(1)
+    (device,) = find_devices(1)
     check_precision(precision, [device])
     loaded = load_portrait_model(model, getattr(torch, precision))
     if None in (loaded.control, loaded.cross_view, loaded.noise_prior):

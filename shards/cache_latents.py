@@ -24,7 +24,9 @@ def make_parser() -> ArgumentParser:
     parser.add_argument("--vae", type=str, required=True, help="the Stable Diffusion folder of the VAE")
     parser.add_argument("--out", type=str, required=True, help="the folder to write; it must not exist")
     parser.add_argument("--batch", type=int, default=BATCH, help="images encoded at a time")
-    parser.add_argument("--device", type=str | None, help="cpu, cuda, cuda:1 …; by default a GPU, if any")
+    parser.add_argument(
+        "--device", type=str | None, help="cpu, cuda, cuda:1 …, mps; by default a GPU, if any"
+    )
     parser.add_class_arguments(EngineOptions)
     return parser
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from core.devices import find_device
 from core.engine import THIS_PROCESS, Engine, Task
 from core.errors import IncompleteError, InputError
 from core.files import RESULT, checksum, resumable_folder
@@ -20,7 +21,6 @@ from core.fingerprints import of_settings
 from core.lists import shortened
 from core.model_folders import load_model
 from core.workers import Worker
-from generators.gan.renderer import check_device
 from portraits.pixels import Images, levels_to_pixels
 from shards.index import ShardIndex
 from shards.latents import BATCH, Latents, encode_latents, vae_fingerprint
@@ -33,8 +33,7 @@ from shards.writer import SampleTar
 def load_vae(backbone: str, device: str | None = None) -> AutoencoderKL:
     """Load the VAE in the subfolder `vae` of a Stable Diffusion 1.5 folder to a device, by default a GPU if
     there is one. Raises InputError."""
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    check_device(device)
+    device = find_device(device)
     folder = Path(backbone) / "vae"
     if not (folder / "config.json").is_file():
         raise InputError(f"--vae {backbone}: no vae/config.json in it; give a Stable Diffusion 1.5 folder")

@@ -167,16 +167,6 @@ def to_levels(pixels: Tensor, size: int) -> NDArray[np.uint8]:
     return pixels_to_levels(pixels).cpu().numpy()
 
 
-def check_device(device: str | None) -> None:
-    """Raise InputError unless this machine has the device; None is always valid."""
-    if device is None or device == "cpu":
-        return
-    kind, _, number = device.partition(":")
-    count = torch.cuda.device_count()
-    if kind != "cuda" or not (number or "0").isdecimal() or int(number or 0) >= count:
-        raise InputError(f"--device {device}: this machine has the devices cpu and {count} of cuda")
-
-
 def gpu_processes(device: str | None) -> int | None:
     """The number of worker processes for a generator: one for each GPU, 1 for a given GPU, None (one for each
     core) on a CPU."""

@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import torch
 
+from core.devices import CUDA, MPS
 from core.schema import STRICT
 
 CLEAR_REFS = Path("/proc/self/clear_refs")  # writing 5 resets the peak of the resident memory
@@ -41,16 +42,26 @@ def measured(device: str) -> Iterator[Cost]:
     _reset_peak(device)
     start = time.perf_counter()
     yield cost
-    if device != "cpu":
-        torch.cuda.synchronize(device)
+    _synchronize(device)
     cost.seconds = time.perf_counter() - start
     cost.peak_bytes = _peak(device)
 
 
-def _reset_peak(device: str) -> None:
-    if device != "cpu":
+def _synchronize(device: str) -> None:
+    kind = torch.device(device).type
+    if kind == CUDA:
         torch.cuda.synchronize(device)
+    elif kind == MPS:
+        torch.mps.synchronize()
+
+
+def _reset_peak(device: str) -> None:
+    kind = torch.device(device).type
+    _synchronize(device)
+    if kind == CUDA:
         torch.cuda.reset_peak_memory_stats(device)
+    elif kind == MPS:
+        torch.mps.empty_cache()
     elif CLEAR_REFS.exists():
         try:
             CLEAR_REFS.write_text("5")
@@ -59,8 +70,11 @@ def _reset_peak(device: str) -> None:
 
 
 def _peak(device: str) -> int:
-    if device != "cpu":
+    kind = torch.device(device).type
+    if kind == CUDA:
         return torch.cuda.max_memory_allocated(device)
+    if kind == MPS:  # Metal keeps what was allocated
+        return torch.mps.driver_allocated_memory()
     if STATUS.exists():
         for line in STATUS.read_text().splitlines():
             if line.startswith("VmHWM:"):

@@ -11,6 +11,7 @@ import torch
 from jsonargparse import ArgumentError, ArgumentParser
 
 from core import fingerprints
+from core.devices import CPU, find_device, has_float64
 from core.engine import THIS_PROCESS, Engine
 from core.errors import InputError
 from generators.registry import check_renderer, renderer_record
@@ -292,23 +293,10 @@ def fingerprint(settings: PredictionSettings, subjects: SubjectSet, model: Path)
 def _find_devices(request: EvaluationRequest) -> Devices:
     """The devices of a request. Raises InputError for unknown devices."""
     if not request.on_ray:
-        return Devices(*[find_device(request.device)] * 2)
+        device = find_device(request.device)
+        return Devices(device, device if has_float64(device) else CPU)  # metrics average in float64
     sampling = request.cluster_device(request.device)
     return Devices(sampling, find_device("cpu" if request.device == "cpu" else None))
-
-
-def find_device(name: str | None) -> str:
-    """The device of this name; by default a GPU if there is one. Raises InputError for unknown devices."""
-    gpus = torch.cuda.device_count()
-    device = name or ("cuda" if gpus else "cpu")
-    kind, _, number = device.partition(":")
-    if device == "cpu" or (kind == "cuda" and gpus and (not number or _is_below(number, gpus))):
-        return device
-    raise InputError(f"--device {device}: this machine has cpu{f' and {gpus} GPUs (cuda:N)' if gpus else ''}")
-
-
-def _is_below(number: str, limit: int) -> bool:
-    return number.isdecimal() and int(number) < limit
 
 
 def parse_part(part: str) -> tuple[int, int]:

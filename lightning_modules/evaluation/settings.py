@@ -141,7 +141,7 @@ class EvaluationRequest(EngineOptions):
         predictions: folders of predictions to score, instead of generating any
         out: folder of the results
         part: "i/n" generates only every n-th subject, from the i-th on, and scores once all are complete
-        device: cpu, cuda or cuda:N; by default a GPU if there is one
+        device: cpu, cuda, cuda:N, or mps for Apple's GPU; by default a GPU of NVIDIA's, if any
         wandb: also log the table and its figures to Weights & Biases
     """
 

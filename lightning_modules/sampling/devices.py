@@ -1,11 +1,9 @@
-"""Choice of devices and precision, and distribution of people and windows over devices."""
+"""Precision by device, and distribution of people and windows over devices."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Literal, Protocol, TypeVar
-
-import torch
 
 from core.errors import InputError
 
@@ -40,19 +38,6 @@ def device_map(devices: int) -> Iterator[DeviceMap]:
         yield run
 
 
-def choose_devices(count: int | None) -> list[str]:
-    """`count` GPUs, or all if None; without GPUs, the CPU `count` times, or once if None.
-
-    Raises InputError if `count` is below 1 or there are fewer GPUs.
-    """
-    gpus = torch.cuda.device_count()
-    if count is not None and count < 1:
-        raise InputError(f"--devices {count}: give 1 or more")
-    if gpus and count is not None and count > gpus:
-        raise InputError(f"--devices {count}: this machine has {gpus}")
-    return [f"cuda:{number}" if gpus else "cpu" for number in range(count or max(gpus, 1))]
-
-
 def group_devices(devices: Sequence[str], people: int, windows: int) -> list[list[str]]:
     """Group devices; each group samples a share of the people.
 
@@ -66,4 +51,4 @@ def group_devices(devices: Sequence[str], people: int, windows: int) -> list[lis
 def check_precision(precision: Precision, devices: Sequence[str]) -> None:
     """Raise InputError if the precision is not supported on one of the devices."""
     if precision == "float16" and "cpu" in devices:
-        raise InputError("--precision float16 needs a GPU, and there is none: choose bfloat16 or float32")
+        raise InputError("--precision float16 needs a GPU: on a CPU choose bfloat16 or float32")

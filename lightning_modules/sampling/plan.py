@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from core.devices import find_devices
 from core.engine import Engine, EngineOptions
 from core.errors import InputError
 from core.model_folders import read_json
-from lightning_modules.sampling.devices import check_precision, choose_devices, group_devices
+from lightning_modules.sampling.devices import check_precision, group_devices
 from lightning_modules.sampling.export_formats import Format, check_formats
 from lightning_modules.sampling.loras import Lora, check_loras
 from lightning_modules.sampling.model_summary import ModelSummary
@@ -97,7 +98,7 @@ def make_plan(request: Request) -> Plan:
     people = find_people(request.portrait, request.portraits)
     if request.portraits is not None:
         check_names(people, request.portraits)
-    devices = find_devices(request)
+    devices = request_devices(request)
     check_precision(request.precision, devices)
 
     identity = request.seed if request.identity is None else request.identity
@@ -140,12 +141,12 @@ def make_plan(request: Request) -> Plan:
     )
 
 
-def find_devices(request: Request) -> list[str]:
+def request_devices(request: Request) -> list[str]:
     """The devices of this machine, or of every worker of a cluster. Raises InputError for unknown ones."""
     if not request.on_ray:
-        return choose_devices(request.devices)
-    if request.devices is not None:
-        raise InputError("--devices is local: on a cluster, give --workers and --num_gpus")
+        return find_devices(request.devices, request.device)
+    if (request.devices, request.device) != (None, None):
+        raise InputError("--device and --devices are local: on a cluster, give --workers and --num_gpus")
     return request.cluster_devices()
 
 

@@ -57,6 +57,7 @@ class Request(EngineOptions):
         precision: precision of the networks
         channels_last: keep the networks in channels-last memory
         compile: compile the networks with torch.compile, which takes minutes at first
+        device: cpu, cuda, cuda:N, or mps for Apple's GPU; by default the GPUs of NVIDIA's, if any
         devices: number of GPUs to distribute people over, and windows of a path if there are fewer people; by
             default all; without a GPU, number of CPU processes or threads
         export: 3D formats to write as well, into `export/` of each person, as `export-3d` does
@@ -98,6 +99,7 @@ class Request(EngineOptions):
     precision: Precision = "float32"
     channels_last: bool = False
     compile: bool = False
+    device: str | None = None
     devices: int | None = None
     export: list[Format] | None = None
     overwrite: bool = False

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from core.devices import find_device
 from core.errors import InputError
 from core.fingerprints import of_folder
 from core.workers import ONLY_WORKER, Worker
@@ -20,7 +21,7 @@ from generators.gan.architecture import Kind
 from generators.gan.cameras import in_world, measuring_cameras, outside_range, warn_of_range
 from generators.gan.generator import Identity
 from generators.gan.options import GeneratorOptions, Precision
-from generators.gan.renderer import GeneratedHead, as_renders, check_device, gpu_processes
+from generators.gan.renderer import GeneratedHead, as_renders, gpu_processes
 from generators.registry import BAKED, RendererChoice, check_renderer, renderer_record
 from portraits.alignment.head import HeadFrame, NoHeadError
 from portraits.cameras import label_from_angles
@@ -109,7 +110,7 @@ class _Generated(RenderedConditions):
                 " pitch of less than 90 degrees, above 0"
             )
         self.options.check(self.kind)
-        check_device(self.device)
+        find_device(self.device)
         check_renderer(self.conditions)
         self.shares.check()
         own = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.init}

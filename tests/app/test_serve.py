@@ -68,11 +68,13 @@ def test_a_port_in_use_is_refused(options):
         ({"conditions": "eg3d:nowhere"}, "nowhere"),
         ({"precision": "float16"}, "--precision float16"),
         ({"devices": 0}, "--devices 0"),
+        ({"device": "mps"}, "--device mps: PyTorch"),
         ({"model": "nowhere/at/all"}, "nowhere/at/all"),
     ],
 )
 def test_what_cannot_be_served_is_refused_in_a_line(options, change, said, monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
     with pytest.raises(InputError, match=said):
         check(replace(options, **change))
 

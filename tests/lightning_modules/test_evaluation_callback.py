@@ -17,6 +17,8 @@ from callbacks.pictures import Pictures
 from core.errors import InputError
 from lightning_modules.networks.view_control import view_control
 from lightning_modules.noise_prior import NoisePriorStage
+from metrics.suite import MetricSuite
+from portraits.cameras import label_from_angles
 from tests.faces import FlatRenderer
 from tests.networks.toy import toy_prior
 
@@ -54,6 +56,14 @@ def test_scores_pictures_and_tables_are_written(make_trainer, make_stage, make_d
     assert mean == pytest.approx(float(values[logged("PSNR")]), abs=1e-3)
     logs = (Path(trainer.log_dir) / "metrics.csv").read_text()
     assert "val/novel_view/SSIM" in logs.splitlines()[0]
+
+
+def test_scores_are_computed_on_the_cpu_where_the_gpu_lacks_float64(monkeypatch):
+    monkeypatch.setattr("core.devices.NO_FLOAT64", ("meta",))  # a device on which nothing can be scored
+    callback, images = Evaluation(metrics=["SSIM"]), torch.zeros(1, 2, 3, 16, 16)
+    callback._suite = MetricSuite(("SSIM",))
+    batch = {"target": images, "camera": torch.from_numpy(label_from_angles(0.0, 0.0)).expand(1, 2, 25)}
+    assert callback._score(images, batch, torch.device("meta"))["SSIM"].tolist() == [1.0, 1.0]
 
 
 def test_every_n_validations(make_trainer, make_stage, make_data, tmp_path):

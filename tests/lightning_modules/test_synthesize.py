@@ -178,8 +178,9 @@ BAD = {
     "no cameras file": (["--cameras", "none.json"], "none.json: there is no such file of cameras"),
     "renderer": (["--conditions", "nobody"], "--conditions nobody: there is no such folder"),
     "noise": (["--noise", "pink"], "--noise pink: neither random, nor 3d-aware, nor a folder"),
+    "device": (["--device", "mps"], "--device mps: PyTorch"),
     "devices": (["--devices", "0"], "--devices 0: give 1 or more"),
-    "half precision": (["--precision", "float16"], "--precision float16 needs a GPU, and there is none"),
+    "half precision": (["--precision", "float16"], "--precision float16 needs a GPU"),
     "both": (["--portraits", "."], "either --portrait PHOTO… of one person, or --portraits FOLDER"),
     "a face where none is": (["--align", "true"], "ada.jpg: no face is found .* --align false"),
 }
@@ -187,7 +188,8 @@ BAD = {
 
 @pytest.fixture
 def no_model(monkeypatch):
-    """Fail the test if a model is loaded."""
+    """Fail the test if a model is loaded; the machine has no Apple GPU."""
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
     monkeypatch.setattr(synthesis, "open_pipeline", lambda *_: pytest.fail("a model was loaded"))
 
 

@@ -326,7 +326,8 @@ def test_invert_command_writes_predictions(folder, tmp_path, capsys):
             "portraits with given cameras are squares",
         ),
         (["--portrait", "{tmp}/ada.png", "--size", "-1"], "--size -1"),
-        (["--portrait", "{tmp}/ada.png", "--devices", "9"], "this machine has"),
+        (["--portrait", "{tmp}/ada.png", "--devices", "0"], "--devices 0: give 1 or more"),
+        (["--portrait", "{tmp}/ada.png", "--device", "mps"], "--device mps: PyTorch"),
         (["--portrait", "{tmp}/ada.png", "--tuning.tune_rate", "0"], "rates are positive"),
     ],
 )

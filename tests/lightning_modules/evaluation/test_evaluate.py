@@ -11,7 +11,6 @@ from core.files import exclusive
 from lightning_modules.evaluate import evaluate, main, parse_request
 from lightning_modules.evaluation.planning import (
     change_settings,
-    find_device,
     parse_part,
     plan_evaluation,
 )
@@ -238,17 +237,13 @@ def test_invalid_parts_are_input_errors(part):
         parse_part(part)
 
 
-@pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:x", "tpu"])
-def test_unavailable_devices_are_input_errors(name, monkeypatch):
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-    assert find_device(None) == "cpu"
-    with pytest.raises(InputError, match="this machine has cpu"):
-        find_device(name)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    assert find_device(None) == "cuda"
-    assert find_device("cuda:1") == "cuda:1"
-    with pytest.raises(InputError, match="cpu and 2 GPUs"):
-        find_device("cuda:2")
+def test_metrics_are_on_the_cpu_where_the_gpu_lacks_float64(request_of, monkeypatch):
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    with pytest.raises(InputError, match=r"--device mps: PyTorch .* this machine has cpu"):
+        plan_evaluation(request_of(device="mps"))
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
+    (row,) = plan_evaluation(request_of(device="mps")).rows
+    assert (row.predictions.device, row.scoring.device) == ("mps", "cpu")
 
 
 def test_second_process_in_the_same_folder_is_refused(request_of, tmp_path):
