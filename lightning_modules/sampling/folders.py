@@ -7,11 +7,12 @@ from typing import Any, Self
 import diffusers
 import torch
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from diffusers.utils.hub_utils import PushToHubMixin
 
 from core.errors import InputError
 from core.files import whole_folder
 from core.model_folders import read_json
-from lightning_modules.networks.hub import find_model
+from lightning_modules.networks.hub import find_model, unreachable
 from lightning_modules.networks.portrait import (
     PortraitModel,
     check_safetensors,
@@ -90,6 +91,20 @@ class FoldersMixin:
             raise InputError(f"{index}: {name!r} is not one of diffusers' schedulers")
         read: Any = scheduler
         return read.from_config(read_json(folder / "scheduler/scheduler_config.json"))
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload the folder that `save_pretrained` writes to a repository of the Hugging Face hub, and return
+        the commit's address; options are diffusers'.
+
+        Raises InputError if the hub cannot be reached, or refuses.
+        """
+        try:
+            return str(PushToHubMixin.push_to_hub(self, repo_id, **options))
+        except unreachable() as error:
+            reason = str(error).strip().split("\n", 1)[0]
+            raise InputError(
+                f"{repo_id}: not uploaded: {reason}; save_pretrained writes the folder"
+            ) from error
 
     def save_pretrained(
         self,

@@ -7,6 +7,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from core.devices import CUDA, MPS, find_device
 from core.errors import InputError
 
 
@@ -19,6 +20,16 @@ class OffloadingMixin:
     device: torch.device
     _offload_device: torch.device | None = None
     _by_layers = False
+
+    def to(self, *args: Any, **options: Any) -> Self:
+        """Move networks to a device, change their data type, or both, as in PyTorch.
+
+        Raises InputError for a GPU that this machine does not have.
+        """
+        for value in (*args, options.get("device")):
+            if isinstance(value, str | torch.device) and torch.device(value).type in (CUDA, MPS):
+                find_device(str(value), "to")
+        return super().to(*args, **options)  # type: ignore[misc]
 
     @property
     def _execution_device(self) -> torch.device:

@@ -15,8 +15,10 @@ from core.errors import InputError
 from core.model_folders import WEIGHTS
 from lightning_modules.networks import hub
 from lightning_modules.networks.hub import FILES, choose_weights
+from lightning_modules.networks.portrait import save_portrait_model
 from lightning_modules.networks.pretrained import load_backbone, save_backbone
-from tests.networks.toy import PROMPT_CHANNELS, toy_backbone
+from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
+from tests.networks.toy import PROMPT_CHANNELS, toy_backbone, toy_model
 
 
 @pytest.fixture
@@ -44,6 +46,7 @@ def save(tmp_path, text_encoder):
     return save_as
 
 
+COMMIT = "a" * 40
 LAYOUTS = {
     "plain": {},
     "fp16 only": {"variant": "fp16"},
@@ -119,6 +122,46 @@ def test_only_one_precision_is_downloaded(repository):
     patterns = download.call_args.kwargs["allow_patterns"]
     assert f"unet/{WEIGHTS}.safetensors" in patterns
     assert not any("fp16" in pattern or "ckpt" in pattern for pattern in patterns)
+
+
+@pytest.fixture
+def cache(monkeypatch, tmp_path):
+    """An empty cache of the hub on a machine without internet."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    return tmp_path / "hub"
+
+
+def add_to_cache(cache, name, folder):
+    """Put a folder into the hub's cache, laid out as huggingface_hub does."""
+    place = cache / f"models--{name.replace('/', '--')}"
+    (place / "refs").mkdir(parents=True)
+    (place / "refs" / "main").write_text(COMMIT)
+    shutil.copytree(folder, place / "snapshots" / COMMIT)
+
+
+@pytest.mark.parametrize("layout", ["plain", "fp16 only", "in pieces"])
+def test_cached_backbone_loads_offline(save, cache, layout):
+    add_to_cache(cache, "owner/name", save("backbone", **LAYOUTS[layout]))
+    loaded = load_backbone("owner/name").unet.state_dict()
+    for name, x in toy_backbone().unet.state_dict().items():
+        torch.testing.assert_close(loaded[name], x, rtol=0, atol=0)
+
+
+def test_cached_model_loads_offline(cache, tmp_path):
+    save_portrait_model(toy_model(), str(tmp_path / "model"))
+    add_to_cache(cache, "owner/model", tmp_path / "model")
+    assert DiffPortrait3DPipeline.from_pretrained("owner/model").image_size == 16
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize("load", [load_backbone, DiffPortrait3DPipeline.from_pretrained])
+def test_hub_id_that_is_not_cached_is_one_line_offline(load):
+    with pytest.raises(
+        InputError, match="owner/name: no such folder, and not available from the hub"
+    ) as said:
+        load("owner/name")
+    assert "\n" not in str(said.value)
 
 
 def test_offline_falls_back_to_the_cache(repository):

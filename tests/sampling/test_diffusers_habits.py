@@ -1,11 +1,13 @@
 """Compatibility with diffusers' pipelines: argument names, loading, outputs, callbacks, offloading."""
 
 from itertools import pairwise
+from pathlib import Path
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
+from diffusers.utils.hub_utils import PushToHubMixin
 from huggingface_hub.errors import LocalEntryNotFoundError
 from torch import nn
 
@@ -163,6 +165,56 @@ def test_slicing_changes_images_by_at_most_one_level(pipeline):
     assert max(differences) <= 1  # sums are rounded in another order
     pipeline.disable_vae_slicing()
     assert equal(plain, pipeline(**INPUTS, steps=2))
+
+
+def test_tiling_a_small_vae_keeps_images(pipeline):
+    plain = pipeline(**INPUTS, steps=1)
+    pipeline.enable_vae_tiling()
+    assert pipeline.vae.use_tiling
+    assert equal(plain, pipeline(**INPUTS, steps=1))  # images of one tile
+    vae = pipeline.vae
+    vae.tile_latent_min_size, vae.tile_sample_min_size, vae.tile_overlap_factor = 2, 8, 0.5
+    tiled = pipeline(**INPUTS, steps=1)
+    assert not equal(plain, tiled)
+    assert tiled.images[0].size == plain.images[0].size
+    pipeline.disable_vae_tiling()
+    assert equal(plain, pipeline(**INPUTS, steps=1))
+
+
+def test_moving_to_a_missing_gpu_is_an_input_error(pipeline, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    for place in (("cuda",), (torch.device("cuda", 1),), (torch.float16, "mps")):
+        with pytest.raises(InputError, match=r"^to .*; this machine has cpu$"):
+            pipeline.to(*place)
+    with pytest.raises(InputError, match=r"^to cuda: no such device"):
+        pipeline.to(device="cuda")
+    assert pipeline.to("cpu", torch.float32) is pipeline
+
+
+def test_push_to_hub_uploads_what_save_pretrained_writes(pipeline, saved, monkeypatch):
+    uploaded = {}
+
+    def upload(_pipeline, folder, repository, **_options):
+        files = [path for path in Path(folder).rglob("*") if path.is_file()]
+        uploaded.update({path.relative_to(folder).as_posix(): path.read_bytes() for path in files})
+        return f"https://huggingface.co/{repository}/commit/1"
+
+    create = Mock(return_value=Mock(repo_id="someone/model"))
+    monkeypatch.setattr("diffusers.utils.hub_utils.create_repo", create)
+    monkeypatch.setattr("diffusers.utils.hub_utils.load_or_create_model_card", Mock())
+    monkeypatch.setattr("diffusers.utils.hub_utils.populate_model_card", Mock())
+    monkeypatch.setattr(PushToHubMixin, "_upload_folder", upload)
+    assert pipeline.push_to_hub("someone/model", private=True).endswith("someone/model/commit/1")
+    assert create.call_args.kwargs["private"]
+    written = [path for path in saved.rglob("*") if path.is_file()]
+    assert uploaded == {path.relative_to(saved).as_posix(): path.read_bytes() for path in written}
+
+
+def test_push_to_hub_without_connection_is_an_input_error(pipeline, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match=r"model: not uploaded: .*; save_pretrained writes the folder"):
+        pipeline.push_to_hub("someone/model")
 
 
 @pytest.fixture
