@@ -173,7 +173,7 @@ metric-weights: | $(VENV)/.run ## Download and verify the weights of metrics and
 
 ##  Checking
 
-.PHONY: test test-slow test-app test-cluster fuzz soak lint format types check benchmark help-texts
+.PHONY: test test-slow test-app test-cluster fuzz soak lint format types check benchmark benchmark-cpu help-texts
 test: $(VENV)/.dev ## Run the fast tests
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(TESTERS) --dist loadfile
 
@@ -208,7 +208,11 @@ check: lint types test ## Check style and types, and run the fast tests
 help-texts: $(VENV)/.dev ## Regenerate the stored help texts of the commands
 	$(RUN) -m diffportrait3d.help_texts
 
-benchmark: $(SHARDS)/manifest.json ## Measure speed and memory, as ratios taken side by side
+benchmark: | $(VENV)/.run ## Measure speed and memory: on a GPU at full size, in minutes and without data; else on the CPU
+	@if $(RUN) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; \
+		then $(RUN) -m benchmarks.card $(ARGS); else $(MAKE) benchmark-cpu; fi
+
+benchmark-cpu: $(SHARDS)/manifest.json ## Measure speed and memory on the CPU, as ratios taken side by side
 	$(RUN) -m benchmarks.streaming --configs '[configs/stage1.yaml]'
 	$(RUN) -m benchmarks.latents --configs '[configs/stage1.yaml]'
 	$(RUN) -m benchmarks.denoising
