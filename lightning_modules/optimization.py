@@ -55,7 +55,7 @@ class Learning:
         """Raise InputError where the optimiser's package is missing."""
         if self.optimizer == "adamw8bit" and find_spec("bitsandbytes") is None:
             raise InputError(
-                "learning.optimizer adamw8bit takes bitsandbytes: pip install bitsandbytes, or set adamw"
+                "learning.optimizer adamw8bit needs bitsandbytes: pip install -e '.[adamw8bit]', or set adamw"
             )
 
     def configure(self, parameters: Iterable[nn.Parameter], max_steps: int) -> Optimization:

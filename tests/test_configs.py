@@ -160,7 +160,7 @@ def test_8bit_optimiser_needs_bitsandbytes(model, monkeypatch):
     monkeypatch.setattr("lightning_modules.optimization.find_spec", lambda _: None)
     stage1 = CONFIGS / "stage1.yaml"
     small = "--model.init_args.learning.optimizer=adamw8bit"
-    with pytest.raises(InputError, match="pip install bitsandbytes"):
+    with pytest.raises(InputError, match=r"pip install -e '.\[adamw8bit\]'"):
         read(stage1, CARD_LAYER, more=[*parts(stage1, model), small])
 
 

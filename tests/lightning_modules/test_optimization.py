@@ -85,7 +85,7 @@ def test_8bit_state_takes_a_quarter_and_needs_bitsandbytes(monkeypatch):
     assert full.state_bytes(weights) == 8 * (4096 * 8 + 10)
     assert small.state_bytes(weights) == 2 * (4096 * 8 + 4 * 128) + 8 * 10
     monkeypatch.setattr("lightning_modules.optimization.find_spec", lambda _: None)
-    with pytest.raises(InputError, match="pip install bitsandbytes"):
+    with pytest.raises(InputError, match=r"pip install -e '.\[adamw8bit\]'"):
         small.configure(weights, 10)
 
 
