@@ -139,10 +139,9 @@ def lines(job: Job) -> Iterator[tuple[str, Line]]:
     """The table's lines, one after the other behind a progress bar."""
     with tqdm(total=2 + len(job.stages), desc="measuring", unit="group") as bar:
         for runs in groups(job):
-            for name, run in runs.items():
-                yield name, measure(run, job.device, job.rounds)
-            del run
-            runs.clear()  # the next group's networks need the memory
+            while runs:  # a group's networks go before those of the next are made
+                name = next(iter(runs))
+                yield name, measure(runs.pop(name), job.device, job.rounds)
             gc.collect()
             bar.update()
 

@@ -1,5 +1,7 @@
 """The benchmark of a GPU, at toy size on the CPU."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -17,48 +19,72 @@ from lightning_modules.view_consistency import ViewConsistencyStage
 from lightning_modules.view_control import ViewControlStage
 from tests.networks.toy import toy_model, toy_prior
 
-WAYS = ("released", "ours", "ours, fixed timestep")
 PARTS = {"appearance": "none", "control": "none"}
+STAGES = (AppearanceStage, ViewControlStage, ViewConsistencyStage, NoisePriorStage)
 
 
 @pytest.fixture
 def job(tmp_path):
-    """Everything at toy size."""
+    """Everything at toy size, without training steps."""
     save_portrait_model(toy_model(), str(tmp_path / "model"))
-    backbone = str(tmp_path / "model")
     prior = {name: x for name, x in toy_prior().config.items() if not name.startswith("_")}
-    settings = {
-        AppearanceStage: {"backbone": backbone},
-        ViewControlStage: {"backbone": backbone, "appearance": "none"},
-        ViewConsistencyStage: {"backbone": backbone, **PARTS},
-        NoisePriorStage: {"prior": prior, "perceptual": "efficientnet-lite0"},
-    }
-    stages = [
-        TrainingRun(
-            stage.stage, stage, own | {"learning": Learning()}, BatchSize(1, 1, 2, 16), None, averaged=False
-        )
-        for stage, own in settings.items()
+    size = Size((32, 32, 32, 32), 16)
+    where = str(tmp_path / "model")
+    return Job(CPU, torch.float32, size, prior, [], views=2, steps=1, rounds=1, backbone=where)
+
+
+@pytest.fixture
+def stages(job):
+    """A training step of each stage at toy size."""
+    parts = {"backbone": job.backbone, **PARTS}
+    own = ({"backbone"}, {"backbone", "appearance"}, parts.keys())
+    settings = [{name: parts[name] for name in names} for names in own]
+    settings.append({"prior": job.prior, "perceptual": "efficientnet-lite0"})
+    size = BatchSize(1, 1, 2, 16)
+    return [
+        TrainingRun(stage.stage, stage, given | {"learning": Learning()}, size, None, averaged=False)
+        for stage, given in zip(STAGES, settings, strict=True)
     ]
-    size = Size((32, 32, 32, 32), 8)
-    return Job(CPU, torch.float32, size, prior, stages, views=2, steps=2, rounds=1, backbone=backbone)
 
 
-def test_every_line_is_measured(job, capsys, monkeypatch):
+@pytest.fixture
+def printed(capsys, monkeypatch):
+    """A function that measures a job, and returns the cells of the printed table by name."""
     monkeypatch.setattr(card, "matrix_rate", lambda *_: 1e12)
-    report(job)
-    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][1:]
-    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
-    names = [name for name, *_ in cells]
-    assert names[:4] == [*(f"guided step of 2 views, {way}" for way in WAYS), "2 views in 2 steps"]
-    stages = ("appearance", "view_control", "view_consistency", "noise_prior")
-    assert [name.partition(":")[0] for name in names[4:]] == list(stages)
-    for _, seconds, work, share, peak in cells:
-        assert float(seconds) > 0
-        assert float(work) > 0
-        assert float(share.rstrip("%")) <= 100
-        assert float(peak) > 0
-    released, own, fixed = (float(row[2]) for row in cells[:3])
+
+    def rows(job: Job) -> dict[str, list[float]]:
+        report(job)
+        lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][1:]
+        cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+        return {name: [float(value.rstrip("%")) for value in values] for name, *values in cells}
+
+    return rows
+
+
+def check(values: list[float]) -> None:
+    """Whether a line has plausible numbers."""
+    seconds, work, share, peak = values
+    assert min(seconds, work, peak) > 0
+    assert 0 <= share <= 100
+
+
+def test_sampling_is_measured(job, printed):
+    rows = printed(job)
+    ways = [f"guided step of 2 views, {way}" for way in ("released", "ours", "ours, fixed timestep")]
+    assert list(rows) == [*ways, "2 views in 1 steps"]
+    for values in rows.values():
+        check(values)
+    released, own, fixed = (rows[way][1] for way in ways)
     assert released > own > fixed
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_training_steps_are_measured(job, stages, stage, printed, monkeypatch):
+    monkeypatch.setattr(card, "guided_steps", lambda _: {})
+    monkeypatch.setattr(card, "whole_pipeline", lambda _: {})
+    ((name, values),) = printed(replace(job, stages=[run for run in stages if run.stage is stage])).items()
+    assert name == f"{stage.stage}: 1 x 2 images, float32, adamw"
+    check(values)
 
 
 def test_operations_are_those_of_one_run():
@@ -77,12 +103,7 @@ def test_operations_are_those_of_one_run():
 def test_full_size_is_the_papers():
     job = full_size(8, 50, 3)
     assert (job.device, job.dtype, job.size.latent) == ("cuda", torch.float16, 64)
-    assert [run.stage for run in job.stages] == [
-        AppearanceStage,
-        ViewControlStage,
-        ViewConsistencyStage,
-        NoisePriorStage,
-    ]
+    assert tuple(run.stage for run in job.stages) == STAGES
     assert {run.batch.image_size for run in job.stages} == {512}
 
 
