@@ -5,7 +5,7 @@ Shape letters: N images, H W latent size, f the VAE's downsampling, S = f*H imag
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -38,7 +38,7 @@ class PreviewDecoder(ModelMixin, ConfigMixin):
         return DecoderOutput(sample=F.pixel_shuffle(self.conv(latents), self.config.upsampling))
 
 
-Decoder = PreviewDecoder | AutoencoderTiny
+Decoder: TypeAlias = "PreviewDecoder | AutoencoderTiny"
 DECODERS: tuple[type[Any], ...] = (PreviewDecoder, AutoencoderTiny)
 
 
