@@ -38,7 +38,7 @@ class PreviewDecoder(ModelMixin, ConfigMixin):
         return DecoderOutput(sample=F.pixel_shuffle(self.conv(latents), self.config.upsampling))
 
 
-Decoder: TypeAlias = "PreviewDecoder | AutoencoderTiny"
+Decoder: TypeAlias = PreviewDecoder | AutoencoderTiny
 DECODERS: tuple[type[Any], ...] = (PreviewDecoder, AutoencoderTiny)
 
 
