@@ -6,13 +6,13 @@ Shape letters: B portraits, R references of a portrait, K views of a path, S ima
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from typing import Any
 
 import torch
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
 from core.errors import InputError
-from lightning_modules.networks.noise_prior import NoisePrior
 from lightning_modules.sampling.settings import Sampling
 from lightning_modules.sampling.starting_noise import diffused, partly_noised, view_noise
 
@@ -20,11 +20,15 @@ from lightning_modules.sampling.starting_noise import diffused, partly_noised, v
 class PriorMixin:
     """Starting noise for a `DiffusionPipeline` with a noise prior."""
 
-    noise_prior: NoisePrior | None
+    noise_prior: Any  # S, or None
     scheduler: SchedulerMixin
     encode: Callable[..., Tensor]
-    _execution_device: torch.device
     _loaded: Callable[..., AbstractContextManager[None]]
+
+    @property
+    def _execution_device(self) -> torch.device:
+        """The device that networks run on."""
+        raise NotImplementedError
 
     def proxies(self, references: Tensor, cameras: Tensor, chunk: int = 8) -> Tensor:
         """S's proxies Ĩ (B, K, 3, S, S) in [-1, 1], on the CPU, from references (B, R, 3, S, S) at EG3D
@@ -36,7 +40,6 @@ class PriorMixin:
     def _render_proxies(self, references: Tensor, cameras: Tensor, chunk: int) -> Iterator[Tensor]:
         """Chunks of proxies (n, 3, S, S), n at most `chunk`, person by person."""
         prior, device = self.noise_prior, self._execution_device
-        assert prior is not None  # asked for by the caller
         with self._loaded(prior):
             for person, labels in zip(references.split(1), cameras.split(1), strict=True):
                 canonical = prior.encode(person.to(device, prior.dtype))
