@@ -12,14 +12,27 @@ from core.shipped import CONFIG_FLAG
 MAX_VALUES = 100_000  # after expansion of aliases
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses whole numbers that are no floats, to which settings' types may convert them."""
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        value: int = super().construct_yaml_int(node)
+        float(value)  # raises OverflowError
+        return value
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+
+
 def read_yaml(path: Path) -> Mapping[str, Any]:
     """Read the settings in a YAML file.
 
-    Raises InputError if the file is missing, is no YAML mapping, or has more than `MAX_VALUES` values.
+    Raises InputError if the file is missing, is no YAML mapping, has more than `MAX_VALUES` values, or has a
+    whole number beyond the range of floats.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except (OSError, ValueError, TypeError, OverflowError, RecursionError, yaml.YAMLError) as error:
         raise InputError(f"--config {path}: cannot be read as YAML: {error}") from error
     if not isinstance(values, Mapping):
         raise InputError(f"--config {path}: has no settings in it")

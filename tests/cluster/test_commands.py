@@ -1,6 +1,7 @@
 """Commands on a Ray cluster of three workers write the same bytes as locally: undisturbed, if a worker is
 killed, and if the command is killed and run again."""
 
+import json
 import os
 import signal
 from collections.abc import Callable, Iterable, Sequence
@@ -8,8 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
+from PIL import Image
 
+from core.files import PARTIAL
 from generators import invert
 from lightning_modules import evaluate, synthesize
 from shards import build, cache_latents
@@ -81,9 +86,9 @@ BUILD = Job("build", lambda given: build.main(given, SOURCES), lambda _: ["slow"
             "built.partial/units/*.tar")  # fmt: skip
 EVALUATE = Job("evaluate", evaluate.main, table, "table/samples-*/*/views.json")
 SYNTHESIZE = Job("synthesize", synthesize.main, portraits, "views.partial/result/*/sheet.png")
+INVERT = Job("invert", invert.main, inversions)
 OTHERS = [
     Job("a baseline", evaluate.main, table_with_a_baseline),
-    Job("invert", invert.main, inversions),
     Job("cache_latents", cache_latents.main, latents),
 ]
 JOBS = pytest.mark.parametrize("job", [BUILD, EVALUATE, SYNTHESIZE], ids=lambda job: job.name)
@@ -150,8 +155,40 @@ def test_killed_command_is_resumed(cluster, inputs, expected, tmp_path, job):
 
 
 def times(paths: Iterable[Path]) -> dict[str, int]:
-    """Modification times by folder and file name."""
-    return {f"{path.parent.name}/{path.name}": path.stat().st_mtime_ns for path in paths}
+    """Modification times of the files of finished units, by folder and file name."""
+    return {
+        f"{path.parent.name}/{path.name}": path.stat().st_mtime_ns
+        for path in paths
+        if not path.parent.name.endswith(PARTIAL)
+    }
+
+
+def test_inversions_agree_to_rounding(cluster, inputs, tmp_path):
+    """Hundreds of steps of optimisation are not bit for bit the same in a Ray worker."""
+    here = INVERT.start(inputs, tmp_path / "here")
+    assert here.wait() == 0, here.log.read_text()
+    there = INVERT.start(inputs, tmp_path / "there", f"--engine=ray:{cluster.address}")
+    assert there.wait() == 0, there.log.read_text()
+    people = sorted(path.parent.name for path in (tmp_path / "here/inverted").glob("*/report.json"))
+    assert len(people) == 8
+    for person in people:
+        one, other = (tmp_path / run / "inverted" / person for run in ("here", "there"))
+        assert distances(other) == pytest.approx(distances(one), rel=1e-5)
+        views = zip(sorted(one.glob("view_*.png")), sorted(other.glob("view_*.png")), strict=True)
+        for image, again in views:
+            difference = open_image(image).astype(int) - open_image(again)
+            assert abs(difference).max() <= 1
+
+
+def distances(folder: Path) -> dict[str, float]:
+    """The distances to the portrait that an inversion reports."""
+    report: dict[str, dict[str, float]] = json.loads((folder / "report.json").read_text())
+    return report["distances"]
+
+
+def open_image(path: Path) -> NDArray[np.uint8]:
+    with Image.open(path) as image:
+        return np.asarray(image)
 
 
 def test_build_skips_unit_that_kills_its_workers(cluster, inputs, tmp_path):

@@ -29,6 +29,7 @@ def test_aliases_are_resolved(tmp_path: Path):
         "",
         "a: !!python/object/apply:os.getcwd []\n",
         "a: *b\n",
+        f"a: [1{'0' * 400}]\n",
         "? ? :",
     ],
 )

@@ -17,12 +17,14 @@ from safetensors.torch import load_file
 
 from core.errors import InputError
 from core.files import PARTIAL
+from lightning_modules.evaluation.report import DOTS
 from lightning_modules.evaluation.unpack import frames_of
 
 Contents = dict[str, Any]
 
 # These depend on the machine and on resuming, not on the run.
 MEASURED = ("seconds", "peak_bytes", "peak GiB", "images_per_second", "data_wait")
+PLOTTED = f"{DOTS}.png"  # a figure of which one plot shows seconds
 OWN_SETTINGS = ("ckpt_path",)
 RESTORED = ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step")
 END_OF_TAR = 1024  # bytes of zeros
@@ -112,6 +114,9 @@ def read_file(path: Path) -> Any:
             return without_measured(json.loads(path.read_text(encoding="utf-8")))
         if path.suffix == ".yaml":
             return read_settings(path)
+        if path.name == PLOTTED:
+            with Image.open(path) as image:
+                return image.size
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except (ValueError, RuntimeError, EOFError, KeyError, UnpicklingError, yaml.YAMLError) as error:
         raise UnreadableError(f"{path}: {type(error).__name__}: {error}") from error

@@ -29,7 +29,7 @@ def load_correction(path: Path, serial: str) -> Correction:
         return polynomial(np.array(values[serial], dtype=np.float64))
     except KeyError as error:
         raise ColourError(f"{path.name} has no camera {serial}") from error
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise ColourError(f"{path.name} is no colour correction of camera {serial} ({error})") from error
 
 
