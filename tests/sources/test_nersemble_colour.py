@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 
@@ -47,9 +49,8 @@ def test_srgb_round_trip():
 def test_malformed_corrections_are_refused(tmp_path):
     np.save(tmp_path / "1.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     np.save(tmp_path / "2.npy", np.eye(2))
-    (tmp_path / "c.json").write_text(
-        '{"1": [[1, 2, 3, 4, 5, 6]], "2": [[0], [0], [0]], "4": [[1%s]]}' % ("0" * 400)
-    )
+    matrices = {"1": [[1, 2, 3, 4, 5, 6]], "2": [[0], [0], [0]], "4": [[10**400]]}
+    (tmp_path / "c.json").write_text(json.dumps(matrices))
     for serial in ("1", "2", "3", "4"):
         for path in (tmp_path, tmp_path / "c.json"):
             with pytest.raises(ColourError):
