@@ -135,10 +135,8 @@ class Evaluation(pl.Callback):
         """Defines the direction of each metric in W&B, before the metrics are logged."""
         if trainer.sanity_checking:
             return
-        # All ranks have to read callback_metrics, as it reduces values over ranks.
-        names = list(trainer.callback_metrics)
-        if trainer.is_global_zero:
-            self._summaries.define(trainer.loggers, names)
+        if trainer.is_global_zero:  # Lightning has reduced the values before this hook
+            self._summaries.define(trainer.loggers, list(trainer.callback_metrics))
 
     def _evaluate(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, float]:
         """The values to log, by name."""
