@@ -193,8 +193,10 @@ class Controls:
             )
             self.make_3d = gr.Button("Make files for other tools, and the head's mesh", elem_id="make3d")
             self.assets_status = gr.HTML()
-            self.mesh = gr.Model3D(label="mesh", interactive=False, height=320, elem_id="mesh")
-            self.splats = gr.Model3D(label="3D Gaussians", interactive=False, height=320, elem_id="splats")
+            self.mesh = gr.Model3D(label="mesh", visible=False, interactive=False, height=320, elem_id="mesh")
+            self.splats = gr.Model3D(
+                label="3D Gaussians", visible=False, interactive=False, height=320, elem_id="splats"
+            )
         gr.Markdown("### Last results")
         self.history = gr.HTML(js_on_load=script("page.js"), elem_id="history")
         self.cameras = {

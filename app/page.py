@@ -117,8 +117,10 @@ class Page:
             self.add_3d, [on.shown, on.with_splats], [on.result, on.assets_status], **assets
         )
         # A viewer shows only what it is given once it is on the page.
+        viewers = [on.mesh, on.splats]
         for event in (run, selected, added):
-            event.then(self.viewers, on.shown, [on.mesh, on.splats], **hidden)
+            placed = event.then(self.show_viewers, on.shown, viewers, **hidden)
+            placed.then(self.fill_viewers, on.shown, viewers, **hidden)
         blocks.load(self.earlier, None, on.history, **hidden)
         blocks.unload(self.leave)
 
@@ -264,11 +266,13 @@ class Page:
             return gr.skip(), markup.message(str(error), "error")
         return markup.result_panel(result, downloads(result)), markup.message("They are among the downloads.")
 
-    def viewers(self, name: str, request: gr.Request) -> tuple[str | None, ...]:
-        """The mesh and the 3D Gaussians of the result that is shown, where they were made."""
-        if not name:
-            return None, None
-        return shown_3d(self.visitors.of(request.cookies).result(name))
+    def fill_viewers(self, name: str, request: gr.Request) -> tuple[str | None, str | None]:
+        """The mesh and the 3D Gaussians of the result that is shown; None for what was not made."""
+        return shown_3d(self.visitors.of(request.cookies).result(name)) if name else (None, None)
+
+    def show_viewers(self, name: str, request: gr.Request) -> list[Any]:
+        """Show a viewer for each of them that was made."""
+        return [gr.Model3D(visible=file is not None) for file in self.fill_viewers(name, request)]
 
 
 def again(result: Path) -> Request:
