@@ -13,6 +13,8 @@ from callbacks.weight_average import WeightAverage
 from core.errors import InputError
 from core.model_folders import save_model
 from lightning_modules.networks.portrait import CONTROL, REFERENCE, save_portrait_model
+from lightning_modules.sampling.presets import read_presets
+from lightning_modules.sampling.settings import Sampling
 from lightning_modules.training import read_config
 from tests.networks.toy import toy_model, toy_vae
 
@@ -27,6 +29,7 @@ CARD_LAYER = CONFIGS / "scale" / "sd15_24gb.yaml"
 STAGE3_LAYER = CONFIGS / "scale" / "sd15_stage3.yaml"
 TRAINERS = sorted(CONFIGS.glob("trainer/*.yaml"))  # read by every stage, and by the full-size layers
 TABLES = sorted(CONFIGS.glob("evaluate/*.yaml"))  # tests/lightning_modules/evaluation
+SETTINGS = sorted(CONFIGS.glob("sampling/*.yaml"))
 ON_THIS_MACHINE = ["--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.strategy=auto"]
 
 
@@ -75,8 +78,16 @@ def test_every_config_is_tested():
         STAGE3_LAYER,
         *TRAINERS,
         *TABLES,
+        *SETTINGS,
     }
     assert set(CONFIGS.rglob("*.yaml")) == known
+
+
+@pytest.mark.parametrize("path", SETTINGS, ids=lambda path: path.stem)
+def test_settings_of_sampling_are_valid(path):
+    named = read_presets(path)
+    assert len(named) > 3
+    assert all(Sampling(**values).steps > 0 for values in named.values())
 
 
 def check_run(cli):
