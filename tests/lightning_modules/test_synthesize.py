@@ -379,7 +379,7 @@ def test_interrupted_request_on_a_cluster_is_resumed(run, photos, tmp_path, monk
 
 def test_local_and_cluster_options_exclude_each_other(run, monkeypatch):
     monkeypatch.setattr("core.engine.find_spec", lambda _: "installed")
-    with pytest.raises(InputError, match="--devices is local"):
+    with pytest.raises(InputError, match="--device and --devices are local"):
         run("--devices", "2", "--engine", "ray")
     with pytest.raises(InputError, match="--workers applies to workers of a cluster"):
         run("--workers", "2")

@@ -6,7 +6,8 @@ from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from core.errors import InputError
-from lightning_modules.networks.pretrained import encode_nothing, load_backbone
+from lightning_modules.networks.pretrained import load_backbone
+from lightning_modules.networks.text import embed_nothing
 from lightning_modules.released.names import UNET, VAE, unet_names, vae_names
 from tests.networks.toy import PROMPT_CHANNELS, toy_unet, toy_vae
 
@@ -65,7 +66,7 @@ def test_single_file_loads_every_network(networks, tensors, tmp_path, name):
     unet, vae, text = networks
     for ours, other in ((unet, loaded.unet), (vae, loaded.vae)):
         assert all(torch.equal(x.half().float(), other.state_dict()[n]) for n, x in ours.state_dict().items())
-    torch.testing.assert_close(loaded.empty_prompt, encode_nothing(text), rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(loaded.empty_prompt, embed_nothing(text), rtol=1e-2, atol=1e-2)
     assert loaded.unet.config.attention_head_dim == 8
     assert loaded.downsampling == 8
     assert loaded.scheduler.alphas_cumprod[-1].item() == pytest.approx(0.0047, rel=1e-2)

@@ -217,8 +217,8 @@ def test_options_are_read_from_yaml(tmp_path, monkeypatch, capsys):
         ({"val_share": 0.9, "test_share": 0.2}, "leave people for training"),
         ({"conditions": "eg3d:nowhere"}, "nowhere is not a generator folder"),
         ({"truncation": -1.0}, "truncation must be from 0"),
-        ({"device": "cuda:99"}, "--device cuda:99: this machine has"),
-        ({"device": "gpu"}, "--device gpu: this machine has"),
+        ({"device": "cuda:99"}, "--device cuda:99: no such device"),
+        ({"device": "gpu"}, "--device gpu: no such device"),
     ],
 )
 def test_invalid_settings_are_input_errors(settings, message, tmp_path):
