@@ -99,6 +99,7 @@ def test_cross_view_with_unconditional_middle_trains_on_two_ranks(tmp_path, capt
     assert len(found["val/loss"]) == 2
 
 
+@pytest.mark.slow
 def test_interruption_while_loading_prints_one_line(tmp_path, capture, backbone):
     process = start(settings(tmp_path, capture, model__init_args__backbone=backbone))
     deadline = time.monotonic() + SECONDS
