@@ -146,7 +146,7 @@ class OrderedLoader:
 
 
 class ImagePool(pl.LightningDataModule):
-    """All views and conditions of built folders as single images, shuffled, each once per epoch.
+    """All views of built folders as single images, shuffled, each once per epoch.
 
     Batches are {"images": (B, 3, S, S) uint8}. If `vae` is given, the images are encoded once in `setup`, and
     batches are {"moments": (B, 2C, H, W) float16}: mean and log variance of the posterior, before scaling.
@@ -220,7 +220,9 @@ class ImagePool(pl.LightningDataModule):
         path = None
         if self.cache_dir is not None:
             shards = [shard.sha256 for folder in self.folders for shard in Manifest.load(folder).shards]
-            name = of_settings({"vae": of_folder(vae), "shards": shards, "mirror": self.mirror})
+            name = of_settings(
+                {"vae": of_folder(vae), "shards": shards, "images": "views", "mirror": self.mirror}
+            )
             Path(self.cache_dir).mkdir(parents=True, exist_ok=True)
             path = Path(self.cache_dir, f"moments-{name}.safetensors")
             if path.is_file():
@@ -254,8 +256,8 @@ class ImagePool(pl.LightningDataModule):
 
 
 def read_images(folder: Path, split: str) -> Pool:
-    """All views and conditions (N, 3, S, S) uint8 of a split, in the order of the shards. Each condition
-    counts as a separate frame."""
+    """All views (N, 3, S, S) uint8 of a split, in the order of the shards. Conditions are left out, as
+    only F_cam sees them, and in pixels."""
     manifest = Manifest.load(folder)
     reader = ShardReader()
     side = manifest.image_size
@@ -266,8 +268,8 @@ def read_images(folder: Path, split: str) -> Pool:
             index = ShardIndex.scan(path)
             for position in range(len(index)):
                 sample = decode(reader.read(path, index.members(position)), size=side)
-                frames.append(np.concatenate([sample.views, sample.conditions]))
-                sizes += [len(sample.views)] + [1] * len(sample.conditions)
+                frames.append(sample.views)
+                sizes.append(len(sample.views))
                 bar.update()
     reader.close()
     images = torch.from_numpy(np.concatenate(frames)).permute(0, 3, 1, 2).contiguous()
