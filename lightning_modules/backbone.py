@@ -47,7 +47,15 @@ UNET_LEARNING = Learning(rate=5e-4, decay="cosine", warmup_steps=500)
 class AutoencoderModule(pl.LightningModule):
     """Trains diffusers' AutoencoderKL on {"images": (B, 3, S, S) uint8}: L1 + perceptual + KL.
 
-    Each entry of `block_out_channels` after the first halves the resolution. Half of the images are mirrored.
+    Half of the images are mirrored.
+
+    Args:
+        block_out_channels: the widths; each entry after the first halves the resolution
+        decoder_of: the model folder of a VAE of this architecture to begin with. Its encoder is kept as it
+            is and only the decoder is trained, on the posterior's mean and without the KL term, so that what
+            was trained in its latents stays valid
+
+    Raises InputError if `decoder_of` has another architecture.
     """
 
     def __init__(
@@ -60,6 +68,7 @@ class AutoencoderModule(pl.LightningModule):
         perceptual: PerceptualWeights = "efficientnet-lite0",
         perceptual_weight: float = 0.1,
         kl_weight: float = 1e-3,
+        decoder_of: str | None = None,
         learning: Learning = VAE_LEARNING,
         seed: int = 0,
     ) -> None:
@@ -76,13 +85,17 @@ class AutoencoderModule(pl.LightningModule):
             norm_num_groups=norm_num_groups,
             sample_size=image_size,
         )
+        if decoder_of is not None:
+            self.vae = with_frozen_encoder(decoder_of, self.vae)
         self.perceptual = PerceptualLoss(perceptual)
 
     def forward(self, images: Tensor, draw: torch.Generator) -> tuple[Tensor, DiagonalGaussianDistribution]:
         """The reconstruction of images (B, 3, S, S) in [-1, 1], and the posterior that its latents were drawn
         from."""
         posterior = self.vae.encode(images).latent_dist
-        latents = posterior.mean + posterior.std * normal(posterior.mean.shape, draw, posterior.mean)
+        latents = posterior.mean
+        if self.hparams.decoder_of is None:
+            latents = latents + posterior.std * normal(latents.shape, draw, latents)
         return self.vae.decode(latents).sample, posterior
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
@@ -97,7 +110,8 @@ class AutoencoderModule(pl.LightningModule):
             f"perceptual[{self.perceptual.weights}]": self.perceptual(reconstruction.float(), images),
             "kl": posterior.kl().float().mean() / images[0].numel(),
         }
-        weights = (1.0, self.hparams.perceptual_weight, self.hparams.kl_weight)
+        kl_weight = self.hparams.kl_weight if self.hparams.decoder_of is None else 0.0
+        weights = (1.0, self.hparams.perceptual_weight, kl_weight)
         loss = sum(weight * value for weight, value in zip(weights, losses.values(), strict=True))
         self.log_dict({f"train/{name}": value for name, value in losses.items()}, sync_dist=True)
         self.log("train/loss", loss, prog_bar=True, sync_dist=True)
@@ -125,7 +139,8 @@ class AutoencoderModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Optimization:
         """AdamW on the trainable part."""
-        return self.learning.configure(self.vae.parameters(), self.trainer.max_steps)
+        trained = [parameter for parameter in self.vae.parameters() if parameter.requires_grad]
+        return self.learning.configure(trained, self.trainer.max_steps)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leaves out the perceptual network, which is fixed and loaded from its own file."""
@@ -139,12 +154,12 @@ class AutoencoderModule(pl.LightningModule):
 
     def export(self, folder: Path) -> None:
         """Write the VAE as a diffusers folder, with `scaling_factor` 1 / std of the latents of training
-        images.
+        images, or that of `decoder_of`.
 
         Raises InputError if `folder` exists.
         """
-        scale = 1 / self.latent_std()
-        self.vae.register_to_config(scaling_factor=round(scale, 5))
+        if self.hparams.decoder_of is None:
+            self.vae.register_to_config(scaling_factor=round(1 / self.latent_std(), 5))
         with whole_folder(folder) as partial:
             save_model(self.vae, partial)
 
@@ -159,6 +174,21 @@ class AutoencoderModule(pl.LightningModule):
                 self.vae.encode(images).latent_dist.sample(torch_generator(self.hparams.seed, "std")).cpu()
             )
         return float(torch.cat(latents).std())
+
+
+def with_frozen_encoder(folder: str, like: AutoencoderKL) -> AutoencoderKL:
+    """The VAE of a model folder with everything but its decoder frozen. Raises InputError if its weights are
+    of another architecture than `like`."""
+    vae = load_model(AutoencoderKL, Path(folder), torch.float32)
+    shapes, wanted = (
+        {name: tensor.shape for name, tensor in model.state_dict().items()} for model in (vae, like)
+    )
+    if shapes != wanted:
+        raise InputError(f"decoder_of {folder} is of another architecture: set block_out_channels to its own")
+    vae.requires_grad_(False)
+    for part in (vae.post_quant_conv, vae.decoder):
+        part.requires_grad_(True)
+    return vae
 
 
 class BackboneModule(pl.LightningModule):

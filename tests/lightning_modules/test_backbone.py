@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
 from callbacks.export import Export
@@ -159,6 +160,29 @@ def test_vae_and_unet_train_into_a_backbone_folder(capture, make_trainer, tmp_pa
     average = callbacks[0].average["denoiser.unet.conv_in.weight"]
     assert torch.equal(backbone.unet.conv_in.weight, average)
     assert torch.equal(backbone.empty_prompt, unet.denoiser.empty_prompt)
+
+
+def test_only_the_decoder_of_a_given_vae_is_trained(capture, make_trainer, tmp_path):
+    first = toy_vae()
+    first.register_to_config(scaling_factor=0.5)
+    save_model(first, tmp_path / "first")
+    widths, groups = first.config.block_out_channels, first.config.norm_num_groups
+    again = AutoencoderModule(
+        list(widths), norm_num_groups=groups, image_size=16, decoder_of=str(tmp_path / "first")
+    )
+    trainer = make_trainer(max_steps=2, callbacks=[Export(str(tmp_path / "again"))])
+    trainer.fit(again, ImagePool([str(capture)], batch_size=16))
+    made = AutoencoderKL.from_pretrained(tmp_path / "again")
+    assert made.config.scaling_factor == 0.5
+    changed = {n for n, x in first.state_dict().items() if not torch.equal(x, made.state_dict()[n])}
+    assert any(name.startswith("decoder.") for name in changed)
+    assert not any(name.startswith(("encoder.", "quant_conv.")) for name in changed)
+
+
+def test_a_decoder_of_another_architecture_is_an_input_error(tmp_path):
+    save_model(toy_vae(), tmp_path / "first")
+    with pytest.raises(InputError, match="another architecture"):
+        AutoencoderModule([24, 8], norm_num_groups=4, decoder_of=str(tmp_path / "first"))
 
 
 @pytest.fixture
