@@ -218,7 +218,8 @@ def test_a_mesh_and_scenes_are_made_and_shown(page):
 
 def test_a_request_is_cancelled_at_once_and_others_wait_their_turn(page, address):
     choose_person(page, "Person 1")
-    page.fill("#steps input", "1000")  # as many as there are, so that no machine is done before it is cancelled
+    # as many as there are, so that no machine is done before it is cancelled
+    page.fill("#steps input", "1000")
     page.click("#make")
     page.wait_for_selector(".dp-progress[data-stage=sampling]")
     second = page.context.new_page()
