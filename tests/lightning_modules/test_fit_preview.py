@@ -40,7 +40,7 @@ def test_a_decoder_is_written_into_the_model(model, capsys):
     ("arguments", "message"),
     [
         ([*PEOPLE, "--kernel", "2"], "--kernel 2: give an odd number"),
-        (["--data", "tests/data/people", "--split", "train"], "has 18 images of train: give 32 or more"),
+        (["--data", "tests/data/people", "--split", "train"], "has 9 images of train: give 32 or more"),
     ],
 )
 def test_invalid_arguments_are_input_errors(model, arguments, message):
