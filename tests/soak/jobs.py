@@ -90,7 +90,9 @@ JOBS: tuple[Job, ...] = (
         ["--identities=9", "--val_identities=1", "--test_identities=1", "--views=3", f"--size={SIZE}"],
         root=False,
     ),
-    captured("nersemble", ["--frames=2", "--size=96", "--background=keep"]),
+    captured(
+        "nersemble", ["--frames=3", "--val_frames=1", "--test_frames=2", "--size=96", "--background=keep"]
+    ),
     captured("wild", ["--size=96"]),
     Job("cache_latents", cache_latents.main, latents, work="cached.partial/result/*.tar", result="cached"),
     Job("evaluate", evaluate.main, table, work="table/samples-*/*/views.json"),
