@@ -70,19 +70,19 @@ setup-dev: $(VENV)/.dev ## Install what developing needs into .venv
 ##  Data
 
 $(SHARDS)/manifest.json: | $(VENV)/.run
-	$(RUN) -m shards.build synthetic $(CAPTURE) --processes $(PROCESSES) --out $(SHARDS)
+	$(RUN) -m diffportrait3d build synthetic $(CAPTURE) --processes $(PROCESSES) --out $(SHARDS)
 
 $(BACKBONE_SHARDS)/manifest.json: | $(VENV)/.run
-	$(RUN) -m shards.build synthetic $(BACKBONE_CAPTURE) --processes $(PROCESSES) --out $(BACKBONE_SHARDS)
+	$(RUN) -m diffportrait3d build synthetic $(BACKBONE_CAPTURE) --processes $(PROCESSES) --out $(BACKBONE_SHARDS)
 
 $(MORE_SHARDS)/manifest.json: | $(VENV)/.run
-	$(RUN) -m shards.build synthetic $(MORE_CAPTURE) --processes $(PROCESSES) --out $(MORE_SHARDS)
+	$(RUN) -m diffportrait3d build synthetic $(MORE_CAPTURE) --processes $(PROCESSES) --out $(MORE_SHARDS)
 
 $(PEOPLE_SHARDS)/manifest.json: | $(VENV)/.run
-	$(RUN) -m shards.build synthetic $(PEOPLE_CAPTURE) --processes $(PROCESSES) --out $(PEOPLE_SHARDS)
+	$(RUN) -m diffportrait3d build synthetic $(PEOPLE_CAPTURE) --processes $(PROCESSES) --out $(PEOPLE_SHARDS)
 
 $(STUDIO_SHARDS)/manifest.json: | $(VENV)/.run
-	$(RUN) -m shards.build synthetic $(STUDIO_CAPTURE) --processes $(PROCESSES) --out $(STUDIO_SHARDS)
+	$(RUN) -m diffportrait3d build synthetic $(STUDIO_CAPTURE) --processes $(PROCESSES) --out $(STUDIO_SHARDS)
 
 # make shards SOURCE=nersemble ROOT=/data/nersemble builds shards from a download (more options in ARGS).
 SOURCE ?=
@@ -93,10 +93,10 @@ ifeq ($(SOURCE),)
 shards: $(SHARDS)/manifest.json ## Capture the default portraits; or read a download: SOURCE=nersemble ROOT=…
 else
 shards: | $(VENV)/.run
-	$(RUN) -m shards.build $(SOURCE) --root $(ROOT) --processes $(PROCESSES) --out shards/built/$(SOURCE) $(ARGS)
+	$(RUN) -m diffportrait3d build $(SOURCE) --root $(ROOT) --processes $(PROCESSES) --out shards/built/$(SOURCE) $(ARGS)
 endif
 inspect: $(SHARDS)/manifest.json ## Count and verify the default shards, and draw a contact sheet
-	$(RUN) -m shards.inspect $(SHARDS) --sheet runs/shards.png
+	$(RUN) -m diffportrait3d inspect $(SHARDS) --sheet runs/shards.png
 
 ##  Training
 
@@ -136,7 +136,7 @@ STUDIO := --config configs/scale/studio.yaml
 train-studio: $(STUDIO_SHARDS)/manifest.json ## Train a model of 128 pixels on the studio's people, its backbone included
 	$(RUN) -m lightning_modules.fit --config configs/backbone_vae.yaml --config configs/scale/backbone_vae_studio.yaml
 	$(RUN) -m lightning_modules.fit --config configs/backbone_unet.yaml --config configs/scale/backbone_unet_studio.yaml
-	$(RUN) -m shards.cache_latents $(STUDIO_SHARDS) --vae runs/backbone_unet/backbone --out $(STUDIO_SHARDS)_latents
+	$(RUN) -m diffportrait3d cache-latents $(STUDIO_SHARDS) --vae runs/backbone_unet/backbone --out $(STUDIO_SHARDS)_latents
 	$(RUN) -m lightning_modules.fit --config configs/stage1.yaml $(STUDIO) $(ARGS)
 	$(RUN) -m lightning_modules.fit --config configs/stage2.yaml $(STUDIO) \
 		--model.appearance "$$(ls -td runs/stage1/version_*/export | head -1)" $(ARGS)
@@ -149,27 +149,27 @@ train-studio: $(STUDIO_SHARDS)/manifest.json ## Train a model of 128 pixels on t
 
 .PHONY: app demo synthesize ablations evaluate dashboard metric-weights
 app: | $(VENV)/.app ## Open the page that makes views of photos, on this machine: http://127.0.0.1:7860
-	$(RUN) -m app.serve --model $(MODEL) $(ARGS)
+	$(RUN) -m diffportrait3d app --model $(MODEL) $(ARGS)
 
 demo: $(PEOPLE_SHARDS)/manifest.json ## Views of unseen people by the shipped model: pictures, an orbit, a table
-	$(RUN) -m lightning_modules.demo --model $(MODEL) --data $(PEOPLE_SHARDS) --overwrite true $(ARGS)
+	$(RUN) -m diffportrait3d demo --model $(MODEL) --data $(PEOPLE_SHARDS) --overwrite true $(ARGS)
 
 synthesize: | $(VENV)/.run ## New views of a photo: make synthesize ARGS="--portrait me.jpg --out runs/me"
-	$(RUN) -m lightning_modules.synthesize --model $(MODEL) $(ARGS)
+	$(RUN) -m diffportrait3d synthesize --model $(MODEL) $(ARGS)
 
 ablations: $(PEOPLE_SHARDS)/manifest.json ## Measure the contribution of each part of the paper to the shipped model
-	$(RUN) -m lightning_modules.ablations --model $(MODEL) --data $(PEOPLE_SHARDS) --out runs/ablations $(ARGS)
+	$(RUN) -m diffportrait3d ablations --model $(MODEL) --data $(PEOPLE_SHARDS) --out runs/ablations $(ARGS)
 
 # Tables over other shards do not need the default ones.
 OTHER_SHARDS = $(filter table1_wild,$(TABLE))$(findstring --subjects.shards,$(ARGS))
 evaluate: $(if $(OTHER_SHARDS),,$(SHARDS)/manifest.json) | $(VENV)/.run ## Score a model, a table of the paper at a time: TABLE=table1, settings in ARGS
-	$(RUN) -m lightning_modules.evaluate --config configs/evaluate/$(TABLE).yaml $(ARGS)
+	$(RUN) -m diffportrait3d evaluate --config configs/evaluate/$(TABLE).yaml $(ARGS)
 
 dashboard: | $(VENV)/.run ## Draw the newest run as one picture, from its own files
-	$(RUN) -m callbacks.dashboard runs $(ARGS)
+	$(RUN) -m diffportrait3d dashboard runs $(ARGS)
 
 metric-weights: | $(VENV)/.run ## Download and verify the weights of metrics and dense landmarks (without internet: ARGS="--mirror DIR")
-	$(RUN) -m metrics.fetch $(ARGS)
+	$(RUN) -m diffportrait3d metric-weights $(ARGS)
 
 ##  Checking
 

@@ -16,6 +16,7 @@ from jsonargparse import ArgumentParser
 
 from core.devices import find_devices
 from core.errors import InputError, one_line
+from core.signals import EndAtOnce
 from generators.registry import check_renderer, is_renderer
 from lightning_modules.sampling.devices import Precision, check_precision
 from lightning_modules.sampling.loras import Lora, check_loras, lora_files
@@ -93,7 +94,8 @@ def serve(options: Options) -> None:
     root.mkdir(parents=True, exist_ok=True)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["GRADIO_TEMP_DIR"] = str(root)  # Gradio reads both as it is imported
-    from app.launch import launch
+    with EndAtOnce():
+        from app.launch import launch
 
     launch(options, model, root)
 

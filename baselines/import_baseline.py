@@ -12,6 +12,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from core.errors import InputError, one_line
 from core.files import whole_folder
+from core.signals import EndAtOnce
 
 if TYPE_CHECKING:  # what reads weights is imported when files are converted, so that help comes at once
     from baselines.folders import Card
@@ -31,10 +32,11 @@ def import_zero123(checkpoint: Path, folder: Path, averaged: bool = True) -> Imp
     """Convert an original Zero-1-to-3 checkpoint (`105000.ckpt`, …) into the new folder `folder`, in
     diffusers' layout. `averaged` takes the UNet's average over training where the file has one, as the demo
     does. Raises InputError."""
-    from baselines.folders import Card
-    from baselines.zero123.checkpoint import networks_of
-    from baselines.zero123.folder import KIND, save_networks
-    from baselines.zero123.system import Zero123
+    with EndAtOnce():
+        from baselines.folders import Card
+        from baselines.zero123.checkpoint import networks_of
+        from baselines.zero123.folder import KIND, save_networks
+        from baselines.zero123.system import Zero123
 
     networks, average = networks_of(checkpoint, averaged)
     unet = "the average over training (EMA)" if average else "not averaged"
@@ -48,9 +50,10 @@ def import_zero123(checkpoint: Path, folder: Path, averaged: bool = True) -> Imp
 def import_triplanenet(network: Path, folder: Path, average: Path | None = None) -> Imported:
     """Convert `triplanenet_v2_final.pth` into the new folder `folder`. `average` is `ffhq512-128.pth`, which
     has the average style and the generator's settings. Raises InputError."""
-    from baselines.folders import Card, save_baseline
-    from baselines.triplanenet.checkpoint import networks_of
-    from baselines.triplanenet.system import KIND, TriPlaneNet
+    with EndAtOnce():
+        from baselines.folders import Card, save_baseline
+        from baselines.triplanenet.checkpoint import networks_of
+        from baselines.triplanenet.system import KIND, TriPlaneNet
 
     encoders, generator, notes = networks_of(network, average)
     files = (network.name, *([average.name] if average else []))
@@ -63,9 +66,10 @@ def import_triplanenet(network: Path, folder: Path, average: Path | None = None)
 def import_goae(encoder: Path, correction: Path, generator: Path, folder: Path) -> Imported:
     """Convert `encoder_FFHQ.pt` and `afa_FFHQ.pt`, with a generator's pickle or folder, into the new folder
     `folder`. Raises InputError."""
-    from baselines.folders import Card, save_baseline
-    from baselines.goae.checkpoint import networks_of
-    from baselines.goae.system import GOAE, KIND
+    with EndAtOnce():
+        from baselines.folders import Card, save_baseline
+        from baselines.goae.checkpoint import networks_of
+        from baselines.goae.system import GOAE, KIND
 
     networks, own = networks_of(encoder, correction, generator)
     card = Card(KIND, tuple(path.name for path in (encoder, correction, generator)), GOAE.licence)

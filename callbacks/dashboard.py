@@ -21,6 +21,7 @@ from PIL import Image
 
 from core.errors import InputError, one_line
 from core.lists import spread
+from core.signals import EndAtOnce
 from lightning_modules.evaluation.directions import higher_is_better
 from lightning_modules.evaluation.plots import draw_curve, new_figure, style_axes, to_picture
 from lightning_modules.evaluation.tables import NOT_IN_MARKDOWN, ordered
@@ -246,7 +247,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if chosen.wandb is None:
         print(dashboard(chosen.run, chosen.out))
         return
-    from callbacks.wandb_workspace import save_workspace  # imports all stages
+    with EndAtOnce():
+        from callbacks.wandb_workspace import save_workspace  # imports all stages
 
     print(save_workspace(chosen.wandb))
 

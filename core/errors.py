@@ -2,10 +2,13 @@
 
 import errno
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
+
+from core.signals import ENDED_BY, lift
 
 
 class InputError(ValueError):
@@ -34,15 +37,18 @@ REMEDIES = {
 
 
 LONGEST = 2000  # characters of a reported line
-INTERRUPTED = 128 + 2  # exit code of a process that was ended by SIGINT
+INTERRUPTED = ENDED_BY + signal.SIGINT  # exit code of a process that was ended by SIGINT
 
 
 @contextmanager
 def one_line() -> Iterator[None]:
     """Exit with one line, `error: …`, on stderr for an InputError (with its exit code) and for the system
     errors in `REMEDIES` (with 1), or with the line `interrupted` for SIGINT (with 130). Other exceptions
-    propagate with their traceback."""
+    propagate with their traceback.
+
+    SIGINT raises KeyboardInterrupt from here on, also in commands that were imported under `EndAtOnce`."""
     try:
+        lift()
         yield
     except InputError as error:
         _end(str(error), error.exit_code)

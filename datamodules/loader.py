@@ -112,6 +112,7 @@ def outlive_signals(number: int) -> None:  # noqa: ARG001  (torch gives a worker
     Job managers and terminals send these to all processes of a run, and the main process needs batches until
     the end of the step, when it saves a checkpoint.
     """
+    signal.set_wakeup_fd(-1)  # the main process's, which a forked worker shares; see `core.signals.EndAtOnce`
     for signum in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(signum) != signal.SIG_IGN:
             signal.signal(signum, lambda *_: signal.alarm(GRACE_SECONDS))

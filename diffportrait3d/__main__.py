@@ -6,6 +6,7 @@ from difflib import get_close_matches
 from importlib.metadata import PackageNotFoundError, version
 
 from core.errors import InputError, one_line
+from core.signals import EndAtOnce
 from diffportrait3d.commands import COMMANDS, GROUPS
 from diffportrait3d.help_texts import check_options, stored_help
 
@@ -56,7 +57,8 @@ def main() -> None:
                     return
                 check_options(name, text, arguments)
             sys.argv[1:] = arguments
-            runpy.run_module(module, run_name="__main__", alter_sys=True)
+            with EndAtOnce():  # while the module is imported; it enters `one_line` again
+                runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from core.errors import InputError, one_line
 from core.shipped import CONFIG_FLAG, find_configs
+from core.signals import EndAtOnce, end_with_parent
 from core.yaml_files import read_yaml
 
 if TYPE_CHECKING:
@@ -60,19 +61,25 @@ def check_arguments(arguments: Sequence[str]) -> None:
         raise InputError(f"required: {' and '.join(sorted(missing))}; name a --config that has them")
 
 
-def main(args: Sequence[str] | None = None) -> "pl.Trainer | None":
-    """Train, and return the trainer; None if only help was printed. Invalid input ends in one line."""
-    arguments = sys.argv[1:] if args is None else list(args)
-    with one_line():
-        if {"-h", "--help"} & set(arguments):
-            print(USAGE)
-            return None
-        arguments = find_configs(arguments)
-        check_arguments(arguments)
-        from lightning_modules.training import train  # Lightning, diffusers: seconds
+def run(arguments: Sequence[str]) -> "pl.Trainer | None":
+    """Train, and return the trainer; None if only help was printed. Raises InputError."""
+    if {"-h", "--help"} & set(arguments):
+        print(USAGE)
+        return None
+    arguments = find_configs(arguments)
+    check_arguments(arguments)
+    from lightning_modules.training import train  # Lightning, diffusers: seconds
 
-        return train(arguments)
+    return train(arguments)
+
+
+def main(args: Sequence[str] | None = None) -> "pl.Trainer | None":
+    """`run`, with errors of the input in one line."""
+    with one_line():
+        return run(sys.argv[1:] if args is None else list(args))
 
 
 if __name__ == "__main__":
-    main()
+    with one_line(), EndAtOnce():  # until `StopTogether` takes over, when training starts
+        end_with_parent()
+        run(sys.argv[1:])

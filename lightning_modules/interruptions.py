@@ -1,6 +1,5 @@
 """Signals and faults in training: all processes of a run (ranks) stop together, and say why in one line."""
 
-import os
 import signal
 import sys
 import threading
@@ -18,16 +17,15 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch.distributed import DistError
 
 from core.errors import INTERRUPTED
+from core.signals import ENDED_BY, POLL_SECONDS, SIGNALS, hand_over, launcher, launching
 
-SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
-ENDED_BY = 128  # exit code of a process that was ended by a signal, minus the signal's number
 CHILD_SECONDS = 4  # that a launched rank has to end after it has broken its connections
-POLL_SECONDS = 0.2
 
 
 class StopTogether(pl.Callback):
     """On SIGTERM, SIGHUP or SIGINT to any rank, ends all ranks after the same batch, with a checkpoint.
 
+    Before training starts, `core.signals.EndAtOnce` ends a command.
     The handler only notes the signal, and the ranks agree on it after each batch of training or validation.
     Lightning's own communicates with other ranks from within the handler, which hangs unless they are at the
     same place. A second SIGINT raises KeyboardInterrupt at once.
@@ -70,6 +68,7 @@ class StopTogether(pl.Callback):
         for number in SIGNALS:
             if signal.getsignal(number) != signal.SIG_IGN:  # as SIGHUP is under nohup
                 signal.signal(number, self._note)
+        hand_over()  # only now, so that every signal has a handler
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == self.signal == signal.SIGINT:
@@ -108,13 +107,18 @@ def ended_together(trainer: pl.Trainer, stop: StopTogether) -> Iterator[None]:
     The exit code is 128 and the signal's number, or that of the rank that had a fault. Other exceptions
     propagate.
     """
-    end_with_parent()
     try:
-        yield
+        with launching(), kept_sigint():
+            yield
     except SIGTERMException:
         raise SystemExit(_report_stop(trainer, stop.signal or signal.SIGTERM)) from None
     except PeerEndedError:
-        print("stopped, as another process of this run has ended: its own output says why", file=sys.stderr)
+        if stop.signal:
+            raise SystemExit(_report_stop(trainer, stop.signal)) from None
+        if launcher() is None:  # which prints the line
+            print(
+                "stopped, as another process of this run has ended: its own output says why", file=sys.stderr
+            )
         raise SystemExit(_code_of_others(trainer)) from None
     except SystemExit:
         if not trainer.interrupted:
@@ -127,14 +131,25 @@ def ended_together(trainer: pl.Trainer, stop: StopTogether) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def kept_sigint() -> Iterator[None]:
+    """Restore the handler of SIGINT, which Lightning lets a process ignore for good after a KeyboardInterrupt
+    before training."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
+
+
 def _report_stop(trainer: pl.Trainer, number: int) -> int:
     """Say where to go on from, and return the exit code."""
     if trainer.is_global_zero:
         name = signal.Signals(number).name
         print(f"stopped by {name}; resume with --ckpt_path {last_checkpoint(trainer)}", file=sys.stderr)
     # Lightning kills a process, busy or not, when one that it has launched ends with a code other than 0.
-    launched = trainer.local_rank > 0 and "TORCHELASTIC_RUN_ID" not in os.environ
-    return 0 if launched else ENDED_BY + number
+    return ENDED_BY + number if launcher() is None else 0
 
 
 def last_checkpoint(trainer: pl.Trainer) -> str:
@@ -163,17 +178,3 @@ def _end_others(trainer: pl.Trainer) -> None:
     """Kill the ranks that this one has launched; they may wait for this one in a collective operation."""
     for process in _launched(trainer):
         process.kill()
-
-
-def end_with_parent() -> None:
-    """Let a rank that another has launched end when that has ended, whatever it waits for."""
-    if int(os.environ.get("LOCAL_RANK", 0)) == 0:
-        return
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(POLL_SECONDS)
-        os._exit(1)
-
-    threading.Thread(target=watch, name="end-with-parent", daemon=True).start()

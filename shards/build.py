@@ -12,6 +12,7 @@ from jsonargparse import ActionConfigFile, ArgumentParser
 
 from core.errors import IncompleteError, one_line
 from core.lists import shortened
+from core.signals import EndAtOnce
 from shards.build_plan import BuildOptions, BuildPlan, plan_build
 from shards.builder import run_build
 from shards.manifest import Manifest
@@ -58,7 +59,8 @@ def make_parser(sources: Mapping[str, str], chosen: str | None) -> ArgumentParse
 def source_class(path: str) -> type[Source]:
     """The class at an import path."""
     module, _, name = path.rpartition(".")
-    return getattr(import_module(module), name)
+    with EndAtOnce():
+        return getattr(import_module(module), name)
 
 
 def make_plan(arguments: Sequence[str] | None, sources: Mapping[str, str]) -> BuildPlan:

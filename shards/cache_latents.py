@@ -11,6 +11,7 @@ from jsonargparse import ArgumentParser
 
 from core.engine import THIS_PROCESS, EngineOptions
 from core.errors import InputError, one_line
+from core.signals import EndAtOnce
 from shards.latents import BATCH
 from shards.manifest import Manifest
 
@@ -42,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise InputError(f"{out} exists already: choose another --out")
     device = options.cluster_device(chosen.device) if options.on_ray else None
     Manifest.load(folder)
-    from shards.latent_cache import cache, load_vae  # torch, diffusers: seconds
+    with EndAtOnce():
+        from shards.latent_cache import cache, load_vae  # torch, diffusers: seconds
 
     vae = load_vae(chosen.vae, "cpu" if options.on_ray else chosen.device)
     manifest = cache(folder, out, vae, chosen.batch, options.cluster() or THIS_PROCESS, device)

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -15,11 +16,13 @@ import torch
 from torch.utils.data import Dataset
 
 from core.errors import InputError
+from core.signals import EndAtOnce
 from datamodules import PortraitViewsDataModule
 from datamodules import loader as loading
 from datamodules.loader import SkipCounter, StreamLoader
 from datamodules.reading import ViewReader
 from datamodules.transport import to_arrays, to_tensors, worker_faults
+from tests.soak.process import run_command
 
 Make = Callable[..., PortraitViewsDataModule]
 
@@ -95,6 +98,18 @@ class SignalledWorker(KilledWorker):
 def test_worker_outlives_the_signals_that_end_a_run() -> None:
     batches = list(StreamLoader(SignalledWorker(), SkipCounter(0.0), num_workers=1))  # type: ignore[arg-type]
     assert [batch["key"] for batch in batches] == [["0"]]
+
+
+def test_signals_to_a_worker_do_not_end_the_run(tmp_path: Path) -> None:
+    """A worker that was forked under `EndAtOnce` inherits its wakeup descriptor."""
+
+    def load() -> None:
+        with EndAtOnce():
+            test_worker_outlives_the_signals_that_end_a_run()
+            time.sleep(0.2)  # for the thread of `EndAtOnce`
+
+    log = tmp_path / "log"
+    assert run_command(load, tmp_path, log).code == 0, log.read_text()
 
 
 def test_killed_worker_is_an_input_error() -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from typing import Any
 
 import pytorch_lightning as pl
@@ -10,6 +11,7 @@ import torch
 from core.errors import InputError
 
 SIGTERM = int(signal.SIGTERM)  # a default that can be saved with a run's settings
+UNRESPONSIVE = 600  # seconds
 
 
 class Losses(pl.Callback):
@@ -45,11 +47,41 @@ class Terminate(pl.Callback):
                 os.kill(os.getpid(), self.number)
 
 
-class InterruptSetup(pl.Callback):
-    """Sends this process SIGINT before training begins."""
+class SignalIn(pl.Callback):
+    """Sends the signal `number` to this process before training begins, in the hook `hook`; on rank `rank`
+    only."""
+
+    def __init__(self, hook: str, number: int = SIGTERM, rank: int = 0) -> None:
+        self.hook, self.number, self.rank = hook, number, rank
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._send("setup", trainer)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
+        self._send("on_fit_start", trainer)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """When Lightning has installed its own handler, and `StopTogether` has not."""
+        self._send("on_train_start", trainer)
+
+    def _send(self, hook: str, trainer: pl.Trainer) -> None:
+        if hook == self.hook and trainer.global_rank == self.rank:
+            os.kill(os.getpid(), self.number)
+
+
+class KilledLauncher(pl.Callback):
+    """Kills rank 0 at the start of micro-batch `at`, while other ranks do not answer."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.fit_loop.epoch_loop.total_batch_idx == self.at:
+            if trainer.global_rank == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(UNRESPONSIVE)
 
 
 class Fault(pl.Callback):

@@ -91,13 +91,16 @@ def test_signal_saves_a_checkpoint_and_prints_how_to_resume(config, capfd, numbe
 
 
 def test_interruption_before_training_prints_one_line(config, capfd):
+    sent = [f"{RECORDING}.SignalIn", "--trainer.callbacks.hook=on_fit_start", "--trainer.callbacks.number=2"]
     with pytest.raises(SystemExit) as ended:
-        main(["--config", str(config), f"{RECORDING}.InterruptSetup"])
+        main(["--config", str(config), *sent])
     assert ended.value.code == 130
     said = capfd.readouterr().err
     assert said.splitlines()[-1] == "interrupted"
     assert "Traceback" not in said
     assert "attempting" not in said
+    # Lightning lets the process, and all that it starts, ignore further ones
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_logger_without_its_package_is_an_input_error(config, capfd, monkeypatch):

@@ -3,8 +3,9 @@
 import os
 import signal
 import subprocess
+import sys
 import time
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import pytest
 import torch
 from torch.distributed import DistNetworkError
 
+from core.signals import EndAtOnce
 from lightning_modules.interruptions import PeerEndedError, StopTogether, peer_faults
 from lightning_modules.networks.portrait import CONTROL, REFERENCE, save_portrait_model
 from tests.lightning_modules.processes import CHECKPOINTS, losses, settings, start
 from tests.lightning_modules.recording import Terminate
 from tests.networks.toy import toy_model
+from tests.soak.process import end_group, run_command
 
 SECONDS = 300
 DDP = {"trainer__devices": 2, "trainer__strategy": "ddp"}
@@ -31,15 +34,26 @@ def callback(name: str, **options: Any) -> str:
 
 
 def ended(process: "subprocess.Popen[str]") -> tuple[int, list[str]]:
-    """The exit code of a process and the lines that it and its children have printed."""
+    """The exit code of a process and the lines that it and its children have printed; all have ended."""
     try:
         said = process.communicate(timeout=SECONDS)[1]
     finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        left = end_group(process.pid)
+    assert left == 0, said
     assert "Traceback" not in said, said
     assert "closed by peer" not in said, said
     return process.returncode, said.splitlines()
+
+
+@pytest.fixture
+def two_ranks(tmp_path: Path, capture: Path, backbone: Path) -> Callable[..., tuple[int, list[str]]]:
+    """A function that trains on two ranks with a callback; see `callback` and `ended`."""
+
+    def run(own: str, mode: str = "disabled", **options: Any) -> tuple[int, list[str]]:
+        given = DDP | {"model__init_args__backbone": backbone, "trainer__callbacks": own} | options
+        return ended(start(settings(tmp_path, capture, **given), WANDB_MODE=mode))
+
+    return run
 
 
 def last_step(root: Path) -> int:
@@ -50,10 +64,8 @@ def last_step(root: Path) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
-def test_signal_to_one_rank_stops_both_with_a_checkpoint(tmp_path, capture, backbone, rank):
-    sent = callback("Terminate", at=2, rank=rank)
-    options = DDP | {"model__init_args__backbone": backbone, "trainer__callbacks": sent}
-    code, lines = ended(start(settings(tmp_path, capture, **options)))
+def test_signal_to_one_rank_stops_both_with_a_checkpoint(two_ranks, tmp_path, rank):
+    code, lines = two_ranks(callback("Terminate", at=2, rank=rank))
     assert code == 128 + signal.SIGTERM
     assert len([line for line in lines if line.startswith("stopped by SIGTERM; resume with")]) == 1
     assert last_step(tmp_path) == 3
@@ -61,12 +73,10 @@ def test_signal_to_one_rank_stops_both_with_a_checkpoint(tmp_path, capture, back
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_signal_to_the_process_group_saves_a_checkpoint(tmp_path, capture, backbone, number):
+def test_signal_to_the_process_group_saves_a_checkpoint(two_ranks, tmp_path, number):
     """Loader workers and W&B's process included, as job managers and terminals send it."""
     sent = callback("Terminate", at=2, number=int(number), group="true")
-    options = DDP | {"model__init_args__backbone": backbone, "trainer__callbacks": sent}
-    run = settings(tmp_path, capture, data__init_args__num_workers=1, **options)
-    code, lines = ended(start(run, WANDB_MODE="offline"))
+    code, lines = two_ranks(sent, mode="offline", data__init_args__num_workers=1)
     assert code == 128 + number
     assert any(line.startswith(f"stopped by {number.name}; resume with") for line in lines), lines
     assert last_step(tmp_path) == 3
@@ -74,10 +84,23 @@ def test_signal_to_the_process_group_saves_a_checkpoint(tmp_path, capture, backb
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
-def test_error_of_one_rank_ends_both_with_one_line(tmp_path, capture, backbone, rank):
-    fault = callback("Fault", at=2, rank=rank)
-    options = DDP | {"model__init_args__backbone": backbone, "trainer__callbacks": fault}
-    code, lines = ended(start(settings(tmp_path, capture, **options)))
+@pytest.mark.parametrize("hook", ["setup", "on_train_start"])
+def test_signal_before_training_ends_both_ranks_with_one_line(two_ranks, hook, rank):
+    """In `on_train_start` Lightning's own handler is installed, which communicates with the other rank."""
+    code, lines = two_ranks(callback("SignalIn", hook=hook, rank=rank))
+    assert code == 128 + signal.SIGTERM
+    assert len([line for line in lines if line.startswith("stopped")]) == 1, lines
+
+
+@pytest.mark.slow
+def test_ranks_end_when_their_launcher_is_killed(two_ranks):
+    assert two_ranks(callback("KilledLauncher", at=2))[0] == -signal.SIGKILL
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_error_of_one_rank_ends_both_with_one_line(two_ranks, rank):
+    code, lines = two_ranks(callback("Fault", at=2, rank=rank))
     assert code != 0
     assert [line for line in lines if line.startswith("error: ")] == [f"error: a fault of rank {rank}"]
 
@@ -99,16 +122,18 @@ def test_cross_view_with_unconditional_middle_trains_on_two_ranks(tmp_path, capt
     assert len(found["val/loss"]) == 2
 
 
-@pytest.mark.slow
-def test_interruption_while_loading_prints_one_line(tmp_path, capture, backbone):
-    process = start(settings(tmp_path, capture, model__init_args__backbone=backbone))
-    deadline = time.monotonic() + SECONDS
-    while "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    assert ended(process) == (130, ["interrupted"])
+def test_training_takes_signals_over_from_the_handlers_of_loading(tmp_path):
+    """Those end the process; a forked one, for this test."""
+
+    def train() -> None:
+        stop = StopTogether()
+        with EndAtOnce():
+            stop._listen()
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.2)  # for the thread of `EndAtOnce`
+        sys.exit(stop.signal)
+
+    assert run_command(train, tmp_path, tmp_path / "log").code == signal.SIGTERM
 
 
 def test_second_sigint_raises_keyboard_interrupt():
