@@ -21,7 +21,7 @@ from core.files import whole_file
 from core.fingerprints import of_folder, of_settings
 from core.lists import spread
 from core.model_folders import load_model
-from core.seeding import torch_generator
+from core.seeding import stream_generators, torch_generator
 from core.tensors import read_tensors
 from portraits.pixels import levels_to_pixels
 from shards.index import ShardIndex
@@ -54,23 +54,23 @@ class Pool:
             torch.cat([pool.count for pool in pools]),
         )
 
-    def others(self, index: Tensor, draw: torch.Generator) -> Tensor:
-        """For each row in `index` (B,), a random other row of the same frame, or the row itself if there is
-        none."""
+    def others(self, index: Tensor, places: Tensor) -> Tensor:
+        """For each row in `index` (B,), another row of the same frame, chosen by a number of `places` (B,) in
+        [0, 1), or the row itself if there is none."""
         count = self.count[index]
-        ahead = (torch.rand(len(index), generator=draw) * (count - 1)).long() + 1
+        ahead = (places * (count - 1)).long() + 1
         return self.first[index] + (index - self.first[index] + ahead) % count
 
-    def batch(self, name: str, index: Tensor, draw: torch.Generator | None) -> dict[str, Tensor]:
+    def batch(self, name: str, index: Tensor, places: Tensor | None) -> dict[str, Tensor]:
         """A batch {name: (B, …)} of the rows `index` (B,).
 
-        With `draw` it also has "other_" + name, another view of each person; "paired" (B,), whether there is
-        one; and "person" (B,), which is equal for views of the same person."""
+        With `places` (see `others`) it also has "other_" + name, another view of each person; "paired" (B,),
+        whether there is one; and "person" (B,), which is equal for views of the same person."""
         batch = {name: self.rows[index]}
-        if draw is None:
+        if places is None:
             return batch
         return batch | {
-            f"other_{name}": self.rows[self.others(index, draw)],
+            f"other_{name}": self.rows[self.others(index, places)],
             "paired": self.count[index] > 1,
             "person": self.first[index],
         }
@@ -78,7 +78,10 @@ class Pool:
 
 class PoolLoader:
     """Shuffled batches of a pool (see `Pool.batch`) in an order that is a function of (seed, epoch);
-    resumable at any batch."""
+    resumable at any batch.
+
+    "position" (B,) of a batch is the place of its rows in the stream of all epochs. The views of pairs are
+    functions of it, and the batches of all ranks are the next rows of the stream, whatever their number."""
 
     def __init__(
         self,
@@ -107,14 +110,20 @@ class PoolLoader:
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         """The remaining batches of this epoch."""
         order = torch.randperm(len(self.pool), generator=torch_generator(self.seed, "order", self.epoch))
-        order = order[self.rank :: self.ranks]
         while self.position < len(self):
-            start = self.position * self.batch_size
-            draw = torch_generator(self.seed, "pairs", self.epoch, self.position, self.rank)
+            start = self.position * self.batch_size * self.ranks + self.rank
+            place = start + self.ranks * torch.arange(self.batch_size)
+            position = self.epoch * len(self.pool) + place
             self.position += 1
-            index = order[start : start + self.batch_size]
-            yield self.pool.batch(self.name, index, draw if self.pairs else None)
+            yield self.pool.batch(self.name, order[place], self._places(position)) | {"position": position}
         self.epoch, self.position = self.epoch + 1, 0
+
+    def _places(self, position: Tensor) -> Tensor | None:
+        """Random numbers (B,) that choose the other views at positions (B,) of the stream."""
+        if not self.pairs:
+            return None
+        draws = stream_generators(f"{self.seed} pairs", position.tolist())
+        return torch.cat([torch.rand(1, generator=draw) for draw in draws])
 
     def state_dict(self) -> dict[str, int]:
         """The position of the next batch."""
@@ -141,8 +150,9 @@ class OrderedLoader:
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         """All batches; the last one may be smaller."""
         for number, index in enumerate(self.index.split(self.batch_size)):
-            draw = torch_generator("pairs", number) if self.pairs else None
-            yield self.pool.batch(self.name, index, draw)
+            draw = torch_generator("pairs", number)
+            places = torch.rand(len(index), generator=draw) if self.pairs else None
+            yield self.pool.batch(self.name, index, places)
 
 
 class ImagePool(pl.LightningDataModule):
@@ -150,6 +160,7 @@ class ImagePool(pl.LightningDataModule):
 
     Batches are {"images": (B, 3, S, S) uint8}. If `vae` is given, the images are encoded once in `setup`, and
     batches are {"moments": (B, 2C, H, W) float16}: mean and log variance of the posterior, before scaling.
+    Those of training also have "position", see `PoolLoader`.
     All images are held in memory on every rank: use it for captures of small images.
 
     Args:

@@ -6,7 +6,7 @@ Shape letters: B images, S image side, C latent channels, H W latent size.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
@@ -20,7 +20,14 @@ from torch.nn import functional as F
 from core.errors import InputError
 from core.files import whole_folder
 from core.model_folders import load_model, save_model
-from core.seeding import normal, spread_timesteps, torch_generator
+from core.seeding import (
+    normal,
+    normal_by_row,
+    spread_timesteps,
+    stream_generators,
+    stream_timesteps,
+    torch_generator,
+)
 from lightning_modules.networks.denoiser import Denoiser
 from lightning_modules.networks.pretrained import Backbone, save_backbone
 from lightning_modules.networks.reference import ReferenceBank, attention_inputs
@@ -89,22 +96,32 @@ class AutoencoderModule(pl.LightningModule):
             self.vae = with_frozen_encoder(decoder_of, self.vae)
         self.perceptual = PerceptualLoss(perceptual)
 
-    def forward(self, images: Tensor, draw: torch.Generator) -> tuple[Tensor, DiagonalGaussianDistribution]:
+    def forward(
+        self, images: Tensor, draws: Sequence[torch.Generator]
+    ) -> tuple[Tensor, DiagonalGaussianDistribution]:
         """The reconstruction of images (B, 3, S, S) in [-1, 1], and the posterior that its latents were drawn
-        from."""
+        from, with a generator for each image."""
         posterior = self.vae.encode(images).latent_dist
         latents = posterior.mean
         if self.hparams.decoder_of is None:
-            latents = latents + posterior.std * normal(latents.shape, draw, latents)
+            latents = latents + posterior.std * normal_by_row(latents.shape, draws, latents)
         return self.vae.decode(latents).sample, posterior
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """The weighted sum of the three losses; each is logged."""
-        draw = step_generator(self, self.hparams.seed, batch_idx, self.global_rank)
+        loss, losses = self.training_losses(batch)
+        self.log_dict({f"train/{name}": value for name, value in losses.items()}, sync_dist=True)
+        self.log("train/loss", loss, prog_bar=True, sync_dist=True)
+        return loss
+
+    def training_losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted sum of the three losses of a training batch, and each of them by its name. Mirroring
+        and noise are functions of the images' positions in the stream, independent of the number of ranks."""
+        draws = stream_generators(self.hparams.seed, batch["position"].tolist())
         images = levels_to_pixels(batch["images"])
-        mirrored = torch.rand(len(images), generator=draw).lt(0.5).to(images.device)
+        mirrored = torch.cat([torch.rand(1, generator=draw) for draw in draws]).lt(0.5).to(images.device)
         images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(-1), images)
-        reconstruction, posterior = self(images, draw)
+        reconstruction, posterior = self(images, draws)
         losses = {
             "l1": F.l1_loss(reconstruction.float(), images),
             f"perceptual[{self.perceptual.weights}]": self.perceptual(reconstruction.float(), images),
@@ -113,9 +130,7 @@ class AutoencoderModule(pl.LightningModule):
         kl_weight = self.hparams.kl_weight if self.hparams.decoder_of is None else 0.0
         weights = (1.0, self.hparams.perceptual_weight, kl_weight)
         loss = sum(weight * value for weight, value in zip(weights, losses.values(), strict=True))
-        self.log_dict({f"train/{name}": value for name, value in losses.items()}, sync_dist=True)
-        self.log("train/loss", loss, prog_bar=True, sync_dist=True)
-        return loss
+        return loss, losses
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """`val/PSNR` in dB, the mean over images of reconstructions from the posterior's mean."""
@@ -191,6 +206,15 @@ def with_frozen_encoder(folder: str, like: AutoencoderKL) -> AutoencoderKL:
     return vae
 
 
+class Draws(NamedTuple):
+    """Draws of Eq. 1 for B posteriors: standard normal noise (B, C, H, W) of the latents and that of the
+    diffusion, and timesteps (B,)."""
+
+    latents: Tensor
+    noise: Tensor
+    timesteps: Tensor
+
+
 class BackboneModule(pl.LightningModule):
     """Trains F, `L = E‖ε − ε_θ(z_t, ∅, t)‖²` (Eq. 1), on {"moments": (B, 2C, H, W)} of `vae`, a model folder.
 
@@ -244,19 +268,32 @@ class BackboneModule(pl.LightningModule):
         self.vae.eval()
         return self
 
-    def loss(self, moments: Tensor, draw: torch.Generator, read: Tensor | None = None) -> Tensor:
-        """Eq. 1 for posteriors (B, 2C, H, W), with latents, noise and timesteps from `draw`; (B,).
+    def fixed_draws(self, moments: Tensor, *key: int | str) -> Draws:
+        """Draws for posteriors (B, 2C, H, W) that are functions of `key`; timesteps are spread evenly."""
+        draw, mean = torch_generator(*key), moments.float().chunk(2, 1)[0]
+        latents, noise = (normal(mean.shape, draw, mean) for _ in range(2))
+        timesteps = spread_timesteps(len(mean), self.scheduler.config.num_train_timesteps, draw)
+        return Draws(latents, noise, timesteps.to(mean.device))
+
+    def stream_draws(self, moments: Tensor, positions: Sequence[int]) -> Draws:
+        """Draws for posteriors (B, 2C, H, W) that are functions of the seed and their positions in the
+        stream, independent of the number of ranks."""
+        seed, mean = self.hparams.seed, moments.float().chunk(2, 1)[0]
+        draws = stream_generators(seed, positions)
+        latents, noise = (normal_by_row(mean.shape, draws, mean) for _ in range(2))
+        timesteps = stream_timesteps(seed, positions, 1, self.scheduler.config.num_train_timesteps)
+        return Draws(latents, noise, timesteps.flatten().to(mean.device))
+
+    def loss(self, moments: Tensor, drawn: Draws, read: Tensor | None = None) -> Tensor:
+        """Eq. 1 (B,) for posteriors (B, 2C, H, W).
 
         If posteriors `read` of the same shape are given, each row is denoised reading its own of them."""
         posterior = DiagonalGaussianDistribution(moments.float())
-        latents = posterior.mean + posterior.std * normal(posterior.mean.shape, draw, posterior.mean)
-        latents = latents * self.vae.config.scaling_factor
-        noise = normal(latents.shape, draw, latents)
-        count = self.scheduler.config.num_train_timesteps
-        timesteps = spread_timesteps(len(latents), count, draw).to(latents.device)
+        latents = (posterior.mean + posterior.std * drawn.latents) * self.vae.config.scaling_factor
+        noised = self.scheduler.add_noise(latents, drawn.noise, drawn.timesteps)
         bank = None if read is None else self.bank(read)
-        predicted = self.denoiser(self.scheduler.add_noise(latents, noise, timesteps), timesteps, bank)
-        return F.mse_loss(predicted.float(), noise, reduction="none").mean((1, 2, 3))
+        predicted = self.denoiser(noised, drawn.timesteps, bank)
+        return F.mse_loss(predicted.float(), drawn.noise, reduction="none").mean((1, 2, 3))
 
     @torch.no_grad()
     def bank(self, moments: Tensor) -> ReferenceBank:
@@ -266,16 +303,28 @@ class BackboneModule(pl.LightningModule):
         return ReferenceBank(attention_inputs(denoiser.unet, latents, timesteps, denoiser.empty_prompt))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Eq. 1 at random timesteps."""
-        draw = step_generator(self, self.hparams.seed, batch_idx, self.global_rank)
-        moments, read = batch["moments"], None
-        if torch.rand(1, generator=draw) < self.hparams.reading and has_pairs(batch):
-            moments, read = paired(batch)
-        loss = self.loss(moments, draw, read).mean()
-        name = "train/loss" if read is None else "train/loss_reading"
-        # each rank draws for itself whether F reads, so that some may have nothing to log
-        self.log(name, loss, prog_bar=True, sync_dist=not self.hparams.reading)
+        """Eq. 1 at random timesteps. In a share `reading` of the steps F reads another view, where any image
+        of any rank has one, and the loss is that of these images."""
+        share = None
+        if torch.rand(1, generator=step_generator(self, self.hparams.seed, batch_idx)) < self.hparams.reading:
+            share = self.trainer.strategy.reduce(pairs(batch).float().mean(), reduce_op="mean")
+            share = share if share > 0 else None
+        loss = self.training_loss(batch, share)
+        name = "train/loss" if share is None else "train/loss_reading"
+        self.log(name, loss, prog_bar=True, sync_dist=True)
         return loss
+
+    def training_loss(self, batch: dict[str, Tensor], share: Tensor | None = None) -> Tensor:
+        """Eq. 1 for a training batch, a scalar, with `stream_draws`.
+
+        With `share`, F reads, and the mean over ranks is the loss of those images that have another view:
+        `share` is their share of the images of all ranks."""
+        moments = batch["moments"]
+        drawn = self.stream_draws(moments, batch["position"].tolist())
+        if share is None:
+            return self.loss(moments, drawn).mean()
+        losses = self.loss(moments, drawn, batch["other_moments"])
+        return (losses * pairs(batch) / share).mean()
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """`val/loss`: Eq. 1 at fixed timesteps and noise.
@@ -283,14 +332,16 @@ class BackboneModule(pl.LightningModule):
         If F learns to read, also the losses of images that have another view of the same person, with the
         same noise: `val/loss_reading` that view, `val/loss_reading_another` person's view, and
         `val/loss_reading_nobody`."""
-        loss = self.loss(batch["moments"], torch_generator("validation", batch_idx)).mean()
+        drawn = self.fixed_draws(batch["moments"], "validation", batch_idx)
+        loss = self.loss(batch["moments"], drawn).mean()
         self.log("val/loss", loss, batch_size=len(batch["moments"]), prog_bar=True, sync_dist=True)
-        if not self.hparams.reading or not has_pairs(batch):
+        if not self.hparams.reading or not pairs(batch).any():
             return
         moments, right = paired(batch)
         another = right[others(batch["person"][batch["paired"]].tolist()).to(right.device)]
+        drawn = self.fixed_draws(moments, "validation", "reading", batch_idx)
         for name, read in {"": right, "_another": another, "_nobody": None}.items():
-            loss = self.loss(moments, torch_generator("validation", "reading", batch_idx), read).mean()
+            loss = self.loss(moments, drawn, read).mean()
             self.log(f"val/loss_reading{name}", loss, batch_size=len(moments), sync_dist=True)
 
     @torch.no_grad()
@@ -326,12 +377,12 @@ class BackboneModule(pl.LightningModule):
         save_backbone(backbone, str(folder), torch.float16 if self.hparams.half_precision else None)
 
 
-def has_pairs(batch: dict[str, Tensor]) -> bool:
-    """Whether any image of a batch has another view of the same person. Raises InputError for a pool without
-    pairs."""
+def pairs(batch: dict[str, Tensor]) -> Tensor:
+    """Whether each image of a batch has another view of the same person (B,). Raises InputError for a pool
+    without pairs."""
     if "paired" not in batch:
         raise InputError("F learns to read from pairs of views: set data.pairs, or model.reading to 0")
-    return bool(batch["paired"].any())
+    return batch["paired"]
 
 
 def paired(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

@@ -103,15 +103,13 @@ class Learning:
         return FINAL_FRACTION + (1 - FINAL_FRACTION) * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def step_generator(
-    module: pl.LightningModule, seed: int | str, batch_idx: int, rank: int = 0
-) -> torch.Generator:
+def step_generator(module: pl.LightningModule, seed: int | str, batch_idx: int) -> torch.Generator:
     """The generator of a micro-batch: a function of seed, optimiser step and position in the accumulation,
-    the same on every rank unless `rank` is given. Draws per frame of a stream use
-    `core.seeding.stream_generators`."""
+    the same on every rank. Draws per frame of a stream use `core.seeding.stream_generators`."""
     trainer = module.trainer
     micro = batch_idx % trainer.accumulate_grad_batches
-    return torch_generator(seed, "train", trainer.global_step, micro, rank)
+    # without the last part of the key, draws would differ from those of earlier releases
+    return torch_generator(seed, "train", trainer.global_step, micro, 0)
 
 
 def rewind(checkpoint: dict[str, Any], accumulate: int) -> None:

@@ -7,21 +7,27 @@ import sys
 from pathlib import Path
 from typing import Any
 
+LOSSES = ("train/loss", "train/loss_reading", "val/loss", "val/loss_reading")
 CHECKPOINTS = "{class_path: pytorch_lightning.callbacks.ModelCheckpoint, init_args: {save_last: true}}"
 
 
 def settings(root: Path, capture: Path, config: str = "stage1", **options: Any) -> list[str]:
     """The command line of a run named `run`; `options` are further settings, with `__` for dots."""
+    views = {
+        "sources": f"{{fake: {{urls: {capture}}}}}",
+        "image_size": 16,
+        "batch_size": 2,
+        "targets": 2,
+        "num_workers": 0,
+        "val_frames": 3,
+    }
+    images = {"folders": f"[{capture}]", "val_images": 8}
+    data = images if config.startswith("backbone") else views
     given = {
         "name": "run",
         "threads": 1,
         "model__init_args__learning": "{rate: 1.0e-3, decay: constant, warmup_steps: 0}",
-        "data__init_args__sources": f"{{fake: {{urls: {capture}}}}}",
-        "data__init_args__image_size": 16,
-        "data__init_args__batch_size": 2,
-        "data__init_args__targets": 2,
-        "data__init_args__num_workers": 0,
-        "data__init_args__val_frames": 3,
+        **{f"data__init_args__{name}": value for name, value in data.items()},
         "trainer__accelerator": "cpu",
         "trainer__devices": 1,
         "trainer__max_steps": 20,
@@ -51,8 +57,8 @@ def start(arguments: list[str], **changes: str) -> "subprocess.Popen[str]":
 
 
 def losses(root: Path) -> dict[str, list[float]]:
-    """The logged training and validation losses of the newest run, by step."""
+    """The logged training and validation losses of the newest run, by step; empty where there are none."""
     (path,) = sorted(root.glob("run/version_*/metrics.csv"))[-1:]
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    return {name: [float(row[name]) for row in rows if row.get(name)] for name in ("train/loss", "val/loss")}
+    return {name: [float(row[name]) for row in rows if row.get(name)] for name in LOSSES}

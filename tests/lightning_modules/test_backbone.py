@@ -1,6 +1,7 @@
 """The small backbone: its image pool, the training of VAE and UNet, and the resulting folder."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,6 @@ from callbacks.export import Export
 from callbacks.weight_average import WeightAverage
 from core.errors import InputError
 from core.model_folders import save_model
-from core.seeding import torch_generator
 from datamodules.pool import ImagePool, Pool, PoolLoader
 from lightning_modules.backbone import AutoencoderModule, BackboneModule, others, paired
 from lightning_modules.networks.pretrained import load_backbone
@@ -66,7 +66,8 @@ def test_partners_are_uniform_over_the_other_views():
     pool = Pool(torch.arange(6), torch.tensor([0, 1, 1, 1, 1, 5]), torch.tensor([1, 4, 4, 4, 4, 1]))
     both = Pool.cat([pool, pool])
     index = torch.arange(12).repeat(3000)
-    others = both.others(index, torch.Generator().manual_seed(0)).view(-1, 12)
+    places = torch.rand(len(index), generator=torch.Generator().manual_seed(0))
+    others = both.others(index, places).view(-1, 12)
     assert (others[:, [0, 5, 6, 11]] == torch.tensor([0, 5, 6, 11])).all()
     for row in (1, 4, 8):
         found, counts = others[:, row].unique(return_counts=True)
@@ -119,6 +120,29 @@ def test_ranks_split_an_epoch_without_overlap():
     ranks = [PoolLoader(unpaired(16), "rows", 4, 0, rank, 2) for rank in range(2)]
     seen = [torch.cat([batch["rows"] for batch in loader]).tolist() for loader in ranks]
     assert sorted(seen[0] + seen[1]) == list(range(16))
+
+
+def test_batches_of_all_ranks_are_those_of_one():
+    pool = Pool(torch.arange(24), torch.arange(24) // 4 * 4, torch.full((24,), 4))
+
+    def stream(ranks):
+        """By step, the rows and other rows of each position."""
+        loaders = [PoolLoader(pool, "rows", 8 // ranks, 0, rank, ranks, pairs=True) for rank in range(ranks)]
+        epochs = [zip(*loaders, strict=True) for _ in range(2)]
+        names = ("rows", "other_rows")
+        return [
+            {
+                place: tuple(int(batch[name][i]) for name in names)
+                for batch in batches
+                for i, place in enumerate(batch["position"].tolist())
+            }
+            for epoch in epochs
+            for batches in epoch
+        ]
+
+    alone = stream(1)
+    assert [place for step in alone for place in step] == list(range(48))
+    assert stream(2) == stream(4) == alone
 
 
 def test_invalid_pools_are_input_errors(capture, tmp_path):
@@ -208,7 +232,7 @@ def test_f_reads_its_own_detached_features_of_another_view(reader):
     for name, features in own.items():
         assert torch.equal(features, bank[name])
         assert not features.requires_grad
-    alone, read = (unet.loss(moments, torch_generator("x"), x) for x in (None, other))
+    alone, read = (unet.loss(moments, unet.fixed_draws(moments, "x"), x) for x in (None, other))
     assert not torch.allclose(alone, read)
 
 
@@ -220,6 +244,52 @@ def test_validation_logs_losses_with_right_other_and_no_view(reader, make_traine
     losses = [found[f"val/loss_reading{name}"] for name in ("", "_another", "_nobody")]
     assert len(set(losses)) == 3
     assert found["train/loss_reading"] > 0
+
+
+def mean_losses(data, ranks, batch_size, loss):
+    """The mean over ranks of the loss of their batches, for three steps; `loss` is given all of them too."""
+    loaders = [
+        PoolLoader(data.train, data.batch_name, batch_size // ranks, 0, rank, ranks, data.pairs)
+        for rank in range(ranks)
+    ]
+    steps = [batches for batches, _ in zip(zip(*loaders, strict=True), range(3), strict=False)]
+    with torch.no_grad():
+        return torch.stack([torch.stack([loss(one, step) for one in step]).mean() for step in steps])
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_loss_of_the_vae_does_not_depend_on_ranks(capture, ranks):
+    vae = AutoencoderModule([8, 8], norm_num_groups=4, image_size=16)
+    data = ImagePool([str(capture)], batch_size=8)
+    data.setup("fit")
+    alone, together = (
+        mean_losses(data, n, 8, lambda one, _: vae.training_losses(one)[0]) for n in (1, ranks)
+    )
+    assert alone.unique().numel() == 3
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("reading", [False, True])
+def test_loss_of_f_does_not_depend_on_ranks(reader, ranks, reading):
+    """Also where F reads and ranks have different numbers of images with another view."""
+    unet, data = reader
+    data.setup("fit")
+    alone = torch.arange(len(data.train)) % 3 == 0
+    first, count = data.train.first.clone(), data.train.count.clone()
+    first[alone], count[alone] = alone.nonzero().flatten(), 1
+    data.train = replace(data.train, first=first, count=count)
+    shares = set()
+
+    def loss(one, all_ranks):
+        paired = torch.stack([batch["paired"].float().mean() for batch in all_ranks])
+        shares.update(paired.tolist())
+        return unet.training_loss(one, paired.mean() if reading else None)
+
+    alone, together = (mean_losses(data, n, 8, loss) for n in (1, ranks))
+    assert len(shares) > 3
+    assert alone.unique().numel() == 3
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
 
 
 def test_reading_without_pairs_is_an_input_error(reader, make_trainer):
