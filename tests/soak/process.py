@@ -50,9 +50,11 @@ def run_command(
     while child.exitcode is None and time.monotonic() < began + (kill_after or SECONDS):
         time.sleep(POLL_SECONDS)
     if child.exitcode is None:
+        if victim == "group":
+            with suppress(ProcessLookupError):  # it has not made its group yet
+                os.killpg(child.pid, signal.SIGKILL)
         with suppress(ProcessLookupError):
-            kill = os.kill if victim == "process" else os.killpg
-            kill(child.pid, signal.SIGKILL)
+            os.kill(child.pid, signal.SIGKILL)
         child.join()
     assert child.exitcode is not None  # ended
     return Ended(child.exitcode, time.monotonic() - began, child.pid)

@@ -1,6 +1,7 @@
 """Kills of two commands, and the faults that a soak finds."""
 
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -12,17 +13,28 @@ from core.files import write_text
 from tests.soak import process
 from tests.soak.contents import UnreadableError, differences, read_folder, read_log, unreadable_files
 from tests.soak.jobs import JOBS, Job, newest
-from tests.soak.run import Bench, kill_once, soak, table
+from tests.soak.process import end_group, run_command
+from tests.soak.run import Bench, Undisturbed, kill_once, soak, table
 
-STEPS, PAUSE = 10, 0.05
+STEPS = 10
+LONG = 600.0  # seconds
+
+
+def reach(step: int) -> None:
+    """Go on to a step. In the middle of the first run that is to be killed, the process kills itself: a time
+    after its start would be another step on a busy machine."""
+    killed = Path("killed.lock")  # locks are no output
+    if step == STEPS // 2 and Path.cwd().name == "case" and not killed.exists():
+        killed.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def whole(steps: int = STEPS) -> None:
     """Write the missing ones of numbered files atomically."""
     for step in range(steps):
+        reach(step)
         path = Path(f"{step}.json")
         if not path.exists():
-            time.sleep(PAUSE)
             write_text(path, f"[{step}]\n")
 
 
@@ -32,14 +44,14 @@ def half(_: Any) -> None:
         with Path(f"{step}.json").open("w") as file:
             file.write("[")
             file.flush()
-            time.sleep(PAUSE)
+            reach(step)
             file.write(f"{step}]\n")
 
 
 def forgetful(_: Any) -> None:
     """Rewrite all files with contents that depend on the process."""
     for step in range(STEPS):
-        time.sleep(PAUSE)
+        reach(step)
         write_text(Path(f"{step}.json"), f"[{os.getpid()}]\n")
 
 
@@ -50,11 +62,16 @@ def refuses(_: Any) -> None:
     whole()
 
 
-def leaves(_: Any) -> None:
+def leave() -> None:
     """Leave a child process behind."""
     if os.fork() == 0:
-        time.sleep(60)
+        time.sleep(LONG)
         os._exit(0)
+
+
+def leaves(_: Any) -> None:
+    """Leave a child process behind in every run."""
+    leave()
     whole()
 
 
@@ -65,7 +82,7 @@ def leaves(_: Any) -> None:
         (half, "half-written"),
         (forgetful, "other bytes"),
         (refuses, "resuming ends with 1: there is something"),
-        (leaves, "processes left"),
+        (leaves, "2 processes left"),
     ],
     ids=["whole", "half", "forgetful", "refuses", "leaves"],
 )
@@ -73,12 +90,29 @@ def test_faults_are_found(tmp_path, monkeypatch, main, fault):
     monkeypatch.setattr(process, "LEFT_SECONDS", 0.2)
     job = Job("it", main, lambda _: [], work="*.json")
     bench = Bench(tmp_path, tmp_path)
-    bench.undisturbed(job)
+    ended = bench.command(job, bench.fresh("undisturbed"))
+    assert ended.code == 0
+    end_group(ended.group)
+    bench.known["it"] = Undisturbed(read_folder(tmp_path / "undisturbed"), LONG)
     result = kill_once(bench, job, 0, Fixed())
     assert result.kept
     assert result.good == (not fault)
     assert fault in str(result)
     assert "| it | 50% | 1 | 1 | 0 |" in table([result])
+
+
+@pytest.mark.parametrize(("victim", "seconds", "left"), [("process", 2.0, 1), ("group", 0.2, 0)])
+def test_command_is_killed_with_or_without_its_workers(tmp_path, monkeypatch, victim, seconds, left):
+    """Its worker is forked at once, long before the process alone is killed."""
+    monkeypatch.setattr(process, "LEFT_SECONDS", 0.2)
+
+    def command() -> None:
+        leave()
+        time.sleep(LONG)
+
+    ended = run_command(command, tmp_path, tmp_path / "log", kill_after=seconds, victim=victim)
+    assert ended.code == -signal.SIGKILL
+    assert end_group(ended.group) == left
 
 
 @pytest.mark.slow
