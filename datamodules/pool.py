@@ -3,7 +3,7 @@
 Shape letters: N images, B a batch, S image side, C latent channels, H W latent size.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -74,6 +74,29 @@ class Pool:
             "paired": self.count[index] > 1,
             "person": self.first[index],
         }
+
+
+def has_pair(batch: dict[str, Tensor]) -> Tensor:
+    """Whether each image of a batch has another view of the same person (B,). Raises InputError for a pool
+    without pairs."""
+    if "paired" not in batch:
+        raise InputError("F learns to read from pairs of views: set data.pairs, or model.reading to 0")
+    return batch["paired"]
+
+
+def paired(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """The moments (P, 2C, H, W) of a batch's images that have another view of the same person, and that
+    view's."""
+    chosen = batch["paired"]
+    return batch["moments"][chosen], batch["other_moments"][chosen]
+
+
+def others(identities: Sequence[str | int]) -> Tensor:
+    """For each frame, the index of the next one of another person (B,), or its own if there is none."""
+    count = len(identities)
+    rows = [[(i + k) % count for k in range(1, count)] for i in range(count)]
+    chosen = [next((j for j in row if identities[j] != identities[i]), i) for i, row in enumerate(rows)]
+    return torch.tensor(chosen)
 
 
 class PoolLoader:

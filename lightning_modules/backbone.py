@@ -28,6 +28,7 @@ from core.seeding import (
     stream_timesteps,
     torch_generator,
 )
+from datamodules.pool import has_pair, others, paired
 from lightning_modules.networks.denoiser import Denoiser
 from lightning_modules.networks.pretrained import Backbone, save_backbone
 from lightning_modules.networks.reference import ReferenceBank, attention_inputs
@@ -307,7 +308,7 @@ class BackboneModule(pl.LightningModule):
         of any rank has one, and the loss is that of these images."""
         share = None
         if torch.rand(1, generator=step_generator(self, self.hparams.seed, batch_idx)) < self.hparams.reading:
-            share = self.trainer.strategy.reduce(pairs(batch).float().mean(), reduce_op="mean")
+            share = self.trainer.strategy.reduce(has_pair(batch).float().mean(), reduce_op="mean")
             share = share if share > 0 else None
         loss = self.training_loss(batch, share)
         name = "train/loss" if share is None else "train/loss_reading"
@@ -324,7 +325,7 @@ class BackboneModule(pl.LightningModule):
         if share is None:
             return self.loss(moments, drawn).mean()
         losses = self.loss(moments, drawn, batch["other_moments"])
-        return (losses * pairs(batch) / share).mean()
+        return (losses * has_pair(batch) / share).mean()
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """`val/loss`: Eq. 1 at fixed timesteps and noise.
@@ -335,7 +336,7 @@ class BackboneModule(pl.LightningModule):
         drawn = self.fixed_draws(batch["moments"], "validation", batch_idx)
         loss = self.loss(batch["moments"], drawn).mean()
         self.log("val/loss", loss, batch_size=len(batch["moments"]), prog_bar=True, sync_dist=True)
-        if not self.hparams.reading or not pairs(batch).any():
+        if not self.hparams.reading or not has_pair(batch).any():
             return
         moments, right = paired(batch)
         another = right[others(batch["person"][batch["paired"]].tolist()).to(right.device)]
@@ -375,26 +376,3 @@ class BackboneModule(pl.LightningModule):
         denoiser = self.denoiser
         backbone = Backbone(self.vae, denoiser.unet, self.scheduler, denoiser.empty_prompt)
         save_backbone(backbone, str(folder), torch.float16 if self.hparams.half_precision else None)
-
-
-def pairs(batch: dict[str, Tensor]) -> Tensor:
-    """Whether each image of a batch has another view of the same person (B,). Raises InputError for a pool
-    without pairs."""
-    if "paired" not in batch:
-        raise InputError("F learns to read from pairs of views: set data.pairs, or model.reading to 0")
-    return batch["paired"]
-
-
-def paired(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """The moments (P, 2C, H, W) of a batch's images that have another view of the same person, and that
-    view's."""
-    chosen = batch["paired"]
-    return batch["moments"][chosen], batch["other_moments"][chosen]
-
-
-def others(identities: Sequence[str | int]) -> Tensor:
-    """For each frame, the index of the next one of another person (B,), or its own if there is none."""
-    count = len(identities)
-    rows = [[(i + k) % count for k in range(1, count)] for i in range(count)]
-    chosen = [next((j for j in row if identities[j] != identities[i]), i) for i, row in enumerate(rows)]
-    return torch.tensor(chosen)

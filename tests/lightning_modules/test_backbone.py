@@ -12,8 +12,8 @@ from callbacks.export import Export
 from callbacks.weight_average import WeightAverage
 from core.errors import InputError
 from core.model_folders import save_model
-from datamodules.pool import ImagePool, Pool, PoolLoader
-from lightning_modules.backbone import AutoencoderModule, BackboneModule, others, paired
+from datamodules.pool import ImagePool, Pool, PoolLoader, others, paired
+from lightning_modules.backbone import AutoencoderModule, BackboneModule
 from lightning_modules.networks.pretrained import load_backbone
 from lightning_modules.networks.reference import AppearanceReference
 from lightning_modules.optimization import Learning
