@@ -39,11 +39,12 @@ def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.fixture
-def model(tmp_path):
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
     """A toy model's folder."""
-    save_portrait_model(toy_model(), str(tmp_path / "toy"))
-    return tmp_path / "toy"
+    folder = tmp_path_factory.mktemp("model") / "toy"
+    save_portrait_model(toy_model(), str(folder))
+    return folder
 
 
 def parts(path, model):
@@ -56,10 +57,12 @@ def parts(path, model):
     return [f"--model.init_args.{name}={place}" for name, place in given.items()]
 
 
-@pytest.fixture
-def vae(tmp_path):
-    save_model(toy_vae(), tmp_path / "vae")
-    return f"--model.init_args.vae={tmp_path / 'vae'}"
+@pytest.fixture(scope="module")
+def vae(tmp_path_factory):
+    """An override of the VAE: a toy one."""
+    folder = tmp_path_factory.mktemp("vae") / "vae"
+    save_model(toy_vae(), folder)
+    return f"--model.init_args.vae={folder}"
 
 
 def read(*paths, more=()):
@@ -126,8 +129,15 @@ def test_studio_backbone_layers(layer, vae):
         assert cli.model.vae.encode(images).latent_dist.mean.shape == (1, 4, 16, 16)
 
 
-@pytest.mark.parametrize("layer", LAYERS, ids=lambda path: path.name)
-@pytest.mark.parametrize("path", STAGES, ids=lambda path: path.name)
+def composed(path, layer):
+    """A stage and a layer. Layers of data alone are the same to all stages: one of them is enough for fast
+    tests."""
+    same = layer.parent.name == "data" and path != STAGES[0]
+    marks = [pytest.mark.slow] if same else []
+    return pytest.param(path, layer, marks=marks, id=f"{path.name}-{layer.name}")
+
+
+@pytest.mark.parametrize(("path", "layer"), [composed(path, layer) for path in STAGES for layer in LAYERS])
 def test_layers_compose_with_stages(path, layer, model):
     check_run(read(path, layer, more=parts(path, model)))
 

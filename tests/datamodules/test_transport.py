@@ -1,9 +1,9 @@
 """Small shared memory, killed workers and unresponsive workers."""
 
+import ctypes
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from itertools import islice
@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from core.errors import InputError
 from core.signals import EndAtOnce
-from datamodules import PortraitViewsDataModule
+from datamodules import PortraitViewsDataModule, SourceConfig
 from datamodules import loader as loading
 from datamodules.loader import SkipCounter, StreamLoader
 from datamodules.reading import ViewReader
@@ -130,25 +130,26 @@ def test_other_errors_propagate() -> None:
         raise RuntimeError("a bug")
 
 
-SCRIPT = """
-import sys
-from itertools import islice
-from datamodules import PortraitViewsDataModule, SourceConfig
-sources = {"it": SourceConfig(sys.argv[1])}
-data = PortraitViewsDataModule(sources, 16, 40, num_workers=2, cache_dir=sys.argv[2])  # 2 MB a batch
-data.setup("fit")
-print(sum(len(batch["key"]) for batch in islice(data.train_dataloader(), 2)))
-"""
-SMALL = "mount -t tmpfs -o size=1m tmpfs /dev/shm"
+# the new file system is this process's alone
+SMALL = "mount --make-rprivate / && mount -t tmpfs -o size=1m tmpfs /dev/shm"
+NEW_MOUNTS = 0x20000  # CLONE_NEWNS
 
 
 @pytest.mark.skipif(
     subprocess.run(["unshare", "-m", "sh", "-c", SMALL], capture_output=True, check=False).returncode != 0,
     reason="no file system can be mounted here",
 )
-def test_small_dev_shm_does_not_hang(built: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", SCRIPT, str(built / "small"), str(tmp_path)]
-    shell = ["unshare", "-m", "sh", "-c", f'{SMALL} && exec "$@"', "sh", *command]
-    done = subprocess.run(shell, capture_output=True, text=True, check=True, timeout=300)
-    assert done.stdout == "80\n"
-    assert "batches are sent through pipes" in done.stderr
+def test_small_dev_shm_does_not_hang(built: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def load() -> None:
+        assert ctypes.CDLL(None).unshare(NEW_MOUNTS) == 0
+        subprocess.run(["sh", "-c", SMALL], check=True)
+        sources = {"it": SourceConfig(str(built / "small"))}
+        data = PortraitViewsDataModule(sources, 16, 40, num_workers=2, cache_dir=str(tmp_path / "cache"))
+        data.setup("fit")  # 2 MB a batch
+        print(sum(len(batch["key"]) for batch in islice(data.train_dataloader(), 2)), "samples")
+        print(caplog.text, flush=True)
+
+    log = tmp_path / "log"
+    assert run_command(load, tmp_path, log).code == 0, log.read_text()
+    assert "80 samples" in log.read_text()
+    assert "batches are sent through pipes" in log.read_text()

@@ -16,11 +16,12 @@ from tests.fuzz.sandbox import run_case
 
 QUICK = ("predictions manifest", "built manifest", "cameras", "weights", "latents", "photos", "YAML", "log")
 CASES = 10
+FEW = {"latents": 4, "YAML": 4}  # their readers take longer
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.name in QUICK], ids=lambda kind: kind.name)
 def test_mutated_files_are_refused_or_load(kind):
-    wrong = [result for result in fuzz([kind], CASES, seed=1) if not result.good]
+    wrong = [result for result in fuzz([kind], FEW.get(kind.name, CASES), seed=1) if not result.good]
     assert wrong == []
 
 

@@ -279,15 +279,15 @@ def test_loss_of_f_does_not_depend_on_ranks(reader, ranks, reading):
     first, count = data.train.first.clone(), data.train.count.clone()
     first[alone], count[alone] = alone.nonzero().flatten(), 1
     data.train = replace(data.train, first=first, count=count)
-    shares = set()
+    unequal = []
 
     def loss(one, all_ranks):
         paired = torch.stack([batch["paired"].float().mean() for batch in all_ranks])
-        shares.update(paired.tolist())
+        unequal.append(paired.unique().numel() > 1)
         return unet.training_loss(one, paired.mean() if reading else None)
 
     alone, together = (mean_losses(data, n, 8, loss) for n in (1, ranks))
-    assert len(shares) > 3
+    assert any(unequal)
     assert alone.unique().numel() == 3
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
 

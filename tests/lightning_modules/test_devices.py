@@ -37,6 +37,10 @@ from tests.parity.recipe import key_list
 GPU = "cuda:0"
 DEVICES = ("cuda", "mps")
 FULL_SIZE = pytest.mark.slow
+# where both run in the same precisions, the device without float64 is the stricter one
+STRICTER = pytest.mark.parametrize(
+    "device", [pytest.param("cuda", marks=pytest.mark.slow), "mps"], indirect=True
+)
 STAGE3 = {"appearance": "none", "control": "none", "middle": "unconditional"}
 STAGES = {
     "stage 1": (AppearanceStage, {"reference_timestep": "current"}),
@@ -172,6 +176,7 @@ def opened(dtype: torch.dtype, prior: dict[str, Any], folder: Path | None = None
         return unloaded_pipeline(dtype, prior, None if folder is None else str(folder))
 
 
+@STRICTER
 def test_sampling_at_toy_size(model: Path):
     check_sampling(opened(torch.float16, prior_settings(), model), **RELEASED)
 
@@ -225,6 +230,7 @@ def simulated_autocast(monkeypatch):
     monkeypatch.setattr(Generator, "_convolving", convolving)
 
 
+@STRICTER
 @pytest.mark.parametrize("kind", KINDS)
 def test_generators_at_toy_size(kind: Kind):
     check_generator(toy_architecture(kind), toy_settings(kind))

@@ -69,9 +69,23 @@ def test_run_prints_where_its_results_are(config, capfd):
     assert saved["trainer"]["max_steps"] == 4
 
 
-def test_run_resumes_from_a_checkpoint(config):
-    main(["--config", str(config), "--trainer.max_steps=2"])
-    trainer = main(["--config", str(config), "--ckpt_path=runs/stage1/version_0/checkpoints/last.ckpt"])
+@pytest.fixture
+def short(config):
+    """The config with a single callback, checkpoints, and without validation."""
+    values = yaml.safe_load(config.read_text())
+    del values["trainer"]["callbacks+"]
+    keep = {"every_n_train_steps": 100, "save_last": True, "save_on_exception": True}
+    checkpoints = {"class_path": "pytorch_lightning.callbacks.ModelCheckpoint", "init_args": keep}
+    values["trainer"] |= {"limit_val_batches": 0, "callbacks": [checkpoints]}
+    config.write_text(yaml.safe_dump(values))
+    return config
+
+
+def test_run_resumes_from_a_checkpoint(short):
+    every_step = "--trainer.callbacks.init_args.every_n_train_steps=1"
+    main(["--config", str(short), "--trainer.max_steps=2", every_step])
+    last = "runs/stage1/version_0/checkpoints/last.ckpt"
+    trainer = main(["--config", str(short), every_step, f"--ckpt_path={last}"])
     assert trainer.global_step == 4
     assert Path("runs/stage1/version_1/checkpoints/last.ckpt").is_file()
 
@@ -80,20 +94,20 @@ RECORDING = "--trainer.callbacks+=tests.lightning_modules.recording"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_signal_saves_a_checkpoint_and_prints_how_to_resume(config, capfd, number):
+def test_signal_saves_a_checkpoint_and_prints_how_to_resume(short, capfd, number):
     sent = [f"{RECORDING}.Terminate", "--trainer.callbacks.at=1", f"--trainer.callbacks.number={int(number)}"]
     with pytest.raises(SystemExit) as ended:
-        main(["--config", str(config), *sent])
+        main(["--config", str(short), *sent])
     assert ended.value.code == 128 + number
     last = Path("runs/stage1/version_0/checkpoints/last.ckpt")
     assert torch.load(last, weights_only=True)["global_step"] == 2
     assert f"stopped by {number.name}; resume with --ckpt_path {last}" in capfd.readouterr().err
 
 
-def test_interruption_before_training_prints_one_line(config, capfd):
+def test_interruption_before_training_prints_one_line(short, capfd):
     sent = [f"{RECORDING}.SignalIn", "--trainer.callbacks.hook=on_fit_start", "--trainer.callbacks.number=2"]
     with pytest.raises(SystemExit) as ended:
-        main(["--config", str(config), *sent])
+        main(["--config", str(short), *sent])
     assert ended.value.code == 130
     said = capfd.readouterr().err
     assert said.splitlines()[-1] == "interrupted"
@@ -103,12 +117,12 @@ def test_interruption_before_training_prints_one_line(config, capfd):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_logger_without_its_package_is_an_input_error(config, capfd, monkeypatch):
+def test_logger_without_its_package_is_an_input_error(short, capfd, monkeypatch):
     for name in ("_TENSORBOARD_AVAILABLE", "_TENSORBOARDX_AVAILABLE"):
         monkeypatch.setattr(tensorboard, name, False)
     logger = "--trainer.logger=pytorch_lightning.loggers.TensorBoardLogger"
     with pytest.raises(SystemExit) as ended:
-        main(["--config", str(config), logger, "--trainer.logger.save_dir=runs"])
+        main(["--config", str(short), logger, "--trainer.logger.save_dir=runs"])
     assert ended.value.code == 2
     said = capfd.readouterr().err
     assert "Traceback" not in said
@@ -130,9 +144,9 @@ def test_logger_without_its_package_is_an_input_error(config, capfd, monkeypatch
         (["--config=nowhere.yaml"], "nowhere.yaml"),
     ],
 )
-def test_invalid_options_are_one_line_errors(config, capfd, change, message):
+def test_invalid_options_are_one_line_errors(short, capfd, change, message):
     with pytest.raises(SystemExit) as ended:
-        main(["--config", str(config), *change])
+        main(["--config", str(short), *change])
     assert ended.value.code == 2
     errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1

@@ -1,6 +1,8 @@
 """LoRAs on F: what they change, that nothing of them stays, and which are refused."""
 
 import json
+import shutil
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -26,14 +28,31 @@ RANK, ALPHA = 4, 2
 CONFIG = {"r": RANK, "lora_alpha": ALPHA, "target_modules": LAYERS}
 
 
+@pytest.fixture(scope="module")
+def model():
+    """A toy model, which tests do not change."""
+    return toy_model()
+
+
 @pytest.fixture
-def pipeline():
-    return DiffPortrait3DPipeline.of(toy_model())
+def pipeline(model):
+    return DiffPortrait3DPipeline.of(deepcopy(model))
+
+
+@pytest.fixture(scope="module")
+def style(tmp_path_factory):
+    """The path of a LoRA, alone in its folder, and its tensors."""
+    return made_by_peft(tmp_path_factory.mktemp("lora") / "style.safetensors")
+
+
+def own_unet():
+    """The F of `toy_model`."""
+    return toy_unet(sample_size=4)
 
 
 def made_by_peft(path, unet=None, seed=0):
     """A LoRA as diffusers' training scripts save it."""
-    unet = unet or toy_model().backbone.unet
+    unet = unet or own_unet()
     unet.add_adapter(LoraConfig(**CONFIG))
     tensors = {
         name: 0.1 * noise(*x.shape, seed=seed + number)
@@ -76,29 +95,29 @@ def prediction(unet):
 
 @pytest.mark.parametrize("weight", [1.0, 0.5, -1.0])
 @pytest.mark.parametrize("written", ["diffusers", "kohya"])
-def test_f_predicts_as_with_merged_weights(pipeline, tmp_path, weight, written):
-    path, tensors = made_by_peft(tmp_path / "style.safetensors")
+def test_f_predicts_as_with_merged_weights(pipeline, style, tmp_path, weight, written):
+    path, tensors = style
     if written == "kohya":
         path = made_by_kohya(tmp_path / "kohya.safetensors", tensors)
     assert len(tensors) > 40
     plain = prediction(pipeline.unet)
     pipeline.load_lora_weights(path, weight=weight)
-    expected = prediction(merged(toy_model().backbone.unet, tensors, weight))
+    expected = prediction(merged(own_unet(), tensors, weight))
     torch.testing.assert_close(prediction(pipeline.unet), expected, **CLOSE)
     assert not torch.allclose(expected, plain, atol=1e-2)
 
 
-def test_two_loras_add_up(pipeline, tmp_path):
-    first, one = made_by_peft(tmp_path / "one.safetensors")
+def test_two_loras_add_up(pipeline, style, tmp_path):
+    first, one = style
     second, two = made_by_peft(tmp_path / "two.safetensors", seed=500)
     pipeline.load_lora_weights(first, weight=0.5)
     pipeline.load_lora_weights(second)
-    expected = prediction(merged(merged(toy_model().backbone.unet, one, 0.5), two, 1.0))
+    expected = prediction(merged(merged(own_unet(), one, 0.5), two, 1.0))
     torch.testing.assert_close(prediction(pipeline.unet), expected, **CLOSE)
 
 
-def test_unloading_leaves_every_bit_of_f_and_of_its_views(pipeline, tmp_path):
-    path, _ = made_by_peft(tmp_path / "style.safetensors")
+def test_unloading_leaves_every_bit_of_f_and_of_its_views(pipeline, style, tmp_path):
+    path, _ = style
     plain = pipeline(**ASKED, steps=2)
     weights = {name: x.clone() for name, x in pipeline.unet.state_dict().items()}
     modules = [type(module) for module in pipeline.unet.modules()]
@@ -114,43 +133,43 @@ def test_unloading_leaves_every_bit_of_f_and_of_its_views(pipeline, tmp_path):
     pipeline.unload_lora_weights()
 
 
-def test_f_ref_and_f_cam_have_none(pipeline, tmp_path):
-    path, _ = made_by_peft(tmp_path / "style.safetensors")
+def test_f_ref_and_f_cam_have_none(pipeline, style):
+    path, _ = style
     parts = (pipeline.appearance_reference, pipeline.view_control, pipeline.cross_view)
     names = [set(part.state_dict()) for part in parts]
     pipeline.load_lora_weights(path)
     assert [set(part.state_dict()) for part in parts] == names
 
 
-def test_copies_on_other_devices_have_them(pipeline, tmp_path):
-    path, _ = made_by_peft(tmp_path / "style.safetensors")
+def test_copies_on_other_devices_have_them(pipeline, style):
+    path, _ = style
     pipeline.replicate(["cpu"]).load_lora_weights(path)
     (copy,) = pipeline.replicas
     torch.testing.assert_close(prediction(copy.unet), prediction(pipeline.unet), **CLOSE)
     pipeline.unload_lora_weights()
-    torch.testing.assert_close(prediction(pipeline.replicas[0].unet), prediction(toy_model().backbone.unet))
+    torch.testing.assert_close(prediction(pipeline.replicas[0].unet), prediction(own_unet()))
 
 
-def test_precision_is_the_models(tmp_path):
-    _, tensors = made_by_peft(tmp_path / "style.safetensors")
+def test_precision_is_the_models(pipeline, style, tmp_path):
+    _, tensors = style
     save_file({f"unet.{name}": x.half() for name, x in tensors.items()}, tmp_path / "half.safetensors")
-    pipeline = DiffPortrait3DPipeline.of(toy_model())
     pipeline.to(torch.bfloat16).load_lora_weights(tmp_path / "half.safetensors")
     assert {x.dtype for x in pipeline.unet.parameters()} == {torch.bfloat16}
 
 
-def test_files_are_found_as_diffusers_finds_them(pipeline, tmp_path):
-    made_by_peft(tmp_path / "style.safetensors")
-    pipeline.load_lora_weights(tmp_path)
-    pipeline.load_lora_weights(tmp_path, weight_name="style.safetensors", adapter_name="again")
+def test_files_are_found_as_diffusers_finds_them(pipeline, style):
+    folder = style[0].parent
+    pipeline.load_lora_weights(folder)
+    pipeline.load_lora_weights(folder, weight_name="style.safetensors", adapter_name="again")
     with pytest.raises(InputError, match="adapter_name 'again': there is a LoRA of this name"):
-        pipeline.load_lora_weights(tmp_path, adapter_name="again")
+        pipeline.load_lora_weights(folder, adapter_name="again")
     with pytest.raises(InputError, match=r"other\.safetensors: there is no such file"):
-        pipeline.load_lora_weights(tmp_path, weight_name="other.safetensors")
+        pipeline.load_lora_weights(folder, weight_name="other.safetensors")
 
 
-def test_the_command_lines_text(tmp_path):
-    path, _ = made_by_peft(tmp_path / "a style:1.safetensors")
+def test_the_command_lines_text(style, tmp_path):
+    path = tmp_path / "a style:1.safetensors"
+    shutil.copy(style[0], path)
     assert Lora.parse(str(path)) == Lora(path, 1.0)
     assert Lora.parse(f"{path}:0.75") == Lora(path, 0.75)
     for text, message in {
@@ -165,18 +184,18 @@ def test_the_command_lines_text(tmp_path):
         Lora.parse(str(tmp_path / "style.bin"))
 
 
-def test_a_model_is_opened_with_those_of_the_command_line(tmp_path):
-    path, tensors = made_by_peft(tmp_path / "style.safetensors")
-    save_portrait_model(toy_model(), str(tmp_path / "model"))
+def test_a_model_is_opened_with_those_of_the_command_line(model, style, tmp_path):
+    path, tensors = style
+    save_portrait_model(model, str(tmp_path / "model"))
     lora = Lora.parse(f"{path}:0.5")
     opened = open_pipeline(NetworkOptions(str(tmp_path / "model"), loras=(lora,)), ["cpu", "cpu"])
-    expected = prediction(merged(toy_model().backbone.unet, tensors, 0.5))
+    expected = prediction(merged(own_unet(), tensors, 0.5))
     for unet in (opened.unet, opened.replicas[0].unet):
         torch.testing.assert_close(prediction(unet), expected, **CLOSE)
 
 
-def test_loras_of_other_models_are_input_errors_before_weights_are_loaded(pipeline, tmp_path):
-    save_portrait_model(toy_model(), str(tmp_path / "model"))
+def test_loras_of_other_models_are_input_errors_before_weights_are_loaded(model, pipeline, tmp_path):
+    save_portrait_model(model, str(tmp_path / "model"))
     wide, _ = made_by_peft(tmp_path / "sdxl.safetensors", toy_unet(cross_attention_dim=2048))
     deep, _ = made_by_peft(tmp_path / "deep.safetensors", toy_unet(layers_per_block=2))
     (tmp_path / "model/unet/diffusion_pytorch_model.safetensors").unlink()
@@ -189,7 +208,7 @@ def test_loras_of_other_models_are_input_errors_before_weights_are_loaded(pipeli
         with pytest.raises(InputError, match=message):
             pipeline.load_lora_weights(path)
     assert not pipeline._loras
-    torch.testing.assert_close(prediction(pipeline.unet), prediction(toy_model().backbone.unet))
+    torch.testing.assert_close(prediction(pipeline.unet), prediction(own_unet()))
 
 
 @pytest.mark.parametrize(
@@ -209,27 +228,27 @@ def test_other_files_are_input_errors(pipeline, tmp_path, tensors, message):
         pipeline.load_lora_weights(tmp_path / "odd.safetensors")
 
 
-def test_a_damaged_file_is_an_input_error(pipeline, tmp_path):
-    path, _ = made_by_peft(tmp_path / "style.safetensors")
-    path.write_bytes(path.read_bytes()[:-100])
+def test_a_damaged_file_is_an_input_error(pipeline, style, tmp_path):
+    path = tmp_path / "style.safetensors"
+    path.write_bytes(style[0].read_bytes()[:-100])
     with pytest.raises(InputError, match="truncated or no safetensors file"):
         pipeline.load_lora_weights(path)
 
 
-def test_a_text_encoders_part_is_left_out_with_a_warning(pipeline, tmp_path, caplog):
-    _, tensors = made_by_peft(tmp_path / "style.safetensors")
+def test_a_text_encoders_part_is_left_out_with_a_warning(pipeline, style, tmp_path, caplog):
+    _, tensors = style
     text = {"text_encoder.text_model.encoder.layers.0.mlp.fc1.lora_A.weight": noise(4, 8)}
     own = {f"unet.{name}": x for name, x in tensors.items()}
     metadata = {"lora_adapter_metadata": json.dumps({f"unet.{key}": x for key, x in CONFIG.items()})}
     save_file(own | text, tmp_path / "both.safetensors", metadata=metadata)
     pipeline.load_lora_weights(tmp_path / "both.safetensors")
     assert "only its part for the UNet is used" in caplog.text
-    expected = prediction(merged(toy_model().backbone.unet, tensors, 1.0))
+    expected = prediction(merged(own_unet(), tensors, 1.0))
     torch.testing.assert_close(prediction(pipeline.unet), expected, **CLOSE)
 
 
-def test_layers_that_are_offloaded_take_none(pipeline, tmp_path):
-    path, _ = made_by_peft(tmp_path / "style.safetensors")
+def test_layers_that_are_offloaded_take_none(pipeline, style):
+    path, _ = style
     pipeline.enable_sequential_cpu_offload(device="cpu:0")  # stands for a GPU
     with pytest.raises(InputError, match="load LoRAs before enable_sequential_cpu_offload"):
         pipeline.load_lora_weights(path)

@@ -25,7 +25,7 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 SOLVERS = ["ddim", "unipc", "dpm++"]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def denoiser():
     unet = toy_unet()
     control = shake(view_control(unet, downsampling=4))
@@ -33,29 +33,37 @@ def denoiser():
     return Denoiser(unet, prompt(), control, cross_view).eval()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def reference(denoiser):
     return shake(AppearanceReference.from_unet(denoiser.unet)).eval()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def given(denoiser, reference):
     """Inputs of two portraits of two views each, with F_ref at a fixed timestep."""
     bank = portrait_bank(denoiser, reference, noise(2, 1, 4, 8, 8, seed=1), timestep=0)
     return {"views": 2, "bank": bank, "condition": noise(4, 3, 32, 32, seed=2)}
 
 
-def counted(denoiser, reference=None):
-    """The calls of F's first and innermost layers, of F_cam and of F_ref."""
-    calls = Counter()
-    watched = {"F": denoiser.unet.conv_in, "deep": denoiser.unet.mid_block.resnets[0]}
-    if denoiser.control is not None:
-        watched["F_cam"] = denoiser.control.conv_in
-    if reference is not None:
-        watched["F_ref"] = reference
-    for name, module in watched.items():
-        module.register_forward_hook(lambda *_, name=name: calls.update([name]))
-    return calls
+@pytest.fixture
+def counted():
+    """A function that counts the calls of F's first and innermost layers, of F_cam and of F_ref."""
+    hooks = []
+
+    def count(denoiser, reference=None):
+        calls = Counter()
+        watched = {"F": denoiser.unet.conv_in, "deep": denoiser.unet.mid_block.resnets[0]}
+        if denoiser.control is not None:
+            watched["F_cam"] = denoiser.control.conv_in
+        if reference is not None:
+            watched["F_ref"] = reference
+        for name, module in watched.items():
+            hooks.append(module.register_forward_hook(lambda *_, name=name: calls.update([name])))
+        return calls
+
+    yield count
+    for hook in hooks:
+        hook.remove()
 
 
 # Solvers
@@ -165,7 +173,7 @@ def test_every_solver_shows_the_clean_latents_that_it_predicts(denoiser, given, 
 # Guidance
 
 
-def test_guidance_within_an_interval_leaves_the_unconditional_pass_out_elsewhere(denoiser, given):
+def test_guidance_within_an_interval_leaves_the_unconditional_pass_out_elsewhere(counted, denoiser, given):
     calls, start = counted(denoiser), noise(4, 4, 8, 8)
 
     def run(**settings):
@@ -184,7 +192,7 @@ def test_guidance_within_an_interval_leaves_the_unconditional_pass_out_elsewhere
 
 
 @pytest.mark.parametrize("middle", ["always", "unconditional", "never"])
-def test_both_passes_in_one_batch_are_the_two_passes(middle, reference):
+def test_both_passes_in_one_batch_are_the_two_passes(counted, middle, reference):
     unet = toy_unet()
     cross_view = shake(CrossView.from_unet(unet, heads=4, middle=middle))
     denoiser = Denoiser(unet, prompt(), shake(view_control(unet, downsampling=4)), cross_view).eval()
@@ -203,7 +211,7 @@ def test_both_passes_in_one_batch_are_the_two_passes(middle, reference):
 
 
 @pytest.mark.parametrize("make", [toy_unet, sd15_unet])
-def test_kept_features_give_the_same_prediction_at_the_same_place(make):
+def test_kept_features_give_the_same_prediction_at_the_same_place(counted, make):
     unet = make()
     denoiser = Denoiser(
         unet, prompt(), shake(view_control(unet, 4)), shake(CrossView.from_unet(unet, heads=4))
@@ -230,19 +238,21 @@ def test_kept_features_give_the_same_prediction_at_the_same_place(make):
     assert outer_layers(unet) == unet.config.layers_per_block + 1
 
 
-@pytest.mark.parametrize("one_batch", [False, True])
-def test_deep_layers_run_at_every_nth_step(denoiser, given, one_batch):
-    calls, start = counted(denoiser), noise(4, 4, 8, 8)
-    passes = 1 if one_batch else 2
+@pytest.mark.parametrize(("one_batch", "passes"), [(False, 2), (True, 1)])
+def test_deep_layers_run_at_every_nth_step(counted, denoiser, given, one_batch, passes):
+    calls = counted(denoiser)
+    options = {"steps": 7, "deep_every": 3, "one_batch": one_batch}
+    sample(denoiser, toy_scheduler(), noise(4, 4, 8, 8), **given, **options)
+    assert calls == {"F": 7 * passes, "deep": 3 * passes, "F_cam": 3}
 
+
+def test_features_kept_for_few_steps_change_little(denoiser, given):
     def run(**settings):
-        calls.clear()
-        return sample(denoiser, toy_scheduler(), start, **given, steps=20, one_batch=one_batch, **settings)
+        return sample(
+            denoiser, toy_scheduler(), noise(4, 4, 8, 8), **given, steps=20, one_batch=True, **settings
+        )
 
-    plain = run()
-    kept = run(deep_every=3)
-    assert calls == {"F": 20 * passes, "deep": 7 * passes, "F_cam": 7}
-    rarely = run(deep_every=20)
+    plain, kept, rarely = run(), run(deep_every=3), run(deep_every=20)
     assert 0 < (kept - plain).norm() < 0.5 * (rarely - plain).norm()
 
 
@@ -261,13 +271,13 @@ def test_kept_features_are_each_windows_own(denoiser, given):
     torch.testing.assert_close(together[2:], run(slice(2, 4), 2), **CLOSE)
 
 
-def test_guidance_that_begins_between_full_steps_still_runs_in_full(denoiser, given):
+def test_guidance_that_begins_between_full_steps_still_runs_in_full(counted, denoiser, given):
     calls = counted(denoiser)
     sample(denoiser, toy_scheduler(), noise(4, 4, 8, 8), **given, steps=5, deep_every=5, guidance_high=601)
     assert calls == {"F": 5 + 4, "deep": 2, "F_cam": 1}
 
 
-def test_f_ref_at_a_fixed_timestep_runs_once():
+def test_f_ref_at_a_fixed_timestep_runs_once(counted):
     model = toy_model()
     pipeline = DiffPortrait3DPipeline.of(model)
     pipeline.register_to_config(reference_timestep="current")
