@@ -73,7 +73,7 @@ def table(inputs: Path) -> list[str]:
     rows = "{same: {subjects.protocol: reconstruction}, novel: {subjects.protocol: novel_view}}"
     return [
         *("--model", str(inputs / "model"), "--subjects.shards", str(inputs / "shards")),
-        *(f"--rows={rows}", "--sampling.steps=8", "--sampling.batch=1", "--scoring.metrics=[PSNR,LPIPS]"),
+        *(f"--rows={rows}", "--sampling.steps=8", "--batch=1", "--scoring.metrics=[PSNR,LPIPS]"),
         "--out=table",
     ]
 

@@ -116,9 +116,9 @@ def test_command_is_killed_with_or_without_its_workers(tmp_path, monkeypatch, vi
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["stage3", "build nersemble"])
-def test_killed_command_resumes_to_equal_output(tmp_path, name):
-    (result,) = soak([job for job in JOBS if job.name == name], tmp_path, kills=1, seed=1)
+@pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
+def test_killed_command_resumes_to_equal_output(tmp_path, job):
+    (result,) = soak([job], tmp_path, kills=1, seed=1)
     assert result.good, str(result)
 
 
