@@ -151,6 +151,6 @@ class Workers:
                 raise CancelledError
             watch.report(Progress())
             on_step_end: Any = watch.on_step_end
-            return synthesize(request, Loaded(pipeline, watch.on_rendered, on_step_end))
+            return synthesize(request, Loaded(pipeline, watch.on_rendered, on_step_end)).folder
         finally:
             self._free.put(pipeline)

@@ -17,6 +17,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from benchmarks.training import train
+from core.destination import Destination
 from core.errors import InputError, one_line
 from lightning_modules.stage import Stage
 from lightning_modules.training import read_config
@@ -58,7 +59,7 @@ def with_latents(configs: Sequence[str], folder: Path) -> Path:
         if not isinstance(source.urls, str) or not Path(source.urls).is_dir():
             raise InputError(f"source {name}: {source.urls} is not a folder built by python -m shards.build")
         before = Manifest.load(Path(source.urls))
-        after = cache(Path(source.urls), folder / name, cli.model.vae)
+        after = cache(Path(source.urls), Destination(folder / name), cli.model.vae)
         sizes = [sum(shard.bytes for shard in manifest.shards) / 1e6 for manifest in (before, after)]
         print(f"source {name}: {sizes[0]:.1f} MB, with latents {sizes[1]:.1f} MB")
         sources[name] = {"urls": str(folder / name), "weight": source.weight}

@@ -24,6 +24,7 @@ from core.errors import InputError
 log = logging.getLogger(__name__)
 
 PARTIAL = ".partial"
+LOCK = ".lock"
 RESULT = "result"
 DONE = "done"  # marks a work folder whose result is complete
 STALE_SECONDS = 60.0  # an unlocked temporary file of this age was left by a process that died
@@ -161,7 +162,7 @@ def exclusive(path: Path, wait: bool = False) -> Iterator[None]:
         InputError: another process holds the lock and `wait` is False; or the folder is not writable.
     """
     path = Path(path)
-    lock = path.with_name(f".{path.name}.lock")
+    lock = path.with_name(f".{path.name}{LOCK}")
     descriptor = _open_lock(path, lock, wait)
     try:
         yield
@@ -219,6 +220,11 @@ def _remove_stale(path: Path) -> None:
 
 def _escaped(name: str) -> str:
     return "".join(f"[{c}]" if c in "*?[" else c for c in name)
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a file is a lock or an unfinished file of this module, perhaps left by a process that died."""
+    return path.name.startswith(".") and path.name.endswith((LOCK, PARTIAL))
 
 
 def _sibling(path: Path, ending: str) -> Path:

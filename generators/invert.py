@@ -10,6 +10,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
+from core.destination import Destination
 from core.devices import find_devices
 from core.engine import EngineOptions
 from core.errors import InputError, one_line
@@ -19,7 +20,7 @@ from generators.inversion.pivotal import Tuning
 from generators.inversion.portraits import Portrait, find_photos, predicted_portraits, read_portraits
 from generators.inversion.run import SHEET, Job, invert_portraits
 from portraits.camera_files import read_cameras
-from portraits.predictions import Predictions, Protocol
+from portraits.predictions import MANIFEST, Predictions, Protocol
 
 
 def invert(
@@ -36,13 +37,15 @@ def invert(
     mesh: MeshOptions = MeshOptions(),  # noqa: B008 (frozen)
     device: str | None = None,
     devices: int | None = None,
+    staging: str | None = None,
     workers: EngineOptions = EngineOptions(),  # noqa: B008 (frozen)
 ) -> None:
     """Invert portraits into a generator and render new views of them.
 
     Args:
         generator: The generator's folder, as import-gan writes it.
-        out: The output folder; an interrupted run is resumed.
+        out: The output folder, or a URL that the finished folder is moved to (s3://, gs://, file://); an
+            interrupted run is resumed.
         cameras: The views to render of each person: files of EG3D labels (.json, .npy), or photos whose
             cameras are estimated.
         portrait: Photos, one for each person, named after the file.
@@ -59,8 +62,11 @@ def invert(
         device: cpu, cuda, cuda:N, or mps for Apple's GPU; by default the GPUs of NVIDIA's, if any.
         devices: Number of GPUs to distribute portraits over, all by default; without a GPU, number of
             processes.
+        staging: For a URL, the folder to work in, which workers of a cluster have to see as well.
         workers: Where portraits are inverted, if not here.
     """
+    destination = Destination.of(out, staging)
+    destination.check_vacant()
     options = GeneratorOptions(generator, frame=frame)
     options.check()
     mesh.check()
@@ -70,13 +76,13 @@ def invert(
         raise InputError("--device and --devices are local: on a cluster, give --workers and --num_gpus")
     used = workers.cluster_devices() if workers.on_ray else find_devices(devices, device)
     protocol, people = find_people(cameras, portrait, portraits, portrait_cameras, predictions)
-    folder = Path(out)
-    found = invert_portraits(
-        people, Job(options, tuning, size, protocol, mesh), folder, used, workers.cluster()
-    )
+    job = Job(options, tuning, size, protocol, mesh)
+    found = invert_portraits(people, job, destination.folder, used, workers.cluster())
+    destination.deliver(MANIFEST)
     for name, distances in found.settings["distances"].items():
         print(f"{name}: distance from the portrait {' → '.join(f'{x:.4f}' for x in distances.values())}")
-    print(f"{folder}: {len(found.views)} views of {len(found.subjects())} people; see {folder / SHEET}")
+    subjects = found.subjects()
+    print(f"{destination}: {len(found.views)} views of {len(subjects)} people; see {destination}/{SHEET}")
 
 
 def find_people(

@@ -19,7 +19,7 @@ from core.files import exclusive
 from core.shipped import find_configs
 from core.yaml_files import check_configs
 from lightning_modules.evaluation.planning import EvaluationPlan, RowPlan, plan_evaluation
-from lightning_modules.evaluation.report import log_report, write_report
+from lightning_modules.evaluation.report import TABLE_JSON, log_report, write_report
 from lightning_modules.evaluation.sampling import make_predictions
 from lightning_modules.evaluation.scoring import ScoringPlan, native_sizes, score
 from lightning_modules.evaluation.settings import EvaluationRequest, RowSettings
@@ -30,14 +30,18 @@ from portraits.predictions import Predictions
 
 
 def evaluate(plan: EvaluationPlan) -> bool:
-    """Generate predictions, score them and write the report.
+    """Generate predictions, score them and write the report; then move the folder to its URL, if it has one.
 
     Returns False, without a report, if the predictions of other processes' parts are missing. Raises
     InputError if data or models cannot be read, or another process is working on the same part, and
     IncompleteError if some subjects were given up.
     """
     with exclusive(plan.out / plan.part):
-        return _evaluate(plan)
+        complete = _evaluate(plan)
+    if complete and plan.destination.url is not None:
+        plan.destination.deliver(TABLE_JSON)
+        print(plan.destination)
+    return complete
 
 
 def _evaluate(plan: EvaluationPlan) -> bool:

@@ -16,6 +16,7 @@ from jsonargparse import ArgumentParser
 from PIL import Image
 
 from core import fingerprints
+from core.destination import Destination
 from core.engine import LocalEngine
 from core.errors import IncompleteError, InputError, one_line
 from core.files import RESULT, resumable_folder, whole_folder, write_json
@@ -58,18 +59,36 @@ class Loaded:
     on_step_end: StepCallback | None = None
 
 
-def synthesize(request: Request, loaded: Loaded | None = None) -> Path:
-    """Make the views that a request asks for, and return their folder.
+def synthesize(request: Request, loaded: Loaded | None = None) -> Destination:
+    """Make the views that a request asks for, and return where they are.
 
     `loaded` is the request's model where a caller keeps it loaded; everybody is then sampled by its pipeline.
     What its functions raise ends the request and leaves nothing behind.
 
-    On a cluster, an interrupted request leaves the views of people, and the same request goes on from them.
+    On a cluster, and for a URL, an interrupted request leaves the views of people, and the same request goes
+    on from them.
 
     Raises InputError before a model is loaded, leaving nothing behind; and IncompleteError at the end where
     some photos of `--portraits` could not be used, and the views of all others are there.
     """
     plan = make_plan(request)
+    destination = plan.output.destination
+    if destination.url is not None and destination.is_finished(recipe(plan)):
+        failures = missing_people(plan)
+    else:
+        failures = write_results(plan, loaded)
+    destination.deliver(SETTINGS, plan.output.overwrite)
+    if failures:
+        raise IncompleteError(
+            f"{len(failures)} photos could not be used: {'; '.join(failures)}; the views of all others are "
+            f"in {destination}"
+        )
+    return destination
+
+
+def write_results(plan: Plan, loaded: Loaded | None) -> list[str]:
+    """Sample and write everybody's views into the plan's folder. Returns an error line for each photo that
+    could not be used, and raises InputError if none could."""
     on_rendered = None if loaded is None else loaded.on_rendered
     with staging(plan) as folder:
         people, failures = read_inputs(plan)
@@ -92,26 +111,30 @@ def synthesize(request: Request, loaded: Loaded | None = None) -> Path:
             people = [person for person in people if person.folder not in given_up]
         if plan.export:
             export_people(plan, people, folder)
-    if failures:
-        raise IncompleteError(
-            f"{len(failures)} photos could not be used: {'; '.join(failures)}; the views of all others are "
-            f"in {plan.output.folder}"
-        )
-    return plan.output.folder
+    return failures
+
+
+def missing_people(plan: Plan) -> list[str]:
+    """An error line for each person whom the run that finished the plan's folder has left out."""
+    folder = plan.output.destination.folder
+    names = [person.name for person in plan.people] if plan.output.person_folders else []
+    return [f"{name}: left out by the run before" for name in names if not (folder / name).is_dir()]
 
 
 @contextmanager
 def staging(plan: Plan) -> Iterator[Path]:
-    """Yield the folder that becomes the output folder at the end of the block. On a cluster, the next call
-    for the same inputs goes on with what is in it."""
-    output = plan.output
-    if plan.cluster is None:
-        with whole_folder(output.folder, output.overwrite) as folder:
+    """Yield the folder that becomes the output folder at the end of the block. On a cluster, and for a URL,
+    the next call for the same inputs goes on with what is in it."""
+    destination, overwrite = plan.output.destination, plan.output.overwrite
+    if plan.cluster is None and destination.url is None:
+        with whole_folder(destination.folder, overwrite) as folder:
             yield folder
         return
-    with resumable_folder(output.folder, recipe(plan), output.overwrite) as work:
+    inputs = recipe(plan)
+    with resumable_folder(destination.folder, inputs, overwrite) as work:
         (work / RESULT).mkdir(exist_ok=True)
         yield work / RESULT
+        destination.label(work / RESULT, inputs)
 
 
 def recipe(plan: Plan) -> dict[str, Any]:
@@ -158,7 +181,8 @@ def export_people(plan: Plan, people: list[PersonInputs], folder: Path) -> None:
     """Write everybody's views in the plan's 3D formats, into `export/` of each person's folder."""
     for person in people:
         own = folder / person.folder
-        export(Export(str(own), str(own / EXPORT), plan.export, model=plan.networks.model))
+        if not (own / EXPORT).exists():  # an interrupted run may have written it
+            export(Export(str(own), str(own / EXPORT), plan.export, model=plan.networks.model))
 
 
 def run(plan: Plan, people: list[PersonInputs], shared: SharedInputs, folder: Path) -> dict[str, str]:

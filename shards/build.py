@@ -15,11 +15,10 @@ from core.lists import shortened
 from core.signals import EndAtOnce
 from shards.build_plan import BuildOptions, BuildPlan, plan_build
 from shards.builder import run_build
-from shards.manifest import Manifest
+from shards.manifest import MANIFEST, Manifest
 from shards.schema import SPLITS
 from shards.skips import SKIPPED, load_skips
 from shards.source import Source
-from shards.upload import upload
 
 SOURCES = {
     "synthetic": "shards.sources.synthetic.SyntheticCapture",
@@ -92,9 +91,9 @@ def main(arguments: Sequence[str] | None = None, sources: Mapping[str, str] = SO
     """
     plan = make_plan(arguments, sources)
     manifest = run_build(plan)
-    skips, place = load_skips(plan.out / SKIPPED), plan.url or str(plan.out)
-    if plan.url is not None:
-        upload(plan.out, plan.url)
+    place = plan.destination
+    skips = load_skips(place.folder / SKIPPED)
+    place.deliver(MANIFEST)
     print(f"{place}:\n{describe(manifest)}")
     if plan.source.inputs is not None and skips:
         reasons = shortened([f"{skip.what}: {skip.reason}" for skip in skips], separator="; ")

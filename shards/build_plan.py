@@ -3,14 +3,13 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from core.destination import Destination
 from core.engine import Engine, EngineOptions, LocalEngine
 from core.errors import InputError
 from shards.schema import SCHEMA_VERSION
 from shards.source import Source, Unit
-from shards.upload import check_vacant, is_url
 
 MAX_SHARD_MB = 256.0
 MAX_SKIPPED_SHARE = 0.1
@@ -42,14 +41,9 @@ class BuildOptions(EngineOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if is_url(self.out) != (self.staging is not None):
-            raise InputError(
-                "--staging DIR and a URL as --out go together: the build works in one for the other"
-            )
-        out = self.folder
-        if self.url is not None:
-            check_vacant(self.url)
-        elif out.exists() or out.is_symlink():
+        destination, out = self.destination, self.destination.folder
+        destination.check_vacant()
+        if destination.url is None and (out.exists() or out.is_symlink()):
             raise InputError(f"{out} exists already: choose another --out, or remove it to build again")
         if self.processes is not None and self.processes < 0:
             raise InputError(f"--processes {self.processes}: give 0 or more")
@@ -64,31 +58,24 @@ class BuildOptions(EngineOptions):
             raise InputError(f"--out {out}: {folder} is not a writable folder")
 
     @property
-    def url(self) -> str | None:
-        """The URL that the finished folder is moved to; None if it stays."""
-        return self.out.rstrip("/") if is_url(self.out) else None
-
-    @property
-    def folder(self) -> Path:
-        """The folder to write: `out`, or for a URL one of its name in `staging`."""
-        return Path(self.out) if self.url is None else Path(self.staging or "", self.url.rpartition("/")[2])
+    def destination(self) -> Destination:
+        """The folder to write, and the URL that it is moved to."""
+        return Destination.of(self.out, self.staging)
 
 
 @dataclass(frozen=True)
 class BuildPlan:
     """A build with all options resolved.
 
-    `frames` is the number of frames expected from each of the `units`, which `engine` captures. The finished
-    folder is moved to `url`, if given."""
+    `frames` is the number of frames expected from each of the `units`, which `engine` captures."""
 
     source: Source
     units: Sequence[Unit]
     frames: tuple[int, ...]
-    out: Path
+    destination: Destination
     engine: Engine
     max_shard_bytes: int
     max_skipped_share: float
-    url: str | None = None
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -114,9 +101,8 @@ def plan_build(source: Source, options: BuildOptions) -> BuildPlan:
         source=source,
         units=units,
         frames=tuple(source.frames(unit) for unit in units),
-        out=options.folder,
+        destination=options.destination,
         engine=options.cluster() or LocalEngine(processes, REMEDY, threads=1),
         max_shard_bytes=int(options.max_shard_mb * (1 << 20)),
         max_skipped_share=share,
-        url=options.url,
     )

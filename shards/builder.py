@@ -1,10 +1,9 @@
 """Building a folder of shards from a source: parallel, resumable, and deterministic.
 
-Each unit of work is captured into a small tar in `<out>.partial/units/`, so that an interrupted build can be
-resumed. When all units are complete, they are packed into shards, and `<out>` appears atomically.
+Each unit of work is captured into a small tar in `<folder>.partial/units/`, so that an interrupted build can
+be resumed. When all units are complete, they are packed into shards, and `<folder>` appears atomically.
 """
 
-import json
 import logging
 import shutil
 from collections.abc import Sequence
@@ -34,19 +33,19 @@ def build(
 
 
 def run_build(plan: BuildPlan) -> Manifest:
-    """Capture the units of a plan and pack their frames into shards and a manifest in the folder `plan.out`.
+    """Capture the units of a plan, and pack their frames into shards and a manifest in the plan's folder.
 
-    The same plan resumes an interrupted build. Skipped frames are summarised in the log and listed in
-    skipped.json.
+    The same plan resumes an interrupted build; a folder that was finished, but not delivered, is left as it
+    is. Skipped frames are summarised in the log and listed in skipped.json.
 
     Raises:
         InputError: the folder exists or is being built by another process, an interrupted build had another
             recipe, the source violates the schema, or more than `plan.max_skipped_share` of the frames were
             skipped.
     """
-    if plan.url is not None and plan.out.exists():  # its upload was interrupted
-        return _finished(plan)
-    with resumable_folder(plan.out, plan.recipe) as staging:
+    if plan.destination.is_finished(plan.recipe):
+        return Manifest.load(plan.destination.folder)
+    with resumable_folder(plan.destination.folder, plan.recipe) as staging:
         units, packed = staging / "units", staging / RESULT
         units.mkdir(exist_ok=True)
         lost = capture_units(plan, units)
@@ -54,16 +53,8 @@ def run_build(plan: BuildPlan) -> Manifest:
         shutil.rmtree(packed, ignore_errors=True)
         packed.mkdir()
         _record_skips(plan, paths, lost, packed)
+        plan.destination.label(packed, plan.recipe)
         return pack(paths, packed, plan.source.name, plan.source.settings, plan.max_shard_bytes)
-
-
-def _finished(plan: BuildPlan) -> Manifest:
-    """The manifest of a plan's folder, which is there. Raises InputError if it is of other settings."""
-    manifest = Manifest.load(plan.out)
-    settings = json.loads(json.dumps(plan.source.settings))
-    if (manifest.source, manifest.settings) != (plan.source.name, settings):
-        raise InputError(f"{plan.out} is of other settings: remove it, or choose another --staging")
-    return manifest
 
 
 def _record_skips(plan: BuildPlan, paths: Sequence[Path], lost: Sequence[Skip], packed: Path) -> None:

@@ -175,7 +175,10 @@ class Catalog:
 
     def _scan(self, url: str, identities: dict[str, set[str]]) -> Shard:
         """Index a shard and read its properties; adds its people to `identities`."""
-        path = self._cache.local(url)
+        try:
+            path = self._cache.local(url)
+        except NotThereError as error:
+            raise InputError(f"{error}; the URL of a built folder ends in /") from error
         index = ShardIndex.scan(path)
         if not len(index):
             raise InputError(f"{url}: holds no samples")

@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlparse
 
 from fsspec.callbacks import Callback
 
+from core.destination import store_errors
 from core.errors import InputError
 from core.files import checksum, exclusive, whole_file
 
@@ -83,9 +84,9 @@ def _transfer(url: str, path: Path, max_bytes: int) -> None:
         kind = TransientError if error.status in TRANSIENT_STATUS else InputError
         raise kind(f"{url}: the server answers {error.status} {error.message}") from error
     except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
-        raise TransientError(f"{url}: cannot be fetched ({error or type(error).__name__})") from error
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
-        raise InputError(f"{url}: cannot be fetched ({error or type(error).__name__})") from error
+        raise TransientError(f"{url}: cannot be fetched ({str(error) or type(error).__name__})") from error
+    except store_errors() as error:
+        raise InputError(f"{url}: cannot be fetched ({str(error) or type(error).__name__})") from error
 
 
 def fetch_bytes(url: str, max_bytes: int) -> bytes:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from core.destination import Destination
 from core.devices import find_device
 from core.engine import THIS_PROCESS, Engine, Task
 from core.errors import IncompleteError, InputError
@@ -24,7 +25,7 @@ from core.workers import Worker
 from portraits.pixels import Images, levels_to_pixels
 from shards.index import ShardIndex
 from shards.latents import BATCH, Latents, encode_latents, vae_fingerprint
-from shards.manifest import Manifest, ShardRecord
+from shards.manifest import MANIFEST, Manifest, ShardRecord
 from shards.reader import read_members
 from shards.schema import LATENTS, SampleError, decode
 from shards.writer import SampleTar
@@ -54,28 +55,31 @@ def moments(vae: AutoencoderKL, images: Images, batch: int = BATCH) -> NDArray[n
 
 def cache(
     folder: Path,
-    out: Path,
+    destination: Destination,
     vae: AutoencoderKL,
     batch: int = BATCH,
     engine: Engine = THIS_PROCESS,
     device: str | None = None,
 ) -> Manifest:
-    """Write the shards of `folder` with latents into the new folder `out`, which appears when it is complete.
+    """Write the shards of `folder` with latents into the destination's new folder, which appears when it is
+    complete, and is then moved to the destination's URL, if it has one.
 
     A shard is a unit of work, encoded by the VAE on a worker's `device` (by default where it is). The same
     call resumes an interrupted run with the next shard. Shows a progress bar. Raises InputError, and
     IncompleteError if shards were given up.
     """
-    if out.exists():
-        raise InputError(f"{out} exists already: choose another --out")
     manifest = Manifest.load(folder)
     name = vae_fingerprint(vae)
     recipe = {"vae": name, "images": of_settings(asdict(manifest))}
-    with resumable_folder(out, recipe) as staging:
-        (staging / RESULT).mkdir(exist_ok=True)
-        encoder = Encoder(folder, staging / RESULT, vae, name, batch, device)
-        cached = manifest.with_latents(name, _encode_shards(encoder, manifest.shards, engine))
-        cached.save(staging / RESULT)
+    if not destination.is_finished(recipe):
+        with resumable_folder(destination.folder, recipe) as staging:
+            (staging / RESULT).mkdir(exist_ok=True)
+            encoder = Encoder(folder, staging / RESULT, vae, name, batch, device)
+            records = _encode_shards(encoder, manifest.shards, engine)
+            manifest.with_latents(name, records).save(staging / RESULT)
+            destination.label(staging / RESULT, recipe)
+    cached = Manifest.load(destination.folder)
+    destination.deliver(MANIFEST)
     return cached
 
 

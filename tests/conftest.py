@@ -2,7 +2,9 @@
 
 import signal
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
+import fsspec
 import pytest
 
 
@@ -13,3 +15,38 @@ def interruptible() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def store() -> Iterator[fsspec.AbstractFileSystem]:
+    """fsspec's object store in memory, empty before and after."""
+    memory = fsspec.filesystem("memory")
+    assert not memory.store
+    yield memory
+    memory.store.clear()
+    memory.pseudo_dirs[:] = [""]
+
+
+@dataclass
+class Uploads:
+    """The paths of the files that a store has got, in order; after `room` files it raises an error."""
+
+    paths: list[str] = field(default_factory=list)
+    room: int = 1000
+    error: Exception = field(default_factory=ConnectionResetError)
+
+
+@pytest.fixture
+def uploads(store: fsspec.AbstractFileSystem, monkeypatch: pytest.MonkeyPatch) -> Uploads:
+    """What the store in memory gets, one file at a time."""
+    recorded, put = Uploads(), type(store).put_file
+
+    def put_file(self: object, local: str, remote: str, **options: object) -> None:
+        if len(recorded.paths) == recorded.room:
+            raise recorded.error
+        recorded.paths.append(remote)
+        put(self, local, remote, **options)
+
+    monkeypatch.setattr(type(store), "put_file", put_file)
+    monkeypatch.setattr("core.destination.BATCH_FILES", 1)
+    return recorded

@@ -11,6 +11,7 @@ import torch
 from jsonargparse import ArgumentError, ArgumentParser
 
 from core import fingerprints
+from core.destination import Destination
 from core.devices import CPU, find_device, has_float64
 from core.engine import THIS_PROCESS, Engine
 from core.errors import InputError
@@ -75,7 +76,7 @@ class EvaluationPlan:
         rows: measured rows
         published: quoted rows
         remarks: remarks on the quoted rows
-        out: folder of the results
+        destination: where the results go
         part: name of this command's share of the subjects
         engine: where predictions are generated
         wandb: also log to Weights & Biases
@@ -85,10 +86,15 @@ class EvaluationPlan:
     rows: tuple[RowPlan, ...]
     published: tuple[Row, ...]
     remarks: tuple[str, ...]
-    out: Path
+    destination: Destination
     part: str
     engine: Engine
     wandb: bool
+
+    @property
+    def out(self) -> Path:
+        """The folder that results are written into."""
+        return self.destination.folder
 
 
 class Devices(NamedTuple):
@@ -102,23 +108,23 @@ def plan_evaluation(request: EvaluationRequest) -> EvaluationPlan:
     """Resolve a request. Raises InputError for everything that would fail later: unknown or inconsistent
     settings, missing or damaged files, too few images, metrics without weights."""
     devices, (number, parts) = _find_devices(request), parse_part(request.part)
+    destination = _find_destination(request, parts)
     if request.predictions is not None:
         rows = _rows_of_folders(request.predictions, request.row.scoring, devices.scoring)
     else:
-        rows = _rows_of_models(request, (number, parts), devices)
+        rows = _rows_of_models(request, destination.folder, (number, parts), devices)
     published = published_rows(request.published, request.row.subjects.protocol)
     remarks = [f"{table.source}: {text}" for table in request.published for text in table.differences]
-    out = Path(request.out)
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        destination.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{out}: the folder cannot be created: {error.strerror}") from error
+        raise InputError(f"{destination.folder}: the folder cannot be created: {error.strerror}") from error
     return EvaluationPlan(
         request.title,
         tuple(rows),
         tuple(published),
         tuple(remarks),
-        out,
+        destination,
         f"part-{number}-of-{parts}",
         request.cluster() or THIS_PROCESS,
         request.wandb,
@@ -142,7 +148,9 @@ def _rows_of_folders(folders: Sequence[str], settings: ScoringSettings, device: 
     return rows
 
 
-def _rows_of_models(request: EvaluationRequest, part: tuple[int, int], devices: Devices) -> list[RowPlan]:
+def _rows_of_models(
+    request: EvaluationRequest, out: Path, part: tuple[int, int], devices: Devices
+) -> list[RowPlan]:
     """A row for each variation of the common settings."""
     changes = request.rows or {row_names([Path(request.row.model).name])[0]: {}}
     subjects_of, suite_of = cache(find_subjects), cache(lambda names: MetricSuite(names))
@@ -154,9 +162,7 @@ def _rows_of_models(request: EvaluationRequest, part: tuple[int, int], devices: 
         if truth_from is not None and truth_from not in rows:
             raise InputError(f"row {name!r}: {TRUTH_FROM} {truth_from!r} is not the name of a row above it")
         settings = change_settings(request.row, row_changes(change), name)
-        predictions = _plan_predictions(
-            settings, Path(request.out), subjects_of(settings.subjects), part, devices.sampling
-        )
+        predictions = _plan_predictions(settings, out, subjects_of(settings.subjects), part, devices.sampling)
         _check_same_views(name, predictions, None if truth_from is None else rows[truth_from])
         scoring = settings.scoring
         if scoring.background == "remove":
@@ -288,6 +294,19 @@ def fingerprint(settings: PredictionSettings, subjects: SubjectSet, model: Path)
     values["model"] = fingerprints.of_folder(model)
     values["renderer"] = renderer_record(settings.renderer) if settings.conditions == "others" else None
     return fingerprints.of_settings(values)
+
+
+def _find_destination(request: EvaluationRequest, parts: int) -> Destination:
+    """Where the results of a request go. Raises InputError if its URL is not vacant, or for one of several
+    parts."""
+    destination = Destination.of(request.out, request.staging)
+    if destination.url is not None and parts > 1:
+        raise InputError(
+            f"--part {request.part} shares a folder: give --out {destination.folder} to all parts, and then"
+            f" --out {destination} --staging {request.staging} without --part"
+        )
+    destination.check_vacant()
+    return destination
 
 
 def _find_devices(request: EvaluationRequest) -> Devices:

@@ -25,6 +25,7 @@ from lightning_modules.evaluation.tables import (
 from portraits.contact_sheet import save_whole
 
 TABLE = "table"  # a file's name without its ending, and W&B's name after `evaluate/`
+TABLE_JSON = f"{TABLE}.json"
 SYSTEMS, DOTS, YAW = "systems", "dots", "yaw"  # the same of pictures
 PLOTTED = ("SSIM", "LPIPS", "ID")  # with any weights; errors of yaw are plotted too
 
@@ -47,7 +48,7 @@ def write_report(plan: EvaluationPlan, scored: Mapping[str, Scores]) -> Report:
     text = markdown(plan.title, rows, plan.remarks)
     write_text(plan.out / "table.md", text)
     write_text(plan.out / "table.csv", csv_table(rows))
-    write_text(plan.out / "table.json", json_table(plan.title, rows, scored, plan.remarks))
+    write_text(plan.out / TABLE_JSON, json_table(plan.title, rows, scored, plan.remarks))
     for name, scores in scored.items():
         write_text(plan.out / f"{name}.csv", view_table(scores))
     pictures = draw_pictures(scored, rows)

@@ -139,7 +139,8 @@ class EvaluationRequest(EngineOptions):
         baselines: other systems, with a row for each of `rows` that has other subjects
         published: published tables to print below
         predictions: folders of predictions to score, instead of generating any
-        out: folder of the results
+        out: folder of the results, or a URL that the finished folder is moved to (s3://, gs://, file://)
+        staging: for a URL, the folder to work in, which workers of a cluster have to see as well
         part: "i/n" generates only every n-th subject, from the i-th on, and scores once all are complete
         device: cpu, cuda, cuda:N, or mps for Apple's GPU; by default a GPU of NVIDIA's, if any
         wandb: also log the table and its figures to Weights & Biases
@@ -152,6 +153,7 @@ class EvaluationRequest(EngineOptions):
     published: list[PublishedTable] = field(default_factory=list)
     predictions: list[str] | None = None
     out: str = "runs/evaluate"
+    staging: str | None = None
     part: str = "0/1"
     device: str | None = None
     wandb: bool = False

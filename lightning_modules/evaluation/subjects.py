@@ -35,7 +35,8 @@ class SubjectSettings:
     """Settings of the subjects.
 
     Args:
-        shards: a built folder, or shards as in training
+        shards: a built folder, or shards as in training: paths, globs, brace patterns and URLs; the URL of a
+            built folder ends in /
         protocol: novel_view predicts other views than the references; reconstruction predicts the reference
             itself; wild is reconstruction of portraits with a single view
         split: split of the shards

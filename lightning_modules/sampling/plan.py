@@ -4,11 +4,13 @@ K views.
 """
 
 import logging
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from core.destination import Destination
 from core.devices import find_devices
 from core.engine import Engine, EngineOptions
 from core.errors import InputError
@@ -44,10 +46,10 @@ DEFAULT_VIEWS = 24
 
 @dataclass(frozen=True)
 class Output:
-    """Output settings: the `folder`, replaced if `overwrite`, with a subfolder for each person if
+    """Output settings: the `destination`, replaced if `overwrite`, with a subfolder for each person if
     `person_folders`; the video's frames per second; and the content of `settings.json`."""
 
-    folder: Path
+    destination: Destination
     overwrite: bool
     person_folders: bool
     fps: float
@@ -92,8 +94,8 @@ class Plan:
 
 def make_plan(request: Request) -> Plan:
     """Resolve a request, without loading weights. Raises InputError if any part of it is invalid."""
-    folder = Path(request.out).resolve()
-    check_output(folder, request.overwrite)
+    destination = Destination.of(request.out, request.staging).resolve()
+    check_output(destination, request.overwrite)
     check_video()
     people = find_people(request.portrait, request.portraits)
     if request.portraits is not None:
@@ -118,8 +120,8 @@ def make_plan(request: Request) -> Plan:
     noise = starting_noise(request.noise, proxies is not None, cameras is not None, model.has_noise_prior)
     if request.export is not None:
         check_formats(request.export, cameras, model.has_noise_prior, "--export")
-    engine_options = {field.name for field in fields(EngineOptions)}  # views do not depend on them
-    chosen = {name: value for name, value in asdict(request).items() if name not in engine_options}
+    elsewhere = {"staging", *(field.name for field in fields(EngineOptions))}  # views do not depend on them
+    chosen = {name: value for name, value in asdict(request).items() if name not in elsewhere}
     settings = {"command": COMMAND, **chosen}
     settings |= {"starting_noise": noise, "image_size": model.image_size}
     return Plan(
@@ -135,7 +137,7 @@ def make_plan(request: Request) -> Plan:
             str(model.folder), request.precision, request.channels_last, request.compile, loras
         ),
         device_groups=group_devices(devices, 1 if request.on_ray else len(people), len(path)),
-        output=Output(folder, request.overwrite, request.portraits is not None, request.fps, settings),
+        output=Output(destination, request.overwrite, request.portraits is not None, request.fps, settings),
         export=request.export or [],
         cluster=request.cluster(),
     )
@@ -150,17 +152,27 @@ def request_devices(request: Request) -> list[str]:
     return request.cluster_devices()
 
 
-def check_output(folder: Path, overwrite: bool) -> None:
-    """Raise InputError if a folder exists without `overwrite`, or was not written by `synthesize`."""
-    if not folder.exists():
+def check_output(destination: Destination, overwrite: bool) -> None:
+    """Raise InputError if a folder or URL exists without `overwrite`, or was not written by `synthesize`."""
+    if destination.is_vacant() if destination.url is not None else not destination.folder.exists():
         return
     if not overwrite:
-        raise InputError(f"--out {folder}: it exists already; --overwrite replaces it")
-    settings = folder / SETTINGS
-    if not settings.is_file() or read_json(settings).get("command") != COMMAND:
+        raise InputError(f"--out {destination}: it exists already; --overwrite replaces it")
+    if not written_by_synthesize(destination):
         raise InputError(
-            f"--out {folder}: not written by this command, and not replaced; choose another folder"
+            f"--out {destination}: not written by this command, and not replaced; choose another folder"
         )
+
+
+def written_by_synthesize(destination: Destination) -> bool:
+    """Whether a folder or URL has the settings of `synthesize` in it. Raises InputError if they cannot be
+    read."""
+    if destination.url is None:
+        settings = destination.folder / SETTINGS
+        return settings.is_file() and read_json(settings).get("command") == COMMAND
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Path(folder, SETTINGS)
+        return destination.fetch(settings) and read_json(settings).get("command") == COMMAND
 
 
 def check_names(people: Sequence[Person], portraits: str) -> None:

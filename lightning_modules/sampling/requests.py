@@ -18,7 +18,8 @@ class Request(EngineOptions):
 
     Args:
         model: a model folder
-        out: the folder for the results
+        out: the folder for the results, or a URL that the finished folder is moved to (s3://, gs://, file://)
+        staging: for a URL, the folder to work in, which workers of a cluster have to see as well
         portrait: one or more photos of one person, or folders of them
         portraits: a folder, in which each photo and each folder of photos is one person
         align: crop portraits as EG3D does; otherwise use the central square
@@ -102,6 +103,7 @@ class Request(EngineOptions):
     device: str | None = None
     devices: int | None = None
     export: list[Format] | None = None
+    staging: str | None = None
     overwrite: bool = False
 
     def __post_init__(self) -> None:

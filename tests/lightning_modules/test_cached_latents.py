@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 
 from callbacks.throughput import Throughput
+from core.destination import Destination
 from core.seeding import stream_generators
 from datamodules import PortraitViewsDataModule, SourceConfig
 from lightning_modules.appearance import AppearanceStage
@@ -22,7 +23,7 @@ from shards.latents import vae_fingerprint
 def cached(capture: Path, backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The capture with the toy backbone's latents."""
     out = tmp_path_factory.mktemp("cached") / "fake"
-    cache(capture, out, load_vae(str(backbone), "cpu"))
+    cache(capture, Destination(out), load_vae(str(backbone), "cpu"))
     return out
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from core.destination import Destination
 from core.engine import LocalEngine
 from core.errors import IncompleteError, InputError, one_line
 from core.workers import ONLY_WORKER, Worker
@@ -22,6 +23,7 @@ from shards.builder import build, run_build
 from shards.manifest import Manifest
 from shards.schema import Sample
 from shards.skips import Skip
+from tests.conftest import Uploads
 from tests.engines import REASON, GivesUp
 from tests.shards.fake_source import FakeSource, make_sample
 
@@ -274,7 +276,7 @@ def test_units_given_up_are_skipped_and_retried_by_the_next_build(tmp_path: Path
     (skip,) = json.loads((tmp_path / "out" / "skipped.json").read_text())
     assert skip == {"what": "unit 2, ('train', 2)", "reason": REASON, "frames": 2}
     assert Manifest.load(tmp_path / "out").samples("train") == 4
-    again = replace(plan, out=tmp_path / "again")
+    again = replace(plan, destination=Destination(tmp_path / "again"))
     with pytest.raises(InputError, match="were skipped"):
         run_build(again)
     run_build(replace(again, engine=LocalEngine(0)))
@@ -352,48 +354,26 @@ def test_finished_folder_is_moved_to_url(tmp_path: Path) -> None:
         command.main(arguments, FAKE)
 
 
-def test_interrupted_upload_is_resumed_manifest_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = fsspec.filesystem("memory")
-    arguments = ["fake", "--processes", "0", "--out", "memory://bucket/fake", "--staging", str(tmp_path)]
-    put, sent = type(store).put_file, []
-
-    def failing(self: object, local: str, remote: str, **options: object) -> None:
-        if len(sent) == 2:
-            raise ConnectionResetError("reset by peer")
-        sent.append(remote)
-        put(self, local, remote, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(type(store), "put_file", failing)
-        with pytest.raises(InputError, match=r"memory://bucket/fake: cannot be written \(reset by peer\)"):
-            command.main(arguments, FAKE)
-        assert not store.exists("/bucket/fake/manifest.json")
-        with pytest.raises(InputError, match="fake is of other settings"):
-            command.main([*arguments, "--identities", "2"], FAKE)
-        captured = len(list((tmp_path / "fake").glob("*.tar")))
-        sent.clear()
-        patch.setattr(FakeSource, "capture", lambda *_: pytest.fail("captured again"))
-        patch.setattr(
-            type(store), "put_file", lambda *given, **rest: (sent.append(given[2]), put(*given, **rest))
-        )
-        command.main(arguments, FAKE)
-    assert len(sent) == captured + 1 - 2
-    assert sent[-1] == "/bucket/fake/manifest.json"
-    assert not (tmp_path / "fake").exists()
-    store.rm("/bucket", recursive=True)
-
-
-@pytest.mark.parametrize(
-    ("out", "staging", "message"),
-    [
-        ("memory://bucket/fake", None, "--staging DIR and a URL as --out go together"),
-        ("{tmp}/out", "{tmp}/work", "--staging DIR and a URL as --out go together"),
-        ("nowhere://bucket/fake", "{tmp}/work", "nowhere://bucket/fake: cannot be written"),
-    ],
-)
-def test_output_url_is_checked_before_capture(
-    tmp_path: Path, out: str, staging: str | None, message: str
+def test_interrupted_upload_is_resumed_manifest_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: fsspec.AbstractFileSystem, uploads: Uploads
 ) -> None:
-    given = [None if name is None else name.format(tmp=tmp_path) for name in (out, staging)]
-    with pytest.raises(InputError, match=message):
-        BuildOptions(str(given[0]), staging=given[1])
+    arguments = ["fake", "--processes", "0", "--out", "memory://bucket/fake", "--staging", str(tmp_path)]
+    uploads.room = 2
+    with pytest.raises(InputError, match="memory://bucket/fake: cannot be written"):
+        command.main(arguments, FAKE)
+    assert not store.exists("/bucket/fake/manifest.json")
+    with pytest.raises(InputError, match="fake is of other settings"):
+        command.main([*arguments, "--identities", "2"], FAKE)
+    captured = len(list((tmp_path / "fake").glob("*.tar")))
+    monkeypatch.setattr(FakeSource, "capture", lambda *_: pytest.fail("captured again"))
+    uploads.paths.clear()
+    uploads.room = 1000
+    command.main(arguments, FAKE)
+    assert len(uploads.paths) == captured + 1 - 2
+    assert uploads.paths[-1] == "/bucket/fake/manifest.json"
+    assert not (tmp_path / "fake").exists()
+
+
+def test_output_url_is_checked_before_capture(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nowhere://bucket/fake: cannot be written"):
+        BuildOptions("nowhere://bucket/fake", staging=str(tmp_path))

@@ -11,12 +11,13 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
+from core.destination import Destination
 from core.errors import IncompleteError, InputError
 from core.files import RESULT
 from shards import cache_latents as command
 from shards.builder import build
 from shards.index import ShardIndex
-from shards.latent_cache import cache, load_vae, moments
+from shards.latent_cache import Encoder, cache, load_vae, moments
 from shards.latents import Latents, decode_latents, encode_latents, fingerprint_of, vae_fingerprint
 from shards.manifest import Manifest
 from shards.reader import read_members
@@ -42,7 +43,7 @@ def folders(vae: AutoencoderKL, tmp_path_factory: pytest.TempPathFactory) -> tup
     """A built folder, and the same with latents."""
     root = tmp_path_factory.mktemp("latents")
     build(FakeSource(2, 1, views=4, size=16), root / "plain", 0)
-    cache(root / "plain", root / "cached", vae)
+    cache(root / "plain", Destination(root / "cached"), vae)
     return root / "plain", root / "cached"
 
 
@@ -128,11 +129,11 @@ def test_interrupted_caching_resumes(vae: AutoencoderKL, folders: tuple[Path, Pa
     first, *_, last = (shard.name for shard in Manifest.load(plain).shards)
     (copy / last).unlink()
     with pytest.raises(InputError, match=f"{last} is missing"):
-        cache(copy, out, vae)
+        cache(copy, Destination(out), vae)
     done = tmp_path / "again.partial" / RESULT / first
     stamp = done.stat().st_mtime_ns
     shutil.copy(plain / last, copy)
-    assert cache(copy, out, vae) == Manifest.load(cached)
+    assert cache(copy, Destination(out), vae) == Manifest.load(cached)
     assert (out / first).stat().st_mtime_ns == stamp
 
 
@@ -145,17 +146,17 @@ def test_caching_does_not_resume_with_other_images(
     manifest = Manifest.load(plain)
     (copy / manifest.shards[-1].name).unlink()
     with pytest.raises(InputError, match="is missing"):
-        cache(copy, out, vae)
+        cache(copy, Destination(out), vae)
     replace(manifest, shards=[replace(shard, sha256="0" * 64) for shard in manifest.shards]).save(copy)
     with pytest.raises(InputError, match="with other settings"):
-        cache(copy, out, vae)
+        cache(copy, Destination(out), vae)
     assert not out.exists()
 
 
 def test_invalid_arguments_are_input_errors(folders: tuple[Path, Path], vae: AutoencoderKL, tmp_path: Path):
     plain, cached = folders
     with pytest.raises(InputError, match="exists already"):
-        cache(plain, cached, vae)
+        cache(plain, Destination(cached), vae)
     with pytest.raises(InputError, match=r"no vae/config\.json in it"):
         load_vae(str(tmp_path), "cpu")
     vae.save_pretrained(tmp_path / "backbone" / "vae")
@@ -170,10 +171,31 @@ def test_shards_given_up_are_reported_and_others_kept(folders, vae, tmp_path):
     plain, cached = folders
     out = tmp_path / "out"
     with pytest.raises(IncompleteError, match=rf"^1 of 3 shards could not be encoded: \S+: {REASON};"):
-        cache(plain, out, vae, engine=GivesUp([1]))
+        cache(plain, Destination(out), vae, engine=GivesUp([1]))
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out.partial" / RESULT).glob("*.tar")}
     assert len(kept) == 2
-    cache(plain, out, vae)
+    cache(plain, Destination(out), vae)
     for path in cached.iterdir():
         assert (out / path.name).read_bytes() == path.read_bytes()
     assert {(out / path.name).stat().st_mtime_ns for path in kept} == set(kept.values())
+
+
+def test_latents_are_moved_to_a_url(folders, vae, tmp_path, monkeypatch, store, uploads):
+    plain, cached = folders
+    vae.save_pretrained(tmp_path / "backbone" / "vae")
+    arguments = [str(plain), "--vae", str(tmp_path / "backbone"), "--device", "cpu"]
+    arguments += ["--out", "memory://bucket/latents", "--staging", str(tmp_path / "work")]
+    uploads.room = 2
+    with pytest.raises(InputError, match="memory://bucket/latents: cannot be written"):
+        command.main(arguments)
+    assert not store.exists("/bucket/latents/manifest.json")
+    monkeypatch.setattr(Encoder, "__call__", lambda *_: pytest.fail("encoded again"))
+    uploads.room = 1000
+    command.main(arguments)
+    assert {Path(name).name: store.cat_file(name) for name in store.find("/bucket/latents")} == {
+        path.name: path.read_bytes() for path in cached.iterdir()
+    }
+    assert uploads.paths[-1] == "/bucket/latents/manifest.json"
+    assert not any((tmp_path / "work").iterdir())
+    with pytest.raises(InputError, match="memory://bucket/latents exists already: choose another --out"):
+        command.main(arguments)

@@ -15,7 +15,7 @@ from generators.gan.renderer import GeneratedHead
 from generators.inversion.pivotal import Inversion, Tuning, noise_patterns, noise_structure
 from generators.inversion.portraits import Portrait, read_portraits, views_at
 from generators.inversion.run import Job, invert_portraits, system_name
-from generators.invert import main
+from generators.invert import invert, main
 from lightning_modules.evaluate import main as evaluate
 from portraits.camera_files import write_cameras
 from portraits.cameras import angles, label_from_angles
@@ -181,6 +181,33 @@ def test_portrait_fingerprint_depends_on_its_files(tmp_path):
             views = [dataclasses.replace(view, **{kind: str(tmp_path / "held.png")}) for view in person.views]
             found.add(dataclasses.replace(person, views=tuple(views)).fingerprint())
     assert len(found) == 7
+
+
+def test_inversions_are_moved_to_a_url(folder, tmp_path, store, uploads, monkeypatch):
+    (tmp_path / "photos").mkdir()
+    for person in people():
+        person.image.save(tmp_path / "photos" / f"{person.name}.png")
+    write_cameras(cameras(0.1, 0.1), tmp_path / "own.json")
+    write_cameras(VIEWS, tmp_path / "views.json")
+
+    def run(out, **where):
+        own, views, photos = (str(tmp_path / name) for name in ("own.json", "views.json", "photos"))
+        invert(str(folder), out, [views], None, photos, own, None, 32, tuning=QUICK, device="cpu", **where)
+
+    run(str(tmp_path / "here"))
+    local = {path.relative_to(tmp_path / "here").as_posix() for path in (tmp_path / "here").rglob("*.*")}
+    at_url = {"out": "memory://bucket/inverted", "staging": str(tmp_path / "work")}
+    uploads.room = 2
+    with pytest.raises(InputError, match="memory://bucket/inverted: cannot be written"):
+        run(**at_url)
+    monkeypatch.setattr(Inversion, "fit", lambda *_: pytest.fail("inverted again"))
+    uploads.room = 1000
+    run(**at_url)
+    assert {name.removeprefix("/bucket/inverted/") for name in store.find("/bucket/inverted")} == local
+    assert uploads.paths[-1] == "/bucket/inverted/manifest.json"
+    assert not any((tmp_path / "work").iterdir())
+    with pytest.raises(InputError, match="memory://bucket/inverted exists already: choose another --out"):
+        run(**at_url)
 
 
 def test_system_name_has_generator_and_perceptual_network():

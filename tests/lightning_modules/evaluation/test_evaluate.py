@@ -42,7 +42,7 @@ def request_of(capture, model, tmp_path):
             scoring=ScoringSettings(metrics=["PSNR"]),
         )
         settings = dataclasses.replace(settings, **(row or {}))
-        return EvaluationRequest(settings, rows=rows or {}, out=str(tmp_path), **options)
+        return EvaluationRequest(settings, rows=rows or {}, **{"out": str(tmp_path), **options})
 
     return build
 
@@ -251,3 +251,25 @@ def test_second_process_in_the_same_folder_is_refused(request_of, tmp_path):
     with exclusive(tmp_path / "part-0-of-1"), pytest.raises(InputError, match="another process"):
         evaluate(plan)
     assert evaluate(plan)
+
+
+def test_results_are_moved_to_a_url(request_of, store, uploads, tmp_path, monkeypatch, capsys):
+    assert evaluate(plan_evaluation(request_of()))
+    local = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    at_url = {"out": "memory://bucket/table", "staging": str(tmp_path / "work")}
+    with pytest.raises(InputError, match=r"--part 0/2 shares a folder: give --out .*work/table to all parts"):
+        plan_evaluation(request_of(part="0/2", **at_url))
+    uploads.room = 2
+    with pytest.raises(InputError, match="memory://bucket/table: cannot be written"):
+        evaluate(plan_evaluation(request_of(**at_url)))
+    monkeypatch.setattr("lightning_modules.evaluation.systems.open_model", None)  # views are there
+    uploads.room = 1000
+    assert evaluate(plan_evaluation(request_of(**at_url)))
+    assert {name.removeprefix("/bucket/table/") for name in store.find("/bucket/table")} == local
+    table = json.loads(store.cat_file("/bucket/table/table.json"))
+    assert table == json.loads((tmp_path / "table.json").read_text())
+    assert uploads.paths[-1] == "/bucket/table/table.json"
+    assert not any((tmp_path / "work").iterdir())
+    assert capsys.readouterr().out.endswith("\nmemory://bucket/table\n")
+    with pytest.raises(InputError, match="memory://bucket/table exists already: choose another --out"):
+        plan_evaluation(request_of(**at_url))
