@@ -25,6 +25,7 @@ from lightning_modules.evaluation.scoring import ScoringPlan, native_sizes, scor
 from lightning_modules.evaluation.settings import EvaluationRequest, RowSettings
 from lightning_modules.evaluation.systems import ModelChoice
 from lightning_modules.loggers import wandb_logger
+from lightning_modules.sampling import loras
 from lightning_modules.sampling.presets import FLAG, HELP, chosen_preset
 from portraits.predictions import Predictions
 
@@ -97,7 +98,8 @@ def make_parser() -> ArgumentParser:
     )
     parser.add_argument("--config", action="config", help="YAML file of a table; flags override it")
     parser.add_argument(FLAG, type=str, help=HELP)
-    parser.add_class_arguments(RowSettings)
+    parser.add_argument("--lora", type=str, nargs="+", help=loras.HELP)
+    parser.add_class_arguments(RowSettings, skip={"lora"})
     parser.add_class_arguments(EvaluationRequest, skip={"row"})
     return parser
 

@@ -21,8 +21,8 @@ from core.engine import LocalEngine
 from core.errors import IncompleteError, InputError, one_line
 from core.files import RESULT, resumable_folder, whole_folder, write_json
 from lightning_modules.export_3d import Export, export
+from lightning_modules.sampling import loras
 from lightning_modules.sampling.call_options import StepCallback
-from lightning_modules.sampling.loras import with_loras
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
 from lightning_modules.sampling.plan import CAMERAS, PROXIES, SETTINGS, Plan, make_plan
 from lightning_modules.sampling.presets import FLAG, HELP, chosen_preset
@@ -101,7 +101,7 @@ def write_results(plan: Plan, loaded: Loaded | None) -> list[str]:
         )
         write_shared(folder, shared, plan.output.settings)
         if loaded is not None:
-            with with_loras(loaded.pipeline, plan.networks.loras):
+            with loras.with_loras(loaded.pipeline, plan.networks.loras):
                 synthesize_people(loaded.pipeline, people, shared, folder, on_step_end=loaded.on_step_end)
         else:
             given_up = run(plan, people, shared, folder)
@@ -210,12 +210,7 @@ def make_parser() -> ArgumentParser:
         help="EG3D labels (.json, .npy), or photos to estimate cameras from; instead of --trajectory",
     )
     parser.add_argument(FLAG, type=str, help=HELP)
-    parser.add_argument(
-        "--lora",
-        type=str,
-        nargs="+",
-        help="LoRAs for Stable Diffusion 1.5 on F, each a safetensors file, or FILE:WEIGHT",
-    )
+    parser.add_argument("--lora", type=str, nargs="+", help=loras.HELP)
     parser.add_argument(
         "--overwrite", action="store_true", help="replace the results of an earlier run in --out"
     )

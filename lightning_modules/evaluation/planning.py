@@ -38,6 +38,7 @@ from lightning_modules.evaluation.systems import OURS, ModelChoice
 from lightning_modules.evaluation.tables import Row, published_rows
 from lightning_modules.networks.portrait import NOISE_PRIOR
 from lightning_modules.sampling.devices import check_precision
+from lightning_modules.sampling.loras import Lora, check_loras
 from lightning_modules.sampling.model_summary import ModelSummary
 from lightning_modules.sampling.presets import preset
 from metrics.suite import MetricSuite
@@ -58,6 +59,7 @@ class RowPlan:
         scoring: settings of scoring
         truth_from: name of an earlier row whose predictions replace the truth
         system: name of the system in published rows
+        notes: remarks below the table
     """
 
     name: str
@@ -65,6 +67,7 @@ class RowPlan:
     scoring: ScoringPlan
     truth_from: str | None = None
     system: str = OURS
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -170,7 +173,7 @@ def _rows_of_models(
         native = dict.fromkeys(predictions.views, predictions.subjects.image_size)
         suite = suite_of(None if scoring.metrics is None else tuple(scoring.metrics))
         plan = _plan_scoring(scoring, suite, native, len(native), f"row {name!r}", devices.scoring)
-        rows[name] = RowPlan(name, predictions, plan, truth_from)
+        rows[name] = RowPlan(name, predictions, plan, truth_from, notes=_notes_on_text_and_loras(settings))
         if truth_from is None and settings.alignment == "aligned":
             compared.setdefault((settings.subjects, str(scoring)), name)
     rows_of_ours = [rows[name] for name in compared.values()]
@@ -218,6 +221,8 @@ def _plan_predictions(
     if settings.batch < 1:
         raise InputError(f"batch {settings.batch}: give 1 or more")
     check_precision(settings.precision, [device])
+    loras = parse_loras(settings)
+    check_loras(loras, model.folder)
     number, parts = part
     return PredictionPlan(
         out / f"samples-{fingerprint(settings, subjects, model.folder)}",
@@ -228,6 +233,7 @@ def _plan_predictions(
             settings.sampling,
             getattr(torch, settings.precision),
             settings.reference_network == "untrained",
+            loras,
         ),
         subjects,
         frozenset(subjects.keys[number::parts]),
@@ -236,8 +242,21 @@ def _plan_predictions(
         device,
         Move(settings.shift, settings.scale, settings.tilt) if settings.alignment == "moved" else None,
         OtherConditions(settings.renderer, settings.identity) if settings.conditions == "others" else None,
-        prediction_values(settings),
+        prediction_values(settings) | {"lora": [lora.record for lora in loras]},
     )
+
+
+def parse_loras(settings: PredictionSettings) -> tuple[Lora, ...]:
+    """The LoRAs of a model's predictions. Raises InputError for files that cannot be used."""
+    return tuple(Lora.parse(text) for text in settings.lora or ())
+
+
+def _notes_on_text_and_loras(settings: PredictionSettings) -> tuple[str, ...]:
+    """Remarks on what is put on F: a prompt, and LoRAs."""
+    notes = [f"prompt: {settings.sampling.prompt}"] if settings.sampling.prompt else []
+    records = [lora.record for lora in parse_loras(settings)]
+    notes += [f"LoRA {one['file']}, weight {one['weight']:g} ({one['fingerprint']})" for one in records]
+    return tuple(notes)
 
 
 def _check_model(model: ModelSummary, settings: PredictionSettings, subjects: SubjectSet) -> None:
@@ -283,9 +302,12 @@ def prediction_values(settings: PredictionSettings) -> dict[str, Any]:
 
 
 def fingerprint(settings: PredictionSettings, subjects: SubjectSet, model: Path) -> str:
-    """The fingerprint of everything that predictions depend on: settings, data, and the weights and
-    configuration in the folder `model`. Raises InputError."""
+    """The fingerprint of everything that predictions depend on: settings, data, the weights and configuration
+    in the folder `model`, and LoRAs by their content and weight. Raises InputError."""
     values = prediction_values(settings)
+    del values["lora"]
+    if loras := parse_loras(settings):
+        values["loras"] = [[fingerprints.of_file(lora.file), lora.weight] for lora in loras]
     values.pop("batch")
     values["sampling"].pop("chunk")
     values["subjects"].pop("cache_dir")

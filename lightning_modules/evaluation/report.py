@@ -41,10 +41,8 @@ class Report:
 def write_report(plan: EvaluationPlan, scored: Mapping[str, Scores]) -> Report:
     """Print the table and write `table.md`, `table.csv`, `table.json`, `yaw.png`, for every row `<row>.csv`
     and `<row>.worst.png`, and for a comparison of systems `dots.png` and `systems.png`."""
-    systems = {row.name: row.system for row in plan.rows}
-    rows = by_protocol(
-        [*(measured_row(name, scores, systems[name]) for name, scores in scored.items()), *plan.published]
-    )
+    measured = [measured_row(row.name, scored[row.name], row.system, row.notes) for row in plan.rows]
+    rows = by_protocol([*measured, *plan.published])
     text = markdown(plan.title, rows, plan.remarks)
     write_text(plan.out / "table.md", text)
     write_text(plan.out / "table.csv", csv_table(rows))

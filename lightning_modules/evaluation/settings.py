@@ -30,6 +30,7 @@ class PredictionSettings:
         renderer: renderer of the other people: synthetic, eg3d:FOLDER, panohead:FOLDER, or a GAN's options
         identity: number of the first rendered person
         sampling: number of steps (100 in the paper), guidance scale, starting noise (Table 2) and so on
+        lora: LoRAs for Stable Diffusion 1.5 on F, each a safetensors file, or FILE:WEIGHT
         precision: precision of the networks
         batch: number of subjects sampled at a time
     """
@@ -45,6 +46,7 @@ class PredictionSettings:
     renderer: RendererChoice = "synthetic"
     identity: int = 1_000_000
     sampling: Sampling = PAPER
+    lora: list[str] | None = None
     precision: Literal["float32", "float16", "bfloat16"] = "float32"
     batch: int = 4
 

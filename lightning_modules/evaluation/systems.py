@@ -15,6 +15,7 @@ from baselines.base import Request, ViewSynthesizer
 from baselines.registry import open_baseline
 from core.errors import InputError
 from lightning_modules.networks.reference import AppearanceReference
+from lightning_modules.sampling.loras import Lora, load_loras
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
 from lightning_modules.sampling.settings import Sampling
 from portraits.pixels import Images, to_images, to_pixels
@@ -41,13 +42,14 @@ class SystemChoice(Protocol):
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """A model folder, the settings of sampling, the dtype of its networks, and whether F_ref is replaced by
-    an untrained copy of F."""
+    """A model folder, the settings of sampling, the dtype of its networks, whether F_ref is replaced by an
+    untrained copy of F, and the LoRAs on F."""
 
     folder: Path
     sampling: Sampling = field(default_factory=Sampling)
     dtype: torch.dtype = torch.float32
     untrained_reference: bool = False
+    loras: tuple[Lora, ...] = ()
 
     def open(self, device: str) -> "Model":
         """Load the model. Raises InputError if the folder does not hold one."""
@@ -124,10 +126,11 @@ class Baseline:
 
 
 def open_model(choice: ModelChoice) -> DiffPortrait3DPipeline:
-    """The pipeline of a model. Raises InputError if the folder does not hold one."""
+    """The pipeline of a model. Raises InputError if the folder does not hold one, or a LoRA does not fit."""
     pipeline = DiffPortrait3DPipeline.from_pretrained(choice.folder, choice.dtype)
-    if not choice.untrained_reference:
-        return pipeline
-    model = pipeline.model
-    untrained = AppearanceReference.from_unet(model.backbone.unet).eval()
-    return DiffPortrait3DPipeline.of(replace(model, reference=untrained))
+    if choice.untrained_reference:
+        model = pipeline.model
+        untrained = AppearanceReference.from_unet(model.backbone.unet).eval()
+        pipeline = DiffPortrait3DPipeline.of(replace(model, reference=untrained))
+    load_loras(pipeline, choice.loras)
+    return pipeline

@@ -41,8 +41,8 @@ class Row:
     system: str = ""
 
 
-def measured_row(name: str, scores: Scores, system: str = "") -> Row:
-    """The row of scores, with the cost of the predictions if it was measured."""
+def measured_row(name: str, scores: Scores, system: str = "", notes: Sequence[str] = ()) -> Row:
+    """The row of scores, with the cost of the predictions if it was measured, and `notes` before its own."""
     predictions = scores.predictions
     costs = cost_of(predictions)
     return Row(
@@ -54,7 +54,7 @@ def measured_row(name: str, scores: Scores, system: str = "") -> Row:
         estimates(scores) | costs,
         scores.failures,
         scores.higher | dict.fromkeys(costs, False),
-        [*scores.notes, *system_notes(predictions)],
+        [*notes, *scores.notes, *system_notes(predictions)],
         system=system,
     )
 

@@ -19,6 +19,7 @@ from diffusers.utils.state_dict_utils import convert_unet_state_dict_to_peft
 from torch import Tensor, nn
 
 from core.errors import InputError
+from core.fingerprints import of_file
 from core.lists import shortened
 from core.model_folders import empty_model, read_json
 from core.tensors import check_finite, read_tensors
@@ -31,6 +32,7 @@ DOWN, UP = ".lora_A.weight", ".lora_B.weight"
 FAMILIES = {768: "Stable Diffusion 1.5", 1024: "Stable Diffusion 2", 2048: "Stable Diffusion XL"}
 # Raised by diffusers' and peft's loaders for files of other layouts.
 MALFORMED = (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, OSError)
+HELP = "LoRAs for Stable Diffusion 1.5 on F, each a safetensors file, or FILE:WEIGHT"
 log = logging.getLogger(__name__)
 
 
@@ -52,6 +54,11 @@ class Lora:
             raise InputError(f"--lora {text}: give a finite weight")
         check_file(lora.file)
         return lora
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The file, its weight, and the fingerprint of its content, as JSON values."""
+        return {"file": str(self.file), "weight": self.weight, "fingerprint": of_file(self.file)}
 
 
 class LoraTensors(NamedTuple):
@@ -227,12 +234,17 @@ class LoraMixin:
         raise NotImplementedError
 
 
+def load_loras(pipeline: LoraMixin, loras: Sequence[Lora]) -> None:
+    """Add LoRAs to F. Raises InputError as `load_lora_weights`."""
+    for lora in loras:
+        pipeline.load_lora_weights(lora.file, weight=lora.weight)
+
+
 @contextmanager
 def with_loras(pipeline: LoraMixin, loras: Sequence[Lora]) -> Iterator[None]:
     """Have LoRAs loaded during the block. Raises InputError as `load_lora_weights`."""
     try:
-        for lora in loras:
-            pipeline.load_lora_weights(lora.file, weight=lora.weight)
+        load_loras(pipeline, loras)
         yield
     finally:
         pipeline.unload_lora_weights()

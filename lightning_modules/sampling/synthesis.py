@@ -17,7 +17,7 @@ from core.files import PARTIAL, exclusive, whole_folder
 from core.workers import Worker
 from lightning_modules.sampling.call_options import CALLBACK_TENSORS, StepCallback
 from lightning_modules.sampling.devices import Precision
-from lightning_modules.sampling.loras import Lora
+from lightning_modules.sampling.loras import Lora, load_loras
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
 from lightning_modules.sampling.settings import Sampling
 from portraits.contact_sheet import camera_captions, view_sheet
@@ -66,8 +66,7 @@ def open_pipeline(networks: NetworkOptions, devices: Sequence[str]) -> DiffPortr
         networks.model, dtype=getattr(torch, networks.precision)
     )
     pipeline.to(devices[0]).tune(networks.channels_last, networks.compile)
-    for lora in networks.loras:
-        pipeline.load_lora_weights(lora.file, weight=lora.weight)
+    load_loras(pipeline, networks.loras)
     return pipeline.replicate(devices[1:])
 
 

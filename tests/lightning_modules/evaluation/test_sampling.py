@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from core.errors import IncompleteError, InputError
+from core.fingerprints import of_file
 from lightning_modules.evaluation import sampling
 from lightning_modules.evaluation.moving import moved
 from lightning_modules.evaluation.planning import plan_evaluation
@@ -21,6 +22,8 @@ from lightning_modules.sampling.settings import Sampling
 from portraits.cameras import angles
 from tests.engines import REASON, GivesUp
 from tests.faces import FlatRenderer
+from tests.networks.toy import toy_unet
+from tests.sampling.test_loras import made_by_peft
 
 
 def subjects_of(capture, **settings):
@@ -127,6 +130,33 @@ def test_cluster_samples_on_gpus_if_asked(settings, tmp_path, monkeypatch):
         assert row.predictions.device == sampling_device
     with pytest.raises(InputError, match="--device cuda: on a cluster"):
         plan_evaluation(EvaluationRequest(settings, out=str(tmp_path), engine="ray", device="cuda"))
+
+
+def test_loras_change_images_and_are_part_of_their_identity(settings, tmp_path):
+    file, _ = made_by_peft(tmp_path / "style.safetensors", toy_unet(sample_size=4))
+
+    def planned(*loras):
+        return plan(dataclasses.replace(settings, lora=list(loras) or None), tmp_path / "out")
+
+    def images(predictions):
+        return [(predictions.folder / view.image).read_bytes() for view in predictions.views]
+
+    plain, styled, weak = (
+        make_predictions(planned(*loras)) for loras in ((), (str(file),), (f"{file}:0.5",))
+    )
+    assert len({plain.folder, styled.folder, weak.folder}) == 3
+    for one, other in ((plain, styled), (plain, weak), (styled, weak)):
+        assert all(a != b for a, b in zip(images(one), images(other), strict=True))
+    assert styled.settings["lora"] == [{"file": str(file), "weight": 1.0, "fingerprint": of_file(file)}]
+
+    copy = shutil.copy(file, tmp_path / "copy.safetensors")
+    assert planned(f"{copy}:1.0").folder == styled.folder
+    written = {path: path.stat().st_mtime_ns for path in styled.folder.glob("*/*")}
+    assert make_predictions(planned(str(file))).views == styled.views
+    assert {path: path.stat().st_mtime_ns for path in styled.folder.glob("*/*")} == written
+
+    made_by_peft(file, toy_unet(sample_size=4), seed=1000)
+    assert planned(str(file)).folder not in (plain.folder, styled.folder, weak.folder)
 
 
 def test_prediction_folder_depends_on_settings(settings, tmp_path):
