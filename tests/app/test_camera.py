@@ -1,4 +1,4 @@
-"""The dragged head: what is rendered, once, and of whom."""
+"""The preview of the dragged head: its cameras, its cache and its limits."""
 
 import numpy as np
 import pytest
@@ -10,13 +10,13 @@ from tests.faces import FlatRenderer
 
 
 class Recorder(FlatRenderer):
-    """A renderer that remembers what it was asked for."""
+    """A renderer that records its calls."""
 
     def __init__(self):
-        self.asked = []
+        self.calls = []
 
     def render(self, identity, labels, size):
-        self.asked.append((identity, *np.degrees(angles(labels[0])).round(3).tolist(), size))
+        self.calls.append((identity, *np.degrees(angles(labels[0])).round(3).tolist(), size))
         return super().render(identity, labels, size)
 
 
@@ -27,22 +27,22 @@ def renderer(monkeypatch):
     return recorder
 
 
-def test_a_place_is_rendered_once(renderer):
+def test_frames_are_cached_by_rounded_angles(renderer):
     live = LiveCamera("eg3d:folder")
     first = live.frame(20.2, -10.4, 3)
     assert live.frame(19.8, -9.6, 3) is first
-    assert renderer.asked == [(3, 20.0, -10.0, SIDE)]
+    assert renderer.calls == [(3, 20.0, -10.0, SIDE)]
     assert live.frame(20.0, -10.0, 4).tobytes() != first.tobytes()
 
 
-def test_nothing_beyond_the_widget_s_limits_is_rendered(renderer):
+def test_angles_are_clamped_to_the_limits_of_the_widget(renderer):
     live = LiveCamera("eg3d:folder")
     live.frame(1e9, float("nan"), -7)
-    assert renderer.asked == [(0, float(MAX_YAW), 0.0, SIDE)]
+    assert renderer.calls == [(0, float(MAX_YAW), 0.0, SIDE)]
 
 
 @pytest.mark.slow
-def test_the_built_in_head_turns_with_the_camera():
+def test_built_in_head_turns_with_the_camera():
     live = LiveCamera("synthetic")
     left, front, right = (np.asarray(live.frame(yaw, 0, 0)).astype(float) for yaw in (-40, 0, 40))
     assert left.shape == (SIDE, SIDE, 3)

@@ -1,4 +1,4 @@
-"""Requests under way: the command's images bit for bit, progress, cancelling, one at a time a device."""
+"""Jobs of the page: the same images as the command, progress, cancellation, one request per device."""
 
 import shlex
 from concurrent.futures import CancelledError
@@ -28,7 +28,7 @@ SIZE = 32
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    """A whole model of 32 pixels in a folder."""
+    """The folder of a model of 32×32 pixels with all parts."""
     prior = toy_prior(image_size=SIZE, encoder_channels=(8,) * 5, rendering_size=16)
     whole = replace(toy_model(), noise_prior=prior)
     whole.backbone.unet.register_to_config(sample_size=SIZE // whole.backbone.downsampling)
@@ -49,7 +49,7 @@ def flat_renderer(monkeypatch):
 
 @pytest.fixture
 def request_for(model, tmp_path):
-    """A request of the page for four dragged views of a person."""
+    """A function that makes a request of the page for four dragged views."""
 
     def make(out="out", **settings):
         values = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
@@ -68,38 +68,38 @@ def views(folder: Path) -> np.ndarray:
     return np.stack([np.asarray(Image.open(path)) for path in sorted((folder / "views").iterdir())])
 
 
-def test_the_copied_command_makes_the_same_images_bit_for_bit(pipeline, request_for, tmp_path):
+def test_copied_command_makes_identical_images(pipeline, request_for, tmp_path):
     job = Workers([pipeline]).submit(request_for(eta=0.5, window=3))
     reports = list(job.follow())
-    made = job.result()
+    folder = job.result()
     words = shlex.split(command_line(replace(request_for(eta=0.5, window=3), out=str(tmp_path / "again"))))
     command.main(words[2:])
-    np.testing.assert_array_equal(views(made), views(tmp_path / "again"))
+    np.testing.assert_array_equal(views(folder), views(tmp_path / "again"))
     for name in ("sheet.png", "portrait_0.png", "cameras.json"):
-        assert (made / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+        assert (folder / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
     assert reports[-1].done == reports[-1].total == 3
 
 
-def test_progress_counts_views_and_steps_and_shows_previews(pipeline, request_for):
+def test_progress_reports_views_steps_and_previews(pipeline, request_for):
     reports: SimpleQueue[Progress] = SimpleQueue()
     watch = Watch(request_for(), reports.put, Event())
     Workers([pipeline])._run(watch.request, watch)
-    told = [reports.get() for _ in range(reports.qsize())]
-    assert [(x.stage, x.done, x.total) for x in told[1:]] == [
+    reported = [reports.get() for _ in range(reports.qsize())]
+    assert [(x.stage, x.done, x.total) for x in reported[1:]] == [
         (CONDITIONS, 4, 4),
         *((SAMPLING, step, 3) for step in (1, 2, 3)),
     ]
-    assert told[-1].views == 4
-    assert [image.size for image in told[-1].previews] == [(SIZE, SIZE)] * 4
-    assert told[-1].seconds_left == 0
+    assert reported[-1].views == 4
+    assert [image.size for image in reported[-1].previews] == [(SIZE, SIZE)] * 4
+    assert reported[-1].seconds_left == 0
 
 
 @pytest.mark.parametrize(("noise", "steps"), [(None, 2), ("3d-aware", 2), ("random", 4)])
-def test_the_steps_are_those_that_are_sampled(pipeline, request_for, noise, steps):
+def test_sampled_steps_depend_on_noise_and_strength(pipeline, request_for, noise, steps):
     assert sampled_steps(pipeline, request_for(steps=4, strength=0.5, noise=noise)) == steps
 
 
-def test_a_cancelled_request_ends_at_its_next_step_and_leaves_nothing(pipeline, request_for, tmp_path):
+def test_cancelled_request_ends_at_the_next_step_without_output(pipeline, request_for, tmp_path):
     workers = Workers([pipeline])
     job = workers.submit(request_for(steps=200))
     assert next(progress for progress in job.follow() if progress.stage == SAMPLING).done < 200
@@ -114,7 +114,7 @@ def test_a_cancelled_request_ends_at_its_next_step_and_leaves_nothing(pipeline, 
     assert (after.result() / "views.mp4").is_file()
 
 
-def test_a_second_request_waits_for_the_device(pipeline, request_for):
+def test_second_request_waits_for_the_device(pipeline, request_for):
     workers = Workers([pipeline])
     first, second = workers.submit(request_for(steps=200)), workers.submit(request_for("other"))
     next(first.follow())
@@ -126,7 +126,7 @@ def test_a_second_request_waits_for_the_device(pipeline, request_for):
         first.result()
 
 
-def test_what_is_wrong_with_a_request_reaches_the_page(pipeline, request_for):
+def test_input_errors_reach_the_page(pipeline, request_for):
     job = Workers([pipeline]).submit(request_for(steps=5000))
     list(job.follow())
     with pytest.raises(InputError, match="steps"):

@@ -1,4 +1,4 @@
-"""Which controls the page shows for a model, and what a preset fills in."""
+"""The controls that the page shows for a model, and the values that a preset sets."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -22,18 +22,18 @@ def controls(model, loras=()):
         return Controls(lambda _: "", model, loras)
 
 
-def test_prompt_and_loras_are_shown_where_the_model_takes_them(model, tmp_path):
+def test_prompt_and_loras_are_shown_for_models_that_support_them(model, tmp_path):
     plain = controls(model)
     assert not plain.settings["prompt"].visible
     assert plain.settings["lora"].choices == []
     assert "lcm" not in dict(plain.preset.choices)
-    more = controls(replace(model, text_folder=tmp_path), [Path("/loras/lcm.safetensors")])
-    assert more.settings["prompt"].visible
-    assert more.settings["lora"].choices == [("lcm", "/loras/lcm.safetensors")]
-    assert "lcm" in dict(more.preset.choices)
+    both = controls(replace(model, text_folder=tmp_path), [Path("/loras/lcm.safetensors")])
+    assert both.settings["prompt"].visible
+    assert both.settings["lora"].choices == [("lcm", "/loras/lcm.safetensors")]
+    assert "lcm" in dict(both.preset.choices)
 
 
-def test_the_page_begins_with_a_preset_which_the_others_replace(model):
+def test_page_starts_with_a_preset_that_others_replace(model):
     shown = controls(model).settings
     assert {name: shown[name].value for name in PRESET} == preset_values(START)
     assert fill_preset("released") == list(preset_values("released").values())

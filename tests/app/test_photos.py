@@ -1,4 +1,4 @@
-"""What the page says of a photo, and the portraits that `synthesize` gets."""
+"""Checks of uploaded photos, the choice of a face, and the portrait files for `synthesize`."""
 
 import numpy as np
 import pytest
@@ -11,16 +11,16 @@ from portraits.alignment.detection import Face, choose
 from portraits.people import read_portrait
 
 SIZE = 32
-FIVE = np.array([(-12.0, -12.0), (12.0, -12.0), (0.0, 2.0), (-10.0, 14.0), (10.0, 14.0)])
+LANDMARKS = np.array([(-12.0, -12.0), (12.0, -12.0), (0.0, 2.0), (-10.0, 14.0), (10.0, 14.0)])
 
 
 class TwoFaces:
-    """Finds a large face on the left and a smaller one on the right, whatever is in the photo."""
+    """Finds a large face on the left and a smaller one on the right in any photo."""
 
     def faces(self, image: Image.Image) -> list[Face]:
         found = []
         for x, scale in ((0.3, 1.0), (0.75, 0.7)):
-            points = FIVE * scale * image.height / 100 + (x * image.width, image.height / 2)
+            points = LANDMARKS * scale * image.height / 100 + (x * image.width, image.height / 2)
             found.append(Face(np.concatenate([points.min(0), points.max(0)]), points, 1.0))
         return found
 
@@ -29,7 +29,7 @@ class TwoFaces:
 
 
 class NoFaces(TwoFaces):
-    """Finds nobody."""
+    """Finds no face in any photo."""
 
     def faces(self, image: Image.Image) -> list[Face]:  # noqa: ARG002
         return []
@@ -43,16 +43,16 @@ def photo(tmp_path):
     return path
 
 
-def test_the_size_is_checked_before_anything_is_read(tmp_path, monkeypatch):
+def test_file_size_is_checked_before_reading(tmp_path, monkeypatch):
     path = tmp_path / "large.jpg"
     with path.open("wb") as file:
         file.truncate(module.MAX_BYTES + 1)
-    monkeypatch.setattr(module, "photo_size", None)  # anything read would fail
+    monkeypatch.setattr(module, "photo_size", None)  # reading would raise
     with pytest.raises(InputError, match=r"large.jpg: 32 MB are too many"):
         check_upload(path)
 
 
-def test_the_pixels_are_counted_before_they_are_decoded(photo, monkeypatch):
+def test_image_size_is_checked_before_decoding(photo, monkeypatch):
     monkeypatch.setattr(module, "MAX_PIXELS", 240 * 100 - 1)
     monkeypatch.setattr(ImageFile.ImageFile, "load", None)
     with pytest.raises(InputError, match="240x100 pixels are too many"):
@@ -62,25 +62,25 @@ def test_the_pixels_are_counted_before_they_are_decoded(photo, monkeypatch):
 @pytest.mark.parametrize(
     "content", [b"just a text file\n", b"\xff\xd8\xff\xe0 not really a JPEG", b"<svg/>", b""]
 )
-def test_what_is_no_photo_is_refused_by_its_content(tmp_path, content):
+def test_other_files_are_refused_by_their_content(tmp_path, content):
     path = tmp_path / "0a1b2c3d-notes.jpg"
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"^notes.jpg: cannot be read as a photo"):
         check_upload(path)
 
 
-def test_a_cut_off_photo_ends_in_one_line(photo):
+def test_truncated_photo_is_an_input_error(photo):
     photo.write_bytes(photo.read_bytes()[: photo.stat().st_size // 2])
     with pytest.raises(InputError, match=r"^us both.png: cannot be read"):
         check_photo(photo, SIZE, TwoFaces())
 
 
-def test_photo_without_a_face_is_an_error(photo):
+def test_photo_without_a_face_is_an_input_error(photo):
     with pytest.raises(InputError, match=r"^us both.png: no face is found in a photo of 240x100 pixels"):
         check_photo(photo, SIZE, NoFaces())
 
 
-def test_the_largest_face_is_taken_as_the_command_takes_it(photo, tmp_path):
+def test_largest_face_is_cropped_as_by_synthesize(photo, tmp_path):
     found = check_photo(photo, SIZE, TwoFaces())
     assert (len(found.boxes), found.chosen, found.largest) == (2, 0, True)
     expected = read_portrait(photo, SIZE, aligned=True, detector=TwoFaces())
@@ -90,7 +90,7 @@ def test_the_largest_face_is_taken_as_the_command_takes_it(photo, tmp_path):
     assert read_portrait(tmp_path / file, SIZE, align, TwoFaces()).tobytes() == expected.tobytes()
 
 
-def test_another_face_is_cropped_and_reaches_the_networks_unchanged(photo, tmp_path):
+def test_crop_of_another_face_is_used_unchanged(photo, tmp_path):
     first = check_photo(photo, SIZE, TwoFaces())
     other = choose_face(first, 1, SIZE, TwoFaces())
     assert (other.chosen, other.largest) == (1, False)
@@ -102,7 +102,7 @@ def test_another_face_is_cropped_and_reaches_the_networks_unchanged(photo, tmp_p
     assert seen == [first.crop.tobytes(), other.crop.tobytes()]
 
 
-def test_the_chosen_face_is_framed_in_colour(photo):
+def test_chosen_face_is_framed_in_colour(photo):
     first = check_photo(photo, SIZE, TwoFaces())
     second = choose_face(first, 1, SIZE, TwoFaces())
     left, right = (np.asarray(framed(face)).astype(int) for face in (first, second))
@@ -111,7 +111,7 @@ def test_the_chosen_face_is_framed_in_colour(photo):
     assert changed[:, left.shape[1] // 2 :].any()
 
 
-def test_a_crop_that_was_made_already_stays_as_it_is(tmp_path):
+def test_existing_crop_is_used_unchanged(tmp_path):
     values = np.random.default_rng(1).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
     Image.fromarray(values).save(tmp_path / "person-1.png")
     person = Photo(tmp_path / "person-1.png", Image.fromarray(values), is_crop=True)

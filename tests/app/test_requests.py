@@ -60,19 +60,19 @@ def parsed(line: str) -> Request:
 @pytest.mark.parametrize(
     "cameras", [{"trajectory": "spiral", "views": 4, "yaw": -20.5}, {"cameras": ["it's.json"]}]
 )
-def test_the_command_line_reads_back_as_the_request(align, settings, cameras):
+def test_command_line_round_trips(align, settings, cameras):
     request = make_request(FIXED, ["my photo.jpg", "-odd.png"][:1], align, cameras, settings, Path("out"))
     assert parsed(command_line(request)) == request
     assert (request.align, request.precision, request.model) == (align, "bfloat16", "models/a b")
 
 
-def test_a_request_comes_back_from_the_settings_of_its_result():
+def test_request_is_restored_from_its_settings():
     request = make_request(FIXED, ["a.jpg"], True, {"views": 4}, {"seed": 3}, Path("out"))
     stored = json.loads(json.dumps({"command": "x", "image_size": 64, **vars(request)}))
     assert request_of(stored) == request
 
 
-def test_the_page_shows_fields_of_the_request_and_presets_set_them():
+def test_controls_and_presets_are_fields_of_the_request():
     names = set(Request.__dataclass_fields__)
     assert {*SHOWN, *FOLDED} <= names
     assert set(PRESET) <= {*SHOWN, *FOLDED}
@@ -100,7 +100,7 @@ def test_dragged_cameras_are_written_as_labels(tmp_path):
     np.testing.assert_allclose(np.degrees(angles(labels)), dragged, atol=1e-4)
 
 
-def test_a_path_is_the_command_s_own(tmp_path):
+def test_trajectory_and_photos_become_options_of_synthesize(tmp_path):
     options = Cameras(trajectory="yaw_sweep", views=3, yaw=25.0).options(tmp_path)
     assert set(options) == {"trajectory", "views", "yaw", "pitch"}
     assert trajectory(**{"name": options.pop("trajectory"), **options}).shape == (3, 25)
@@ -109,7 +109,7 @@ def test_a_path_is_the_command_s_own(tmp_path):
 
 
 @pytest.mark.parametrize("mode", [DRAGGED, FOLLOWED])
-def test_cameras_that_were_not_given_are_asked_for(mode, tmp_path):
+def test_missing_cameras_are_input_errors(mode, tmp_path):
     with pytest.raises(InputError, match=r"drag the head|drop one"):
         Cameras(mode).options(tmp_path)
 

@@ -1,4 +1,4 @@
-"""What the command refuses before a model is loaded."""
+"""Checks of the page's options before a model is loaded."""
 
 import shutil
 import socket
@@ -33,25 +33,25 @@ def configs(tmp_path):
 
 
 @pytest.fixture(autouse=True)
-def gradio_is_there(monkeypatch):
+def gradio_is_installed(monkeypatch):
     monkeypatch.setattr(serve, "find_spec", lambda _: object())
 
 
-def test_the_page_is_this_machine_s_own_unless_told_otherwise():
+def test_page_is_served_to_this_machine_by_default():
     assert Options("model").host == "127.0.0.1"
 
 
-def test_a_model_is_read_from_its_configs(options, configs):
+def test_model_is_checked_without_its_weights(options, configs):
     assert check(replace(options, model=str(configs))).has_view_control
 
 
-def test_a_model_without_view_control_is_refused(options, configs):
+def test_model_without_view_control_is_refused(options, configs):
     shutil.rmtree(configs / "view_control")
     with pytest.raises(InputError, match=r"no view_control/ \(F_cam\)"):
         check(replace(options, model=str(configs)))
 
 
-def test_a_port_in_use_is_refused(options):
+def test_port_in_use_is_refused(options):
     with (
         socket.create_server((LOCAL, options.port)),
         pytest.raises(InputError, match="in use; choose another"),
@@ -60,7 +60,7 @@ def test_a_port_in_use_is_refused(options):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"port": 123456}, "--port 123456"),
         ({"host": "256.0.0.1"}, "on 256.0.0.1"),
@@ -72,14 +72,14 @@ def test_a_port_in_use_is_refused(options):
         ({"model": "nowhere/at/all"}, "nowhere/at/all"),
     ],
 )
-def test_what_cannot_be_served_is_refused_in_a_line(options, change, said, monkeypatch):
+def test_invalid_options_are_input_errors(options, change, message, monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         check(replace(options, **change))
 
 
-def test_gradio_is_asked_for(options, monkeypatch):
+def test_missing_gradio_is_an_input_error(options, monkeypatch):
     monkeypatch.setattr(serve, "find_spec", lambda _: None)
     with pytest.raises(InputError, match=r"pip install -e '.\[app\]'"):
         check(options)

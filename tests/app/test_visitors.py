@@ -1,4 +1,4 @@
-"""Visitors' folders: uploads, the last ten results, and whose files are whose."""
+"""Visitors' folders: uploads, the last ten results, and who is served which files."""
 
 import asyncio
 import json
@@ -28,8 +28,8 @@ def result(visitor, name, seed=0):
     return folder
 
 
-def answer(visitors, path, cookie=None):
-    """What a browser gets for a path: the status, and the headers."""
+def respond(visitors, path, cookie=None):
+    """The status and the headers of the response to a request for a path."""
     sent = []
 
     async def page(_scope, _receive, send):
@@ -44,19 +44,19 @@ def answer(visitors, path, cookie=None):
     return sent[0]["status"], dict(sent[0]["headers"])
 
 
-def test_a_file_goes_to_its_own_visitor_only(visitors):
+def test_files_are_served_to_their_own_visitor_only(visitors):
     ada = visitors.of({COOKIE: "ada"})
     own = ada.photos / "portrait.png"
     own.write_bytes(b"pixels")
     for route in ("/gradio_api/file=", "/file="):
-        assert answer(visitors, f"{route}{own}", "ada")[0] == 200
-        assert answer(visitors, f"{route}{own}", "bo")[0] == 404
-        assert answer(visitors, f"{route}{own}")[0] == 404
-        climbing = f"{visitors.of({COOKIE: 'bo'}).folder}/../{ada.folder.name}/photos/portrait.png"
-        assert answer(visitors, f"{route}{climbing}", "bo")[0] == 404
+        assert respond(visitors, f"{route}{own}", "ada")[0] == 200
+        assert respond(visitors, f"{route}{own}", "bo")[0] == 404
+        assert respond(visitors, f"{route}{own}")[0] == 404
+        traversal = f"{visitors.of({COOKIE: 'bo'}).folder}/../{ada.folder.name}/photos/portrait.png"
+        assert respond(visitors, f"{route}{traversal}", "bo")[0] == 404
 
 
-def test_an_unlisted_file_goes_to_whoever_knows_its_path(visitors, tmp_path):
+def test_unlisted_files_are_served_to_anyone_with_the_path(visitors, tmp_path):
     folder = result(visitors.of({COOKIE: "ada"}), "20260102-030405-abcd")
     splats = folder / "head_splats.ply"
     splats.write_bytes(b"splats")
@@ -65,13 +65,13 @@ def test_an_unlisted_file_goes_to_whoever_knows_its_path(visitors, tmp_path):
     path = unlisted(folder, splats.name)
     assert path.read_bytes() == b"splats"
     assert len(path.parent.name) == 32  # 128 random bits
-    assert answer(visitors, f"/gradio_api/file={path}")[0] == 200
-    assert answer(visitors, f"/gradio_api/file={splats}")[0] == 404
-    assert answer(visitors, f"/gradio_api/file={path.parent}/../../settings.json")[0] == 404
+    assert respond(visitors, f"/gradio_api/file={path}")[0] == 200
+    assert respond(visitors, f"/gradio_api/file={splats}")[0] == 404
+    assert respond(visitors, f"/gradio_api/file={path.parent}/../../settings.json")[0] == 404
     elsewhere = tmp_path / "unlisted/x/photo.png"
     elsewhere.parent.mkdir(parents=True)
     elsewhere.write_bytes(b"pixels")
-    assert answer(visitors, f"/gradio_api/file={elsewhere}")[0] == 404
+    assert respond(visitors, f"/gradio_api/file={elsewhere}")[0] == 404
 
 
 @pytest.mark.parametrize(
@@ -82,38 +82,38 @@ def test_an_unlisted_file_goes_to_whoever_knows_its_path(visitors, tmp_path):
         "/gradio_api/proxy=http://127.0.0.1:1/secret",
     ],
 )
-def test_nothing_else_is_given_or_fetched(visitors, path):
-    assert answer(visitors, path, "ada")[0] == 404
+def test_other_files_and_urls_are_not_served(visitors, path):
+    assert respond(visitors, path, "ada")[0] == 404
 
 
-def test_uploads_are_not_given_to_anybody(visitors):
-    assert answer(visitors, f"/gradio_api/file={upload(visitors)}", "ada")[0] == 404
+def test_uploads_are_not_served(visitors):
+    assert respond(visitors, f"/gradio_api/file={upload(visitors)}", "ada")[0] == 404
 
 
-def test_a_browser_gets_a_cookie_once_that_scripts_cannot_read(visitors):
-    first, second = (answer(visitors, "/")[1][b"set-cookie"].decode() for _ in range(2))
+def test_cookie_is_set_once_and_hidden_from_scripts(visitors):
+    first, second = (respond(visitors, "/")[1][b"set-cookie"].decode() for _ in range(2))
     assert first != second
     assert "HttpOnly" in first
     assert "SameSite=Strict" in first
-    assert b"set-cookie" not in answer(visitors, "/", "ada")[1]
+    assert b"set-cookie" not in respond(visitors, "/", "ada")[1]
 
 
-def test_the_folder_does_not_show_the_cookie(visitors):
+def test_folder_name_does_not_reveal_the_cookie(visitors):
     assert "secret-of-ada" not in str(visitors.of({COOKIE: "secret-of-ada"}).folder)
     with pytest.raises(InputError, match="cookie"):
         visitors.of({})
 
 
-def test_an_upload_moves_to_the_visitor_under_a_safe_name(visitors):
+def test_upload_is_moved_to_the_visitor_with_a_safe_name(visitors):
     ada = visitors.of({COOKIE: "ada"})
-    taken = visitors.take_upload(upload(visitors, "my ph<o>to;.jpg"), ada)
-    assert taken.parent == ada.photos
-    assert taken.name.endswith("-my_ph_o_to_.jpg")
-    assert taken.read_bytes() == b"pixels"
+    moved = visitors.take_upload(upload(visitors, "my ph<o>to;.jpg"), ada)
+    assert moved.parent == ada.photos
+    assert moved.name.endswith("-my_ph_o_to_.jpg")
+    assert moved.read_bytes() == b"pixels"
     assert not (visitors.root / ("ab" * 32)).exists()
 
 
-def test_another_visitor_s_file_is_no_upload(visitors):
+def test_files_that_were_not_uploaded_are_refused(visitors):
     ada, bo = visitors.of({COOKIE: "ada"}), visitors.of({COOKIE: "bo"})
     own = ada.photos / "portrait.png"
     own.write_bytes(b"pixels")
@@ -128,7 +128,7 @@ def test_another_visitor_s_file_is_no_upload(visitors):
     assert own.exists()
 
 
-def test_the_last_ten_results_are_kept(visitors):
+def test_last_ten_results_are_kept(visitors):
     ada = visitors.of({COOKIE: "ada"})
     names = [f"20260101-0000{second:02d}-0000" for second in range(KEPT + 2)]
     for name in names:
@@ -141,10 +141,10 @@ def test_the_last_ten_results_are_kept(visitors):
     assert not (ada.folder / "inputs" / names[0]).exists()
 
 
-def test_a_result_is_found_by_its_name_only(visitors):
+def test_results_are_found_by_plain_names_of_their_own_visitor(visitors):
     ada, bo = visitors.of({COOKIE: "ada"}), visitors.of({COOKIE: "bo"})
     name = "20260101-000000-0000"
     assert result(ada, name) == ada.result(name)
-    for visitor, asked in ((bo, name), (bo, f"../../{ada.folder.name}/results/{name}"), (ada, "..")):
+    for visitor, given in ((bo, name), (bo, f"../../{ada.folder.name}/results/{name}"), (ada, "..")):
         with pytest.raises(InputError, match="no such result"):
-            visitor.result(asked)
+            visitor.result(given)
