@@ -112,7 +112,12 @@ def hand_over() -> None:
 def launcher() -> int | None:
     """The ID of the process that launched this rank; None if this is no launched rank."""
     pid = int(os.environ.get(LAUNCHER, os.getpid()))
-    return None if pid == os.getpid() else pid
+    return None if pid == os.getpid() or not _local_rank() else pid
+
+
+def _local_rank() -> int:
+    """The number of this rank among those of its machine."""
+    return int(os.environ.get("LOCAL_RANK", 0))
 
 
 @contextmanager
@@ -132,7 +137,7 @@ def end_with_parent() -> None:
     """Let this process end when its launcher, or the agent of a cluster, has ended, whatever it waits for.
 
     It is for ranks other than the first of a machine. A launcher that has ended before is noticed too."""
-    if int(os.environ.get("LOCAL_RANK", 0)) == 0:
+    if not _local_rank():
         return
     parent = launcher() or os.getppid()
 

@@ -167,7 +167,8 @@ def test_launched_rank_ends_when_its_launcher_is_killed(code: str):
 def test_launcher_is_known_to_its_ranks_only(monkeypatch):
     monkeypatch.delenv(LAUNCHER, raising=False)
     assert ended(
-        start("""
+        start(
+            """
 import os
 from core.signals import LAUNCHER, launcher, launching
 print(launcher())
@@ -177,6 +178,10 @@ with launching():
     print(launcher())
     with launching():
         print(launcher())
+    os.environ["LOCAL_RANK"] = "0"  # as in other processes that the first rank starts
+    print(launcher())
 print(LAUNCHER in os.environ)
-""")
-    ) == (0, "None\nNone True\n1\n1\nFalse\n", "")
+""",
+            LOCAL_RANK="1",
+        )
+    ) == (0, "None\nNone True\n1\n1\nNone\nFalse\n", "")
