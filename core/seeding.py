@@ -54,8 +54,8 @@ def stream_timesteps(
 
     They depend on `seed` and the positions only. Successive positions advance by the golden ratio, from a
     random offset for each `STREAM_BLOCK` positions: any run of neighbours covers the schedule evenly, which
-    lowers the variance of the mean loss. The marginal distribution is uniform, or shifted as in
-    `spread_timesteps`.
+    lowers the variance of the mean loss. The marginal distribution is uniform, or with a `shift` above 1
+    denser where there is more noise (Stable Diffusion 3): u becomes shift * u / (1 + (shift - 1) * u).
     """
     rows = []
     for position in positions:
@@ -63,20 +63,6 @@ def stream_timesteps(
         start = torch.rand(1, dtype=torch.float64, generator=block)
         index = position % STREAM_BLOCK * count + torch.arange(count, dtype=torch.float64)
         rows.append((start + index * GOLDEN_RATIO).remainder(1))
-    return _timesteps(torch.stack(rows), total, shift)
-
-
-def spread_timesteps(count: int, total: int, draw: torch.Generator, shift: float = 1.0) -> Tensor:
-    """Stratified timesteps (count,) below `total`: one from each of `count` equal intervals, in random order.
-
-    Stratification lowers the variance of the mean loss. The distribution is uniform, or with a `shift` above
-    1 denser where there is more noise (Stable Diffusion 3): u becomes shift * u / (1 + (shift - 1) * u).
-    """
-    parts = torch.randperm(count, generator=draw) + torch.rand(count, generator=draw)
-    return _timesteps(parts / count, total, shift)
-
-
-def _timesteps(places: Tensor, total: int, shift: float) -> Tensor:
-    """Timesteps at relative positions in [0, 1) of the schedule."""
+    places = torch.stack(rows)
     places = shift * places / (1 + (shift - 1) * places)
     return (places * total).long().clamp(max=total - 1)

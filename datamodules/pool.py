@@ -64,15 +64,14 @@ class Pool:
     def batch(self, name: str, index: Tensor, places: Tensor | None) -> dict[str, Tensor]:
         """A batch {name: (B, …)} of the rows `index` (B,).
 
-        With `places` (see `others`) it also has "other_" + name, another view of each person; "paired" (B,),
-        whether there is one; and "person" (B,), which is equal for views of the same person."""
+        With `places` (see `others`) it also has "other_" + name, another view of each person, and "paired"
+        (B,), whether there is one."""
         batch = {name: self.rows[index]}
         if places is None:
             return batch
         return batch | {
             f"other_{name}": self.rows[self.others(index, places)],
             "paired": self.count[index] > 1,
-            "person": self.first[index],
         }
 
 
@@ -84,19 +83,15 @@ def has_pair(batch: dict[str, Tensor]) -> Tensor:
     return batch["paired"]
 
 
-def paired(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """The moments (P, 2C, H, W) of a batch's images that have another view of the same person, and that
-    view's."""
-    chosen = batch["paired"]
-    return batch["moments"][chosen], batch["other_moments"][chosen]
+def others(people: Sequence[str | int]) -> Tensor:
+    """For each image, the index of the next one of another person (N,), or its own if there is none."""
+    count = len(people)
 
+    def following(own: int) -> int:
+        after = ((own + k) % count for k in range(1, count))
+        return next((one for one in after if people[one] != people[own]), own)
 
-def others(identities: Sequence[str | int]) -> Tensor:
-    """For each frame, the index of the next one of another person (B,), or its own if there is none."""
-    count = len(identities)
-    rows = [[(i + k) % count for k in range(1, count)] for i in range(count)]
-    chosen = [next((j for j in row if identities[j] != identities[i]), i) for i, row in enumerate(rows)]
-    return torch.tensor(chosen)
+    return torch.tensor([following(own) for own in range(count)], dtype=torch.long)
 
 
 class PoolLoader:
@@ -138,15 +133,9 @@ class PoolLoader:
             place = start + self.ranks * torch.arange(self.batch_size)
             position = self.epoch * len(self.pool) + place
             self.position += 1
-            yield self.pool.batch(self.name, order[place], self._places(position)) | {"position": position}
+            places = uniform_at(f"{self.seed} pairs", position) if self.pairs else None
+            yield self.pool.batch(self.name, order[place], places) | {"position": position}
         self.epoch, self.position = self.epoch + 1, 0
-
-    def _places(self, position: Tensor) -> Tensor | None:
-        """Random numbers (B,) that choose the other views at positions (B,) of the stream."""
-        if not self.pairs:
-            return None
-        draws = stream_generators(f"{self.seed} pairs", position.tolist())
-        return torch.cat([torch.rand(1, generator=draw) for draw in draws])
 
     def state_dict(self) -> dict[str, int]:
         """The position of the next batch."""
@@ -158,7 +147,10 @@ class PoolLoader:
 
 
 class OrderedLoader:
-    """Batches of the rows `index` of a pool in a fixed order."""
+    """Batches of the rows `index` of a pool in a fixed order.
+
+    Like those of `PoolLoader`, with "position" the place of each row in `index`. With `pairs` they also have
+    "another_" + name: for each row that has another view, such a view of the next person who has one."""
 
     def __init__(self, pool: Pool, index: list[int], name: str, batch_size: int, pairs: bool = False) -> None:
         self.pool = pool
@@ -172,10 +164,27 @@ class OrderedLoader:
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         """All batches; the last one may be smaller."""
-        for number, index in enumerate(self.index.split(self.batch_size)):
-            draw = torch_generator("pairs", number)
-            places = torch.rand(len(index), generator=draw) if self.pairs else None
-            yield self.pool.batch(self.name, index, places)
+        positions = torch.arange(len(self.index))
+        places = uniform_at("validation pairs", positions) if self.pairs else None
+        another = None if places is None else self._another(places)
+        for position in positions.split(self.batch_size):
+            own = None if places is None else places[position]
+            batch = self.pool.batch(self.name, self.index[position], own) | {"position": position}
+            if another is not None:
+                batch[f"another_{self.name}"] = self.pool.rows[another[position]]
+            yield batch
+
+    def _another(self, places: Tensor) -> Tensor:
+        """The row (N,) of another person's view for each row of `index`; its own where it has no other."""
+        rows = self.pool.others(self.index, places)
+        chosen = (self.pool.count[self.index] > 1).nonzero().flatten()
+        following = chosen[others(self.pool.first[self.index[chosen]].tolist())]
+        return rows.index_copy(0, chosen, rows[following])
+
+
+def uniform_at(seed: int | str, positions: Tensor) -> Tensor:
+    """A random number (B,) in [0, 1) for each position (B,) of a stream."""
+    return torch.cat([torch.rand(1, generator=draw) for draw in stream_generators(seed, positions.tolist())])
 
 
 class ImagePool(pl.LightningDataModule):
@@ -183,7 +192,7 @@ class ImagePool(pl.LightningDataModule):
 
     Batches are {"images": (B, 3, S, S) uint8}. If `vae` is given, the images are encoded once in `setup`, and
     batches are {"moments": (B, 2C, H, W) float16}: mean and log variance of the posterior, before scaling.
-    Those of training also have "position", see `PoolLoader`.
+    They also have "position", see `PoolLoader` and `OrderedLoader`.
     All images are held in memory on every rank: use it for captures of small images.
 
     Args:

@@ -23,12 +23,11 @@ from core.model_folders import load_model, save_model
 from core.seeding import (
     normal,
     normal_by_row,
-    spread_timesteps,
     stream_generators,
     stream_timesteps,
     torch_generator,
 )
-from datamodules.pool import has_pair, others, paired
+from datamodules.pool import has_pair
 from lightning_modules.networks.denoiser import Denoiser
 from lightning_modules.networks.pretrained import Backbone, save_backbone
 from lightning_modules.networks.reference import ReferenceBank, attention_inputs
@@ -269,17 +268,10 @@ class BackboneModule(pl.LightningModule):
         self.vae.eval()
         return self
 
-    def fixed_draws(self, moments: Tensor, *key: int | str) -> Draws:
-        """Draws for posteriors (B, 2C, H, W) that are functions of `key`; timesteps are spread evenly."""
-        draw, mean = torch_generator(*key), moments.float().chunk(2, 1)[0]
-        latents, noise = (normal(mean.shape, draw, mean) for _ in range(2))
-        timesteps = spread_timesteps(len(mean), self.scheduler.config.num_train_timesteps, draw)
-        return Draws(latents, noise, timesteps.to(mean.device))
-
-    def stream_draws(self, moments: Tensor, positions: Sequence[int]) -> Draws:
-        """Draws for posteriors (B, 2C, H, W) that are functions of the seed and their positions in the
-        stream, independent of the number of ranks."""
-        seed, mean = self.hparams.seed, moments.float().chunk(2, 1)[0]
+    def draws(self, moments: Tensor, seed: int | str, positions: Sequence[int]) -> Draws:
+        """Draws for posteriors (B, 2C, H, W) that are functions of a seed and of their positions in the
+        stream or the validation set, independent of batches and ranks."""
+        mean = moments.float().chunk(2, 1)[0]
         draws = stream_generators(seed, positions)
         latents, noise = (normal_by_row(mean.shape, draws, mean) for _ in range(2))
         timesteps = stream_timesteps(seed, positions, 1, self.scheduler.config.num_train_timesteps)
@@ -316,33 +308,34 @@ class BackboneModule(pl.LightningModule):
         return loss
 
     def training_loss(self, batch: dict[str, Tensor], share: Tensor | None = None) -> Tensor:
-        """Eq. 1 for a training batch, a scalar, with `stream_draws`.
+        """Eq. 1 for a training batch, a scalar, with draws at its positions in the stream.
 
         With `share`, F reads, and the mean over ranks is the loss of those images that have another view:
         `share` is their share of the images of all ranks."""
         moments = batch["moments"]
-        drawn = self.stream_draws(moments, batch["position"].tolist())
+        drawn = self.draws(moments, self.hparams.seed, batch["position"].tolist())
         if share is None:
             return self.loss(moments, drawn).mean()
         losses = self.loss(moments, drawn, batch["other_moments"])
         return (losses * has_pair(batch) / share).mean()
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """`val/loss`: Eq. 1 at fixed timesteps and noise.
+        """`val/loss`: Eq. 1 at timesteps and noise that are fixed for each image.
 
         If F learns to read, also the losses of images that have another view of the same person, with the
         same noise: `val/loss_reading` that view, `val/loss_reading_another` person's view, and
         `val/loss_reading_nobody`."""
-        drawn = self.fixed_draws(batch["moments"], "validation", batch_idx)
-        loss = self.loss(batch["moments"], drawn).mean()
-        self.log("val/loss", loss, batch_size=len(batch["moments"]), prog_bar=True, sync_dist=True)
+        moments, position = batch["moments"], batch["position"]
+        loss = self.loss(moments, self.draws(moments, "validation", position.tolist())).mean()
+        self.log("val/loss", loss, batch_size=len(moments), prog_bar=True, sync_dist=True)
         if not self.hparams.reading or not has_pair(batch).any():
             return
-        moments, right = paired(batch)
-        another = right[others(batch["person"][batch["paired"]].tolist()).to(right.device)]
-        drawn = self.fixed_draws(moments, "validation", "reading", batch_idx)
-        for name, read in {"": right, "_another": another, "_nobody": None}.items():
-            loss = self.loss(moments, drawn, read).mean()
+        chosen = has_pair(batch)
+        moments, position = moments[chosen], position[chosen]
+        drawn = self.draws(moments, "validation reading", position.tolist())
+        views = {"": batch["other_moments"], "_another": batch["another_moments"]}
+        for name, view in (views | {"_nobody": None}).items():
+            loss = self.loss(moments, drawn, None if view is None else view[chosen]).mean()
             self.log(f"val/loss_reading{name}", loss, batch_size=len(moments), sync_dist=True)
 
     @torch.no_grad()

@@ -12,7 +12,7 @@ from callbacks.export import Export
 from callbacks.weight_average import WeightAverage
 from core.errors import InputError
 from core.model_folders import save_model
-from datamodules.pool import ImagePool, Pool, PoolLoader, others, paired
+from datamodules.pool import ImagePool, OrderedLoader, Pool, PoolLoader, others
 from lightning_modules.backbone import AutoencoderModule, BackboneModule
 from lightning_modules.networks.pretrained import load_backbone
 from lightning_modules.networks.reference import AppearanceReference
@@ -222,8 +222,9 @@ def test_f_reads_its_own_detached_features_of_another_view(reader):
     """The bank equals that of an F_ref copied from F, and carries no gradient."""
     unet, data = reader
     data.setup("fit")
-    moments, other = paired(next(iter(data.train_dataloader())))
-    assert len(moments) == 16
+    batch = next(iter(data.train_dataloader()))
+    moments, other = batch["moments"], batch["other_moments"]
+    assert batch["paired"].all()
     copy = AppearanceReference.from_unet(unet.denoiser.unet)
     latents = other.float().chunk(2, 1)[0] * unet.vae.config.scaling_factor
     bank = copy(latents.unsqueeze(1), torch.zeros(len(latents)), unet.denoiser.empty_prompt)
@@ -232,7 +233,8 @@ def test_f_reads_its_own_detached_features_of_another_view(reader):
     for name, features in own.items():
         assert torch.equal(features, bank[name])
         assert not features.requires_grad
-    alone, read = (unet.loss(moments, unet.fixed_draws(moments, "x"), x) for x in (None, other))
+    drawn = unet.draws(moments, "x", range(len(moments)))
+    alone, read = (unet.loss(moments, drawn, x) for x in (None, other))
     assert not torch.allclose(alone, read)
 
 
@@ -290,6 +292,30 @@ def test_loss_of_f_does_not_depend_on_ranks(reader, ranks, reading):
     assert any(unequal)
     assert alone.unique().numel() == 3
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_validation_of_f_does_not_depend_on_the_batch_size(reader, make_trainer, batch_size):
+    unet, data = reader
+    data.val_images = 11
+
+    def validated(size):
+        data.batch_size = size
+        return make_trainer(limit_val_batches=1.0).validate(unet, data, verbose=False)[0]
+
+    whole, parts = validated(11), validated(batch_size)
+    assert len(whole) == 4
+    assert parts == pytest.approx(whole, rel=1e-4)
+
+
+def test_another_view_is_that_of_the_next_person_who_has_one():
+    pool = Pool(torch.arange(7), torch.tensor([0, 0, 2, 3, 3, 5, 5]), torch.tensor([2, 2, 1, 2, 2, 2, 2]))
+    batches = list(OrderedLoader(pool, [0, 1, 2, 3, 6], "rows", 2, pairs=True))
+    found = {name: torch.cat([batch[name] for batch in batches]).tolist() for name in batches[0]}
+    assert found["other_rows"] == [1, 0, 2, 4, 5]
+    assert found["another_rows"] == [4, 4, 2, 5, 1]
+    alone = next(iter(OrderedLoader(unpaired(3), [0, 1], "rows", 2, pairs=True)))
+    assert alone["another_rows"].tolist() == [0, 1]
 
 
 def test_reading_without_pairs_is_an_input_error(reader, make_trainer):

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from core.errors import InputError
-from core.seeding import STREAM_BLOCK, normal, spread_timesteps, stream_timesteps, torch_generator
+from core.seeding import STREAM_BLOCK, normal, stream_timesteps, torch_generator
 from lightning_modules.optimization import FINAL_FRACTION, Learning
 
 
@@ -45,14 +45,6 @@ def test_draws_depend_only_on_the_key():
     )
 
 
-def test_timesteps_are_stratified():
-    timesteps = spread_timesteps(10, 1000, torch_generator(0))
-    assert sorted((timesteps // 100).tolist()) == list(range(10))
-    many = torch.cat([spread_timesteps(2, 1000, torch_generator(seed)) for seed in range(2000)])
-    assert many.float().mean() == pytest.approx(499.5, abs=10)
-    assert (many.min(), many.max()) == (0, 999)
-
-
 def test_stream_timesteps_depend_on_position_and_are_spread():
     together = stream_timesteps(0, range(40, 56), 4, 1000)
     apart = torch.cat([stream_timesteps(0, [position], 4, 1000) for position in range(40, 56)])
@@ -70,13 +62,12 @@ def test_stream_timesteps_depend_on_position_and_are_spread():
 
 def test_inverse_of_shifted_timesteps_is_uniform():
     """The inverse u = t / (s - (s - 1) t) is uniform."""
-    shifted = spread_timesteps(1000, 1000, torch_generator(0), shift=3.0).double().add(0.5) / 1000
+    shifted = stream_timesteps(0, range(1000), 1, 1000, shift=3.0).flatten().double().add(0.5) / 1000
     uniform = (shifted / (3 - 2 * shifted)).sort().values
     torch.testing.assert_close(uniform, (torch.arange(1000).double() + 0.5) / 1000, rtol=0, atol=3e-3)
-    assert torch.equal(
-        spread_timesteps(9, 1000, torch_generator(1), shift=1.0),
-        spread_timesteps(9, 1000, torch_generator(1)),
-    )
+    timesteps = stream_timesteps(0, range(1000), 1, 1000)
+    assert torch.equal(stream_timesteps(0, range(1000), 1, 1000, shift=1.0), timesteps)
+    assert (timesteps.min(), timesteps.max()) == (0, 999)
 
 
 def test_8bit_state_takes_a_quarter_and_needs_bitsandbytes(monkeypatch):
