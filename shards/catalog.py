@@ -177,7 +177,9 @@ class Catalog:
         """Index a shard and read its properties; adds its people to `identities`."""
         try:
             path = self._cache.local(url)
-        except NotThereError as error:
+        except InputError as error:
+            if url.endswith(".tar"):
+                raise
             raise InputError(f"{error}; the URL of a built folder ends in /") from error
         index = ShardIndex.scan(path)
         if not len(index):

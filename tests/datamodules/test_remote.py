@@ -10,11 +10,13 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 
 from core.errors import InputError
 from datamodules import PortraitViewsDataModule, SourceConfig
 from shards import fetch as fetching
+from shards.catalog import Catalog
 from shards.fetch import ShardCache
 
 Make = Callable[..., PortraitViewsDataModule]
@@ -129,6 +131,15 @@ def test_transient_errors_are_retried(built: Path, tmp_path: Path, failures: int
     assert len(requests) == (3 if status == 503 else 1)
     http.shutdown()
     http.server_close()
+
+
+@pytest.mark.parametrize("name", ["small", "missing"])
+def test_url_of_a_folder_without_a_slash_is_named(
+    store: fsspec.AbstractFileSystem, tmp_path: Path, name: str
+) -> None:
+    store.pipe_file("/bucket/small/manifest.json", b"{}")
+    with pytest.raises(InputError, match=f"memory://bucket/{name}: .*; the URL of a built folder ends in /$"):
+        _ = Catalog("it", f"memory://bucket/{name}", ShardCache(tmp_path, 10**9)).shards
 
 
 def test_broken_transfer_leaves_no_file(tmp_path: Path) -> None:

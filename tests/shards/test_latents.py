@@ -163,6 +163,8 @@ def test_invalid_arguments_are_input_errors(folders: tuple[Path, Path], vae: Aut
     arguments = ["--vae", str(tmp_path / "backbone"), "--out", str(tmp_path / "new")]
     with pytest.raises(InputError, match="--batch 0"):
         command.main([str(plain), *arguments, "--batch", "0"])
+    with pytest.raises(InputError, match="s3://bucket/shards: only a folder is read"):
+        command.main(["s3://bucket/shards", *arguments])
     command.main([str(plain), *arguments, "--device", "cpu"])
     assert Manifest.load(tmp_path / "new").latents_of == vae_fingerprint(vae)
 

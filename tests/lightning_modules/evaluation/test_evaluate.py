@@ -221,12 +221,18 @@ def test_loras_are_named_below_the_table(request_of, tmp_path):
     assert plain["values"]["PSNR"]["mean"] != styled["values"]["PSNR"]["mean"]
 
 
-def test_loras_are_given_as_to_synthesize():
+def test_loras_are_given_as_to_synthesize(tmp_path):
     given = ["--lora", "one.safetensors", "two.safetensors:0.5", "--sampling.prompt", "in oil"]
     row = parse_request(given).row
     assert row.lora == ["one.safetensors", "two.safetensors:0.5"]
     assert row.sampling.prompt == "in oil"
     assert parse_request([]).row.lora is None
+    (tmp_path / "table.yaml").write_text(
+        "lora: [one.safetensors]\nrows: {a: {}, b: {lora: [b.safetensors:2]}}\n"
+    )
+    table = parse_request([f"--config={tmp_path / 'table.yaml'}"])
+    changed = change_settings(table.row, table.rows["b"], "b")
+    assert (table.row.lora, changed.lora) == (["one.safetensors"], ["b.safetensors:2"])
 
 
 def test_removing_backgrounds_needs_masks(request_of):
