@@ -128,7 +128,7 @@ def test_cluster_output_equals_local_output(cluster, inputs, expected, tmp_path,
 @JOBS
 def test_output_is_the_same_if_a_worker_is_killed(cluster, inputs, expected, tmp_path, job):
     command = job.start(inputs, tmp_path / "run", f"--engine=ray:{cluster.address}")
-    wait_until(lambda: any((tmp_path / "run").glob(job.units)), command)
+    wait_until(lambda: times((tmp_path / "run").glob(job.units)), command)
     worker = wait_until(lambda: workers(cluster.process, BUSY), command)[0]
     os.kill(worker, signal.SIGKILL)
     assert command.wait() == 0, command.log.read_text()
@@ -139,7 +139,7 @@ def test_output_is_the_same_if_a_worker_is_killed(cluster, inputs, expected, tmp
 def test_killed_command_is_resumed(cluster, inputs, expected, tmp_path, job):
     arguments = (inputs, tmp_path / "run", f"--engine=ray:{cluster.address}")
     command = job.start(*arguments)
-    wait_until(lambda: any((tmp_path / "run").glob(job.units)), command)
+    wait_until(lambda: times((tmp_path / "run").glob(job.units)), command)
     command.kill()
     wait_until(lambda: not workers(cluster.process, WORKER))  # they end by themselves
     kept = times((tmp_path / "run").glob(job.units))
