@@ -16,6 +16,7 @@ from shards.index import ShardIndex
 
 log = logging.getLogger(__name__)
 
+ABOUT = "about"  # the only metadata, as safetensors writes several in a random order
 MAX_OPEN = 256  # indices in a process's memory; one of 128 frames of 16 views takes 0.1 MB
 
 
@@ -63,10 +64,10 @@ class IndexCache:
             return None
         try:
             with safe_open(file, framework="numpy") as stored:
-                about = stored.metadata()
+                about = json.loads(stored.metadata()[ABOUT])
                 if about["state"] != state:
                     return None
-                keys, layouts = json.loads(about["keys"]), json.loads(about["layouts"])
+                keys, layouts = about["keys"], about["layouts"]
                 arrays = {name: stored.get_tensor(name) for name in ("layout", "start", "spans")}
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             log.warning("%s is damaged (%s): the shard is indexed again", file, error)
@@ -78,7 +79,7 @@ class IndexCache:
         file = self._file(url)
         if file is None:
             return
-        about = {"state": state, "keys": json.dumps(index.keys), "layouts": json.dumps(index.layouts)}
+        about = {"state": state, "keys": index.keys, "layouts": index.layouts}
         arrays: dict[str, NDArray[Any]] = {
             "layout": index.layout,
             "start": index.start,
@@ -87,7 +88,7 @@ class IndexCache:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             with whole_file(file) as partial:
-                save_file(arrays, partial, about)
+                save_file(arrays, partial, {ABOUT: json.dumps(about)})
         except OSError as error:
             log.warning("%s cannot be written (%s): every process indexes shards itself", file.parent, error)
             self._folder = None

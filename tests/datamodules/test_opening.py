@@ -83,6 +83,16 @@ def test_a_changed_shard_is_indexed_again(tmp_path: Path) -> None:
         IndexCache(tmp_path / "indices").open("a.tar", tmp_path / "gone.tar", "3")
 
 
+def test_equal_indices_are_stored_as_equal_bytes(tmp_path: Path) -> None:
+    path, stored = tmp_path / "a.tar", set()
+    with SampleTar(path) as tar:
+        tar.add("one", {"x": b"1", "y": b"22"})
+    for number in range(8):
+        IndexCache(tmp_path / str(number)).open("a.tar", path, "1")
+        stored.update(file.read_bytes() for file in (tmp_path / str(number)).glob("*.index"))
+    assert len(stored) == 1
+
+
 @pytest.mark.parametrize("keep", [0, 100, -1])
 def test_a_damaged_index_is_computed_again(
     tmp_path: Path, keep: int, caplog: pytest.LogCaptureFixture
