@@ -1,4 +1,4 @@
-"""Requests under way: one at a time on a device, with their progress, previews, and cancelling."""
+"""Requests under way: a queue, one at a time on a device, with their progress, previews, and cancelling."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -6,12 +6,13 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from threading import Event
+from threading import Event, Lock
 from typing import Any
 
 from PIL import Image
 from torch import Tensor
 
+from core.errors import InputError
 from core.lists import spread
 from lightning_modules.sampling.call_options import to_output
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
@@ -23,14 +24,17 @@ from lightning_modules.synthesize import Loaded, synthesize
 PREVIEWS = 4  # views that are shown while they become clear
 PREVIEW_SHARE = 0.2  # of the time at most goes into previews
 POLL = 0.1  # seconds
+MAX_WAITING = 16  # requests, each of which has a thread of the page that follows it
 
+WAITING = "waiting"
 READING, CONDITIONS, SAMPLING = "reading photos", "rendering conditions", "sampling"
 
 
 @dataclass(frozen=True)
 class Progress:
     """How far a request is: `done` of `total` views or steps of a `stage`, the seconds that this stage still
-    takes (None: unknown), how many views there will be, and the newest previews."""
+    takes (None: unknown), how many views there will be, and the newest previews; or its `place` in the queue,
+    from 1."""
 
     stage: str = READING
     done: int = 0
@@ -38,9 +42,10 @@ class Progress:
     seconds_left: float | None = None
     views: int = 0
     previews: Sequence[Image.Image] = ()
+    place: int = 0
 
 
-@dataclass
+@dataclass(eq=False)
 class Watch:
     """Follows one request from inside: reports its progress, raises CancelledError once cancelled."""
 
@@ -136,16 +141,36 @@ class Workers:
         for pipeline in pipelines:
             self._free.put(pipeline)
         self._pool = ThreadPoolExecutor(self.count, "device")
+        self._waiting: list[Watch] = []
+        self._lock = Lock()
 
     def submit(self, request: Request) -> Job:
-        """Hand in a request."""
+        """Hand in a request. Raises InputError if too many wait."""
         reports: SimpleQueue[Progress] = SimpleQueue()
         cancelled = Event()
         watch = Watch(request, reports.put, cancelled)
-        return Job(self._pool.submit(self._run, request, watch), reports, cancelled)
+        with self._lock:
+            if len(self._waiting) >= MAX_WAITING:
+                raise InputError(f"{MAX_WAITING} requests are waiting: try again later")
+            self._waiting.append(watch)
+            watch.report(Progress(WAITING, place=len(self._waiting)))
+        future = self._pool.submit(self._run, request, watch)
+        future.add_done_callback(lambda _: self._stop_waiting(watch))  # cancelled before it began
+        return Job(future, reports, cancelled)
+
+    def _stop_waiting(self, watch: Watch) -> None:
+        """Take a request out of the queue, and tell those behind it their new places."""
+        with self._lock:
+            if watch not in self._waiting:
+                return
+            left = self._waiting.index(watch)
+            del self._waiting[left]
+            for place, behind in enumerate(self._waiting[left:], left + 1):
+                behind.report(Progress(WAITING, place=place))
 
     def _run(self, request: Request, watch: Watch) -> Path:
         pipeline = self._free.get()
+        self._stop_waiting(watch)
         try:
             if watch.cancelled.is_set():
                 raise CancelledError

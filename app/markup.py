@@ -61,10 +61,12 @@ def _photo_card(number: int, photo: Photo) -> str:
 
 
 def progress_panel(progress: Progress) -> str:
-    """A bar with counts and seconds left, and the previews."""
+    """A bar with counts and seconds left, and the previews; or the place in the queue."""
     share = progress.done / progress.total if progress.total else 0
     unit = "step" if progress.stage == "sampling" else "view"
     counts = f", {unit} {progress.done} of {progress.total}" if progress.total else ""
+    if progress.place:
+        counts = f", number {progress.place} in the queue"
     views = f", {progress.views} views" if progress.views and unit == "step" else ""
     left = "" if progress.seconds_left is None else f", {_duration(progress.seconds_left)} left"
     previews = "".join(f'<img src="{embedded(image)}" alt="preview">' for image in progress.previews)

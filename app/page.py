@@ -105,12 +105,11 @@ class Page:
             self.run,
             {on.photos, *cameras, *on.settings.values(), on.lora_weight},
             [on.status, *shown, on.history],
-            concurrency_limit=self.workers.count,
-            concurrency_id="devices",
+            concurrency_limit=None,  # requests wait in `Workers`, where they can be cancelled
             show_progress_on=on.status,
             **hidden,
         )
-        on.cancel.click(self.stop, None, on.status, cancels=[run], queue=False, **hidden)
+        on.cancel.click(self.stop, None, on.status, queue=False, **hidden)
         selected = on.history.select(self.show_earlier, None, [*shown, on.status], **hidden)
         assets = {"concurrency_id": "3d", "concurrency_limit": 1, **hidden}
         added = on.make_3d.click(
@@ -199,6 +198,7 @@ class Page:
                 yield markup.progress_panel(progress), *unchanged
             result = job.result()
         except CancelledError:
+            yield markup.message("Cancelled."), *unchanged
             return
         except InputError as error:
             yield markup.message(str(error), "error"), *unchanged
@@ -219,13 +219,13 @@ class Page:
         portrait, align = portrait_files(values[on.photos], folder)
         return make_request(self.fixed, portrait, align, cameras.options(folder), settings, out)
 
-    def stop(self, request: gr.Request) -> str:
-        """Cancel this page's request."""
+    def stop(self, request: gr.Request) -> Any:
+        """Cancel this page's request, whose `run` then says so, as its last report."""
         job = self.jobs.pop(str(request.session_hash), None)
         if job is None or job.future.done():
             return markup.message("Nothing is under way.")
         job.cancel()
-        return markup.message("Cancelled.")
+        return gr.skip()
 
     def leave(self, request: gr.Request) -> None:
         """Cancel the request of a page that was closed."""

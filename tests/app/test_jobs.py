@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.jobs import CONDITIONS, SAMPLING, Progress, Watch, Workers, sampled_steps
+from app.jobs import CONDITIONS, SAMPLING, WAITING, Progress, Watch, Workers, sampled_steps
 from app.photos import Photo, portrait_files
 from app.requests import DRAGGED, Cameras, Fixed, command_line, make_request
 from core.errors import InputError
@@ -117,10 +117,14 @@ def test_cancelled_request_ends_at_the_next_step_without_output(pipeline, reques
 def test_second_request_waits_for_the_device(pipeline, request_for):
     workers = Workers([pipeline])
     first, second = workers.submit(request_for(steps=200)), workers.submit(request_for("other"))
-    next(first.follow())
+    third = workers.submit(request_for("another"))
+    assert next(progress for progress in first.follow() if progress.stage != WAITING)
     assert not second.future.running()
+    assert [next(job.follow()).place for job in (second, third)] == [1, 2]
     second.cancel()
     assert second.future.cancelled()
+    assert next(third.follow()).place == 1
+    third.cancel()
     first.cancel()
     with pytest.raises(CancelledError):
         first.result()
