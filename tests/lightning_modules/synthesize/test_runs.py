@@ -15,6 +15,27 @@ from tests.engines import REASON, GivesUp
 from tests.lightning_modules.synthesize.folders import files, views
 
 
+class Writes:
+    """Writes views, and counts for how many people; interrupted once it is `room` of them."""
+
+    def __init__(self):
+        self.write = synthesis.write_views
+        self.done, self.room = 0, 1000
+
+    def __call__(self, *arguments):
+        if self.done == self.room:
+            raise KeyboardInterrupt
+        self.done += 1
+        self.write(*arguments)
+
+
+@pytest.fixture
+def writes(monkeypatch):
+    counted = Writes()
+    monkeypatch.setattr(synthesis, "write_views", counted)
+    return counted
+
+
 def test_overwrite_replaces_only_own_output(run, tmp_path):
     out = run("--views", "1")
     with pytest.raises(InputError, match="it exists already; --overwrite replaces it"):
@@ -82,36 +103,26 @@ def test_people_given_up_are_reported_and_others_written(run, tmp_path, monkeypa
     assert not (tmp_path / "alone").exists()
 
 
-def test_interrupted_request_on_a_cluster_is_resumed(run, photos, tmp_path, monkeypatch):
+def test_interrupted_request_on_a_cluster_is_resumed(run, photos, writes, tmp_path, monkeypatch):
     everybody = ("--portraits", "")
     here = run("--views", "2", out="out", portrait=everybody)
     shutil.move(here, tmp_path / "here")
     on_a_cluster(monkeypatch)
-    write, written = synthesis.write_views, []
-
-    def failing(folder, *arguments):
-        if len(written) == 2:
-            raise KeyboardInterrupt
-        written.append(folder)
-        write(folder, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(synthesis, "write_views", failing)
-        with pytest.raises(KeyboardInterrupt):
-            run("--views", "2", portrait=everybody)
+    writes.done, writes.room = 0, 2
+    with pytest.raises(KeyboardInterrupt):
+        run("--views", "2", portrait=everybody)
     with pytest.raises(InputError, match="is of an interrupted run with other settings"):
         run("--views", "1", portrait=everybody)
-    written.clear()
-    monkeypatch.setattr(synthesis, "write_views", lambda folder, *rest: written.append(write(folder, *rest)))
+    writes.done, writes.room = 0, 1000
     out = run("--views", "2", portrait=everybody)
-    assert len(written) == 1
+    assert writes.done == 1
     assert files(out) == files(tmp_path / "here")
     for name in files(out):
         assert (out / name).read_bytes() == (tmp_path / "here" / name).read_bytes()
     other = np.random.default_rng(1).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     Image.fromarray(other).save(photos / "bo.png")
     again = run("--views", "2", "--overwrite", portrait=everybody)
-    assert len(written) == 1 + 3
+    assert writes.done == 1 + 3
     assert (again / "bo/views/000.png").read_bytes() != (tmp_path / "here/bo/views/000.png").read_bytes()
 
 
@@ -152,31 +163,22 @@ def test_views_are_moved_to_a_url(run, at_url, store, uploads, tmp_path):
     assert not any((tmp_path / "work").iterdir())
 
 
-def test_interrupted_run_for_a_url_is_resumed(at_url, store, uploads, monkeypatch):
-    write, written = synthesis.write_views, []
-
-    def failing(folder, *arguments):
-        if len(written) == 2:
-            raise KeyboardInterrupt
-        written.append(folder)
-        write(folder, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(synthesis, "write_views", failing)
-        with pytest.raises(KeyboardInterrupt):
-            at_url()
+def test_interrupted_run_for_a_url_is_resumed(at_url, store, uploads, writes):
+    writes.room = 2
+    with pytest.raises(KeyboardInterrupt):
+        at_url()
     assert not store.exists("/bucket/views")
-    monkeypatch.setattr(synthesis, "write_views", lambda folder, *rest: written.append(write(folder, *rest)))
+    writes.room = 1000
     uploads.room = 2
     with pytest.raises(InputError, match=f"{URL}: cannot be written"):
         at_url()
-    assert len(written) == 3
+    assert writes.done == 3
     assert not store.exists("/bucket/views/settings.json")
     with pytest.raises(InputError, match="views is of other settings: remove it"):
         at_url("--seed", "1")
     uploads.room = 1000
     at_url()
-    assert len(written) == 3
+    assert writes.done == 3
     assert len(set(uploads.paths)) == len(uploads.paths)
     assert {name.split("/")[0] for name in stored(store)} >= {"ada", "bo", "cleo", "conditions"}
 
