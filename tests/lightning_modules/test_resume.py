@@ -67,7 +67,7 @@ def test_autoencoder_resume_repeats_losses(make_trainer, capture, tmp_path, at):
         return AutoencoderModule([8, 8], norm_num_groups=4, image_size=16, learning=LEARNING)
 
     def make_data():
-        return ImagePool([str(capture)], batch_size=16)
+        return ImagePool([str(capture)], batch_size=8)
 
     module = make_module()
     losses, average = run(make_trainer, module, make_data(), [])
