@@ -85,7 +85,7 @@ def test_backbone_resume_repeats_losses(make_trainer, capture, tmp_path):
         return BackboneModule(str(vae), [8, 8], norm_num_groups=4, cross_attention_dim=8, learning=LEARNING)
 
     def make_data():
-        return ImagePool([str(capture)], batch_size=16, vae=str(vae))
+        return ImagePool([str(capture)], batch_size=8, vae=str(vae))
 
     module = make_module()
     losses, average = run(make_trainer, module, make_data(), [])
