@@ -26,7 +26,7 @@ Contents = dict[str, Any]
 MEASURED = ("seconds", "peak_bytes", "peak GiB", "images_per_second", "data_wait")
 PLOTTED = f"{DOTS}.png"  # a figure of which one plot shows seconds
 OWN_SETTINGS = ("ckpt_path",)
-RESTORED = ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step")
+RESTORED = ("state_dict", "optimizer_states", "lr_schedulers", "global_step")
 END_OF_TAR = 1024  # bytes of zeros
 SHOWN = 4  # values of a file that differ
 AVERAGE = "WeightAverage"
@@ -139,8 +139,11 @@ def read_log(path: Path) -> dict[tuple[str, str], str]:
 
 
 def checkpoint_digest(path: Path) -> dict[str, str]:
-    """Digests of weights, their average and the optimiser. Counts of validations are left out: a repeated one
-    is counted in the checkpoint of its step, others in the next checkpoint."""
+    """Digests of weights, their average and the optimiser.
+
+    Counts of validations are left out: a repeated one is counted in the checkpoint of its step, others in the
+    next checkpoint. So is the epoch: a run that is resumed from its last step ends the epoch before its
+    validation saves the checkpoint again. No batch depends on it, as the loader counts on its own."""
     checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     kept = {name: checkpoint[name] for name in RESTORED}
     kept |= {name: state for name, state in checkpoint["callbacks"].items() if AVERAGE in name}
