@@ -18,7 +18,7 @@ from core.errors import REMEDIES, InputError
 from core.workers import Worker
 
 TRIES = 3  # after which a unit is given up
-MOST_FAILURES = 30  # failed tries in a row, besides `TRIES` for each worker, that end a run
+MOST_FAILURES = 30  # a run ends after this many failed tries in a row, plus `TRIES` for each worker
 CONNECT_SECONDS = 10.0
 REFRESH_SECONDS = 2.0  # of the progress bar
 

@@ -1,8 +1,8 @@
-"""An accelerator without one: tensors on it have shapes, dtypes and a device, and no contents.
+"""A simulated accelerator: tensors on it have shapes, dtypes and a device, but no contents and no memory.
 
-What runs on the CPU runs for real, so that seeds and schedules are what they are, and what is moved back to
-the CPU is zero. A tensor on the wrong device or of the wrong dtype ends the computation, as on an
-accelerator.
+Operations on the CPU are computed as usual, so that seeds and schedules have their real values. A tensor
+that is moved back to the CPU is zero. A tensor on the wrong device or of the wrong dtype ends the
+computation, as on an accelerator.
 """
 
 from collections.abc import Iterator
@@ -32,11 +32,11 @@ ONE_DTYPE = {
 
 
 class SimulatedDevice(FakeTensorMode):
-    """While it is on, tensors that are made on or moved to a device other than the CPU take no memory.
+    """While it is active, tensors that are made on or moved to a device other than the CPU take no memory.
 
-    Networks are built on the device, by `torch.device`: PyTorch cannot move fake parameters. Backward passes
-    do not run, for which autograd asks for the accelerator, and neither does "mps" in a PyTorch that is built
-    without it: simulate "cuda" with `float64` False, which Apple's GPUs lack.
+    Build networks directly on the device (`with torch.device(...)`), as PyTorch cannot move fake parameters.
+    Backward passes cannot be simulated: autograd requires the real accelerator. "mps" cannot be simulated
+    where PyTorch is built without it: use "cuda" with `float64` False, as Apple's GPUs have no float64.
     """
 
     def __init__(self, float64: bool = True) -> None:

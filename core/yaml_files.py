@@ -13,7 +13,7 @@ MAX_VALUES = 100_000  # after expansion of aliases
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses whole numbers that are no floats, to which settings' types may convert them."""
+    """Refuses integers too large for a float, which a setting of type float could not convert."""
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
         value: int = super().construct_yaml_int(node)
