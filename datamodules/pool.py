@@ -79,7 +79,9 @@ def has_pair(batch: dict[str, Tensor]) -> Tensor:
     """Whether each image of a batch has another view of the same person (B,). Raises InputError for a pool
     without pairs."""
     if "paired" not in batch:
-        raise InputError("F learns to read from pairs of views: set data.pairs, or model.reading to 0")
+        raise InputError(
+            "model.reading above 0 trains F on pairs of views: set data.pairs to true, or model.reading to 0"
+        )
     return batch["paired"]
 
 

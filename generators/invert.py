@@ -73,7 +73,9 @@ def invert(
     if size < 0:
         raise InputError(f"--size {size}: give 0 or more")
     if workers.on_ray and (devices, device) != (None, None):
-        raise InputError("--device and --devices are local: on a cluster, give --workers and --num_gpus")
+        raise InputError(
+            "--device and --devices are for this machine: on a cluster, give --workers and --num_gpus"
+        )
     used = workers.cluster_devices() if workers.on_ray else find_devices(devices, device)
     protocol, people = find_people(cameras, portrait, portraits, portrait_cameras, predictions)
     job = Job(options, tuning, size, protocol, mesh)

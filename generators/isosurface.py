@@ -27,9 +27,7 @@ Unit = Literal["eg3d", "millimetres"]
 
 UNITS_PER_METRE = 2.7
 CHUNK = 1 << 18  # points evaluated at a time
-BUFFER_PIXELS_PER_EDGE = (
-    2  # a depth buffer's pixels are wider than this many mesh edges, so that it has no holes
-)
+EDGES_PER_PIXEL = 2  # width of a depth buffer's pixel in mesh edges: wide enough to leave no holes
 FORMATS = (".ply", ".glb")
 
 
@@ -66,7 +64,7 @@ def extract_surface(density: Density, extent: float, level: float, resolution: i
 
     side = torch.linspace(-extent, extent, resolution)
     points = torch.stack(torch.meshgrid(side, side, side, indexing="ij"), -1).view(-1, 3)
-    values = torch.cat([density(some) for some in tqdm(points.split(CHUNK), desc="density", unit="chunk")])
+    values = torch.cat([density(chunk) for chunk in tqdm(points.split(CHUNK), desc="density", unit="chunk")])
     grid = values.float().cpu().numpy().reshape((resolution,) * 3)
     if not grid.max() > level:
         raise InputError(f"the density is at most {grid.max():.3g}, below the surface's {level:g}: no mesh")
@@ -89,8 +87,8 @@ def colours_from_views(surface: Surface, images: Images, labels: ArrayLike) -> N
     """Colours (N, 3) of a surface's vertices from views (K, S, S, 3).
 
     The colour of a vertex is the mean over the views in which it is visible, weighted by the squared cosine
-    between its normal and the viewing direction; a vertex that is visible in none has the nearest coloured
-    one's.
+    between its normal and the viewing direction. A vertex that is visible in no view has the colour of the
+    nearest visible one. Raises InputError if no vertex is visible in any view.
     """
     labels = check_labels(labels, "cameras")
     edge = np.linalg.norm(np.diff(surface.vertices[surface.faces[:, :2]], axis=1), axis=-1).mean()
@@ -122,11 +120,11 @@ def _unhidden(
     occluded, by a depth buffer of the vertices."""
     within = ((place > 0) & (place < 1)).all(1)
     focal = float(split_label(label)[1][0, 0])
-    side = max(8, int(distance.mean() / (focal * edge * BUFFER_PIXELS_PER_EDGE)))
+    side = max(8, int(distance.mean() / (focal * edge * EDGES_PER_PIXEL)))
     pixel = np.clip((place * side).astype(int), 0, side - 1)
     buffer = np.full((side, side), np.inf)
     np.minimum.at(buffer, (pixel[within, 1], pixel[within, 0]), distance[within])
-    tolerance = 4 * BUFFER_PIXELS_PER_EDGE * edge  # a slope of 4 within a pixel of the buffer
+    tolerance = 4 * EDGES_PER_PIXEL * edge  # a slope of 4 within a pixel of the buffer
     return within & (distance < buffer[pixel[:, 1], pixel[:, 0]] + tolerance)
 
 

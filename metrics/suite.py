@@ -109,10 +109,9 @@ class MetricSuite(nn.Module):
         Args:
             images: (N, 3, S, S) in [-1, 1]
             truth: ground truth of the same shape
-            person: images of the same people, for ID; by default the truth. Readings of faces are accepted
-                too
-            pose: images at the same cameras, for POSE; by default the truth. Readings of faces are accepted
-                too
+            person: images of the same people, for ID; by default the truth. Faces that were read before
+                (`FaceReader.read`) are accepted in place of images
+            pose: images at the same cameras, for POSE, or their faces; by default the truth
             cameras: EG3D labels (N, 25), for POSE[label]
             real: (M, 3, S, S) for FID and KID, M may be 0; by default the truth
 

@@ -144,8 +144,8 @@ class Predictions:
         path = folder / MANIFEST
         if not path.is_file():
             raise InputError(
-                f"{folder}: no {MANIFEST} in it; portraits/predictions.py describes it, and `python -m"
-                " lightning_modules.evaluation.unpack` writes it for the results of other systems"
+                f"{folder}: no {MANIFEST} in it; docs/evaluation.md describes the file, and `diffportrait3d"
+                " unpack` writes it for the results of other systems"
             )
         manifest = read_schema(_Manifest, path)
         check_unique(manifest.views, path)

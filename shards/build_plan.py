@@ -48,7 +48,7 @@ class BuildOptions(EngineOptions):
         if self.processes is not None and self.processes < 0:
             raise InputError(f"--processes {self.processes}: give 0 or more")
         if self.processes is not None and self.on_ray:
-            raise InputError("--processes is local: on a cluster, give --workers")
+            raise InputError("--processes is for this machine: on a cluster, give --workers")
         if not self.max_shard_mb > 0:
             raise InputError(f"--max_shard_mb {self.max_shard_mb:g}: give more than 0")
         if self.max_skipped_share is not None and not 0 <= self.max_skipped_share <= 1:

@@ -85,7 +85,7 @@ class Capture:
     folder: Path
 
     def __call__(self, worker: Worker) -> Callable[[tuple[int, Unit]], None]:
-        """What captures the units of a worker: an index and a unit."""
+        """Return the function that captures one unit, given with its index."""
 
         def capture(numbered: tuple[int, Unit]) -> None:
             index, unit = numbered

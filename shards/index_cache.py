@@ -24,8 +24,8 @@ class IndexCache:
     """The indices of shards whose number of samples is known from a manifest.
 
     An index is read from `folder` if it was computed there before, from the same state of the shard, by any
-    process; otherwise the shard's tar is scanned, which takes the time of some frames. Without a folder, or
-    where it cannot be written, indices are only kept in memory: the `MAX_OPEN` last used ones.
+    process; otherwise the shard's tar is scanned, which takes about as long as reading a few frames. Without
+    a folder, or where it cannot be written, indices are only kept in memory: the `MAX_OPEN` last used ones.
     """
 
     def __init__(self, folder: Path | None) -> None:

@@ -125,7 +125,7 @@ class Encoder:
     device: str | None = None
 
     def __call__(self, worker: Worker) -> Callable[[ShardRecord], ShardRecord]:
-        """What encodes a worker's shards."""
+        """Move the VAE to the device, and return the function that encodes one shard."""
         vae = self.vae if self.device is None else self.vae.to(self.device)
         return lambda shard: self._encode(shard, vae, worker.shown)
 

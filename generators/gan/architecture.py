@@ -39,9 +39,9 @@ class Settings:
     far: float = 3.3
     """Depth at which rays end."""
     coarse: int = 48
-    """Stratified depths of a ray."""
+    """Number of stratified samples along a ray."""
     fine: int = 48
-    """Importance depths of a ray."""
+    """Number of importance samples along a ray, placed where the stratified ones found density."""
     box: float = 1.0
     """Side of the cube that the feature planes span."""
     crop: float = 0.0

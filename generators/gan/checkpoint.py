@@ -18,6 +18,7 @@ from generators.gan.pickles import DAMAGE, Module, as_module, read_network, show
 NETWORK = "G_ema"
 GENERATOR = "TriPlaneGenerator"
 MAX_MODULES = 10_000
+# The activations that are implemented, by class of layer.
 LAYERS = {"SynthesisLayer": ("lrelu",), "FullyConnectedLayer": ("lrelu", "linear")}
 # Super-resolution modules: the input side, and whether larger renderings keep their side.
 SUPERRESOLUTIONS = {
@@ -49,6 +50,7 @@ FOR_TRAINING = {
 }
 # Options of which only this value is implemented; the published generators have no other.
 ONLY = {"disparity_space_sampling": False, "clamp_mode": "softplus", "density_noise": 0}
+# Our numeric settings, and their names among the rendering options.
 NUMBERS = {
     "near": "ray_start",
     "far": "ray_end",
@@ -56,6 +58,7 @@ NUMBERS = {
     "fine": "depth_resolution_importance",
     "box": "box_warp",
 }
+# Options that are read one by one below.
 OTHERS = {
     "c_scale",
     "c_gen_conditioning_zero",

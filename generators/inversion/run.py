@@ -193,7 +193,7 @@ class Inverter:
     devices: tuple[str, ...]
 
     def __call__(self, worker: Worker) -> Callable[[Portrait], None]:
-        """What inverts a worker's portraits."""
+        """Load the generator onto the worker's device, and return the function that inverts one portrait."""
         head = GeneratedHead(self.job.options, self.devices[worker.number])
         inversion = Inversion(head.generator, self.job.tuning)
         return lambda portrait: self._invert(portrait, head, inversion, quiet=not worker.shown)

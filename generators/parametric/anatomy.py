@@ -94,6 +94,7 @@ class Anatomy:
         self.skin_uv = self.face_uv[rest]
 
     def mean_phenotypes(self) -> dict[str, float]:
+        """Anny's phenotype coefficients in [0, 1] by name, such as age and weight, all at the middle, 0.5."""
         return dict.fromkeys(self.model.phenotype_labels, 0.5)
 
     @cached_property
@@ -117,6 +118,7 @@ class Anatomy:
         return out["vertices"][0].numpy()
 
     def eye(self, side: str) -> Indices:
+        """Indices of the vertices of the person's "left" or "right" eyeball."""
         return np.unique(self.parts[side])
 
     @cached_property

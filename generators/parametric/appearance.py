@@ -19,7 +19,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 
 from generators.parametric.anatomy import Array, anatomy
 
-# (melanin share, linear RGB reflectance) from pale to dark skin; interpolated.
+# Linear RGB reflectance at melanin 0, 1, … 5, from pale to dark skin; interpolated.
 SKIN_TONES = np.array(
     [
         [0.62, 0.40, 0.31],

@@ -84,6 +84,7 @@ def look_up(image: NDArray[np.float32], column: Array, row: Array, border: int) 
 
 
 def luminance(image: Array) -> Array:
+    """Luminance (...) of linear RGB (..., 3), by Rec. 709."""
     return image @ np.array([0.2126, 0.7152, 0.0722])
 
 

@@ -35,6 +35,7 @@ class HairStyle:
 
     @property
     def bald(self) -> bool:
+        """Whether there is no hair on the scalp; there may still be a beard."""
         return self.density <= 0
 
 

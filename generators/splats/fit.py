@@ -33,9 +33,9 @@ class FitSettings:
     """Settings of a fit of 3D Gaussians.
 
     Args:
-        count: Gaussians of the head at most; the surroundings have their own
-        steps: of the optimiser, on one view each
-        seed: of the chosen vertices and of the views' order
+        count: largest number of Gaussians on the head; those of the surroundings are not counted
+        steps: number of optimiser steps, on one view each
+        seed: seed of the Gaussians' first places and of the order of the views
     """
 
     __pydantic_config__: ClassVar = STRICT
@@ -60,7 +60,7 @@ class Fitted:
 
     @property
     def all(self) -> Gaussians:
-        """Those of the head, then those of the surroundings."""
+        """The Gaussians of the head, then those of the surroundings."""
         return joined(self.head, self.surroundings)
 
     @torch.no_grad()

@@ -28,7 +28,7 @@ class Rendered:
 
 
 Rasteriser = Callable[[Gaussians, Tensor, int], Rendered]
-"""Gaussians, an EG3D label (25,) and the image's side to what is seen."""
+"""Renders Gaussians at an EG3D label (25,) into an image, whose side is given in pixels."""
 
 
 def rasterise(gaussians: Gaussians, label: Tensor, side: int, tile: int = TILE) -> Rendered:

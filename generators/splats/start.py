@@ -21,7 +21,7 @@ NEIGHBOURS = 3  # whose mean distance is the spacing of points
 SIZE = 0.5  # standard deviation of a Gaussian on the surface, in spacings
 OPACITY = 0.8
 SPHERE = 8.0  # EG3D's units: radius of the sphere of surroundings, some three times the cameras' distance
-SPHERE_GRID = 12  # pixels looked at along the side of an image
+SPHERE_GRID = 12  # pixels sampled along each side of an image
 SPHERE_POINTS = 2600  # on the whole sphere, 4° apart
 SPHERE_SIZE, SPHERE_OPACITY = 0.8, 0.95  # standard deviation in spacings, and opacity: no gaps between them
 SPHERE_REACH = 5.0  # spacings: Gaussians further from all pixels are left out
@@ -40,8 +40,10 @@ def on_surface(
 
 
 def on_sphere(images: Images, labels: Tensor, surface: Surface) -> Gaussians:
-    """Gaussians for the surroundings: evenly on a sphere of radius `SPHERE` about the origin around wherever
-    the views (K, S, S, 3) at labels (K, 25) look, coloured by the pixels beside the head.
+    """Gaussians for the surroundings, on a sphere of radius `SPHERE` about the origin.
+
+    They are spread evenly over the parts of the sphere that the views (K, S, S, 3) at labels (K, 25) show,
+    and coloured by the pixels beside the head.
 
     Raises ValueError on cameras outside the sphere.
     """
@@ -60,8 +62,8 @@ def on_sphere(images: Images, labels: Tensor, surface: Surface) -> Gaussians:
 def _seen_on_sphere(
     images: Images, labels: Tensor, surface: Surface
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Where on the sphere some pixels of the views look, (M, 3), and their colours (M, 3); those beside the
-    head, or all where there are none."""
+    """Points (M, 3) where the rays of sampled pixels meet the sphere, and the pixels' colours (M, 3); only of
+    pixels beside the head, or of all if there are none."""
     cast = rays(labels.double(), SPHERE_GRID)
     along = (cast.origins * cast.directions).sum(-1)
     space = SPHERE**2 - cast.origins.square().sum(-1)

@@ -20,8 +20,8 @@ CANONICAL_FACE = Path(__file__).with_name("canonical_face.npy")
 class Calibration:
     """Correction of the landmark network's systematic error in head pose.
 
-    With angles in radians, the corrected yaw is `yaw` · y + `yaw_cubed` · y³ for the fitted yaw y, and the
-    corrected pitch is `pitch` times the fitted one.
+    With angles in radians, the corrected yaw is `yaw` · y + `yaw_cubed` · y³ for the fitted yaw y. Pitch and
+    roll stay as they are: `pitch` is not used.
     """
 
     yaw: float = 1.0
@@ -29,7 +29,7 @@ class Calibration:
     pitch: float = 1.0
 
     def correct(self, turn: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Correct yaw, pitch and roll (3,), radians."""
+        """The corrected yaw, pitch and roll (3,) in radians."""
         yaw, pitch, roll = turn
         return np.array([self.yaw * yaw + self.yaw_cubed * yaw**3, pitch, roll])
 

@@ -286,7 +286,7 @@ def test_units_given_up_are_skipped_and_retried_by_the_next_build(tmp_path: Path
 
 def test_processes_option_is_local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("core.engine.find_spec", lambda _: "installed")
-    with pytest.raises(InputError, match="--processes is local: on a cluster, give --workers"):
+    with pytest.raises(InputError, match="--processes is for this machine: on a cluster, give --workers"):
         BuildOptions(str(tmp_path / "out"), 2, engine="ray")
 
 

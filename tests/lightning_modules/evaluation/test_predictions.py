@@ -23,7 +23,7 @@ def test_predictions_round_trip(predictions):
 
 
 def test_missing_manifest_error_says_what_to_do(tmp_path):
-    with pytest.raises(InputError, match=r"no manifest.json in it; .*evaluation.unpack"):
+    with pytest.raises(InputError, match=r"no manifest.json in it; .*diffportrait3d unpack"):
         Predictions.load(tmp_path)
 
 
