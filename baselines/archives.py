@@ -59,9 +59,9 @@ def _stand_ins(path: Path) -> list[Callable[..., Any] | tuple[Callable[..., Any]
 
 
 def state_dict(contents: Mapping[str, Any], where: str) -> dict[str, Tensor]:
-    """The tensors of what `read_archive` returns, which may stand under `state_dict`, with names that may
-    begin with `module.`. Raises InputError, naming `where`, on anything but tensors, and where there are
-    none."""
+    """The tensors by name in a file's contents, as `read_archive` returns them: at the top, or under the key
+    `state_dict`. If all names begin with `module.`, that is removed. Raises InputError, naming `where`, if
+    there are no tensors, or anything but tensors."""
     tensors = contents.get("state_dict", contents)
     if not isinstance(tensors, dict) or not tensors:
         raise InputError(f"{where} holds no tensors by name")

@@ -82,5 +82,5 @@ def open_generator(folder: Path, device: str = "cpu") -> Generator:
 
 
 def networks_file(folder: Path) -> Path:
-    """Where a baseline's own networks are."""
+    """Path of the file with a baseline's own networks, all except the generator."""
     return folder / NETWORKS

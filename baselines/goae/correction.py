@@ -52,7 +52,7 @@ class CorrectionSize:
 
 
 class EqualisedConvolution(nn.Module):
-    """A 3x3 convolution whose weight is divided by the root of its inputs as it runs."""
+    """A 3x3 convolution whose weight is divided by sqrt(fan-in) in the forward pass."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class Activation(nn.Module):
 
 
 class FeatureCorrection(nn.Module):
-    """AFA: what the first reconstruction has wrong, to a scale and a shift of EG3D's features."""
+    """AFA: maps the error of the first reconstruction to a scale and a shift of EG3D's features."""
 
     def __init__(self, size: CorrectionSize) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""GOAE's encoder: the tokens of Swin v2 to one style for each layer of EG3D's synthesis.
+"""GOAE's encoder: maps the tokens of Swin v2 to one style for each layer of EG3D's synthesis.
 
 Parameters have the names that published checkpoints give them. Shape letters: N portraits, T tokens, C
 channels, W styles, Z numbers of a style.
@@ -27,8 +27,14 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class EncoderSize:
-    """Sizes of the encoder: Swin's, the tokens of its last stage, the numbers of a style and how many styles
-    each level gives."""
+    """Sizes of the encoder.
+
+    Args:
+        swin: sizes of Swin.
+        tokens: number of tokens after its last stage.
+        style: dimension of a style vector.
+        styles: number of styles that are read from the coarse, middle and fine level.
+    """
 
     swin: SwinSize
     tokens: int
@@ -37,12 +43,12 @@ class EncoderSize:
 
     @property
     def side(self) -> int:
-        """The side of the portraits that it takes."""
+        """Side of the input portraits in pixels."""
         return HALVINGS * math.isqrt(self.tokens)
 
     @property
     def count(self) -> int:
-        """How many styles it makes: the first one is the base alone."""
+        """Number W of output styles. The first is the base alone, the others add a level's detail to it."""
         return 1 + sum(self.styles)
 
     @classmethod
@@ -64,7 +70,7 @@ class EncoderSize:
         return size
 
     def fault(self) -> str:
-        """Why there is no such encoder; empty where there is one."""
+        """What is inconsistent in these sizes; empty if nothing is."""
         if len(self.swin.depths) != STAGES:
             return f"{len(self.swin.depths)} stages of Swin, not {STAGES}"
         if math.isqrt(self.tokens) ** 2 != self.tokens:
@@ -87,7 +93,7 @@ class CrossAttention(nn.Module):
         self.linear2 = nn.Linear(2 * width, width)
 
     def forward(self, queries: Tensor, keys: Tensor) -> Tensor:
-        """Queries (N, Q, C) and keys, which are the values too, (N, T, C) to (N, Q, C)."""
+        """Update queries (N, Q, C) by what they read in `keys` (N, T, C), which are the values too."""
         read, _ = self.multihead_attn(queries, keys, keys, need_weights=False)
         normed = F.layer_norm(queries + read, queries.shape[-1:])
         return normed + self.linear2(torch.relu(self.linear1(normed)))
@@ -106,7 +112,7 @@ def _activated(*widths: int) -> nn.Sequential:
 
 
 class StyleEncoder(nn.Module):
-    """A portrait to styles, relative to the generator's average style."""
+    """Maps a portrait to styles, which are relative to the generator's average style."""
 
     def __init__(self, size: EncoderSize) -> None:
         super().__init__()
@@ -139,11 +145,12 @@ class StyleEncoder(nn.Module):
         return base + torch.cat([torch.zeros_like(base), *details], dim=1)
 
     def base(self, tokens: Tensor) -> Tensor:
-        """The style (N, 1, Z) that all layers share, of the last tokens (N, T, C)."""
+        """The style (N, 1, Z) that all layers share, computed from the last tokens (N, T, C)."""
         return _summary(tokens, self.mapper_base_spatial, self.mapper_base_channel)
 
     def queries(self, tokens: Tensor, level: str) -> Tensor:
-        """The queries (N, styles of the level, Z), of the tokens (N, T, C) after the third stage."""
+        """A level's queries (N, styles of the level, Z), computed from the tokens (N, T, C) after the third
+        stage."""
         spatial = self.get_submodule(f"mapper_query_spatial_{level}")
         return _summary(tokens, spatial, self.get_submodule(f"mapper_query_channel_{level}"))
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-PATCH = 4
-WINDOW = 16
+PATCH = 4  # side of the square of pixels that becomes a token
+WINDOW = 16  # side of an attention window in tokens
 PRETRAINED_WINDOWS = (12, 12, 12, 6)  # by stage: offsets are measured in these, whatever the window is
 OFFSET_RANGE = 8
 HIDDEN = 512  # of the network that makes position biases
@@ -63,7 +63,7 @@ class Taps:
 
 
 class PatchEmbedding(nn.Module):
-    """An image to tokens, one for each 4x4 square, row by row."""
+    """Maps an image to tokens, one for each 4x4 square of pixels, row by row."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -89,8 +89,13 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, window: int, mask: Tensor | None) -> Tensor:
-        """Windows (N, M, P, C), M of an image, and what is added to their logits (M, P, P), to (N, M, P,
-        C)."""
+        """Attention within each of M windows (N, M, P, C) of an image; the same shape comes back.
+
+        Args:
+            x: the windows.
+            window: side of a window in tokens.
+            mask: added to the attention logits, (M, P, P).
+        """
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         qkv = F.linear(x, self.qkv.weight, bias).unflatten(-1, (3, self.heads, -1))
         q, k, v = qkv.permute(3, 0, 1, 4, 2, 5)  # (N, M, A, P, C / A)
@@ -102,7 +107,7 @@ class WindowAttention(nn.Module):
         return self.proj(y.transpose(2, 3).flatten(-2))
 
     def position_bias(self, window: int) -> Tensor:
-        """(A, P, P): of each pair of a window's tokens."""
+        """The learned bias (A, P, P) of the attention logit of each pair of tokens in a window."""
         steps = torch.arange(1 - window, window, device=self.qkv.weight.device, dtype=self.qkv.weight.dtype)
         spaced = OFFSET_RANGE * steps / (self.pretrained_window - 1)
         spaced = spaced.sign() * torch.log2(1 + spaced.abs()) / math.log2(OFFSET_RANGE)
@@ -138,8 +143,8 @@ class Block(nn.Module):
         self.shifted = shifted
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps (N, H, W, C) to the same shape. A window is the whole map where that is not larger, and then
-        nothing is shifted."""
+        """Maps (N, H, W, C) to the same shape. On maps of at most `WINDOW` tokens a side, the window is the
+        whole map and is not shifted."""
         side = x.shape[1]
         window = min(WINDOW, side)
         shift = window // 2 if self.shifted and side > window else 0
@@ -151,8 +156,15 @@ class Block(nn.Module):
 
 
 def shift_mask(side: int, window: int, shift: int, like: Tensor) -> Tensor:
-    """What is added to logits (M, P, P) of shifted windows, so that tokens that were not neighbours before
-    the shift don't see each other."""
+    """Attention mask (M, P, P) for shifted windows, added to the logits: 0, or `MASKED` between tokens that
+    share a window only because the shift wraps around the map's edge.
+
+    Args:
+        side: side of the map in tokens.
+        window: side of a window in tokens.
+        shift: how far the map is rolled, in tokens.
+        like: gives the mask's dtype and device.
+    """
     places = torch.arange(side, device=like.device)
     region = (places >= side - window).long() + (places >= side - shift).long()
     regions = (3 * region[:, None] + region[None]).view(1, side, side, 1)
@@ -176,7 +188,7 @@ def _whole(x: Tensor, side: int, window: int) -> Tensor:
 
 
 class PatchMerging(nn.Module):
-    """Each 2x2 square of tokens to one of twice the channels."""
+    """Merges each 2x2 square of tokens into one token of twice the channels."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

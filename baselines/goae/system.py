@@ -31,7 +31,7 @@ KIND = "goae"
 CORRECTED = 32  # the resolution whose features are corrected
 # Constants of Swin that files hold and that are recomputed here.
 RECOMPUTED = (".attn.relative_coords_table", ".attn.relative_position_index", ".attn_mask")
-DENSE = 0.4  # pixels of the rendering for a cell of the planes, a side, below which the mask has gaps
+DENSE = 0.4  # least side of the rendering, as a share of the planes': below, the visibility mask has gaps
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class GOAE:
         if side < DENSE * self._planes:
             raise InputError(
                 f"goae: rendered at {side}x{side}, surface points are too few to mark what is seen of planes "
-                f"of {self._planes}x{self._planes}: render at half of that"
+                f"of {self._planes}x{self._planes}: set the rendering's side to half of that or more"
             )
 
     @classmethod

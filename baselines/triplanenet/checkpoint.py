@@ -32,7 +32,7 @@ ENCODERS = ("psp_encoder.", "triplanenet_encoder.")
 FOR_TRAINING = ("dis_", "discriminator")  # networks of training that a file may hold
 RENDERING = 128  # set in the published code, whatever the generator's file says
 CLAMP = 256.0  # of blocks that run in float16 on a GPU
-# How NVIDIA's FFHQ generator renders, where no file says it.
+# Rendering settings of NVIDIA's FFHQ generator, assumed where no file gives them.
 FFHQ = replace(
     Settings.of("eg3d"),
     rendering=RENDERING,
@@ -96,13 +96,13 @@ def _latent_average(found: Mapping[str, Any], tensors: Mapping[str, Tensor], whe
         raise InputError(f"{where}: {AVERAGE} is a {type(average).__name__}, not a tensor")
     rows = average.float().reshape(-1, average.shape[-1]) if average.ndim else average.reshape(1, -1)
     if not torch.equal(rows, rows[:1].expand_as(rows)):
-        raise InputError(f"{where}: {AVERAGE} differs from style to style; one vector is wanted")
+        raise InputError(f"{where}: {AVERAGE} differs between styles: it must be one vector for all")
     return rows[0].clone()
 
 
 def settings_from(arguments: Any, where: str) -> Settings:
-    """How the generator of these constructor arguments renders (`init_kwargs`). Raises InputError, naming
-    `where`, if they say nothing or something that is not known here."""
+    """The rendering settings in a generator's constructor arguments (`init_kwargs`). Raises InputError,
+    naming `where`, if they hold none, or settings that are not supported."""
     if not isinstance(arguments, dict) or not isinstance(arguments.get("rendering_kwargs"), dict):
         raise InputError(f"{where}: it has no rendering settings (init_kwargs, rendering_kwargs)")
     options = arguments["rendering_kwargs"]

@@ -32,9 +32,9 @@ class Widths:
     """The sizes of both encoders.
 
     Args:
-        body: channels of the four groups of units, of each encoder's own
-        second_body: those of the second encoder
-        style: numbers of a style
+        body: channels of the first encoder's four groups of units
+        second_body: channels of the second encoder's four groups of units
+        style: dimension of a style vector
         heads: convolutions of each style's head
         decoder: channels of the second encoder's four double convolutions
         planes: channels of EG3D's planes
@@ -51,8 +51,8 @@ class Widths:
 
     @classmethod
     def read(cls, shapes: Shapes, where: str) -> Self:
-        """The sizes of tensors of these names and shapes; the variant of the second encoder shows in its
-        head. Raises InputError, naming `where`, if a tensor is missing that they are read from."""
+        """Read the sizes from the tensors' names and shapes; the second encoder's head shows which variant it
+        is. Raises InputError, naming `where`, if a tensor is missing that they are read from."""
         try:
             return cls._read(shapes)
         except KeyError as error:
@@ -88,7 +88,7 @@ def _body(shapes: Shapes, encoder: str) -> tuple[int, ...]:
 
 
 class StyleHead(nn.Module):
-    """A map (N, C, s, s) to one style (N, Z): convolutions of stride 2 down to one pixel, then a layer."""
+    """Maps features (N, C, s, s) to one style (N, Z): convolutions of stride 2 to one pixel, then a layer."""
 
     def __init__(self, inputs: int, style: int, halvings: int) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ class StyleHead(nn.Module):
 
 
 class StyleEncoder(nn.Module):
-    """The first encoder (pSp's): a portrait to the styles of EG3D's synthesis, relative to `latent_avg`."""
+    """The first encoder (pSp's): maps a portrait to styles for EG3D's synthesis, relative to `latent_avg`."""
 
     def __init__(self, widths: Widths) -> None:
         super().__init__()

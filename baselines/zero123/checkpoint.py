@@ -194,7 +194,7 @@ def _empty(cls: type[Model], config: Mapping[str, Any], where: str) -> Model:
 
 
 def _size(tensors: Mapping[str, Tensor], name: str, dimension: int, prefix: str, where: str) -> int:
-    """A side of a tensor that a network's sizes are read from."""
+    """The size of one dimension of a tensor. Raises InputError if there is no such tensor or dimension."""
     x = tensors.get(name)
     if x is None or x.ndim <= dimension:
         raise InputError(f"{where}: missing or misshapen {prefix}{name}")

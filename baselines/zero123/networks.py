@@ -90,7 +90,7 @@ def image_encoder_of(config: dict[str, Any]) -> Any:
         from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
     except ImportError:
         raise InputError(
-            "Zero-1-to-3 has CLIP's image tower, which takes transformers: pip install 'diffportrait3d[sd15]'"
+            "Zero-1-to-3 needs transformers for CLIP's image encoder: pip install 'diffportrait3d[sd15]'"
         ) from None
     try:
         with torch.device("meta"):

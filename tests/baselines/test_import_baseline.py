@@ -199,7 +199,7 @@ def test_triplanenet_imports_from_both_files(tmp_path, caplog):
 def test_average_must_be_one_vector(tmp_path):
     network = str(triplanenet_file(tmp_path))
     for average, changes, fault in (
-        (torch.randn(10, 8), {}, "differs from style to style"),
+        (torch.randn(10, 8), {}, "differs between styles"),
         (None, {}, "no latent_avg in it"),
         (torch.zeros(8), {"init_kwargs": None}, "no rendering settings"),
         (torch.zeros(7), {}, r"misshapen latent_avg \(7,\), not \(8,\)"),

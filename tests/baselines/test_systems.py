@@ -77,7 +77,7 @@ def test_goae_mixes_planes_only_for_novel_views(folders):
 
 
 def test_goae_rendering_size_must_fit_the_mask(folders):
-    with pytest.raises(InputError, match="render at half of that"):
+    with pytest.raises(InputError, match="half of that or more"):
         open_baseline("goae", folders["goae"], settings={"rendering": 16})
 
 
