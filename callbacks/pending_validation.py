@@ -51,7 +51,7 @@ class PendingValidation(pl.Callback):
         return bool(self.batches) and interval not in (None, float("inf")) and self.batches % interval == 0
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        """Counts."""
+        """Counts the batch."""
         self.batches = trainer.fit_loop.epoch_loop.total_batch_idx + 1
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -39,7 +39,7 @@ class Throughput(pl.Callback):
         batch: dict[str, Any],
         batch_idx: int,
     ) -> None:
-        """Counts; logs at the trainer's interval."""
+        """Count the batch's images, and log their rate at the trainer's interval."""
         counted = batch[self.count if self.count in batch else f"{self.count}_moments"]
         self._images += torch.Size(counted.shape[:-3]).numel()
         now = time.perf_counter()

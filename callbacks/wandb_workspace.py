@@ -33,7 +33,7 @@ METRICS = ("LPIPS", "SSIM", "DISTS", "ID", "FID", "POSE")  # the paper's six
 LOSSES = ("train/loss", "val/loss")
 GAINS = r"^val/\w+_gain$"
 SAMPLING = (AppearanceStage, ViewControlStage, ViewConsistencyStage)
-SAMPLES, PROXIES = "samples", "proxies"  # kinds of what these stages, and S's, draw
+SAMPLES, PROXIES = "samples", "proxies"  # names of the images logged by the stages above, and by S's
 GROUP = "Group"  # W&B's name of the group of a run, which is its stage
 
 
@@ -70,7 +70,7 @@ def build_workspace(entity: str, project: str) -> "Workspace":
         from wandb_workspaces import workspaces as ws
     except ImportError as error:
         raise InputError(
-            f"--wandb takes the package wandb-workspaces: pip install '.[dashboards]' ({error})"
+            f"--wandb needs the package wandb-workspaces: pip install '.[dashboards]' ({error})"
         ) from error
     sections = [training_section(), *map(protocol_section, PROTOCOLS), media_section(), evaluation_section()]
     return ws.Workspace(

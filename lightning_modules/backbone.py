@@ -280,7 +280,8 @@ class BackboneModule(pl.LightningModule):
     def loss(self, moments: Tensor, drawn: Draws, read: Tensor | None = None) -> Tensor:
         """Eq. 1 (B,) for posteriors (B, 2C, H, W).
 
-        If posteriors `read` of the same shape are given, each row is denoised reading its own of them."""
+        With posteriors `read` of the same shape, F's self-attentions of row b also read F's features of
+        `read[b]`."""
         posterior = DiagonalGaussianDistribution(moments.float())
         latents = (posterior.mean + posterior.std * drawn.latents) * self.vae.config.scaling_factor
         noised = self.scheduler.add_noise(latents, drawn.noise, drawn.timesteps)

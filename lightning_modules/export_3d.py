@@ -39,12 +39,12 @@ class Export:
 
     Args:
         run_folder: a folder that `synthesize` wrote, or one person's folder in it
-        out: the folder to make; it must not exist
-        format: what to write
+        out: the folder to write; it must not exist yet
+        format: the formats to write
         masks: write masks of the person too, for nerfstudio and COLMAP (MediaPipe's selfie segmentation)
-        unit: of meshes and splats; EG3D's has 2.7 to the metre
-        resolution: samples along a side of the cube in which the mesh is looked for
-        level: the density, per unit of EG3D's world, that counts as the surface of the mesh
+        unit: unit of length of meshes and splats; 2.7 of EG3D's are a metre
+        resolution: number of density samples along each side of the cube around the head
+        level: density at the surface of the mesh, per unit of length of EG3D's world
         gaussians: settings of the fit of 3D Gaussians
         model: the model folder whose S gives meshes and splats; the run's own by default
     """
@@ -68,7 +68,8 @@ class Export:
 
 
 def export(request: Export) -> Path:
-    """Write the formats; the folder comes back. Raises InputError before anything is loaded."""
+    """Write the requested formats into a new folder and return its path. Raises InputError, before a network
+    is loaded, if the run lacks what a format requires."""
     run = read_run(Path(request.run_folder))
     prior = Path(request.model or run.model) / NOISE_PRIOR
     check_formats(request.format, run.cameras, prior.is_dir(), request.run_folder)

@@ -292,8 +292,8 @@ class Stage(TrainedPart):
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Decode latents (N, 4, H, W) in F's scale to images (N, 3, S, S) in [-1, 1]."""
-        some = latents.split(self.hparams.encode_batch)
-        images = torch.cat([self.vae.decode(x / self.vae.config.scaling_factor).sample for x in some])
+        chunks = latents.split(self.hparams.encode_batch)
+        images = torch.cat([self.vae.decode(x / self.vae.config.scaling_factor).sample for x in chunks])
         return images.float().clamp(-1, 1)
 
 

@@ -1,4 +1,4 @@
-"""The memory that training and sampling take on a card, computed from simulated tensors or measured."""
+"""The GPU memory that training and sampling need, computed from simulated tensors or measured."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +26,8 @@ from lightning_modules.trained_part import TrainedPart
 from lightning_modules.unloaded import BatchSize, empty_batch, training_loss, unloaded_stage
 from portraits.cameras import label_from_angles
 
-# What checkpointed segments begin with, and what begins where a network is in none of them.
+# Classes of the modules with which checkpointed segments begin, and names of the modules with which the code
+# between segments begins.
 SEGMENTS = (ResnetBlock2D, Downsample2D, ViewTransformer)
 BETWEEN = ("conv_in", "conv_norm_out", "controlnet_cond_embedding", "controlnet_down_blocks.0")
 
@@ -36,11 +37,11 @@ class TrainingRun:
     """What the memory of a training step depends on.
 
     Args:
-        name: of the run.
-        stage: the stage's class.
-        settings: its constructor's arguments.
-        batch: one card's, without accumulation.
-        dtype: autocast's, None for none.
+        name: name of the run.
+        stage: class of the stage.
+        settings: arguments of the stage's constructor.
+        batch: size of one GPU's batch, before accumulation.
+        dtype: precision of autocast; None trains without autocast.
         averaged: keep an average of the trained weights on the card.
         buckets: gradients are copied into buckets, as by DDP without `gradient_as_bucket_view`.
     """
@@ -56,8 +57,16 @@ class TrainingRun:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on the card. `activations`: beside everything else, at the worst moment of a step; for sampling
-    whatever is not weights. `measured`: what PyTorch allocated on a card at most, where there is one."""
+    """Bytes of GPU memory by purpose.
+
+    Args:
+        weights: parameters, buffers, and for training the batch.
+        gradients: gradients of the trained parameters, with DDP's copies of them.
+        optimizer: the optimiser's state.
+        average: the average of the trained weights.
+        activations: the peak of everything else during a step.
+        measured: the most that PyTorch allocated in a real run; None where there is no GPU.
+    """
 
     weights: int
     gradients: int
@@ -92,7 +101,7 @@ def build(run: TrainingRun, device: torch.device) -> tuple[TrainedPart, Batch]:
 
 
 def step_memory(module: TrainedPart, batch: Batch, run: TrainingRun, device: str) -> Memory:
-    """`training_memory` of a module that is there."""
+    """As `training_memory`, for a module and a batch that exist already."""
     kind = torch.device(device).type
     trained = [p for p in module.parameters() if p.requires_grad]
     values = tensor_bytes(trained, kind)
@@ -111,8 +120,11 @@ def tensors(batch: Batch) -> list[Tensor]:
 
 
 def activation_bytes(module: TrainedPart, batch: Batch, dtype: torch.dtype | None, device: str) -> int:
-    """What forward and backward pass take beside weights and gradients: the most at once in the forward pass,
-    or what it keeps and the largest checkpointed segment, which the backward pass computes again."""
+    """Peak bytes of a forward and a backward pass beside weights and gradients.
+
+    The larger of two: the peak of the forward pass; or what that keeps for the backward pass, plus the
+    largest checkpointed segment, as the backward pass computes each segment again.
+    """
     kind = torch.device(device).type
     with TensorMemory(kind) as memory:
         with autocast(device, dtype):
@@ -156,7 +168,7 @@ def _marked(module: Stage) -> list[nn.Module]:
 
 @contextmanager
 def checkpointing_off(module: Stage) -> Iterator[None]:
-    """The stage without gradient checkpointing while the block runs."""
+    """Turns off the stage's gradient checkpointing while the block runs; it is on again afterwards."""
     networks = (module.denoiser, module.reference)
     try:
         for network in networks:

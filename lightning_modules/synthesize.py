@@ -46,7 +46,7 @@ REMEDY = "run the same command again, with fewer --devices"
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model that is loaded already, and whom to tell how far its views are.
+    """A model that is loaded already, and callbacks for the progress of its views.
 
     Args:
         pipeline: the model.
@@ -62,11 +62,11 @@ class Loaded:
 def synthesize(request: Request, loaded: Loaded | None = None) -> Destination:
     """Make the views that a request asks for, and return where they are.
 
-    `loaded` is the request's model where a caller keeps it loaded; everybody is then sampled by its pipeline.
-    What its functions raise ends the request and leaves nothing behind.
+    Give `loaded` if the request's model is loaded already: all people are then sampled by its pipeline. An
+    exception raised by its callbacks ends the request and leaves nothing behind.
 
-    On a cluster, and for a URL, an interrupted request leaves the views of people, and the same request goes
-    on from them.
+    On a cluster, and for a URL, an interrupted request keeps the people whose views are finished, and the
+    same request continues with the others.
 
     Raises InputError before a model is loaded, leaving nothing behind; and IncompleteError at the end where
     some photos of `--portraits` could not be used, and the views of all others are there.
@@ -124,7 +124,7 @@ def missing_people(plan: Plan) -> list[str]:
 @contextmanager
 def staging(plan: Plan) -> Iterator[Path]:
     """Yield the folder that becomes the output folder at the end of the block. On a cluster, and for a URL,
-    the next call for the same inputs goes on with what is in it."""
+    the folder of an interrupted call for the same inputs is used again, with what is in it."""
     destination, overwrite = plan.output.destination, plan.output.overwrite
     if plan.cluster is None and destination.url is None:
         with whole_folder(destination.folder, overwrite) as folder:
@@ -138,7 +138,7 @@ def staging(plan: Plan) -> Iterator[Path]:
 
 
 def recipe(plan: Plan) -> dict[str, Any]:
-    """What the views depend on: settings, the model, and the content of all images."""
+    """Everything that the views depend on: settings, and fingerprints of the model, images and LoRAs."""
     files = [photo for person in plan.people for photo in person.photos]
     files += [proxy for proxies in plan.proxies or [] for proxy in proxies]
     files += plan.conditions.files if isinstance(plan.conditions, ConditionFiles) else []

@@ -1,4 +1,4 @@
-"""Stages without weights, and batches for them: what a training step takes can be measured without data.
+"""Stages without weights, and batches for them: the memory of a training step is measured without data.
 
 Shape letters: B frames, R references, V targets, S image side.
 """
@@ -33,7 +33,7 @@ class BatchSize:
 
 
 class UnloadedStage(Stage):
-    """In front of a stage among the bases: its networks are built and not loaded."""
+    """Mixin, placed before a stage among the bases: builds the stage's networks without loading weights."""
 
     def load_backbone(self, path_or_hub_id: str) -> Backbone:
         """The backbone without its weights."""
@@ -44,13 +44,13 @@ class UnloadedStage(Stage):
         return "", ""
 
     def load(self, module: ModelMixin, path: str, stage: str) -> StageCard:  # noqa: ARG002
-        """Leaves the part as it is."""
+        """Keep the part's random weights, and return an empty card."""
         self.reference_timestep = "zero"
         return StageCard(stage, "", "", {})
 
 
 class UnloadedNoisePriorStage(NoisePriorStage):
-    """S's stage, its perceptual loss without weights."""
+    """S's stage, with a perceptual loss that has no weights either."""
 
     def load_perceptual(self, weights: PerceptualWeights) -> PerceptualLoss:
         """The network without its weights."""
@@ -94,7 +94,7 @@ def empty_batch(module: TrainedPart, size: BatchSize, device: torch.device) -> B
 
 
 def training_loss(module: TrainedPart, batch: Batch) -> Tensor:
-    """What a training step of a stage differentiates."""
+    """The scalar loss of a training step, to be differentiated."""
     if isinstance(module, NoisePriorStage):
         return module.training_losses(batch, batch["reference"].shape[1])[0]
     assert isinstance(module, Stage)

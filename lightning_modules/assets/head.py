@@ -1,4 +1,4 @@
-"""The head that S sees in portraits: its surface, and its views. K views, S image side."""
+"""S's 3D reconstruction of a head from portraits: its surface, and its views. K views, S image side."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ VIEWS_AT_ONCE = 8
 
 @dataclass(frozen=True)
 class Head:
-    """A noise prior S and what it makes of one person's portraits."""
+    """A noise prior S, and its feature volume of one person (`canonical`)."""
 
     prior: NoisePrior
     canonical: Canonical
@@ -28,8 +28,8 @@ class Head:
     @classmethod
     @torch.no_grad()
     def of(cls, portraits: list[Image.Image], folder: Path) -> Self:
-        """The head on portraits (S, S) by the S in a folder. Raises InputError where it is damaged, or the
-        portraits have another size."""
+        """Encode a person's portraits (S, S) with the noise prior in `folder`. Raises InputError if the
+        folder is damaged, or the portraits have another size than the prior's."""
         prior = load_model(NoisePrior, folder).float()
         pixels = to_pixels(np.stack([np.asarray(image) for image in portraits]))
         return cls(prior, prior.encode(pixels[None]))

@@ -1,4 +1,4 @@
-"""3D Gaussians of a run, scored on views that were kept from their fit. K views, S image side."""
+"""3D Gaussians of a run, scored on views that were held out of their fit. K views, S image side."""
 
 from collections.abc import Mapping
 from pathlib import Path

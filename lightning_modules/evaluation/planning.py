@@ -252,7 +252,7 @@ def parse_loras(settings: PredictionSettings) -> tuple[Lora, ...]:
 
 
 def _notes_on_text_and_loras(settings: PredictionSettings) -> tuple[str, ...]:
-    """Remarks on what is put on F: a prompt, and LoRAs."""
+    """Lines below the table that name a row's prompt and LoRAs."""
     notes = [f"prompt: {settings.sampling.prompt}"] if settings.sampling.prompt else []
     records = [lora.record for lora in parse_loras(settings)]
     notes += [f"LoRA {one['file']}, weight {one['weight']:g} ({one['fingerprint']})" for one in records]

@@ -140,7 +140,7 @@ class Sampler:
     plan: PredictionPlan
 
     def __call__(self, worker: Worker) -> Callable[[Sequence[str]], None]:  # noqa: ARG002
-        """What samples a worker's batches, which are the keys of subjects."""
+        """Load the system, and return the function that samples one batch, given by its subjects' keys."""
         plan = self.plan
         system = plan.choice.open(plan.device)
         write_json(plan.folder / SYSTEM, system.details)

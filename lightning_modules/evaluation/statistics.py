@@ -71,7 +71,7 @@ def percentile_interval(values: NDArray[np.float64]) -> tuple[float, float]:
 
 def means_by_yaw(views: Sequence[ViewScore], metric: str) -> list[tuple[float, float, int]]:
     """The mean score by bins of yaw: (centre of the bin in degrees, mean, number of views) for every
-    non-empty bin. Views without a camera are left out."""
+    non-empty bin. Views without a camera, and views outside the bins of `YAW_EDGES`, are left out."""
     yaw = np.array([view.yaw for view in views])
     values = np.array([view.scores.get(metric, np.nan) for view in views])
     rows = []

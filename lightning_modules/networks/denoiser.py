@@ -30,10 +30,11 @@ from lightning_modules.networks.view_control import Residuals, control_residuals
 
 @dataclass
 class DeepFeatures:
-    """What a call of the denoiser keeps for later ones, as their latents differ little (DeepCache, Ma et al.
-    2024): the input of the decoder's last block, and F_cam's residuals on the skips of that block.
+    """Features that one call of the denoiser caches for the next ones, whose latents differ little
+    (DeepCache, Ma et al. 2024): the input of the decoder's last block, and F_cam's residuals on the skips of
+    that block.
 
-    A call with `hidden` runs only F's outer blocks, whose resolution is the latents'.
+    A call with `hidden` runs only F's outer blocks, those at the resolution of the latents.
     """
 
     hidden: Tensor | None = None

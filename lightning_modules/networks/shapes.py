@@ -1,4 +1,4 @@
-"""A backbone's networks without its weights, for measuring what they take."""
+"""A backbone's networks without weights, for measuring how much memory they need."""
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL

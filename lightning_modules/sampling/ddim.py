@@ -23,8 +23,9 @@ from lightning_modules.sampling.schedulers import (
 from lightning_modules.sampling.settings import PAPER, Sampling
 
 OnStepEnd = Callable[[int, Tensor, Tensor, Tensor | None], Tensor]
-"""The number of a step, its timestep, the latents after it and the clean latents that it predicts (None
-where the scheduler does not predict them), to the latents to go on with."""
+"""Called after each step with its number, its timestep, the latents (N, 4, H, W) after it, and the clean
+latents that it predicts (None where the scheduler does not predict them). Returns the latents from which the
+next step starts."""
 
 
 @torch.no_grad()

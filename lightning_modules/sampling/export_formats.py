@@ -1,4 +1,4 @@
-"""The 3D formats in which generated views are exported, and what each of them takes."""
+"""The 3D formats in which generated views are exported, and what each of them requires."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -38,7 +38,7 @@ def check_formats(
     wanted = [name for name in NEED_PRIOR if name in formats]
     if wanted and not prior:
         raise InputError(
-            f"{where}: {', '.join(wanted)} take a model with S (noise_prior/), whose density they use"
+            f"{where}: {', '.join(wanted)} need a model with S (noise_prior/), as they use its density"
         )
     if wanted:
         check_packages()

@@ -76,7 +76,7 @@ def check_file(file: Path) -> None:
     if file.suffix != SUFFIX:
         raise InputError(f"--lora {file}: only {SUFFIX} files are read, as others may run code")
     if find_spec("peft") is None:
-        raise InputError(f"--lora {file}: LoRAs take one more package: pip install -e '.[lora]'")
+        raise InputError(f"--lora {file}: LoRAs need one more package: pip install -e '.[lora]'")
 
 
 def find_file(path: str | Path, weight_name: str | None = None) -> Path:

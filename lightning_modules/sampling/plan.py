@@ -148,7 +148,9 @@ def request_devices(request: Request) -> list[str]:
     if not request.on_ray:
         return find_devices(request.devices, request.device)
     if (request.devices, request.device) != (None, None):
-        raise InputError("--device and --devices are local: on a cluster, give --workers and --num_gpus")
+        raise InputError(
+            "--device and --devices are for this machine: on a cluster, give --workers and --num_gpus"
+        )
     return request.cluster_devices()
 
 

@@ -24,9 +24,9 @@ from portraits.pixels import levels_to_pixels
 BankAt = Callable[[float], Bank]
 """The reference bank at a timestep."""
 Predict = Callable[[Tensor, int, float], Tensor]
-"""Noisy latents (N, 4, H, W), the number of the step, and its timestep, to the noise ε in them."""
+"""Predicts the noise ε (N, 4, H, W) in noisy latents of that shape, given the step's number and timestep."""
 Deep = defaultdict[str, DeepFeatures]
-"""Features of F's deep layers that are kept for later steps, by the pass that they are of."""
+"""Cached features of F's deep layers, by the name of the pass that computed them."""
 
 
 @dataclass(frozen=True)

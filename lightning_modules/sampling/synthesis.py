@@ -125,7 +125,8 @@ class Synthesizer:
     out: Path
 
     def __call__(self, worker: Worker) -> Callable[[PersonInputs], None]:
-        """What samples and writes a worker's people."""
+        """Load the model onto the worker's devices, and return the function that samples and writes one
+        person's views."""
         pipeline = open_pipeline(self.networks, self.device_groups[worker.number])
 
         def synthesize(person: PersonInputs) -> None:

@@ -22,7 +22,7 @@ CONDITIONS = "conditions"
 
 Cameras = NDArray[np.float32]
 Rendered = Callable[[int, int], None]
-"""Called after some views were rendered, with how many there are by now and how many there will be."""
+"""Called as condition images are rendered, with the number of those done and of all."""
 
 
 @dataclass(frozen=True)

@@ -139,7 +139,7 @@ def test_model_without_f_cam_is_an_input_error(run, models):
 
 def test_local_and_cluster_options_exclude_each_other(run, monkeypatch):
     monkeypatch.setattr("core.engine.find_spec", lambda _: "installed")
-    with pytest.raises(InputError, match="--device and --devices are local"):
+    with pytest.raises(InputError, match="--device and --devices are for this machine"):
         run("--devices", "2", "--engine", "ray")
     with pytest.raises(InputError, match="--workers applies to workers of a cluster"):
         run("--workers", "2")
