@@ -1,4 +1,4 @@
-"""The head that is dragged: condition images at any yaw and pitch, quickly enough to follow the pointer."""
+"""Condition images for the head that a visitor drags, rendered quickly enough to follow the pointer."""
 
 from functools import lru_cache
 from threading import Lock
@@ -25,7 +25,7 @@ class Scene(Protocol):
 
 
 class LiveCamera:
-    """Small condition images of a renderer's identities at whole degrees; those rendered before are kept."""
+    """Small condition images of a renderer's identities at whole degrees of yaw and pitch, cached."""
 
     def __init__(self, renderer: str) -> None:
         self.renderer = renderer

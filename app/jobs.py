@@ -32,9 +32,17 @@ READING, CONDITIONS, SAMPLING = "reading photos", "rendering conditions", "sampl
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a request is: `done` of `total` views or steps of a `stage`, the seconds that this stage still
-    takes (None: unknown), how many views there will be, and the newest previews; or its `place` in the queue,
-    from 1."""
+    """How far a request is.
+
+    Args:
+        stage: what is being done.
+        done: views or steps of the stage that are done.
+        total: all views or steps of the stage.
+        seconds_left: estimated time until the stage ends; None if unknown.
+        views: number of views that the request will have.
+        previews: the newest previews.
+        place: place in the queue from 1, while the request waits.
+    """
 
     stage: str = READING
     done: int = 0
@@ -47,7 +55,7 @@ class Progress:
 
 @dataclass(eq=False)
 class Watch:
-    """Follows one request from inside: reports its progress, raises CancelledError once cancelled."""
+    """The callbacks of one request: report its progress, and raise CancelledError once it is cancelled."""
 
     request: Request
     report: Callable[[Progress], None]
@@ -57,13 +65,13 @@ class Watch:
     previews: Sequence[Image.Image] = field(default=(), init=False)
 
     def on_rendered(self, done: int, total: int) -> None:
-        """After some condition images."""
+        """Report the number of condition images that are rendered."""
         self._tell(CONDITIONS, done, total, total)
 
     def on_step_end(
         self, pipeline: DiffPortrait3DPipeline, step: int, _timestep: Tensor, tensors: Mapping[str, Tensor]
     ) -> None:
-        """After a step: a preview decodes the clean latents that the step predicts, of a few views."""
+        """Report a step; at times also decode its predicted clean latents, of a few views, as previews."""
         if step == 0:
             self.started, self.previewed = time.monotonic(), 0.0
         views, total = len(tensors["latents"]), sampled_steps(pipeline, self.request)

@@ -295,7 +295,7 @@ def add_view(chosen: list[tuple[float, float]], dragged: str) -> tuple[Any, str]
 
 
 def clear_views() -> tuple[Any, str]:
-    """Begin anew."""
+    """Remove all chosen views. Returns the empty list, and the message below it."""
     return [], markup.message(DRAG)
 
 

@@ -1,4 +1,4 @@
-"""What the page makes of a photo: its faces, the crop of the chosen one, and its pose. S image side."""
+"""Checks an uploaded photo, and finds its faces, the crop of the chosen one, and its pose. S image side."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -31,11 +31,11 @@ class Photo:
 
     Args:
         path: the file.
-        crop: what the networks will see (S, S).
-        pose: yaw, pitch and roll in degrees; None of a photo that is not aligned.
-        boxes: of all faces (F, 4), the largest first; left, top, right, bottom in pixels.
-        chosen: the number of the face that is cropped.
-        largest: whether that is the face which `synthesize` finds in this photo by itself.
+        crop: the networks' input (S, S).
+        pose: yaw, pitch and roll in degrees; None if the photo is not aligned.
+        boxes: the box of each face: left, top, right, bottom in pixels; the largest first.
+        chosen: index in `boxes` of the face that is cropped.
+        largest: whether that is the face which `synthesize` would choose by itself.
         is_crop: whether the photo is an EG3D crop already, as the built-in people's are.
     """
 

@@ -31,7 +31,7 @@ CAMERAS = "cameras.json"
 
 @dataclass(frozen=True)
 class Fixed:
-    """What is the same for all requests of a running page; `loras` are the files that it offers."""
+    """Settings that all requests of a running page share; `loras` are the files that it offers."""
 
     model: str
     conditions: str = "synthetic"
@@ -44,7 +44,7 @@ class Cameras:
     """Where the cameras are, by one of `MODES`.
 
     Args:
-        mode: which of the others counts.
+        mode: one of `MODES`; it decides which of the other fields are used.
         trajectory, views, yaw, pitch: a path, as on the command line.
         dragged: yaw and pitch in degrees, one pair for each view.
         photos: files whose poses are followed.

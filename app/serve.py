@@ -30,7 +30,7 @@ MAX_PORT = 65535
 
 @dataclass(frozen=True)
 class Options:
-    """The page.
+    """Options of the page.
 
     Args:
         model: a model folder
@@ -39,9 +39,9 @@ class Options:
         port: the port to listen on
         conditions: the renderer of the condition images (synthetic, eg3d:FOLDER, panohead:FOLDER)
         loras: a folder of LoRAs for Stable Diffusion 1.5 (.safetensors), which the page offers
-        precision: of the networks
+        precision: precision of the networks
         device: cpu, cuda, cuda:N, or mps for Apple's GPU; by default the GPUs of NVIDIA's, if any
-        devices: how many GPUs to make views on, a request on each at a time; by default all
+        devices: number of GPUs, each of which works on one request at a time; all by default
         browser: open the page in the browser
     """
 
@@ -60,7 +60,7 @@ class Options:
 def check(options: Options) -> ModelSummary:
     """What the model folder holds. Raises InputError on anything that cannot be served; loads no weights."""
     if find_spec("gradio") is None:
-        raise InputError("the page takes one more package: pip install -e '.[app]'")
+        raise InputError("the page needs one more package: pip install -e '.[app]'")
     check_video()
     if not is_renderer(options.conditions):
         raise InputError(f"--conditions {options.conditions}: the page takes a renderer, not a folder")

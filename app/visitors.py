@@ -63,7 +63,7 @@ class Visitor:
 class Visitors:
     """All visitors below one folder, which also has Gradio's uploads.
 
-    A visitor is who sends a cookie: a secret, of which the name of the folder is a hash.
+    A visitor is recognised by a cookie, which is a secret. The name of the visitor's folder is a hash of it.
     """
 
     root: Path

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.card`: what a GPU takes at Stable Diffusion 1.5's size, without data and network.
+"""`python -m benchmarks.card`: time and memory on a GPU at Stable Diffusion 1.5's size, without data.
 
 Measures a guided denoising step and the released sampler's, the whole pipeline from portrait to views, and
 one training step of each stage and of S with the settings for 24 GB. All networks are real, with random
@@ -42,14 +42,14 @@ class Job:
 
     Args:
         device: "cuda", or "cpu" for a small size.
-        dtype: of the networks in sampling.
-        size: of F in the guided step.
-        prior: S's settings.
+        dtype: precision of the networks in sampling.
+        size: size of F in the guided step.
+        prior: settings of S.
         stages: the training runs.
-        views: views of the guided step and of the pipeline.
-        steps: denoising steps of the pipeline.
-        rounds: timings of each line, of which the best is reported.
-        backbone: a folder whose sizes the pipeline has; None for Stable Diffusion 1.5's.
+        views: number of views in the guided step and in the pipeline.
+        steps: number of denoising steps of the pipeline.
+        rounds: number of timings of each line, of which the best is reported.
+        backbone: a folder from whose configs the pipeline is built; None for Stable Diffusion 1.5's.
     """
 
     device: str

@@ -1,10 +1,11 @@
 """`python -m benchmarks.mesh --model checkpoints/mini`: the shape that S sees in a portrait, against the true
 meshes of the built-in people.
 
-Each person is rendered from the front and S makes a surface of the portrait. The truth is what cameras all
-around see of the person's own meshes, hair and shoulders included. Distances are between nearest points, both
-ways, inside the cube of S's volume, in per cent of the head's height from chin to crown. Another person's
-truth in the place of S's surface says what it is to get the head right, but not the person.
+Each person is rendered from the front, and S reconstructs a surface from the portrait. The truth is the part
+of the person's own meshes, hair and shoulders included, that is visible from cameras all around. Distances
+are between nearest points, both ways, inside the cube of S's volume, in per cent of the head's height from
+chin to crown. For comparison, the distances of another person's truth are given: those of a surface that is a
+head, but not this person's.
 
 Shape letters: P points of a surface.
 """
@@ -45,15 +46,15 @@ CHIN_DEPTH = 0.015  # metres: the chin is no further behind the mouth's corners 
 
 @dataclass(frozen=True)
 class MeshBenchmark:
-    """Measure S's shape.
+    """Measure the error of S's surfaces.
 
     Args:
         model: a model folder with S
-        people: how many
-        place: where they are rendered
-        level: the density that counts as S's surface, as in `export-3d`
-        resolution: samples along a side of S's cube
-        seed: whose people
+        people: number of people
+        place: the built-in renderer's place in which they are rendered
+        level: density at S's surface, as in `export-3d`
+        resolution: number of density samples along each side of S's cube
+        seed: seed from which the people are drawn
     """
 
     model: str = "checkpoints/mini"
