@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import fsspec
 from tqdm import tqdm
@@ -85,7 +85,7 @@ class Destination:
         InputError if the URL cannot be reached."""
         if self.url is None or (self._header() is not None and BEGUN in self._lines()):
             return True
-        with _one_line(self.url):
+        with _one_line(self.url, "read"):
             filesystem, root = fsspec.core.url_to_fs(self.url)
             return not _has_files(filesystem, root)
 
@@ -98,7 +98,7 @@ class Destination:
         """Copy the file of this name at the URL to `path`; False if there is none, or a larger one. Raises
         InputError if the URL cannot be read."""
         assert self.url is not None
-        with _one_line(self.url):
+        with _one_line(self.url, "read"):
             filesystem, root = fsspec.core.url_to_fs(self.url)
             remote = f"{root}/{path.name}"
             found = filesystem.isfile(remote) and filesystem.size(remote) <= max_bytes
@@ -146,7 +146,9 @@ class Destination:
             shutil.rmtree(delivered)
 
     def _send(self, url: str, last: str, overwrite: bool) -> None:
-        sent = set(self._lines())
+        lines = self._lines()
+        write_text(self.folder / RECORD, "".join(lines))
+        sent = set(lines)
         paths = sorted(
             (path for path in self.folder.rglob("*") if _is_result(path)),
             key=lambda path: (path == self.folder / last, path),
@@ -156,7 +158,7 @@ class Destination:
         total = sum(size.values())
         done = total - sum(size[path] for path in todo)
         with (
-            _one_line(url),
+            _one_line(url, "written"),
             tqdm(total=total, initial=done, unit="B", unit_scale=True, desc="upload") as bar,
             (self.folder / RECORD).open("a", encoding="utf-8") as record,
         ):
@@ -232,11 +234,11 @@ def _put(filesystem: fsspec.AbstractFileSystem, paths: Sequence[Path], remote: l
 
 
 @contextmanager
-def _one_line(url: str) -> Iterator[None]:
+def _one_line(url: str, attempt: Literal["read", "written"]) -> Iterator[None]:
     """Raise InputError for what an object store raises."""
     try:
         yield
     except InputError:
         raise
     except store_errors() as error:
-        raise InputError(f"{url}: cannot be written ({str(error) or type(error).__name__})") from error
+        raise InputError(f"{url}: cannot be {attempt} ({str(error) or type(error).__name__})") from error

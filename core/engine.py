@@ -120,7 +120,8 @@ class LocalEngine:
         try:
             yield
         except BrokenProcessPool as error:
-            raise InputError(f"a {kind} process died, perhaps for lack of memory: {self.remedy}") from error
+            died = f"a {kind} process died, perhaps for lack of memory"
+            raise InputError(": ".join(filter(None, [died, self.remedy]))) from error
         except MemoryError as error:
             if self.remedy is None:
                 raise

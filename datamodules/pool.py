@@ -20,7 +20,7 @@ from core.errors import InputError
 from core.files import whole_file
 from core.fingerprints import of_folder, of_settings
 from core.lists import spread
-from core.model_folders import load_model
+from core.model_folders import load_vae
 from core.seeding import stream_generators, torch_generator
 from core.tensors import read_tensors
 from portraits.pixels import levels_to_pixels
@@ -272,7 +272,7 @@ class ImagePool(pl.LightningDataModule):
             path = Path(self.cache_dir, f"moments-{name}.safetensors")
             if path.is_file():
                 return read_tensors(path)
-        model = load_model(AutoencoderKL, vae, torch.float32)
+        model = load_vae(vae)
         moments = {
             split: encode_moments(model, rows, self.encode_batch, f"encode {split}")
             for split, rows in images.items()

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from core.errors import InputError
 from core.files import whole_folder
-from core.model_folders import load_model, save_model
+from core.model_folders import load_vae, save_model
 from core.seeding import (
     normal,
     normal_by_row,
@@ -194,7 +194,7 @@ class AutoencoderModule(pl.LightningModule):
 def with_frozen_encoder(folder: str, like: AutoencoderKL) -> AutoencoderKL:
     """The VAE of a model folder with everything but its decoder frozen. Raises InputError if its weights are
     of another architecture than `like`."""
-    vae = load_model(AutoencoderKL, Path(folder), torch.float32)
+    vae = load_vae(Path(folder))
     shapes, wanted = (
         {name: tensor.shape for name, tensor in model.state_dict().items()} for model in (vae, like)
     )
@@ -244,7 +244,7 @@ class BackboneModule(pl.LightningModule):
         super().__init__()
         self.save_hyperparameters(ignore=["learning"])
         self.learning = learning
-        self.vae = load_model(AutoencoderKL, Path(vae), torch.float32).requires_grad_(False)
+        self.vae = load_vae(Path(vae)).requires_grad_(False)
         levels = len(block_out_channels)
         unet = UNet2DConditionModel(
             in_channels=self.vae.config.latent_channels,

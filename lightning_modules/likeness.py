@@ -3,6 +3,7 @@
 Shape letters: B people, K views of each, N = B*K views, S image side, D features of a face.
 """
 
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -141,22 +142,21 @@ def neighbour_difference(views: Tensor) -> float:
 def read_masks(data: str, batch: Batch) -> Tensor | None:
     """The masks (B, K, S, S) in [0, 1] of a batch's test views, identified by keys and cameras; None if the
     folder has none."""
-    manifest, reader, found = Manifest.load(Path(data)), ShardReader(), {}
+    manifest, found = Manifest.load(Path(data)), {}
     wanted = {key: row for row, key in enumerate(batch["key"])}
-    for shard in manifest.of_split("test"):
-        path = Path(data, shard.name)
-        index = ShardIndex.scan(path)
-        for position, key in enumerate(index.keys):
-            if key not in wanted:
-                continue
-            sample = decode(reader.read(path, index.members(position)), size=manifest.image_size)
-            if sample.masks is None:
-                reader.close()
-                return None
-            cameras = batch["camera"][wanted[key]].numpy()
-            views = [int(np.abs(sample.cameras - camera).sum(1).argmin()) for camera in cameras]
-            found[key] = torch.from_numpy(sample.masks[views]).float() / 255
-    reader.close()
+    with closing(ShardReader()) as reader:
+        for shard in manifest.of_split("test"):
+            path = Path(data, shard.name)
+            index = ShardIndex.scan(path)
+            for position, key in enumerate(index.keys):
+                if key not in wanted:
+                    continue
+                sample = decode(reader.read(path, index.members(position)), size=manifest.image_size)
+                if sample.masks is None:
+                    return None
+                cameras = batch["camera"][wanted[key]].numpy()
+                views = [int(np.abs(sample.cameras - camera).sum(1).argmin()) for camera in cameras]
+                found[key] = torch.from_numpy(sample.masks[views]).float() / 255
     return torch.stack([found[key] for key in batch["key"]])
 
 

@@ -4,7 +4,6 @@ The weights are chosen by a setting, without silent fallback: "vgg16" is the pap
 "efficientnet-lite0" comes inside a package, for machines without access to a model hub.
 """
 
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.errors import InputError
+from metrics.catalogue import VGG16, published
 
 PerceptualWeights = Literal["efficientnet-lite0", "vgg16"]
 
@@ -102,18 +102,11 @@ def _efficientnet_lite0(pretrained: bool) -> FeaturePyramid:
 
 
 def _vgg16(pretrained: bool) -> FeaturePyramid:
-    from torchvision.models import VGG16_Weights, vgg16
+    from torchvision.models import vgg16
 
-    weights = VGG16_Weights.IMAGENET1K_V1
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
-    if pretrained and not cached.is_file():
-        raise InputError(
-            f"perceptual weights vgg16: not at {cached}; download {weights.url} to that path, "
-            "or set the weights to efficientnet-lite0, which come in a package"
-        )
     network = vgg16()
     if pretrained:
-        network.load_state_dict(torch.load(cached, map_location="cpu", weights_only=True))
+        network.load_state_dict(published(VGG16).tensors())
     # relu1_2, relu2_2, relu3_3, relu4_3, relu5_3, the levels LPIPS reads
     cuts = ((0, 4), (4, 9), (9, 16), (16, 23), (23, 30))
     layers = list(network.features)

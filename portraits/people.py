@@ -105,11 +105,12 @@ def align_portrait(
 ) -> Aligned:
     """Crop a photo with `align`; `path` names the photo in errors.
 
-    Raises NoFaceError if no face is found, and InputError if the crop is smaller than `MIN_SIDE`."""
+    Raises NoFaceError if no face is found, and InputError if the crop is smaller than `MIN_SIDE` or far
+    larger than a photo."""
     try:
         found = align(photo, size, box, detector)
-    except NoFaceError as error:
-        raise NoFaceError(f"{path}: {error}") from error
+    except InputError as error:
+        raise type(error)(f"{path}: {error}") from error
     if found.square.side < MIN_SIDE:
         raise InputError(
             f"{path}: the face's crop is {found.square.side:.0f} pixels wide, too few for a portrait:"

@@ -98,8 +98,8 @@ def fetch_bytes(url: str, max_bytes: int) -> bytes:
 
 
 class ShardCache:
-    """Local copies of remote shards in `folder`, at most `max_bytes` in total, shared by all processes of a
-    machine.
+    """Local copies of remote shards in `folder`, at most `max_bytes` in total besides those that are being
+    downloaded, shared by all processes of a machine.
 
     The least recently used copies are evicted first.
     """

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from core import model_folders
 from core.destination import Destination
 from core.devices import find_device
 from core.engine import THIS_PROCESS, Engine, Task
@@ -20,7 +21,6 @@ from core.errors import IncompleteError, InputError
 from core.files import RESULT, checksum, resumable_folder
 from core.fingerprints import of_settings
 from core.lists import shortened
-from core.model_folders import load_model
 from core.workers import Worker
 from portraits.pixels import Images, levels_to_pixels
 from shards.index import ShardIndex
@@ -38,7 +38,7 @@ def load_vae(backbone: str, device: str | None = None) -> AutoencoderKL:
     folder = Path(backbone) / "vae"
     if not (folder / "config.json").is_file():
         raise InputError(f"--vae {backbone}: no vae/config.json in it; give a Stable Diffusion 1.5 folder")
-    return load_model(AutoencoderKL, folder, torch.float32).to(device)
+    return model_folders.load_vae(folder).to(device)
 
 
 @torch.no_grad()

@@ -60,7 +60,7 @@ def networks_of(path: Path, average: Path | None = None) -> tuple[TriPlaneEncode
     generator = build_generator(
         {name: x for name, x in decoder.items() if name not in UNREAD}, settings, f"{path}: {GENERATOR}"
     )
-    own[AVERAGE] = _latent_average(found, tensors, str(average))
+    own[AVERAGE] = _latent_average(found, tensors, str(average or path))
     if average is None:
         notes = ["rendering: as NVIDIA's FFHQ generator, by default"]
         if AVERAGE not in tensors:

@@ -96,4 +96,4 @@ def image_encoder_of(config: dict[str, Any]) -> Any:
         with torch.device("meta"):
             return CLIPVisionModelWithProjection(CLIPVisionConfig(**config))
     except (TypeError, ValueError) as error:
-        raise InputError(f"image_encoder/config.json is no CLIP image tower: {error}") from error
+        raise InputError(f"the image encoder's config is none of CLIP's image tower: {error}") from error

@@ -23,7 +23,7 @@ from generators.gan.layers import StyledConvolution
 from metrics.perceptual_loss import PerceptualLoss, PerceptualWeights
 
 RAMP_UP, RAMP_DOWN = 0.05, 0.25  # shares of the steps in which the learning rate of w rises and falls
-W_NOISE = 0.05  # noise added to w, in standard deviations of w
+W_NOISE = 0.05  # noise added to each channel of w, in root mean square distances of w from its mean
 W_NOISE_STEPS = 0.75  # share of the steps with this noise
 SAMPLES = 1000  # latents from which the mean and standard deviation of w are computed
 PERCEPTUAL_SIDE = 256  # largest image side for the perceptual loss
@@ -132,7 +132,7 @@ class Inversion:
         for step in range(self.tuning.style_steps):
             done = step / self.tuning.style_steps
             optimizer.param_groups[0]["lr"] = self.tuning.style_rate * _ramp(done)
-            scale = spread * W_NOISE * max(0.0, 1 - done / W_NOISE_STEPS) ** 2 / math.sqrt(style.numel())
+            scale = spread * W_NOISE * max(0.0, 1 - done / W_NOISE_STEPS) ** 2
             noisy = style + scale * torch.randn(style.shape, generator=draw).to(style)
             distance = self.loss(_view(generator, self._styles(noisy), label), target)
             loss = distance + self.tuning.noise_weight * noise_structure(noises)

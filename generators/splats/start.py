@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from core.errors import InputError
 from generators.isosurface import Surface, colours_from_views
 from generators.splats.gaussians import Gaussians
 from generators.volume import rays
@@ -68,7 +69,9 @@ def _seen_on_sphere(
     along = (cast.origins * cast.directions).sum(-1)
     space = SPHERE**2 - cast.origins.square().sum(-1)
     if not bool((space > 0).all()):
-        raise ValueError("cameras are outside the sphere of the surroundings")
+        raise InputError(
+            f"3D Gaussians: a camera is {SPHERE:g} units or more from the origin, outside their surroundings"
+        )
     distance = torch.sqrt(along.square() + space) - along
     points = (cast.origins + distance.unsqueeze(-1) * cast.directions).flatten(0, 1).numpy()
     at = ((np.arange(SPHERE_GRID) + 0.5) * images.shape[1] / SPHERE_GRID).astype(int)

@@ -46,7 +46,9 @@ def align(
     photo: Image.Image, size: int, box: Sequence[float] | None = None, detector: FaceDetector | None = None
 ) -> Aligned:
     """Crop the largest face of an RGB photo as EG3D does, at `size`×`size`; with `box` (left, top, right,
-    bottom in pixels), the face that overlaps it most. Raises NoFaceError."""
+    bottom in pixels), the face that overlaps it most.
+
+    Raises NoFaceError, and InputError if the found face's crop is far larger than a photo."""
     face = find_face(photo, box, detector)
     if face is None:
         where = "" if box is None else f" at the box {' '.join(f'{edge:g}' for edge in box)}"

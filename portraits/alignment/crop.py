@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from core.errors import InputError
 from portraits.geometry import LANDMARKS_3D
 
 RESCALE = 300.0  # EG3D scales the photo so that one unit of LANDMARKS_3D is this many pixels …
@@ -46,12 +47,12 @@ def square_around(landmarks: ArrayLike, height: int) -> Square:
 
 def cut(image: Image.Image, square: Square, size: int) -> Image.Image:
     """Crop a square of an image to `size`×`size`, resampled once (Lanczos, antialiased); black outside the
-    image."""
+    image. Raises InputError for a square of more than `MAX_SIDE` pixels a side."""
     left, top = int(np.floor(square.left)), int(np.floor(square.top))
     right = int(np.ceil(square.left + square.side))
     bottom = int(np.ceil(square.top + square.side))
     if max(right - left, bottom - top) > MAX_SIDE:
-        raise ValueError(f"a crop of {right - left} pixels is no portrait")
+        raise InputError(f"the face is misplaced: its crop has {right - left}x{bottom - top} pixels")
     window = image.crop((left, top, right, bottom))
     box = (
         square.left - left,

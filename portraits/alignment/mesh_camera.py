@@ -21,12 +21,11 @@ class Calibration:
     """Correction of the landmark network's systematic error in head pose.
 
     With angles in radians, the corrected yaw is `yaw` · y + `yaw_cubed` · y³ for the fitted yaw y. Pitch and
-    roll stay as they are: `pitch` is not used.
+    roll stay as they are.
     """
 
     yaw: float = 1.0
     yaw_cubed: float = 0.0
-    pitch: float = 1.0
 
     def correct(self, turn: NDArray[np.float64]) -> NDArray[np.float64]:
         """The corrected yaw, pitch and roll (3,) in radians."""

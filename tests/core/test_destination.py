@@ -76,6 +76,22 @@ def test_interrupted_delivery_sends_the_rest(store, destination, uploads):
     assert contents(store) == FILES | {"views/000.png": b"other"}
 
 
+def test_record_continues_after_a_line_that_was_cut_off(store, destination, uploads):
+    finish(destination)
+    record = destination.folder / ".sent"
+    with record.open("a") as file:
+        file.write('["beg')
+    uploads.room = 3  # all but the last
+    with pytest.raises(InputError, match="cannot be written"):
+        destination.deliver(LAST)
+    assert destination.is_vacant()
+    uploads.paths.clear()
+    uploads.room = 1000
+    destination.deliver(LAST)
+    assert uploads.paths == [f"/bucket/views/{LAST}"]
+    assert contents(store) == FILES
+
+
 def test_folder_of_another_recipe_is_not_delivered(destination):
     assert not destination.is_finished(RECIPE)
     finish(destination)
@@ -185,5 +201,5 @@ def test_invalid_destinations_are_input_errors(out, staging, message):
 
 @pytest.mark.parametrize("url", ["nowhere://bucket/views", "abfs://container/views"])
 def test_missing_packages_are_one_line(url, tmp_path):
-    with pytest.raises(InputError, match=rf"^{url}: cannot be written \(.*(not known|[Ii]nstall)"):
+    with pytest.raises(InputError, match=rf"^{url}: cannot be read \(.*(not known|[Ii]nstall)"):
         Destination.of(url, str(tmp_path)).check_vacant()

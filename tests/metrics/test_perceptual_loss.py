@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from core.errors import InputError
+from metrics.catalogue import published
 from metrics.perceptual_loss import PerceptualLoss
 
 
@@ -34,7 +35,12 @@ def test_network_is_frozen_and_passes_gradients(loss, images):
     assert all(torch.equal(x, before[name]) for name, x in loss.state_dict().items())
 
 
-def test_missing_weights_are_an_input_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    with pytest.raises(InputError, match="efficientnet-lite0"):
+def test_missing_or_incomplete_weights_are_an_input_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    with pytest.raises(InputError, match=r"vgg16: not at .*metric-weights"):
+        PerceptualLoss("vgg16")
+    path = published("vgg16").path
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"half")
+    with pytest.raises(InputError, match=f"{path} is not the published file"):
         PerceptualLoss("vgg16")

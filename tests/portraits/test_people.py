@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -26,6 +27,11 @@ def paint_face(path, at=(60, 50), scale=1.0, side=200):
         values[row - 2 : row + 3, column - 2 : column + 3] = colour
     Image.fromarray(values).save(path)
     return path
+
+
+def stretched(face):
+    """The face with landmarks far outside its photo, as of a degenerate detection."""
+    return replace(face, landmarks=face.landmarks * 1e4)
 
 
 def test_find_people_in_photos_and_folders(tmp_path):
@@ -87,6 +93,14 @@ def test_unusable_photo_is_an_input_error_with_its_name(tmp_path):
     for name, line in write_bad_photos(tmp_path).items():
         with pytest.raises(InputError, match=f"{name}: .*{line}"):
             read_portrait(tmp_path / name, 64, aligned=True, detector=DotDetector())
+
+
+def test_misplaced_face_is_an_input_error_with_the_photo_s_name(tmp_path, monkeypatch):
+    photo, detector = paint_face(tmp_path / "ada.png"), DotDetector()
+    largest = detector.largest
+    monkeypatch.setattr(detector, "largest", lambda image: stretched(largest(image)))
+    with pytest.raises(InputError, match=r"ada\.png: the face is misplaced: its crop has \d+x\d+ pixels"):
+        read_portrait(photo, 16, aligned=True, detector=detector)
 
 
 def test_all_unusable_photos_are_named_and_can_be_skipped(tmp_path):

@@ -375,5 +375,5 @@ def test_interrupted_upload_is_resumed_manifest_last(
 
 
 def test_output_url_is_checked_before_capture(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="nowhere://bucket/fake: cannot be written"):
+    with pytest.raises(InputError, match="nowhere://bucket/fake: cannot be read"):
         BuildOptions("nowhere://bucket/fake", staging=str(tmp_path))

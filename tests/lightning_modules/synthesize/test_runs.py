@@ -211,7 +211,7 @@ def test_people_left_out_are_named_when_only_the_upload_is_resumed(at_url, photo
 
 @pytest.mark.usefixtures("no_model")
 def test_stores_without_a_package_are_refused_before_loading(run, tmp_path):
-    with pytest.raises(InputError, match=r"^nowhere://bucket/views: cannot be written"):
+    with pytest.raises(InputError, match=r"^nowhere://bucket/views: cannot be read"):
         run("--out", "nowhere://bucket/views", "--staging", str(tmp_path / "work"))
     with pytest.raises(InputError, match="--staging DIR and a URL as --out go together"):
         run("--out", URL)
