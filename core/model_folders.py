@@ -63,8 +63,8 @@ def load_model(cls: type[Model], folder: Path, dtype: torch.dtype | None = None)
 
 def load_vae(folder: Path, dtype: torch.dtype = torch.float32) -> AutoencoderKL:
     """Load the VAE in a `vae/` folder of any diffusers version, in `dtype`. Raises as `load_model`."""
-    tensors = {_current_name(name): x.to(dtype) for name, x in read_weights(folder).items()}
     vae = empty_model(AutoencoderKL, read_json(folder / "config.json"), folder)
+    tensors = {_current_name(name): x.to(dtype) for name, x in read_weights(folder).items()}
     load_strict(vae, tensors, str(folder))
     return vae.eval()
 

