@@ -68,6 +68,7 @@ def check(values: list[float]) -> None:
     assert 0 <= share <= 100
 
 
+@pytest.mark.slow
 def test_sampling_is_measured(job, printed):
     rows = printed(job)
     ways = [f"guided step of 2 views, {way}" for way in ("released", "ours", "ours, fixed timestep")]

@@ -6,6 +6,7 @@ from benchmarks.conditions import main
 from core.errors import InputError
 
 
+@pytest.mark.slow
 def test_cost_and_noise_of_each_way_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--size=32", "--views=1", "--frames=2"])
     rows = capsys.readouterr().out.splitlines()[2:]

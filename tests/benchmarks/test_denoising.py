@@ -41,6 +41,7 @@ def test_all_training_steps_agree(training_parts):
         assert (gradient - first).norm() < 1e-4 * first.norm(), name
 
 
+@pytest.mark.slow
 def test_operations_and_memory_decrease_down_the_table(sampling_parts, training_parts):
     with torch.no_grad():
         work = [operations(run) for run in steps(sampling_parts).values()]
@@ -50,6 +51,7 @@ def test_operations_and_memory_decrease_down_the_table(sampling_parts, training_
     assert peak[-1] > 0
 
 
+@pytest.mark.slow
 def test_operations_on_meta_tensors_match_the_cpu(training_parts):
     """At full size only meta tensors fit into memory."""
     meta = build(SMALL, 4, "meta", portraits=2, attached=False)

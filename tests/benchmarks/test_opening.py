@@ -6,6 +6,7 @@ from benchmarks.opening import main
 from core.errors import InputError
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distinct", ["true", "false"])
 def test_time_and_memory_are_printed(capsys: pytest.CaptureFixture[str], distinct: str) -> None:
     main(

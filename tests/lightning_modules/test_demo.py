@@ -67,6 +67,7 @@ def test_orbit_line_reports_neighbour_difference(orbit, tmp_path):
     assert line == "- an orbit of 3 views: neighbouring views differ by 13.33 levels of 256\n"
 
 
+@pytest.mark.slow
 def test_orbit_line_compares_with_rendered_truth(orbit, tmp_path):
     options = {"identities": 1, "val_identities": 0, "test_identities": 1, "views": 2, "size": 24}
     capture = SyntheticCapture(**options, samples=1, place="studio", seed=7)

@@ -290,6 +290,7 @@ def test_log_is_rewritten_atomically_when_columns_change(tmp_path, monkeypatch):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["metrics.csv"]
 
 
+@pytest.mark.slow
 def test_unreachable_wandb_falls_back_to_offline(monkeypatch, tmp_path, caplog):
     """The server is a closed local port: no request leaves this machine."""
     wandb.teardown()  # runs and settings of earlier tests in this process

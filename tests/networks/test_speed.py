@@ -77,6 +77,7 @@ def conditioned(denoiser, reference, side, downsampling):
         return {"bank": denoiser.project(bank), "hint": hint}
 
 
+@pytest.mark.slow
 def test_the_denoiser_is_one_graph():
     """With all that a pass can have, on one level of layers."""
     unet = toy_unet(down_block_types=("CrossAttnDownBlock2D",), up_block_types=("CrossAttnUpBlock2D",),

@@ -52,6 +52,7 @@ def turn_between(first: HeadFrame, second: HeadFrame) -> float:
     return float(np.degrees(Rotation.from_matrix(first.rotation @ second.rotation.T).magnitude()))
 
 
+@pytest.mark.slow
 def test_head_pose_is_recovered(studio: Studio, pictures: dict[str, np.ndarray]):
     source = object.__new__(NersembleCapture)
     cameras = {serial: studio.scaled(serial) for serial in pictures}
@@ -60,6 +61,7 @@ def test_head_pose_is_recovered(studio: Studio, pictures: dict[str, np.ndarray])
     assert abs(head.scale / studio.head.scale - 1) < 0.06
 
 
+@pytest.mark.slow
 def test_head_pose_is_robust_to_wrong_faces(studio: Studio, pictures: dict[str, np.ndarray]):
     from PIL import Image
 
@@ -74,6 +76,7 @@ def test_head_pose_is_robust_to_wrong_faces(studio: Studio, pictures: dict[str, 
     assert turn_between(locate_head(projections, landmarks), studio.head) < 4
 
 
+@pytest.mark.slow
 def test_capture_of_rendered_videos_recovers_cameras(
     studio: Studio, pictures: dict[str, np.ndarray], tmp_path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -20,6 +20,7 @@ def test_units_split_identities_without_overlap():
     assert set.union(*by_split.values()) == set(range(40))
 
 
+@pytest.mark.slow
 def test_block_is_deterministic_with_conditions_of_other_people():
     source = SyntheticCapture(**TINY)
     unit = source.units()[0]

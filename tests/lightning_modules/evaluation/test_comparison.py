@@ -115,6 +115,7 @@ def kill_at_save(monkeypatch, number):
     monkeypatch.setattr(Image.Image, "save", killed)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_killed_table_resumes_to_equal_results(request_of, tmp_path, monkeypatch):
     baseline = [BaselineSettings("triplanenet", str(write_folder("triplanenet", tmp_path / "weights")))]
