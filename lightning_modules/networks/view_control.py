@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from core.errors import InputError
 from core.model_folders import place_like
@@ -23,6 +23,7 @@ from lightning_modules.networks.layers import (
     run_layer,
 )
 
+SILU_GAIN = 1.68  # 1 / √E[silu(x)²] for normal x
 HINT_CHANNELS = (16, 32, 96, 256, 256, 256)  # the first at full resolution, then halved each time
 
 
@@ -36,10 +37,11 @@ class Residuals(NamedTuple):
 def view_control(unet: UNet2DConditionModel, downsampling: int) -> ControlNetModel:
     """F_cam before training: F's encoder with zero convolutions, so that its residuals are zero.
 
-    The hint encoder's last convolution, which diffusers also initialises to zero, has the default
-    initialisation here: followed by zero convolutions, it would get almost no gradient until these have
-    grown. `downsampling` is the VAE's factor, a power of two (8 for Stable Diffusion 1.5), by which condition
-    images are downsampled as well. Raises InputError for other factors.
+    The hint encoder starts with convolutions that preserve the variance of their inputs. diffusers' last one
+    is zero and, followed by zero convolutions, would get almost no gradient until these have grown; PyTorch's
+    default for the others lets the hint vary 350 times less than the features it is added to. `downsampling`
+    is the VAE's factor, a power of two (8 for Stable Diffusion 1.5), by which condition images are
+    downsampled as well. Raises InputError for other factors.
     """
     halvings = math.log2(downsampling)
     if not halvings.is_integer() or not 0 <= halvings < len(HINT_CHANNELS):
@@ -48,7 +50,11 @@ def view_control(unet: UNet2DConditionModel, downsampling: int) -> ControlNetMod
         )
     channels = HINT_CHANNELS[: int(halvings) + 1]
     control = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=channels)
-    control.controlnet_cond_embedding.conv_out.reset_parameters()
+    for module in control.controlnet_cond_embedding.modules():
+        if isinstance(module, nn.Conv2d):
+            fan_in = math.prod(module.weight.shape[1:])
+            nn.init.normal_(module.weight, std=SILU_GAIN / math.sqrt(fan_in))
+            nn.init.zeros_(module.bias)
     return place_like(control, unet)
 
 

@@ -1,10 +1,11 @@
 import pytest
 import torch
+from torch.nn import functional as F
 
 from core.errors import InputError
 from core.model_folders import load_model, save_model
 from lightning_modules.networks.denoiser import Denoiser
-from lightning_modules.networks.view_control import control_residuals, view_control
+from lightning_modules.networks.view_control import control_residuals, embed_condition, view_control
 from tests.networks.toy import noise, prompt, sd15_unet, shake, toy_unet
 
 CLOSE = {"rtol": 1e-4, "atol": 2e-6}
@@ -49,6 +50,17 @@ def test_hint_has_the_latents_size(factor):
     unet = toy_unet()
     denoiser = Denoiser(unet, prompt(), view_control(unet, factor))
     assert denoiser.embed_condition(noise(1, 3, 4 * factor, 4 * factor)).shape == (1, 16, 4, 4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("factor", [4, 8])
+def test_untrained_hint_varies_as_much_as_the_features_it_is_added_to(factor):
+    torch.manual_seed(0)
+    control = view_control(toy_unet(), factor)
+    images = F.interpolate(noise(4, 3, 8, 8), size=16 * factor, mode="bicubic").clamp(-1, 1)
+    hint, features = embed_condition(control, images), control.conv_in(noise(4, 4, 16, 16))
+    deviation = [float((x - x.mean((2, 3), keepdim=True)).std()) for x in (hint, features)]
+    assert 0.3 < deviation[0] / deviation[1] < 3
 
 
 def test_only_f_cam_gets_gradients_and_checkpointing_keeps_them():
