@@ -10,20 +10,16 @@ PROCESSES ?= $(shell getconf _NPROCESSORS_ONLN)
 # Processes of the fast tests; each takes about a gigabyte of memory.
 TESTERS ?= $(shell echo $$(( $(PROCESSES) < 8 ? $(PROCESSES) : 8 )))
 
-# The capture that training runs on by default: five to seven minutes on two cores.
+# The capture that training runs on by default: under ten minutes on two cores.
+STUDIO := --place studio --views 12 --size 128
 SHARDS := shards/built/synthetic
-CAPTURE := --identities 128 --val_identities 16 --test_identities 16 --views 10 --size 64 --seed 1
-# The larger capture on which the shipped backbone was trained.
-BACKBONE_SHARDS := shards/built/backbone
-BACKBONE_CAPTURE := --identities 336 --val_identities 16 --test_identities 32 --views 10 --size 64 --seed 0
-# More people for the shipped model's later stages; and unseen people, for the demo and the ablations.
-MORE_SHARDS := shards/built/more
-MORE_CAPTURE := --identities 264 --val_identities 4 --test_identities 4 --views 10 --size 64 --seed 2
+CAPTURE := $(STUDIO) --identities 96 --val_identities 16 --test_identities 16 --seed 1
+# The people on whom the shipped model was trained; and unseen people, for the demo and the ablations.
+TRAINING_SHARDS := shards/built/people_a shards/built/people_b
+CAPTURE_A := $(STUDIO) --identities 336 --val_identities 16 --test_identities 0 --seed 11
+CAPTURE_B := $(STUDIO) --identities 320 --val_identities 0 --test_identities 0 --seed 12
 PEOPLE_SHARDS := shards/built/people
-PEOPLE_CAPTURE := --identities 32 --val_identities 0 --test_identities 32 --views 10 --size 64 --seed 4
-# The studio's people, for the model of 128×128 pixels (train-studio).
-STUDIO_SHARDS := shards/built/studio
-STUDIO_CAPTURE := --place studio --identities 656 --val_identities 16 --test_identities 0 --views 12 --size 128 --seed 11
+PEOPLE_CAPTURE := $(STUDIO) --identities 32 --val_identities 0 --test_identities 32 --seed 14
 # The trained part of an earlier stage: the newest run's export, or the shipped part.
 newest = $(firstword $(shell ls -td runs/$(1)/version_*/export 2>/dev/null) checkpoints/mini/$(2))
 MODEL ?= checkpoints/mini
@@ -79,17 +75,19 @@ setup-dev: $(VENV)/.dev ## Install what developing needs into .venv
 $(SHARDS)/manifest.json: | $(VENV)/.run
 	$(RUN) -m diffportrait3d build synthetic $(CAPTURE) --processes $(PROCESSES) --out $(SHARDS)
 
-$(BACKBONE_SHARDS)/manifest.json: | $(VENV)/.run
-	$(RUN) -m diffportrait3d build synthetic $(BACKBONE_CAPTURE) --processes $(PROCESSES) --out $(BACKBONE_SHARDS)
+shards/built/people_a/manifest.json: | $(VENV)/.run
+	$(RUN) -m diffportrait3d build synthetic $(CAPTURE_A) --processes $(PROCESSES) --out $(@D)
 
-$(MORE_SHARDS)/manifest.json: | $(VENV)/.run
-	$(RUN) -m diffportrait3d build synthetic $(MORE_CAPTURE) --processes $(PROCESSES) --out $(MORE_SHARDS)
+shards/built/people_b/manifest.json: | $(VENV)/.run
+	$(RUN) -m diffportrait3d build synthetic $(CAPTURE_B) --processes $(PROCESSES) --out $(@D)
 
 $(PEOPLE_SHARDS)/manifest.json: | $(VENV)/.run
 	$(RUN) -m diffportrait3d build synthetic $(PEOPLE_CAPTURE) --processes $(PROCESSES) --out $(PEOPLE_SHARDS)
 
-$(STUDIO_SHARDS)/manifest.json: | $(VENV)/.run
-	$(RUN) -m diffportrait3d build synthetic $(STUDIO_CAPTURE) --processes $(PROCESSES) --out $(STUDIO_SHARDS)
+# The backbone on which train-mini trains: the shipped one, or train-backbone's, runs/backbone_unet/backbone.
+BACKBONE ?= checkpoints/mini
+shards/built/%_latents/manifest.json: shards/built/%/manifest.json
+	$(RUN) -m diffportrait3d cache-latents shards/built/$* --vae $(BACKBONE) --out $(@D)
 
 # make shards SOURCE=nersemble ROOT=/data/nersemble builds shards from a download (more options in ARGS).
 SOURCE ?=
@@ -123,34 +121,18 @@ train-stage3: $(SHARDS)/manifest.json ## Train view consistency V (stage 3), F_r
 train-noise-prior: $(SHARDS)/manifest.json ## Train the noise prior S, which needs no other stage
 	$(RUN) -m lightning_modules.fit --config configs/noise_prior.yaml $(ARGS)
 
-train-backbone: $(BACKBONE_SHARDS)/manifest.json ## Train the small replacement for Stable Diffusion from scratch (one to two hours)
-	$(RUN) -m lightning_modules.fit --config configs/backbone_vae.yaml $(ARGS)
-	$(RUN) -m lightning_modules.fit --config configs/backbone_unet.yaml $(ARGS)
+# The shipped model from scratch, in two halves: over ten hours on two idle cores.
+train-backbone: $(TRAINING_SHARDS:=/manifest.json) ## Train the small replacement for Stable Diffusion, as it was trained (hours)
+	$(RUN) -m lightning_modules.fit --config configs/backbone_vae.yaml
+	$(RUN) -m lightning_modules.fit --config configs/backbone_unet.yaml
 
-# The training of the shipped parts: on all three captures, for longer. About two hours on two idle cores.
-CAPTURES := $(SHARDS)/manifest.json $(BACKBONE_SHARDS)/manifest.json $(MORE_SHARDS)/manifest.json
-LONG := --config configs/data/captures.yaml --data.batch_size 8 --data.targets 4
-train-mini: $(CAPTURES) ## Train all four shipped parts from scratch, as they were trained (hours)
-	$(MAKE) train-stage1 ARGS="$(LONG) --trainer.max_steps 2000 --trainer.val_check_interval 500"
-	$(MAKE) train-stage2 ARGS="$(LONG) --trainer.max_steps 1000 --trainer.val_check_interval 250"
-	$(MAKE) train-stage3 ARGS="--trainer.max_steps 700 --trainer.val_check_interval 350"
-	$(MAKE) train-noise-prior ARGS="--config configs/data/captures.yaml --trainer.max_steps 800"
-
-# A model of 128×128 pixels on the studio's people, including its backbone: over ten hours on two idle cores. On a GPU,
-# give ARGS="--config configs/scale/mini_gpu.yaml" for the stages.
-.PHONY: train-studio
-STUDIO := --config configs/scale/studio.yaml
-train-studio: $(STUDIO_SHARDS)/manifest.json ## Train a model of 128 pixels on the studio's people, its backbone included
-	$(RUN) -m lightning_modules.fit --config configs/backbone_vae.yaml --config configs/scale/backbone_vae_studio.yaml
-	$(RUN) -m lightning_modules.fit --config configs/backbone_unet.yaml --config configs/scale/backbone_unet_studio.yaml
-	$(RUN) -m diffportrait3d cache-latents $(STUDIO_SHARDS) --vae runs/backbone_unet/backbone --out $(STUDIO_SHARDS)_latents
-	$(RUN) -m lightning_modules.fit --config configs/stage1.yaml $(STUDIO) $(ARGS)
-	$(RUN) -m lightning_modules.fit --config configs/stage2.yaml $(STUDIO) \
-		--model.appearance "$$(ls -td runs/stage1/version_*/export | head -1)" $(ARGS)
-	$(RUN) -m lightning_modules.fit --config configs/stage3.yaml $(STUDIO) --data.batch_size 4 --data.targets 8 \
-		--model.appearance "$$(ls -td runs/stage1/version_*/export | head -1)" \
-		--model.control "$$(ls -td runs/stage2/version_*/export | head -1)" $(ARGS)
-	$(RUN) -m lightning_modules.fit --config configs/noise_prior.yaml --config configs/scale/noise_prior_studio.yaml
+# On a GPU, give ARGS="--config configs/scale/mini_gpu.yaml".
+LONG := --config configs/data/captures.yaml --model.backbone $(BACKBONE)
+train-mini: $(TRAINING_SHARDS:=_latents/manifest.json) ## Train the other shipped parts from scratch, as they were trained (hours)
+	$(MAKE) train-stage1 ARGS="$(LONG) --data.batch_size 8 --data.targets 4 --trainer.max_steps 2000 $(ARGS)"
+	$(MAKE) train-stage2 ARGS="$(LONG) --data.batch_size 8 --data.targets 4 --trainer.max_steps 1000 $(ARGS)"
+	$(MAKE) train-stage3 ARGS="$(LONG) --trainer.max_steps 700 $(ARGS)"
+	$(MAKE) train-noise-prior ARGS="--config configs/data/captures.yaml --trainer.max_steps 2000 $(ARGS)"
 
 ##  Using the model
 
