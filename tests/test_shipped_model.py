@@ -19,7 +19,7 @@ from lightning_modules.view_control import ViewControlStage
 from portraits.pixels import levels_to_pixels
 
 MODEL = Path(__file__).parents[1] / "checkpoints/mini"
-PEOPLE = Path(__file__).parent / "data/people"
+PEOPLE = Path(__file__).parent / "data/studio"
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def validate(stage: pl.LightningModule, conditions: bool = False) -> dict[str, f
     """Validation metrics over the eight validation people of `PEOPLE`."""
     sources = {"people": SourceConfig(urls=str(PEOPLE))}
     data = PortraitViewsDataModule(
-        sources, image_size=64, batch_size=8, targets=8, conditions=conditions, num_workers=0, val_frames=8
+        sources, image_size=128, batch_size=8, targets=8, conditions=conditions, num_workers=0, val_frames=8
     )
     trainer = pl.Trainer(accelerator="cpu", devices=1, logger=False, enable_progress_bar=False)
     return trainer.validate(stage, data, verbose=False)[0]
@@ -85,4 +85,4 @@ def test_noise_prior_beats_copying_the_portrait() -> None:
 def test_shipped_model_is_small() -> None:
     backbone = [path for path in MODEL.rglob("*.safetensors") if {"vae", "unet"} & set(path.parts)]
     assert sum(path.stat().st_size for path in backbone) <= 20e6
-    assert sum(path.stat().st_size for path in MODEL.rglob("*")) <= 40e6
+    assert sum(path.stat().st_size for path in MODEL.rglob("*")) <= 60e6
