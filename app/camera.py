@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from generators.base import Renderer, Renders
-from generators.registry import SYNTHETIC, open_renderer
+from generators.registry import BUILT_IN, open_renderer
 from portraits.cameras import label_from_angles
 
 SIDE = 96  # pixels
@@ -45,11 +45,12 @@ class LiveCamera:
         return Image.fromarray(self._scene(identity).render(label[None]).images[0])
 
     def _open_scene(self, identity: int) -> Scene:
-        if self.renderer == SYNTHETIC:
+        if self.renderer in BUILT_IN:
             from generators.parametric.renderer import SyntheticHead  # imports Mitsuba
 
-            open_renderer(SYNTHETIC)  # with its threads
-            return SyntheticHead(SAMPLES).scene(identity, SIDE)
+            open_renderer(self.renderer)  # with its threads
+            place, light = BUILT_IN[self.renderer]
+            return SyntheticHead(SAMPLES, place, light).scene(identity, SIDE)
         return OneIdentity(open_renderer(self.renderer), identity)
 
 

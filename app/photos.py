@@ -97,7 +97,7 @@ def choose_face(photo: Photo, face: int, size: int, detector: FaceDetector) -> P
 def built_in_person(number: int, size: int, path: Path) -> Photo:
     """Render a built-in person's portrait at S = `size` into the file `path`."""
     label = label_from_angles(*np.radians((8.0 if number % 2 else -8.0, 2.0)))
-    image = Image.fromarray(SyntheticHead().render(number, label[None], size).images[0])
+    image = Image.fromarray(SyntheticHead(place="studio").render(number, label[None], size).images[0])
     image.save(path)
     return Photo(path, image, pose_in_degrees(label), is_crop=True)
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from core.errors import InputError
+from generators.registry import STUDIO
 from lightning_modules.sampling.devices import Precision
 from lightning_modules.sampling.presets import preset, read_presets
 from lightning_modules.sampling.requests import Request
@@ -34,7 +35,7 @@ class Fixed:
     """Settings that all requests of a running page share; `loras` are the files that it offers."""
 
     model: str
-    conditions: str = "synthetic"
+    conditions: str = STUDIO
     precision: Precision = "float32"
     loras: Sequence[Path] = ()
 

@@ -17,7 +17,7 @@ from jsonargparse import ArgumentParser
 from core.devices import find_devices
 from core.errors import InputError, one_line
 from core.signals import EndAtOnce
-from generators.registry import check_renderer, is_renderer
+from generators.registry import STUDIO, check_renderer, is_renderer
 from lightning_modules.sampling.devices import Precision, check_precision
 from lightning_modules.sampling.loras import Lora, check_loras, lora_files
 from lightning_modules.sampling.model_summary import ModelSummary
@@ -49,7 +49,7 @@ class Options:
     out: str = "runs/app"
     host: str = LOCAL
     port: int = 7860
-    conditions: str = "synthetic"
+    conditions: str = STUDIO
     loras: str | None = None
     precision: Precision = "float32"
     device: str | None = None

@@ -9,6 +9,9 @@ from numpy.typing import ArrayLike, NDArray
 Light = Literal["traced", "baked"]
 """How the built-in renderer computes light: by paths for each image, or once for a person."""
 
+Place = Literal["studio", "anywhere"]
+"""Where the built-in renderer's people are: in front of one plain backdrop, or indoors and outdoors."""
+
 
 @dataclass(frozen=True)
 class Renders:

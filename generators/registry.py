@@ -1,7 +1,8 @@
 """Choice of the renderer of condition images, R(v, z), by name or by a GAN's options.
 
-`synthetic` is the built-in renderer, which traces paths for each image; `baked` shows the same people with
-light baked into them once, so that many cameras of a person are cheap. `eg3d:FOLDER` and `panohead:FOLDER`
+`studio`, `synthetic` and `baked` are the built-in renderer: people in a plain studio; people indoors and
+outdoors, with paths traced for each image; and the same with light baked into a person once, so that many
+cameras are cheap, as they are in the studio. `eg3d:FOLDER` and `panohead:FOLDER`
 are a GAN with default options; `GeneratorOptions` is a GAN with any options, on the command line
 `--conditions.folder FOLDER --conditions.truncation 0.5`.
 """
@@ -13,21 +14,25 @@ from typing import Any, get_args
 from core.errors import InputError
 from core.fingerprints import of_folder
 from core.workers import ONLY_WORKER, Worker
-from generators.base import Light, Renderer
+from generators.base import Light, Place, Renderer
 from generators.gan.architecture import Kind
 from generators.gan.options import GeneratorOptions
 
 RendererChoice = GeneratorOptions | str
 
-SYNTHETIC, BAKED = "synthetic", "baked"
-LIGHTS: dict[str, Light] = {SYNTHETIC: "traced", BAKED: "baked"}  # of the built-in renderer
+STUDIO, SYNTHETIC, BAKED = "studio", "synthetic", "baked"
+BUILT_IN: dict[str, tuple[Place, Light]] = {
+    STUDIO: ("studio", "baked"),
+    SYNTHETIC: ("anywhere", "traced"),
+    BAKED: ("anywhere", "baked"),
+}
 KINDS: tuple[Kind, ...] = get_args(Kind)
-RENDERERS = (*LIGHTS, *(f"{kind}:FOLDER" for kind in KINDS))
+RENDERERS = (*BUILT_IN, *(f"{kind}:FOLDER" for kind in KINDS))
 
 
 def is_renderer(choice: RendererChoice) -> bool:
     """Whether a setting chooses a renderer, and not, for example, a folder of images."""
-    return not isinstance(choice, str) or choice.partition(":")[0] in (*LIGHTS, *KINDS)
+    return not isinstance(choice, str) or choice.partition(":")[0] in (*BUILT_IN, *KINDS)
 
 
 def check_renderer(choice: RendererChoice) -> None:
@@ -59,7 +64,8 @@ def open_renderer(
         from generators.parametric.renderer import SyntheticHead, render_on_threads  # imports Mitsuba
 
         render_on_threads(worker.threads())
-        return SyntheticHead(light=LIGHTS[str(choice)])
+        place, light = BUILT_IN[str(choice)]
+        return SyntheticHead(place=place, light=light)
     from generators.gan.renderer import GeneratedHead  # imports torch
 
     return GeneratedHead(options, device, worker)
@@ -79,7 +85,7 @@ def _options(choice: RendererChoice) -> GeneratorOptions | None:
     if not isinstance(choice, str):
         return choice
     name, _, folder = choice.partition(":")
-    if name in LIGHTS:
+    if name in BUILT_IN:
         if folder:
             raise InputError(f"--conditions {choice}: the built-in renderer has no options")
         return None

@@ -22,6 +22,7 @@ from core.errors import InputError, one_line
 from core.files import whole_folder, write_json
 from datamodules import PortraitViewsDataModule, SourceConfig
 from generators.base import Renderer
+from generators.registry import STUDIO
 from lightning_modules.evaluation.moving import moved
 from lightning_modules.likeness import Batch, Likeness, RowScores, as_json, read_masks, table
 from lightning_modules.networks.portrait import PortraitModel, load_portrait_model
@@ -226,7 +227,7 @@ def run(
         precision: precision of the networks.
     """
     with whole_folder(Path(out)) as folder:
-        loaded, renderer = load_whole(model, precision), prepare_renderer("synthetic")
+        loaded, renderer = load_whole(model, precision), prepare_renderer(STUDIO)
         study = Study(loaded, Sampling(steps=steps, strength=strength, window=views))
         batch = read_frames(data, frames, views, DiffPortrait3DPipeline.of(loaded).image_size)
         likeness, rows, shown = Likeness(batch), {}, {}

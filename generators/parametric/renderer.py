@@ -1,12 +1,10 @@
 """The built-in renderer of synthetic people."""
 
-from typing import Literal
-
 import drjit
 import numpy as np
 from numpy.typing import ArrayLike
 
-from generators.base import Light, Renders
+from generators.base import Light, Place, Renders
 from generators.parametric.environment import sample_environment
 from generators.parametric.expression import sample_expression
 from generators.parametric.lit_scene import LitScene
@@ -14,7 +12,6 @@ from generators.parametric.person import Person, sample_person
 from generators.parametric.scene import HeadScene
 from generators.parametric.studio import sample_studio
 
-Place = Literal["studio", "anywhere"]
 SAMPLES = 24
 RAYS, CONDITION_RAYS = 3, 2  # along a pixel's side
 CONDITION_NOISE = 33.0  # dB; what path tracing reaches at best with SAMPLES paths at 256 pixels

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from core.engine import EngineOptions
-from generators.registry import RendererChoice
+from generators.registry import STUDIO, RendererChoice
 from lightning_modules.evaluation.subjects import Background, SubjectSettings
 from lightning_modules.sampling.settings import PAPER, Sampling
 from portraits.predictions import Protocol
@@ -27,7 +27,8 @@ class PredictionSettings:
         tilt: tilt of moved references, in degrees
         reference_network: the trained F_ref, or an `untrained` copy of F in its place (Table 1b)
         conditions: those of the shards, or of other people rendered at the same cameras (B.4)
-        renderer: renderer of the other people: synthetic, eg3d:FOLDER, panohead:FOLDER, or a GAN's options
+        renderer: renderer of the other people: studio, synthetic, eg3d:FOLDER, panohead:FOLDER, or a GAN's
+            options
         identity: number of the first rendered person
         sampling: number of steps (100 in the paper), guidance scale, starting noise (Table 2) and so on
         lora: LoRAs for Stable Diffusion 1.5 on F, each a safetensors file, or FILE:WEIGHT
@@ -43,7 +44,7 @@ class PredictionSettings:
     tilt: float = 20.0
     reference_network: Literal["trained", "untrained"] = "trained"
     conditions: Literal["shards", "others"] = "shards"
-    renderer: RendererChoice = "synthetic"
+    renderer: RendererChoice = STUDIO
     identity: int = 1_000_000
     sampling: Sampling = PAPER
     lora: list[str] | None = None

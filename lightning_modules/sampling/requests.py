@@ -6,7 +6,7 @@ import numpy as np
 
 from core.engine import EngineOptions
 from core.errors import InputError
-from generators.registry import RendererChoice
+from generators.registry import STUDIO, RendererChoice
 from lightning_modules.sampling.devices import Precision
 from lightning_modules.sampling.export_formats import Format
 from lightning_modules.sampling.settings import Sampling, Solver, Spacing, StartingNoise
@@ -29,8 +29,8 @@ class Request(EngineOptions):
         pitch: vertical amplitude of the trajectory in degrees, instead of its default
         cameras: files of EG3D labels (.json, .npy), or photos to estimate cameras from; instead of a
             trajectory
-        conditions: the renderer of the condition images (synthetic, eg3d:FOLDER, panohead:FOLDER, or a GAN's
-            options), or a folder with one image for each view
+        conditions: the renderer of the condition images (studio, synthetic, baked, eg3d:FOLDER,
+            panohead:FOLDER, or a GAN's options), or a folder with one image for each view
         identity: number of the rendered person; by default the seed
         noise: random, 3d-aware, or a folder of proxy images; by default 3d-aware if possible
         strength: strength of 3D-aware noise, 1 in the paper; below 1, more of the proxies is kept
@@ -75,7 +75,7 @@ class Request(EngineOptions):
     yaw: float | None = None
     pitch: float | None = None
     cameras: list[str] | None = None
-    conditions: RendererChoice = "synthetic"
+    conditions: RendererChoice = STUDIO
     identity: int | None = None
     noise: str | None = None
     strength: float = Sampling.strength

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from core.errors import InputError
 from core.workers import ONLY_WORKER, Worker
-from generators.base import Renders
+from generators.base import Place, Renders
 from generators.parametric.anatomy import anatomy
 from generators.parametric.lit_scene import LitScene
 from generators.parametric.person import Person, sample_person
@@ -19,7 +19,6 @@ from generators.parametric.renderer import (
     CONDITION_RAYS,
     RAYS,
     SAMPLES,
-    Place,
     capture_instant,
     render_on_threads,
     studio_instant,
@@ -62,13 +61,13 @@ class SyntheticCapture(Source):
         self,
         identities: int = 256,
         views: int = 16,
-        size: int = 64,
+        size: int = 128,
         seed: int = 0,
         frames: int = 1,
         val_identities: int = 16,
         test_identities: int = 32,
         samples: int = SAMPLES,
-        place: Place = "anywhere",
+        place: Place = "studio",
     ) -> None:
         """
         Args:

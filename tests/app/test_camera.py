@@ -43,7 +43,7 @@ def test_angles_are_clamped_to_the_limits_of_the_widget(renderer):
 
 @pytest.mark.slow
 def test_built_in_head_turns_with_the_camera():
-    live = LiveCamera("synthetic")
+    live = LiveCamera("studio")
     left, front, right = (np.asarray(live.frame(yaw, 0, 0)).astype(float) for yaw in (-40, 0, 40))
     assert left.shape == (SIDE, SIDE, 3)
     mirrored = np.abs(left - right[:, ::-1]).mean()

@@ -124,11 +124,14 @@ def test_units_have_consecutive_parts_of_one_split():
     assert in_units(parts, lambda _: 1, lambda part: part[0], least=1) == [(part,) for part in parts]
 
 
-@pytest.mark.parametrize(("name", "light"), [("synthetic", "traced"), ("baked", "baked")])
-def test_renderer_is_opened_lazily_by_name(name: str, light: str):
+@pytest.mark.parametrize(
+    ("name", "place", "light"),
+    [("studio", "studio", "baked"), ("synthetic", "anywhere", "traced"), ("baked", "anywhere", "baked")],
+)
+def test_renderer_is_opened_lazily_by_name(name: str, place: str, light: str):
     source = pickle.loads(pickle.dumps(Plain()))
     source.conditions = name
-    assert source.renderer().light == light
+    assert (source.renderer().place, source.renderer().light) == (place, light)
     with pytest.raises(InputError, match="there is no such renderer"):
         check_renderer("nobody")
 
