@@ -175,7 +175,7 @@ def test_views_of_an_uploaded_photo_at_dragged_cameras(page, photo, browser, add
 
     with zipfile.ZipFile(io.BytesIO(downloaded(page, "PNG"))) as archive:
         views = [np.asarray(Image.open(archive.open(name))) for name in archive.namelist()]
-    assert np.shape(views) == (4, 64, 64, 3)
+    assert np.shape(views) == (4, 128, 128, 3)
     assert all(np.abs(views[0].astype(int) - view).mean() > 2 for view in views[1:])
     assert downloaded(page, "MP4")[4:8] == b"ftyp"
     (tmp_path / "cameras.json").write_bytes(downloaded(page, "Cameras"))

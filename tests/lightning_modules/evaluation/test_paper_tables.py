@@ -13,9 +13,11 @@ from PIL import Image
 from generators.gan.folder import save_generator
 from lightning_modules.evaluate import main
 from lightning_modules.evaluation.tables import MEMORY, SECONDS
+from lightning_modules.networks.portrait import save_portrait_model
 from tests.baselines.toys import write_folder
 from tests.generators.inversion.test_invert import varied
 from tests.lightning_modules.evaluation.results import assert_same_results, signal_of, start_in_child
+from tests.networks.toy import toy_model
 
 ROOT = Path(__file__).parents[3]
 PEOPLE = ROOT / "tests/data/people"
@@ -30,12 +32,14 @@ SETTINGS = {"eg3d_pti": TUNING, "panohead_pti": {**TUNING, "frame": "own"}, "zer
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """A folder of toy weights for every kind of baseline."""
+    """A folder of toy weights for every kind of baseline, and of a toy model."""
     place = tmp_path_factory.mktemp("weights")
     found = {kind: write_folder(kind, place / kind) for kind in ("triplanenet", "goae", "zero123")}
     for kind in ("eg3d", "panohead"):
         save_generator(varied(kind), place / kind, "toy")
         found[f"{kind}_pti"] = place / kind
+    found["model"] = place / "model"
+    save_portrait_model(toy_model(image_size=64), str(found["model"]))
     return found
 
 
@@ -46,7 +50,7 @@ def arguments_of(table, folders, out):
     ]
     return [
         f"--config={ROOT}/configs/evaluate/{table}.yaml",
-        f"--model={ROOT}/checkpoints/mini",
+        f"--model={folders['model']}",
         f"--subjects.shards={PEOPLE}",
         "--subjects.split=val",
         "--subjects.frames=4",
