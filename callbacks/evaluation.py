@@ -20,7 +20,7 @@ from callbacks.stage_samples import Batch, Sampler, follows_cameras, sampler_of,
 from core.devices import CPU, has_float64
 from core.errors import InputError
 from core.files import write_text
-from generators.registry import RendererChoice, check_renderer
+from generators.registry import STUDIO, RendererChoice, check_renderer
 from lightning_modules.evaluation.directions import WandbSummaries
 from lightning_modules.evaluation.scoring import fid_notes
 from lightning_modules.evaluation.tables import ordered
@@ -77,7 +77,7 @@ class Evaluation(pl.Callback):
         guidance: float = 3.0,
         metrics: Sequence[str] | None = None,
         orbit_views: int = 0,
-        renderer: RendererChoice = "synthetic",
+        renderer: RendererChoice = STUDIO,
     ) -> None:
         counts = {"frames": frames, "views": views, "every_n_validations": every_n_validations}
         for name, value in counts.items():
