@@ -121,7 +121,7 @@ train-stage3: $(SHARDS)/manifest.json ## Train view consistency V (stage 3), F_r
 train-noise-prior: $(SHARDS)/manifest.json ## Train the noise prior S, which needs no other stage
 	$(RUN) -m lightning_modules.fit --config configs/noise_prior.yaml $(ARGS)
 
-# The shipped model from scratch, in two halves: over ten hours on two idle cores.
+# The shipped model from scratch, in two halves: about seven hours on one core, with the captures' time on top.
 train-backbone: $(TRAINING_SHARDS:=/manifest.json) ## Train the small replacement for Stable Diffusion, as it was trained (hours)
 	$(RUN) -m lightning_modules.fit --config configs/backbone_vae.yaml
 	$(RUN) -m lightning_modules.fit --config configs/backbone_unet.yaml
@@ -129,10 +129,10 @@ train-backbone: $(TRAINING_SHARDS:=/manifest.json) ## Train the small replacemen
 # On a GPU, give ARGS="--config configs/scale/mini_gpu.yaml".
 LONG := --config configs/data/captures.yaml --model.backbone $(BACKBONE)
 train-mini: $(TRAINING_SHARDS:=_latents/manifest.json) ## Train the other shipped parts from scratch, as they were trained (hours)
-	$(MAKE) train-stage1 ARGS="$(LONG) --data.batch_size 8 --data.targets 4 --trainer.max_steps 2000 $(ARGS)"
-	$(MAKE) train-stage2 ARGS="$(LONG) --data.batch_size 8 --data.targets 4 --trainer.max_steps 1000 $(ARGS)"
-	$(MAKE) train-stage3 ARGS="$(LONG) --trainer.max_steps 700 $(ARGS)"
-	$(MAKE) train-noise-prior ARGS="--config configs/data/captures.yaml --trainer.max_steps 2000 $(ARGS)"
+	$(MAKE) train-stage1 ARGS="$(LONG) --data.batch_size 8 --data.targets 4 --trainer.max_steps 900 $(ARGS)"
+	$(MAKE) train-stage2 ARGS="$(LONG) --data.batch_size 8 --data.targets 4 --trainer.max_steps 450 $(ARGS)"
+	$(MAKE) train-stage3 ARGS="$(LONG) --trainer.max_steps 300 $(ARGS)"
+	$(MAKE) train-noise-prior ARGS="--config configs/data/captures.yaml --data.batch_size 4 --trainer.max_steps 1000 $(ARGS)"
 
 ##  Using the model
 

@@ -102,11 +102,8 @@ def demo(
 def shown_rows(study: Study) -> list[Ablation]:
     """The rows of the demo's table: the truth, two trivial baselines, the model, and the model at the paper's
     strength unless that is the study's."""
-    names = [TRUTH, RETURNED, PROXIES, FULL]
-    if study.sampling.strength != 1:
-        names.append(PAPER_STRENGTH)
-    rows = {row.name: row for row in study.rows()}
-    return [rows[name] for name in names]
+    shown = (TRUTH, RETURNED, PROXIES, FULL, PAPER_STRENGTH)
+    return [row for row in study.rows() if row.name in shown]
 
 
 def orbit_line(orbit: Path, data: str, key: str) -> str:

@@ -36,7 +36,7 @@ def test_small_prior_predicts_128_pixels():
 
 def test_vgg_loss_needs_its_weights(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(InputError, match="perceptual weights vgg16: not at"):
+    with pytest.raises(InputError, match="weights vgg16: not at"):
         read(PRIOR, LARGE)
 
 

@@ -116,7 +116,7 @@ def test_cancelled_request_ends_at_the_next_step_without_output(pipeline, reques
 
 def test_second_request_waits_for_the_device(pipeline, request_for):
     workers = Workers([pipeline])
-    first, second = workers.submit(request_for(steps=1000)), workers.submit(request_for("other"))
+    first, second = workers.submit(request_for(steps=500)), workers.submit(request_for("other"))
     third = workers.submit(request_for("another"))
     assert next(progress for progress in first.follow() if progress.stage != WAITING)
     assert not second.future.running()

@@ -142,7 +142,7 @@ def test_too_many_frames_without_a_face_fail_the_build(
         ({"frames": 0}, "--frames 0: give 1 or more"),
         ({"condition_frames": 0}, "--condition_frames 0: give 1 or more"),
         ({"val_share": 0.7, "test_share": 0.3}, "leave people for training"),
-        ({"conditions": "blender"}, "no such renderer; choose from synthetic"),
+        ({"conditions": "blender"}, "no such renderer; choose from studio, synthetic"),
     ],
 )
 def test_invalid_settings_are_input_errors(roots: dict[str, Path], change: dict[str, Any], message: str):

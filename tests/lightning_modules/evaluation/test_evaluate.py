@@ -52,7 +52,7 @@ def request_of(capture, model, tmp_path):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_every_table_config_can_be_planned(path, tmp_path):
-    people = Path(__file__).parents[2] / "data/people"
+    people = Path(__file__).parents[2] / "data/studio"
     small = [f"--subjects.shards={people}", "--scoring.metrics=[PSNR]", f"--out={tmp_path}"]
     plan = plan_evaluation(parse_request([f"--config={path}", *small]))
     values = yaml.safe_load(path.read_text())
