@@ -33,7 +33,7 @@ help: ## List the targets
 
 ##  Setting up
 
-# uv installs in a third of pip's time. It ignores pip's settings (mirrors, proxies), so pip takes over where it fails.
+# uv installs several times faster than pip. It ignores pip's settings (mirrors, proxies), so pip takes over where it fails.
 comma := ,
 PIP := $(RUN) -m pip install -q --disable-pip-version-check -c constraints.txt
 install = $(PIP) uv; \

@@ -28,11 +28,17 @@ def stage() -> AppearanceStage:
     return AppearanceStage(backbone=str(MODEL)).eval()
 
 
-def validate(stage: pl.LightningModule, conditions: bool = False) -> dict[str, float]:
-    """Validation metrics over the eight validation people of `PEOPLE`."""
+def validate(stage: pl.LightningModule, conditions: bool = False, frames: int = 8) -> dict[str, float]:
+    """Validation metrics over the first validation people of `PEOPLE`."""
     sources = {"people": SourceConfig(urls=str(PEOPLE))}
     data = PortraitViewsDataModule(
-        sources, image_size=128, batch_size=8, targets=8, conditions=conditions, num_workers=0, val_frames=8
+        sources,
+        image_size=128,
+        batch_size=frames,
+        targets=8,
+        conditions=conditions,
+        num_workers=0,
+        val_frames=frames,
     )
     trainer = pl.Trainer(accelerator="cpu", devices=1, logger=False, enable_progress_bar=False)
     return trainer.validate(stage, data, verbose=False)[0]
@@ -61,25 +67,25 @@ def test_conditions_and_other_views_lower_the_loss() -> None:
     """The gains of F_cam (stage 2) and V (stage 3) are positive, and zero for untrained ones."""
     parts = {"appearance": str(MODEL / REFERENCE), "control": str(MODEL / CONTROL)}
     stage = ViewConsistencyStage(backbone=str(MODEL), positions=0, attentions=1, ff_mult=2, **parts).eval()
-    without = validate(stage, conditions=True)
+    without = validate(stage, conditions=True, frames=4)
     load_part(stage.denoiser.cross_view, str(MODEL / CROSS_VIEW), "view_consistency", stage.fingerprint)
-    trained = validate(stage, conditions=True)
+    trained = validate(stage, conditions=True, frames=4)
     assert without["val/views_gain"] == pytest.approx(0, abs=1e-5)
     assert trained["val/views_gain"] > 0
     assert trained["val/loss"] < without["val/loss"]
     turned = ViewControlStage(backbone=str(MODEL), appearance=parts["appearance"]).eval()
-    untrained = validate(turned, conditions=True)
+    untrained = validate(turned, conditions=True, frames=4)
     load_part(turned.denoiser.control, parts["control"], "view_control", turned.fingerprint)
-    found = validate(turned, conditions=True)
+    found = validate(turned, conditions=True, frames=4)
     assert found["val/condition_gain"] > 1e-3 > abs(untrained["val/condition_gain"])
     assert found["val/loss"] < untrained["val/loss"]
 
 
 def test_noise_prior_beats_copying_the_portrait() -> None:
-    """S's views of unseen people are at least 1 dB nearer to the truth than the portrait is."""
+    """S's views of unseen people are at least 3 dB nearer to the truth than the portrait is."""
     prior = load_model(NoisePrior, MODEL / NOISE_PRIOR, torch.float32)
     found = validate(NoisePriorStage(prior).eval())
-    assert found["val/PSNR"] > found["val/PSNR_reference"] + 1
+    assert found["val/PSNR"] > found["val/PSNR_reference"] + 3
 
 
 def test_shipped_model_is_small() -> None:

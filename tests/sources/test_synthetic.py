@@ -85,6 +85,7 @@ def test_renders_reproduce_a_sample(place):
             source.renders(key, sample.cameras)
 
 
+@pytest.mark.slow
 def test_shards_do_not_depend_on_processes(tmp_path):
     digests = []
     for processes in (0, 2):
