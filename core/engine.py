@@ -266,6 +266,19 @@ class EngineOptions:
 
         return RayEngine(self.engine.partition(":")[2] or None, self.num_cpus, self.num_gpus, self.workers)
 
+    def devices_for(self, count: int | None, name: str | None) -> list[str]:
+        """The devices of this machine, as `find_devices`, or of each worker of the cluster. Raises InputError
+        for unknown ones, and on a cluster for any `count` or `name`."""
+        if self.on_ray:
+            if (count, name) != (None, None):
+                raise InputError(
+                    "--device and --devices are for this machine: on a cluster, give --workers and --num_gpus"
+                )
+            return self.cluster_devices()
+        from core.devices import find_devices  # imports torch
+
+        return find_devices(count, name)
+
     def cluster_devices(self) -> list[str]:
         """The devices of each worker of the cluster: its GPUs, or the CPU."""
         return [f"cuda:{number}" for number in range(math.ceil(self.num_gpus))] or ["cpu"]

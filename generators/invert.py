@@ -11,7 +11,6 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 
 from core.destination import Destination
-from core.devices import find_devices
 from core.engine import EngineOptions
 from core.errors import InputError, one_line
 from generators.gan.options import Frame, GeneratorOptions
@@ -72,11 +71,7 @@ def invert(
     mesh.check()
     if size < 0:
         raise InputError(f"--size {size}: give 0 or more")
-    if workers.on_ray and (devices, device) != (None, None):
-        raise InputError(
-            "--device and --devices are for this machine: on a cluster, give --workers and --num_gpus"
-        )
-    used = workers.cluster_devices() if workers.on_ray else find_devices(devices, device)
+    used = workers.devices_for(devices, device)
     protocol, people = find_people(cameras, portrait, portraits, portrait_cameras, predictions)
     job = Job(options, tuning, size, protocol, mesh)
     found = invert_portraits(people, job, destination.folder, used, workers.cluster())

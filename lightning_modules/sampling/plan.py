@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from core.destination import Destination
-from core.devices import find_devices
 from core.engine import Engine, EngineOptions
 from core.errors import InputError
 from core.model_folders import read_json
@@ -100,7 +99,7 @@ def make_plan(request: Request) -> Plan:
     people = find_people(request.portrait, request.portraits)
     if request.portraits is not None:
         check_names(people, request.portraits)
-    devices = request_devices(request)
+    devices = request.devices_for(request.devices, request.device)
     check_precision(request.precision, devices)
 
     identity = request.seed if request.identity is None else request.identity
@@ -141,17 +140,6 @@ def make_plan(request: Request) -> Plan:
         export=request.export or [],
         cluster=request.cluster(),
     )
-
-
-def request_devices(request: Request) -> list[str]:
-    """The devices of this machine, or of every worker of a cluster. Raises InputError for unknown ones."""
-    if not request.on_ray:
-        return find_devices(request.devices, request.device)
-    if (request.devices, request.device) != (None, None):
-        raise InputError(
-            "--device and --devices are for this machine: on a cluster, give --workers and --num_gpus"
-        )
-    return request.cluster_devices()
 
 
 def check_output(destination: Destination, overwrite: bool) -> None:

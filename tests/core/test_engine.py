@@ -207,6 +207,11 @@ def test_cluster_devices_follow_from_num_gpus(monkeypatch):
     assert shared.cluster_devices() == ["cuda:0"]
     assert EngineOptions(engine="ray", num_gpus=2.0).cluster_devices() == ["cuda:0", "cuda:1"]
     assert shared.cluster_device("cuda") == "cuda:0"
+    assert shared.devices_for(None, None) == ["cuda:0"]
+    for asked in ((2, None), (None, "cpu")):
+        with pytest.raises(InputError, match="--device and --devices are for this machine"):
+            shared.devices_for(*asked)
+    assert EngineOptions().devices_for(None, "cpu") == ["cpu"]
     with pytest.raises(InputError, match="--device cpu: on a cluster, --num_gpus selects"):
         shared.cluster_device("cpu")
 
