@@ -78,6 +78,23 @@ def test_perceptual_distance_adds_to_the_loss():
     assert both > plain + 0.01
 
 
+def test_each_channel_of_w_gets_the_published_projector_s_noise(monkeypatch):
+    """At first 0.05 times w's root mean square distance from its mean, and none in the last quarter."""
+    inversion = Inversion(varied("eg3d"), Tuning(4, 0, style_rate=1e-9, perceptual_weight=0.0))
+    average, spread = inversion.style_statistics()
+    styles, repeated = [], inversion._styles
+    monkeypatch.setattr(inversion, "_styles", lambda w: styles.append(w.detach()) or repeated(w))
+    inversion.fit(torch.zeros(3, 64, 64), torch.from_numpy(cameras(0.0)[0]), quiet=True)
+    noises = torch.stack([style.flatten() - average.flatten() for style in styles])
+    noises = noises[noises.norm(dim=1) > 1e-3 * spread]
+    draw = torch.Generator().manual_seed(0)
+    drawn = torch.cat([torch.randn(1, average.numel(), generator=draw) for _ in range(3)])
+    shares = torch.tensor([1.0, 4 / 9, 1 / 9]).unsqueeze(
+        1
+    )  # (1 - done / 0.75)² at 0, 1/4 and 1/2 of the steps
+    torch.testing.assert_close(noises, 0.05 * spread * shares * drawn, rtol=1e-3, atol=1e-5)
+
+
 def test_noise_patterns_stay_normalised():
     """White noise has little structure, a ramp has much; fitted noise patterns stay normalised."""
     white, ramp = torch.randn(32, 32), torch.linspace(-1.7, 1.7, 32).expand(32, 32)
