@@ -34,11 +34,10 @@ help: ## List the targets
 ##  Setting up
 
 # uv installs several times faster than pip. It ignores pip's settings (mirrors, proxies), so pip takes over where it fails.
-comma := ,
 PIP := $(RUN) -m pip install -q --disable-pip-version-check -c constraints.txt
 install = $(PIP) uv; \
-	$(RUN) -m uv pip install -q --python $(RUN) -c constraints.txt -e '.[$(1)]' \
-	|| { echo "uv could not install the packages; pip does" >&2; $(PIP) -e '.[$(1)]'; }
+	$(RUN) -m uv pip install -q --python $(RUN) -c constraints.txt -e '.[$(EXTRAS)]' \
+	|| { echo "uv could not install the packages: installing with pip" >&2; $(PIP) -e '.[$(EXTRAS)]'; }
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "error: no python3 found; install Python 3.11 or newer" >&2; exit 2; }
@@ -46,24 +45,28 @@ $(VENV)/bin/python:
 		|| { echo "error: $(PYTHON) is older than 3.11; make PYTHON=python3.11 …" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 
+$(VENV)/.run: EXTRAS := capture,metrics
 $(VENV)/.run: setup.cfg constraints.txt | $(VENV)/bin/python
 	@echo "setting up $(VENV) (a few minutes the first time)"
-	@$(call install,capture$(comma)metrics)
+	@$(install)
 	@touch $@
 
+$(VENV)/.dev: EXTRAS := dev
 $(VENV)/.dev: setup.cfg constraints.txt | $(VENV)/bin/python
 	@echo "setting up $(VENV) with what tests need (a few minutes the first time)"
-	@$(call install,dev)
+	@$(install)
 	@touch $@ $(VENV)/.run $(VENV)/.app
 
+$(VENV)/.app: EXTRAS := app
 $(VENV)/.app: setup.cfg constraints.txt | $(VENV)/bin/python
 	@echo "setting up $(VENV) with what the page needs (a few minutes the first time)"
-	@$(call install,app)
+	@$(install)
 	@touch $@
 
+$(VENV)/.cluster: EXTRAS := cluster
 $(VENV)/.cluster: setup.cfg constraints.txt | $(VENV)/.dev
 	@echo "setting up $(VENV) with Ray"
-	@$(call install,cluster)
+	@$(install)
 	@touch $@
 
 .PHONY: setup setup-dev
@@ -123,8 +126,8 @@ train-noise-prior: $(SHARDS)/manifest.json ## Train the noise prior S, which nee
 
 # The shipped model from scratch, in two halves: about seven hours on one core, with the captures' time on top.
 train-backbone: $(TRAINING_SHARDS:=/manifest.json) ## Train the small replacement for Stable Diffusion, as it was trained (hours)
-	$(RUN) -m lightning_modules.fit --config configs/backbone_vae.yaml
-	$(RUN) -m lightning_modules.fit --config configs/backbone_unet.yaml
+	$(RUN) -m lightning_modules.fit --config configs/backbone_vae.yaml $(ARGS)
+	$(RUN) -m lightning_modules.fit --config configs/backbone_unet.yaml $(ARGS)
 
 # On a GPU, give ARGS="--config configs/scale/mini_gpu.yaml".
 LONG := --config configs/data/captures.yaml --model.backbone $(BACKBONE)
