@@ -37,7 +37,8 @@ class Options:
         out: the folder for photos and results; the last ten results of each visitor are kept
         host: the address to listen on; other machines reach the page only where this is changed
         port: the port to listen on
-        conditions: the renderer of the condition images (synthetic, eg3d:FOLDER, panohead:FOLDER)
+        conditions: the renderer of the condition images (studio, synthetic, baked, eg3d:FOLDER,
+            panohead:FOLDER)
         loras: a folder of LoRAs for Stable Diffusion 1.5 (.safetensors), which the page offers
         precision: precision of the networks
         device: cpu, cuda, cuda:N, or mps for Apple's GPU; by default the GPUs of NVIDIA's, if any

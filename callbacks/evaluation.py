@@ -61,8 +61,8 @@ class Evaluation(pl.Callback):
         guidance: scale of classifier-free guidance
         metrics: names of metrics; by default all whose weights are available
         orbit_views: number of views in the orbit; 0 for no orbit
-        renderer: renderer of the orbit's conditions: synthetic, eg3d:FOLDER, panohead:FOLDER, or a GAN's
-            options
+        renderer: renderer of the orbit's conditions: studio, synthetic, baked, eg3d:FOLDER,
+            panohead:FOLDER, or a GAN's options
 
     Raises InputError in `setup` if the module cannot be sampled, or the orbit cannot be rendered or written;
     and during validation if there are fewer frames than ranks.

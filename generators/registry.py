@@ -2,9 +2,9 @@
 
 `studio`, `synthetic` and `baked` are the built-in renderer: people in a plain studio; people indoors and
 outdoors, with paths traced for each image; and the same with light baked into a person once, so that many
-cameras are cheap, as they are in the studio. `eg3d:FOLDER` and `panohead:FOLDER`
-are a GAN with default options; `GeneratorOptions` is a GAN with any options, on the command line
-`--conditions.folder FOLDER --conditions.truncation 0.5`.
+cameras are cheap, as they are in the studio. `eg3d:FOLDER` and `panohead:FOLDER` are a GAN with default
+options; `GeneratorOptions` is a GAN with any options, on the command line `--conditions.folder FOLDER
+--conditions.truncation 0.5`.
 """
 
 from dataclasses import asdict

@@ -1,6 +1,6 @@
 """The contribution of each part of the paper to a trained model, measured on unseen people.
 
-`python -m lightning_modules.ablations --model checkpoints/mini --data shards/built/backbone --out DIR`
+`python -m lightning_modules.ablations --model checkpoints/mini --data shards/built/people --out DIR`
 
 Shape letters: B frames, R references, K views, S image side.
 """
@@ -71,17 +71,15 @@ class Study:
     def rows(self) -> list[Ablation]:
         """All rows: the truth, two trivial baselines, the full model, then the paper's ablations."""
         full, model = DiffPortrait3DPipeline.of(self.model), self.model
+        at_1 = Ablation(PAPER_STRENGTH, self._row(model, strength=1.0))
+        paper = [] if self.sampling.strength == 1 else [at_1]
         untrained = replace(model, reference=AppearanceReference.from_unet(model.backbone.unet).eval())
         return [
             Ablation(TRUTH, lambda batch: batch["target"]),
             Ablation(RETURNED, repeated),
             Ablation(PROXIES, lambda batch: full.proxies(batch["reference"][:, :1], batch["camera"])),
             Ablation(FULL, self._row(model)),
-            *(
-                []
-                if self.sampling.strength == 1
-                else [Ablation(PAPER_STRENGTH, self._row(model, strength=1.0))]
-            ),
+            *paper,
             Ablation("random noise (Table 2)", self._row(model, noise="random")),
             Ablation("without V", self._row(replace(model, cross_view=None))),
             Ablation("F_ref untrained (Table 1b)", self._row(untrained)),

@@ -27,8 +27,8 @@ class PredictionSettings:
         tilt: tilt of moved references, in degrees
         reference_network: the trained F_ref, or an `untrained` copy of F in its place (Table 1b)
         conditions: those of the shards, or of other people rendered at the same cameras (B.4)
-        renderer: renderer of the other people: studio, synthetic, eg3d:FOLDER, panohead:FOLDER, or a GAN's
-            options
+        renderer: renderer of the other people: studio, synthetic, baked, eg3d:FOLDER, panohead:FOLDER, or a
+            GAN's options
         identity: number of the first rendered person
         sampling: number of steps (100 in the paper), guidance scale, starting noise (Table 2) and so on
         lora: LoRAs for Stable Diffusion 1.5 on F, each a safetensors file, or FILE:WEIGHT

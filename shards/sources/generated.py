@@ -69,8 +69,8 @@ class _Generated(RenderedConditions):
         device: device such as cpu or cuda:1; by default one process per GPU, if there are any
         val_share: the share of identities held out for validation
         test_share: the share held out for testing
-        conditions: the renderer of the condition images: baked, synthetic, eg3d:FOLDER, panohead:FOLDER, or a
-            GAN's options; those of a batch show the same people, a person for each view
+        conditions: the renderer of the condition images: baked, studio, synthetic, eg3d:FOLDER,
+            panohead:FOLDER, or a GAN's options; those of a batch show the same people, a person for each view
         licence: the terms under which the images may be used
     """
 

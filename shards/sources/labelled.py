@@ -74,8 +74,8 @@ class LabelledFolder(RenderedConditions):
             the cameras, which look at the head's centre, to EG3D's pivot
         val_share: the share of identities held out for validation
         test_share: the share held out for testing
-        conditions: the renderer of the condition images: baked, synthetic, eg3d:FOLDER, panohead:FOLDER, or a
-            GAN's options
+        conditions: the renderer of the condition images: baked, studio, synthetic, eg3d:FOLDER,
+            panohead:FOLDER, or a GAN's options
         min_views: identities with fewer usable images are skipped
         max_views: at most this many images of an identity are used, evenly spaced by name
         min_inside: views rotated to EG3D's pivot are left out if less than this share of them is inside the

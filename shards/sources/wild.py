@@ -12,7 +12,7 @@ from PIL import Image
 
 from core.errors import InputError
 from core.workers import ONLY_WORKER, Worker
-from generators.registry import RendererChoice, check_renderer, renderer_record
+from generators.registry import STUDIO, RendererChoice, check_renderer, renderer_record
 from portraits.alignment.camera import see_through
 from portraits.alignment.crop import Square, cut
 from portraits.alignment.detection import FaceDetector
@@ -37,7 +37,7 @@ class WildPortraits(RenderedConditions):
         root: str,
         size: int = 512,
         align: bool = True,
-        conditions: RendererChoice = "synthetic",
+        conditions: RendererChoice = STUDIO,
         licence: str = "unknown",
     ) -> None:
         """
@@ -45,8 +45,8 @@ class WildPortraits(RenderedConditions):
             root: the folder of photos
             size: image side in pixels
             align: crop as EG3D does; otherwise use the central square
-            conditions: the renderer of the condition images: synthetic, baked, eg3d:FOLDER, panohead:FOLDER,
-                or a GAN's options
+            conditions: the renderer of the condition images: studio, synthetic, baked, eg3d:FOLDER,
+                panohead:FOLDER, or a GAN's options
             licence: the terms under which the photos may be used
         """
         if size < 16:

@@ -89,8 +89,8 @@ class NersembleCapture(RenderedConditions):
             layout: benchmark, v2, v1, paper or vhap; detected by default
             colour: apply the colour corrections, if there are any
             background: keep it, or replace it by white or black; frames without mattes are then skipped
-            conditions: the renderer of the condition images: baked, synthetic, eg3d:FOLDER, panohead:FOLDER,
-                or a GAN's options
+            conditions: the renderer of the condition images: baked, studio, synthetic, eg3d:FOLDER,
+                panohead:FOLDER, or a GAN's options
             min_views: frames with fewer views are skipped
             condition_frames: frames in a row whose conditions show the same people, a person for each view;
                 the more, the less a condition costs
