@@ -46,7 +46,7 @@ from shards.manifest import Manifest
 
 TABLE, REPORT, PORTRAIT = "table.json", "table.md", "portrait.png"
 SIDE = 192  # pixels of a tile on the contact sheet
-SHOWN = 3  # people on the contact sheet
+SHOWN = 2  # people on the contact sheet, few enough for a page to show it without shrinking faces much
 
 
 def demo(

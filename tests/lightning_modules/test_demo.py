@@ -36,9 +36,9 @@ def test_people_with_the_largest_turns_are_side_by_side():
     camera = torch.from_numpy(np.stack(cameras))
     sheet = people({"reference": views, "condition": views, "target": views, "camera": camera}, views, views)
     width = GUTTER + 2 * (SIDE + MARGIN)
-    assert sheet.width == MARGIN + 3 * width
-    middles = [(MARGIN + place * width + GUTTER + SIDE // 2, MARGIN + SIDE // 2) for place in range(3)]
-    expected = [to_image(views[person, 0]).getpixel((0, 0)) for person in (1, 3, 2)]
+    assert sheet.width == MARGIN + 2 * width
+    middles = [(MARGIN + place * width + GUTTER + SIDE // 2, MARGIN + SIDE // 2) for place in range(2)]
+    expected = [to_image(views[person, 0]).getpixel((0, 0)) for person in (1, 3)]
     assert [sheet.getpixel(middle) for middle in middles] == expected
 
 
