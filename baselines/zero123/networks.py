@@ -96,4 +96,6 @@ def image_encoder_of(config: dict[str, Any]) -> Any:
         with torch.device("meta"):
             return CLIPVisionModelWithProjection(CLIPVisionConfig(**config))
     except (TypeError, ValueError) as error:
-        raise InputError(f"the image encoder's config is none of CLIP's image tower: {error}") from error
+        raise InputError(
+            f"the image encoder's config does not describe a CLIP image encoder: {error}"
+        ) from error

@@ -46,7 +46,7 @@ def on_sphere(images: Images, labels: Tensor, surface: Surface) -> Gaussians:
     They are spread evenly over the parts of the sphere that the views (K, S, S, 3) at labels (K, 25) show,
     and coloured by the pixels beside the head.
 
-    Raises ValueError on cameras outside the sphere.
+    Raises InputError for cameras outside the sphere.
     """
     points, colours = _seen_on_sphere(images, labels, surface)
     spacing = SPHERE * math.sqrt(4 * math.pi / SPHERE_POINTS)
@@ -70,7 +70,8 @@ def _seen_on_sphere(
     space = SPHERE**2 - cast.origins.square().sum(-1)
     if not bool((space > 0).all()):
         raise InputError(
-            f"3D Gaussians: a camera is {SPHERE:g} units or more from the origin, outside their surroundings"
+            f"3D Gaussians: a camera is {SPHERE:g} units or more from the origin, outside the sphere of the "
+            "surroundings: use nearer cameras"
         )
     distance = torch.sqrt(along.square() + space) - along
     points = (cast.origins + distance.unsqueeze(-1) * cast.directions).flatten(0, 1).numpy()

@@ -52,7 +52,10 @@ def cut(image: Image.Image, square: Square, size: int) -> Image.Image:
     right = int(np.ceil(square.left + square.side))
     bottom = int(np.ceil(square.top + square.side))
     if max(right - left, bottom - top) > MAX_SIDE:
-        raise InputError(f"the face is misplaced: its crop has {right - left}x{bottom - top} pixels")
+        raise InputError(
+            f"the face was located wrongly, as its crop would have {right - left}x{bottom - top} pixels: "
+            "crop the photo around the face"
+        )
     window = image.crop((left, top, right, bottom))
     box = (
         square.left - left,

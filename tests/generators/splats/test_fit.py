@@ -73,6 +73,13 @@ def test_surroundings_lie_on_the_visible_sphere_without_gaps(surface: Surface):
         assert rasterise(around, torch.from_numpy(label), SIDE).alpha.min() > 0.95
 
 
+def test_cameras_outside_the_surroundings_are_refused(surface: Surface):
+    labels = torch.from_numpy(LABELS).clone()
+    labels[0, [3, 7, 11]] *= 1.01 * SPHERE / labels[0, [3, 7, 11]].norm()
+    with pytest.raises(InputError, match="a camera is 8 units or more from the origin"):
+        on_sphere(views_of_a_ball(), labels, surface)
+
+
 @pytest.mark.parametrize(("views", "expected"), [(4, [3]), (9, [3]), (24, [3, 9, 15, 21])])
 def test_every_sixth_view_is_held_out(views: int, expected: list[int]):
     assert np.flatnonzero(held_out(views)).tolist() == expected
