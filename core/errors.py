@@ -1,7 +1,9 @@
 """Errors that commands report in one line: what is wrong, where, and what to do."""
 
 import errno
+import io
 import os
+import select
 import signal
 import sys
 from collections.abc import Iterator
@@ -33,7 +35,15 @@ REMEDIES = {
     errno.EIO: "the disk or its connection fails: check it and run the same command again",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.ENOMEM: "free some memory, or ask for less at a time",
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.ENOTDIR: "a part of this path is a file: check it",
+    errno.EISDIR: "this is a folder: name a file",
+    errno.ELOOP: "its links lead in a circle: give a path without them",
 }
+LESS_MEMORY = (
+    "ask for less at a time: smaller batches, windows and chunks, fewer pixels, views or workers"
+    " (`diffportrait3d memory` computes what training takes)"
+)
 
 
 LONGEST = 2000  # characters of a reported line
@@ -42,16 +52,30 @@ INTERRUPTED = ENDED_BY + signal.SIGINT  # exit code of a process that was ended 
 
 @contextmanager
 def one_line() -> Iterator[None]:
-    """Exit with one line, `error: …`, on stderr for an InputError (with its exit code) and for the system
-    errors in `REMEDIES` (with 1), or with the line `interrupted` for SIGINT (with 130). Other exceptions
-    propagate with their traceback.
+    """Exit with one line, `error: …`, on stderr for an InputError (with its exit code), for the system
+    errors in `REMEDIES` and where memory runs out (with 1), or with the line `interrupted` for SIGINT (with
+    130). Other exceptions propagate with their traceback.
 
-    SIGINT raises KeyboardInterrupt from here on, also in commands that were imported under `EndAtOnce`."""
+    A command whose output is cut off, as by `head`, ends silently with the code that shells give for SIGPIPE.
+    Characters that the terminal's encoding lacks are printed as escapes. SIGINT raises KeyboardInterrupt from
+    here on, also in commands that were imported under `EndAtOnce`."""
     try:
         lift()
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")
         yield
+        sys.stdout.flush()
     except InputError as error:
         _end(str(error), error.exit_code)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        reason = str(error).strip().split("\n", 1)[0].removesuffix(".")
+        _end(": ".join(filter(None, ["out of memory", reason, LESS_MEMORY])), 1)
+    except BrokenPipeError:
+        if not _is_output_cut_off():
+            raise
+        raise SystemExit(ENDED_BY + signal.SIGPIPE) from None
     except OSError as error:
         if error.errno not in REMEDIES:
             raise
@@ -60,6 +84,28 @@ def one_line() -> Iterator[None]:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, of this machine or of a GPU."""
+    torch = sys.modules.get("torch")
+    on_gpu = torch is not None and isinstance(error, torch.OutOfMemoryError)
+    return isinstance(error, MemoryError) or on_gpu or "DefaultCPUAllocator" in str(error)
+
+
+def _is_output_cut_off() -> bool:
+    """Whether nothing reads stdout any more; it is then closed, so that Python does not flush it at exit."""
+    try:
+        stdout = sys.stdout.fileno()
+    except (OSError, ValueError):  # not a file, as in tests
+        return False
+    waiting = select.poll()
+    waiting.register(stdout, select.POLLOUT)
+    if not any(event & select.POLLERR for _, event in waiting.poll(0)):
+        return False
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), stdout)
+    return True
 
 
 def _end(message: str, code: int) -> NoReturn:

@@ -33,7 +33,9 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 def write_json(path: Path, values: Any) -> None:
     """Write `values` atomically as JSON: indented, keys sorted, with a final newline."""
-    write_text(path, json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    text = json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    # names of files that are not UTF-8 have surrogates, whose escapes by Python are also JSON's
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_text(path: Path, text: str) -> None:

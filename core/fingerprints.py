@@ -38,7 +38,7 @@ def of_tensors(tensors: "Mapping[str, Tensor]") -> str:
 def of_settings(values: Any) -> str:
     """The fingerprint of JSON-serialisable values, independent of key order. Paths are hashed as strings."""
     text = json.dumps(values, sort_keys=True, ensure_ascii=False, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:DIGITS]
 
 
 def of_file(path: Path) -> str:

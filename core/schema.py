@@ -5,6 +5,7 @@ type, NaN and infinities are errors. A ValueError of its `__post_init__` is repo
 """
 
 import json
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +21,7 @@ Schema = TypeVar("Schema")
 STRICT: "ConfigDict" = {"strict": True, "extra": "forbid", "allow_inf_nan": False}
 SHOWN = 3  # faults named in an error
 LONGEST = 80  # characters of a name or message shown
+SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def read_schema(schema: type[Schema], path: Path) -> Schema:
@@ -42,6 +44,14 @@ def parse_schema(schema: type[Schema], data: bytes | str, where: str) -> Schema:
         return _adapter(schema).validate_json(data)  # type: ignore[arg-type]
     except ValidationError as error:
         raise InputError(f"{where}: {_faults(error)}") from None
+
+
+def storable(values: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON-like values for a document of a schema: names of files that are not UTF-8, which strict readers of
+    JSON refuse, are written with escapes, `\\udce9` for a byte."""
+    text = json.dumps(values, ensure_ascii=False)
+    stored: dict[str, Any] = json.loads(SURROGATES.sub(lambda one: rf"\\u{ord(one[0]):04x}", text))
+    return stored
 
 
 def check_values(schema: type[Schema], values: Mapping[str, Any], where: str) -> Schema:

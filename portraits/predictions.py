@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from core.errors import InputError
 from core.files import write_json
 from core.lists import shortened
-from core.schema import STRICT, check_values, read_schema
+from core.schema import STRICT, check_values, read_schema, storable
 from portraits.cameras import LABEL_SIZE, check_labels
 
 MANIFEST = "manifest.json"
@@ -132,7 +132,7 @@ class Predictions:
         """Write the manifest."""
         views = [{k: v for k, v in asdict(view).items() if v is not None} for view in self.views]
         values = {"format": FORMAT, "system": self.system, "protocol": self.protocol, "views": views}
-        write_json(self.folder / MANIFEST, values | {"settings": self.settings})
+        write_json(self.folder / MANIFEST, values | {"settings": storable(self.settings)})
 
     @classmethod
     def load(cls, folder: Path) -> Self:

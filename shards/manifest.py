@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 
 from core.errors import InputError
 from core.files import write_json
-from core.schema import STRICT, parse_schema
+from core.schema import STRICT, parse_schema, storable
 from shards.schema import SCHEMA_VERSION, SPLITS
 
 MANIFEST = "manifest.json"
@@ -88,7 +88,7 @@ class Manifest:
 
     def save(self, folder: Path) -> None:
         """Write manifest.json into `folder`."""
-        write_json(folder / MANIFEST, asdict(self))
+        write_json(folder / MANIFEST, storable(asdict(self)))
 
     @classmethod
     def load(cls, folder: Path) -> Self:

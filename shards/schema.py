@@ -273,4 +273,5 @@ def _npy(array: NDArray[np.float32]) -> bytes:
 
 
 def _json(values: Mapping[str, Any]) -> bytes:
-    return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return text.encode("utf-8", "backslashreplace")  # names of files may not be UTF-8

@@ -1,5 +1,6 @@
 """Names of files and folders as parts of sample keys."""
 
+import os
 import re
 from hashlib import sha256
 
@@ -16,4 +17,9 @@ def key_name(text: str, whole: str | None = None) -> str:
     name = NOT_IN_KEYS.sub("_", text).strip("_")
     if whole is None and name == text and len(name) <= MAX_LENGTH:
         return name
-    return f"{name[:MAX_LENGTH].strip('_')}_{sha256((whole or text).encode()).hexdigest()[:8]}".lstrip("_")
+    return f"{name[:MAX_LENGTH].strip('_')}_{_digest(whole or text)}".lstrip("_")
+
+
+def _digest(name: str) -> str:
+    """A short hash of a name, which need not be UTF-8, as those of files."""
+    return sha256(os.fsencode(name)).hexdigest()[:8]

@@ -1,5 +1,6 @@
 """Atomic writing of files and folders: during a write, after a crash, with concurrent writers."""
 
+import json
 import multiprocessing
 import os
 import subprocess
@@ -80,6 +81,14 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def test_json_keeps_names_that_are_not_utf8(tmp_path: Path) -> None:
+    name = os.fsdecode(b"Jos\xe9.jpg")
+    write_json(tmp_path / "a.json", {"photo": name})
+    data = (tmp_path / "a.json").read_bytes()
+    assert data.decode("utf-8") == '{\n "photo": "Jos\\udce9.jpg"\n}\n'
+    assert json.loads(data) == {"photo": name}
 
 
 def test_safetensors_get_default_permissions(tmp_path: Path) -> None:

@@ -1,12 +1,14 @@
 """Validation of JSON documents against dataclasses."""
 
+import os
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import pytest
 
 from core.errors import InputError
-from core.schema import STRICT, check_values, parse_schema, read_schema
+from core.files import write_json
+from core.schema import STRICT, check_values, parse_schema, read_schema, storable
 
 
 @dataclass(frozen=True)
@@ -83,3 +85,9 @@ def test_unreadable_files_are_named(tmp_path):
     (tmp_path / "latin.json").write_bytes(b'{"kind": "\xe4"}')
     with pytest.raises(InputError, match=r"latin\.json: "):
         read_schema(Outer, tmp_path / "latin.json")
+
+
+def test_names_that_are_not_utf8_are_stored_for_strict_readers(tmp_path):
+    settings = {"root": os.fsdecode(b"Jos\xe9"), "size": 2, "n": [1.5, None]}
+    write_json(tmp_path / "a.json", storable(settings))
+    assert read_schema(dict, tmp_path / "a.json") == settings | {"root": r"Jos\udce9"}
