@@ -2,6 +2,7 @@
 backbone."""
 
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from core.errors import InputError
 from core.files import whole_folder
 from core.model_folders import WEIGHTS, load_strict, read_json, read_tensors, save_model
 from core.shipped import find_shipped
-from core.tensors import check_finite, read_pickle
+from core.tensors import DAMAGE, check_finite, read_pickle
 from lightning_modules.networks.provenance import CARD, StageCard, write_card
 
 IN_CHECKPOINT = "diffportrait3d"
@@ -77,10 +78,15 @@ def _read_checked(path: Path) -> Any:
     """The content of a checkpoint of this project. Raises InputError if the checksum of a record in it
     differs: torch stores checksums but does not verify them."""
     checkpoint = read_pickle(path)
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if damaged := archive.testzip():
-                raise InputError(f"{path} is damaged: the checksum of {damaged} in it differs")
+    damaged = None
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()
+    except (*DAMAGE, zlib.error) as error:  # torch reads some archives that zipfile does not
+        raise InputError(f"{path} is damaged: {error}") from error
+    if damaged is not None:
+        raise InputError(f"{path} is damaged: the checksum of {damaged} in it differs")
     return checkpoint
 
 

@@ -5,7 +5,9 @@ without pickles.
 """
 
 import io
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +27,8 @@ FINGERPRINT = "fingerprint"
 ARRAYS = ("views", "mirrored")
 MAX_BYTES = 1 << 28
 BATCH = 32  # images that are encoded at a time by default
+# Raised by zipfile for damaged archives; RuntimeError where a flag says that a member is encrypted.
+DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, ValueError, EOFError, OSError, RuntimeError)
 EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
@@ -101,7 +105,7 @@ def _opened(data: bytes) -> Iterator[zipfile.ZipFile]:
             yield archive
     except SampleError:
         raise
-    except (zipfile.BadZipFile, ValueError, EOFError, OSError, NotImplementedError) as error:
+    except DAMAGE as error:
         raise SampleError(f"its latents do not decode: {error}") from error
 
 

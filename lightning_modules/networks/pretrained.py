@@ -8,18 +8,20 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from safetensors.torch import save_file
 from torch import Tensor
 
 from core.errors import InputError
 from core.files import whole_file, whole_folder
 from core.model_folders import (
+    MALFORMED,
     load_model,
     load_vae,
     read_json,
@@ -45,6 +47,7 @@ from lightning_modules.networks.text import (
 )
 
 EMPTY_PROMPT = "empty_prompt"
+MAX_TIMESTEPS = 10_000
 SINGLE_FILES = (".safetensors", ".ckpt")
 # Settings of Stable Diffusion 1.5's UNet at any width; SD 2, SDXL, inpainting and video models differ in at
 # least one.
@@ -65,6 +68,7 @@ SHAPE: dict[str, Any] = {
     "num_class_embeds": None,
     "center_input_sample": False,
 }
+Scheduler = TypeVar("Scheduler", bound=SchedulerMixin)
 BLOCKS = {"DownBlock2D", "CrossAttnDownBlock2D", "UpBlock2D", "CrossAttnUpBlock2D"}
 
 
@@ -155,11 +159,25 @@ def load_schedule(folder: Path) -> DDPMScheduler:
             f"{folder} predicts {prediction!r}, as Stable Diffusion 2 does: the paper's F predicts epsilon"
         )
     kept = set(DDPMScheduler._get_init_keys(DDPMScheduler))
+    own = {name: value for name, value in config.items() if name in kept}
+    return scheduler_of(DDPMScheduler, own | {"clip_sample": False}, folder)
+
+
+def scheduler_of(cls: type[Scheduler], config: Mapping[str, Any], folder: Path) -> Scheduler:
+    """The scheduler of a class in diffusers with the config in a scheduler folder. Raises InputError unless
+    it is valid, and its noise schedule is one."""
+    fault = f"{folder / 'scheduler_config.json'} is no noise schedule: "
+    steps = config.get("num_train_timesteps", 1)
+    if type(steps) is not int or not 1 <= steps <= MAX_TIMESTEPS:
+        raise InputError(f"{fault}num_train_timesteps is {str(steps)[:20]}, not 1 to {MAX_TIMESTEPS}")
     try:
-        return DDPMScheduler.from_config({k: v for k, v in config.items() if k in kept}, clip_sample=False)
-    except (TypeError, ValueError, NotImplementedError) as error:
-        reason = str(error).split("\n", 1)[0]
-        raise InputError(f"{folder / 'scheduler_config.json'} is no noise schedule: {reason}") from error
+        scheduler = cls.from_config(config)
+        kept = torch.as_tensor(getattr(scheduler, "alphas_cumprod", 1.0))
+    except MALFORMED as error:
+        raise InputError(f"{fault}{str(error).split(chr(10), 1)[0]}") from error
+    if not bool(((kept >= 0) & (kept <= 1)).all()):
+        raise InputError(f"{fault}its betas are out of range")
+    return scheduler
 
 
 def check_folder(folder: Path) -> None:

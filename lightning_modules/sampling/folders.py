@@ -19,7 +19,7 @@ from lightning_modules.networks.portrait import (
     load_portrait_model,
     write_portrait_model,
 )
-from lightning_modules.networks.pretrained import load_schedule
+from lightning_modules.networks.pretrained import load_schedule, scheduler_of
 from lightning_modules.networks.text import FP16
 
 
@@ -85,12 +85,13 @@ class FoldersMixin:
         index = folder / cls.config_name
         if not index.is_file() or read_json(index).get("_class_name") != cls.__name__:
             return load_schedule(folder / "scheduler")
-        name = read_json(index).get("scheduler", (None, None))[1]
-        scheduler: Any = getattr(diffusers, str(name), None)
+        entry = read_json(index).get("scheduler")
+        name = entry[-1] if isinstance(entry, list) and entry else entry
+        scheduler: Any = getattr(diffusers, str(name), None) if str(name).endswith("Scheduler") else None
         if not (isinstance(scheduler, type) and issubclass(scheduler, SchedulerMixin)):
             raise InputError(f"{index}: {name!r} is not one of diffusers' schedulers")
-        read: Any = scheduler
-        return read.from_config(read_json(folder / "scheduler/scheduler_config.json"))
+        config = read_json(folder / "scheduler/scheduler_config.json")
+        return scheduler_of(scheduler, config, folder / "scheduler")
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Upload the folder that `save_pretrained` writes to a repository of the Hugging Face hub, and return

@@ -59,7 +59,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise InputError(f"{path}: far too many pixels: scale it down") from error
     except UnidentifiedImageError as error:
         raise InputError(f"{path}: cannot be read as a photo (none of {', '.join(FORMATS)})") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error) as error:
         reason = str(error) if path.is_file() else "there is no such file"
         raise InputError(f"{path}: cannot be read as a photo ({reason})") from error
 

@@ -96,6 +96,7 @@ def make_photos(folder: Path) -> None:
     photo(2).save(folder / "c.webp", exif=exif)
     photo(3).save(folder / "d.bmp")
     photo(4).save(folder / "e.tif")
+    photo(5).save(folder / "g.avif", exif=exif)
     Image.fromarray(np.arange(256, dtype=np.uint16).reshape(16, 16) * 200).save(folder / "f.png")
 
 

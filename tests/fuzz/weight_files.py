@@ -12,7 +12,6 @@ from core.errors import InputError
 from core.tensors import read_tensors
 from generators.gan.checkpoint import generator_of
 from generators.gan.folder import load_generator, save_generator
-from lightning_modules.networks.portrait import save_portrait_model
 from lightning_modules.networks.provenance import StageCard
 from lightning_modules.networks.reference import AppearanceReference
 from lightning_modules.parts import IN_CHECKPOINT, load_part
@@ -28,16 +27,18 @@ from tests.networks.toy import toy_model, toy_unet
 
 def make_model(folder: Path) -> None:
     """A toy model without a noise prior."""
-    save_portrait_model(toy_model(), str(folder / "model"))
+    DiffPortrait3DPipeline.of(toy_model()).save_pretrained(folder / "model")
 
 
 def load_model(folder: Path) -> str:
     """Load as `synthesize` and `evaluate` do."""
     path = str(folder / "model")
     ModelSummary.read(path)
-    model = DiffPortrait3DPipeline.from_pretrained(path).model
+    pipeline = DiffPortrait3DPipeline.from_pretrained(path)
+    model = pipeline.model
     networks = (model.backbone.unet, model.backbone.vae, model.reference, model.control, model.cross_view)
-    return fingerprint([dict(net.config) | net.state_dict() for net in networks if net is not None])
+    weights = [dict(net.config) | net.state_dict() for net in networks if net is not None]
+    return fingerprint([dict(pipeline.scheduler.config), weights])
 
 
 def make_checkpoint(folder: Path) -> None:

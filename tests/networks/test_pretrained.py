@@ -176,9 +176,24 @@ def test_v_prediction_is_an_input_error(folder):
         load_backbone(str(folder))
 
 
+BAD_SCHEDULES = (
+    {"beta_schedule": "steep"},
+    {"num_train_timesteps": "many"},
+    {"num_train_timesteps": 10**9},
+    {"num_train_timesteps": 10**400},
+    {"beta_start": "x"},
+    {"beta_start": 1e308, "beta_end": 1e308},
+    {"beta_start": 2.0, "beta_end": 3.0},
+    {"trained_betas": {}},
+)
+
+
 def test_invalid_noise_schedule_is_an_input_error(folder):
-    for changes in ({"beta_schedule": "steep"}, {"beta_schedule": "linear", "num_train_timesteps": "many"}):
-        edit(folder / "scheduler" / "scheduler_config.json", **changes)
+    file = folder / "scheduler" / "scheduler_config.json"
+    valid = file.read_text()
+    for changes in BAD_SCHEDULES:
+        file.write_text(valid)
+        edit(file, **changes)
         with pytest.raises(InputError, match=r"scheduler_config.json is no noise schedule"):
             load_backbone(str(folder))
 

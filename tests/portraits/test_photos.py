@@ -178,6 +178,22 @@ def test_truncated_photo_is_refused(tmp_path, picture):
         open_photo(tmp_path / "a.jpg")
 
 
+def test_damaged_avif_is_refused(tmp_path, picture):
+    """Its decoder raises RuntimeError, which no other one does."""
+    picture.save(tmp_path / "a.avif")
+    good = (tmp_path / "a.avif").read_bytes()
+    refused = 0
+    for place in range(0, len(good), 3):
+        data = bytearray(good)
+        data[place] ^= 0xFF
+        (tmp_path / "b.avif").write_bytes(data)
+        try:
+            open_photo(tmp_path / "b.avif")
+        except InputError:
+            refused += 1
+    assert refused > 20
+
+
 def test_photo_files_searches_recursively(tmp_path, picture):
     (tmp_path / "more").mkdir()
     for name in ("b.jpg", "a.PNG", "more/c.webp"):

@@ -86,11 +86,23 @@ def test_pipeline_folder_round_trip(pipeline, tmp_path):
         pipeline.save_pretrained(tmp_path / "model")
 
 
-def test_foreign_scheduler_class_is_an_input_error(pipeline, tmp_path):
+@pytest.mark.parametrize("entry", [["diffusers", "os"], ["diffusers", 7], [], 5, None, "os", {"a": "b"}])
+def test_foreign_scheduler_class_is_an_input_error(pipeline, tmp_path, entry):
     pipeline.save_pretrained(tmp_path / "model")
     index = tmp_path / "model" / "model_index.json"
-    index.write_text(json.dumps(json.loads(index.read_text()) | {"scheduler": ["diffusers", "os"]}))
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"scheduler": entry}))
     with pytest.raises(InputError, match="not one of diffusers' schedulers"):
+        DiffPortrait3DPipeline.from_pretrained(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    "changes", [{"num_train_timesteps": 10**9}, {"beta_start": "x"}, {"beta_start": 1e308, "beta_end": 1e308}]
+)
+def test_damaged_scheduler_is_an_input_error(pipeline, tmp_path, changes):
+    pipeline.save_pretrained(tmp_path / "model")
+    file = tmp_path / "model" / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    with pytest.raises(InputError, match=r"scheduler_config\.json is no noise schedule"):
         DiffPortrait3DPipeline.from_pretrained(tmp_path / "model")
 
 
