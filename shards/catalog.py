@@ -2,10 +2,12 @@
 
 import contextlib
 import glob
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from pathlib import Path
 
 from core.errors import InputError
@@ -28,6 +30,8 @@ from shards.schema import (
 )
 
 MAX_MANIFEST_BYTES = 64 << 20
+MAX_SHARDS = 1_000_000  # that a pattern may stand for
+_RANGE = re.compile(r"\{(-?\d{1,18})\.\.(-?\d{1,18})")
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,9 @@ class Catalog:
     def _expand(self, pattern: str) -> list[str]:
         from webdataset.shardlists import expand_urls  # imports torch
 
+        count = prod(abs(int(last) - int(first)) + 1 for first, last in _RANGE.findall(pattern))
+        if count > MAX_SHARDS:
+            raise InputError(f"source {self.name}: {pattern} stands for more than {MAX_SHARDS} shards")
         try:
             urls = [pattern] if pattern.startswith("pipe:") and "{" not in pattern else expand_urls(pattern)
         except (AssertionError, ValueError) as error:

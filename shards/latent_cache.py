@@ -133,6 +133,10 @@ class Encoder:
         path = self.folder / shard.name
         if not path.is_file():
             raise InputError(f"{path} is missing")
+        if checksum(path) != shard.sha256:  # else a damaged shard would get a checksum of its own
+            raise InputError(
+                f"{path}: its checksum differs from that in the manifest: copy or build it again"
+            )
         index = ShardIndex.scan(path)
         bar = tqdm(index.keys, desc=shard.name, unit="frame", leave=False, disable=not shown)
         with SampleTar(self.out / shard.name) as tar:

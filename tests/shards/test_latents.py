@@ -98,6 +98,22 @@ def test_invalid_latents_are_sample_errors(latents: Latents):
         decode_latents(good, 4)
 
 
+def test_any_damage_of_the_archives_records_is_a_sample_error(latents: Latents):
+    """Also of a member's flags and method of compression, for which zipfile has exceptions of its own."""
+    good = encode_latents(latents)
+    expected = decode_latents(good, 3)
+    records = [*range(60), *range(good.index(b"PK\1\2"), len(good))]
+    for place in records:
+        for bit in range(8):
+            data = bytearray(good)
+            data[place] ^= 1 << bit
+            try:
+                found = decode_latents(bytes(data), 3)
+            except SampleError:
+                continue
+            np.testing.assert_array_equal(found.views, expected.views)
+
+
 def test_vae_fingerprint_depends_on_the_encoder_only(vae: AutoencoderKL):
     name = vae_fingerprint(vae)
     assert name == vae_fingerprint(toy_vae().half())
@@ -151,6 +167,18 @@ def test_caching_does_not_resume_with_other_images(
     with pytest.raises(InputError, match="with other settings"):
         cache(copy, Destination(out), vae)
     assert not out.exists()
+
+
+def test_latents_of_damaged_shards_are_refused(folders, vae, tmp_path):
+    damaged = shutil.copytree(folders[0], tmp_path / "damaged")
+    path = damaged / "val-000000.tar"
+    offset, size = ShardIndex.scan(path).members(0)["view_00.jpg"]
+    data = bytearray(path.read_bytes())
+    data[offset + size - 20] ^= 1  # the image still decodes
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"val-000000\.tar: its checksum differs from that in the manifest"):
+        cache(damaged, Destination(tmp_path / "out"), vae)
+    assert not (tmp_path / "out").exists()
 
 
 def test_invalid_arguments_are_input_errors(folders: tuple[Path, Path], vae: AutoencoderKL, tmp_path: Path):
