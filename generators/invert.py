@@ -12,13 +12,14 @@ from jsonargparse import ArgumentParser
 
 from core.destination import Destination
 from core.engine import EngineOptions
-from core.errors import InputError, one_line
+from core.errors import IncompleteError, InputError, one_line
 from generators.gan.options import Frame, GeneratorOptions
 from generators.inversion.meshes import MeshOptions
 from generators.inversion.pivotal import Tuning
 from generators.inversion.portraits import Portrait, find_photos, predicted_portraits, read_portraits
 from generators.inversion.run import SHEET, Job, invert_portraits
 from portraits.camera_files import read_cameras
+from portraits.pixels import check_side
 from portraits.predictions import MANIFEST, Predictions, Protocol
 
 
@@ -69,10 +70,9 @@ def invert(
     options = GeneratorOptions(generator, frame=frame)
     options.check()
     mesh.check()
-    if size < 0:
-        raise InputError(f"--size {size}: give 0 or more")
+    check_side(size, "--size", least=0)
     used = workers.devices_for(devices, device)
-    protocol, people = find_people(cameras, portrait, portraits, portrait_cameras, predictions)
+    protocol, people, failures = find_people(cameras, portrait, portraits, portrait_cameras, predictions)
     job = Job(options, tuning, size, protocol, mesh)
     found = invert_portraits(people, job, destination.folder, used, workers.cluster())
     destination.deliver(MANIFEST)
@@ -80,6 +80,8 @@ def invert(
         print(f"{name}: distance from the portrait {' → '.join(f'{x:.4f}' for x in distances.values())}")
     subjects = found.subjects()
     print(f"{destination}: {len(found.views)} views of {len(subjects)} people; see {destination}/{SHEET}")
+    if failures:
+        raise IncompleteError(f"{len(failures)} photos could not be used: {'; '.join(failures)}")
 
 
 def find_people(
@@ -88,23 +90,25 @@ def find_people(
     portraits: str | None,
     portrait_cameras: str | None,
     predictions: str | None,
-) -> tuple[Protocol, list[Portrait]]:
-    """The evaluation protocol and the portraits with their cameras; see `invert`. Raises InputError."""
+) -> tuple[Protocol, list[Portrait], list[str]]:
+    """The evaluation protocol, the portraits with their cameras, and an error line for each photo that cannot
+    be used; see `invert`. Raises InputError."""
     if predictions is not None:
         if any(given is not None for given in (cameras, portrait, portraits, portrait_cameras)):
             raise InputError("--predictions already has portraits and cameras: give no others")
         others = Predictions.load(Path(predictions))
-        return others.protocol, predicted_portraits(others)
+        return others.protocol, predicted_portraits(others), []
     photos = find_photos(portrait, portraits)
     if cameras is None:
         raise InputError("give the views: --cameras FILE…")
     views = read_cameras([Path(path) for path in cameras])
     own = None if portrait_cameras is None else read_cameras([Path(portrait_cameras)])
-    return "wild", read_portraits(photos, own, views)
+    return "wild", *read_portraits(photos, own, views)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command. Raises InputError."""
+    """Run the command. Raises InputError before a generator is loaded, and IncompleteError at the end where
+    some photos could not be used, and the views of all others are there."""
     parser = ArgumentParser(
         prog="diffportrait3d invert", description="Invert portraits into EG3D or PanoHead."
     )

@@ -16,10 +16,10 @@ from core.errors import InputError
 from core.files import whole_file
 from core.fingerprints import of_file, of_settings
 from core.lists import shortened
-from portraits.alignment.align import NoFaceError, align
 from portraits.alignment.detection import FaceDetector
 from portraits.alignment.photos import open_photo, photo_files
 from portraits.contact_sheet import save_whole
+from portraits.people import align_portrait, open_portrait
 from portraits.predictions import Predictions, View
 
 CROP_SIDE = 512
@@ -91,11 +91,12 @@ def check_names(names: Sequence[str]) -> None:
 
 def read_portraits(
     photos: Sequence[Path], own: NDArray[np.float32] | None, cameras: NDArray[np.float32]
-) -> list[Portrait]:
-    """Read portraits to render at `cameras` (K, 25).
+) -> tuple[list[Portrait], list[str]]:
+    """Read portraits to render at `cameras` (K, 25). Returns those that can be used, and an error line for
+    each other photo.
 
     With labels `own` (N, 25), photos must be square and are used unchanged; without, they are cropped as in
-    EG3D and their cameras estimated. Raises InputError that names all photos without a detected face.
+    EG3D and their cameras estimated. Raises InputError that names all photos if none can be used.
     """
     if own is not None and len(own) != len(photos):
         raise InputError(f"--portrait_cameras: {len(own)} labels for {len(photos)} portraits")
@@ -104,13 +105,16 @@ def read_portraits(
         (path, path.stem, label, views_at(path.stem, cameras))
         for path, label in zip(photos, labels, strict=True)
     ]
-    return _opened(people, "give other photos, or --portrait_cameras")
+    found, failures = _opened(people)
+    if not found:
+        raise InputError(f"{shortened(failures, separator='; ')}: give other photos, or --portrait_cameras")
+    return found, failures
 
 
 def predicted_portraits(predictions: Predictions) -> list[Portrait]:
     """The portraits of another system's predictions, with the same cameras and truths. References without a
     camera in the manifest are cropped and their cameras estimated. Raises InputError if a view has no camera
-    or no reference."""
+    or no reference, or a reference cannot be used."""
     people = []
     subjects = predictions.subjects()
     check_names(list(subjects))
@@ -121,7 +125,12 @@ def predicted_portraits(predictions: Predictions) -> list[Portrait]:
         label = None if first.reference_camera is None else np.array(first.reference_camera, np.float32)
         kept = tuple(_found(view, predictions.folder) for view in views)
         people.append((predictions.folder / first.reference, name, label, kept))
-    return _opened(people, "their references have no camera in the manifest")
+    found, failures = _opened(people)
+    if failures:
+        raise InputError(
+            f"{shortened(failures, separator='; ')}: references without a camera in the manifest are cropped"
+        )
+    return found
 
 
 def _found(view: View, folder: Path) -> View:
@@ -132,25 +141,23 @@ def _found(view: View, folder: Path) -> View:
 
 
 def _opened(
-    people: Sequence[tuple[Path, str, NDArray[np.float32] | None, tuple[View, ...]]], remedy: str
-) -> list[Portrait]:
+    people: Sequence[tuple[Path, str, NDArray[np.float32] | None, tuple[View, ...]]],
+) -> tuple[list[Portrait], list[str]]:
     """Read portraits: files with a label (25,) are squares and used unchanged, others are cropped and their
-    cameras estimated."""
-    detector, found, faceless = FaceDetector(), [], []
+    cameras estimated. Returns them, and an error line for each that cannot be used."""
+    detector = FaceDetector()
+    found: list[Portrait] = []
+    failures: list[str] = []
     for path, name, label, views in people:
-        photo = open_photo(path)
-        if label is not None:
-            found.append(Portrait(name, _square(photo, path), label, views))
-            continue
         try:
-            aligned = align(photo, CROP_SIDE, detector=detector)
-        except NoFaceError:
-            faceless.append(str(path))
-            continue
-        found.append(Portrait(name, aligned.image, aligned.camera, views))
-    if faceless:
-        raise InputError(f"no face is detected in {shortened(faceless)}: {remedy}")
-    return found
+            if label is not None:
+                found.append(Portrait(name, _square(open_photo(path), path), label, views))
+            else:
+                aligned = align_portrait(open_portrait(path), path, CROP_SIDE, detector=detector)
+                found.append(Portrait(name, aligned.image, aligned.camera, views))
+        except InputError as error:
+            failures.append(str(error))
+    return found, failures
 
 
 def _square(photo: Image.Image, path: Path) -> Image.Image:

@@ -250,7 +250,7 @@ def test_cameras_of_photos_are_estimated_on_their_crop(tmp_path, monkeypatch):
     paths = [tmp_path / f"{name}.png" for name in ("ada", "ben")]
     for label, path in zip(own, paths, strict=True):
         paint(label, STANDARD_LANDMARKS).save(path)
-    found = read_portraits(paths, None, VIEWS)
+    found, _ = read_portraits(paths, None, VIEWS)
     for portrait, label in zip(found, own, strict=True):
         assert portrait.image.size == (512, 512)
         assert np.degrees(np.abs(angles(portrait.camera) - angles(label))).max() < 4
@@ -325,7 +325,7 @@ def test_predictions_without_cameras_are_refused(folder, others, tmp_path):
         del view["reference_camera"]
     (others / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(
-        InputError, match=r"no face is detected in .*reference.png: their references have no camera"
+        InputError, match=r"reference.png: no face is found.*: references without a camera in the manifest"
     ):
         main(given)
     for view in manifest["views"]:
@@ -357,6 +357,27 @@ def test_invert_command_writes_predictions(folder, tmp_path, capsys):
     assert recipe["tuning"]["style_steps"] == 2
 
 
+def test_unusable_photos_are_named_and_the_others_are_inverted(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("generators.inversion.portraits.FaceDetector", DotDetector)
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    face = paint(cameras(0.1)[0], STANDARD_LANDMARKS)
+    face.save(photos / "ada.png")
+    face.resize((12, 12)).save(photos / "tiny.png")
+    Image.effect_noise((64, 64), 20).save(photos / "nobody.png")
+    (photos / "cut.jpg").write_bytes(b"\xff\xd8 no")
+    write_cameras(cameras(0.0), tmp_path / "cameras.json")
+    arguments = ["--generator", str(folder), "--out", str(tmp_path / "out"), "--portraits", str(photos)]
+    arguments += ["--cameras", str(tmp_path / "cameras.json"), "--tuning.perceptual_weight", "0"]
+    arguments += ["--tuning.style_steps", "1", "--tuning.tune_steps", "1"]
+    with pytest.raises(IncompleteError, match=r"^3 photos could not be used") as error:
+        main(arguments)
+    for line in ("cut.jpg: cannot be read", "nobody.png: no face is found", "tiny.png: 12x12 pixels are too"):
+        assert line in str(error.value)
+    assert "1 views of 1 people" in capsys.readouterr().out
+    assert [view.name for view in Predictions.load(tmp_path / "out").views] == ["ada/view_000"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -364,7 +385,7 @@ def test_invert_command_writes_predictions(folder, tmp_path, capsys):
         (["--portrait", "{tmp}/none.png"], "there is no such file"),
         (["--portrait", "{tmp}/ada.png", "{tmp}/other/ada.png"], "portraits named ada"),
         (["--portrait", "{tmp}/truths.png"], "portraits named truths"),
-        (["--portrait", "{tmp}/ada.png"], "no face is detected in .*ada.png"),
+        (["--portrait", "{tmp}/ada.png"], "ada.png: the image is empty.*: give other photos, or"),
         (["--portrait", "{tmp}/ada.png", "--portrait_cameras", "{tmp}/two.json"], "2 labels for 1 portraits"),
         (
             ["--portrait", "{tmp}/wide.png", "--portrait_cameras", "{tmp}/cameras.json"],
