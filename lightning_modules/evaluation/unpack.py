@@ -165,7 +165,11 @@ def _truth(result: Result, portrait: Path | None, unpacking: Unpacking) -> Path 
 def _portraits(unpacking: Unpacking) -> dict[str, Path]:
     if unpacking.portraits is None:
         return {}
-    return {path.stem: path for path in view_files(Path(unpacking.portraits), "portraits")}
+    found: dict[str, Path] = {}
+    for path in view_files(Path(unpacking.portraits), "portraits"):
+        if (other := found.setdefault(path.stem, path)) != path:
+            raise InputError(f"{other} and {path.name} are both portraits of {path.stem}: remove one of them")
+    return found
 
 
 def _check_complete(views: Sequence[View], source: Path) -> None:
@@ -256,8 +260,8 @@ def frames_of(path: Path) -> list[Image.Image]:
 def _orbit(subject: str, path: Path, unpacking: Unpacking, eg3d_path: bool) -> Iterator[Result]:
     """The frames of a video, at the given cameras or on the path of EG3D's videos."""
     images = frames_of(path)
-    conditions = image_files(Path(unpacking.conditions)) if unpacking.conditions is not None else None
-    if conditions is not None:
+    conditions = unpacking.conditions and view_files(Path(unpacking.conditions), "conditions")
+    if conditions:
         check_count(conditions, len(images), "conditions")
     cameras = None
     if unpacking.cameras is not None:
@@ -268,7 +272,7 @@ def _orbit(subject: str, path: Path, unpacking: Unpacking, eg3d_path: bool) -> I
         cameras = trajectory("spiral", len(images), *EG3D_VIDEO)
     for number, image in enumerate(images):
         camera = None if cameras is None else cameras[number]
-        condition = None if conditions is None else conditions[number]
+        condition = conditions[number] if conditions else None
         yield Result(subject, f"{number:03d}", image, camera, condition)
 
 
@@ -363,7 +367,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="diffportrait3d unpack",
         description="Convert the results of another system to a folder of predictions.",
     )
-    parser.add_class_arguments(Unpacking, as_positional=True)
+    parser.add_class_arguments(Unpacking, as_positional=True, skip={"cameras"})
+    parser.add_argument(
+        "--cameras", type=str, nargs="+", help="files of EG3D labels, one for each frame of a video"
+    )
     predictions = unpack(Unpacking(**parser.parse_args(arguments).as_dict()))
     print(f"{predictions.folder}: {len(predictions.subjects())} subjects, {len(predictions.views)} views")
 

@@ -5,7 +5,8 @@ from PIL import Image
 from core.errors import InputError
 from lightning_modules.evaluation.settings import ScoringSettings
 from lightning_modules.evaluation.unpack import Unpacking, main, unpack
-from portraits.cameras import angles
+from portraits.camera_files import write_cameras
+from portraits.cameras import angles, label_from_angles
 from portraits.predictions import Predictions
 from portraits.video import write_video
 from tests.lightning_modules.evaluation.scoring import score
@@ -159,6 +160,28 @@ def test_portraits_and_results_must_match(videos):
     (videos / "conditions" / "0000002.png").unlink()
     with pytest.raises(InputError, match="2 conditions for 3 cameras"):
         unpack(request(videos, "diffportrait3d", conditions=str(videos / "conditions")))
+
+
+def test_two_portraits_of_one_subject_are_refused(videos):
+    flat(10).save(videos / "portraits" / "ann.webp")
+    with pytest.raises(InputError, match=r"ann\.png and ann\.webp are both portraits of ann"):
+        unpack(request(videos, "eg3d", portraits=str(videos / "portraits")))
+    assert not (videos / "out").exists()
+
+
+@pytest.mark.parametrize("place", ["nowhere", "portraits/ann.png"])
+def test_conditions_that_are_no_folder_are_an_input_error(videos, place):
+    with pytest.raises(InputError, match=f"{place}: there is no such folder of conditions"):
+        unpack(request(videos, "eg3d", conditions=str(videos / place)))
+
+
+def test_command_takes_files_of_cameras(videos):
+    labels = [label_from_angles(yaw, 0.0) for yaw in (-0.3, 0.0, 0.3)]
+    write_cameras(labels[:1], videos / "a.json")
+    write_cameras(labels[1:], videos / "b.json")
+    files = [str(videos / "a.json"), str(videos / "b.json")]
+    main(["panohead", str(videos / "videos"), str(videos / "out"), "--cameras", *files])
+    np.testing.assert_allclose(Predictions.load(videos / "out").cameras()[:3], labels)
 
 
 def test_truths_match_the_views(videos):
