@@ -22,6 +22,7 @@ from portraits.cameras import PIVOT, angles, project
 from portraits.contact_sheet import save_whole
 from portraits.image_folders import view_files
 from portraits.people import align_portrait, open_portrait
+from portraits.pixels import check_side
 
 LABELS = "dataset.json"
 OVERLAY_SIDE = 1024
@@ -118,8 +119,7 @@ def make_parser() -> ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command. Raises InputError, and IncompleteError at the end if some photos cannot be aligned."""
     chosen = make_parser().parse_args(arguments)
-    if chosen.size < 16:
-        raise InputError(f"--size {chosen.size}: give 16 or more")
+    check_side(chosen.size, "--size")
     if chosen.box is not None and len(chosen.box) != 4:
         raise InputError(f"--box {chosen.box}: give four numbers, left, top, right and bottom")
     photos = find_photos([Path(path) for path in chosen.photos])

@@ -5,10 +5,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from core.errors import InputError
+
 if TYPE_CHECKING:  # importing torch takes seconds, and worker processes that only render do not need it
     from torch import Tensor
 
 MIDDLE = 127.5  # levels
+LEAST_SIDE, MAX_SIDE = 16, 8192  # pixels of the images that commands write
 
 Images = NDArray[np.uint8]
 """Images (…, S, S, 3)."""
@@ -35,3 +38,10 @@ def levels_to_pixels(levels: "Tensor") -> "Tensor":
 def pixels_to_levels(pixels: "Tensor") -> "Tensor":
     """Convert pixels of any shape, clamped to [-1, 1], to levels, uint8, rounded to nearest."""
     return pixels.float().add(1).mul(MIDDLE).round().clamp(0, 255).byte()
+
+
+def check_side(side: int, name: str, least: int = LEAST_SIDE) -> None:
+    """Raise InputError, which begins with `name`, unless an image side is from `least` to `MAX_SIDE` pixels.
+    Far larger images fit no memory, and the system would kill the process."""
+    if not least <= side <= MAX_SIDE:
+        raise InputError(f"{name} {side}: give {least} to {MAX_SIDE} pixels")

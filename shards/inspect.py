@@ -107,6 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sets = [FrameSet(catalog.name, split, catalog.split(split), cache) for split in SPLITS]
     damaged = [message for frames in sets for message in _report_split(frames)]
     if chosen.sheet is not None:
+        Path(chosen.sheet).parent.mkdir(parents=True, exist_ok=True)
         save_whole(sample_sheet(choose_samples(sets, chosen.sheet_frames)), Path(chosen.sheet))
         print(f"contact sheet: {chosen.sheet}")
     if damaged:

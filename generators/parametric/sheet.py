@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from generators.parametric.renderer import SyntheticHead
 from portraits.cameras import label_from_angles
+from portraits.contact_sheet import save_whole
 
 
 def contact_sheet(identities: list[int], yaws: list[float], size: int, samples: int) -> Image.Image:
@@ -38,7 +39,7 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     sheet = contact_sheet(arguments.identities, arguments.yaws, arguments.size, arguments.samples)
-    sheet.save(arguments.out, quality=90)
+    save_whole(sheet, arguments.out)
     print(arguments.out)
 
 

@@ -11,7 +11,7 @@ from core.errors import InputError
 from core.tensors import read_json
 from portraits.camera_files import read_cameras
 from portraits.image_folders import check_count, read_squares, view_files
-from portraits.pixels import Images
+from portraits.pixels import Images, check_side
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,9 @@ def read_run(folder: Path) -> Run:
     common = folder if (folder / "settings.json").is_file() else folder.parent
     settings = read_json(common / "settings.json")
     size = settings.get("image_size")
-    if not isinstance(size, int) or size < 1:
+    if type(size) is not int:
         raise InputError(f"{common / 'settings.json'}: it has no image_size: `synthesize` did not write it")
+    check_side(size, f"{common / 'settings.json'}: image_size", least=1)
     file = common / "cameras.json"
     cameras = read_cameras([file]) if file.is_file() else None
     files = view_files(folder / "views", "views")

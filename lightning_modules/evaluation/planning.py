@@ -43,6 +43,7 @@ from lightning_modules.sampling.model_summary import ModelSummary
 from lightning_modules.sampling.presets import preset
 from metrics.suite import MetricSuite
 from portraits.alignment.photos import photo_files
+from portraits.pixels import check_side
 from portraits.predictions import LONGEST_NAME, Predictions, is_plain_name
 
 TRUTH_FROM, PRESET = "truth_from", "preset"
@@ -282,9 +283,9 @@ def _plan_scoring(
 ) -> ScoringPlan:
     """The plan to score `native` images, of which `truths` have a truth; `where` names them in errors."""
     size = max(native.values()) if settings.size is None else settings.size
-    for name, value in (("size", size), ("batch", settings.batch)):
-        if value < 1:
-            raise InputError(f"scoring.{name} {value}: give 1 or more")
+    check_side(size, "scoring.size", least=1)
+    if settings.batch < 1:
+        raise InputError(f"scoring.batch {settings.batch}: give 1 or more")
     if truths:
         suite.check_side(size)
     real = None if settings.real is None else tuple(photo_files(Path(settings.real)))

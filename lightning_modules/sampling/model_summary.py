@@ -25,6 +25,7 @@ from lightning_modules.sampling.latents import NO_PREVIEW
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
 from lightning_modules.sampling.schedulers import scheduler_for
 from lightning_modules.sampling.settings import PREVIEW, VAE, Sampling
+from portraits.pixels import check_side
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class ModelSummary:
         if not isinstance(levels, list) or not levels:
             raise InputError(f"{folder / 'vae/config.json'}: block_out_channels is {levels!r}, not a list")
         image_size = side * 2 ** (len(levels) - 1)
+        check_side(image_size, f"{folder}: image size", least=1)
         has_prior, has_cross_view = (folder / NOISE_PRIOR).is_dir(), (folder / CROSS_VIEW).is_dir()
         if has_prior:
             prior_side = _number(folder / NOISE_PRIOR / "config.json", "image_size")

@@ -15,6 +15,7 @@ from portraits.cameras import label_from_angles
 Angles = tuple[NDArray[np.float64], NDArray[np.float64]]
 """Yaw and pitch (K,) each, radians."""
 
+MAX_VIEWS = 10_000
 MAX_YAW, MAX_PITCH = 180.0, 85.0  # degrees; at the poles the camera's up vector is undefined
 # Degrees: EG3D's videos orbit around a camera above the front by 0.05 of its pitch parameter, arcsin(2 · 0.05
 # / π).
@@ -78,8 +79,8 @@ def trajectory(
     """
     if name not in TRAJECTORIES:
         raise InputError(f"--trajectory {name}: there is no such path; choose from {', '.join(TRAJECTORIES)}")
-    if views < 1:
-        raise InputError(f"--views {views}: give 1 or more")
+    if not 1 <= views <= MAX_VIEWS:
+        raise InputError(f"--views {views}: give 1 to {MAX_VIEWS}")
     path = TRAJECTORIES[name]
     amplitudes = (
         _amplitude(name, "yaw", yaw, path.yaw, MAX_YAW),

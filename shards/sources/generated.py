@@ -25,6 +25,7 @@ from generators.gan.renderer import GeneratedHead, as_renders, gpu_processes
 from generators.registry import BAKED, RendererChoice, check_renderer, renderer_record
 from portraits.alignment.head import HeadFrame, NoHeadError
 from portraits.cameras import label_from_angles
+from portraits.pixels import check_side
 from shards.conditions import Portrait, RenderedConditions
 from shards.schema import SPLITS, SampleMeta
 from shards.skips import Skip
@@ -101,7 +102,8 @@ class _Generated(RenderedConditions):
 
     def __post_init__(self) -> None:
         self.name, self.frame = self.kind, self.frame or ("each" if self.kind == "panohead" else "own")
-        for option, least in (("identities", 1), ("views", 2), ("size", 16), ("batch", 1)):
+        check_side(self.size, "--size")
+        for option, least in (("identities", 1), ("views", 2), ("batch", 1)):
             if (value := getattr(self, option)) < least:
                 raise InputError(f"--{option} {value}: give {least} or more")
         if not (0 < self.max_yaw <= 180 and 0 < self.max_pitch < 90):

@@ -24,7 +24,7 @@ from portraits.alignment.photos import open_photo
 from portraits.alignment.virtual import virtual_view
 from portraits.camera_files import parse_label
 from portraits.cameras import repair_labels, split_label
-from portraits.pixels import Images
+from portraits.pixels import Images, check_side
 from shards.conditions import CONDITION_FRAMES, Portrait, RenderedConditions, in_units
 from shards.schema import SampleMeta
 from shards.skips import Skip
@@ -102,10 +102,10 @@ class LabelledFolder(RenderedConditions):
     condition_frames: int = CONDITION_FRAMES
 
     def __post_init__(self) -> None:
-        if self.size < 16 or self.min_views < 2 or self.max_views < self.min_views:
+        check_side(self.size, "--size")
+        if self.min_views < 2 or self.max_views < self.min_views:
             raise InputError(
-                f"--size {self.size} --min_views {self.min_views} --max_views {self.max_views}: give a size"
-                " of 16 or more, and 2 <= min_views <= max_views"
+                f"--min_views {self.min_views} --max_views {self.max_views}: give 2 <= min_views <= max_views"
             )
         if self.condition_frames < 1:
             raise InputError(f"--condition_frames {self.condition_frames}: give 1 or more")

@@ -25,6 +25,7 @@ from generators.parametric.renderer import (
 )
 from generators.parametric.scene import HeadScene
 from portraits.cameras import label_from_angles
+from portraits.pixels import check_side
 from shards.schema import Sample, SampleMeta
 from shards.source import Source
 
@@ -86,10 +87,10 @@ class SyntheticCapture(Source):
                 f"--identities {identities}: give at least the {val_identities} + {test_identities} people "
                 "of --val_identities and --test_identities"
             )
+        check_side(size, "--size")
         for option, value, least in (
             ("identities", identities, 1),
             ("views", views, 2),
-            ("size", size, 16),
             ("frames", frames, 1),
             ("samples", samples, 1),
         ):

@@ -1,5 +1,6 @@
 """`python -m shards.build wild`: a folder of photos → test shards of portraits with estimated cameras."""
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from hashlib import sha256
@@ -18,7 +19,7 @@ from portraits.alignment.crop import Square, cut
 from portraits.alignment.detection import FaceDetector
 from portraits.alignment.photos import SUFFIXES
 from portraits.people import align_portrait, open_portrait
-from portraits.pixels import Images
+from portraits.pixels import Images, check_side
 from shards.conditions import Portrait, RenderedConditions
 from shards.schema import SampleMeta
 from shards.skips import Skip
@@ -49,8 +50,7 @@ class WildPortraits(RenderedConditions):
                 panohead:FOLDER, or a GAN's options
             licence: the terms under which the photos may be used
         """
-        if size < 16:
-            raise InputError(f"--size {size}: give 16 or more")
+        check_side(size, "--size")
         check_renderer(conditions)
         self.root, self.size, self.align = Path(root), size, align
         self.conditions, self.licence = conditions, licence
@@ -62,7 +62,7 @@ class WildPortraits(RenderedConditions):
             "align": align,
             "conditions": renderer_record(conditions),
             "licence": licence,
-            "found": sha256("\n".join(self._photos).encode()).hexdigest()[:16],
+            "found": sha256(os.fsencode("\n".join(self._photos))).hexdigest()[:16],
         }
 
     def units(self) -> Sequence[str]:

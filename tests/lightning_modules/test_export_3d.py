@@ -96,6 +96,8 @@ def keep_one_view(run: Path) -> None:
     [
         (lambda run: (run / "cameras.json").unlink(), "its views have no cameras"),
         (lambda run: (run / "settings.json").write_text("{}"), "it has no image_size"),
+        (lambda run: (run / "settings.json").write_text('{"image_size": true}'), "it has no image_size"),
+        (lambda run: (run / "settings.json").write_text('{"image_size": 100000}'), "image_size 100000: give"),
         (lambda run: (run / "settings.json").unlink(), "settings.json"),
         (lambda run: [(run / "views" / f"00{n}.png").unlink() for n in (1, 2, 3)], "1 views for 4 cameras"),
         (lambda run: (run / "views" / "001.png").unlink(), "3 views for 4 cameras"),

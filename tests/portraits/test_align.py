@@ -113,7 +113,7 @@ def test_align_command_writes_crops_labels_and_overlays(tmp_path, photo, capsys)
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["--size", "4"], "--size 4: give 16 or more"), (["--box", "[1,2]"], "give four numbers")],
+    [(["--size", "4"], "--size 4: give 16 to 8192"), (["--box", "[1,2]"], "give four numbers")],
 )
 def test_invalid_arguments_are_refused(tmp_path, arguments, message):
     with pytest.raises(InputError, match=message):

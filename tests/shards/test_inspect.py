@@ -23,7 +23,7 @@ def folder(tmp_path: Path) -> Path:
 def test_inspect_prints_counts_and_draws_a_sheet(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sheet = tmp_path / "sheet.png"
+    sheet = tmp_path / "new" / "sheet.png"
     main([str(folder), "--sheet", str(sheet), "--sheet_frames", "3"])
     printed = capsys.readouterr().out
     assert "fake, 16x16 pixels, 12 views, schema 1" in printed

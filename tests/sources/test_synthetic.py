@@ -104,7 +104,7 @@ def test_shards_do_not_depend_on_processes(tmp_path):
         ({"identities": 47}, "--identities 47: give at least the"),
         ({"identities": 0, "val_identities": 0, "test_identities": 0}, "--identities 0: give 1 or more"),
         ({"views": 1}, "--views 1: give 2 or more"),
-        ({"size": 4}, "--size 4: give 16 or more"),
+        ({"size": 4}, "--size 4: give 16 to 8192"),
         ({"seed": -1}, "cannot be negative"),
     ],
 )

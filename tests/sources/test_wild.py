@@ -1,5 +1,6 @@
 """Photo folders as test shards."""
 
+import os
 from pathlib import Path
 
 import cv2
@@ -7,12 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from core.errors import InputError
 from portraits.cameras import angles, label_from_angles, project
 from portraits.geometry import STANDARD_LANDMARKS
 from shards.builder import build
 from shards.index import ShardIndex
+from shards.manifest import Manifest
 from shards.reader import read_members
-from shards.schema import decode
+from shards.schema import decode, encode
 from shards.skips import SKIPPED, load_skips
 from shards.sources.wild import WildPortraits, identity_of
 from tests.faces import DOTS, DotDetector, FlatRenderer, find_dots
@@ -84,13 +87,33 @@ def test_photos_become_test_frames_and_others_are_listed(folder: Path, tmp_path:
     assert len(skipped) == 5
 
 
-@pytest.mark.parametrize("name", ["ada.jpg", "ada/x.png", "Ü.jpg", "a" * 90 + ".jpg", "--.png", "a b.jpg"])
+NOT_UTF8 = os.fsdecode(b"Jos\xe9.jpg")
+
+
+@pytest.mark.parametrize(
+    "name", ["ada.jpg", "ada/x.png", "Ü.jpg", "a" * 90 + ".jpg", "--.png", "a b.jpg", NOT_UTF8]
+)
 def test_any_file_name_gives_a_valid_key(name: str, tmp_path: Path):
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
     photo().save(path)
     (sample,) = DotPortraits(str(tmp_path), SIZE).capture(name)
     assert len(sample.key) <= 80
+    assert decode(encode(sample)).meta == sample.meta
+
+
+def test_folder_whose_name_is_not_utf8_is_built(tmp_path: Path):
+    root = tmp_path / os.fsdecode(b"Jos\xe9")
+    root.mkdir()
+    photo().save(root / "ada.png")
+    build(DotPortraits(str(root), SIZE), tmp_path / "out", 0)
+    assert Manifest.load(tmp_path / "out").settings["root"].endswith(r"Jos\udce9")
+
+
+@pytest.mark.parametrize("size", [8, 10_000, 10**30])
+def test_sizes_beyond_memory_are_refused(folder: Path, size: int):
+    with pytest.raises(InputError, match=f"--size {size}: give 16 to 8192 pixels"):
+        DotPortraits(str(folder), size)
 
 
 def test_identities_of_different_photos_differ():

@@ -17,7 +17,7 @@ from generators.registry import BAKED, RendererChoice, check_renderer, renderer_
 from portraits.alignment.detection import FaceDetector, choose
 from portraits.alignment.head import HeadFrame, NoHeadError, locate_head
 from portraits.alignment.virtual import virtual_view
-from portraits.pixels import Images
+from portraits.pixels import Images, check_side
 from shards.conditions import CONDITION_FRAMES, Portrait, RenderedConditions, in_units
 from shards.schema import SampleMeta
 from shards.skips import Skip
@@ -39,7 +39,6 @@ LICENCE = "NeRSemble-terms-of-use"
 BACKGROUNDS = {"white": 255, "black": 0}
 LEAST = {
     "frames": 1,
-    "size": 16,
     "min_views": 2,
     "val_frames": 0,
     "test_frames": 0,
@@ -96,6 +95,7 @@ class NersembleCapture(RenderedConditions):
                 the more, the less a condition costs
         """
         settings = {name: value for name, value in locals().items() if name != "self"}
+        check_side(size, "--size")
         for option, least in LEAST.items():
             if settings[option] < least:
                 raise InputError(f"--{option} {settings[option]}: give {least} or more")

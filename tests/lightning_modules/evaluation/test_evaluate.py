@@ -198,7 +198,7 @@ def test_table_waits_for_all_parts(request_of, tmp_path, capsys):
         ({"a": {"subjects.views": 0}}, "subjects.views 0: give 1 or more"),
         ({"a": {"scoring.metrics": ["LPIPZ"]}}, "LPIPZ"),
         ({"a": {"scoring.size": 10, "scoring.metrics": ["SSIM"]}}, "SSIM needs images of 11x11 pixels"),
-        ({"a": {"scoring.size": -3}}, "scoring.size -3: give 1 or more"),
+        ({"a": {"scoring.size": -3}}, "scoring.size -3: give 1 to 8192"),
         ({"a": {"scoring.real": "nowhere"}}, "nowhere: there is no such folder"),
         ({"a": {"conditions": "others", "renderer": "nobody"}}, "nobody"),
     ],
