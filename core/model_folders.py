@@ -1,6 +1,7 @@
 """Strict reading and writing of model folders: a `config.json` and a safetensors file."""
 
 import json
+import re
 from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
@@ -38,6 +39,8 @@ __all__ = [
 Model = TypeVar("Model", bound=ModelMixin)
 
 WEIGHTS = "diffusion_pytorch_model"
+DEPTHS = re.compile(r"layers|attentions$|doublings")  # names of settings that are numbers of layers
+MAX_DEPTH = 100
 # Raised by constructors for invalid values.
 MALFORMED = (TypeError, ValueError, AttributeError, ArithmeticError, LookupError, RuntimeError)
 
@@ -84,6 +87,7 @@ def empty_model(cls: type[Model], config: Mapping[str, Any], folder: Path) -> Mo
     where = folder / "config.json"
     try:
         _check_types(cls, config)
+        _check_depth(config)
         with torch.device("meta"):
             return cls.from_config(config)
     except MALFORMED as error:
@@ -103,6 +107,16 @@ def _check_types(cls: type[ModelMixin], config: Mapping[str, Any]) -> None:
                 TypeAdapter(kind, config=STRICT).validate_json(json.dumps(config[name]))
             except ValidationError as error:
                 raise ValueError(f"{name}: {error.errors()[0]['msg']}") from None
+
+
+def _check_depth(config: Mapping[str, Any]) -> None:
+    """Raise ValueError for more layers than any network has, as building them would never end."""
+    for name, value in config.items():
+        if isinstance(value, list) and len(value) > MAX_DEPTH:
+            raise ValueError(f"{name}: {len(value)} entries, more than {MAX_DEPTH}")
+        depths = value if isinstance(value, list) else [value]
+        if DEPTHS.search(name) and any(isinstance(depth, int) and depth > MAX_DEPTH for depth in depths):
+            raise ValueError(f"{name}: more than {MAX_DEPTH} layers")
 
 
 def save_model(model: ModelMixin, folder: Path, dtype: torch.dtype | None = None) -> None:

@@ -198,8 +198,10 @@ def check_vae(vae: AutoencoderKL, channels: int, folder: Path) -> None:
         raise InputError(
             f"{folder}: the VAE has {vae.config.latent_channels} latent channels, the UNet {channels}"
         )
-    if not isinstance(vae.config.scaling_factor, float | int):
-        raise InputError(f"{folder / 'vae' / 'config.json'}: scaling_factor is {vae.config.scaling_factor!r}")
+    factor = vae.config.scaling_factor
+    if type(factor) not in (float, int) or not 1e-6 < factor < 1e6:
+        shown = repr(factor)[:20]
+        raise InputError(f"{folder / 'vae' / 'config.json'}: scaling_factor is {shown}, not a number above 0")
 
 
 def check_unet(config: Mapping[str, Any], folder: Path) -> None:

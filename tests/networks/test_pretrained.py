@@ -162,6 +162,12 @@ def test_save_backbone_is_atomic_and_does_not_overwrite(tmp_path, folder):
         ("unet", {"num_class_embeds": 3}, "num_class_embeds=3"),
         ("vae", {"latent_channels": 16}, "misshapen"),
         ("vae", {"scaling_factor": None}, "scaling_factor is None"),
+        ("vae", {"scaling_factor": 0}, "scaling_factor is 0, not"),
+        ("vae", {"scaling_factor": float("inf")}, "scaling_factor is inf, not"),
+        ("vae", {"scaling_factor": 10**400}, "scaling_factor is 10000000"),
+        ("unet", {"layers_per_block": 10**7}, "layers_per_block: more than 100 layers"),
+        ("unet", {"layers_per_block": [1, 10**7, 1]}, "layers_per_block: more than 100 layers"),
+        ("vae", {"block_out_channels": [4] * 10**5}, "block_out_channels: 100000 entries"),
     ],
 )
 def test_other_models_are_input_errors(folder, file, changes, message):
