@@ -260,8 +260,9 @@ def frames_of(path: Path) -> list[Image.Image]:
 def _orbit(subject: str, path: Path, unpacking: Unpacking, eg3d_path: bool) -> Iterator[Result]:
     """The frames of a video, at the given cameras or on the path of EG3D's videos."""
     images = frames_of(path)
-    conditions = unpacking.conditions and view_files(Path(unpacking.conditions), "conditions")
-    if conditions:
+    given = unpacking.conditions
+    conditions = None if given is None else view_files(Path(given), "conditions")
+    if conditions is not None:
         check_count(conditions, len(images), "conditions")
     cameras = None
     if unpacking.cameras is not None:
@@ -272,7 +273,7 @@ def _orbit(subject: str, path: Path, unpacking: Unpacking, eg3d_path: bool) -> I
         cameras = trajectory("spiral", len(images), *EG3D_VIDEO)
     for number, image in enumerate(images):
         camera = None if cameras is None else cameras[number]
-        condition = conditions[number] if conditions else None
+        condition = None if conditions is None else conditions[number]
         yield Result(subject, f"{number:03d}", image, camera, condition)
 
 

@@ -170,8 +170,9 @@ def scheduler_of(cls: type[Scheduler], config: Mapping[str, Any], folder: Path) 
     steps = config.get("num_train_timesteps", 1)
     if type(steps) is not int or not 1 <= steps <= MAX_TIMESTEPS:
         raise InputError(f"{fault}num_train_timesteps is {str(steps)[:20]}, not 1 to {MAX_TIMESTEPS}")
+    build: Any = cls  # diffusers' mixin does not declare it
     try:
-        scheduler = cls.from_config(config)
+        scheduler: Scheduler = build.from_config(config)
         kept = torch.as_tensor(getattr(scheduler, "alphas_cumprod", 1.0))
     except MALFORMED as error:
         raise InputError(f"{fault}{str(error).split(chr(10), 1)[0]}") from error
