@@ -5,7 +5,7 @@ import pickle
 import re
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,16 +115,27 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise InputError(f"{path} is truncated or no safetensors file: {_first_line(error)}") from error
 
 
-def read_pickle(path: Path) -> Any:
+class Ignored:
+    """In place of an object in a pickle whose class is neither imported nor needed."""
+
+    def __init__(self, *_: Any) -> None:
+        """Keep nothing of the arguments."""
+
+    def __setstate__(self, state: Any) -> None:
+        """Keep nothing of the state."""
+
+
+def read_pickle(path: Path, ignored: Sequence[str] = ()) -> Any:
     """The content of a file written by `torch.save`, on the CPU: tensors, memory-mapped if the format allows,
-    and plain containers.
+    and plain containers. Objects of the classes named in `ignored` are read as `Ignored`.
 
     Raises InputError if the file is missing or damaged, or holds objects of other types; no code is executed.
     """
     check_downloaded(path)
     try:
         mapped = zipfile.is_zipfile(path)  # what torch.save has written since PyTorch 1.6
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        with torch.serialization.safe_globals([(Ignored, name) for name in ignored]):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
     except pickle.UnpicklingError as error:

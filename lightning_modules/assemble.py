@@ -47,7 +47,7 @@ def assemble(
     with the others, if S has another image size, or if `out` exists.
 
     Args:
-        backbone: a Stable Diffusion 1.5 folder of any width, or a hub id.
+        backbone: a Stable Diffusion 1.5 folder of any width, a single file, or a hub id.
         appearance: F_ref, the exported folder of stage 1.
         out: the model folder to write.
         control: F_cam, the exported folder of stage 2.

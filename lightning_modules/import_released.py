@@ -16,15 +16,13 @@ from tqdm import tqdm
 
 from core.errors import InputError, one_line
 from core.files import whole_folder
-from core.model_folders import WEIGHTS, load_vae, save_model
+from core.model_folders import WEIGHTS, save_model
 from lightning_modules.networks.portrait import write_cards
 from lightning_modules.networks.pretrained import (
-    check_folder,
+    GivenBackbone,
     check_vae,
     encode_empty_prompt,
     find_folder,
-    load_empty_prompt,
-    load_schedule,
     write_empty_prompt,
 )
 from lightning_modules.networks.text import copy_text_encoder
@@ -57,8 +55,8 @@ def import_released(
     Args:
         checkpoint: The released file: a PyTorch pickle (.th, .ckpt, …) or safetensors.
         out: The model folder to write; it must not exist yet.
-        backbone: A Stable Diffusion 1.5 folder or hub id, for the VAE and the empty prompt if the file has
-            none.
+        backbone: A Stable Diffusion 1.5 folder, single file or hub id, for the VAE and the empty prompt if
+            the file has none.
         dtype: The precision to store weights in; by default the file's.
         heads: Attention heads of each layer of F, F_ref and F_cam, which no tensor's shape determines; 8 in
             Stable Diffusion 1.5.
@@ -148,13 +146,11 @@ def complete_backbone(
     lacking = [name for name in ("vae", TEXT_ENCODER) if name not in have]
     if lacking and backbone is None:
         raise InputError(
-            f"the file holds no {' and no '.join(lacking)}: name a Stable Diffusion 1.5 folder or hub id "
-            "with --backbone"
+            f"the file holds no {' and no '.join(lacking)}: name a Stable Diffusion 1.5 folder, "
+            "single file or hub id with --backbone"
         )
-    given = None if backbone is None else find_folder(backbone)
-    if given is not None:
-        check_folder(given)
-    schedule = released_schedule() if given is None else load_schedule(given / "scheduler")
+    given = None if backbone is None else GivenBackbone(find_folder(backbone))
+    schedule = released_schedule() if given is None else given.schedule()
     schedule.save_config(folder / "scheduler")
     if TEXT_ENCODER in have:
         write_part(layout.part(TEXT_ENCODER), tensors, folder, dtype)
@@ -162,13 +158,13 @@ def complete_backbone(
     else:
         assert given is not None  # checked above
         channels = layout.part("unet").model.config.cross_attention_dim
-        write_empty_prompt(load_empty_prompt(given, channels), folder)
-    if given is not None:
-        copy_text_encoder(given, folder)
+        write_empty_prompt(given.empty_prompt(channels), folder)
+    if given is not None and given.single is None:
+        copy_text_encoder(given.place, folder)
     if "vae" not in have:
         assert given is not None  # checked above
-        vae = load_vae(given / "vae")
-        check_vae(vae, layout.part("unet").model.config.in_channels, given)
+        vae = given.vae()
+        check_vae(vae, layout.part("unet").model.config.in_channels, given.place)
         save_model(vae, folder / "vae", dtype)
 
 

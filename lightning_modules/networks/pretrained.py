@@ -124,6 +124,40 @@ def load_single_file(path: Path, dtype: torch.dtype = torch.float32) -> Backbone
     return Backbone(vae.to(dtype), unet.to(dtype), noise_schedule(), prompt.to(dtype))
 
 
+class GivenBackbone:
+    """The VAE, noise schedule and empty prompt of Stable Diffusion 1.5 in a folder or a single file, each
+    read when it is asked for.
+
+    Raises InputError as `load_backbone`.
+    """
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self.single = read_single_file(place) if place.is_file() else None
+        if self.single is None:
+            check_folder(place)
+        else:
+            check_unet(unet_config(self.single), place)
+
+    def schedule(self) -> DDPMScheduler:
+        """The noise schedule."""
+        return load_schedule(self.place / "scheduler") if self.single is None else noise_schedule()
+
+    def vae(self) -> AutoencoderKL:
+        """The VAE, in float32."""
+        if self.single is None:
+            return load_vae(self.place / "vae")
+        return convert_vae(self.single, self.place).float()
+
+    def empty_prompt(self, channels: int) -> Tensor:
+        """The embedding (1, T, D = `channels`) of ""."""
+        if self.single is None:
+            return load_empty_prompt(self.place, channels)
+        embedding = embed_nothing(convert_text_encoder(self.single, self.place).float())
+        check_empty_prompt(embedding, channels, self.place)
+        return embedding
+
+
 def save_backbone(backbone: Backbone, path: str, dtype: torch.dtype | None = None) -> None:
     """Write, atomically, the folder that `load_backbone` reads, with networks in `dtype` or as stored.
 
@@ -266,12 +300,17 @@ def load_empty_prompt(folder: Path, channels: int) -> Tensor:
         embedding = encode_empty_prompt(folder)
         if os.access(folder, os.W_OK):
             write_empty_prompt(embedding, folder)
+    check_empty_prompt(embedding, channels, folder)
+    return embedding
+
+
+def check_empty_prompt(embedding: Tensor, channels: int, where: Path) -> None:
+    """Raise InputError unless an embedding has the shape (1, T, `channels`)."""
     if embedding.ndim != 3 or embedding.shape[0] != 1 or embedding.shape[2] != channels:
         raise InputError(
-            f"{folder}: the empty prompt has shape {tuple(embedding.shape)}, "
+            f"{where}: the empty prompt has shape {tuple(embedding.shape)}, "
             f"but this UNet needs (1, T, {channels})"
         )
-    return embedding
 
 
 def encode_empty_prompt(folder: Path) -> Tensor:

@@ -21,7 +21,7 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor, nn
 
 from core.errors import InputError
-from core.tensors import load_strict, read_tensors
+from core.tensors import load_strict, read_pickle, read_tensors
 
 UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer.text_model."
 OTHER_TEXT_ENCODERS = {
@@ -31,6 +31,14 @@ OTHER_TEXT_ENCODERS = {
 ATTENTION = f"{UNET}input_blocks.1.1."
 WIDTHS = (1, 2, 4, 4)  # of the levels, relative to the first
 HEADS, HEAD_SIZE = 8, 64  # of the UNet's attention, and of CLIP's
+SAFETENSORS = ".safetensors"
+# Classes in the published .ckpt files besides tensors, from the state of Lightning's training.
+LIGHTNING = (
+    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
+    "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray.scalar",
+    "numpy.dtype",
+)
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
 Tensors = Mapping[str, Tensor]
@@ -39,7 +47,9 @@ Tensors = Mapping[str, Tensor]
 def read_single_file(path: Path) -> dict[str, Tensor]:
     """The tensors of a file by their names in CompVis' code. Raises InputError if it is damaged or is not
     Stable Diffusion 1.5."""
-    contents = read_tensors(path)
+    contents = read_tensors(path) if path.suffix == SAFETENSORS else read_pickle(path, LIGHTNING)
+    if not isinstance(contents, dict):
+        raise InputError(f"{path} holds a {type(contents).__name__}, not a state dict")
     nested = contents.get("state_dict", contents)
     named = nested.items() if isinstance(nested, dict) else ()
     tensors = {name: x for name, x in named if isinstance(x, Tensor)}

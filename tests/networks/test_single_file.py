@@ -1,11 +1,14 @@
 """Single files of Stable Diffusion 1.5, written with our table of CompVis names and read with diffusers'."""
 
+import numpy as np
 import pytest
 import torch
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from core.errors import InputError
+from core.tensors import read_tensors
 from lightning_modules.networks.pretrained import load_backbone
 from lightning_modules.networks.text import embed_nothing
 from lightning_modules.released.names import UNET, VAE, unet_names, vae_names
@@ -16,6 +19,15 @@ TEXT = "cond_stage_model.transformer.text_model"
 
 @pytest.fixture(scope="module")
 def networks():
+    return narrow_networks()
+
+
+@pytest.fixture(scope="module")
+def tensors(networks):
+    return single_file_tensors(*networks)
+
+
+def narrow_networks():
     """Stable Diffusion 1.5's networks at a tenth of the width."""
     unet = toy_unet(
         down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
@@ -37,10 +49,8 @@ def networks():
     return unet, vae, CLIPTextModel(CLIPTextConfig(**settings)).eval()
 
 
-@pytest.fixture(scope="module")
-def tensors(networks):
+def single_file_tensors(unet, vae, text):
     """The tensors of a single file in half precision, as published."""
-    unet, vae, text = networks
     found = {unet_names(unet, UNET)[name]: x for name, x in unet.state_dict().items()}
     for name, x in vae.state_dict().items():
         # CompVis' VAE has convolutions where diffusers has linear layers
@@ -70,6 +80,23 @@ def test_single_file_loads_every_network(networks, tensors, tmp_path, name):
     assert loaded.unet.config.attention_head_dim == 8
     assert loaded.downsampling == 8
     assert loaded.scheduler.alphas_cumprod[-1].item() == pytest.approx(0.0047, rel=1e-2)
+
+
+def test_the_training_state_in_published_files_is_left_out(networks, tensors, tmp_path):
+    """Lightning's of 2022 has its callbacks' classes as keys, and scores that may be numpy's."""
+    state = {"best_model_score": np.float64(0.5), "best_model_path": "somewhere"}
+    path = tmp_path / "v1-5-pruned-emaonly.ckpt"
+    torch.save({"state_dict": tensors, "callbacks": {ModelCheckpoint: state}, "global_step": 3}, path)
+    loaded = load_backbone(str(path)).unet.state_dict()
+    assert all(torch.equal(x.half().float(), loaded[name]) for name, x in networks[0].state_dict().items())
+    with pytest.raises(InputError, match=r"holds more than tensors .*ModelCheckpoint"):
+        read_tensors(path)
+    torch.save({"state_dict": tensors, "callbacks": {EarlyStopping: state}}, path)
+    with pytest.raises(InputError, match=r"holds more than tensors .*EarlyStopping"):
+        load_backbone(str(path))
+    torch.save([tensors], path)
+    with pytest.raises(InputError, match="holds a list, not a state dict"):
+        load_backbone(str(path))
 
 
 def test_single_files_of_other_models_are_named(tensors, tmp_path):

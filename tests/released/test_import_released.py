@@ -17,11 +17,13 @@ from lightning_modules.networks.portrait import (
 )
 from lightning_modules.networks.pretrained import Backbone, load_backbone, save_backbone
 from lightning_modules.networks.reference import AppearanceReference
+from lightning_modules.networks.text import embed_nothing
 from lightning_modules.networks.view_control import view_control
 from lightning_modules.released import names
 from lightning_modules.released.checkpoint import layout_of, released_part
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
 from lightning_modules.view_control import ViewControlStage
+from tests.networks.test_single_file import narrow_networks, single_file_tensors, write
 from tests.networks.toy import noise, shake, toy_backbone, toy_unet, toy_vae
 from tests.parity.recipe import weights
 
@@ -92,6 +94,16 @@ def test_import_and_export_round_trip(released, backbone, tmp_path, capsys):
     assert same(torch.load(tmp_path / "again.th", weights_only=True), released)
     export_main([str(folder), "--out", str(tmp_path / "again.safetensors")])
     assert same(load_file(tmp_path / "again.safetensors"), released)
+
+
+def test_the_backbone_may_be_a_single_file(released, tmp_path):
+    networks = narrow_networks()
+    path = write(single_file_tensors(*networks), tmp_path / "v1-5-pruned-emaonly.safetensors")
+    loaded = load_backbone(str(converted(released, path, tmp_path)))
+    _, vae, text = networks
+    assert all(torch.equal(x.half().float(), loaded.vae.state_dict()[n]) for n, x in vae.state_dict().items())
+    torch.testing.assert_close(loaded.empty_prompt, embed_nothing(text), rtol=1e-2, atol=1e-2)
+    assert torch.equal(loaded.scheduler.alphas_cumprod, released_schedule().alphas_cumprod)
 
 
 def complete(released):
