@@ -26,7 +26,7 @@ from lightning_modules.evaluation.settings import EvaluationRequest, RowSettings
 from lightning_modules.evaluation.systems import ModelChoice
 from lightning_modules.loggers import wandb_logger
 from lightning_modules.sampling import loras
-from lightning_modules.sampling.presets import FLAG, HELP, chosen_preset
+from lightning_modules.sampling.presets import FLAG, HELP, parse_with_preset
 from portraits.predictions import Predictions
 
 
@@ -109,9 +109,8 @@ def parse_request(arguments: Sequence[str] | None = None) -> EvaluationRequest:
     parser = make_parser()
     arguments = find_configs(sys.argv[1:] if arguments is None else arguments)
     check_configs(arguments)
-    parser.set_defaults({f"sampling.{name}": value for name, value in chosen_preset(arguments).items()})
     try:
-        values = parser.instantiate(parser.parse_args(arguments)).as_dict()
+        values = parser.instantiate(parse_with_preset(parser, arguments, "sampling.")).as_dict()
     except ArgumentError as error:
         raise InputError(" ".join(str(error).split())) from error
     for name in ("config", FLAG.removeprefix("--")):

@@ -25,7 +25,7 @@ from lightning_modules.sampling import loras
 from lightning_modules.sampling.call_options import StepCallback
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
 from lightning_modules.sampling.plan import CAMERAS, PROXIES, SETTINGS, Plan, make_plan
-from lightning_modules.sampling.presets import FLAG, HELP, chosen_preset
+from lightning_modules.sampling.presets import FLAG, HELP, parse_with_preset
 from lightning_modules.sampling.requests import Request
 from lightning_modules.sampling.synthesis import (
     OUT,
@@ -221,8 +221,7 @@ def make_parser() -> ArgumentParser:
 def parse_request(arguments: Sequence[str]) -> Request:
     """The request of command-line arguments. Raises InputError."""
     parser = make_parser()
-    parser.set_defaults(chosen_preset(arguments))
-    values = parser.instantiate(parser.parse_args(arguments)).as_dict()
+    values = parser.instantiate(parse_with_preset(parser, arguments)).as_dict()
     return Request(**{name: value for name, value in values.items() if f"--{name}" != FLAG})
 
 

@@ -5,6 +5,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import ArgumentParser, Namespace
+
 from core.errors import InputError
 from core.shipped import find_shipped
 from core.yaml_files import read_yaml
@@ -43,11 +45,15 @@ def preset(name: str) -> dict[str, Any]:
     return presets[name]
 
 
-def chosen_preset(arguments: Sequence[str]) -> dict[str, Any]:
-    """The settings of the preset that a command's arguments name last; none if they name none."""
-    chosen: str | None = None
-    for place, argument in enumerate(arguments):
-        flag, assigned, value = argument.partition("=")
-        if flag == FLAG and (assigned or place + 1 < len(arguments)):
-            chosen = value if assigned else arguments[place + 1]
-    return {} if chosen is None else preset(chosen)
+def parse_with_preset(parser: ArgumentParser, arguments: Sequence[str], group: str = "") -> Namespace:
+    """Parse a command's arguments, where the preset that they or their --config files name replaces the
+    defaults of the settings of sampling, which are in `group` (such as "sampling.").
+
+    Raises InputError if there is no preset of this name.
+    """
+    parsed = parser.parse_args(arguments)
+    name = parsed.get(FLAG.removeprefix("--"))
+    if name is None:
+        return parsed
+    parser.set_defaults({f"{group}{setting}": value for setting, value in preset(name).items()})
+    return parser.parse_args(arguments)

@@ -7,7 +7,7 @@ from lightning_modules.evaluate import parse_request as parse_evaluation
 from lightning_modules.evaluation.planning import change_settings, row_changes
 from lightning_modules.evaluation.settings import RowSettings
 from lightning_modules.sampling.call_options import sampling_settings
-from lightning_modules.sampling.presets import chosen_preset, preset, read_presets
+from lightning_modules.sampling.presets import preset, read_presets
 from lightning_modules.sampling.settings import Sampling
 from lightning_modules.synthesize import parse_request
 
@@ -27,7 +27,9 @@ def test_there_are_the_documented_ones():
     assert presets["lcm"].solver == "lcm"
 
 
-@pytest.mark.parametrize("arguments", [["--preset", "fast"], ["--preset=paper", "--preset=fast"]])
+@pytest.mark.parametrize(
+    "arguments", [["--preset", "fast"], ["--preset=paper", "--preset=fast"], ["--pres", "fast"]]
+)
 def test_flags_override_a_preset_wherever_they_stand(arguments):
     fast = preset("fast")
     request = parse_request([*ASKED, *arguments])
@@ -38,10 +40,13 @@ def test_flags_override_a_preset_wherever_they_stand(arguments):
     assert parse_request(ASKED).sampling(None) == Sampling()
 
 
-def test_evaluate_takes_them():
+def test_evaluate_takes_them(tmp_path):
     request = parse_evaluation(["--preset", "fast", "--sampling.steps=9"])
     assert request.row.sampling == Sampling(**preset("fast") | {"steps": 9})
     assert parse_evaluation(["--sampling.steps=9"]).row.sampling == Sampling(steps=9)
+    (tmp_path / "table.yaml").write_text("preset: fast\nsampling: {guidance: 2.0}\n")
+    request = parse_evaluation([f"--config={tmp_path / 'table.yaml'}"])
+    assert request.row.sampling == Sampling(**preset("fast") | {"guidance": 2.0})
 
 
 def test_a_tables_rows_take_them():
@@ -62,7 +67,9 @@ def test_the_pipeline_takes_them():
 
 def test_an_unknown_one_is_an_input_error():
     with pytest.raises(InputError, match="preset 'faster': choose from paper"):
-        chosen_preset(["--preset", "faster"])
+        parse_request([*ASKED, "--preset", "faster"])
+    with pytest.raises(InputError, match="preset 'faster': choose from paper"):
+        parse_evaluation(["--preset", "faster"])
 
 
 @pytest.mark.parametrize(
