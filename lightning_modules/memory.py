@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from core.errors import InputError, one_line
 from lightning_modules.fit import check_arguments
+from lightning_modules.networks.cross_view import POSITIONS, check_views
 from lightning_modules.optimization import Learning
 from lightning_modules.sampling.devices import Precision
 from lightning_modules.sampling.settings import Sampling
@@ -116,6 +117,7 @@ def sampling_options(
 ) -> SamplingRun:
     """The settings of sampling that memory depends on."""
     Sampling(window=window, chunk=chunk)
+    check_views(window, POSITIONS)
     return SamplingRun(window, chunk, getattr(torch, precision), vae_tiling)
 
 

@@ -3,7 +3,7 @@
 Shape letters: B frames, R references, V targets, S image side.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -30,6 +30,12 @@ class BatchSize:
     references: int
     targets: int
     image_size: int
+
+    def __post_init__(self) -> None:
+        """Raise InputError for an empty batch."""
+        for name, size in (("batch_size", self.frames), *list(asdict(self).items())[1:]):
+            if size < 1:
+                raise InputError(f"{name} {size}: give 1 or more")
 
 
 class UnloadedStage(Stage):

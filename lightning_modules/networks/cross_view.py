@@ -19,6 +19,7 @@ from core.model_folders import place_like
 from lightning_modules.networks.layers import Layer, attend, down_layers, project, up_layers
 
 Middle = Literal["always", "unconditional", "never"]
+POSITIONS = 32  # views with positional encodings, by default
 MAX_ITEMS = 2**15  # batch of one attention call; CUDA kernels limit it to a launch dimension of 65,535
 
 
@@ -126,7 +127,7 @@ class CrossView(ModelMixin, ConfigMixin):
         up_channels: tuple[int, ...],
         up_modules: tuple[int, ...],
         middle: Middle = "never",
-        positions: int = 32,
+        positions: int = POSITIONS,
         heads: int = 8,
         norm_num_groups: int = 32,
         layers: int = 1,
@@ -150,7 +151,7 @@ class CrossView(ModelMixin, ConfigMixin):
         cls,
         unet: UNet2DConditionModel,
         middle: Middle = "never",
-        positions: int = 32,
+        positions: int = POSITIONS,
         heads: int = 8,
         layers: int = 1,
         attentions: int = 2,

@@ -142,6 +142,9 @@ def test_training_run_is_read_from_fit_arguments():
         (flags("backbone_vae.yaml"), "not one of the stages"),
         (["--sampling", "--window=0"], "window 0"),
         (["--sampling", "--widow=8"], "widow"),
+        (["--sampling", "--window=33"], "33 views at once, but V has positional encodings for 32"),
+        ([*flags("stage1.yaml"), "--data.init_args.targets=0"], "targets 0: give 1 or more"),
+        ([*flags("stage1.yaml"), "--data.init_args.batch_size=0"], "batch_size 0: give 1 or more"),
         (["--targets=2"], "no such option"),
     ],
 )
