@@ -3,6 +3,7 @@
 Shape letters: T prompt tokens, D prompt channels.
 """
 
+import logging
 import shutil
 from pathlib import Path
 
@@ -17,6 +18,7 @@ TOKENIZER, TEXT_ENCODER = "tokenizer", "text_encoder"
 TOKENIZER_FILES = ("vocab.json", "tokenizer.json", "tokenizer_config.json")
 FP16 = "fp16"
 CLIP_TOKENS = 77
+log = logging.getLogger(__name__)
 
 
 def find_text_encoder(folder: Path) -> Path | None:
@@ -41,24 +43,28 @@ def copy_text_encoder(source: Path, folder: Path) -> None:
 
 def check_prompt(folder: Path | None, prompt: str, model: str = "the model") -> None:
     """Raise InputError if a prompt other than "" cannot be embedded: `folder`, from `find_text_encoder`, is
-    None, the package transformers is missing, or the prompt is too long. Loads no weights."""
+    None, or the package transformers is missing. A prompt that is too long is cut, with a warning that
+    quotes what is left out, as diffusers does. Loads no weights."""
     if prompt:
-        _tokens(folder, prompt, model)
+        cut = _tokens(folder, prompt, model)[1]
+        if cut:
+            log.warning("the prompt is longer than the text encoder reads; left out: %r", cut)
 
 
 @torch.no_grad()
 def embed_prompt(folder: Path | None, prompt: str) -> Tensor:
     """The embedding (1, T, D), float32, of a prompt by the tokenizer and text encoder in a model folder.
 
-    Raises InputError as `check_prompt`, or if their files are damaged.
+    Of a prompt that is too long, its beginning. Raises InputError as `check_prompt`, or if their files are
+    damaged.
     """
-    tokens = _tokens(folder, prompt, "the model")
+    tokens, _ = _tokens(folder, prompt, "the model")
     assert folder is not None  # checked with the tokens
     return load_text_encoder(folder / TEXT_ENCODER)(tokens).last_hidden_state
 
 
-def _tokens(folder: Path | None, prompt: str, model: str) -> Tensor:
-    """The tokens (1, T) of a prompt, padded to CLIP's length."""
+def _tokens(folder: Path | None, prompt: str, model: str) -> tuple[Tensor, str]:
+    """The tokens (1, T) of a prompt, padded or cut to CLIP's length, and the text that is cut."""
     if folder is None:
         raise InputError(
             f"prompt {prompt!r}: {model} has no {TOKENIZER}/ and {TEXT_ENCODER}/; copy both from Stable "
@@ -75,13 +81,12 @@ def _tokens(folder: Path | None, prompt: str, model: str) -> Tensor:
     try:
         tokenizer = CLIPTokenizer.from_pretrained(folder / TOKENIZER, local_files_only=True)
         tokens = tokenizer(prompt, padding="max_length", max_length=length, return_tensors="pt").input_ids
+        cut = tokenizer.decode(tokens[0, length - 1 : -1])
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(f"{folder / TOKENIZER} cannot be read: {_first_line(error)}") from error
-    if tokens.shape[1] > length:
-        raise InputError(
-            f"prompt {prompt[:40]!r}…: it has {tokens.shape[1]} tokens, and the text encoder reads {length}"
-        )
-    return tokens
+    if tokens.shape[1] <= length:
+        return tokens, ""
+    return torch.cat([tokens[:, : length - 1], tokens[:, -1:]], 1), cut
 
 
 def load_text_encoder(place: Path) -> nn.Module:

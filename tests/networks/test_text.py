@@ -4,7 +4,7 @@ import sys
 
 import pytest
 import torch
-from transformers import CLIPTextModel
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from core.errors import InputError
 from lightning_modules.networks.pretrained import encode_empty_prompt
@@ -38,10 +38,17 @@ def test_the_empty_prompt_is_the_stored_one(folder):
     assert torch.equal(embed_prompt(folder, ""), encode_empty_prompt(folder))
 
 
-def test_a_prompt_of_too_many_tokens_is_an_input_error(folder):
+def test_a_prompt_of_too_many_tokens_is_cut_as_in_diffusers(folder, caplog):
     check_prompt(folder, "abcde")
-    with pytest.raises(InputError, match="it has 8 tokens, and the text encoder reads 7"):
-        check_prompt(folder, "abcdef")
+    assert not caplog.text
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    encoder = CLIPTextModel.from_pretrained(folder / "text_encoder").eval()
+    long = "a b c d e f g h"
+    tokens = tokenizer(long, truncation=True, max_length=7, return_tensors="pt").input_ids
+    with torch.no_grad():
+        assert torch.equal(embed_prompt(folder, long), encoder(tokens).last_hidden_state)
+    check_prompt(folder, long)
+    assert "longer than the text encoder reads; left out: 'f g h'" in caplog.text
 
 
 def test_what_prompts_need_is_named(folder, tmp_path, monkeypatch):
