@@ -2,9 +2,11 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
 from importlib import import_module
 from itertools import product
 from pathlib import Path
+from typing import Any, Self
 
 from huggingface_hub import HfApi, get_session, snapshot_download
 from huggingface_hub.errors import (
@@ -35,8 +37,7 @@ FILES = [
 def fetch_backbone(repository: str) -> Path:
     """Download a backbone's files from the hub, with one set of weights per network, and return their folder.
     Raises InputError."""
-    if not REPOSITORY.fullmatch(repository):
-        raise InputError(f"{repository}: no such folder, and not a hub id (owner/name)")
+    _check_id(repository)
     try:
         files = HfApi().model_info(repository, timeout=HUB_SECONDS).siblings or []
     except unreachable():
@@ -52,45 +53,56 @@ def unreachable() -> tuple[type[Exception], ...]:
     return HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError, client.HTTPError
 
 
-def find_model(
-    path: str | Path,
-    revision: str | None = None,
-    cache_dir: str | Path | None = None,
-    local_files_only: bool = False,
-) -> Path:
+@dataclass(frozen=True)
+class HubOptions:
+    """How files are downloaded from the hub: diffusers' arguments of these names."""
+
+    revision: str | None = None
+    cache_dir: str | Path | None = None
+    local_files_only: bool = False
+    token: str | bool | None = None
+    force_download: bool = False
+
+    @classmethod
+    def take(cls, options: dict[str, Any]) -> Self:
+        """The options among a call's keyword arguments, which are removed from them; None is as if not
+        given."""
+        known = [field.name for field in fields(cls) if field.name in options]
+        given = {name: options.pop(name) for name in known}
+        return cls(**{name: value for name, value in given.items() if value is not None})
+
+
+NO_OPTIONS = HubOptions()
+
+
+def find_model(path: str | Path, options: HubOptions = NO_OPTIONS) -> Path:
     """The folder of a model: a local or shipped one, or one downloaded from the hub (owner/name). Raises
     InputError if there is none."""
     folder = find_shipped(path)
-    if folder.is_dir() or not REPOSITORY.fullmatch(str(path)):
+    if folder.is_dir():
         return folder
-    return fetch(str(path), MODEL, revision, cache_dir, local_files_only)
+    if folder.exists():
+        raise InputError(f"{folder} is a file: give a model's folder")
+    return fetch(str(path), MODEL, options)
 
 
-def fetch(
-    repository: str,
-    patterns: Sequence[str],
-    revision: str | None = None,
-    cache_dir: str | Path | None = None,
-    local_files_only: bool = False,
-) -> Path:
+def fetch(repository: str, patterns: Sequence[str], options: HubOptions = NO_OPTIONS) -> Path:
     """Download a repository's files that match any of the patterns, from the hub or its cache, and return
     their folder. Raises InputError if there is no such repository, or the hub cannot be reached and the files
     are not cached."""
+    _check_id(repository)
     try:
-        return Path(
-            snapshot_download(
-                repository,
-                allow_patterns=list(patterns),
-                revision=revision,
-                cache_dir=cache_dir,
-                local_files_only=local_files_only,
-            )
-        )
+        return Path(snapshot_download(repository, allow_patterns=list(patterns), **asdict(options)))
     except HFValidationError:
         raise InputError(f"{repository}: no such folder, and not a hub id (owner/name)") from None
     except unreachable() as error:
         reason = str(error).strip().split("\n", 1)[0]
         raise InputError(f"{repository}: no such folder, and not available from the hub: {reason}") from error
+
+
+def _check_id(repository: str) -> None:
+    if not REPOSITORY.fullmatch(repository):
+        raise InputError(f"{repository}: no such folder, and not a hub id (owner/name)")
 
 
 def choose_weights(names: Iterable[str], part: str, stems: Sequence[str]) -> list[str]:

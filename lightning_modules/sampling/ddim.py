@@ -22,10 +22,10 @@ from lightning_modules.sampling.schedulers import (
 )
 from lightning_modules.sampling.settings import PAPER, Sampling
 
-OnStepEnd = Callable[[int, Tensor, Tensor, Tensor | None], Tensor]
+OnStepEnd = Callable[[int, Tensor, Tensor, Tensor | None], tuple[Tensor, bool]]
 """Called after each step with its number, its timestep, the latents (N, 4, H, W) after it, and the clean
 latents that it predicts (None where the scheduler does not predict them). Returns the latents from which the
-next step starts."""
+next step starts, and whether sampling ends with them instead."""
 
 
 @torch.no_grad()
@@ -72,7 +72,9 @@ def sample(
             latents = result.prev_sample
             if on_step_end is not None:
                 clean = clean_latents(scheduler, result, noisy, epsilon, timestep)
-                latents = on_step_end(step, timestep, latents, clean)
+                latents, ended = on_step_end(step, timestep, latents, clean)
+                if ended:
+                    break
     return latents
 
 

@@ -8,11 +8,12 @@ import diffusers
 import torch
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.hub_utils import PushToHubMixin
+from huggingface_hub.errors import HFValidationError
 
 from core.errors import InputError
 from core.files import whole_folder
 from core.model_folders import read_json
-from lightning_modules.networks.hub import find_model, unreachable
+from lightning_modules.networks.hub import HubOptions, find_model, unreachable
 from lightning_modules.networks.portrait import (
     PortraitModel,
     check_safetensors,
@@ -21,6 +22,12 @@ from lightning_modules.networks.portrait import (
 )
 from lightning_modules.networks.pretrained import load_schedule, scheduler_of
 from lightning_modules.networks.text import FP16
+from lightning_modules.sampling.loading_options import (
+    check_device_map,
+    check_dtype,
+    replace_components,
+    replaced_components,
+)
 
 
 class FoldersMixin:
@@ -30,6 +37,7 @@ class FoldersMixin:
     config_name: str
     save_config: Callable[..., None]
     scheduler: SchedulerMixin
+    to: Callable[..., Self]
     _loras: dict[str, float]
 
     @classmethod
@@ -51,9 +59,8 @@ class FoldersMixin:
         torch_dtype: torch.dtype | None = None,
         variant: str | None = None,
         use_safetensors: bool | None = None,
-        revision: str | None = None,
-        cache_dir: str | Path | None = None,
-        local_files_only: bool = False,
+        device_map: str | torch.device | None = None,
+        **options: Any,
     ) -> Self:
         """Load a model with the scheduler that it was saved with.
 
@@ -62,18 +69,27 @@ class FoldersMixin:
             dtype, torch_dtype: data type of the networks; the second is diffusers' name.
             variant: None or "fp16"; accepted without effect, as the available weights are cast to `dtype`.
             use_safetensors: refuse pickled weights if True.
-            revision, cache_dir, local_files_only: options of the hub, as in diffusers.
+            device_map: the device that the networks are moved to.
+            options: diffusers' for the hub (`revision`, `cache_dir`, `local_files_only`, `token`,
+                `force_download`), and components in place of the model's, such as `scheduler` or `vae`; None
+                leaves an optional one out.
 
-        Raises InputError if there is no such model, or it is damaged.
+        Raises InputError if there is no such model, if it is damaged, and for options that this pipeline does
+        not have.
         """
+        chosen = check_dtype(dtype if torch_dtype is None else torch_dtype)
+        check_device_map(device_map)
         if variant not in (None, FP16):
             raise InputError(f"variant {variant!r}: give None or {FP16!r}")
-        folder = find_model(path, revision, cache_dir, local_files_only)
+        hub = HubOptions.take(options)
+        components = replaced_components(cls, options)
+        folder = find_model(path, hub)
         if use_safetensors:
             check_safetensors(folder)
-        pipeline = cls.of(load_portrait_model(str(folder), torch_dtype or dtype))
+        pipeline = cls.of(load_portrait_model(str(folder), chosen))
         pipeline.scheduler = cls.read_scheduler(folder)
-        return pipeline
+        replace_components(pipeline, components)
+        return pipeline if device_map is None else pipeline.to(device_map)
 
     @classmethod
     def read_scheduler(cls, folder: Path) -> SchedulerMixin:
@@ -101,7 +117,7 @@ class FoldersMixin:
         """
         try:
             return str(PushToHubMixin.push_to_hub(self, repo_id, **options))
-        except unreachable() as error:
+        except (HFValidationError, *unreachable()) as error:
             reason = str(error).strip().split("\n", 1)[0]
             raise InputError(
                 f"{repo_id}: not uploaded: {reason}; save_pretrained writes the folder"
@@ -114,12 +130,18 @@ class FoldersMixin:
         *,
         safe_serialization: bool = True,
         variant: str | None = None,
+        max_shard_size: int | str | None = None,
+        push_to_hub: bool = False,
     ) -> None:
         """Write the folder that `from_pretrained` reads, as safetensors, in `dtype` or as loaded.
 
         Raises InputError if the folder exists and is not empty, and for values of diffusers'
-        `safe_serialization` and `variant` that request other files.
+        `safe_serialization`, `variant` and `max_shard_size` that request other files.
         """
+        if push_to_hub:
+            raise InputError("push_to_hub=True: the method of that name uploads: push_to_hub('owner/name')")
+        if max_shard_size is not None:
+            raise InputError(f"max_shard_size {max_shard_size}: each network is saved in one file")
         if not safe_serialization or variant is not None:
             raise InputError("models are saved as safetensors without a variant; dtype=torch.float16 is half")
         if self._loras:

@@ -13,6 +13,17 @@ from portraits.people import MIN_SIDE
 from portraits.pixels import levels_to_pixels
 
 
+def pil_images(given: object, what: str) -> list[Image.Image]:
+    """One PIL image or several, as a list. Raises InputError if there are others; `what` names them."""
+    images = given if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+    odd = [type(image).__name__ for image in images if not isinstance(image, Image.Image)]
+    if odd:
+        raise InputError(
+            f"{what}: give PIL images, not {odd[0]}: Image.open reads a file, Image.fromarray an array"
+        )
+    return list(images)
+
+
 def portrait_pixels(images: Sequence[Image.Image], side: int) -> Tensor:
     """The central squares of photos of any size and shape: (1, R, 3, S, S) in [-1, 1], S = `side`.
 

@@ -23,7 +23,7 @@ from core.fingerprints import of_file
 from core.lists import shortened
 from core.model_folders import empty_model, read_json
 from core.tensors import check_finite, read_tensors
-from lightning_modules.networks.hub import REPOSITORY, fetch
+from lightning_modules.networks.hub import NO_OPTIONS, REPOSITORY, HubOptions, fetch
 
 SUFFIX, DEFAULT_FILE = ".safetensors", "pytorch_lora_weights.safetensors"
 UNET = "unet."
@@ -79,12 +79,22 @@ def check_file(file: Path) -> None:
         raise InputError(f"--lora {file}: LoRAs need one more package: pip install -e '.[lora]'")
 
 
-def find_file(path: str | Path, weight_name: str | None = None) -> Path:
+def find_file(
+    path: str | Path,
+    weight_name: str | None = None,
+    subfolder: str | None = None,
+    options: HubOptions = NO_OPTIONS,
+) -> Path:
     """A LoRA's file: a file, or one in a folder or in a repository of the Hugging Face hub, by default
     diffusers' own name or the only safetensors. Raises InputError if there is none."""
-    place = Path(path)
+    if not isinstance(path, str | Path):
+        raise InputError(
+            f"a LoRA is a {SUFFIX} file, not a {type(path).__name__}: safetensors.torch.save_file writes one"
+        )
+    place, within = Path(path), f"{subfolder}/" if subfolder else ""
     if not place.exists() and REPOSITORY.fullmatch(str(path)):
-        place = fetch(str(path), [weight_name or f"*{SUFFIX}"])
+        place = fetch(str(path), [f"{within}{weight_name or f'*{SUFFIX}'}"], options)
+    place = place / within if place.is_dir() else place
     if place.is_dir():
         files = sorted(place.glob(f"*{SUFFIX}"))
         name = weight_name or (files[0].name if len(files) == 1 else DEFAULT_FILE)
@@ -191,6 +201,8 @@ class LoraMixin:
         weight_name: str | None = None,
         adapter_name: str | None = None,
         weight: float = 1.0,
+        subfolder: str | None = None,
+        **options: Any,
     ) -> None:
         """Add a LoRA to F, beside those that are loaded.
 
@@ -199,10 +211,15 @@ class LoraMixin:
             weight_name: the file's name in a folder or repository.
             adapter_name: a name for it; by default a number.
             weight: weight that it is applied with; 1 as trained, 0 for none.
+            subfolder: the file's folder in a folder or repository.
+            options: options of the hub, as of `from_pretrained`.
 
         Raises InputError if there is no such file, or it does not fit F.
         """
-        file = find_file(path, weight_name)
+        hub = HubOptions.take(options)
+        if options:
+            raise InputError(f"{', '.join(options)}: not an argument of this load_lora_weights")
+        file = find_file(path, weight_name, subfolder, hub)
         name = adapter_name or f"lora_{len(self._loras)}"
         if name in self._loras:
             raise InputError(f"adapter_name {name!r}: there is a LoRA of this name; choose another")
@@ -217,9 +234,64 @@ class LoraMixin:
             adapter_name=name,
             low_cpu_mem_usage=True,
         )
-        self._loras[name] = weight
-        self.unet.set_adapters(list(self._loras), list(self._loras.values()))
+        self._weigh(self._loras | {name: weight})
         self.unet.requires_grad_(False).eval()
+
+    def set_adapters(
+        self, adapter_names: str | Sequence[str], adapter_weights: float | Sequence[float] | None = None
+    ) -> None:
+        """Apply loaded LoRAs by these names with these weights, 1 by default, and no others.
+
+        Raises InputError for names of LoRAs that are not loaded, and unless there is a weight for each.
+        """
+        names = self._known(adapter_names)
+        given = 1.0 if adapter_weights is None else adapter_weights
+        weights = [given] * len(names) if isinstance(given, int | float) else list(given)
+        if len(weights) != len(names) or not all(isinstance(x, int | float) for x in weights):
+            raise InputError(f"adapter_weights {given}: give a number for each of {', '.join(names)}")
+        self._weigh(dict.fromkeys(self._loras, 0.0) | dict(zip(names, map(float, weights), strict=True)))
+
+    def get_active_adapters(self) -> list[str]:
+        """The names of LoRAs that are applied."""
+        return [name for name, weight in self._loras.items() if weight]
+
+    def get_list_adapters(self) -> dict[str, list[str]]:
+        """The names of loaded LoRAs, by component, which is F alone."""
+        return {UNET.rstrip("."): list(self._loras)} if self._loras else {}
+
+    def delete_adapters(self, adapter_names: str | Sequence[str]) -> None:
+        """Remove LoRAs by name. Raises InputError for names of LoRAs that are not loaded."""
+        names = self._known(adapter_names)
+        left = {name: weight for name, weight in self._loras.items() if name not in names}
+        if not left:
+            self.unload_lora_weights()
+            return
+        self.unet.delete_adapters(names)
+        self._weigh(left)
+
+    def disable_lora(self) -> None:
+        """Apply no LoRAs, until `enable_lora`."""
+        if self._loras:
+            self.unet.disable_lora()
+            self._renew_denoiser()
+
+    def enable_lora(self) -> None:
+        """Apply LoRAs again."""
+        if self._loras:
+            self.unet.enable_lora()
+            self._renew_denoiser()
+
+    def _known(self, given: str | Sequence[str]) -> list[str]:
+        names = [given] if isinstance(given, str) else list(given)
+        if unknown := [name for name in names if name not in self._loras]:
+            loaded = ", ".join(self._loras) or "none"
+            raise InputError(f"{', '.join(map(str, unknown))}: no such LoRA; loaded: {loaded}")
+        return names
+
+    def _weigh(self, weights: dict[str, float]) -> None:
+        """Apply the loaded LoRAs with these weights."""
+        self._loras = weights
+        self.unet.set_adapters(list(weights), list(weights.values()))
         self._renew_denoiser()
 
     def unload_lora_weights(self) -> None:

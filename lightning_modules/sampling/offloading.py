@@ -7,7 +7,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from core.devices import CUDA, MPS, find_device
+from core.devices import CPU, CUDA, MPS, find_device
 from core.errors import InputError
 
 
@@ -27,8 +27,8 @@ class OffloadingMixin:
         Raises InputError for a GPU that this machine does not have.
         """
         for value in (*args, options.get("device")):
-            if isinstance(value, str | torch.device) and torch.device(value).type in (CUDA, MPS):
-                find_device(str(value), "to")
+            if isinstance(value, str | torch.device | int):
+                _check_device(value)
         return super().to(*args, **options)  # type: ignore[misc]
 
     @property
@@ -161,6 +161,17 @@ def _moved(values: Any, device: torch.device) -> Any:
     if isinstance(values, Mapping):
         return {name: _moved(value, device) for name, value in values.items()}
     return values
+
+
+def _check_device(value: str | torch.device | int) -> None:
+    """Raise InputError for a GPU that this machine does not have, and what is no device of PyTorch's."""
+    try:
+        device = torch.device(value)
+    except RuntimeError:
+        name = str(value)
+    else:
+        name = str(device) if device.type in (CUDA, MPS) else CPU
+    find_device(name, "to")
 
 
 def _first_gpu(gpu_id: int | None) -> torch.device | None:

@@ -33,9 +33,9 @@ from lightning_modules.networks.preview import PreviewDecoder
 from lightning_modules.networks.reference import AppearanceReference
 from lightning_modules.networks.speed import tune
 from lightning_modules.networks.text import check_prompt, embed_prompt
+from lightning_modules.sampling.absent_methods import AbsentMethodsMixin
 from lightning_modules.sampling.call_options import (
     StepCallback,
-    check_callback_tensors,
     check_output_type,
     draw_seed,
     sampling_settings,
@@ -44,12 +44,13 @@ from lightning_modules.sampling.call_options import (
 )
 from lightning_modules.sampling.ddim import OnStepEnd, portrait_bank, sample
 from lightning_modules.sampling.folders import FoldersMixin
-from lightning_modules.sampling.inputs import portrait_pixels, square_levels, view_count
+from lightning_modules.sampling.inputs import pil_images, portrait_pixels, square_levels, view_count
 from lightning_modules.sampling.latents import LatentsMixin
 from lightning_modules.sampling.loras import LoraMixin
 from lightning_modules.sampling.offloading import OffloadingMixin
 from lightning_modules.sampling.prediction import Inputs
 from lightning_modules.sampling.prior import PriorMixin
+from lightning_modules.sampling.schedulers import scheduler_for
 from lightning_modules.sampling.settings import PAPER, Sampling
 from lightning_modules.sampling.starting_noise import step_generators
 from portraits.cameras import check_labels
@@ -64,7 +65,7 @@ class Views(BaseOutput):
 
 
 class DiffPortrait3DPipeline(
-    FoldersMixin, OffloadingMixin, LatentsMixin, LoraMixin, PriorMixin, DiffusionPipeline
+    AbsentMethodsMixin, FoldersMixin, OffloadingMixin, LatentsMixin, LoraMixin, PriorMixin, DiffusionPipeline
 ):
     """Novel views of a portrait.
 
@@ -223,7 +224,8 @@ class DiffPortrait3DPipeline(
             output_type: "pil", "np" or "pt"; see `call_options.to_output`.
             return_dict: return a tuple if False.
             callback_on_step_end: called after each step with this pipeline, the step, the timestep and
-                {"latents": (K, 4, H, W)}; the latents that it returns in such a mapping replace them.
+                {"latents": (K, 4, H, W)}; the latents that it returns in such a mapping replace them, and
+                setting the pipeline's `_interrupt` ends sampling with the step.
             callback_on_step_end_tensor_inputs: "latents", and "pred_original_sample" for the clean latents
                 that a step predicts (schedulers that do not predict them leave it out).
             sampling: fields of `Sampling`, or `preset`, the name of some of them, which others override;
@@ -231,11 +233,12 @@ class DiffPortrait3DPipeline(
 
         Raises InputError if inputs do not fit each other or the model.
         """
-        references = [portrait] if isinstance(portrait, Image.Image) else list(portrait)
+        references = pil_images(portrait, "portrait")
+        conditions = None if conditions is None else pil_images(conditions, "conditions")
+        proxies = None if proxies is None else pil_images(proxies, "proxies")
         labels = None if cameras is None else torch.from_numpy(check_labels(cameras, "cameras"))[None]
         view_count(cameras=None if labels is None else labels[0], conditions=conditions, proxies=proxies)
         check_output_type(output_type)
-        check_callback_tensors(callback_on_step_end_tensor_inputs)
         on_step_end = step_end(self, callback_on_step_end, callback_on_step_end_tensor_inputs)
         images = self.views(
             self._portraits(references),
@@ -243,7 +246,7 @@ class DiffPortrait3DPipeline(
             labels,
             self._levels(proxies, "proxies"),
             seeds=[seed if generator is None else draw_seed(generator)],
-            sampling=sampling_settings(sampling),
+            sampling=sampling_settings(sampling, self.image_size),
             progress=progress and not getattr(self, "_progress_bar_config", {}).get("disable", False),
             levels=True,
             on_step_end=on_step_end,
@@ -298,7 +301,8 @@ class DiffPortrait3DPipeline(
         self._check_views(len(references), views, conditions, cameras, proxies)
         sampling = self._resolved(sampling, cameras, proxies)
         check_prompt(self.text_folder, sampling.prompt)
-        self.decoder(sampling.decoder)  # both raise before anything is sampled
+        scheduler_for(self.scheduler, sampling)
+        self.decoder(sampling.decoder)  # all raise before anything is sampled
         latents = self.encode(references, sampling.chunk)
         start = self._start(latents, references, cameras, proxies, seeds, views, sampling).flatten(0, 1)
         denoiser = self.denoiser

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
 from core.errors import InputError
@@ -66,12 +67,17 @@ class Sampling:
         """Check the ranges."""
         for name, least in LEAST.items():
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < least):
+            if value is not None and (not _is(Integral, value) or value < least):
                 raise InputError(f"{name} {value!r}: give a whole number, {least} or more")
         for name, choices in CHOICES.items():
             value = getattr(self, name)
             if value not in get_args(choices) and (value is not None or name == "spacing"):
                 raise InputError(f"{name} {value!r}: choose from {', '.join(get_args(choices))}")
+        for name in REAL:
+            if not _is(Real, getattr(self, name)):
+                raise InputError(f"{name} {getattr(self, name)!r}: give a number")
+        if not isinstance(self.prompt, str):
+            raise InputError(f"prompt {self.prompt!r}: give one text, which all views share")
         if not 0 <= self.eta <= 1:
             raise InputError(f"eta {self.eta:g}: give 0 to 1")
         if not 0 < self.strength <= 1:
@@ -90,6 +96,12 @@ class Sampling:
         return self.guidance != 1 and self.guidance_low <= timestep <= self.guidance_high
 
 
+def _is(kind: type, value: object) -> bool:
+    """Whether a value is a number of this kind; truth values are none."""
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+REAL = ("guidance", "eta", "strength")
 LEAST = {
     "steps": 1,
     "window": 1,

@@ -7,6 +7,8 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
+from diffusers.callbacks import SDCFGCutoffCallback
 from diffusers.utils.hub_utils import PushToHubMixin
 from huggingface_hub.errors import LocalEntryNotFoundError
 from torch import nn
@@ -15,7 +17,7 @@ from core.errors import InputError
 from lightning_modules.networks import hub
 from lightning_modules.sampling.offloading import OffloadedLayer, offload_layers
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
-from tests.networks.toy import noise, toy_model
+from tests.networks.toy import noise, toy_model, toy_vae
 from tests.sampling.test_pipeline import equal, orbit, picture, pictures
 
 INPUTS = {"portrait": picture(size=48), "cameras": orbit(2), "conditions": pictures(2), "progress": False}
@@ -49,12 +51,82 @@ def test_from_pretrained_rejects_variants_and_pickles(saved):
         DiffPortrait3DPipeline.from_pretrained(saved, use_safetensors=True)
 
 
+def test_from_pretrained_accepts_what_is_met_anyway(saved):
+    loaded = DiffPortrait3DPipeline.from_pretrained(
+        saved,
+        low_cpu_mem_usage=True,
+        device_map="cpu",
+        token="hf_x",
+        force_download=False,
+        safety_checker=None,
+        quantization_config=None,
+    )
+    assert loaded.device.type == "cpu"
+
+
+def test_from_pretrained_replaces_components(saved):
+    scheduler, vae = UniPCMultistepScheduler(), toy_vae()
+    loaded = DiffPortrait3DPipeline.from_pretrained(saved, scheduler=scheduler, vae=vae, noise_prior=None)
+    assert (loaded.scheduler, loaded.vae, loaded.noise_prior) == (scheduler, vae, None)
+    loaded(**INPUTS, steps=2)
+    loaded.save_pretrained(saved.with_name("other"))
+    assert not saved.with_name("other").joinpath("noise_prior").exists()
+    for options, message in {
+        ("unet", None): "unet=None: this part cannot be left out",
+        ("vae", scheduler): "vae: give a AutoencoderKL, not a UniPCMultistepScheduler",
+        ("vae", toy_vae(latent_channels=8)): "the VAE has 8 latent channels, the UNet 4",
+        ("scheduler", vae): "scheduler: give a SchedulerMixin, not a AutoencoderKL",
+    }.items():
+        with pytest.raises(InputError, match=message):
+            DiffPortrait3DPipeline.from_pretrained(saved, **dict([options]))
+
+
+def test_from_pretrained_refuses_the_rest_by_name(saved):
+    for options, message in (
+        ({"torch_dtype": "float16"}, r"torch_dtype 'float16': give a type .* torch\.float16"),
+        ({"device_map": "balanced"}, r"device_map 'balanced': give one device, .* replicate\(devices\)"),
+        ({"custom_pipeline": "x"}, "custom_pipeline: not an argument .*: this class is the pipeline"),
+        ({"tokenizer": object()}, "tokenizer: not an argument .*: prompts are embedded by"),
+        ({"foo": None}, "foo: not an argument of this from_pretrained: besides diffusers' it takes appear"),
+    ):
+        with pytest.raises(InputError, match=message):
+            DiffPortrait3DPipeline.from_pretrained(saved, **options)
+    for place, message in {
+        "nowhere": "nowhere: no such folder, and not a hub id",
+        saved / "model_index.json": r"model_index\.json is a file: give a model's folder",
+    }.items():
+        with pytest.raises(InputError, match=message):
+            DiffPortrait3DPipeline.from_pretrained(place)
+    with pytest.raises(InputError, match=r"x\.safetensors: a model is a folder, for from_pretrained"):
+        DiffPortrait3DPipeline.from_single_file("x.safetensors")
+
+
+def test_methods_that_are_absent_say_what_to_do(pipeline):
+    for name, message in {"enable_freeu": "skip connections", "fuse_lora": "set_adapters"}.items():
+        assert not hasattr(pipeline, name)
+        with pytest.raises(AttributeError, match=rf"^{name}: not part of this pipeline: .*{message}"):
+            getattr(pipeline, name)()
+    with pytest.raises(AttributeError, match="no attribute 'encode_everything'"):
+        pipeline.encode_everything()
+    with pytest.raises(InputError, match=r"enable_model_cpu_offload\(\)"):
+        pipeline.enable_group_offload(torch.device("cpu"))
+
+
+def test_schedulers_without_noise_predictions_are_input_errors(pipeline):
+    pipeline.scheduler = FlowMatchEulerDiscreteScheduler()
+    with pytest.raises(InputError, match="FlowMatchEulerDiscreteScheduler: it does not support F's"):
+        pipeline(**INPUTS, steps=2)
+
+
 def test_from_pretrained_downloads_from_the_hub(saved, monkeypatch):
     download = Mock(return_value=str(saved))
     monkeypatch.setattr(hub, "snapshot_download", download)
     assert DiffPortrait3DPipeline.from_pretrained("someone/model", revision="main").image_size == 16
     assert download.call_args.args == ("someone/model",)
     assert download.call_args.kwargs["revision"] == "main"
+    DiffPortrait3DPipeline.from_pretrained("someone/model", token="hf_x", force_download=True, cache_dir="c")
+    given = {"token": "hf_x", "force_download": True, "cache_dir": "c", "revision": None}
+    assert given.items() <= download.call_args.kwargs.items()
     download.side_effect = LocalEntryNotFoundError("no connection")
     with pytest.raises(InputError, match="someone/model: no such folder, and not available from the hub"):
         DiffPortrait3DPipeline.from_pretrained("someone/model", local_files_only=True)
@@ -67,6 +139,10 @@ def test_save_pretrained_accepts_an_empty_folder(pipeline, tmp_path):
     for options in ({"safe_serialization": False}, {"variant": "fp16"}):
         with pytest.raises(InputError, match="saved as safetensors without a variant"):
             pipeline.save_pretrained(tmp_path / "other", **options)
+    with pytest.raises(InputError, match=r"push_to_hub\('owner/name'\)"):
+        pipeline.save_pretrained(tmp_path / "other", push_to_hub=True)
+    with pytest.raises(InputError, match="max_shard_size 1GB: each network is saved in one file"):
+        pipeline.save_pretrained(tmp_path / "other", max_shard_size="1GB")
 
 
 def test_diffusers_argument_names_are_accepted(pipeline):
@@ -80,10 +156,19 @@ def test_diffusers_argument_names_are_accepted(pipeline):
             "negative_prompt: not an argument of this pipeline: the unconditional",
         ),
         ({"height": 512}, "height: .* the size that the model was trained for"),
-        (
-            {"clip_skip": 1},
-            "clip_skip: not an argument of this pipeline: choose from chunk, decoder, deep_every",
-        ),
+        ({"num_images_per_prompt": 2}, "num_images_per_prompt: .* call again with another seed"),
+        ({"latents": torch.zeros(1)}, "latents: .* determined by seed"),
+        ({"cross_attention_kwargs": {"scale": 0.5}}, "cross_attention_kwargs: .* set_adapters"),
+        ({"callback": print}, "callback: .* give callback_on_step_end"),
+        ({"stepz": 1}, "stepz: not an argument of this pipeline: choose from chunk, decoder, deep_every"),
+        ({"prompt": ["a face"]}, r"prompt \['a face'\]: give one text"),
+        ({"guidance_scale": "3"}, "guidance '3': give a number"),
+        ({"guidance_scale": None}, "guidance None: give a number"),
+        ({"eta": "no"}, "eta 'no': give a number"),
+        ({"steps": True}, "steps True: give a whole number"),
+        ({"callback_on_step_end": 3}, "callback_on_step_end: give a function, not a int"),
+        ({"callback_on_step_end": lambda *given: given[-1]["latents"]}, "return the mapping .* not a Tensor"),
+        ({"callback_on_step_end": SDCFGCutoffCallback()}, "tensor_inputs prompt_embeds: choose from latents"),
         ({"output_type": "latent"}, "output_type 'latent': choose from pil, np, pt"),
         ({"generator": 3}, "give a torch.Generator, not a int"),
         (
@@ -93,6 +178,30 @@ def test_diffusers_argument_names_are_accepted(pipeline):
     ):
         with pytest.raises(InputError, match=message):
             pipeline(**INPUTS, **options)
+
+
+def test_diffusers_arguments_that_ask_for_nothing_change_nothing(pipeline):
+    nothing = {"height": 16, "width": None, "num_images_per_prompt": 1, "negative_prompt": "", "prompt": None}
+    nothing |= {"latents": None, "cross_attention_kwargs": None, "clip_skip": None, "guidance_rescale": 0.0}
+    nothing |= {"callback_on_step_end_tensor_inputs": None}
+    assert equal(pipeline(**INPUTS, steps=2), pipeline(**INPUTS, num_inference_steps=np.int64(2), **nothing))
+
+
+def test_a_guidance_scale_of_at_most_one_is_none_as_in_diffusers(pipeline):
+    plain = pipeline(**INPUTS, steps=2, guidance=1)
+    assert equal(plain, pipeline(**INPUTS, steps=2, guidance_scale=0.0))
+    assert not equal(plain, pipeline(**INPUTS, steps=2, guidance=0.0))  # which is the unconditional pass
+
+
+@pytest.mark.parametrize("name", ["portrait", "conditions", "proxies"])
+def test_other_things_than_pil_images_are_input_errors(pipeline, name):
+    for given, kind in {"me.jpg": "str", ("a", "b"): "str", None: "NoneType", (b"", b""): "bytes"}.items():
+        if given is None and name != "portrait":
+            continue
+        with pytest.raises(InputError, match=rf"^{name}: give PIL images, not {kind}: Image\.open reads"):
+            pipeline(**INPUTS | {name: given}, steps=1)
+    with pytest.raises(InputError, match=f"^{name}: give PIL images, not ndarray"):
+        pipeline(**INPUTS | {name: np.zeros((16, 16, 3), np.uint8)}, steps=1)
 
 
 def test_generator_decides_the_result(pipeline):
@@ -154,6 +263,22 @@ def test_callback_sees_each_step_and_can_replace_latents(pipeline):
     torch.testing.assert_close(zeros, expected)
 
 
+def test_a_callback_can_interrupt_as_in_diffusers(pipeline):
+    steps = []
+
+    def stop(given, step, _timestep, tensors):
+        steps.append(step)
+        given._interrupt = step == 1
+        return {"latents": torch.zeros_like(tensors["latents"])}
+
+    stopped = pipeline(**INPUTS, steps=4, callback_on_step_end=stop, output_type="pt").images
+    assert steps == [0, 1]
+    torch.testing.assert_close(stopped, pipeline.decode(torch.zeros(2, 4, 4, 4), levels=True).float() / 255)
+    steps.clear()
+    pipeline(**INPUTS, steps=2, callback_on_step_end=lambda *given: steps.append(given[1]))
+    assert steps == [0, 1]
+
+
 def test_slicing_changes_images_by_at_most_one_level(pipeline):
     plain = pipeline(**INPUTS, steps=2)
     pipeline.enable_attention_slicing()
@@ -189,6 +314,9 @@ def test_moving_to_a_missing_gpu_is_an_input_error(pipeline, monkeypatch):
             pipeline.to(*place)
     with pytest.raises(InputError, match=r"^to cuda: no such device"):
         pipeline.to(device="cuda")
+    for place in ("gpu", 0):
+        with pytest.raises(InputError, match=r"^to .*: no such device; this machine has cpu$"):
+            pipeline.to(place)
     assert pipeline.to("cpu", torch.float32) is pipeline
 
 
@@ -215,6 +343,8 @@ def test_push_to_hub_without_connection_is_an_input_error(pipeline, monkeypatch)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match=r"model: not uploaded: .*; save_pretrained writes the folder"):
         pipeline.push_to_hub("someone/model")
+    with pytest.raises(InputError, match=r"a/b/c: not uploaded: Repo id must be in the form"):
+        pipeline.push_to_hub("a/b/c")
 
 
 @pytest.fixture

@@ -167,6 +167,54 @@ def test_files_are_found_as_diffusers_finds_them(pipeline, style):
         pipeline.load_lora_weights(folder, weight_name="other.safetensors")
 
 
+def test_adapters_are_weighed_disabled_and_deleted_as_in_diffusers(pipeline, style, tmp_path):
+    first, one = style
+    second, two = made_by_peft(tmp_path / "two.safetensors", seed=500)
+    pipeline.load_lora_weights(first, adapter_name="one")
+    pipeline.load_lora_weights(second, adapter_name="two")
+
+    def weighed(first_weight, second_weight):
+        expected = merged(merged(own_unet(), one, first_weight), two, second_weight)
+        torch.testing.assert_close(prediction(pipeline.unet), prediction(expected), **CLOSE)
+
+    pipeline.set_adapters(["one", "two"], [0.5, -1.0])
+    weighed(0.5, -1.0)
+    pipeline.disable_lora()
+    assert torch.equal(prediction(pipeline.unet), prediction(own_unet()))
+    pipeline.enable_lora()
+    weighed(0.5, -1.0)
+    pipeline.set_adapters("two")
+    weighed(0.0, 1.0)
+    assert (pipeline.get_active_adapters(), pipeline.get_list_adapters()) == (
+        ["two"],
+        {"unet": ["one", "two"]},
+    )
+    pipeline.set_adapters(["one", "two"], 0.5)
+    pipeline.delete_adapters("one")
+    weighed(0.0, 0.5)
+    for given, message in (
+        (("one",), "one: no such LoRA; loaded: two"),
+        (("two", [1, 2]), "give a number for"),
+    ):
+        with pytest.raises(InputError, match=message):
+            pipeline.set_adapters(*given)
+    pipeline.delete_adapters(["two"])
+    assert torch.equal(prediction(pipeline.unet), prediction(own_unet()))
+    assert pipeline.get_list_adapters() == {}
+
+
+def test_loading_takes_diffusers_arguments(pipeline, style, tmp_path):
+    shutil.copytree(style[0].parent, tmp_path / "repository" / "loras")
+    pipeline.load_lora_weights(
+        tmp_path / "repository", subfolder="loras", weight_name="style.safetensors", local_files_only=True
+    )
+    assert pipeline.get_list_adapters() == {"unet": ["lora_0"]}
+    with pytest.raises(InputError, match="hotswap: not an argument of this load_lora_weights"):
+        pipeline.load_lora_weights(style[0], hotswap=True)
+    with pytest.raises(InputError, match=r"a \.safetensors file, not a dict: .*save_file writes one"):
+        pipeline.load_lora_weights(style[1])
+
+
 def test_the_command_lines_text(style, tmp_path):
     path = tmp_path / "a style:1.safetensors"
     shutil.copy(style[0], path)

@@ -162,7 +162,7 @@ def test_every_solver_shows_the_clean_latents_that_it_predicts(denoiser, given, 
 
     def watch(_step, _timestep, latents, clean):
         seen.append(clean)
-        return latents
+        return latents, False
 
     start = noise(4, 4, 8, 8)
     end = sample(denoiser, toy_scheduler(), start, **given, steps=8, solver=solver, on_step_end=watch)

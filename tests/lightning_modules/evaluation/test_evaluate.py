@@ -188,7 +188,7 @@ def test_table_waits_for_all_parts(request_of, tmp_path, capsys):
         ({"": {}}, "no slashes"),
         ({"table": {}}, "row 'table': table, yaw, dots, systems are the names of the table's own files"),
         ({"x" * 300: {}}, "at most 200 bytes"),
-        ({"a": {"model": "nowhere"}}, "nowhere has no appearance_reference/"),
+        ({"a": {"model": "nowhere"}}, "nowhere: no such folder, and not a hub id"),
         ({"a": {"sampling.noise": "3d-aware"}}, "has no noise_prior/"),
         ({"a": {"sampling.steps": 1001}}, "1001 sampling steps"),
         ({"a": {"lora": ["none.safetensors"]}}, "--lora none.safetensors: there is no such file"),

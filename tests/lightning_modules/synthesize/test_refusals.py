@@ -18,7 +18,7 @@ from tests.lightning_modules.synthesize.folders import SIZE, squares
 from tests.networks.toy import toy_prior
 
 BAD = {
-    "no such model": (["--model", "nowhere"], "nowhere has no appearance_reference/"),
+    "no such model": (["--model", "nowhere"], "nowhere: no such folder, and not a hub id"),
     "steps": (["--steps", "0"], "steps 0: give a whole number, 1 or more"),
     "too many steps": (["--steps", "501"], "501 sampling steps: give 1 to 500"),
     "eta": (["--eta", "1.5"], "eta 1.5: give 0 to 1"),
