@@ -48,9 +48,10 @@ def fetch_backbone(repository: str) -> Path:
 
 
 def unreachable() -> tuple[type[Exception], ...]:
-    """Exceptions raised if the hub or its HTTP client cannot be reached or refuses."""
+    """Exceptions raised if the hub or its HTTP client cannot be reached or refuses, an id among others."""
     client = import_module(type(get_session()).__module__.partition(".")[0])
-    return HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError, client.HTTPError
+    refused = HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    return *refused, OSError, client.HTTPError
 
 
 @dataclass(frozen=True)

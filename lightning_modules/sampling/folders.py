@@ -8,7 +8,6 @@ import diffusers
 import torch
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.hub_utils import PushToHubMixin
-from huggingface_hub.errors import HFValidationError
 
 from core.errors import InputError
 from core.files import whole_folder
@@ -117,7 +116,7 @@ class FoldersMixin:
         """
         try:
             return str(PushToHubMixin.push_to_hub(self, repo_id, **options))
-        except (HFValidationError, *unreachable()) as error:
+        except unreachable() as error:
             reason = str(error).strip().split("\n", 1)[0]
             raise InputError(
                 f"{repo_id}: not uploaded: {reason}; save_pretrained writes the folder"

@@ -1,6 +1,7 @@
 """diffusers' arguments of `from_pretrained`: replaced components, and what this pipeline does not have."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -77,5 +78,5 @@ def replace_components(pipeline: Any, components: Mapping[str, Any]) -> None:
         if value is not None and wanted is not type(None) and not isinstance(value, wanted):
             raise InputError(f"{name}: give a {wanted.__name__}, not a {type(value).__name__}")
         if isinstance(value, AutoencoderKL):
-            check_vae(value, pipeline.unet.config.in_channels, name)
+            check_vae(value, pipeline.unet.config.in_channels, Path(name))
         setattr(pipeline, name, value)

@@ -162,6 +162,11 @@ class DiffPortrait3DPipeline(
         """F with F_cam and V, compiled if set by `tune`; the same module until a part is replaced."""
         kept = self._denoiser
         parts = (self.unet, self.view_control, self.cross_view)
+        if any(hasattr(part, "_orig_mod") for part in parts):  # what torch.compile returns
+            raise InputError(
+                "torch.compile of one network has no effect here, as layers of F, F_cam and V run in turn:"
+                " pipeline.tune(compile=True) compiles them together"
+            )
         if kept is None or (kept.unet, kept.control, kept.cross_view) != parts:
             kept = Denoiser(self.unet, self.empty_prompt, self.view_control, self.cross_view)
             self._denoiser = tune(kept, compile=self.compiled)
@@ -302,10 +307,10 @@ class DiffPortrait3DPipeline(
         sampling = self._resolved(sampling, cameras, proxies)
         check_prompt(self.text_folder, sampling.prompt)
         scheduler_for(self.scheduler, sampling)
-        self.decoder(sampling.decoder)  # all raise before anything is sampled
+        self.decoder(sampling.decoder)
+        denoiser = self.denoiser  # all raise before anything is computed
         latents = self.encode(references, sampling.chunk)
         start = self._start(latents, references, cameras, proxies, seeds, views, sampling).flatten(0, 1)
-        denoiser = self.denoiser
         with self._loaded(self.unet, self.appearance_reference, self.view_control, self.cross_view):
             clean = sample(
                 denoiser,

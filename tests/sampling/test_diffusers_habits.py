@@ -112,6 +112,12 @@ def test_methods_that_are_absent_say_what_to_do(pipeline):
         pipeline.enable_group_offload(torch.device("cpu"))
 
 
+def test_compiling_f_alone_is_an_input_error(pipeline):
+    pipeline.unet = torch.compile(pipeline.unet)
+    with pytest.raises(InputError, match=r"pipeline\.tune\(compile=True\) compiles them together"):
+        pipeline(**INPUTS, steps=1)
+
+
 def test_schedulers_without_noise_predictions_are_input_errors(pipeline):
     pipeline.scheduler = FlowMatchEulerDiscreteScheduler()
     with pytest.raises(InputError, match="FlowMatchEulerDiscreteScheduler: it does not support F's"):
