@@ -4,6 +4,7 @@ without prompts.
 Shape letters: B images, S image side, C latent channels, H W latent size.
 """
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,6 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor
 from torch.nn import functional as F
 
-from core.errors import InputError
 from core.files import whole_folder
 from core.model_folders import load_vae, save_model
 from core.seeding import (
@@ -28,6 +28,7 @@ from core.seeding import (
     torch_generator,
 )
 from datamodules.pool import has_pair
+from lightning_modules.networks.autoencoder import colour_loss, whiten, with_frozen_encoder
 from lightning_modules.networks.denoiser import Denoiser
 from lightning_modules.networks.pretrained import Backbone, save_backbone
 from lightning_modules.networks.reference import ReferenceBank, attention_inputs
@@ -52,12 +53,14 @@ UNET_LEARNING = Learning(rate=5e-4, decay="cosine", warmup_steps=500)
 
 
 class AutoencoderModule(pl.LightningModule):
-    """Trains diffusers' AutoencoderKL on {"images": (B, 3, S, S) uint8}: L1 + perceptual + KL.
+    """Trains diffusers' AutoencoderKL on {"images": (B, 3, S, S) uint8}: L1 + perceptual + KL + colour.
 
     Half of the images are mirrored.
 
     Args:
         block_out_channels: the widths; each entry after the first halves the resolution
+        colour_weight: weight of `colour_loss` over the cells of the latents. Colours that few images have
+            weigh little in the other losses, and are muted without it
         decoder_of: the model folder of a VAE of this architecture to begin with. Its encoder is kept as it
             is and only the decoder is trained, on the posterior's mean and without the KL term, so that what
             was trained in its latents stays valid
@@ -75,6 +78,7 @@ class AutoencoderModule(pl.LightningModule):
         perceptual: PerceptualWeights = "efficientnet-lite0",
         perceptual_weight: float = 0.1,
         kl_weight: float = 1e-3,
+        colour_weight: float = 0.0,
         decoder_of: str | None = None,
         learning: Learning = VAE_LEARNING,
         seed: int = 0,
@@ -108,14 +112,14 @@ class AutoencoderModule(pl.LightningModule):
         return self.vae.decode(latents).sample, posterior
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """The weighted sum of the three losses; each is logged."""
+        """The weighted sum of the four losses; each is logged."""
         loss, losses = self.training_losses(batch)
         self.log_dict({f"train/{name}": value for name, value in losses.items()}, sync_dist=True)
         self.log("train/loss", loss, prog_bar=True, sync_dist=True)
         return loss
 
     def training_losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted sum of the three losses of a training batch, and each of them by its name. Mirroring
+        """The weighted sum of the four losses of a training batch, and each of them by its name. Mirroring
         and noise are functions of the images' positions in the stream, independent of the number of ranks."""
         draws = stream_generators(self.hparams.seed, batch["position"].tolist())
         images = levels_to_pixels(batch["images"])
@@ -126,21 +130,32 @@ class AutoencoderModule(pl.LightningModule):
             "l1": F.l1_loss(reconstruction.float(), images),
             f"perceptual[{self.perceptual.weights}]": self.perceptual(reconstruction.float(), images),
             "kl": posterior.kl().float().mean() / images[0].numel(),
+            "colour": colour_loss(reconstruction.float(), images, self.cell),
         }
         kl_weight = self.hparams.kl_weight if self.hparams.decoder_of is None else 0.0
-        weights = (1.0, self.hparams.perceptual_weight, kl_weight)
+        weights = (1.0, self.hparams.perceptual_weight, kl_weight, self.hparams.colour_weight)
         loss = sum(weight * value for weight, value in zip(weights, losses.values(), strict=True))
         return loss, losses
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """`val/PSNR` in dB, the mean over images of reconstructions from the posterior's mean."""
+        """`val/PSNR` in dB, `val/loss` (L1) and `val/colour`, means over images of reconstructions from the
+        posterior's mean."""
         images = levels_to_pixels(batch["images"])
         reconstruction = self.reconstruct(images)
         mse = (reconstruction - images).div(2).square().mean((1, 2, 3))
         self.log(
             "val/PSNR", (-10 * mse.log10()).mean(), batch_size=len(images), prog_bar=True, sync_dist=True
         )
-        self.log("val/loss", F.l1_loss(reconstruction, images), batch_size=len(images), sync_dist=True)
+        losses = {
+            "val/loss": F.l1_loss(reconstruction, images),
+            "val/colour": colour_loss(reconstruction, images, self.cell),
+        }
+        self.log_dict(losses, batch_size=len(images), sync_dist=True)
+
+    @property
+    def cell(self) -> int:
+        """The side of the pixels that a latent stands for."""
+        return 2 ** (len(self.hparams.block_out_channels) - 1)
 
     def reconstruct(self, images: Tensor) -> Tensor:
         """The reconstruction of images (B, 3, S, S) in [-1, 1] from the posterior's mean, clamped to [-1,
@@ -168,42 +183,31 @@ class AutoencoderModule(pl.LightningModule):
         checkpoint["state_dict"] = {**fixed, **checkpoint["state_dict"]}
 
     def export(self, folder: Path) -> None:
-        """Write the VAE as a diffusers folder, with `scaling_factor` 1 / std of the latents of training
-        images, or that of `decoder_of`.
+        """Write the VAE as a diffusers folder, its latents whitened and with `scaling_factor` 1 / their std,
+        both over training images; or with the latents of `decoder_of`.
 
         Raises InputError if `folder` exists.
         """
+        vae = self.vae
         if self.hparams.decoder_of is None:
-            self.vae.register_to_config(scaling_factor=round(1 / self.latent_std(), 5))
+            vae = copy.deepcopy(vae)
+            whiten(vae, self.training_moments(vae))
+            draw = torch_generator(self.hparams.seed, "std")
+            latents = DiagonalGaussianDistribution(self.training_moments(vae)).sample(draw)
+            vae.register_to_config(scaling_factor=round(1 / float(latents.std()), 5))
         with whole_folder(folder) as partial:
-            save_model(self.vae, partial)
+            save_model(vae, partial)
 
     @torch.no_grad()
-    def latent_std(self, batches: int = 16) -> float:
-        """Standard deviation of the latents of the first training batches of epoch 0."""
+    def training_moments(self, vae: AutoencoderKL, batches: int = 16) -> Tensor:
+        """A VAE's means and log variances (N, 2C, H, W) for the first training batches of epoch 0, in main
+        memory."""
         loader = self.trainer.datamodule.train_dataloader()
-        latents = []
+        moments = []
         for batch, _ in zip(loader, range(batches), strict=False):
             images = levels_to_pixels(batch["images"].to(self.device))
-            latents.append(
-                self.vae.encode(images).latent_dist.sample(torch_generator(self.hparams.seed, "std")).cpu()
-            )
-        return float(torch.cat(latents).std())
-
-
-def with_frozen_encoder(folder: str, like: AutoencoderKL) -> AutoencoderKL:
-    """The VAE of a model folder with everything but its decoder frozen. Raises InputError if its weights are
-    of another architecture than `like`."""
-    vae = load_vae(Path(folder))
-    shapes, wanted = (
-        {name: tensor.shape for name, tensor in model.state_dict().items()} for model in (vae, like)
-    )
-    if shapes != wanted:
-        raise InputError(f"decoder_of {folder} is of another architecture: set block_out_channels to its own")
-    vae.requires_grad_(False)
-    for part in (vae.post_quant_conv, vae.decoder):
-        part.requires_grad_(True)
-    return vae
+            moments.append(vae.encode(images).latent_dist.parameters.float().cpu())
+        return torch.cat(moments)
 
 
 class Draws(NamedTuple):

@@ -181,6 +181,8 @@ def test_vae_and_unet_train_into_a_backbone_folder(capture, make_trainer, tmp_pa
     backbone = load_backbone(str(tmp_path / "backbone"))
     latents = DiagonalGaussianDistribution(data.train.rows.float()).sample(torch.Generator().manual_seed(0))
     assert backbone.vae.config.scaling_factor * latents.std() == pytest.approx(1, rel=0.1)
+    correlation = torch.corrcoef(latents.transpose(0, 1).flatten(1))
+    assert torch.allclose(correlation, torch.eye(4), atol=0.05)
     average = callbacks[0].average["denoiser.unet.conv_in.weight"]
     assert torch.equal(backbone.unet.conv_in.weight, average)
     assert torch.equal(backbone.empty_prompt, unet.denoiser.empty_prompt)

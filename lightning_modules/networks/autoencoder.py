@@ -1,0 +1,73 @@
+"""The autoencoder of the small backbone: the colours of its reconstructions, and latents made for diffusion.
+
+Shape letters: B images, S image side, N latents, C their channels, H W their size.
+"""
+
+from pathlib import Path
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from torch import Tensor
+from torch.nn import functional as F
+
+from core.errors import InputError
+from core.model_folders import load_vae
+
+# Directions in which latents vary by less than this, as a share of the largest, are amplified no further:
+# a decoder that ignores a direction would otherwise read its numerical noise.
+FLOOR = 0.01
+
+
+def colour_loss(images: Tensor, targets: Tensor, cell: int) -> Tensor:
+    """Mean absolute difference of the colours R - G and B - G of images (B, 3, S, S), averaged over cells of
+    `cell` x `cell` pixels first."""
+    difference = F.avg_pool2d(images - targets, cell)
+    return (difference[:, [0, 2]] - difference[:, 1:2]).abs().mean()
+
+
+@torch.no_grad()
+def whiten(vae: AutoencoderKL, moments: Tensor) -> None:
+    """Make latents uncorrelated and of unit variance, by a change of `quant_conv` and `post_quant_conv` in
+    place. Reconstructions from posterior means stay the same.
+
+    Diffusion adds the same noise to every direction of the latents. Where channels are correlated, what their
+    differences encode drowns in it. The transform is the symmetric one, Σ^(-1/2), which changes latents
+    least. The posterior stays a diagonal one, its variances scaled to the transform's on average.
+
+    Args:
+        moments: means and log variances (N, 2C, H, W) of posteriors of training images
+    """
+    mean, logvar = moments.double().transpose(0, 1).flatten(1).chunk(2)
+    centre = mean.mean(1)
+    variances, directions = torch.linalg.eigh(torch.cov(mean))
+    std = variances.clamp_min(0).sqrt()
+    std = std.clamp_min(FLOOR * float(std.max()))
+    forward, back = (directions * scale @ directions.T for scale in (1 / std, std))
+    level = (forward.square() @ logvar.exp().mean(1)).log() - logvar.mean(1)
+
+    weight, bias = (parameter.double() for parameter in (vae.quant_conv.weight, vae.quant_conv.bias))
+    count = len(centre)
+    vae.quant_conv.weight[:count] = torch.einsum("oi,ijkl->ojkl", forward, weight[:count]).float()
+    vae.quant_conv.bias[:count] = (forward @ (bias[:count] - centre)).float()
+    vae.quant_conv.bias[count:] = (bias[count:] + level).float()
+
+    weight, bias = (
+        parameter.double() for parameter in (vae.post_quant_conv.weight, vae.post_quant_conv.bias)
+    )
+    vae.post_quant_conv.weight.copy_(torch.einsum("oikl,ij->ojkl", weight, back))
+    vae.post_quant_conv.bias.copy_(bias + weight[:, :, 0, 0] @ centre)
+
+
+def with_frozen_encoder(folder: str, like: AutoencoderKL) -> AutoencoderKL:
+    """The VAE of a model folder with everything but its decoder frozen. Raises InputError if its weights are
+    of another architecture than `like`."""
+    vae = load_vae(Path(folder))
+    shapes, wanted = (
+        {name: tensor.shape for name, tensor in model.state_dict().items()} for model in (vae, like)
+    )
+    if shapes != wanted:
+        raise InputError(f"decoder_of {folder} is of another architecture: set block_out_channels to its own")
+    vae.requires_grad_(False)
+    for part in (vae.post_quant_conv, vae.decoder):
+        part.requires_grad_(True)
+    return vae

@@ -1,0 +1,89 @@
+"""The colours of reconstructions, and whitened latents."""
+
+import copy
+
+import pytest
+import torch
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+
+from lightning_modules.networks.autoencoder import colour_loss, whiten
+from tests.networks.toy import toy_vae
+
+
+def images(count=8, side=16):
+    """Images (N, 3, S, S) in [-1, 1]."""
+    return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def moments(vae, pixels):
+    with torch.no_grad():
+        return vae.encode(pixels).latent_dist.parameters
+
+
+def spread_of(vae, pixels):
+    """The covariance (C, C) of posterior means."""
+    return torch.cov(moments(vae, pixels).chunk(2, 1)[0].transpose(0, 1).flatten(1))
+
+
+def test_brightness_has_no_colour_loss():
+    grey = images()
+    assert colour_loss(grey + 0.3, grey, 4).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_a_change_of_one_colour_is_measured():
+    grey = images()
+    assert colour_loss(grey + torch.tensor([0.3, 0, 0]).view(3, 1, 1), grey, 4).item() == pytest.approx(0.15)
+    assert colour_loss(grey + torch.tensor([0, 0.3, 0]).view(3, 1, 1), grey, 4).item() == pytest.approx(0.3)
+
+
+def test_colours_within_a_cell_are_averaged():
+    noise = torch.zeros(1, 3, 4, 4)
+    noise[0, 0, ::2] = 1
+    noise[0, 0, 1::2] = -1
+    assert colour_loss(noise, torch.zeros_like(noise), 2).item() == 0
+    assert colour_loss(noise, torch.zeros_like(noise), 1).item() == pytest.approx(0.5)
+
+
+def test_whitened_latents_are_uncorrelated_with_unit_variance():
+    vae, pixels = toy_vae(), images()
+    before = spread_of(vae, pixels)
+    assert not torch.allclose(before, torch.eye(len(before)), atol=0.1)
+    whiten(vae, moments(vae, pixels))
+    assert torch.allclose(spread_of(vae, pixels), torch.eye(len(before)), atol=1e-3)
+    centre = moments(vae, pixels).chunk(2, 1)[0].mean((0, 2, 3))
+    assert torch.allclose(centre, torch.zeros_like(centre), atol=1e-3)
+
+
+def test_whitening_keeps_reconstructions():
+    vae, pixels = toy_vae(), images()
+    changed = copy.deepcopy(vae)
+    whiten(changed, moments(vae, pixels))
+    with torch.no_grad():
+        first, second = (v.decode(v.encode(pixels).latent_dist.mean).sample for v in (vae, changed))
+    assert torch.allclose(first, second, atol=1e-4)
+
+
+def test_whitening_scales_the_posteriors_variances_as_its_means():
+    vae, pixels = toy_vae(), images()
+    changed = copy.deepcopy(vae)
+    whiten(changed, moments(vae, pixels))
+    old, new = (DiagonalGaussianDistribution(moments(v, pixels)) for v in (vae, changed))
+    transform = torch.linalg.lstsq(
+        (old.mean - old.mean.mean((0, 2, 3), keepdim=True)).transpose(0, 1).flatten(1).T,
+        new.mean.transpose(0, 1).flatten(1).T,
+    ).solution.T
+    expected = transform.square() @ old.var.mean((0, 2, 3))
+    assert torch.allclose(new.var.mean((0, 2, 3)), expected, rtol=0.2)
+
+
+def test_a_direction_without_variation_is_amplified_no_more_than_a_hundredfold():
+    vae, pixels = toy_vae(), images()
+    with torch.no_grad():
+        vae.quant_conv.weight[1] = vae.quant_conv.weight[0]
+        vae.quant_conv.bias[1] = vae.quant_conv.bias[0]
+    largest = torch.linalg.eigvalsh(spread_of(vae, pixels)).max().sqrt()
+    weight = vae.quant_conv.weight.detach().clone()
+    whiten(vae, moments(vae, pixels))
+    assert torch.isfinite(vae.post_quant_conv.weight).all()
+    ratio = vae.quant_conv.weight[:4].norm() / weight[:4].norm()
+    assert ratio <= 100 / largest * 1.01
