@@ -1,4 +1,4 @@
-"""What can be downloaded of a result, and its 3D files."""
+"""Downloadable files of a result, and its 3D files."""
 
 import zipfile
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ SPLATS = f"{SPLAT_FOLDER}/head_splats.ply"
 
 
 def downloads(result: Path) -> dict[str, Path]:
-    """The files of a result by what the page calls them; the archive of its views is written first."""
+    """The files of a result by their label on the page. Writes the archive of the views if it is missing."""
     if not (result / ARCHIVE).is_file():
         _pack(result / VIEWS, result / ARCHIVE)
     files = {
@@ -38,21 +38,21 @@ def downloads(result: Path) -> dict[str, Path]:
 
 
 def shown_3d(result: Path) -> tuple[str | None, str | None]:
-    """The mesh and the 3D Gaussians that the page shows; None for what was not made."""
+    """The files of the mesh and of the 3D Gaussians for the viewers; None if they were not made."""
     mesh, splats = result / MESH, unlisted(result, Path(SPLATS).name)
     return str(mesh) if mesh.is_file() else None, None if splats is None else str(splats)
 
 
 def write_3d(result: Path, meshes: Sequence[Format]) -> None:
-    """Export a result for other tools, once, and pack the files. Raises InputError where it has too few
-    views."""
+    """Export a result as scenes and meshes unless that was done, and pack the files. Raises InputError if it
+    has too few views."""
     if not (result / FOLDER_3D).is_dir():
         export(Export(str(result), str(result / FOLDER_3D), [*SCENES, *meshes]))
     _pack(result / FOLDER_3D, result / ARCHIVE_3D)
 
 
 def write_splats(result: Path) -> None:
-    """Fit 3D Gaussians to a result's views, once. Raises InputError where it has too few."""
+    """Fit 3D Gaussians to a result's views, if not done yet. Raises InputError if it has too few views."""
     if not (result / SPLAT_FOLDER).is_dir():
         export(Export(str(result), str(result / SPLAT_FOLDER), ["splat"]))
     if unlisted(result, Path(SPLATS).name) is None:

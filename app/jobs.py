@@ -1,4 +1,4 @@
-"""Requests under way: a queue, one at a time on a device, with their progress, previews, and cancelling."""
+"""The queue of requests: one at a time on each device, with progress, previews and cancellation."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,10 +21,10 @@ from lightning_modules.sampling.schedulers import sampled_timesteps, scheduler_f
 from lightning_modules.sampling.settings import PREVIEW, VAE
 from lightning_modules.synthesize import Loaded, synthesize
 
-PREVIEWS = 4  # views that are shown while they become clear
-PREVIEW_SHARE = 0.2  # of the time at most goes into previews
+PREVIEWS = 4  # views that are previewed during sampling
+PREVIEW_SHARE = 0.2  # largest share of the time spent on previews
 POLL = 0.1  # seconds
-MAX_WAITING = 16  # requests, each of which has a thread of the page that follows it
+MAX_WAITING = 16  # requests; each blocks a thread of the server
 
 WAITING = "waiting"
 READING, CONDITIONS, SAMPLING = "reading photos", "rendering conditions", "sampling"
@@ -32,14 +32,14 @@ READING, CONDITIONS, SAMPLING = "reading photos", "rendering conditions", "sampl
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a request is.
+    """The progress of a request.
 
     Args:
         stage: what is being done.
-        done: views or steps of the stage that are done.
-        total: all views or steps of the stage.
+        done: number of views or steps of the stage that are done.
+        total: number of views or steps of the stage.
         seconds_left: estimated time until the stage ends; None if unknown.
-        views: number of views that the request will have.
+        views: number of views of the request.
         previews: the newest previews.
         place: place in the queue from 1, while the request waits.
     """
@@ -71,7 +71,8 @@ class Watch:
     def on_step_end(
         self, pipeline: DiffPortrait3DPipeline, step: int, _timestep: Tensor, tensors: Mapping[str, Tensor]
     ) -> None:
-        """Report a step; at times also decode its predicted clean latents, of a few views, as previews."""
+        """Report a step; from time to time also decode the clean latents that it predicts, of a few views, as
+        previews."""
         if step == 0:
             self.started, self.previewed = time.monotonic(), 0.0
         views, total = len(tensors["latents"]), sampled_steps(pipeline, self.request)
@@ -97,7 +98,7 @@ class Watch:
 
 
 def sampled_steps(pipeline: DiffPortrait3DPipeline, request: Request) -> int:
-    """How many denoising steps a request takes."""
+    """The number of denoising steps of a request."""
     aware = request.noise != "random" and pipeline.noise_prior is not None
     scheduler = scheduler_for(pipeline.scheduler, request.sampling(None))
     return len(sampled_timesteps(scheduler, request.strength if aware else 1.0))
@@ -105,19 +106,20 @@ def sampled_steps(pipeline: DiffPortrait3DPipeline, request: Request) -> int:
 
 @dataclass
 class Job:
-    """A request that was handed in; `cancel` ends it at its next step."""
+    """A submitted request."""
 
     future: "Future[Path]"
     reports: "SimpleQueue[Progress]"
     cancelled: Event
 
     def cancel(self) -> None:
-        """End the request: whoever follows it stops at once, its device is free after the step under way."""
+        """Cancel the request: `follow` ends at once, and the device is free after the current step."""
         self.cancelled.set()
         self.future.cancel()
 
     def follow(self) -> Iterator[Progress]:
-        """The newest progress, whenever there is news, until the request ends. Raises Cancelled."""
+        """Yield the newest progress whenever it changes, until the request ends. Raises CancelledError once
+        it is cancelled."""
         while not self.cancelled.is_set():
             newest = self._newest()
             if newest is not None:
@@ -127,7 +129,8 @@ class Job:
         raise CancelledError
 
     def result(self) -> Path:
-        """The folder of the results, once `follow` has ended. Raises what ended the request."""
+        """The folder of the results; call it once `follow` has ended. Raises the error that ended the
+        request."""
         return self.future.result()
 
     def _newest(self) -> Progress | None:
@@ -141,7 +144,7 @@ class Job:
 
 
 class Workers:
-    """A thread for each pipeline, which is loaded onto a device of its own; requests wait for a free one."""
+    """A worker thread for each pipeline, which is on a device of its own; requests wait for a free one."""
 
     def __init__(self, pipelines: Sequence[DiffPortrait3DPipeline]) -> None:
         self.count = len(pipelines)
@@ -153,7 +156,7 @@ class Workers:
         self._lock = Lock()
 
     def submit(self, request: Request) -> Job:
-        """Hand in a request. Raises InputError if too many wait."""
+        """Add a request to the queue. Raises InputError if too many are waiting."""
         reports: SimpleQueue[Progress] = SimpleQueue()
         cancelled = Event()
         watch = Watch(request, reports.put, cancelled)
@@ -167,7 +170,7 @@ class Workers:
         return Job(future, reports, cancelled)
 
     def _stop_waiting(self, watch: Watch) -> None:
-        """Take a request out of the queue, and tell those behind it their new places."""
+        """Remove a request from the queue, and report their new places to those behind it."""
         with self._lock:
             if watch not in self._waiting:
                 return

@@ -1,4 +1,4 @@
-"""The page's controls, and where they are."""
+"""The page's controls and their layout."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,7 +24,7 @@ HEAD = (
 )
 DRAG = "Drag the head, then add the view."
 Frame = Callable[[list[float]], str]
-"""The image, as a data URI, of the dragged head at yaw, pitch and of an identity."""
+"""Maps [yaw, pitch, identity] to an image of the dragged head, as a data URI; angles in degrees."""
 
 
 def styles() -> str:
@@ -38,12 +38,12 @@ def script(name: str) -> str:
 
 
 def optional(label: str, info: str) -> gr.Textbox:
-    """A number that may be left empty: Gradio's own field would show 0."""
+    """A text field for a number that may be left empty, for which Gradio's number field would show 0."""
     return gr.Textbox("", label=label, info=info, max_lines=1, min_width=80, elem_id=label)
 
 
 class Controls:
-    """All controls, laid out: made inside of `gr.Blocks`."""
+    """All controls and their layout; create it within `gr.Blocks`."""
 
     def __init__(self, frame: Frame, model: ModelSummary, loras: Sequence[Path] = ()) -> None:
         self.settings: dict[str, Any] = {}
@@ -114,7 +114,7 @@ class Controls:
 
     def _setting_controls(self) -> None:
         gr.Markdown("### 3 · Views")
-        self._beyond_the_paper()
+        self._prompt_controls()
         chosen = preset_values(START)
         presets = offered_presets(self.loras)
         self.preset = gr.Radio(presets, value=START, label="preset", elem_id="preset")
@@ -138,13 +138,13 @@ class Controls:
                 self.settings["window"] = gr.Number(default.window, label="window", precision=0)
                 self.settings["overlap"] = optional("overlap", "empty: half a window")
                 self.settings["fps"] = gr.Number(default.fps, label="fps")
-            self._saving_controls(chosen)
+            self._speed_controls(chosen)
         with gr.Row():
             self.make = gr.Button("Make views", variant="primary", elem_id="make")
             self.cancel = gr.Button("Cancel", variant="stop", elem_id="cancel")
 
-    def _beyond_the_paper(self) -> None:
-        """A prompt and LoRAs, where the model takes them."""
+    def _prompt_controls(self) -> None:
+        """Prompt and LoRAs; shown if the model has a text encoder, or the page offers LoRAs."""
         self.settings["prompt"] = gr.Textbox(
             "", label="prompt", info="for F's text attention; empty as in the paper", max_lines=1,
             visible=self.model.text_folder is not None, elem_id="prompt",
@@ -156,8 +156,8 @@ class Controls:
             )
             self.lora_weight = gr.Number(1.0, label="weight of each", step=0.05, min_width=80)
 
-    def _saving_controls(self, chosen: Mapping[str, Any]) -> None:
-        """What makes sampling faster."""
+    def _speed_controls(self, chosen: Mapping[str, Any]) -> None:
+        """Settings that make sampling faster."""
         with gr.Row():
             solvers = [("the model's", None), *get_args(Solver)]
             self.settings["solver"] = gr.Dropdown(solvers, value=chosen["solver"], label="solver")

@@ -1,4 +1,4 @@
-"""The page's HTML: photos, progress and results. Everything that a visitor named is escaped."""
+"""The page's HTML: photos, progress and results. Names given by visitors are escaped."""
 
 import base64
 import io

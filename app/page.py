@@ -1,4 +1,4 @@
-"""The page: which function answers which control."""
+"""The page: its controls and the functions that handle their events."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
@@ -43,8 +43,8 @@ from lightning_modules.sampling.model_summary import ModelSummary
 from lightning_modules.sampling.requests import Request
 from portraits.alignment.detection import FaceDetector
 
-PORTRAIT_SIDE = 256  # pixels of a built-in person's portrait at least
-# The head is where it was dragged to, whatever the server has heard of by now.
+PORTRAIT_SIDE = 256  # least side of a built-in person's portrait in pixels
+# Reads the angles in the browser, as the server may not have received the last ones yet.
 DRAGGED_TO = """(chosen) => {
   const head = document.querySelector(".dp-head").dataset;
   return [chosen, `${head.yaw} ${head.pitch}`];
@@ -63,7 +63,7 @@ class Page:
         self.camera = camera
         self.model = model
         self.detector = FaceDetector()
-        self.jobs: dict[str, Job] = {}  # by Gradio's session: one request of each page at a time
+        self.jobs: dict[str, Job] = {}  # by Gradio's session, one for each open page
 
     def build(self) -> gr.Blocks:
         """The page as Gradio's blocks."""
@@ -115,7 +115,7 @@ class Page:
         added = on.make_3d.click(
             self.add_3d, [on.shown, on.with_splats], [on.result, on.assets_status], **assets
         )
-        # A viewer shows only what it is given once it is on the page.
+        # A viewer ignores a file that it gets before it is visible.
         viewers = [on.mesh, on.splats]
         for event in (run, selected, added):
             placed = event.then(self.show_viewers, on.shown, viewers, **hidden)
@@ -126,7 +126,7 @@ class Page:
     # Portraits
 
     def take_photos(self, uploads: Sequence[str], request: gr.Request) -> tuple[Any, ...]:
-        """Check what was dropped; what is wrong with a photo is shown in its place."""
+        """Check uploaded photos. Errors are shown in the place of the photos that have them."""
         visitor = self.visitors.of(request.cookies)
         photos: list[Photo] = []
         errors = [f"{len(uploads)} photos: {MAX_PHOTOS} are read"] if len(uploads) > MAX_PHOTOS else []
@@ -173,7 +173,7 @@ class Page:
         return frame
 
     def take_poses(self, uploads: Sequence[str], request: gr.Request) -> tuple[Any, ...]:
-        """Check the photos whose poses are followed."""
+        """Check the photos whose cameras the views are to have."""
         visitor = self.visitors.of(request.cookies)
         paths: list[Path] = []
         try:
@@ -188,7 +188,7 @@ class Page:
     # Views
 
     def run(self, values: dict[Any, Any], request: gr.Request) -> Iterator[tuple[Any, ...]]:
-        """Make the views; the page is told how far they are."""
+        """Generate the views, yielding progress for the page."""
         unchanged = (gr.skip(),) * 6
         try:
             visitor = self.visitors.of(request.cookies)
@@ -220,7 +220,7 @@ class Page:
         return make_request(self.fixed, portrait, align, cameras.options(folder), settings, out)
 
     def stop(self, request: gr.Request) -> Any:
-        """Cancel this page's request, whose `run` then says so, as its last report."""
+        """Cancel this page's request; `run` then yields the last message."""
         job = self.jobs.pop(str(request.session_hash), None)
         if job is None or job.future.done():
             return markup.message("Nothing is under way.")
@@ -228,7 +228,7 @@ class Page:
         return gr.skip()
 
     def leave(self, request: gr.Request) -> None:
-        """Cancel the request of a page that was closed."""
+        """Cancel the request of a closed page."""
         self.stop(request)
 
     # Results
@@ -248,7 +248,7 @@ class Page:
         return markup.history_list(self.visitors.of(request.cookies).results())
 
     def show_earlier(self, event: gr.EventData, request: gr.Request) -> tuple[Any, ...]:
-        """Show one of them again."""
+        """Show one of the visitor's last results."""
         try:
             result = self.visitors.of(request.cookies).result(str(event.name))
         except InputError as error:
@@ -256,7 +256,7 @@ class Page:
         return *self._show(result), markup.message("An earlier result.")
 
     def add_3d(self, name: str, splats: bool, request: gr.Request) -> tuple[Any, ...]:
-        """Write the 3D files of the result that is shown."""
+        """Write the 3D files of the result on display."""
         try:
             result = self.visitors.of(request.cookies).result(name)
             write_3d(result, MESHES if self.model.has_noise_prior else ())
@@ -264,30 +264,30 @@ class Page:
                 write_splats(result)
         except InputError as error:
             return gr.skip(), markup.message(str(error), "error")
-        return markup.result_panel(result, downloads(result)), markup.message("They are among the downloads.")
+        return markup.result_panel(result, downloads(result)), markup.message("See the downloads.")
 
     def fill_viewers(self, name: str, request: gr.Request) -> tuple[str | None, str | None]:
-        """The mesh and the 3D Gaussians of the result that is shown; None for what was not made."""
+        """The files of the mesh and the 3D Gaussians of the result on display; None if they were not made."""
         return shown_3d(self.visitors.of(request.cookies).result(name)) if name else (None, None)
 
     def show_viewers(self, name: str, request: gr.Request) -> list[Any]:
-        """Show a viewer for each of them that was made."""
+        """Show the viewers of the mesh and the 3D Gaussians if these were made."""
         return [gr.Model3D(visible=file is not None) for file in self.fill_viewers(name, request)]
 
 
 def again(result: Path) -> Request:
-    """The request of a result, with another folder for the images."""
+    """The request of a result, with another output folder."""
     settings: Mapping[str, Any] = settings_of(result)
     return request_of({**settings, "out": f"{result.name}-again"})
 
 
 def show_group(mode: str) -> list[Any]:
-    """Show the controls of a mode of cameras."""
+    """Show the controls for one way of choosing cameras."""
     return [gr.Group(visible=mode == name) for name in (PATH, DRAGGED, FOLLOWED)]
 
 
 def add_view(chosen: list[tuple[float, float]], dragged: str) -> tuple[Any, str]:
-    """Add the dragged view, "yaw pitch" in degrees, to those that are made."""
+    """Add the dragged view, "yaw pitch" in degrees, to the chosen ones."""
     yaw, pitch = (float(angle) for angle in dragged.split())
     pairs = [*chosen, (yaw, pitch)]
     listed = "; ".join(f"yaw {yaw:+.0f}°, pitch {pitch:+.0f}°" for yaw, pitch in pairs)
@@ -305,6 +305,6 @@ def fill_preset(name: str) -> list[Any]:
 
 
 def show_identity(seed: int | None, identity: str) -> Any:
-    """Show the person that the conditions will show."""
+    """Show the person of the condition images in the widget."""
     number = int(identity) if identity.strip().isdecimal() else int(seed or 0)
     return gr.HTML(identity=number)

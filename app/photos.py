@@ -49,7 +49,7 @@ class Photo:
 
 
 def check_upload(path: Path) -> None:
-    """Raise InputError, before any pixel is decoded, where an upload is too large or is no photo."""
+    """Raise InputError if an upload is too large or not a photo; reads no pixels."""
     size = path.stat().st_size
     if size > MAX_BYTES:
         raise InputError(f"{shown_name(path)}: {size >> 20} MB are too many: {MAX_BYTES >> 20} at most")
@@ -62,9 +62,10 @@ def check_upload(path: Path) -> None:
 
 
 def check_photo(path: Path, size: int, detector: FaceDetector, face: int | None = None) -> Photo:
-    """The crop of the face numbered `face` (None: the one that `synthesize` takes) at S = `size`.
+    """Crop the face with index `face` of a photo (by default the one that `synthesize` chooses) to S =
+    `size`.
 
-    Raises InputError where the file is no photo, has no face, or its crop is too small.
+    Raises InputError if the file is not a photo, has no face, or the crop is too small.
     """
     check_upload(path)
     name = shown_name(path)
@@ -85,7 +86,7 @@ def check_photo(path: Path, size: int, detector: FaceDetector, face: int | None 
 
 
 def shown_name(path: Path) -> str:
-    """What a visitor called a photo: an upload's name follows a number and a hyphen."""
+    """The name that the visitor's file had: an upload is stored as a number, a hyphen and that name."""
     return path.name.partition("-")[2] or path.name
 
 
@@ -110,10 +111,10 @@ def pose_in_degrees(camera: NDArray[np.floating]) -> tuple[float, float, float]:
 
 
 def portrait_files(photos: Sequence[Photo], folder: Path) -> tuple[list[str], bool]:
-    """Files for `--portrait`, copied into `folder`, and the value of `--align` that goes with them.
+    """Copy the portraits into `folder`; returns the files for `--portrait`, and the value of `--align`.
 
-    The photos themselves where `synthesize` crops them alike; otherwise the crops, which it leaves as they
-    are.
+    The files are the photos if `synthesize` would crop them in the same way, otherwise the crops, which are
+    used unaligned.
     """
     aligned = all(photo.largest and not photo.is_crop for photo in photos)
     files = []
@@ -129,7 +130,7 @@ def portrait_files(photos: Sequence[Photo], folder: Path) -> tuple[list[str], bo
 
 
 def framed(photo: Photo) -> Image.Image:
-    """A small copy of a photo with its numbered faces framed, the chosen one in colour."""
+    """A small copy of a photo with numbered boxes around its faces; that of the chosen face is coloured."""
     with Image.open(photo.path) as file:
         stored = max(file.size)
     image = open_portrait(photo.path)
@@ -146,11 +147,11 @@ def framed(photo: Photo) -> Image.Image:
 
 
 def replaced(photos: Sequence[Photo], number: int, photo: Photo) -> list[Photo]:
-    """The photos with the one numbered `number` exchanged."""
+    """The photos with `photo` at index `number`."""
     return [replace(photo) if index == number else old for index, old in enumerate(photos)]
 
 
 def _matching(own: Aligned, boxes: Sequence[NDArray[np.float64]]) -> int:
-    """The number of the box that is the aligned face's."""
+    """Index of the box that overlaps the aligned face most."""
     shared = [overlap(own.face.box, box) for box in boxes]
     return int(np.argmax(shared)) if shared else 0

@@ -17,14 +17,14 @@ from lightning_modules.sampling.settings import Sampling
 from portraits.camera_files import write_cameras
 from portraits.cameras import label_from_angles
 
-# What the page shows of a request's fields: the ones that matter, and the ones that are folded away.
+# Fields of a request that have a control: always shown, and in a section that is collapsed at first.
 SHOWN = ("prompt", "lora", "steps", "guidance", "strength", "seed")
 FOLDED = ("noise", "eta", "identity", "window", "overlap", "fps", "solver", "spacing", "guidance_low",
           "guidance_high", "one_batch", "deep_every", "decoder")  # fmt: skip
-# What a preset sets; what it does not name gets the default.
+# Fields that a preset sets; those that it does not name get their defaults.
 PRESET = ("steps", "guidance", "eta", "solver", "spacing", "guidance_low", "guidance_high", "one_batch",
           "deep_every", "decoder")  # fmt: skip
-START = "fast"  # the preset that the page begins with
+START = "fast"  # preset that is chosen at first
 PATH, DRAGGED, FOLLOWED = "a path", "dragged views", "a photo's pose"
 MODES = (PATH, DRAGGED, FOLLOWED)
 CAMERAS = "cameras.json"
@@ -32,7 +32,7 @@ CAMERAS = "cameras.json"
 
 @dataclass(frozen=True)
 class Fixed:
-    """Settings that all requests of a running page share; `loras` are the files that it offers."""
+    """Settings shared by all requests of a running page; `loras` are the files to choose from."""
 
     model: str
     conditions: str = STUDIO
@@ -42,13 +42,13 @@ class Fixed:
 
 @dataclass(frozen=True)
 class Cameras:
-    """Where the cameras are, by one of `MODES`.
+    """The cameras of the views.
 
     Args:
-        mode: one of `MODES`; it decides which of the other fields are used.
+        mode: one of `MODES`; it determines which of the other fields are used.
         trajectory, views, yaw, pitch: a path, as on the command line.
         dragged: yaw and pitch in degrees, one pair for each view.
-        photos: files whose poses are followed.
+        photos: files from which the cameras are estimated.
     """
 
     mode: str = PATH
@@ -60,8 +60,8 @@ class Cameras:
     photos: Sequence[Path] = ()
 
     def options(self, folder: Path) -> dict[str, Any]:
-        """The fields of the request; dragged cameras are written into `folder`. Raises InputError where the
-        mode's own input is missing."""
+        """The camera fields of a request; dragged cameras are written into `folder`. Raises InputError if no
+        view or no photo was given."""
         if self.mode == PATH:
             names = ("trajectory", "views", "yaw", "pitch")
             return {name: getattr(self, name) for name in names}
@@ -72,28 +72,28 @@ class Cameras:
             write_cameras(np.stack([label_from_angles(*pair) for pair in pairs]), folder / CAMERAS)
             return {"cameras": [str(folder / CAMERAS)]}
         if not self.photos:
-            raise InputError("no photo's pose is there to follow: drop one under Camera")
+            raise InputError("no photo to estimate cameras from: add one under Camera")
         return {"cameras": [str(path) for path in self.photos]}
 
 
 def preset_values(name: str) -> dict[str, Any]:
-    """The settings of a preset, and the defaults of all others that presets set. Raises InputError."""
+    """The values of a preset for all fields in `PRESET`. Raises InputError."""
     chosen = Sampling(**preset(name))
     return {setting: getattr(chosen, setting) for setting in PRESET}
 
 
 def offered_presets(loras: Sequence[Path]) -> list[str]:
-    """The presets that the page offers: those of LCM-LoRAs only where there are LoRAs."""
+    """Names of the presets on the page; those for LCM-LoRAs only if there are LoRAs."""
     return [name for name, values in read_presets().items() if loras or values.get("solver") != "lcm"]
 
 
 def lora_texts(files: Sequence[str], weight: float) -> list[str] | None:
-    """The request's LoRAs: chosen files, all with one weight; None for none of them."""
+    """The request's LoRAs: the chosen files, all with the same weight; None if none is chosen."""
     return [file if weight == 1 else f"{file}:{weight:g}" for file in files] or None
 
 
 def optional_number(name: str, text: str) -> float | None:
-    """The number in a field, None of an empty one. Raises InputError."""
+    """The number in a field; None if it is empty. Raises InputError."""
     try:
         return float(text) if text.strip() else None
     except ValueError:
@@ -101,7 +101,7 @@ def optional_number(name: str, text: str) -> float | None:
 
 
 def optional_whole(name: str, text: str) -> int | None:
-    """The whole number in a field, None of an empty one. Raises InputError."""
+    """The whole number in a field; None if it is empty. Raises InputError."""
     number = optional_number(name, text)
     if number is not None and not number.is_integer():
         raise InputError(f"{name} {text!r}: give a whole number, or leave it empty")

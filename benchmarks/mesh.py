@@ -23,6 +23,7 @@ from scipy.spatial import cKDTree
 from tqdm import tqdm
 
 from core.errors import InputError, one_line
+from core.seeding import numpy_generator
 from generators.parametric.anatomy import anatomy
 from generators.parametric.light import cast
 from generators.parametric.lit_scene import LitScene, perspective
@@ -89,7 +90,7 @@ class Distances(NamedTuple):
 
 def true_person(number: int, seed: int, place: Place, size: int) -> Truth:
     """One of the built-in people, in front of the camera. Units are EG3D's."""
-    rng = np.random.default_rng([STREAM, seed, number])
+    rng = numpy_generator(STREAM, seed, number)
     person = sample_person(rng)
     scene: HeadScene | LitScene
     if place == "studio":

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from benchmarks.pose import people
 from core.errors import InputError, one_line
+from core.files import whole_file
 from portraits.alignment import mesh
 from portraits.alignment.camera import turn_of_rotation
 from portraits.alignment.mesh_camera import Calibration, fitted_rotation
@@ -121,7 +122,8 @@ def fit(
     found = [find_meshes(subject.truths, subject.cameras) for subject in subjects]
     views = Views(*(np.concatenate(columns) for columns in zip(*found, strict=True)))
     face = fit_face(views)
-    np.save(Path(out), face.astype(np.float32))
+    with whole_file(Path(out)) as partial, partial.open("wb") as file:
+        np.save(file, face.astype(np.float32))
     return f"{len(views.scores)} views; {fit_calibration(views, face)}"
 
 

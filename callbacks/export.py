@@ -2,7 +2,6 @@
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Protocol
 
 import pytorch_lightning as pl
 
@@ -11,19 +10,11 @@ from callbacks.weight_average import WeightAverage
 from core.errors import InputError
 
 
-class Exportable(Protocol):
-    """A module whose trained part can be exported."""
-
-    def export(self, folder: Path) -> None:
-        """Write the folder atomically. Raises InputError if it exists."""
-        ...
-
-
 class Export(pl.Callback):
-    """Calls the module's `export` at the end of training: to `folder`, by default `export/` in the run's
+    """Calls the module's `export(folder)` at the end of training, by default with `export/` in the run's
     folder.
 
-    Raises InputError before training where `folder` exists already.
+    Raises InputError before training if `folder` exists already.
     """
 
     def __init__(self, folder: str | None = None) -> None:
@@ -31,7 +22,7 @@ class Export(pl.Callback):
         self.written: Path | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuses to train towards a folder that could not be written."""
+        """Raises InputError if `folder` exists already."""
         if self.folder is not None and self.folder.exists() and not trainer.fast_dev_run:
             raise InputError(f"{self.folder} exists already: remove it, or set Export's folder to another")
 

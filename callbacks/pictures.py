@@ -1,7 +1,7 @@
 """Pictures of validation samples, as PNG files and in the loggers."""
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -13,18 +13,12 @@ from portraits.contact_sheet import grid, save_whole
 from portraits.pixels import to_images
 
 
-class Pictured(Protocol):
-    """A module that can visualise its output for a validation batch."""
-
-    def pictures(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Pictures by name, (B, P, 3, S, S) in [-1, 1]: P pictures, shown side by side, of each item."""
-        ...
-
-
 class Pictures(pl.Callback):
     """Saves and logs pictures of the first validation batch.
 
-    They are saved as `pictures/<name>-<step>.png` in the run's folder and logged as `media/<stage>/<name>`.
+    The module's `pictures(batch)` returns them by name, (B, P, 3, S, S) in [-1, 1]: P pictures of each of B
+    items, shown side by side. They are saved as `pictures/<name>-<step>.png` in the run's folder and logged
+    as `media/<stage>/<name>`.
 
     Args:
         items: number of items of the batch that are shown

@@ -6,7 +6,6 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-WARMUP_BATCHES = 2
 IMAGES_PER_SECOND, DATA_WAIT = "train/images_per_second", "train/data_wait"
 
 

@@ -84,7 +84,7 @@ def build_workspace(entity: str, project: str) -> "Workspace":
 
 
 def training_section() -> "Section":
-    """Losses, gains, and how training goes."""
+    """Losses, gains, learning rate, gradient norm, throughput, and the time spent waiting for data."""
     from wandb_workspaces import workspaces as ws
 
     names = (*LOSSES, LEARNING_RATE, GRADIENT_NORM, IMAGES_PER_SECOND, DATA_WAIT)

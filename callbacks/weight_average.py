@@ -20,9 +20,9 @@ class WeightAverage(pl.Callback):
 
     Args:
         decay: of one optimiser step, in [0, 1).
-        device: "cpu" keeps the average in the CPU's memory, and while it is validated the weights being
-            trained; "same" keeps them on the parameters' device.
-        every_n_steps: update only every so many optimiser steps, then by `decay` to that power.
+        device: "same" keeps the average on the parameters' device; "cpu" keeps it in CPU memory, and during
+            validation the weights being trained as well.
+        every_n_steps: interval of updates in optimiser steps; each update uses `decay` to that power.
     """
 
     def __init__(

@@ -81,7 +81,7 @@ class Destination:
         return replace(self, folder=self.folder.resolve())
 
     def is_vacant(self) -> bool:
-        """Whether there is nothing at the URL but what an interrupted delivery of the folder has sent. Raises
+        """Whether the URL has no files but those that an interrupted delivery of the folder has sent. Raises
         InputError if the URL cannot be reached."""
         if self.url is None or (self._header() is not None and BEGUN in self._lines()):
             return True
@@ -108,7 +108,7 @@ class Destination:
 
     def label(self, folder: Path, recipe: Any) -> None:
         """Record in an unfinished folder that it becomes `self.folder`, by this recipe (JSON-serialisable
-        values), so that an interrupted delivery is resumed. Nothing to do without a URL."""
+        values), so that an interrupted delivery is resumed. Does nothing without a URL."""
         if self.url is not None:
             write_text(folder / RECORD, _line(self.url, of_settings(recipe)))
 
@@ -122,7 +122,7 @@ class Destination:
         return True
 
     def deliver(self, last: str, overwrite: bool = False) -> None:
-        """Move the finished folder to the URL, its file `last` at the end. Nothing to do without a URL.
+        """Move the finished folder to the URL, its file `last` at the end. Does nothing without a URL.
 
         Files that an interrupted delivery has sent are not sent again. Shows a progress bar.
 

@@ -68,14 +68,14 @@ class RayEngine:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
         try:
-            self._knock()
+            self._check_reachable()
             ray.init(self.address, **quiet)
         except (OSError, RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())
             name = "ray" if self.address is None else f"ray:{self.address}"
             raise InputError(f"--engine {name}: there is no cluster: {reason}") from error
 
-    def _knock(self) -> None:
+    def _check_reachable(self) -> None:
         """Raise OSError if nothing listens at the address, which Ray would try for minutes."""
         if self.address is not None:
             place = urlsplit(self.address if "://" in self.address else f"ray://{self.address}")

@@ -16,7 +16,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 ENDED_BY = 128  # exit code of a process that was ended by a signal, minus the signal's number
 LAUNCHER = "DIFFPORTRAIT3D_LAUNCHER"  # environment variable: ID of the process that launches further ranks
 POLL_SECONDS = 0.2
-LAUNCHER_SECONDS = 4  # in which a launcher ends once it has got a signal, unless it is training already
+LAUNCHER_SECONDS = 4  # in which a launcher exits after a signal, unless it is training already
 STDERR = 2
 
 
@@ -122,7 +122,8 @@ def _local_rank() -> int:
 
 @contextmanager
 def launching() -> Iterator[None]:
-    """Tell ranks that are launched in this context who launched them, unless this is one itself."""
+    """Record this process, in the environment, as the launcher of ranks that are started in the block. Does
+    nothing in a launched rank."""
     if launcher() is not None:
         yield
         return
@@ -134,9 +135,10 @@ def launching() -> Iterator[None]:
 
 
 def end_with_parent() -> None:
-    """Let this process end when its launcher, or the agent of a cluster, has ended, whatever it waits for.
+    """End this process when the process that launched it has ended, even while it waits for other ranks.
 
-    It is for ranks other than the first of a machine. A launcher that has ended before is noticed too."""
+    Does nothing on the first rank of a machine. A launcher that ended before this call is noticed as well.
+    """
     if not _local_rank():
         return
     parent = launcher() or os.getppid()

@@ -301,8 +301,8 @@ class ImagePool(pl.LightningDataModule):
 
 
 def read_images(folder: Path, split: str) -> Pool:
-    """All views (N, 3, S, S) uint8 of a split, in the order of the shards. Conditions are left out, as
-    only F_cam sees them, and in pixels."""
+    """All views (N, 3, S, S) uint8 of a split, in the order of the shards, without condition images: F never
+    sees these, and F_cam sees them as pixels."""
     manifest = Manifest.load(folder)
     reader = ShardReader()
     side = manifest.image_size

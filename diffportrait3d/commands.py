@@ -23,7 +23,7 @@ GROUPS: dict[str, dict[str, Command]] = {
     },
     "Training": {
         "fit": Command("lightning_modules.fit", "train a stage, the noise prior or the small backbone", True),
-        "memory": Command("lightning_modules.memory", "compute what training or sampling takes on a card"),
+        "memory": Command("lightning_modules.memory", "compute the GPU memory of training or sampling"),
         "assemble": Command("lightning_modules.assemble", "combine trained parts into a model folder"),
         "fit-preview": Command("lightning_modules.fit_preview", "fit a model's small decoder for previews"),
         "dashboard": Command("callbacks.dashboard", "draw a run's curves and pictures as one image"),

@@ -220,15 +220,16 @@ class Draws(NamedTuple):
 
 
 class BackboneModule(pl.LightningModule):
-    """Trains F, `L = E‖ε − ε_θ(z_t, ∅, t)‖²` (Eq. 1), on {"moments": (B, 2C, H, W)} of `vae`, a model folder.
+    """Trains F on single images by Eq. 1 with the empty prompt, `L = E‖ε − ε_θ(z_t, ∅, t)‖²`.
 
-    The empty prompt is one token of normal noise, fixed by the seed; the model is never trained with another.
+    Batches are {"moments": (B, 2C, H, W)}, posterior moments of the VAE in the model folder `vae`. The empty
+    prompt is one token of normal noise, fixed by the seed; no other prompt is trained.
 
     Args:
-        reading: the share of steps in which F's self-attentions also read another view of the same person:
-            Eq. 4 with F itself in place of F_ref, for images that have another view. F so learns
-            correspondences between images, which Stable Diffusion already has. It needs a pool with `pairs`.
-            No gradient flows through the features that F reads
+        reading: the share of steps in which F's self-attentions also read F's own features of another view of
+            the same person (Eq. 4 with F in place of F_ref). This teaches F to find correspondences between
+            images, as Stable Diffusion does without further training. Needs a pool with `pairs`. No gradient
+            flows through the features that are read
     """
 
     def __init__(
@@ -273,8 +274,8 @@ class BackboneModule(pl.LightningModule):
         return self
 
     def draws(self, moments: Tensor, seed: int | str, positions: Sequence[int]) -> Draws:
-        """Draws for posteriors (B, 2C, H, W) that are functions of a seed and of their positions in the
-        stream or the validation set, independent of batches and ranks."""
+        """Noise and timesteps for posteriors (B, 2C, H, W). They are functions of a seed and of positions in
+        the stream or the validation set, independent of batches and ranks."""
         mean = moments.float().chunk(2, 1)[0]
         draws = stream_generators(seed, positions)
         latents, noise = (normal_by_row(mean.shape, draws, mean) for _ in range(2))
@@ -284,8 +285,9 @@ class BackboneModule(pl.LightningModule):
     def loss(self, moments: Tensor, drawn: Draws, read: Tensor | None = None) -> Tensor:
         """Eq. 1 (B,) for posteriors (B, 2C, H, W).
 
-        With posteriors `read` of the same shape, F's self-attentions of row b also read F's features of
-        `read[b]`."""
+        With `read`, posteriors of the same shape, F's self-attentions for item b also read F's features of
+        `read[b]`.
+        """
         posterior = DiagonalGaussianDistribution(moments.float())
         latents = (posterior.mean + posterior.std * drawn.latents) * self.vae.config.scaling_factor
         noised = self.scheduler.add_noise(latents, drawn.noise, drawn.timesteps)
@@ -301,8 +303,9 @@ class BackboneModule(pl.LightningModule):
         return ReferenceBank(attention_inputs(denoiser.unet, latents, timesteps, denoiser.empty_prompt))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Eq. 1 at random timesteps. In a share `reading` of the steps F reads another view, where any image
-        of any rank has one, and the loss is that of these images."""
+        """Eq. 1 at random timesteps. In a share `reading` of the steps, F also reads another view of each
+        image's person, and the loss is over the images that have another view. If no rank has such an image,
+        the step is an ordinary one."""
         share = None
         if torch.rand(1, generator=step_generator(self, self.hparams.seed, batch_idx)) < self.hparams.reading:
             share = self.trainer.strategy.reduce(has_pair(batch).float().mean(), reduce_op="mean")
@@ -313,10 +316,14 @@ class BackboneModule(pl.LightningModule):
         return loss
 
     def training_loss(self, batch: dict[str, Tensor], share: Tensor | None = None) -> Tensor:
-        """Eq. 1 for a training batch, a scalar, with draws at its positions in the stream.
+        """The scalar loss of a training batch (Eq. 1), with noise and timesteps drawn by position in the
+        stream.
 
-        With `share`, F reads, and the mean over ranks is the loss of those images that have another view:
-        `share` is their share of the images of all ranks."""
+        Args:
+            batch: this rank's batch; see `Pool.batch`
+            share: None for Eq. 1 alone. Otherwise F also reads another view, and `share` is the fraction of
+                all ranks' images that have one, so that the mean over ranks is the mean over these images
+        """
         moments = batch["moments"]
         drawn = self.draws(moments, self.hparams.seed, batch["position"].tolist())
         if share is None:
@@ -325,11 +332,12 @@ class BackboneModule(pl.LightningModule):
         return (losses * has_pair(batch) / share).mean()
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """`val/loss`: Eq. 1 at timesteps and noise that are fixed for each image.
+        """Logs `val/loss`: Eq. 1 at timesteps and noise that are fixed for each image.
 
-        If F learns to read, also the losses of images that have another view of the same person, with the
-        same noise: `val/loss_reading` that view, `val/loss_reading_another` person's view, and
-        `val/loss_reading_nobody`."""
+        If `reading` is above 0, also logs the loss of the images that have another view of the same person
+        while F reads that view (`val/loss_reading`), a view of another person (`val/loss_reading_another`),
+        or none (`val/loss_reading_nobody`), all with the same noise.
+        """
         moments, position = batch["moments"], batch["position"]
         loss = self.loss(moments, self.draws(moments, "validation", position.tolist())).mean()
         self.log("val/loss", loss, batch_size=len(moments), prog_bar=True, sync_dist=True)

@@ -100,15 +100,15 @@ def demo(
 
 
 def shown_rows(study: Study) -> list[Ablation]:
-    """The rows of the demo's table: the truth, two trivial baselines, the model, and the model at the paper's
-    strength unless that is the study's."""
+    """The rows of the demo's table: the truth, two trivial baselines, the model, and the model at strength 1
+    if `study` samples at another one."""
     shown = (TRUTH, RETURNED, PROXIES, FULL, PAPER_STRENGTH)
     return [row for row in study.rows() if row.name in shown]
 
 
 def orbit_line(orbit: Path, data: str, key: str) -> str:
-    """A line on how much neighbouring views of an orbit differ, and those of the truth, which is rendered if
-    the person is from the built-in capture."""
+    """A Markdown line with the mean difference of an orbit's neighbouring views, and that of the true views
+    if the person `key` is from the built-in capture, from which they are rendered."""
     paths = sorted((orbit / VIEWS).glob("*.png"))
     made = neighbour_difference(to_pixels(np.stack([np.asarray(Image.open(path)) for path in paths])))
     line = f"- an orbit of {len(paths)} views: neighbouring views differ by {made:.2f} levels of 256"
@@ -130,8 +130,9 @@ def check_out(out: Path, overwrite: bool) -> None:
 
 
 def people(batch: Batch, proxies: Tensor, views: Tensor) -> Image.Image:
-    """Those side by side whose views turn the farthest: reference, and (B, K, 3, S, S) conditions, what S
-    makes, views, truth."""
+    """A contact sheet of the people whose cameras cover the widest range of yaw, side by side: their
+    reference, and rows of conditions, proxies of S, generated views and truths, each (B, K, 3, S, S) in [-1,
+    1]."""
     yaws = torch.from_numpy(angles(batch["camera"].numpy())[..., 0])
     chosen = (yaws.amax(1) - yaws.amin(1)).topk(min(SHOWN, len(views))).indices.tolist()
     bands = [

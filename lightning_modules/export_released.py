@@ -49,7 +49,7 @@ def export_released(folder: str, out: str | None = None, parts: list[str] | None
     path = Path(out)
     if path.exists():
         raise InputError(f"{path} exists already: remove it or choose another name")
-    write_whole(released_tensors(Path(folder), parts), path)
+    write_state_dict(released_tensors(Path(folder), parts), path)
     print(f"{path}: written")
 
 
@@ -66,7 +66,7 @@ def released_tensors(folder: Path, extra: Sequence[str] | None = None) -> dict[s
         compare(part.own_shapes, ours, str(folder / part.folder))
         tensors |= part.to_released(ours)
     unread = read_tensors(folder / UNREAD) if (folder / UNREAD).is_file() else {}
-    return tensors | unread | invented(layout, tensors, unread)
+    return tensors | unread | placeholders(layout, tensors, unread)
 
 
 def folder_layout(folder: Path, extra: Sequence[str]) -> Layout:
@@ -138,11 +138,11 @@ def absent_from(cross_view: CrossView) -> dict[str, tuple[int, ...]]:
     return {name: shape for name, shape in released.items() if name not in own}
 
 
-def invented(layout: Layout, tensors: dict[str, Tensor], unread: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors that the authors' code loads and that a model trained here does not have.
+def placeholders(layout: Layout, tensors: dict[str, Tensor], unread: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors that the authors' code requires and a model trained here lacks, by released name.
 
-    Layers that F_ref omits are F's; F_ref's unused hint encoder is zero, and so are an untrained middle
-    module of V, which then has no effect, and a positional encoding that V does not use.
+    Layers that F_ref omits are copies of F's. All others are zero, and have no effect: F_ref's unused hint
+    encoder, an untrained middle module of V, and a positional encoding that V does not use.
     """
     made: dict[str, Tensor] = {}
     for name, shape in layout.unread.items():
@@ -151,7 +151,7 @@ def invented(layout: Layout, tensors: dict[str, Tensor], unread: dict[str, Tenso
     return made
 
 
-def write_whole(tensors: dict[str, Tensor], path: Path) -> None:
+def write_state_dict(tensors: dict[str, Tensor], path: Path) -> None:
     """Write a state dict atomically: as safetensors if `path` has that suffix, otherwise as a PyTorch zip
     file."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -19,18 +19,18 @@ from torch.distributed import DistError
 from core.errors import INTERRUPTED
 from core.signals import ENDED_BY, POLL_SECONDS, SIGNALS, hand_over, launcher, launching
 
-CHILD_SECONDS = 4  # that a launched rank has to end after it has broken its connections
+CHILD_SECONDS = 4  # in which a launched rank that had a fault exits, after its connections have closed
 
 
 class StopTogether(pl.Callback):
     """On SIGTERM, SIGHUP or SIGINT to any rank, ends all ranks after the same batch, with a checkpoint.
 
-    Before training starts, `core.signals.EndAtOnce` ends a command.
-    The handler only notes the signal, and the ranks agree on it after each batch of training or validation.
-    Lightning's own communicates with other ranks from within the handler, which hangs unless they are at the
-    same place. A second SIGINT raises KeyboardInterrupt at once.
+    Before training starts, signals are handled by `core.signals.EndAtOnce`. This callback's handler only
+    records the signal, and the ranks agree on it after each batch of training or validation. Lightning's own
+    handler communicates with the other ranks itself, which hangs unless they are at the same place. A second
+    SIGINT raises KeyboardInterrupt at once.
 
-    Has to come after callbacks whose state belongs into the checkpoint.
+    Must come after callbacks whose state belongs in the checkpoint.
     """
 
     def __init__(self) -> None:
@@ -133,8 +133,8 @@ def ended_together(trainer: pl.Trainer, stop: StopTogether) -> Iterator[None]:
 
 @contextmanager
 def kept_sigint() -> Iterator[None]:
-    """Restore the handler of SIGINT, which Lightning lets a process ignore for good after a KeyboardInterrupt
-    before training."""
+    """Restore the handler of SIGINT after the block: after a KeyboardInterrupt before training, Lightning
+    leaves SIGINT ignored for the rest of the process."""
     before = signal.getsignal(signal.SIGINT)
     try:
         yield
@@ -144,7 +144,7 @@ def kept_sigint() -> Iterator[None]:
 
 
 def _report_stop(trainer: pl.Trainer, number: int) -> int:
-    """Say where to go on from, and return the exit code."""
+    """Print how to resume the run, and return the exit code."""
     if trainer.is_global_zero:
         name = signal.Signals(number).name
         print(f"stopped by {name}; resume with --ckpt_path {last_checkpoint(trainer)}", file=sys.stderr)
@@ -153,7 +153,7 @@ def _report_stop(trainer: pl.Trainer, number: int) -> int:
 
 
 def last_checkpoint(trainer: pl.Trainer) -> str:
-    """The path of the newest checkpoint of this run, or a remark that there is none."""
+    """The path of the newest checkpoint of this run, or a note that there is none."""
     paths = [getattr(callback, "last_model_path", "") for callback in trainer.checkpoint_callbacks]
     return next((path for path in paths if path), "(no checkpoint was written)")
 

@@ -26,7 +26,7 @@ STEP = "trainer/global_step"
 
 
 class LogWriter(ExperimentWriter):
-    """Lightning's writer of `metrics.csv`, which loses no earlier row where a run dies while it writes.
+    """Lightning's writer of `metrics.csv`, which keeps all earlier rows if the run is killed while it writes.
 
     Lightning's own rewrites the file in place whenever a value with a new name is logged.
     """

@@ -1,6 +1,6 @@
-"""How much memory training or sampling takes on a card, computed without one.
+"""The GPU memory that training or sampling needs, computed on simulated tensors without a GPU.
 
-The networks are the real ones, their tensors simulated. Where there is a GPU, the step is run on it as well.
+The networks are the real ones. If this machine has a GPU, the step is run on it as well.
 """
 
 import sys
@@ -34,12 +34,12 @@ from lightning_modules.unloaded import BatchSize, check_stage
 USAGE = """\
 usage: diffportrait3d memory [--config FILE … [--GROUP.SETTING VALUE …] | --sampling [--SETTING VALUE …]]
 
-How much memory training or sampling takes on a card, computed without one.
+Compute the GPU memory that training or sampling needs; without a GPU.
 
-Without options: every stage, the noise prior and sampling at Stable Diffusion 1.5's size on a card of 24 GB.
+Without options: every stage, the noise prior and sampling at Stable Diffusion 1.5's size on a GPU of 24 GB.
 
 options:
-  -h, --help                 show this help and end
+  -h, --help                 show this help and exit
   --config FILE              the run, as for fit: the same files and settings; later files win
   --model.SETTING VALUE      as for fit, e.g. --model.gradient_checkpointing false
   --data.SETTING VALUE       e.g. --data.init_args.targets 4
@@ -149,7 +149,7 @@ def sampling_row(run: SamplingRun) -> Row:
 
 
 def with_measured(memory: Memory, measure: Callable[[], int]) -> Memory:
-    """The memory, and what this machine's GPU takes, where there is one."""
+    """The memory, and, if this machine has a GPU, the memory measured on it."""
     return replace(memory, measured=measure()) if torch.cuda.is_available() else memory
 
 

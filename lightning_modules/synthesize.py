@@ -115,10 +115,10 @@ def write_results(plan: Plan, loaded: Loaded | None) -> list[str]:
 
 
 def missing_people(plan: Plan) -> list[str]:
-    """An error line for each person whom the run that finished the plan's folder has left out."""
+    """An error line for each person without results in the plan's folder, which an earlier run finished."""
     folder = plan.output.destination.folder
     names = [person.name for person in plan.people] if plan.output.person_folders else []
-    return [f"{name}: left out by the run before" for name in names if not (folder / name).is_dir()]
+    return [f"{name}: left out by an earlier run" for name in names if not (folder / name).is_dir()]
 
 
 @contextmanager
@@ -187,8 +187,8 @@ def export_people(plan: Plan, people: list[PersonInputs], folder: Path) -> None:
 
 def run(plan: Plan, people: list[PersonInputs], shared: SharedInputs, folder: Path) -> dict[str, str]:
     """Sample and write everyone's views: on a cluster, in this process, or in one process for each of several
-    device groups; those whose folder is there are done. Returns the reason for each that was given up, by
-    their folder."""
+    device groups. People whose folder exists are skipped. Returns the reasons for those that were given up,
+    by their folder."""
     people = [person for person in people if person.folder == OUT or not (folder / person.folder).exists()]
     groups = plan.device_groups if plan.cluster else plan.device_groups[: len(people)]
     local = LocalEngine(len(groups) if len(groups) > 1 else 0, REMEDY)

@@ -36,7 +36,8 @@ class LoggedConfig(SaveConfigCallback):
     folder: Path
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Notes the run's folder, which all ranks have to ask for, and saves the configuration once."""
+        """Determines the run's folder, on all ranks, as Lightning broadcasts it, and saves the configuration
+        on one."""
         assert trainer.log_dir is not None  # it has loggers, or a root folder
         self.folder = Path(trainer.log_dir)
         super().setup(trainer, pl_module, stage)

@@ -46,7 +46,7 @@ class UnloadedStage(Stage):
         return unloaded_backbone(path_or_hub_id)
 
     def identify(self, backbone: Backbone) -> tuple[str, str]:  # noqa: ARG002
-        """Weights that are not there have no fingerprint."""
+        """Empty fingerprints, as no weights are loaded."""
         return "", ""
 
     def load(self, module: ModelMixin, path: str, stage: str) -> StageCard:  # noqa: ARG002
@@ -56,7 +56,7 @@ class UnloadedStage(Stage):
 
 
 class UnloadedNoisePriorStage(NoisePriorStage):
-    """S's stage, with a perceptual loss that has no weights either."""
+    """Stage of S whose perceptual network has no weights either."""
 
     def load_perceptual(self, weights: PerceptualWeights) -> PerceptualLoss:
         """The network without its weights."""

@@ -95,8 +95,8 @@ class GOAE:
     Settings: ClassVar[type] = GOAESettings
     name = "GOAE"
     licence = (
-        "neither code nor weights have a licence: using the weights is their user's own affair; the "
-        "generator is NVIDIA's (research and evaluation only)"
+        "no licence is given for the code and the weights: ask the authors for permission; the generator is "
+        "NVIDIA's (research and evaluation only)"
     )
 
     def __init__(self, networks: Networks, generator: Generator, settings: GOAESettings) -> None:
@@ -174,7 +174,7 @@ class GOAE:
 
     @property
     def how(self) -> Rendering:
-        """How its planes are rendered."""
+        """The rendering settings of all views."""
         return rendering(self.generator, self.settings.rendering)
 
 

@@ -132,7 +132,7 @@ class TriPlaneNet:
 
     @property
     def how(self) -> Rendering:
-        """How its planes are rendered."""
+        """The rendering settings of all views."""
         return rendering(self.generator, self.settings.rendering, self.settings.depths)
 
 

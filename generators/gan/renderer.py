@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from core.errors import InputError
+from core.seeding import numpy_generator
 from core.workers import ONLY_WORKER, Worker
 from generators.base import Renders
 from generators.gan.cameras import (
@@ -132,7 +133,7 @@ class GeneratedHead:
 
     def _latent(self, identity: int) -> NDArray[np.float32]:
         for attempt in range(ATTEMPTS):
-            rng = np.random.default_rng([STREAM, self.options.seed, identity, attempt])
+            rng = numpy_generator(STREAM, self.options.seed, identity, attempt)
             z = rng.standard_normal(self.generator.architecture.latent, dtype=np.float32)
             if not self.options.faces or self._has_face(self.draw(z[None])):
                 return z

@@ -4,6 +4,7 @@ import drjit
 import numpy as np
 from numpy.typing import ArrayLike
 
+from core.seeding import numpy_generator
 from generators.base import Light, Place, Renders
 from generators.parametric.environment import sample_environment
 from generators.parametric.expression import sample_expression
@@ -47,7 +48,7 @@ class SyntheticHead:
     def scene(self, identity: int, size: int) -> HeadScene | LitScene:
         """The person numbered `identity` for images of `size` pixels: `render` builds this anew at each
         call, which costs as much as a few images."""
-        rng = np.random.default_rng([STREAM, identity])
+        rng = numpy_generator(STREAM, identity)
         person = sample_person(rng)
         if self.place == "studio":
             return studio_instant(person, rng, size)[1]

@@ -320,8 +320,8 @@ def fingerprint(settings: PredictionSettings, subjects: SubjectSet, model: Path)
 
 
 def _find_destination(request: EvaluationRequest, parts: int) -> Destination:
-    """Where the results of a request go. Raises InputError if its URL is not vacant, or for one of several
-    parts."""
+    """Where the results of a request go. Raises InputError if its URL has files already, or if it is given
+    with one of several parts, which share a folder."""
     destination = Destination.of(request.out, request.staging)
     if destination.url is not None and parts > 1:
         raise InputError(

@@ -105,19 +105,19 @@ def _published_row(table: PublishedTable, row: PublishedRow, protocol: Protocol)
 
 
 def by_protocol(rows: Sequence[Row]) -> list[Row]:
-    """The rows of each protocol together, in their order otherwise."""
+    """The rows grouped by protocol, otherwise in their order."""
     protocols = list(dict.fromkeys(row.protocol for row in rows))
     return sorted(rows, key=lambda row: protocols.index(row.protocol))
 
 
 def _compared(rows: Sequence[Row]) -> bool:
-    """Whether systems are compared: several that were measured, or one with its own published values."""
+    """Whether systems are compared: several were measured, or one has published values beside its own."""
     measured = {row.system for row in rows if row.published is None}
     return len(measured) > 1 or any(row.published and row.system in measured for row in rows)
 
 
 def _shown(row: Row, compared: bool) -> str:
-    """What a row is called in the table: where systems are `compared`, its system and what sets it apart."""
+    """The name of a row in the table: in a comparison of systems, the system's name before the row's own."""
     if row.published is not None:
         return f"{row.name} (published: {row.published})"
     if not compared or row.name.startswith(row.system):

@@ -103,11 +103,12 @@ def draw_seed(generator: torch.Generator) -> int:
 
 
 def step_end(pipeline: Any, callback: StepCallback | None, names: Sequence[str] | None) -> OnStepEnd | None:
-    """diffusers' callback, which gets the named tensors, as one of `ddim.sample`. The tensors of diffusers'
-    callback objects are those that they name themselves. As in diffusers, a callback that sets the pipeline's
-    `_interrupt` ends sampling with its step.
+    """Adapt diffusers' `callback_on_step_end` to `on_step_end` of `ddim.sample`; None without a callback.
 
-    Raises InputError if it is no function, or others than `CALLBACK_TENSORS` are named.
+    The callback gets the tensors `names`; one of diffusers' callback objects gets those that it names itself.
+    As in diffusers, a callback that sets the pipeline's `_interrupt` ends sampling with its step.
+
+    Raises InputError if it is not callable, or if tensors other than `CALLBACK_TENSORS` are named.
     """
     names = getattr(callback, "tensor_inputs", names)
     names = [names] if isinstance(names, str) else list(names or ())

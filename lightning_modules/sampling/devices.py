@@ -42,7 +42,7 @@ def group_devices(devices: Sequence[str], people: int, windows: int) -> list[lis
     """Group devices; each group samples a share of the people.
 
     With at least as many people as devices, each group has one device. Otherwise there is a group for each
-    person, whose devices share the windows of the path; devices beyond the number of windows are not used.
+    person, whose devices share the windows of the path; devices in excess of the windows are not used.
     """
     count = min(len(devices), people)
     return [list(devices[first::count])[:windows] for first in range(count)]

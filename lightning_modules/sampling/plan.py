@@ -216,8 +216,8 @@ def starting_noise(name: str | None, proxies: bool, cameras: bool, prior: bool) 
     possible = proxies or (prior and cameras)
     if name is None and prior and not possible:
         log.warning(
-            "the views start from random noise, as conditions alone do not give their cameras: --cameras"
-            " makes it 3D-aware, --noise random says that it is meant"
+            "the views start from random noise: 3D-aware noise needs the cameras of the condition images"
+            " (--cameras); --noise random turns this warning off"
         )
     if name == AWARE and not possible:
         missing = (

@@ -41,7 +41,7 @@ class NetworkOptions:
 @dataclass(frozen=True)
 class PersonInputs:
     """One person's portraits and, if given, K proxies, as images (S, S); and the `folder` of the results,
-    relative to the output folder, `OUT` for that itself."""
+    relative to the output folder (`OUT`: the output folder itself)."""
 
     folder: str
     portraits: list[Image.Image]

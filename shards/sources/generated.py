@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from core.devices import find_device
 from core.errors import InputError
 from core.fingerprints import of_folder
+from core.seeding import numpy_generator
 from core.workers import ONLY_WORKER, Worker
 from generators.gan.architecture import Kind
 from generators.gan.cameras import in_world, measuring_cameras, outside_range, warn_of_range
@@ -201,7 +202,7 @@ class _Generated(RenderedConditions):
     def cameras(self, identity: int) -> NDArray[np.float32]:
         """A person's cameras (K, 25): one near the front, and one in each of K - 1 equal parts of the range
         of yaw."""
-        rng = np.random.default_rng([CAMERA_STREAM, self.seed, identity])
+        rng = numpy_generator(CAMERA_STREAM, self.seed, identity)
         most_yaw, most_pitch = self.max_yaw, self.max_pitch
         near = min(REFERENCE_YAW, most_yaw)
         targets = self.views - 1

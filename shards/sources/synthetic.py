@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from core.errors import InputError
+from core.seeding import numpy_generator
 from core.workers import ONLY_WORKER, Worker
 from generators.base import Place, Renders
 from generators.parametric.anatomy import anatomy
@@ -164,7 +165,7 @@ class SyntheticCapture(Source):
         return self._scene(person, self._stream(INSTANT, identity, frame))
 
     def _stream(self, *key: int) -> np.random.Generator:
-        return np.random.default_rng([self.seed, *key])
+        return numpy_generator(self.seed, *key)
 
     def _cameras(self, identity: int, frame: int) -> NDArray[np.float32]:
         rng = self._stream(CAMERAS, identity, frame)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from core.seeding import numpy_generator
 from shards.sources.nersemble.layouts import Take
 from shards.sources.splits import Shares, split_by_hash
 
@@ -49,7 +50,7 @@ def pick_frames(takes: Sequence[Take], frames: dict[str, int], shares: Shares, s
         for take in takes:
             if split_of(take.participant, shares) == split:
                 people.setdefault(take.participant, []).append(take)
-        random = np.random.default_rng([seed, list(frames).index(split)])
+        random = numpy_generator(seed, list(frames).index(split))
         order = random.permutation(len(people))
         names = [list(people)[i] for i in order]
         for name, share in zip(names, _even(wanted, len(names)), strict=True):
