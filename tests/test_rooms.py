@@ -41,6 +41,10 @@ def test_every_package_is_a_room():
     assert packages == set(ROOMS)
 
 
+def test_contributing_names_the_rooms_in_this_order():
+    assert " > ".join(reversed(ROOMS)) in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("path", MODULES, ids=str)
 def test_no_import_goes_upwards(path: Path):
     own = ROOMS.index(path.parts[0])
