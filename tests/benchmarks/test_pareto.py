@@ -15,7 +15,7 @@ def point(seconds, lpips=0.2, identity=0.5):
     return Point(seconds, {"PSNR": 20.0, "LPIPS": lpips, "ID": identity, "yaw error": 5.0})
 
 
-def test_the_papers_row_is_first_and_loras_are_left_out():
+def test_paper_row_is_first_and_lora_presets_are_left_out():
     rows = rows_to_measure("configs/sampling/pareto.yaml")
     assert next(iter(rows.items())) == ("paper", Sampling(**preset("paper")))
     assert {"released", "fast", "preview"} <= rows.keys()
@@ -24,13 +24,13 @@ def test_the_papers_row_is_first_and_loras_are_left_out():
     assert rows_to_measure(None).keys() == read_presets().keys() - {"lcm"}
 
 
-def test_the_table_compares_with_the_paper():
+def test_table_compares_with_the_paper():
     lines = table({"paper": point(4.0), "fast": point(0.5, 0.202, 0.49)}).splitlines()
     assert lines[2] == "| paper | 1.0x | 4.00 | 20.00 | 0.2000 | 0.5000 | 5.0 | +0.0% | +0.0% |"
     assert lines[3] == "| fast | 8.0x | 0.50 | 20.00 | 0.2020 | 0.4900 | 5.0 | +1.0% | -2.0% |"
 
 
-def test_scores_are_found_whatever_network_they_are_by():
+def test_scores_are_found_by_any_network():
     views = {
         "PSNR": 1.0,
         "LPIPS[efficientnet-lite0]": 2.0,
@@ -42,11 +42,11 @@ def test_scores_are_found_whatever_network_they_are_by():
     assert found == {"PSNR": 1.0, "LPIPS": 2.0, "ID": 3.0, "yaw error": 4.0}
 
 
-def test_the_picture_is_drawn(tmp_path):
+def test_picture_is_drawn(tmp_path):
     draw({"paper": point(4.0), "fast": point(0.5)}, ["paper", "fast"], tmp_path / "pareto.png")
     assert Image.open(tmp_path / "pareto.png").width > 800
 
 
-def test_numbers_out_of_range_are_an_input_error():
+def test_values_out_of_range_are_an_input_error():
     with pytest.raises(InputError, match="--people 1 --views 2: give 2 people or more"):
         benchmark(people=1, views=2)

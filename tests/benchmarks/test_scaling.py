@@ -56,7 +56,7 @@ def slow_workers(seed: int) -> int:
 
 
 @pytest.mark.parametrize(("startup", "notice"), [(0.0, 0.0), (2.0, 1.0)])
-def test_a_unit_is_repeated_until_its_worker_lives_long_enough(startup: float, notice: float):
+def test_expected_time_of_a_unit_matches_the_closed_form_with_deaths(startup: float, notice: float):
     """With a death rate r, a unit of t seconds takes (1/r + restart) (exp(r t) - 1) on average."""
     lifetime, unit, units = 10.0, 6.0, 20_000
     run = simulate([unit] * units, Cluster(1, startup, lifetime=lifetime, notice=notice), seed=1)
@@ -65,7 +65,7 @@ def test_a_unit_is_repeated_until_its_worker_lives_long_enough(startup: float, n
     assert run.lost / units == pytest.approx(math.exp(unit / lifetime) - 1, rel=0.03)
 
 
-def test_a_lost_unit_is_taken_by_a_worker_that_waits():
+def test_lost_unit_is_taken_by_a_waiting_worker():
     """Two units on three workers: if one dies, the third starts its unit as soon as the death is noticed."""
     for seed in range(50):
         run = simulate([10.0, 10.0], Cluster(3, lifetime=30.0, notice=2.0, startup=100.0), seed)
@@ -87,7 +87,7 @@ def test_durations_have_the_mean_and_the_variation_of_their_job():
     assert Work("same", 3, 30.0, 0.0, 0.0).durations(0).tolist() == pytest.approx([30, 30, 30])
 
 
-def test_the_table_and_the_picture(
+def test_table_and_picture_are_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setattr(scaling, "JOBS", (Work("toy", 10, 360.0, 40.0, 0.0),))

@@ -66,7 +66,7 @@ def test_a_shard_is_scanned_once_on_a_machine(
     assert keys(batches(make, copy, 20, num_workers=workers)) == expected
 
 
-def test_the_stream_is_that_of_shards_without_a_manifest(make: Make, copy: Path, tmp_path: Path) -> None:
+def test_stream_matches_that_of_shards_without_a_manifest(make: Make, copy: Path, tmp_path: Path) -> None:
     bare = Path(shutil.copytree(copy, tmp_path / "bare"))
     (bare / "manifest.json").unlink()
     assert keys(batches(make, copy, 45)) == keys(batches(make, bare, 45))
@@ -118,7 +118,7 @@ def test_few_indices_stay_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert [cache.recent(url) is not None for url in ("a", "b", "c")] == [False, True, True]
 
 
-def test_a_cache_that_cannot_be_written_is_done_without(
+def test_unwritable_index_cache_is_not_used(
     make: Make, copy: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()

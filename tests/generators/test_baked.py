@@ -28,7 +28,7 @@ def off_centre(yaw: float, pitch: float) -> np.ndarray:
     return label(pose, intrinsics)
 
 
-def test_the_camera_sees_what_it_sees_with_traced_paths(scene: LitScene):
+def test_baked_view_matches_the_path_traced_view(scene: LitScene):
     cameras = np.stack([label_from_angles(0.0, 0.0), off_centre(0.7, 0.2), off_centre(-0.5, -0.3)])
     baked = scene.render(cameras)
     traced = SyntheticHead(samples=16).render(BALD, cameras, SIZE)
@@ -40,7 +40,7 @@ def test_the_camera_sees_what_it_sees_with_traced_paths(scene: LitScene):
         assert agreement(one, other) > 20
 
 
-def test_the_noise_decides_the_rays(scene: LitScene):
+def test_number_of_rays_follows_the_noise_limit(scene: LitScene):
     front = label_from_angles(0.0, 0.0)
     measured = {}
     for wanted in (0.0, 30.0, 34.0, 99.0):

@@ -78,7 +78,7 @@ def conditioned(denoiser, reference, side, downsampling):
 
 
 @pytest.mark.slow
-def test_the_denoiser_is_one_graph():
+def test_denoiser_compiles_to_one_graph():
     """With all that a pass can have, on one level of layers."""
     unet = toy_unet(down_block_types=("CrossAttnDownBlock2D",), up_block_types=("CrossAttnUpBlock2D",),
                     block_out_channels=(16,))  # fmt: skip
@@ -90,7 +90,7 @@ def test_the_denoiser_is_one_graph():
 
 
 @pytest.mark.slow
-def test_the_shipped_denoiser_is_one_graph():
+def test_shipped_denoiser_compiles_to_one_graph():
     """In both passes of a guided step, in one batch of both, and with features of an earlier step."""
     model = load_portrait_model("checkpoints/mini")
     denoiser, side = model.denoiser().eval(), model.backbone.unet.config.sample_size

@@ -25,7 +25,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_a_prompt_is_embedded_as_by_clip(folder):
+def test_prompt_is_embedded_as_by_clip(folder):
     encoder = CLIPTextModel.from_pretrained(folder / "text_encoder").eval()
     tokens = torch.tensor([[START, 0, 27, 28, END, END, END]])  # a, b at a word's end, c as a word
     with torch.no_grad():
@@ -34,11 +34,11 @@ def test_a_prompt_is_embedded_as_by_clip(folder):
     assert expected.shape == (1, 7, PROMPT_CHANNELS)
 
 
-def test_the_empty_prompt_is_the_stored_one(folder):
+def test_empty_prompt_matches_the_stored_embedding(folder):
     assert torch.equal(embed_prompt(folder, ""), encode_empty_prompt(folder))
 
 
-def test_a_prompt_of_too_many_tokens_is_cut_as_in_diffusers(folder, caplog):
+def test_prompt_of_too_many_tokens_is_cut_as_in_diffusers(folder, caplog):
     check_prompt(folder, "abcde")
     assert not caplog.text
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
@@ -51,7 +51,7 @@ def test_a_prompt_of_too_many_tokens_is_cut_as_in_diffusers(folder, caplog):
     assert "longer than the text encoder reads; left out: 'f g h'" in caplog.text
 
 
-def test_what_prompts_need_is_named(folder, tmp_path, monkeypatch):
+def test_missing_requirements_of_prompts_are_named(folder, tmp_path, monkeypatch):
     assert find_text_encoder(folder) == folder
     assert find_text_encoder(tmp_path / "elsewhere") is None
     check_prompt(None, "")
@@ -65,7 +65,7 @@ def test_what_prompts_need_is_named(folder, tmp_path, monkeypatch):
         check_prompt(folder, "a")
 
 
-def test_copies_embed_alike_and_hold_one_set_of_weights(folder, tmp_path):
+def test_copied_text_encoder_embeds_equally_with_one_set_of_weights(folder, tmp_path):
     weights = folder / "text_encoder" / "model.safetensors"
     weights.with_name("model.fp16.safetensors").write_bytes(weights.read_bytes())
     other = tmp_path / "copy"

@@ -1,4 +1,4 @@
-"""LoRAs on F: what they change, that nothing of them stays, and which are refused."""
+"""LoRAs on F: predictions, unloading, and files that are refused."""
 
 import json
 import shutil
@@ -95,7 +95,7 @@ def prediction(unet):
 
 @pytest.mark.parametrize("weight", [1.0, 0.5, -1.0])
 @pytest.mark.parametrize("written", ["diffusers", "kohya"])
-def test_f_predicts_as_with_merged_weights(pipeline, style, tmp_path, weight, written):
+def test_lora_matches_merged_weights(pipeline, style, tmp_path, weight, written):
     path, tensors = style
     if written == "kohya":
         path = made_by_kohya(tmp_path / "kohya.safetensors", tensors)
@@ -116,7 +116,7 @@ def test_two_loras_add_up(pipeline, style, tmp_path):
     torch.testing.assert_close(prediction(pipeline.unet), expected, **CLOSE)
 
 
-def test_unloading_leaves_every_bit_of_f_and_of_its_views(pipeline, style, tmp_path):
+def test_unloading_restores_f_and_its_views_bit_for_bit(pipeline, style, tmp_path):
     path, _ = style
     plain = pipeline(**ASKED, steps=2)
     weights = {name: x.clone() for name, x in pipeline.unet.state_dict().items()}
@@ -133,7 +133,7 @@ def test_unloading_leaves_every_bit_of_f_and_of_its_views(pipeline, style, tmp_p
     pipeline.unload_lora_weights()
 
 
-def test_f_ref_and_f_cam_have_none(pipeline, style):
+def test_f_ref_and_f_cam_get_no_lora(pipeline, style):
     path, _ = style
     parts = (pipeline.appearance_reference, pipeline.view_control, pipeline.cross_view)
     names = [set(part.state_dict()) for part in parts]
@@ -141,7 +141,7 @@ def test_f_ref_and_f_cam_have_none(pipeline, style):
     assert [set(part.state_dict()) for part in parts] == names
 
 
-def test_copies_on_other_devices_have_them(pipeline, style):
+def test_replicas_get_the_lora(pipeline, style):
     path, _ = style
     pipeline.replicate(["cpu"]).load_lora_weights(path)
     (copy,) = pipeline.replicas
@@ -150,14 +150,14 @@ def test_copies_on_other_devices_have_them(pipeline, style):
     torch.testing.assert_close(prediction(pipeline.replicas[0].unet), prediction(own_unet()))
 
 
-def test_precision_is_the_models(pipeline, style, tmp_path):
+def test_lora_is_cast_to_the_models_dtype(pipeline, style, tmp_path):
     _, tensors = style
     save_file({f"unet.{name}": x.half() for name, x in tensors.items()}, tmp_path / "half.safetensors")
     pipeline.to(torch.bfloat16).load_lora_weights(tmp_path / "half.safetensors")
     assert {x.dtype for x in pipeline.unet.parameters()} == {torch.bfloat16}
 
 
-def test_files_are_found_as_diffusers_finds_them(pipeline, style):
+def test_lora_file_lookup_matches_diffusers(pipeline, style):
     folder = style[0].parent
     pipeline.load_lora_weights(folder)
     pipeline.load_lora_weights(folder, weight_name="style.safetensors", adapter_name="again")
@@ -215,7 +215,7 @@ def test_loading_takes_diffusers_arguments(pipeline, style, tmp_path):
         pipeline.load_lora_weights(style[1])
 
 
-def test_the_command_lines_text(style, tmp_path):
+def test_lora_option_is_parsed(style, tmp_path):
     path = tmp_path / "a style:1.safetensors"
     shutil.copy(style[0], path)
     assert Lora.parse(str(path)) == Lora(path, 1.0)
@@ -232,7 +232,7 @@ def test_the_command_lines_text(style, tmp_path):
         Lora.parse(str(tmp_path / "style.bin"))
 
 
-def test_a_model_is_opened_with_those_of_the_command_line(model, style, tmp_path):
+def test_model_is_opened_with_the_loras_of_the_command_line(model, style, tmp_path):
     path, tensors = style
     save_portrait_model(model, str(tmp_path / "model"))
     lora = Lora.parse(f"{path}:0.5")
@@ -270,20 +270,20 @@ def test_loras_of_other_models_are_input_errors_before_weights_are_loaded(model,
         ({"unet.conv_in.lora_A.weight": torch.full((2, 4, 3, 3), np.nan)}, "NaN or infinite values"),
     ],
 )
-def test_other_files_are_input_errors(pipeline, tmp_path, tensors, message):
+def test_files_without_a_lora_are_input_errors(pipeline, tmp_path, tensors, message):
     save_file(tensors, tmp_path / "odd.safetensors")
     with pytest.raises(InputError, match=message):
         pipeline.load_lora_weights(tmp_path / "odd.safetensors")
 
 
-def test_a_damaged_file_is_an_input_error(pipeline, style, tmp_path):
+def test_damaged_lora_is_an_input_error(pipeline, style, tmp_path):
     path = tmp_path / "style.safetensors"
     path.write_bytes(style[0].read_bytes()[:-100])
     with pytest.raises(InputError, match="truncated or no safetensors file"):
         pipeline.load_lora_weights(path)
 
 
-def test_a_text_encoders_part_is_left_out_with_a_warning(pipeline, style, tmp_path, caplog):
+def test_text_encoder_part_is_ignored_with_a_warning(pipeline, style, tmp_path, caplog):
     _, tensors = style
     text = {"text_encoder.text_model.encoder.layers.0.mlp.fc1.lora_A.weight": noise(4, 8)}
     own = {f"unet.{name}": x for name, x in tensors.items()}
@@ -295,7 +295,7 @@ def test_a_text_encoders_part_is_left_out_with_a_warning(pipeline, style, tmp_pa
     torch.testing.assert_close(prediction(pipeline.unet), expected, **CLOSE)
 
 
-def test_layers_that_are_offloaded_take_none(pipeline, style):
+def test_sequentially_offloaded_layers_refuse_loras(pipeline, style):
     path, _ = style
     pipeline.enable_sequential_cpu_offload(device="cpu:0")  # stands for a GPU
     with pytest.raises(InputError, match="load LoRAs before enable_sequential_cpu_offload"):

@@ -14,13 +14,13 @@ from lightning_modules.synthesize import parse_request
 ASKED = ["--model=m", "--out=o"]
 
 
-def test_the_papers_is_the_default_and_exact():
+def test_paper_preset_equals_the_defaults():
     paper = Sampling(**preset("paper"))
     assert (paper.solver, paper.steps, paper.guidance, paper.eta) == ("ddim", 100, 3.0, 0.0)
     assert Sampling(**preset("paper") | {"solver": None}) == Sampling()
 
 
-def test_there_are_the_documented_ones():
+def test_documented_presets_exist():
     presets = {name: Sampling(**values) for name, values in read_presets().items()}
     assert {"paper", "released", "fast", "preview", "lcm"} <= presets.keys()
     assert 4 <= presets["lcm"].steps <= 8
@@ -30,7 +30,7 @@ def test_there_are_the_documented_ones():
 @pytest.mark.parametrize(
     "arguments", [["--preset", "fast"], ["--preset=paper", "--preset=fast"], ["--pres", "fast"]]
 )
-def test_flags_override_a_preset_wherever_they_stand(arguments):
+def test_flags_override_a_preset_in_any_order(arguments):
     fast = preset("fast")
     request = parse_request([*ASKED, *arguments])
     assert request.sampling(None) == Sampling(**fast)
@@ -40,7 +40,7 @@ def test_flags_override_a_preset_wherever_they_stand(arguments):
     assert parse_request(ASKED).sampling(None) == Sampling()
 
 
-def test_evaluate_takes_them(tmp_path):
+def test_evaluate_accepts_presets(tmp_path):
     request = parse_evaluation(["--preset", "fast", "--sampling.steps=9"])
     assert request.row.sampling == Sampling(**preset("fast") | {"steps": 9})
     assert parse_evaluation(["--sampling.steps=9"]).row.sampling == Sampling(steps=9)
@@ -49,7 +49,7 @@ def test_evaluate_takes_them(tmp_path):
     assert request.row.sampling == Sampling(**preset("fast") | {"guidance": 2.0})
 
 
-def test_a_tables_rows_take_them():
+def test_rows_of_a_table_accept_presets():
     fast = {f"sampling.{name}": value for name, value in preset("fast").items()}
     assert row_changes({"preset": "fast"}) == fast
     changes = row_changes({"sampling.steps": 9, "preset": "fast", "truth_from": "other"})
@@ -59,13 +59,13 @@ def test_a_tables_rows_take_them():
     )
 
 
-def test_the_pipeline_takes_them():
+def test_pipeline_accepts_presets():
     assert sampling_settings({"preset": "fast"}) == Sampling(**preset("fast"))
     changed = sampling_settings({"num_inference_steps": 9, "preset": "fast"})
     assert changed == Sampling(**preset("fast") | {"steps": 9})
 
 
-def test_an_unknown_one_is_an_input_error():
+def test_unknown_preset_is_an_input_error():
     with pytest.raises(InputError, match="preset 'faster': choose from paper"):
         parse_request([*ASKED, "--preset", "faster"])
     with pytest.raises(InputError, match="preset 'faster': choose from paper"):
@@ -81,7 +81,7 @@ def test_an_unknown_one_is_an_input_error():
         ("a: 3", "a: give settings of sampling"),
     ],
 )
-def test_a_damaged_file_is_an_input_error(tmp_path, text, message):
+def test_damaged_preset_file_is_an_input_error(tmp_path, text, message):
     (tmp_path / "presets.yaml").write_text(text)
     with pytest.raises(InputError, match=message):
         read_presets(tmp_path / "presets.yaml")

@@ -32,7 +32,7 @@ def pipeline(model):
     return DiffPortrait3DPipeline.from_pretrained(model)
 
 
-def test_an_empty_prompt_changes_no_bit_and_another_does(pipeline):
+def test_empty_prompt_changes_no_bit_and_another_does(pipeline):
     plain = pipeline(**ASKED, steps=2)
     assert equal(pipeline(**ASKED, steps=2, prompt=""), plain)
     prompted = pipeline(**ASKED, steps=2, prompt="abc")
@@ -40,7 +40,7 @@ def test_an_empty_prompt_changes_no_bit_and_another_does(pipeline):
     assert not equal(pipeline(**ASKED, steps=2, prompt="xyz"), prompted)
 
 
-def test_f_alone_reads_the_prompt_and_only_conditionally(pipeline):
+def test_only_f_reads_the_prompt_in_the_conditional_pass(pipeline):
     """F_ref and F_cam read the empty prompt, and so does the unconditional pass."""
     seen = {}
 
@@ -61,7 +61,7 @@ def test_f_alone_reads_the_prompt_and_only_conditionally(pipeline):
     assert all(torch.equal(x, empty) for name in ("F_ref", "F_cam") for x in seen[name])
 
 
-def test_a_prompt_guides_where_nothing_else_does(model):
+def test_prompt_alone_enables_guidance(model):
     """With guidance the prompt's prediction is moved away from the empty prompt's, as usual."""
     pipeline = DiffPortrait3DPipeline.from_pretrained(model)
     denoiser, given = pipeline.denoiser, pipeline.embed_prompt("abc")
@@ -76,13 +76,13 @@ def test_a_prompt_guides_where_nothing_else_does(model):
         denoiser(latents, timesteps, views=2, prompt=given[:, :3])
 
 
-def test_the_text_encoder_goes_with_the_model(pipeline, tmp_path):
+def test_text_encoder_is_saved_with_the_model(pipeline, tmp_path):
     pipeline.save_pretrained(tmp_path / "again")
     again = DiffPortrait3DPipeline.from_pretrained(tmp_path / "again")
     assert torch.equal(again.embed_prompt("abc"), pipeline.embed_prompt("abc"))
 
 
-def test_without_a_text_encoder_a_prompt_is_an_input_error(model, tmp_path):
+def test_prompt_without_a_text_encoder_is_an_input_error(model, tmp_path):
     bare = DiffPortrait3DPipeline.of(toy_model())
     with pytest.raises(InputError, match="prompt 'abc': the model has no tokenizer/ and text_encoder/"):
         bare(**ASKED, steps=1, prompt="abc")

@@ -1,4 +1,4 @@
-"""Solvers, and settings that leave something out: what runs, and that the rest is as before."""
+"""Solvers, guidance intervals, cached features and decoders: what runs, and which results are unchanged."""
 
 from collections import Counter
 
@@ -77,7 +77,7 @@ def counted():
     ],
 )
 @pytest.mark.parametrize("spacing", ["leading", "trailing"])
-def test_a_solver_is_diffusers_own_on_the_models_noise_schedule(
+def test_solver_matches_diffusers_scheduler_on_the_models_noise_schedule(
     denoiser, given, solver, kind, options, spacing
 ):
     start = noise(4, 4, 8, 8)
@@ -96,7 +96,7 @@ def test_a_solver_is_diffusers_own_on_the_models_noise_schedule(
     torch.testing.assert_close(ours, x, **CLOSE)
 
 
-def test_ddim_is_the_default_to_the_last_bit(denoiser, given):
+def test_ddim_equals_the_default_bit_for_bit(denoiser, given):
     start = noise(4, 4, 8, 8)
     plain = sample(denoiser, toy_scheduler(), start, **given, steps=3)
     assert torch.equal(sample(denoiser, toy_scheduler(), start, **given, steps=3, solver="ddim"), plain)
@@ -104,7 +104,7 @@ def test_ddim_is_the_default_to_the_last_bit(denoiser, given):
     assert not torch.allclose(trailing, plain, atol=1e-2)
 
 
-def test_the_grids_begin_where_they_say():
+def test_timestep_grids_start_as_documented():
     def first(**settings):
         return int(scheduler_for(toy_scheduler(), Sampling(steps=10, **settings)).timesteps[0])
 
@@ -128,7 +128,7 @@ def test_views_do_not_depend_on_the_rest_of_the_batch(denoiser, reference, solve
     torch.testing.assert_close(run([2]), run([0, 1, 2])[2:], rtol=1e-3, atol=1e-3)
 
 
-def test_lcm_draws_its_noise_from_the_seeds(denoiser):
+def test_lcm_noise_depends_on_the_seeds(denoiser):
     alone, start = Denoiser(denoiser.unet, prompt()), noise(1, 4, 8, 8)
 
     def run(seed):
@@ -146,7 +146,7 @@ def test_lcm_draws_its_noise_from_the_seeds(denoiser):
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_half_noised_clean_latents_are_found_again(solver):
+def test_half_noised_clean_latents_are_recovered(solver):
     settings = Sampling(steps=10, solver=solver, strength=0.5)
     clean, epsilon = noise(2, 4, 8, 8), noise(2, 4, 8, 8, seed=1)
     latents = partly_noised(clean, epsilon, toy_scheduler(), settings)
@@ -157,7 +157,7 @@ def test_half_noised_clean_latents_are_found_again(solver):
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_every_solver_shows_the_clean_latents_that_it_predicts(denoiser, given, solver):
+def test_every_solver_reports_its_predicted_clean_latents(denoiser, given, solver):
     seen = []
 
     def watch(_step, _timestep, latents, clean):
@@ -173,7 +173,7 @@ def test_every_solver_shows_the_clean_latents_that_it_predicts(denoiser, given, 
 # Guidance
 
 
-def test_guidance_within_an_interval_leaves_the_unconditional_pass_out_elsewhere(counted, denoiser, given):
+def test_unconditional_pass_runs_only_within_the_guidance_interval(counted, denoiser, given):
     calls, start = counted(denoiser), noise(4, 4, 8, 8)
 
     def run(**settings):
@@ -192,7 +192,7 @@ def test_guidance_within_an_interval_leaves_the_unconditional_pass_out_elsewhere
 
 
 @pytest.mark.parametrize("middle", ["always", "unconditional", "never"])
-def test_both_passes_in_one_batch_are_the_two_passes(counted, middle, reference):
+def test_one_batch_matches_two_passes(counted, middle, reference):
     unet = toy_unet()
     cross_view = shake(CrossView.from_unet(unet, heads=4, middle=middle))
     denoiser = Denoiser(unet, prompt(), shake(view_control(unet, downsampling=4)), cross_view).eval()
@@ -211,7 +211,7 @@ def test_both_passes_in_one_batch_are_the_two_passes(counted, middle, reference)
 
 
 @pytest.mark.parametrize("make", [toy_unet, sd15_unet])
-def test_kept_features_give_the_same_prediction_at_the_same_place(counted, make):
+def test_cached_features_give_the_same_prediction_for_the_same_input(counted, make):
     unet = make()
     denoiser = Denoiser(
         unet, prompt(), shake(view_control(unet, 4)), shake(CrossView.from_unet(unet, heads=4))
@@ -246,7 +246,7 @@ def test_deep_layers_run_at_every_nth_step(counted, denoiser, given, one_batch, 
     assert calls == {"F": 7 * passes, "deep": 3 * passes, "F_cam": 3}
 
 
-def test_features_kept_for_few_steps_change_little(denoiser, given):
+def test_features_cached_for_few_steps_change_little(denoiser, given):
     def run(**settings):
         return sample(
             denoiser, toy_scheduler(), noise(4, 4, 8, 8), **given, steps=20, one_batch=True, **settings
@@ -256,7 +256,7 @@ def test_features_kept_for_few_steps_change_little(denoiser, given):
     assert 0 < (kept - plain).norm() < 0.5 * (rarely - plain).norm()
 
 
-def test_kept_features_are_each_windows_own(denoiser, given):
+def test_cached_features_are_separate_for_each_window(denoiser, given):
     """Two windows that share nothing are two paths, with kept features as without."""
     bank = given["bank"]
     first = type(bank)({name: (k[:1], v[:1]) for name, (k, v) in bank.items()})
@@ -271,7 +271,7 @@ def test_kept_features_are_each_windows_own(denoiser, given):
     torch.testing.assert_close(together[2:], run(slice(2, 4), 2), **CLOSE)
 
 
-def test_guidance_that_begins_between_full_steps_still_runs_in_full(counted, denoiser, given):
+def test_guidance_starting_between_full_steps_runs_all_layers(counted, denoiser, given):
     calls = counted(denoiser)
     sample(denoiser, toy_scheduler(), noise(4, 4, 8, 8), **given, steps=5, deep_every=5, guidance_high=601)
     assert calls == {"F": 5 + 4, "deep": 2, "F_cam": 1}
@@ -303,7 +303,7 @@ def test_f_ref_at_a_fixed_timestep_runs_once(counted):
 # Decoders
 
 
-def test_the_fitted_decoder_is_the_best_linear_one():
+def test_fitted_decoder_is_the_least_squares_solution():
     truth = PreviewDecoder(4, upsampling=4)
     with torch.no_grad():
         latents = noise(6, 4, 8, 8)
@@ -317,7 +317,7 @@ def test_the_fitted_decoder_is_the_best_linear_one():
         fit_decoder([], upsampling=4)
 
 
-def test_a_small_decoder_decodes_where_it_is_asked_for(tmp_path):
+def test_small_decoder_is_used_if_requested(tmp_path):
     model = toy_model()
     pipeline = DiffPortrait3DPipeline.of(model)
     latents = noise(3, 4, 4, 4)
@@ -335,7 +335,7 @@ def test_a_small_decoder_decodes_where_it_is_asked_for(tmp_path):
     assert not torch.allclose(views, again.views(**asked, sampling=Sampling(steps=1, noise="random")))
 
 
-def test_autoencoder_tiny_decodes_as_diffusers_does(tmp_path):
+def test_autoencoder_tiny_matches_diffusers(tmp_path):
     tiny = AutoencoderTiny(
         encoder_block_out_channels=(8, 8, 8),
         decoder_block_out_channels=(8, 8, 8),
