@@ -72,7 +72,7 @@ class Cameras:
             write_cameras(np.stack([label_from_angles(*pair) for pair in pairs]), folder / CAMERAS)
             return {"cameras": [str(folder / CAMERAS)]}
         if not self.photos:
-            raise InputError("no photo to estimate cameras from: add one under Camera")
+            raise InputError("no photo to estimate cameras from: drop one under Camera")
         return {"cameras": [str(path) for path in self.photos]}
 
 
