@@ -7,7 +7,7 @@ frontal view and other views, by yaw.
 
 from collections.abc import Sequence
 from itertools import combinations, pairwise
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from metrics.faces import FaceReader, Reading
 from metrics.identity import RECOGNISERS, recogniser
 from portraits.cameras import angles
 from portraits.pixels import to_pixels
+from shards.schema import Split
 
 FRONTAL = 30  # degrees; largest yaw of references, and of views in which different people are compared
 TAIL = 0.99  # quantile of the highest 1 % of different people
@@ -95,7 +96,7 @@ def table(found: dict[str, Scores]) -> str:
 
 def benchmark(
     shards: str = "shards/built/synthetic",
-    split: Literal["train", "val", "test"] = "test",
+    split: Split = "test",
     frames: int | None = None,
 ) -> str:
     """The table, with the lowest decile in brackets.

@@ -24,11 +24,12 @@ from tqdm import tqdm
 
 from core.errors import InputError, one_line
 from core.seeding import numpy_generator
+from generators.base import Place
 from generators.parametric.anatomy import anatomy
 from generators.parametric.light import cast
 from generators.parametric.lit_scene import LitScene, perspective
 from generators.parametric.person import Person, sample_person
-from generators.parametric.renderer import Place, capture_instant, render_on_threads, studio_instant
+from generators.parametric.renderer import capture_instant, render_on_threads, studio_instant
 from generators.parametric.scene import HeadScene
 from lightning_modules.assets.head import Head
 from lightning_modules.networks.portrait import NOISE_PRIOR

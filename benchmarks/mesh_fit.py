@@ -7,7 +7,7 @@ synthetic --size 128 …`), and report poses on other people (`python -m benchma
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jsonargparse import ArgumentParser
@@ -22,6 +22,7 @@ from portraits.alignment import mesh
 from portraits.alignment.camera import turn_of_rotation
 from portraits.alignment.mesh_camera import Calibration, fitted_rotation
 from portraits.cameras import project, split_label
+from shards.schema import Split
 
 Array = NDArray[np.float64]
 
@@ -105,9 +106,7 @@ def _unit(points: Array) -> Array:
     return centred / np.sqrt((centred**2).sum(1).mean())
 
 
-def fit(
-    shards: str, out: str, split: Literal["train", "val", "test"] = "train", frames: int | None = None
-) -> str:
+def fit(shards: str, out: str, split: Split = "train", frames: int | None = None) -> str:
     """Write the canonical face, and return the calibration as text.
 
     Args:

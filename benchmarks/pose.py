@@ -10,7 +10,7 @@ than those of the published errors.
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from portraits.cameras import angles, split_label
 from portraits.geometry import triangulate
 from portraits.pixels import to_pixels
 from shards.manifest import Manifest
+from shards.schema import Split
 
 EDGES = (0, 15, 30, 45, 60, 75)
 MAX_FIT_YAW = 30  # degrees; at larger yaws some landmarks are hidden
@@ -43,7 +44,7 @@ MIRRORED = (
 )
 
 
-def people(shards: str, split: Literal["train", "val", "test"], frames: int | None) -> Iterator[Subject]:
+def people(shards: str, split: Split, frames: int | None) -> Iterator[Subject]:
     """Subjects with all views of a frame as truths, and no reference."""
     subjects = find_subjects(SubjectSettings(shards, split=split, frames=frames, references=0))
     yield from subjects.read(subjects.keys)
@@ -121,7 +122,7 @@ def triangulated(
 
 def benchmark(
     shards: str = "shards/built/synthetic",
-    split: Literal["train", "val", "test"] = "test",
+    split: Split = "test",
     frames: int | None = None,
     fit_points: bool = False,
 ) -> str:

@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from lightning_modules.networks.provenance import ReferenceTimestep
-from lightning_modules.stage import LEARNING, Batch, Drawn, Learning, Stage
+from lightning_modules.optimization import Learning
+from lightning_modules.stage import LEARNING, Batch, Drawn, Stage
 
 
 class AppearanceStage(Stage):

@@ -15,7 +15,8 @@ from jsonargparse import ArgumentParser
 
 from core import fingerprints
 from core.errors import InputError, one_line
-from core.model_folders import load_model, read_json
+from core.model_folders import load_model
+from core.tensors import read_json
 from lightning_modules.networks.cross_view import CrossView
 from lightning_modules.networks.noise_prior import NoisePrior
 from lightning_modules.networks.portrait import (

@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from core.errors import InputError, one_line
 from core.files import whole_file
-from core.model_folders import compare, empty_model, read_json, read_tensors, read_weights
+from core.model_folders import empty_model, read_weights
+from core.tensors import compare, read_json, read_tensors
 from lightning_modules.import_released import HOLDINGS, UNREAD
 from lightning_modules.networks import portrait
 from lightning_modules.networks.cross_view import CrossView

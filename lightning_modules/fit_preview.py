@@ -6,7 +6,6 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
 
 import torch
 from jsonargparse import ArgumentParser
@@ -24,6 +23,7 @@ from lightning_modules.networks.preview import fit_decoder
 from lightning_modules.sampling import latents
 from portraits.pixels import levels_to_pixels
 from shards.manifest import Manifest
+from shards.schema import Split
 
 BATCH = HELD_OUT = 16
 
@@ -31,7 +31,7 @@ BATCH = HELD_OUT = 16
 def fit_preview(
     model: str,
     data: str = "shards/built/synthetic",
-    split: Literal["train", "val", "test"] = "train",
+    split: Split = "train",
     images: int = 2000,
     kernel: int = 3,
 ) -> None:

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from core.errors import InputError
 from core.files import whole_folder
-from core.model_folders import WEIGHTS, load_strict, read_json, read_tensors, save_model
+from core.model_folders import WEIGHTS, save_model
 from core.shipped import find_shipped
-from core.tensors import DAMAGE, check_finite, read_pickle
+from core.tensors import DAMAGE, check_finite, load_strict, read_json, read_pickle, read_tensors
 from lightning_modules.networks.provenance import CARD, StageCard, write_card
 
 IN_CHECKPOINT = "diffportrait3d"

@@ -11,7 +11,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
 from core.errors import InputError
-from core.model_folders import compare
+from core.tensors import compare
 from lightning_modules.epoch_means import EpochMeans
 from lightning_modules.networks.provenance import StageCard
 from lightning_modules.optimization import Learning, Optimization, rewind

@@ -8,8 +8,8 @@ from torch import Tensor
 from lightning_modules.appearance import AppearanceStage
 from lightning_modules.networks.cross_view import CrossView, Middle
 from lightning_modules.networks.view_control import view_control
-from lightning_modules.optimization import step_generator
-from lightning_modules.stage import LEARNING, Batch, Drawn, Learning, Stage
+from lightning_modules.optimization import Learning, step_generator
+from lightning_modules.stage import LEARNING, Batch, Drawn, Stage
 from lightning_modules.view_control import ViewControlStage
 
 

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from lightning_modules.appearance import AppearanceStage
 from lightning_modules.networks.view_control import view_control
-from lightning_modules.stage import LEARNING, Batch, Drawn, Learning, Stage
+from lightning_modules.optimization import Learning
+from lightning_modules.stage import LEARNING, Batch, Drawn, Stage
 
 
 class ViewControlStage(Stage):

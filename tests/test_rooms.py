@@ -73,3 +73,26 @@ def test_layers_of_lightning_modules_do_not_import_upwards(path: Path):
 )
 def test_networks_and_metrics_do_not_import_lightning(path: Path):
     assert not [name for name in imports(path) if name.split(".")[0] in ("pytorch_lightning", "lightning")]
+
+
+def test_names_are_imported_from_the_module_that_defines_them():
+    trees = {path: ast.parse((ROOT / path).read_text(encoding="utf-8")) for path in MODULES}
+    imported = {
+        ".".join(path.with_suffix("").parts): {
+            alias.asname or alias.name
+            for node in tree.body
+            if isinstance(node, ast.ImportFrom)
+            for alias in node.names
+        }
+        for path, tree in trees.items()
+        if path.name != "__init__.py"
+    }
+    indirect = [
+        f"{path}: {alias.name} of {node.module}"
+        for path, tree in trees.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.name in imported.get(node.module or "", ())
+    ]
+    assert indirect == []

@@ -12,17 +12,8 @@ from baselines.folders import Card
 from baselines.zero123.networks import POSE, CCProjection, Networks, image_encoder_of
 from core.errors import InputError
 from core.files import write_json
-from core.model_folders import (
-    WEIGHTS,
-    empty_model,
-    load_model,
-    load_strict,
-    load_vae,
-    read_json,
-    read_tensors,
-    read_weights,
-    save_model,
-)
+from core.model_folders import WEIGHTS, empty_model, load_model, load_vae, read_weights, save_model
+from core.tensors import load_strict, read_json, read_tensors
 
 KIND = "zero123"
 UNET, VAE, IMAGE_ENCODER, PROJECTION = "unet", "vae", "image_encoder", "cc_projection"

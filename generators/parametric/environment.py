@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from generators.parametric.appearance import Array, noise, ramp
+from generators.parametric.anatomy import Array
+from generators.parametric.appearance import noise, ramp
 from portraits.cameras import split_label
 
 HEIGHT, WIDTH = 512, 1024

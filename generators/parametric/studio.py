@@ -4,7 +4,8 @@ take."""
 import numpy as np
 from numpy.typing import NDArray
 
-from generators.parametric.appearance import Array, ramp
+from generators.parametric.anatomy import Array
+from generators.parametric.appearance import ramp
 from generators.parametric.environment import Environment, grid, luminance
 
 BACKDROP_SIDE = 64

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from core.errors import InputError
 from core.lists import shortened
-from lightning_modules.evaluation.settings import Background
+from lightning_modules.evaluation.subjects import Background
 from metrics.faces import Reading
 from metrics.sets import FID
 from metrics.suite import MetricSuite

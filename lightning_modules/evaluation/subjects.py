@@ -24,7 +24,7 @@ from portraits.segmentation import check_segmentation, foreground_masks, over_wh
 from shards.catalog import Catalog, Shard
 from shards.fetch import ShardCache
 from shards.frames import Frame, FrameSet
-from shards.schema import CAMERAS, Sample, SampleError, count_views, decode, decode_cameras, mask_name
+from shards.schema import CAMERAS, Sample, SampleError, Split, count_views, decode, decode_cameras, mask_name
 
 Background = Literal["keep", "remove"]
 CACHE_BYTES = 10**12
@@ -53,7 +53,7 @@ class SubjectSettings:
 
     shards: str = "shards/built/synthetic"
     protocol: Protocol = "novel_view"
-    split: Literal["train", "val", "test"] = "test"
+    split: Split = "test"
     frames: int | None = None
     views: int | None = None
     background: Background = "keep"

@@ -31,13 +31,12 @@ from tqdm import tqdm
 from core.errors import InputError, one_line
 from core.files import whole_folder
 from core.lists import shortened
-from lightning_modules.evaluation.subjects import Protocol
 from lightning_modules.sampling.trajectories import trajectory
 from portraits.alignment.photos import open_photo
 from portraits.camera_files import read_cameras
 from portraits.cameras import label_from_angles
 from portraits.image_folders import check_count, image_files, view_files
-from portraits.predictions import Predictions, View
+from portraits.predictions import Predictions, Protocol, View
 from portraits.video import check_video
 
 Kind = Literal["diffportrait3d", "goae", "eg3d", "panohead", "triplanenet", "zero123"]

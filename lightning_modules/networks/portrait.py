@@ -10,8 +10,9 @@ from diffusers.models.modeling_utils import ModelMixin
 from core import fingerprints
 from core.errors import InputError
 from core.files import whole_folder
-from core.model_folders import load_model, read_json, read_weights, save_model, weight_files
+from core.model_folders import load_model, read_weights, save_model, weight_files
 from core.shipped import find_shipped
+from core.tensors import read_json
 from lightning_modules.networks.cross_view import CrossView
 from lightning_modules.networks.denoiser import Denoiser
 from lightning_modules.networks.noise_prior import NoisePrior

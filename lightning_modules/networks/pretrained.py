@@ -20,15 +20,9 @@ from torch import Tensor
 
 from core.errors import InputError
 from core.files import whole_file, whole_folder
-from core.model_folders import (
-    MALFORMED,
-    load_model,
-    load_vae,
-    read_json,
-    read_tensors,
-    save_model,
-)
+from core.model_folders import MALFORMED, load_model, load_vae, save_model
 from core.shipped import find_shipped
+from core.tensors import read_json, read_tensors
 from lightning_modules.networks.hub import fetch_backbone
 from lightning_modules.networks.single_file import (
     convert_text_encoder,

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.errors import InputError
-from core.model_folders import load_model, read_json
+from core.model_folders import load_model
+from core.tensors import read_json
 
 
 class PreviewDecoder(ModelMixin, ConfigMixin):

@@ -4,15 +4,9 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
-from core.model_folders import read_json
 from core.shipped import find_shipped
-from lightning_modules.networks.pretrained import (
-    EMPTY_PROMPT,
-    Backbone,
-    check_folder,
-    load_schedule,
-    read_tensors,
-)
+from core.tensors import read_json, read_tensors
+from lightning_modules.networks.pretrained import EMPTY_PROMPT, Backbone, check_folder, load_schedule
 from lightning_modules.networks.single_file import noise_schedule
 
 PROMPT_TOKENS = 77

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import InputError
-from core.model_folders import read_json
+from core.tensors import read_json
 from lightning_modules.networks.hub import STEMS, choose_weights
 
 TOKENIZER, TEXT_ENCODER = "tokenizer", "text_encoder"

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from core.errors import InputError
 from core.lists import shortened
-from core.model_folders import read_tensors, shape_faults
+from core.tensors import read_tensors, shape_faults
 from lightning_modules.networks import portrait
 from lightning_modules.networks.cross_view import CrossView
 from lightning_modules.networks.reference import AppearanceReference

@@ -11,7 +11,7 @@ from diffusers.utils.hub_utils import PushToHubMixin
 
 from core.errors import InputError
 from core.files import whole_folder
-from core.model_folders import read_json
+from core.tensors import read_json
 from lightning_modules.networks.hub import HubOptions, find_model, unreachable
 from lightning_modules.networks.portrait import (
     PortraitModel,

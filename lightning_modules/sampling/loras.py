@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from core.errors import InputError
 from core.fingerprints import of_file
 from core.lists import shortened
-from core.model_folders import empty_model, read_json
-from core.tensors import check_finite, read_tensors
+from core.model_folders import empty_model
+from core.tensors import check_finite, read_json, read_tensors
 from lightning_modules.networks.hub import NO_OPTIONS, REPOSITORY, HubOptions, fetch
 
 SUFFIX, DEFAULT_FILE = ".safetensors", "pytorch_lora_weights.safetensors"

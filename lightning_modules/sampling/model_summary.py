@@ -7,7 +7,7 @@ from typing import Any, Self
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from core.errors import InputError
-from core.model_folders import read_json
+from core.tensors import read_json
 from lightning_modules.networks.cross_view import check_views
 from lightning_modules.networks.hub import find_model
 from lightning_modules.networks.portrait import (

@@ -24,12 +24,10 @@ from core.errors import InputError
 from lightning_modules.networks.cross_view import CrossView
 from lightning_modules.networks.denoiser import Denoiser
 from lightning_modules.networks.noise_prior import NoisePrior
-from lightning_modules.networks.portrait import (
-    PortraitModel,
-    ReferenceTimestep,
-)
+from lightning_modules.networks.portrait import PortraitModel
 from lightning_modules.networks.pretrained import Backbone
 from lightning_modules.networks.preview import PreviewDecoder
+from lightning_modules.networks.provenance import ReferenceTimestep
 from lightning_modules.networks.reference import AppearanceReference
 from lightning_modules.networks.speed import tune
 from lightning_modules.networks.text import check_prompt, embed_prompt

@@ -13,7 +13,7 @@ from typing import Any
 from core.destination import Destination
 from core.engine import Engine, EngineOptions
 from core.errors import InputError
-from core.model_folders import read_json
+from core.tensors import read_json
 from lightning_modules.sampling.devices import check_precision, group_devices
 from lightning_modules.sampling.export_formats import Format, check_formats
 from lightning_modules.sampling.loras import Lora, check_loras

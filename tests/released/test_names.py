@@ -3,7 +3,7 @@ import torch
 from diffusers.loaders import single_file_utils
 
 from core.errors import InputError
-from core.model_folders import shape_faults
+from core.tensors import shape_faults
 from lightning_modules.networks.cross_view import CrossView
 from lightning_modules.networks.view_control import view_control
 from lightning_modules.released import names

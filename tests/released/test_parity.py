@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from core.model_folders import load_strict
+from core.tensors import load_strict
 from lightning_modules.import_released import released_schedule
 from lightning_modules.networks.denoiser import Denoiser
 from lightning_modules.released.checkpoint import released_layout

@@ -17,8 +17,9 @@ from shards.builder import build
 from shards.schema import Sample
 from shards.skips import Skip
 from shards.sources.nersemble.layouts import find_takes
-from shards.sources.nersemble.picking import HELD_OUT, Shares, pick_frames, split_of
+from shards.sources.nersemble.picking import HELD_OUT, pick_frames, split_of
 from shards.sources.nersemble.source import NersembleCapture
+from shards.sources.splits import Shares
 from tests.faces import find_dots
 from tests.sources import studio as stage
 from tests.sources.dots import ALL_TRAIN, PEOPLE, SEQUENCE, SIZE, DotCapture, capture, everything
