@@ -25,7 +25,7 @@ from portraits.cameras import label_from_angles
 from shards.conditions import Portrait, render_conditions
 from shards.schema import SampleMeta
 
-NOISE_VIEWS = 2  # whose noise is measured
+NOISE_VIEWS = 2  # number of views whose noise is measured
 RIG = np.radians((47.0, 16.0))  # NeRSemble's arc, half of its width and height
 
 

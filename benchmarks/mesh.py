@@ -38,7 +38,7 @@ from portraits.cameras import label_from_angles
 
 Points = NDArray[np.float64]
 
-STREAM = 0x3E5  # of the people, who are in no capture
+STREAM = 0x3E5  # first part of the key of the people's random stream, which no capture uses
 SAMPLES = 24  # light paths a pixel of a portrait
 RAYS = 160  # along the side of an image in which the truth is looked for
 PITCHES, YAWS = (-30.0, 0.0, 30.0, 60.0), range(0, 360, 45)  # degrees; of the cameras that see the truth

@@ -17,10 +17,10 @@ from core.engine import THREADS, Done, Result, Task, Unit
 from core.errors import REMEDIES, InputError
 from core.workers import Worker
 
-TRIES = 3  # after which a unit is given up
+TRIES = 3  # number of tries after which a unit is given up
 MOST_FAILURES = 30  # a run ends after this many failed tries in a row, plus `TRIES` for each worker
 CONNECT_SECONDS = 10.0
-REFRESH_SECONDS = 2.0  # of the progress bar
+REFRESH_SECONDS = 2.0  # interval of updates of the progress bar
 
 
 @dataclass(frozen=True)

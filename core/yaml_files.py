@@ -9,7 +9,7 @@ import yaml
 from core.errors import InputError
 from core.shipped import CONFIG_FLAG
 
-MAX_VALUES = 100_000  # after expansion of aliases
+MAX_VALUES = 100_000  # largest number of values in a file, after expansion of aliases
 
 
 class _Loader(yaml.SafeLoader):

@@ -23,7 +23,7 @@ from datamodules.transport import (
 
 log = logging.getLogger(__name__)
 
-GRACE_SECONDS = 60  # for which a worker continues after SIGTERM or SIGHUP
+GRACE_SECONDS = 60  # time that a worker continues after SIGTERM or SIGHUP
 MIN_SKIPPED = 10
 
 

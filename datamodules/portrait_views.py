@@ -18,7 +18,7 @@ from shards.fetch import ShardCache
 from shards.frames import FrameSet
 
 GIGABYTE = 10**9
-LOADERS = ("train", "val")  # whose workers run at the same time
+LOADERS = ("train", "val")  # splits whose workers run at the same time
 PREFETCHED = 2  # batches per worker, PyTorch's default
 
 

@@ -41,12 +41,12 @@ from portraits.pixels import to_images, to_pixels
 
 TRUTH, RETURNED, PROXIES, FULL = "truth", "reference returned", "S alone", "full model"
 PAPER_STRENGTH = "strength 1, as in the paper"
-REFERENCES = 4  # as in Fig. 8
-SHIFT, SCALE, TILT = 0.12, 0.8, 20.0  # of the side, of the size, degrees: an unaligned reference
+REFERENCES = 4  # largest number of references, as in Fig. 8
+SHIFT, SCALE, TILT = 0.12, 0.8, 20.0  # of unaligned references: share of the side, factor, degrees
 STRENGTH = 1.0  # of the 3D-aware noise
 FEW = 3  # people in the more expensive probes
 TURNED = 8  # people whose reference and view differ most in yaw
-VIEWS = 8  # at one camera, whose deviation is measured
+VIEWS = 8  # number of views at one camera whose deviation is measured
 PATH = 24  # views of the sweep whose seams are measured
 STRANGER = 1_000_000  # the renderer's number of a person who is in no capture
 

@@ -30,7 +30,7 @@ from portraits.scene_formats import write_colmap, write_gltf, write_nerfstudio
 from portraits.segmentation import check_segmentation, foreground_masks
 
 IMAGES, MASKS = "images", "masks"
-OPAQUE = 128  # of a mask, whose pixels are either 0 or 255 in the files
+OPAQUE = 128  # mask values from here on become 255 in the files, others 0
 
 
 @dataclass(frozen=True)

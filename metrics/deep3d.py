@@ -34,7 +34,7 @@ COEFFICIENTS = {
     "tx_ty": 2,
     "tz": 1,
 }  # in the order of the network's output layers
-CAMERA_DISTANCE = 10.0  # of the network's camera from the face, in its units
+CAMERA_DISTANCE = 10.0  # distance of the network's camera from the face, in its units
 UNIT, ORIGIN = 0.27, np.array([0.0, 0.006, 0.161])  # its unit and origin in EG3D's frame, from EG3D's code
 
 

@@ -20,7 +20,7 @@ from portraits.cameras import LABEL_SIZE
 
 JAW = 17  # the first 17 of the 68 points outline the jaw, and are other points of the head in each view
 WIDTH = 1.7  # side of the landmark detector's initial square, relative to the distance between eyes and mouth
-CROP_SIDE = 224  # of a crop of which only the camera is used
+CROP_SIDE = 224  # side of a crop of which only the camera is used
 
 
 class HeadCameras(Protocol):

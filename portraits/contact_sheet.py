@@ -20,7 +20,7 @@ GUTTER = 64
 FONT = 10
 MOST_VIEWS = 32
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
-QUALITY = 85  # of a JPEG, Pillow's scale
+QUALITY = 85  # JPEG quality on Pillow's scale
 PAPER = "white"
 INK = "black"
 

@@ -29,7 +29,7 @@ FloatArray = NDArray[np.floating]
 OPENCV_TO_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
 # (x, y, z) with y up to (x, -z, y) with z up
 Y_UP_TO_Z_UP = np.array([[1.0, 0, 0, 0], [0, 0, -1.0, 0], [0, 1.0, 0, 0], [0, 0, 0, 1.0]])
-NEAR, FAR = 0.1, 10.0  # of glTF cameras, in EG3D's units; a head is about 2.7 from its camera
+NEAR, FAR = 0.1, 10.0  # clipping planes of glTF cameras, in EG3D's units; heads are at about 2.7
 
 
 def pixel_intrinsics(labels: ArrayLike, side: int) -> FloatArray:

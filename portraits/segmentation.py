@@ -20,7 +20,7 @@ NETWORK = PackagedFile(
     "mediapipe/modules/selfie_segmentation/selfie_segmentation.tflite",
     "9ee168ec7c8f2a16c56fe8e1cfbc514974cbbb7e434051b455635f1bd1462f5c",
 )
-SIDE = 256  # of the network's input
+SIDE = 256  # side of the network's input in pixels
 
 
 def check_segmentation() -> None:

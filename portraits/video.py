@@ -12,7 +12,7 @@ from core.errors import InputError
 from core.files import whole_file
 
 SMALLEST_SIDE = 256  # pixels; smaller views are enlarged by an integer factor
-QUALITY = 8  # of 10, on imageio-ffmpeg's scale
+QUALITY = 8  # on imageio-ffmpeg's scale of 0 to 10
 
 
 def check_video() -> None:

@@ -30,7 +30,7 @@ from shards.schema import (
 )
 
 MAX_MANIFEST_BYTES = 64 << 20
-MAX_SHARDS = 1_000_000  # that a pattern may stand for
+MAX_SHARDS = 1_000_000  # largest number of shards of one pattern
 _RANGE = re.compile(r"\{(-?\d{1,18})\.\.(-?\d{1,18})")
 
 

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 ENDING = ".progress"
 REFRESH_SECONDS = 1.0
-LEAST_SHARE = 0.5  # of the first unit that is done before a forecast is made
+LEAST_SHARE = 0.5  # share of the first unit that must be done before a forecast
 
 
 def reporter(folder: Path, index: int) -> Callable[[float], None]:

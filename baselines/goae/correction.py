@@ -21,7 +21,7 @@ from generators.gan.layers import activate
 from generators.volume import rays
 
 DEPTHS = (3, 3, 3)
-KERNEL = 9  # of the mask's blur
+KERNEL = 9  # side of the mask's blur kernel, in cells
 THRESHOLD = 0.35
 
 Shapes = Mapping[str, tuple[int, ...]]

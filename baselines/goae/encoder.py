@@ -18,7 +18,7 @@ from baselines.goae.swin import SwinSize, SwinV2
 from core.errors import InputError
 
 ATTENTION_HEADS = 4
-STAGES = 4  # of Swin
+STAGES = 4  # number of Swin's stages
 LEVELS = ("coarse", "mid", "fine")
 HALVINGS = 32  # a portrait's side over that of the coarsest map
 

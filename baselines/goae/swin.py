@@ -15,9 +15,9 @@ from torch.nn import functional as F
 
 PATCH = 4  # side of the square of pixels that becomes a token
 WINDOW = 16  # side of an attention window in tokens
-PRETRAINED_WINDOWS = (12, 12, 12, 6)  # by stage: offsets are measured in these, whatever the window is
+PRETRAINED_WINDOWS = (12, 12, 12, 6)  # by stage; the unit of relative offsets for any window
 OFFSET_RANGE = 8
-HIDDEN = 512  # of the network that makes position biases
+HIDDEN = 512  # width of the network that computes position biases
 MAX_LOGIT_SCALE = math.log(100)
 BIAS_RANGE = 16
 MASKED = -100.0

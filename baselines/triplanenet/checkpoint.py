@@ -31,7 +31,7 @@ GENERATOR = "decoder."
 ENCODERS = ("psp_encoder.", "triplanenet_encoder.")
 FOR_TRAINING = ("dis_", "discriminator")  # networks of training that a file may hold
 RENDERING = 128  # set in the published code, whatever the generator's file says
-CLAMP = 256.0  # of blocks that run in float16 on a GPU
+CLAMP = 256.0  # limit of activations in blocks that run in float16 on a GPU
 # Rendering settings of NVIDIA's FFHQ generator, assumed where no file gives them.
 FFHQ = replace(
     Settings.of("eg3d"),

@@ -32,8 +32,8 @@ PROJECTION = "cc_projection."
 AVERAGE = "model_ema."
 MULTIPLES = (1, 2, 4, 4)
 HEADS = 8
-HEAD_WIDTH = 64  # of CLIP's attention
-LATENT_SIZE = 32  # that the released UNet was trained at
+HEAD_WIDTH = 64  # channels of a head of CLIP's attention
+LATENT_SIZE = 32  # side of the latents on which the released UNet was trained
 LATENT_SCALE = 0.18215
 # Unused entries of a checkpoint: the noise schedule, the average's state, and parts of CLIP's text tower.
 UNREAD = re.compile(

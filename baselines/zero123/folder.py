@@ -17,7 +17,7 @@ from core.tensors import load_strict, read_json, read_tensors
 
 KIND = "zero123"
 UNET, VAE, IMAGE_ENCODER, PROJECTION = "unet", "vae", "image_encoder", "cc_projection"
-OTHER_PROJECTION = "clip_camera_projection"  # in bennyguo's and ashawkey's conversions
+OTHER_PROJECTION = "clip_camera_projection"  # folder name in bennyguo's and ashawkey's conversions
 IMAGE_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 FILES = {
     UNET: (f"{WEIGHTS}.safetensors", f"{WEIGHTS}.fp16.safetensors", f"{WEIGHTS}.bin"),

@@ -17,8 +17,8 @@ from portraits.pixels import Images
 
 Background = Literal["keep", "white", "centred"]
 
-FOREGROUND = 127  # of a mask; larger values are the person
-SHARE = 200 / 256  # of the square's side that a centred head may take
+FOREGROUND = 127  # mask values above this are the person
+SHARE = 200 / 256  # largest extent of a centred head, as a share of the square's side
 WHITE = (255, 255, 255)
 LANCZOS = Image.Resampling.LANCZOS
 

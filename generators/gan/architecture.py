@@ -19,9 +19,9 @@ PLANES = 3
 UNREAD = ("superresolution.resample_filter",)
 
 
-MAX_SIDE = 4096  # of images and renderings, in pixels
-MAX_DEPTHS = 4096  # of a ray, coarse or fine
-MAX_LENGTH = 1e4  # of near, far, box and radius
+MAX_SIDE = 4096  # largest side of images and renderings, in pixels
+MAX_DEPTHS = 4096  # largest number of coarse or fine depths of a ray
+MAX_LENGTH = 1e4  # largest value of near, far, box and radius
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from generators.gan.layers import StyledConvolution
 from metrics.perceptual_loss import PerceptualLoss, PerceptualWeights
 
 RAMP_UP, RAMP_DOWN = 0.05, 0.25  # shares of the steps in which the learning rate of w rises and falls
-W_NOISE = 0.05  # of each channel of w, as a share of w's root mean square distance from its mean
+W_NOISE = 0.05  # noise on each channel of w, as a share of w's root mean square distance from its mean
 W_NOISE_STEPS = 0.75  # share of the steps with this noise
 SAMPLES = 1000  # latents from which the mean and standard deviation of w are computed
 PERCEPTUAL_SIDE = 256  # largest image side for the perceptual loss

@@ -17,7 +17,7 @@ from generators.parametric.environment import Environment, look_up, luminance
 mi.set_variant("scalar_rgb")
 
 LIGHTS = 32
-HEIGHT, WIDTH = 128, 256  # of the image that lights and reflections are computed from
+HEIGHT, WIDTH = 128, 256  # size of the environment map for lights and reflections
 MAP_SIDE, MAP_EXTENT = 128, 0.75  # a shadow map's side in pixels, and half its extent: head and shoulders
 BIAS = 0.014  # depth bias of shadow maps (canonical units; 5 mm)
 BOUNCE = 0.45  # share of occluded light that the occluder reflects instead

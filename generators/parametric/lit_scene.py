@@ -18,7 +18,7 @@ from portraits.cameras import label_from_angles, split_label
 
 FILTER_SIGMA = 0.45  # pixels
 MOST_RAYS = 4  # along a pixel's side
-PILOT_SEEDS = 1 << 20, 1 << 21  # far from those of images
+PILOT_SEEDS = 1 << 20, 1 << 21  # seeds for measuring noise, far from those of images
 HEAD_CENTRE = np.array([0.0, 0.0, 0.0])
 
 

@@ -21,7 +21,7 @@ from generators.splats.start import on_sphere, on_surface
 from metrics.pixels import SSIM
 from portraits.pixels import Images
 
-SSIM_SHARE = 0.2  # of the loss; the rest is L1
+SSIM_SHARE = 0.2  # weight of SSIM in the loss; the rest is L1
 RATES = {"means": 1e-3, "log_scales": 1e-2, "rotations": 5e-3, "opacity_logits": 5e-2, "colours": 1e-2}
 LAST_RATE = 0.05  # what is left of the rates at the last step, which they approach exponentially
 HELD_OUT_FIRST, HELD_OUT_EVERY = 3, 6  # the views that are not fitted: 3, 9, 15, …

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 DILATION = 0.3  # pixels² added to projected variances, as Kerbl et al. do, so that none falls between pixels
 NEAR = 0.01  # nearer Gaussians are not drawn
-MARGIN = 1.3  # of the field of view: the projection of Gaussians further out is linearised at its edge
+MARGIN = 1.3  # Gaussians beyond this multiple of the field of view are linearised at its edge
 
 
 @dataclass(frozen=True)

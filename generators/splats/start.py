@@ -18,12 +18,12 @@ from generators.volume import rays
 from portraits.cameras import project
 from portraits.pixels import Images
 
-NEIGHBOURS = 3  # whose mean distance is the spacing of points
+NEIGHBOURS = 3  # the spacing of points is the mean distance to this many neighbours
 SIZE = 0.5  # standard deviation of a Gaussian on the surface, in spacings
 OPACITY = 0.8
 SPHERE = 8.0  # EG3D's units: radius of the sphere of surroundings, some three times the cameras' distance
 SPHERE_GRID = 12  # pixels sampled along each side of an image
-SPHERE_POINTS = 2600  # on the whole sphere, 4° apart
+SPHERE_POINTS = 2600  # number of points on the whole sphere, 4° apart
 SPHERE_SIZE, SPHERE_OPACITY = 0.8, 0.95  # standard deviation in spacings, and opacity: no gaps between them
 SPHERE_REACH = 5.0  # spacings: Gaussians further from all pixels are left out
 BLENDED = 6  # pixels whose mean, weighted by inverse distance, colours a Gaussian of the surroundings

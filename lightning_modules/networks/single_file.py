@@ -29,8 +29,8 @@ OTHER_TEXT_ENCODERS = {
     "conditioner.": "Stable Diffusion XL",
 }
 ATTENTION = f"{UNET}input_blocks.1.1."
-WIDTHS = (1, 2, 4, 4)  # of the levels, relative to the first
-HEADS, HEAD_SIZE = 8, 64  # of the UNet's attention, and of CLIP's
+WIDTHS = (1, 2, 4, 4)  # widths of the UNet's levels, relative to the first
+HEADS, HEAD_SIZE = 8, 64  # heads of the UNet's attention; channels of a head of CLIP's
 SAFETENSORS = ".safetensors"
 # Classes in the published .ckpt files besides tensors, from the state of Lightning's training.
 LIGHTNING = (

@@ -16,7 +16,7 @@ from lightning_modules.released.names import CONTROL, TEXT, UNET, VAE
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-NORM_GROUPS = 32  # of all group normalisations in the released code
+NORM_GROUPS = 32  # groups of every group normalisation in the released code
 LATENT_SCALE = 0.18215
 # Settings that are fixed in the released code, but not in diffusers and our V.
 UNET_FIXED: dict[str, Any] = {

@@ -12,7 +12,7 @@ from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
 from lightning_modules.sampling.settings import Sampling
 from lightning_modules.sampling.windows import windows
 
-LEVELS_PER_UNIT = 127.5  # of 255 levels, in one unit of [-1, 1]
+LEVELS_PER_UNIT = 127.5  # 8-bit levels in one unit of [-1, 1]
 
 
 def view_deviation(

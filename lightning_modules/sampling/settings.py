@@ -10,7 +10,7 @@ from core.errors import InputError
 StartingNoise = Literal["random", "3d-aware"]
 Solver = Literal["ddim", "unipc", "dpm++", "lcm"]
 Spacing = Literal["leading", "trailing", "linspace"]
-TIMESTEPS = 1000  # of Stable Diffusion's noise schedule
+TIMESTEPS = 1000  # number of timesteps of Stable Diffusion's noise schedule
 VAE, PREVIEW = "vae", "preview"  # decoders besides a folder of diffusers' AutoencoderTiny
 
 

@@ -14,7 +14,7 @@ DISTANCE_SPREAD = 0.3  # standard deviation of the camera's distance from EG3D's
 # EG3D's crop corresponds to a camera at 10 of the landmarks' units (2.7 of ours) from their origin.
 LANDMARKS_ORIGIN = (0.0, 0.006, 0.161)
 FLIP = np.diag([1.0, -1.0, -1.0])  # x right, y up, z to the viewer ↔ OpenCV's axes
-TURN_SIGNS = np.array([1.0, -1.0, -1.0])  # of yaw, pitch and roll relative to rotations about those axes
+TURN_SIGNS = np.array([1.0, -1.0, -1.0])  # signs of yaw, pitch and roll relative to rotations about the axes
 
 
 def camera_from_landmarks(

@@ -18,7 +18,7 @@ DETECTION_SIDE = 640  # larger images are reduced to this size: faces in portrai
 SMALL_SIDE = 224  # smaller images are enlarged to this size: MTCNN detects faces of 20 pixels and more
 MIN_FACE = 20
 DOUBTFUL = 0.01  # least score of dense landmarks in a face that MTCNN has detected
-LEAST_OVERLAP = 0.25  # of the two detectors' boxes of one face
+LEAST_OVERLAP = 0.25  # intersection over union from which two detectors' boxes are of one face
 # Each of the five points is the mean of these dense ones. On captured people they are closer to EG3D's than
 # MTCNN's are.
 FIVE_OF_MESH = ((33, 133, 159, 145), (263, 362, 386, 374), (4,), (61,), (291,))
