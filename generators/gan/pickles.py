@@ -180,7 +180,7 @@ class _StorageReader(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if module in ("torch", "torch.storage") and name in STORAGES:
             return STORAGES[name]
-        raise RefusedError(f"a tensor's storage asks for {module}.{name}: it is not read")
+        raise RefusedError(f"a tensor's storage asks for {module}.{name}: the file is refused")
 
     def persistent_load(self, pid: Any) -> _StorageClaim:
         if isinstance(pid, tuple) and len(pid) >= 5 and pid[0] == "storage":
@@ -239,7 +239,7 @@ def _check_length(file: BinaryIO) -> None:
     for number, _ in enumerate(pickletools.genops(file)):
         if number > MAX_OPERATIONS:
             raise RefusedError(
-                f"it has more than {MAX_OPERATIONS:,} values, as no network has: it is not read"
+                f"it has more than {MAX_OPERATIONS:,} values, as no network has: the file is refused"
             )
     file.seek(0)
 
@@ -265,19 +265,19 @@ class _NetworkReader(pickle.Unpickler):
             return known
         if full in RECORDED_NAMES or full.startswith(RECORDED):
             return type(name, (Record,), {"origin": full})
-        raise RefusedError(f"it asks for {full[:LONGEST]}, which no network needs: it is not read")
+        raise RefusedError(f"it asks for {full[:LONGEST]}, which no network needs: the file is refused")
 
     def persistent_load(self, pid: Any) -> Any:
-        raise RefusedError(f"it asks for something outside the file ({shown(pid)}): it is not read")
+        raise RefusedError(f"it asks for something outside the file ({shown(pid)}): the file is refused")
 
     def _take(self, size: int) -> None:
         self._left -= size
         if self._left < 0:
-            raise RefusedError("it unpacks to more than its size, as no network does: it is not read")
+            raise RefusedError("it unpacks to more than its size, as no network does: the file is refused")
 
     def _encode(self, text: str, encoding: str) -> bytes:
         if encoding != "latin1":
-            raise RefusedError(f"it asks for the text encoding {shown(encoding)}: it is not read")
+            raise RefusedError(f"it asks for the text encoding {shown(encoding)}: the file is refused")
         self._take(len(text))
         return text.encode("latin1")
 
