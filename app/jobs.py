@@ -35,7 +35,7 @@ class Progress:
     """The progress of a request.
 
     Args:
-        stage: what is being done.
+        stage: name of the current stage.
         done: number of views or steps of the stage that are done.
         total: number of views or steps of the stage.
         seconds_left: estimated time until the stage ends; None if unknown.

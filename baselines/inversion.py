@@ -59,7 +59,7 @@ class PivotalTuning:
         return cls(GeneratedHead(options, device), settings)
 
     def views(self, request: Request) -> Images:
-        """See `ViewSynthesizer.views`; deterministic, whatever the seed."""
+        """See `ViewSynthesizer.views`; deterministic, so that the seed has no effect."""
         image, camera = Image.fromarray(request.portraits[0]), request.portrait_cameras[0]
         portrait = Portrait(request.name, image, camera, views_at(request.name, request.cameras))
         inverted = invert_one(self.head, self.inversion, portrait)

@@ -51,7 +51,8 @@ def rows_to_measure(variants: str | None) -> dict[str, Sampling]:
 
 
 def named_scores(scores: RowScores) -> dict[str, float]:
-    """The scores of `COLUMNS`, whatever network they are by, as in `LPIPS[efficientnet-lite0]`."""
+    """The scores of `COLUMNS` by plain name; a metric may carry that of its network,
+    `LPIPS[efficientnet-lite0]`."""
     found = scores.estimates()
     plain = {re.sub(r"\[[^\]]*\]$", "", name): value.mean for name, value in found.items()}
     return {name: plain[name] for name in COLUMNS}

@@ -51,7 +51,7 @@ class WeightAverage(pl.Callback):
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        """Updates once every `every_n_steps` optimiser steps, whatever the number of micro-batches."""
+        """Updates every `every_n_steps` optimiser steps, independent of the number of micro-batches."""
         steps = trainer.global_step - self.updates
         if steps < self.every_n_steps:
             return

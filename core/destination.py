@@ -128,7 +128,7 @@ class Destination:
 
         Args:
             last: name of the file that only a complete result has
-            overwrite: remove what is at the URL first
+            overwrite: first remove everything at the URL
 
         Raises InputError if the URL is not vacant, or cannot be written.
         """
@@ -176,7 +176,8 @@ class Destination:
                 bar.update(sum(size[path] for path in batch))
 
     def _entry(self, path: Path) -> str:
-        """The record's line for a file: a file that was written anew is sent again."""
+        """The record's line for a file that was sent. It changes when the file is rewritten, so that it is
+        sent again."""
         status = path.stat()
         return _line(path.relative_to(self.folder).as_posix(), status.st_size, status.st_mtime_ns)
 

@@ -154,7 +154,7 @@ class AutoencoderModule(pl.LightningModule):
 
     @property
     def cell(self) -> int:
-        """The side of the pixels that a latent stands for."""
+        """Side in pixels of the square that one latent encodes."""
         return 2 ** (len(self.hparams.block_out_channels) - 1)
 
     def reconstruct(self, images: Tensor) -> Tensor:

@@ -67,7 +67,7 @@ class RunLogger(CSVLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> LogWriter:
-        """The writer of the log, made when it is first asked for."""
+        """The writer of the log, created on first access."""
         if self._experiment is None:
             self._experiment = LogWriter(self.log_dir)
         return self._experiment

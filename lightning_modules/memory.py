@@ -125,7 +125,7 @@ Row = tuple[str, Callable[[], Memory]]
 
 
 def training_row(run: TrainingRun) -> Row:
-    """A line of the table: a run, its batch and what it depends on, and its memory."""
+    """A row of the table: the description of a training run, and a function that computes its memory."""
     size, learning = run.batch, run.settings["learning"]
     precision = "float32" if run.dtype is None else str(run.dtype).removeprefix("torch.")
     checkpointed = ", checkpointed" if run.settings.get("gradient_checkpointing") else ""
@@ -136,7 +136,7 @@ def training_row(run: TrainingRun) -> Row:
 
 
 def sampling_row(run: SamplingRun) -> Row:
-    """A line of the table for sampling."""
+    """A row of the table: the description of a sampling run, and a function that computes its memory."""
     precision = str(run.dtype).removeprefix("torch.")
     tiles = ", in tiles" if run.vae_tiling else ""
     name = f"sampling: {run.window} views, {precision}, VAE and S {run.chunk} at a time{tiles}"
@@ -154,7 +154,7 @@ def with_measured(memory: Memory, measure: Callable[[], int]) -> Memory:
 
 
 def requested_rows(arguments: Sequence[str]) -> list[Row]:
-    """The lines that the command's arguments ask for. Raises InputError."""
+    """The rows for the command's arguments. Raises InputError."""
     if not arguments:
         runs = [training_row(training_run(config_flags(files))) for files in RUNS]
         return [*runs, sampling_row(sampling_options())]

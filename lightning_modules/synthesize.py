@@ -60,7 +60,7 @@ class Loaded:
 
 
 def synthesize(request: Request, loaded: Loaded | None = None) -> Destination:
-    """Make the views that a request asks for, and return where they are.
+    """Generate the views of a request, and return their destination.
 
     Give `loaded` if the request's model is loaded already: all people are then sampled by its pipeline. An
     exception raised by its callbacks ends the request and leaves nothing behind.

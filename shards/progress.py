@@ -37,7 +37,7 @@ def _record(path: Path, share: float) -> None:
 
 
 def shares(folder: Path) -> dict[int, float]:
-    """The shares that are done of the units under way."""
+    """The completed shares of the units in progress."""
     found = {}
     for path in folder.glob(f"*{ENDING}"):
         with suppress(OSError, ValueError):  # it is being written or was just removed
@@ -85,7 +85,7 @@ class UnitBar(tqdm):
         return None
 
     def look(self) -> None:
-        """Show what is done, with the parts of the units under way."""
+        """Update the bar, counting units in progress by their completed shares."""
         with self._change:
             parts = sum(share * self._sizes.get(index, 0) for index, share in shares(self._folder).items())
             self.n = max(self.n, min(self.total, int(self._whole + parts)))

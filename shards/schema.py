@@ -22,7 +22,7 @@ from portraits.pixels import Images
 
 SCHEMA_VERSION = 1
 Split = Literal["train", "val", "test"]
-SPLITS: tuple[Split, ...] = get_args(Split)
+SPLITS: tuple[str, ...] = get_args(Split)
 CAMERAS = "cameras.npy"
 META = "meta.json"
 LATENTS = "latents.npz"

@@ -41,7 +41,7 @@ class GOAESettings:
     Args:
         rendering: the side of the rendered features; 0 for the generator's (128)
         blur: the standard deviation of the visibility mask's blur, in cells of the planes; the published code
-            draws it anew from [1, 2] whenever it runs
+            draws it from [1, 2] at every run
     """
 
     rendering: int = 0

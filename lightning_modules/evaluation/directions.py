@@ -31,7 +31,7 @@ class WandbSummaries:
         self._defined: set[str] = set()
 
     def define(self, loggers: list[Logger], names: list[str]) -> None:
-        """Define the values of these names that have a direction. It applies to what is logged afterwards."""
+        """Define the values of these names that have a direction, for what is logged from then on."""
         new = [name for name in names if name not in self._defined and higher_is_better(name) is not None]
         self._defined |= set(new)
         for logger in loggers:

@@ -46,7 +46,7 @@ def yaw_figure(scored: Mapping[str, Scores], metrics: Sequence[str]) -> Image.Im
 
 def worst_sheet(scores: Scores, metric: str, count: int = 12) -> Image.Image:
     """The views with the worst scores by a metric, one per line: reference, condition, truth and prediction,
-    as far as available."""
+    if available."""
     views = worst(scores, metric, count)
     kinds = [kind for kind in COLUMN_NAMES if any(getattr(scored.view, kind) is not None for scored in views)]
     cases = {_caption(scored, metric): [_tile(scores, scored, kind) for kind in kinds] for scored in views}

@@ -120,7 +120,7 @@ def load_single_file(path: Path, dtype: torch.dtype = torch.float32) -> Backbone
 
 class GivenBackbone:
     """The VAE, noise schedule and empty prompt of Stable Diffusion 1.5 in a folder or a single file, each
-    read when it is asked for.
+    read on first access.
 
     Raises InputError as `load_backbone`.
     """

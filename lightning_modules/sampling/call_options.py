@@ -69,7 +69,7 @@ def sampling_settings(options: Mapping[str, Any], side: int | None = None) -> Sa
     for name, value in options.items():
         known = SAME_AS.get(name, name)
         if known not in SETTINGS:
-            if _asks_for_nothing(name, value, side):
+            if _is_neutral(name, value, side):
                 continue
             reason = UNSUPPORTED.get(name, f"choose from {', '.join(sorted(SETTINGS | SAME_AS.keys()))}")
             raise InputError(f"{name}: not an argument of this pipeline: {reason}")
@@ -80,8 +80,8 @@ def sampling_settings(options: Mapping[str, Any], side: int | None = None) -> Sa
     return Sampling(**base | settings)
 
 
-def _asks_for_nothing(name: str, value: Any, side: int | None) -> bool:
-    """Whether a value of an unsupported argument asks for what happens anyway."""
+def _is_neutral(name: str, value: Any, side: int | None) -> bool:
+    """Whether an unsupported argument has a value that changes nothing."""
     if name not in UNSUPPORTED or value is None:
         return name in UNSUPPORTED
     neutral = side if name in SIDES else NEUTRAL.get(name)
@@ -89,7 +89,7 @@ def _asks_for_nothing(name: str, value: Any, side: int | None) -> bool:
 
 
 def _as_ours(name: str, value: Any) -> Any:
-    """The value of a setting that is given by diffusers' name."""
+    """The value of a setting that was given by diffusers' name, converted to ours."""
     if name == "guidance_scale" and isinstance(value, Real):
         return max(value, 1)
     return "" if name == "prompt" and value is None else value

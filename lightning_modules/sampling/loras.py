@@ -302,7 +302,7 @@ class LoraMixin:
             self._renew_denoiser()
 
     def _renew_denoiser(self) -> None:
-        """Make the denoiser, and its copies on other devices, anew."""
+        """Rebuild the denoiser and its replicas."""
         raise NotImplementedError
 
 

@@ -164,7 +164,7 @@ def _moved(values: Any, device: torch.device) -> Any:
 
 
 def _check_device(value: str | torch.device | int) -> None:
-    """Raise InputError for a GPU that this machine does not have, and what is no device of PyTorch's."""
+    """Raise InputError unless this is a device of PyTorch and, if it is a GPU, one that this machine has."""
     try:
         device = torch.device(value)
     except RuntimeError:

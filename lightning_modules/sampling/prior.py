@@ -48,7 +48,7 @@ class PriorMixin:
 
     def _resolved(self, sampling: Sampling, cameras: Tensor | None, proxies: Tensor | None) -> Sampling:
         """The settings with the starting noise chosen, and strength 1 if it is random. Raises InputError if
-        3D-aware noise is asked for and not possible."""
+        3D-aware noise is requested but not possible."""
         possible = proxies is not None or (self.noise_prior is not None and cameras is not None)
         if sampling.noise == "3d-aware" and not possible:
             missing = "cameras" if self.noise_prior is not None else "a model with noise_prior/ (S)"

@@ -43,7 +43,7 @@ def diffused(latents: Tensor, noise: Tensor, schedule: SchedulerMixin) -> Tensor
 def partly_noised(latents: Tensor, noise: Tensor, schedule: SchedulerMixin, settings: Sampling) -> Tensor:
     """Noise clean latents to the first sampled timestep at a strength below 1.
 
-    They are scaled as by the scheduler that the settings ask for. Latents and noise have the same shape (…,
+    They are scaled as by the scheduler of the settings. Latents and noise have the same shape (…,
     4, H, W).
     """
     scheduler = scheduler_for(schedule, settings)
