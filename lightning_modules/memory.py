@@ -72,7 +72,7 @@ def training_run(arguments: Sequence[str]) -> TrainingRun:
     check_stage(stage)
     trainer, data = config.trainer, config.data.init_args
     if trainer.precision not in PRECISIONS:
-        raise InputError(f"trainer.precision {trainer.precision}: memory knows {', '.join(PRECISIONS)}")
+        raise InputError(f"trainer.precision {trainer.precision}: choose from {', '.join(PRECISIONS)}")
     settings = config.model.init_args.as_dict()
     settings["learning"] = Learning(**settings["learning"])
     if "prior" in settings:
