@@ -11,22 +11,25 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 from jsonargparse import ArgumentParser
 from tqdm import tqdm
 
 from benchmarks.sampling import clock
 from core.devices import find_devices
 from core.errors import InputError, one_line
-from core.files import whole_file, write_json, write_text
+from core.files import write_json, write_text
 from lightning_modules.ablations import read_frames, sampled
+from lightning_modules.evaluation.plots import new_figure, style_axes, to_picture
+from lightning_modules.evaluation.tables import ARROWS
 from lightning_modules.likeness import Likeness, RowScores
 from lightning_modules.sampling.pipeline import DiffPortrait3DPipeline
 from lightning_modules.sampling.presets import read_presets
 from lightning_modules.sampling.settings import Sampling
+from portraits.contact_sheet import save_whole
 
 BASE = "paper"
 PSNR, LPIPS, ID, YAW = "PSNR", "LPIPS", "ID", "yaw error"
+TICKS = (1, 2, 4, 6, 10, 15, 25)  # speed-ups marked on the axis
 COLUMNS = {PSNR: ".2f", LPIPS: ".4f", ID: ".4f", YAW: ".1f"}
 
 
@@ -72,24 +75,19 @@ def table(points: Mapping[str, Point]) -> str:
 
 
 def draw(points: Mapping[str, Point], presets: Sequence[str], path: Path) -> None:
-    """LPIPS and ID against the speed-up over the paper's settings, the presets named."""
+    """Draw LPIPS and ID against the speed-up over the paper's settings; presets are larger and red."""
     base = points[BASE]
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
-    for axis, column, better in zip(axes, (LPIPS, ID), ("lower", "higher"), strict=True):
+    figure = new_figure(1100, 420)
+    for axes, column in zip(figure.subplots(1, 2), (LPIPS, ID), strict=True):
         for name, point in points.items():
             chosen = name in presets
             place = (base.seconds / point.seconds, point.scores[column])
-            axis.plot(*place, "o", color="tab:red" if chosen else "tab:blue", markersize=8 if chosen else 5)
-            axis.annotate(name, place, xytext=(4, 4), textcoords="offset points", fontsize=9 if chosen else 6)
-        axis.set_xscale("log")
-        ticks = [1, 2, 4, 6, 10, 15, 25]
-        axis.set_xticks(ticks, [f"{tick}x" for tick in ticks], minor=False)
-        axis.set_xlabel("times faster a view than the paper's 100 steps")
-        axis.set_ylabel(f"{column} ({better} is better)")
-        axis.grid(alpha=0.3)
-    with whole_file(path) as partial:
-        figure.savefig(partial, format="png", dpi=110)
-    plt.close(figure)
+            axes.plot(*place, "o", color="tab:red" if chosen else "tab:blue", markersize=8 if chosen else 5)
+            axes.annotate(name, place, xytext=(4, 4), textcoords="offset points", fontsize=9 if chosen else 6)
+        axes.set_xscale("log")
+        axes.set_xticks(TICKS, [f"{tick}x" for tick in TICKS], minor=False)
+        style_axes(axes, f"{column}{ARROWS[column == ID]} by speed-up over the paper's 100 steps")
+    save_whole(to_picture(figure), path)
 
 
 def benchmark(
