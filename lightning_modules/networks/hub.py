@@ -66,8 +66,8 @@ class HubOptions:
 
     @classmethod
     def take(cls, options: dict[str, Any]) -> Self:
-        """The options among a call's keyword arguments, which are removed from them; None is as if not
-        given."""
+        """The options among a call's keyword arguments, which are removed from them; None counts
+        as not given."""
         known = [field.name for field in fields(cls) if field.name in options]
         given = {name: options.pop(name) for name in known}
         return cls(**{name: value for name, value in given.items() if value is not None})

@@ -46,7 +46,7 @@ UNSUPPORTED = {
     "callback": "give callback_on_step_end",
     "callback_steps": "callback_on_step_end is called after each step",
 }
-# Values besides None with which these ask for what happens anyway.
+# Values besides None with which these arguments change nothing.
 NEUTRAL = {
     "negative_prompt": "",
     "num_images_per_prompt": 1,

@@ -97,7 +97,7 @@ class Sampling:
 
 
 def _is(kind: type, value: object) -> bool:
-    """Whether a value is a number of this kind; truth values are none."""
+    """Whether a value is a number of this kind; booleans are not."""
     return isinstance(value, kind) and not isinstance(value, bool)
 
 
