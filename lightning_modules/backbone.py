@@ -5,6 +5,7 @@ Shape letters: B images, S image side, C latent channels, H W latent size.
 """
 
 import copy
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +29,7 @@ from core.seeding import (
     torch_generator,
 )
 from datamodules.pool import has_pair
-from lightning_modules.networks.autoencoder import colour_loss, whiten, with_frozen_encoder
+from lightning_modules.networks.autoencoder import colour_loss, turn_hue, whiten, with_frozen_encoder
 from lightning_modules.networks.denoiser import Denoiser
 from lightning_modules.networks.pretrained import Backbone, save_backbone
 from lightning_modules.networks.reference import ReferenceBank, attention_inputs
@@ -61,6 +62,8 @@ class AutoencoderModule(pl.LightningModule):
         block_out_channels: the widths; each entry after the first halves the resolution
         colour_weight: weight of `colour_loss` over the cells of the latents. Colours that few images have
             weigh little in the other losses, and are muted without it
+        hue: the share of training images whose hue is turned by a random angle, so that colours have to be
+            read from the image, and cannot be guessed from its shapes
         decoder_of: the model folder of a VAE of this architecture to begin with. Its encoder is kept as it
             is and only the decoder is trained, on the posterior's mean and without the KL term, so that what
             was trained in its latents stays valid
@@ -79,6 +82,7 @@ class AutoencoderModule(pl.LightningModule):
         perceptual_weight: float = 0.1,
         kl_weight: float = 1e-3,
         colour_weight: float = 0.0,
+        hue: float = 0.0,
         decoder_of: str | None = None,
         learning: Learning = VAE_LEARNING,
         seed: int = 0,
@@ -119,12 +123,10 @@ class AutoencoderModule(pl.LightningModule):
         return loss
 
     def training_losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted sum of the four losses of a training batch, and each of them by its name. Mirroring
-        and noise are functions of the images' positions in the stream, independent of the number of ranks."""
+        """The weighted sum of the four losses of a training batch, and each of them by its name. Mirroring,
+        hue and noise are functions of the images' positions in the stream, whatever the number of ranks."""
         draws = stream_generators(self.hparams.seed, batch["position"].tolist())
-        images = levels_to_pixels(batch["images"])
-        mirrored = torch.cat([torch.rand(1, generator=draw) for draw in draws]).lt(0.5).to(images.device)
-        images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(-1), images)
+        images = self.augmented(levels_to_pixels(batch["images"]), draws)
         reconstruction, posterior = self(images, draws)
         losses = {
             "l1": F.l1_loss(reconstruction.float(), images),
@@ -136,6 +138,14 @@ class AutoencoderModule(pl.LightningModule):
         weights = (1.0, self.hparams.perceptual_weight, kl_weight, self.hparams.colour_weight)
         loss = sum(weight * value for weight, value in zip(weights, losses.values(), strict=True))
         return loss, losses
+
+    def augmented(self, images: Tensor, draws: Sequence[torch.Generator]) -> Tensor:
+        """Images (B, 3, S, S) in [-1, 1], half of them mirrored and a share with another hue; a generator
+        for each."""
+        mirror, share, angle = torch.cat([torch.rand(3, 1, generator=draw) for draw in draws], 1)
+        images = torch.where(mirror.lt(0.5).to(images.device).view(-1, 1, 1, 1), images.flip(-1), images)
+        angles = (angle * 2 - 1) * math.pi * share.lt(self.hparams.hue)
+        return turn_hue(images, angles.to(images.device))
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """`val/PSNR` in dB, `val/loss` (L1) and `val/colour`, means over images of reconstructions from the

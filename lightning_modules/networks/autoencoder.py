@@ -3,6 +3,7 @@
 Shape letters: B images, S image side, N latents, C their channels, H W their size.
 """
 
+import math
 from pathlib import Path
 
 import torch
@@ -23,6 +24,16 @@ def colour_loss(images: Tensor, targets: Tensor, cell: int) -> Tensor:
     `cell` x `cell` pixels first."""
     difference = F.avg_pool2d(images - targets, cell)
     return (difference[:, [0, 2]] - difference[:, 1:2]).abs().mean()
+
+
+def turn_hue(images: Tensor, angles: Tensor) -> Tensor:
+    """Turn the colours of images (B, 3, S, S) in [-1, 1] around the grey axis by angles (B,) in radians."""
+    grey = torch.full((3,), 1 / math.sqrt(3), device=images.device)
+    cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]], device=images.device) / math.sqrt(3)
+    cos, sin = angles.cos()[:, None, None], angles.sin()[:, None, None]
+    same = torch.eye(3, device=images.device)
+    turn = cos * same + sin * cross + (1 - cos) * torch.outer(grey, grey)  # Rodrigues
+    return torch.einsum("bij,bjhw->bihw", turn, images).clamp(-1, 1)
 
 
 @torch.no_grad()

@@ -188,6 +188,20 @@ def test_vae_and_unet_train_into_a_backbone_folder(capture, make_trainer, tmp_pa
     assert torch.equal(backbone.empty_prompt, unet.denoiser.empty_prompt)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_a_share_of_the_vaes_images_has_another_hue(share):
+    module = AutoencoderModule([8, 8], norm_num_groups=4, image_size=16, hue=share)
+    images = torch.rand(64, 3, 2, 2, generator=torch.Generator().manual_seed(0)) - 0.5
+    draws = [torch.Generator().manual_seed(number) for number in range(64)]
+    made = module.augmented(images, draws)
+    same = [
+        any(torch.equal(new, old) for old in (row, row.flip(-1)))
+        for new, row in zip(made, images, strict=True)
+    ]
+    assert 1 - sum(same) / 64 == pytest.approx(share, abs=0.15)
+    assert torch.allclose(made.mean((1, 2, 3)), images.mean((1, 2, 3)), atol=1e-6)
+
+
 def test_only_the_decoder_of_a_given_vae_is_trained(capture, make_trainer, tmp_path):
     first = toy_vae()
     first.register_to_config(scaling_factor=0.5)

@@ -1,12 +1,13 @@
 """The colours of reconstructions, and whitened latents."""
 
 import copy
+import math
 
 import pytest
 import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
-from lightning_modules.networks.autoencoder import colour_loss, whiten
+from lightning_modules.networks.autoencoder import colour_loss, turn_hue, whiten
 from tests.networks.toy import toy_vae
 
 
@@ -42,6 +43,21 @@ def test_colours_within_a_cell_are_averaged():
     noise[0, 0, 1::2] = -1
     assert colour_loss(noise, torch.zeros_like(noise), 2).item() == 0
     assert colour_loss(noise, torch.zeros_like(noise), 1).item() == pytest.approx(0.5)
+
+
+def test_a_turn_of_hue_keeps_brightness_and_greys():
+    pixels = images() / 2
+    turned = turn_hue(pixels, torch.linspace(-3, 3, len(pixels)))
+    assert not torch.allclose(turned, pixels, atol=0.1)
+    assert torch.allclose(turned.mean(1), pixels.mean(1), atol=1e-6)
+    grey = pixels[:, :1].expand(-1, 3, -1, -1)
+    assert torch.allclose(turn_hue(grey, torch.ones(len(grey))), grey, atol=1e-6)
+
+
+def test_a_third_of_a_turn_makes_red_green():
+    red = torch.tensor([0.5, -0.5, -0.5]).view(1, 3, 1, 1)
+    assert torch.allclose(turn_hue(red, torch.tensor([2 * math.pi / 3])), red.roll(1, 1), atol=1e-6)
+    assert torch.equal(turn_hue(red, torch.zeros(1)), red)
 
 
 def test_whitened_latents_are_uncorrelated_with_unit_variance():
