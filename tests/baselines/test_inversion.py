@@ -13,7 +13,7 @@ from generators.inversion.pivotal import Tuning
 from generators.inversion.portraits import Portrait, views_at
 from generators.inversion.run import Job, invert_portraits
 from portraits.cameras import label_from_angles
-from tests.generators.inversion.test_invert import varied
+from tests.generators.inversion.test_pivotal import varied
 
 QUICK = {"style_steps": 3, "tune_steps": 2, "perceptual_weight": 0.0}
 

@@ -47,7 +47,7 @@ def make_inputs(folder: Path) -> None:
     from portraits.camera_files import write_cameras
     from portraits.cameras import label_from_angles
     from shards.builder import build
-    from tests.generators.inversion.test_invert import varied
+    from tests.generators.inversion.test_pivotal import varied
     from tests.networks.toy import toy_model
 
     build(FakeSource(9, 1, views=4, size=SIDE), folder / "shards", 0, max_shard_mb=0.04)

@@ -24,7 +24,7 @@ from portraits.camera_files import write_cameras
 from portraits.predictions import Predictions
 from shards.builder import build
 from tests.faces import FlatRenderer
-from tests.generators.inversion.test_invert import cameras, varied
+from tests.generators.inversion.test_pivotal import cameras, varied
 from tests.networks.toy import toy_model, toy_prior
 from tests.shards.fake_source import FakeSource
 

@@ -30,7 +30,7 @@ from lightning_modules.sampling.settings import Sampling
 from portraits.predictions import Predictions
 from portraits.segmentation import check_segmentation, foreground_masks, over_white
 from tests.baselines.toys import write_folder
-from tests.generators.inversion.test_invert import varied
+from tests.generators.inversion.test_pivotal import varied
 from tests.lightning_modules.evaluation.results import assert_same_results, signal_of, start_in_child
 
 QUICK = {"tuning": {"style_steps": 2, "tune_steps": 1, "perceptual_weight": 0.0}}

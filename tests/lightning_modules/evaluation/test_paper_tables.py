@@ -15,7 +15,7 @@ from lightning_modules.evaluate import main
 from lightning_modules.evaluation.tables import MEMORY, SECONDS
 from lightning_modules.networks.portrait import save_portrait_model
 from tests.baselines.toys import write_folder
-from tests.generators.inversion.test_invert import varied
+from tests.generators.inversion.test_pivotal import varied
 from tests.lightning_modules.evaluation.results import assert_same_results, signal_of, start_in_child
 from tests.networks.toy import toy_model
 
