@@ -1,0 +1,54 @@
+"""A wheel holds what an installation needs, and works from any folder."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """An unpacked wheel of this checkout."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    subprocess.run(["git", "clone", "-q", str(ROOT), str(source)], check=True)
+    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(folder), str(source)]
+    subprocess.run(build, check=True)
+    (wheel,) = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder / "installed")
+    return folder / "installed"
+
+
+def run(installed, folder, *arguments):
+    """What a command prints that is run in `folder`, with the packages of the unpacked wheel."""
+    environment = {**os.environ, "PYTHONPATH": str(installed), "PYTHONSAFEPATH": "1"}
+    command = [sys.executable, "-m", "diffportrait3d", *arguments]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_every_config_is_in_the_wheel(installed):
+    configs = {path.relative_to(ROOT) for path in (ROOT / "configs").rglob("*.yaml")}
+    assert configs
+    assert [path for path in configs if not (installed / "diffportrait3d" / path).is_file()] == []
+
+
+@pytest.mark.slow
+def test_installed_commands_find_configs_and_the_model_from_any_folder(installed, tmp_path):
+    assert "reference" in run(installed, tmp_path, "fit", "--config", "configs/stage1.yaml", "--print_config")
+    run(installed, tmp_path, "inspect", "--help")
+    found = subprocess.run(
+        [sys.executable, "-c", "from lightning_modules.networks.portrait import load_portrait_model as load\n"
+         "print(load('checkpoints/mini').backbone.vae.config.sample_size)"],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(installed), "PYTHONSAFEPATH": "1"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert found.stdout.strip() == "128", found.stderr
