@@ -244,8 +244,10 @@ def check_unet(config: Mapping[str, Any], folder: Path) -> None:
             )
     if not isinstance(config.get("cross_attention_dim"), int):
         raise InputError(f"{folder} is not Stable Diffusion 1.5: its UNet has no single cross_attention_dim")
-    blocks = [config.get(name) or [None] for name in ("down_block_types", "up_block_types")]
-    unknown = {str(block) for block in (*blocks[0], *blocks[1]) if block not in BLOCKS}
+    unknown = set()
+    for blocks in (config.get("down_block_types"), config.get("up_block_types")):
+        listed = blocks if isinstance(blocks, list) and blocks else [blocks]
+        unknown |= {str(block)[:40] for block in listed if str(block) not in BLOCKS}
     if unknown:
         raise InputError(
             f"{folder} is not Stable Diffusion 1.5: its UNet has blocks {', '.join(sorted(unknown))}"

@@ -158,6 +158,8 @@ def test_save_backbone_is_atomic_and_does_not_overwrite(tmp_path, folder):
         ("unet", {"_class_name": "UNet2DModel"}, "holds a UNet2DModel"),
         ("unet", {"cross_attention_dim": None}, "cross_attention_dim"),
         ("unet", {"down_block_types": None}, "blocks None"),
+        ("unet", {"down_block_types": 10**400}, "blocks 1000"),
+        ("unet", {"up_block_types": [["UpBlock2D"]]}, r"blocks \['UpBlock2D'\]"),
         ("unet", {"time_embedding_act_fn": "silu"}, "time_embedding_act_fn='silu'"),
         ("unet", {"num_class_embeds": 3}, "num_class_embeds=3"),
         ("vae", {"latent_channels": 16}, "misshapen"),
