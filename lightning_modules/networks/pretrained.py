@@ -246,7 +246,7 @@ def check_unet(config: Mapping[str, Any], folder: Path) -> None:
         raise InputError(f"{folder} is not Stable Diffusion 1.5: its UNet has no single cross_attention_dim")
     unknown = set()
     for blocks in (config.get("down_block_types"), config.get("up_block_types")):
-        listed = blocks if isinstance(blocks, list) and blocks else [blocks]
+        listed = blocks if isinstance(blocks, list | tuple) and blocks else [blocks]
         unknown |= {str(block)[:40] for block in listed if str(block) not in BLOCKS}
     if unknown:
         raise InputError(

@@ -256,7 +256,7 @@ def test_goae_import_keeps_all_weights(tmp_path, capsys):
     """Constants and counters are optional; everything else is kept."""
     out = tmp_path / "out"
     main(["goae", *goae_files(tmp_path), "--out", str(out)])
-    assert "neither code nor weights have a licence" in capsys.readouterr().out
+    assert "no licence is given for the code and the weights" in capsys.readouterr().out
     tensors = load_file(out / NETWORKS)
     assert all(torch.equal(tensors[name], x) for name, x in toy_goae().items())
     assert open_baseline("goae", out).views(toy_request(1)).shape == (1, 128, 128, 3)

@@ -59,7 +59,7 @@ def test_spiral_starts_below_and_goes_right():
     ("settings", "line"),
     [
         (("circle", 8), "no such path; choose from orbit"),
-        (("orbit", 0), "--views 0: give 1 or more"),
+        (("orbit", 0), "--views 0: give 1 to 10000"),
         (("orbit", 8, 200.0), "--yaw 200: .* at most 180"),
         (("orbit", 8, None, 90.0), "--pitch 90: .* at most 85"),
         (("orbit", 8, float("nan")), "--yaw nan"),
