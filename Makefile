@@ -124,8 +124,9 @@ train-stage3: $(SHARDS)/manifest.json ## Train view consistency V (stage 3), F_r
 train-noise-prior: $(SHARDS)/manifest.json ## Train the noise prior S, which needs no other stage
 	$(RUN) -m lightning_modules.fit --config configs/noise_prior.yaml $(ARGS)
 
-# The shipped model from scratch, in two halves: about seven hours on one core, with the captures' time on top.
-train-backbone: $(TRAINING_SHARDS:=/manifest.json) ## Train the small replacement for Stable Diffusion, as it was trained (hours)
+# The shipped model's recipe, in two halves: about seven hours on one core, with the captures' time on top. Its VAE was trained
+# before colour_weight, hue and whitening (docs/training.md).
+train-backbone: $(TRAINING_SHARDS:=/manifest.json) ## Train the small replacement for Stable Diffusion from scratch (hours)
 	$(RUN) -m lightning_modules.fit --config configs/backbone_vae.yaml $(ARGS)
 	$(RUN) -m lightning_modules.fit --config configs/backbone_unet.yaml $(ARGS)
 
