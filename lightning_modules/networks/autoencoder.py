@@ -41,9 +41,10 @@ def whiten(vae: AutoencoderKL, moments: Tensor) -> None:
     """Make latents uncorrelated and of unit variance, by a change of `quant_conv` and `post_quant_conv` in
     place. Reconstructions from posterior means stay the same.
 
-    Diffusion adds the same noise to every direction of the latents. Where channels are correlated, what their
-    differences encode drowns in it. The transform is the symmetric one, Σ^(-1/2), which changes latents
-    least. The posterior stays a diagonal one, its variances scaled to the transform's on average.
+    Diffusion adds noise of the same variance to every direction of the latents, so that directions of small
+    variance, such as the differences of correlated channels, are lost in it at most timesteps. Of all
+    whitening transforms this is the symmetric one, Σ^(-1/2). The posterior stays diagonal: each of its
+    variances is scaled so that its mean is that of the transformed posterior.
 
     Args:
         moments: means and log variances (N, 2C, H, W) of posteriors of training images
