@@ -33,9 +33,10 @@ class BatchSize:
 
     def __post_init__(self) -> None:
         """Raise InputError for an empty batch."""
-        for name, size in (("batch_size", self.frames), *list(asdict(self).items())[1:]):
-            if size < 1:
-                raise InputError(f"{name} {size}: give 1 or more")
+        settings = {**asdict(self), "batch_size": self.frames}  # frames is no setting's name
+        for name in ("batch_size", "references", "targets", "image_size"):
+            if settings[name] < 1:
+                raise InputError(f"{name} {settings[name]}: give 1 or more")
 
 
 class UnloadedStage(Stage):

@@ -119,10 +119,9 @@ def load_single_file(path: Path, dtype: torch.dtype = torch.float32) -> Backbone
 
 
 class GivenBackbone:
-    """The VAE, noise schedule and empty prompt of Stable Diffusion 1.5 in a folder or a single file, each
-    read on first access.
+    """Stable Diffusion 1.5 in a folder or a single file, of which only the parts that are asked for are read.
 
-    Raises InputError as `load_backbone`.
+    Creating it checks that it is Stable Diffusion 1.5. Raises InputError as `load_backbone`.
     """
 
     def __init__(self, place: Path) -> None:

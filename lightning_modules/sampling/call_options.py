@@ -82,8 +82,10 @@ def sampling_settings(options: Mapping[str, Any], side: int | None = None) -> Sa
 
 def _is_neutral(name: str, value: Any, side: int | None) -> bool:
     """Whether an unsupported argument has a value that changes nothing."""
-    if name not in UNSUPPORTED or value is None:
-        return name in UNSUPPORTED
+    if name not in UNSUPPORTED:
+        return False
+    if value is None:
+        return True
     neutral = side if name in SIDES else NEUTRAL.get(name)
     return isinstance(value, int | float | str) and value == neutral
 

@@ -1,4 +1,5 @@
-"""diffusers' arguments of `from_pretrained`: replaced components, and what this pipeline does not have."""
+"""diffusers' arguments of `from_pretrained`: components in place of the model's, and arguments that this
+pipeline does not have."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,7 +37,7 @@ UNSUPPORTED = {
 def check_dtype(dtype: object) -> torch.dtype:
     """A data type. Raises InputError for anything else, such as its name."""
     if not isinstance(dtype, torch.dtype):
-        raise InputError(f"torch_dtype {dtype!r}: give a type of PyTorch's, such as torch.float16")
+        raise InputError(f"torch_dtype {dtype!r}: give a torch.dtype, such as torch.float16")
     return dtype
 
 
@@ -56,17 +57,20 @@ def check_device_map(device_map: object) -> None:
 def replaced_components(cls: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     """The components of a pipeline class among the options of `from_pretrained`; None leaves one out.
 
-    Raises InputError for other options, unless they are met anyway, and for a part that is needed.
+    Options of `WITHOUT_EFFECT` are accepted. Raises InputError for other options, and for None in place of a
+    component that the pipeline needs.
     """
     components, _ = cls._get_signature_keys(cls)
     for name, value in options.items():
         if name in WITHOUT_EFFECT or (name in UNSUPPORTED and not value):
             continue
         if name not in components:
-            reason = UNSUPPORTED.get(name, f"besides diffusers' it takes {', '.join(sorted(components))}")
+            reason = UNSUPPORTED.get(name, f"it takes components, {', '.join(sorted(components))}")
             raise InputError(f"{name}: not an argument of this from_pretrained: {reason}")
         if value is None and name not in cls._optional_components:
-            raise InputError(f"{name}=None: this part cannot be left out")
+            raise InputError(
+                f"{name}=None: the pipeline needs this component: leave the argument out, or give one"
+            )
     return {name: value for name, value in options.items() if name in components}
 
 

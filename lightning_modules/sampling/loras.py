@@ -218,7 +218,10 @@ class LoraMixin:
         """
         hub = HubOptions.take(options)
         if options:
-            raise InputError(f"{', '.join(options)}: not an argument of this load_lora_weights")
+            raise InputError(
+                f"{', '.join(options)}: not an argument of this load_lora_weights: choose from weight_name,"
+                " adapter_name, weight, subfolder and the hub's"
+            )
         file = find_file(path, weight_name, subfolder, hub)
         name = adapter_name or f"lora_{len(self._loras)}"
         if name in self._loras:

@@ -70,7 +70,7 @@ def test_from_pretrained_replaces_components(saved):
     loaded.save_pretrained(saved.with_name("other"))
     assert not saved.with_name("other").joinpath("noise_prior").exists()
     for options, message in {
-        ("unet", None): "unet=None: this part cannot be left out",
+        ("unet", None): "unet=None: the pipeline needs this component",
         ("vae", scheduler): "vae: give a AutoencoderKL, not a UniPCMultistepScheduler",
         ("vae", toy_vae(latent_channels=8)): "the VAE has 8 latent channels, the UNet 4",
         ("scheduler", vae): "scheduler: give a SchedulerMixin, not a AutoencoderKL",
@@ -81,11 +81,11 @@ def test_from_pretrained_replaces_components(saved):
 
 def test_from_pretrained_refuses_the_rest_by_name(saved):
     for options, message in (
-        ({"torch_dtype": "float16"}, r"torch_dtype 'float16': give a type .* torch\.float16"),
+        ({"torch_dtype": "float16"}, r"torch_dtype 'float16': give a torch\.dtype, such as torch\.float16"),
         ({"device_map": "balanced"}, r"device_map 'balanced': give one device, .* replicate\(devices\)"),
         ({"custom_pipeline": "x"}, "custom_pipeline: not an argument .*: this class is the pipeline"),
         ({"tokenizer": object()}, "tokenizer: not an argument .*: prompts are embedded by"),
-        ({"foo": None}, "foo: not an argument of this from_pretrained: besides diffusers' it takes appear"),
+        ({"foo": None}, "foo: not an argument of this from_pretrained: it takes components, appear"),
     ):
         with pytest.raises(InputError, match=message):
             DiffPortrait3DPipeline.from_pretrained(saved, **options)
