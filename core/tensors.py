@@ -5,6 +5,7 @@ import pickle
 import re
 import struct
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from core.downloads import check_downloaded
 from core.errors import InputError
 from core.lists import shortened
 
-# Raised by torch.load for malformed files.
+# Raised by torch.load and zipfile for malformed files.
 DAMAGE = (
     RuntimeError,
     EOFError,
@@ -32,6 +33,7 @@ DAMAGE = (
     MemoryError,
     struct.error,
     zipfile.BadZipFile,
+    zlib.error,
 )
 # The class that PyTorch's restricted unpickler refused; the rest of its message advises to disable it.
 REFUSED = re.compile(r"(?:Unsupported global: GLOBAL|Unsupported class|Trying to (?:call|load)) ([\w.]+)")
