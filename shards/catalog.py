@@ -101,7 +101,9 @@ class Catalog:
 
         count = prod(abs(int(last) - int(first)) + 1 for first, last in _RANGE.findall(pattern))
         if count > MAX_SHARDS:
-            raise InputError(f"source {self.name}: {pattern} matches more than {MAX_SHARDS} shards")
+            raise InputError(
+                f"source {self.name}: {pattern} stands for more than {MAX_SHARDS} shards: check its numbers"
+            )
         try:
             urls = [pattern] if pattern.startswith("pipe:") and "{" not in pattern else expand_urls(pattern)
         except (AssertionError, ValueError) as error:

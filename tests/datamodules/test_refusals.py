@@ -45,7 +45,9 @@ def test_missing_shards(make: Make, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert "no such shards" in refusal(make, str(tmp_path / "empty"))
     assert "no shards are named" in refusal(make, [])
-    assert "matches more than 1000000 shards" in refusal(make, "{0..9}-{000000..99999999999}.tar")
+    assert "stands for more than 1000000 shards: check its numbers" in refusal(
+        make, "{0..9}-{000000..99999999999}.tar"
+    )
     assert "data.sources" in refusal(make, sources={})
 
 
