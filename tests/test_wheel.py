@@ -8,7 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.test_rooms import ROOMS
+
 ROOT = Path(__file__).parents[1]
+LOADS = """
+from pathlib import Path
+import core
+from lightning_modules.networks.portrait import load_portrait_model
+model = load_portrait_model("checkpoints/mini")
+print(model.backbone.vae.config.sample_size, Path(core.__path__[0]).parent)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -26,16 +35,18 @@ def installed(tmp_path_factory):
 
 
 def run(installed, folder, *arguments):
-    """What a command prints that is run in `folder`, with the packages of the unpacked wheel."""
+    """What Python prints that is run in `folder`, with the packages of the unpacked wheel first."""
     environment = {**os.environ, "PYTHONPATH": str(installed), "PYTHONSAFEPATH": "1"}
-    command = [sys.executable, "-m", "diffportrait3d", *arguments]
+    command = [sys.executable, *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 @pytest.mark.slow
-def test_every_config_is_in_the_wheel(installed):
+def test_every_module_and_config_is_in_the_wheel(installed):
+    modules = {path for room in ROOMS for path in (ROOT / room).rglob("*.py")}
+    assert [path for path in modules if not (installed / path.relative_to(ROOT)).is_file()] == []
     configs = {path.relative_to(ROOT) for path in (ROOT / "configs").rglob("*.yaml")}
     assert configs
     assert [path for path in configs if not (installed / "diffportrait3d" / path).is_file()] == []
@@ -43,12 +54,6 @@ def test_every_config_is_in_the_wheel(installed):
 
 @pytest.mark.slow
 def test_installed_commands_find_configs_and_the_model_from_any_folder(installed, tmp_path):
-    assert "reference" in run(installed, tmp_path, "fit", "--config", "configs/stage1.yaml", "--print_config")
-    run(installed, tmp_path, "inspect", "--help")
-    found = subprocess.run(
-        [sys.executable, "-c", "from lightning_modules.networks.portrait import load_portrait_model as load\n"
-         "print(load('checkpoints/mini').backbone.vae.config.sample_size)"],
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(installed), "PYTHONSAFEPATH": "1"},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert found.stdout.strip() == "128", found.stderr
+    command = ["-m", "diffportrait3d", "fit", "--config", "configs/stage1.yaml", "--print_config"]
+    assert "reference" in run(installed, tmp_path, *command)
+    assert run(installed, tmp_path, "-c", LOADS).split() == ["128", str(installed)]

@@ -70,9 +70,8 @@ def test_each_channel_of_w_gets_the_published_projector_s_noise(monkeypatch):
     noises = noises[noises.norm(dim=1) > 1e-3 * spread]
     draw = torch.Generator().manual_seed(0)
     drawn = torch.cat([torch.randn(1, average.numel(), generator=draw) for _ in range(3)])
-    shares = torch.tensor([1.0, 4 / 9, 1 / 9]).unsqueeze(
-        1
-    )  # (1 - done / 0.75)² at 0, 1/4 and 1/2 of the steps
+    # (1 - done / 0.75)² at 0, 1/4 and 1/2 of the steps
+    shares = torch.tensor([[1.0], [4 / 9], [1 / 9]])
     torch.testing.assert_close(noises, 0.05 * spread * shares * drawn, rtol=1e-3, atol=1e-5)
 
 
