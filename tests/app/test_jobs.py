@@ -43,8 +43,18 @@ def pipeline(model) -> DiffPortrait3DPipeline:
 
 
 @pytest.fixture(autouse=True)
-def flat_renderer(monkeypatch):
-    monkeypatch.setattr(view_conditions, "open_renderer", lambda _: FlatRenderer())
+def may_render(monkeypatch):
+    """An event that is set; rendering of conditions waits for it."""
+    event = Event()
+    event.set()
+
+    class Waiting(FlatRenderer):
+        def render(self, *args):
+            assert event.wait(60)
+            return super().render(*args)
+
+    monkeypatch.setattr(view_conditions, "open_renderer", lambda _: Waiting())
+    return event
 
 
 @pytest.fixture
@@ -100,23 +110,40 @@ def test_sampled_steps_depend_on_noise_and_strength(pipeline, request_for, noise
 
 
 def test_cancelled_request_ends_at_the_next_step_without_output(pipeline, request_for, tmp_path):
+    reports, cancelled = [], Event()
+
+    def report(progress: Progress) -> None:
+        reports.append(progress)
+        if (progress.stage, progress.done) == (SAMPLING, 2):
+            cancelled.set()
+
     workers = Workers([pipeline])
-    job = workers.submit(request_for(steps=200))
-    assert next(progress for progress in job.follow() if progress.stage == SAMPLING).done < 200
-    job.cancel()
+    watch = Watch(request_for(steps=6), report, cancelled)
     with pytest.raises(CancelledError):
-        next(job.follow())
-    with pytest.raises(CancelledError):
-        job.result()
+        workers._run(watch.request, watch)
+    assert (reports[-1].stage, reports[-1].done) == (SAMPLING, 2)
     assert not list(tmp_path.glob("out*"))
     after = workers.submit(request_for(steps=1))
     assert list(after.follow())
     assert (after.result() / "views.mp4").is_file()
 
 
-def test_second_request_waits_for_the_device(pipeline, request_for):
+def test_cancelled_job_is_no_longer_followed(pipeline, request_for, may_render):
+    may_render.clear()
+    job = Workers([pipeline]).submit(request_for())
+    assert next(job.follow())
+    job.cancel()
+    with pytest.raises(CancelledError):
+        next(job.follow())
+    may_render.set()
+    with pytest.raises(CancelledError):
+        job.result()
+
+
+def test_second_request_waits_for_the_device(pipeline, request_for, may_render):
+    may_render.clear()
     workers = Workers([pipeline])
-    first, second = workers.submit(request_for(steps=500)), workers.submit(request_for("other"))
+    first, second = workers.submit(request_for()), workers.submit(request_for("other"))
     third = workers.submit(request_for("another"))
     assert next(progress for progress in first.follow() if progress.stage != WAITING)
     assert not second.future.running()
@@ -126,6 +153,7 @@ def test_second_request_waits_for_the_device(pipeline, request_for):
     assert next(third.follow()).place == 1
     third.cancel()
     first.cancel()
+    may_render.set()
     with pytest.raises(CancelledError):
         first.result()
 
