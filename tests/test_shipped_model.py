@@ -28,14 +28,14 @@ def stage() -> AppearanceStage:
     return AppearanceStage(backbone=str(MODEL)).eval()
 
 
-def validate(stage: pl.LightningModule, conditions: bool = False, frames: int = 8) -> dict[str, float]:
+def validate(stage: pl.LightningModule, conditions: bool = False, frames: int = 4) -> dict[str, float]:
     """Validation metrics over the first validation people of `PEOPLE`."""
     sources = {"people": SourceConfig(urls=str(PEOPLE))}
     data = PortraitViewsDataModule(
         sources,
         image_size=128,
         batch_size=frames,
-        targets=8,
+        targets=4,
         conditions=conditions,
         num_workers=0,
         val_frames=frames,
@@ -67,16 +67,16 @@ def test_conditions_and_other_views_lower_the_loss() -> None:
     """The gains of F_cam (stage 2) and V (stage 3) are positive, and zero for untrained ones."""
     parts = {"appearance": str(MODEL / REFERENCE), "control": str(MODEL / CONTROL)}
     stage = ViewConsistencyStage(backbone=str(MODEL), positions=0, attentions=1, ff_mult=2, **parts).eval()
-    without = validate(stage, conditions=True, frames=4)
+    without = validate(stage, conditions=True, frames=2)
     load_part(stage.denoiser.cross_view, str(MODEL / CROSS_VIEW), "view_consistency", stage.fingerprint)
-    trained = validate(stage, conditions=True, frames=4)
+    trained = validate(stage, conditions=True, frames=2)
     assert without["val/views_gain"] == pytest.approx(0, abs=1e-5)
     assert trained["val/views_gain"] > 0
     assert trained["val/loss"] < without["val/loss"]
     turned = ViewControlStage(backbone=str(MODEL), appearance=parts["appearance"]).eval()
-    untrained = validate(turned, conditions=True, frames=4)
+    untrained = validate(turned, conditions=True, frames=2)
     load_part(turned.denoiser.control, parts["control"], "view_control", turned.fingerprint)
-    found = validate(turned, conditions=True, frames=4)
+    found = validate(turned, conditions=True, frames=2)
     assert found["val/condition_gain"] > 1e-3 > abs(untrained["val/condition_gain"])
     assert found["val/loss"] < untrained["val/loss"]
 

@@ -71,10 +71,7 @@ def load_portrait_model(path: str, dtype: torch.dtype = torch.float32) -> Portra
     or if files are damaged.
     """
     folder = find_shipped(path)
-    if not (folder / REFERENCE).is_dir():
-        raise InputError(
-            f"{folder} has no {REFERENCE}/: give a folder of import_released, assemble or training"
-        )
+    check_model(folder)
     backbone = load_backbone(path, dtype)
     timestep = _check_cards(folder, fingerprints.of_tensors(read_weights(folder / "unet")))
 
@@ -93,6 +90,14 @@ def load_portrait_model(path: str, dtype: torch.dtype = torch.float32) -> Portra
         timestep,
         part(PreviewDecoder, PREVIEW_DECODER),
     )
+
+
+def check_model(folder: Path) -> None:
+    """Raise InputError unless a folder is that of a whole model, and not only of F or of a part."""
+    if not (folder / REFERENCE).is_dir():
+        raise InputError(
+            f"{folder} has no {REFERENCE}/: give a folder of import_released, assemble or training"
+        )
 
 
 def check_safetensors(folder: Path) -> None:

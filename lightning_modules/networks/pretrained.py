@@ -96,10 +96,10 @@ def load_backbone(path_or_hub_id: str, dtype: torch.dtype = torch.float32) -> Ba
     if folder.is_file():
         return load_single_file(folder, dtype)
     check_folder(folder)
+    scheduler = load_schedule(folder / "scheduler")
     unet = load_model(UNet2DConditionModel, folder / "unet", dtype)
     vae = load_vae(folder / "vae", dtype)
     check_vae(vae, unet.config.in_channels, folder)
-    scheduler = load_schedule(folder / "scheduler")
     empty_prompt = load_empty_prompt(folder, unet.config.cross_attention_dim).to(dtype)
     return Backbone(vae, unet, scheduler, empty_prompt, find_text_encoder(folder))
 

@@ -15,6 +15,7 @@ from core.tensors import read_json
 from lightning_modules.networks.hub import HubOptions, find_model, unreachable
 from lightning_modules.networks.portrait import (
     PortraitModel,
+    check_model,
     check_safetensors,
     load_portrait_model,
     write_portrait_model,
@@ -85,8 +86,10 @@ class FoldersMixin:
         folder = find_model(path, hub)
         if use_safetensors:
             check_safetensors(folder)
+        check_model(folder)
+        scheduler = cls.read_scheduler(folder)
         pipeline = cls.of(load_portrait_model(str(folder), chosen))
-        pipeline.scheduler = cls.read_scheduler(folder)
+        pipeline.scheduler = scheduler
         replace_components(pipeline, components)
         return pipeline if device_map is None else pipeline.to(device_map)
 

@@ -79,7 +79,11 @@ def test_sampling_is_measured(job, printed):
     assert released > own > fixed
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(
+    # stage 3 has the parts of all
+    "stage",
+    [*(pytest.param(stage, marks=pytest.mark.slow) for stage in STAGES[:2]), *STAGES[2:]],
+)
 def test_training_steps_are_measured(job, stages, stage, printed, monkeypatch):
     monkeypatch.setattr(card, "guided_steps", lambda _: {})
     monkeypatch.setattr(card, "whole_pipeline", lambda _: {})

@@ -76,7 +76,7 @@ def fit(
     return Path(callback.last_model_path)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_resume_repeats_batches_and_losses(make: Make, tmp_path: Path, workers: int) -> None:
     straight, before, after = Recorder(), Recorder(), Recorder()
     fit(tmp_path / "a", make(num_workers=workers), straight)

@@ -80,10 +80,8 @@ def test_studio_view_is_thread_independent_with_a_fixed_backdrop():
 
 def test_studio_people_differ_and_are_well_exposed():
     front = label_from_angles(0.0, 0.0)
-    renders = [SyntheticHead(place="studio").render(number, front, 32) for number in range(3)]
-    for one, other in ((0, 1), (1, 2)):
-        apart = renders[one].images.astype(int) - renders[other].images
-        assert np.abs(apart).mean() > 8
+    renders = [SyntheticHead(place="studio").render(number, front, 32) for number in range(2)]
+    assert np.abs(renders[0].images.astype(int) - renders[1].images).mean() > 8
     for render in renders:
         face = luminance(render.images[0, 12:20, 12:20].astype(float)).mean()
         assert 40 < face < 230

@@ -117,6 +117,7 @@ def precision(device: str) -> torch.dtype | None:
     return torch.bfloat16 if device == "cuda" else None
 
 
+@STRICTER
 @pytest.mark.parametrize(
     # stage 3 has the parts of all
     "name",
@@ -128,6 +129,7 @@ def test_stages_at_toy_size(name: str, device: str, model: Path):
     check_stage(TrainingRun(name, stage, given, BatchSize(1, 1, 2, 16), precision(device), averaged=False))
 
 
+@pytest.mark.parametrize("device", ["cuda", pytest.param("mps", marks=pytest.mark.slow)], indirect=True)
 def test_noise_prior_stage_at_toy_size(device: str):
     settings = {"prior": prior_settings(), "perceptual": "vgg16", "mirror": True}
     size = BatchSize(2, 2, 2, 16)

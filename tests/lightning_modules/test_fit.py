@@ -52,7 +52,7 @@ def config(tmp_path, backbone, capture):
 
 
 def test_run_prints_where_its_results_are(config, capfd):
-    trainer = main(["--config", str(config)])
+    trainer = main(["--config", str(config), "--trainer.val_check_interval=4"])
     assert trainer.global_step == 4
     printed = capfd.readouterr().out
     places = dict(line.rsplit("  ", 1) for line in printed.splitlines() if "runs/" in line and "  " in line)

@@ -43,7 +43,7 @@ def interrupted(trainer_of, make_module, make_data, folder, at, **options):
     return losses.by_step | after, module.state_dict(), average
 
 
-@pytest.mark.parametrize(("accumulate", "at"), [(1, 2), (2, 3), (2, 4)])
+@pytest.mark.parametrize(("accumulate", "at"), [(1, 2), (2, 3), pytest.param(2, 4, marks=pytest.mark.slow)])
 def test_stage_resume_repeats_losses_and_weights(
     make_trainer, make_stage, make_data, tmp_path, accumulate, at
 ):

@@ -52,7 +52,12 @@ def metric(request):
 
 @pytest.mark.filterwarnings("ignore:FID")
 @pytest.mark.parametrize(
-    ("how", "amounts"), [("noise", (0.15, 0.4)), ("blur", (1.0, 3.0)), ("shift", (4, 16))]
+    ("how", "amounts"),
+    [
+        ("blur", (1.0, 3.0)),
+        pytest.param("noise", (0.15, 0.4), marks=pytest.mark.slow),
+        pytest.param("shift", (4, 16), marks=pytest.mark.slow),
+    ],
 )
 def test_distance_increases_with_distortion(metric, people, how, amounts):
     images = people.views[:, 0]

@@ -96,6 +96,7 @@ def test_import_and_export_round_trip(released, backbone, tmp_path, capsys):
     assert same(load_file(tmp_path / "again.safetensors"), released)
 
 
+@pytest.mark.slow
 def test_the_backbone_may_be_a_single_file(released, tmp_path):
     networks = narrow_networks()
     path = write(single_file_tensors(*networks), tmp_path / "v1-5-pruned-emaonly.safetensors")

@@ -154,7 +154,7 @@ def test_noise_is_3d_aware_when_the_model_has_a_prior(pipeline):
 
 
 def test_lower_strength_stays_closer_to_the_proxies(pipeline):
-    given, settings = batch(1, 2), Sampling(steps=50)
+    given, settings = batch(1, 2), Sampling(steps=20)
     proxies = noise(1, 2, 3, 16, 16, seed=5).clamp(-1, 1)
     kept = pipeline.decode(pipeline.encode(proxies).flatten(0, 1)).unflatten(0, (1, 2))
 
@@ -164,7 +164,7 @@ def test_lower_strength_stays_closer_to_the_proxies(pipeline):
         )
         return (made - kept).abs().mean().item()
 
-    assert distance(0.02) < 0.75 * distance(1.0)
+    assert distance(0.05) < 0.75 * distance(1.0)
     random = replace(settings, steps=2, noise="random")
     halved = pipeline.views(**given, seeds=[0], sampling=replace(random, strength=0.5))
     assert torch.equal(halved, pipeline.views(**given, seeds=[0], sampling=random))

@@ -187,6 +187,7 @@ def test_vhap_folders_need_no_participant_level(
         capture(tmp_path / "extracted" / below)
 
 
+@pytest.mark.slow
 def test_shards_do_not_depend_on_processes(roots: dict[str, Path], tmp_path: Path):
     alone, together = (build(capture(roots["v2"]), tmp_path / str(n), processes=n) for n in (0, 2))
     assert alone == together

@@ -74,7 +74,7 @@ def test_studio_block_is_deterministic_with_masks_and_conditions():
     assert np.abs(first.views.astype(int) - first.conditions).mean() > 5
 
 
-@pytest.mark.parametrize("place", ["studio", "anywhere"])
+@pytest.mark.parametrize("place", ["studio", pytest.param("anywhere", marks=pytest.mark.slow)])
 def test_renders_reproduce_a_sample(place):
     source = SyntheticCapture(**TINY | {"place": place, "identities": 3, "seed": 7})
     (sample,) = source.capture(source.units()[0])

@@ -103,6 +103,7 @@ def test_people_given_up_are_reported_and_others_written(run, tmp_path, monkeypa
     assert not (tmp_path / "alone").exists()
 
 
+@pytest.mark.slow
 def test_interrupted_request_on_a_cluster_is_resumed(run, photos, writes, tmp_path, monkeypatch):
     everybody = ("--portraits", "")
     here = run("--views", "2", out="out", portrait=everybody)
