@@ -29,7 +29,7 @@ def off_centre(yaw: float, pitch: float) -> np.ndarray:
 
 
 def test_baked_view_matches_the_path_traced_view(scene: LitScene):
-    cameras = np.stack([label_from_angles(0.0, 0.0), off_centre(0.7, 0.2), off_centre(-0.5, -0.3)])
+    cameras = np.stack([label_from_angles(0.0, 0.0), off_centre(0.7, -0.3)])
     baked = scene.render(cameras)
     traced = SyntheticHead(samples=16).render(BALD, cameras, SIZE)
     for one, other in zip(baked.masks.astype(float), traced.masks, strict=True):
