@@ -125,8 +125,9 @@ class FitCLI(LightningCLI):
             folder = Path(settings.default_root_dir or "runs", name)
             kwargs["default_root_dir"] = str(folder / f"version_{reserve_version(folder)}")
         if settings.enable_checkpointing is False:
-            kept = [callback for callback in settings.callbacks or () if not isinstance(callback, Checkpoint)]
-            kwargs["callbacks"] = kept
+            given = settings.callbacks or []
+            given = given if isinstance(given, list) else [given]
+            kwargs["callbacks"] = [callback for callback in given if not isinstance(callback, Checkpoint)]
         return super().instantiate_trainer(**kwargs)
 
 

@@ -190,8 +190,12 @@ def plain(config):
 
 @pytest.mark.parametrize(
     "change",
-    [["--trainer.enable_progress_bar=false"], ["--trainer.enable_checkpointing=false"]],
-    ids=["no bar", "no checkpoints"],
+    [
+        ["--trainer.enable_progress_bar=false"],
+        ["--trainer.enable_checkpointing=false"],
+        ["--trainer.enable_checkpointing=false", "--trainer.callbacks=callbacks.result_paths.ResultPaths"],
+    ],
+    ids=["no bar", "no checkpoints", "no checkpoints, one callback"],
 )
 def test_trainer_switches_work(plain, change):
     assert main(["--config", str(plain), "--trainer.max_steps=1", "--trainer.logger=false", *change])
