@@ -29,7 +29,13 @@ from core.seeding import (
     torch_generator,
 )
 from datamodules.pool import has_pair
-from lightning_modules.networks.autoencoder import colour_loss, turn_hue, whiten, with_frozen_encoder
+from lightning_modules.networks.autoencoder import (
+    colour_loss,
+    texture_loss,
+    turn_hue,
+    whiten,
+    with_frozen_encoder,
+)
 from lightning_modules.networks.denoiser import Denoiser
 from lightning_modules.networks.pretrained import Backbone, save_backbone
 from lightning_modules.networks.reference import ReferenceBank, attention_inputs
@@ -54,7 +60,8 @@ UNET_LEARNING = Learning(rate=5e-4, decay="cosine", warmup_steps=500)
 
 
 class AutoencoderModule(pl.LightningModule):
-    """Trains diffusers' AutoencoderKL on {"images": (B, 3, S, S) uint8}: L1 + perceptual + KL + colour.
+    """Trains diffusers' AutoencoderKL on {"images": (B, 3, S, S) uint8}: L1 + perceptual + KL + colour +
+    texture.
 
     Half of the images are mirrored.
 
@@ -62,6 +69,8 @@ class AutoencoderModule(pl.LightningModule):
         block_out_channels: the widths; each entry after the first halves the resolution
         colour_weight: weight of `colour_loss` over the cells of the latents. Colours that few images have
             weigh little in the other losses, and are muted without it
+        texture_weight: weight of `texture_loss` over the cells of the latents. What a decoder cannot know
+            exactly, such as single hairs, is blurred without it
         hue: the share of training images whose hue is turned by a random angle, so that colours have to be
             read from the image, and cannot be guessed from its shapes
         decoder_of: the model folder of a VAE of this architecture to begin with. Its encoder is kept as it
@@ -82,6 +91,7 @@ class AutoencoderModule(pl.LightningModule):
         perceptual_weight: float = 0.1,
         kl_weight: float = 1e-3,
         colour_weight: float = 0.0,
+        texture_weight: float = 0.0,
         hue: float = 0.0,
         decoder_of: str | None = None,
         learning: Learning = VAE_LEARNING,
@@ -116,14 +126,14 @@ class AutoencoderModule(pl.LightningModule):
         return self.vae.decode(latents).sample, posterior
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """The weighted sum of the four losses; each is logged."""
+        """The weighted sum of the losses; each is logged."""
         loss, losses = self.training_losses(batch)
         self.log_dict({f"train/{name}": value for name, value in losses.items()}, sync_dist=True)
         self.log("train/loss", loss, prog_bar=True, sync_dist=True)
         return loss
 
     def training_losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted sum of the four losses of a training batch, and each of them by its name. Mirroring,
+        """The weighted sum of the losses of a training batch, and each of them by its name. Mirroring,
         hue and noise are functions of the images' positions in the stream, whatever the number of ranks."""
         draws = stream_generators(self.hparams.seed, batch["position"].tolist())
         images = self.augmented(levels_to_pixels(batch["images"]), draws)
@@ -133,9 +143,11 @@ class AutoencoderModule(pl.LightningModule):
             f"perceptual[{self.perceptual.weights}]": self.perceptual(reconstruction.float(), images),
             "kl": posterior.kl().float().mean() / images[0].numel(),
             "colour": colour_loss(reconstruction.float(), images, self.cell),
+            "texture": texture_loss(reconstruction.float(), images, self.cell),
         }
         kl_weight = self.hparams.kl_weight if self.hparams.decoder_of is None else 0.0
-        weights = (1.0, self.hparams.perceptual_weight, kl_weight, self.hparams.colour_weight)
+        own = self.hparams
+        weights = (1.0, own.perceptual_weight, kl_weight, own.colour_weight, own.texture_weight)
         loss = sum(weight * value for weight, value in zip(weights, losses.values(), strict=True))
         return loss, losses
 
@@ -148,8 +160,8 @@ class AutoencoderModule(pl.LightningModule):
         return turn_hue(images, angles.to(images.device))
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """`val/PSNR` in dB, `val/loss` (L1) and `val/colour`, means over images of reconstructions from the
-        posterior's mean."""
+        """`val/PSNR` in dB, `val/loss` (L1), `val/colour` and `val/texture`, means over images of
+        reconstructions from the posterior's mean."""
         images = levels_to_pixels(batch["images"])
         reconstruction = self.reconstruct(images)
         mse = (reconstruction - images).div(2).square().mean((1, 2, 3))
@@ -159,6 +171,7 @@ class AutoencoderModule(pl.LightningModule):
         losses = {
             "val/loss": F.l1_loss(reconstruction, images),
             "val/colour": colour_loss(reconstruction, images, self.cell),
+            "val/texture": texture_loss(reconstruction, images, self.cell),
         }
         self.log_dict(losses, batch_size=len(images), sync_dist=True)
 

@@ -1,4 +1,5 @@
-"""The autoencoder of the small backbone: the colours of its reconstructions, and latents made for diffusion.
+"""The autoencoder of the small backbone: colours and texture of its reconstructions, and latents made for
+diffusion.
 
 Shape letters: B images, S image side, N latents, C their channels, H W their size.
 """
@@ -24,6 +25,20 @@ def colour_loss(images: Tensor, targets: Tensor, cell: int) -> Tensor:
     `cell` x `cell` pixels first."""
     difference = F.avg_pool2d(images - targets, cell)
     return (difference[:, [0, 2]] - difference[:, 1:2]).abs().mean()
+
+
+def texture_loss(images: Tensor, targets: Tensor, cell: int) -> Tensor:
+    """Mean absolute difference of how much the brightness of images (B, 3, S, S) varies from pixel to pixel:
+    the length of its gradient, averaged over cells of `cell` x `cell` pixels."""
+    made, wanted = (F.avg_pool2d(gradient_lengths(x), cell) for x in (images, targets))
+    return (made - wanted).abs().mean()
+
+
+def gradient_lengths(images: Tensor) -> Tensor:
+    """Lengths (B, 1, S, S) of the gradients of the brightness of images (B, 3, S, S), per pixel."""
+    grey = F.pad(images.mean(1, keepdim=True), (0, 1, 0, 1), mode="replicate")
+    right, down = grey[..., :-1, 1:] - grey[..., :-1, :-1], grey[..., 1:, :-1] - grey[..., :-1, :-1]
+    return (right.square() + down.square() + 1e-8).sqrt()  # the root has no gradient at zero
 
 
 def turn_hue(images: Tensor, angles: Tensor) -> Tensor:

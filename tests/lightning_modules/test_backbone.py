@@ -206,17 +206,18 @@ def test_a_share_of_the_vaes_images_has_another_hue(share):
     assert torch.allclose(made.mean((1, 2, 3)), images.mean((1, 2, 3)), atol=1e-6)
 
 
-def test_the_loss_of_colours_counts_by_its_weight(capture):
+@pytest.mark.parametrize("name", ["colour", "texture"])
+def test_losses_of_colours_and_texture_count_by_their_weights(capture, name):
     data = ImagePool([str(capture)], batch_size=4)
     data.setup("fit")
     batch, totals = next(iter(data.train_dataloader())), []
     for weight in (0.0, 2.0):
         torch.manual_seed(0)
-        module = AutoencoderModule([8, 8], norm_num_groups=4, image_size=16, colour_weight=weight)
+        module = AutoencoderModule([8, 8], norm_num_groups=4, image_size=16, **{f"{name}_weight": weight})
         total, losses = module.training_losses(batch)
         totals.append(total)
-    assert losses["colour"] > 0
-    torch.testing.assert_close(totals[1] - totals[0], 2 * losses["colour"])
+    assert losses[name] > 0
+    torch.testing.assert_close(totals[1] - totals[0], 2 * losses[name])
 
 
 def test_only_the_decoder_of_a_given_vae_is_trained(capture, make_trainer, tmp_path):

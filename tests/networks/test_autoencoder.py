@@ -1,4 +1,4 @@
-"""The colours of reconstructions, and whitened latents."""
+"""Colours and texture of reconstructions, and whitened latents."""
 
 import copy
 import math
@@ -6,8 +6,9 @@ import math
 import pytest
 import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from torch.nn import functional as F
 
-from lightning_modules.networks.autoencoder import colour_loss, turn_hue, whiten
+from lightning_modules.networks.autoencoder import colour_loss, texture_loss, turn_hue, whiten
 from tests.networks.toy import toy_vae
 
 
@@ -43,6 +44,31 @@ def test_colours_within_a_cell_are_averaged():
     noise[0, 0, 1::2] = -1
     assert colour_loss(noise, torch.zeros_like(noise), 2).item() == 0
     assert colour_loss(noise, torch.zeros_like(noise), 1).item() == pytest.approx(0.5)
+
+
+def test_texture_depends_on_how_much_pixels_vary_and_not_on_how():
+    one, other = images().mean(1, keepdim=True).expand(-1, 3, -1, -1), images(16)[8:]
+    assert texture_loss(one + 0.3, one, 4).item() == pytest.approx(0, abs=1e-6)
+    assert texture_loss(one.flip(0), one, 16) < 0.2 * texture_loss(one / 2, one, 16)  # averages of noise
+    blurred = F.avg_pool2d(other, 3, 1, 1)
+    assert texture_loss(blurred, other, 4) > 2 * texture_loss(0.8 * other, other, 4)
+
+
+def test_texture_is_the_length_of_the_gradient():
+    ramp = torch.arange(8.0).expand(1, 3, 8, 8) / 8
+    steps = texture_loss(ramp[..., :-1, :-1], torch.zeros(1, 3, 7, 7), 7)
+    # the last column has no neighbour
+    assert steps.item() == pytest.approx(6 / 7 / 8, abs=1e-3)
+    both = (ramp + ramp.transpose(2, 3))[..., :-1, :-1]
+    assert texture_loss(both, torch.zeros(1, 3, 7, 7), 1).item() == pytest.approx(
+        (36 * math.sqrt(2) + 12) / 49 / 8, abs=1e-3
+    )
+
+
+def test_flat_images_have_a_finite_gradient_of_texture():
+    flat = torch.zeros(1, 3, 8, 8, requires_grad=True)
+    texture_loss(flat, images(1, 8), 4).backward()
+    assert flat.grad.isfinite().all()
 
 
 def test_a_turn_of_hue_keeps_brightness_and_greys():
