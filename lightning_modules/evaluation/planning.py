@@ -223,7 +223,7 @@ def _plan_predictions(
         raise InputError(f"batch {settings.batch}: give 1 or more")
     check_precision(settings.precision, [device])
     loras = parse_loras(settings)
-    check_loras(loras, model.folder)
+    check_loras(loras, model.folder, settings.sampling.solver)
     number, parts = part
     return PredictionPlan(
         out / f"samples-{fingerprint(settings, subjects, model.folder)}",

@@ -114,8 +114,11 @@ def lora_files(folder: str | None) -> list[Path]:
     return files
 
 
-def check_loras(loras: Sequence[Lora], model: Path) -> None:
-    """Raise InputError if LoRAs do not fit the F of a model folder. Loads no weights but theirs."""
+def check_loras(loras: Sequence[Lora], model: Path, solver: str | None = None) -> None:
+    """Raise InputError if LoRAs do not fit the F of a model folder. Loads no weights but theirs. Warns of the
+    solver of LCM-LoRAs if there is none."""
+    if solver == "lcm" and not loras:
+        log.warning("the solver lcm is meant for an LCM-LoRA: give one with --lora FILE")
     if loras:
         config = model / "unet" / "config.json"
         unet = empty_model(UNet2DConditionModel, read_json(config), config.parent)

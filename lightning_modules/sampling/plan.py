@@ -115,7 +115,7 @@ def make_plan(request: Request) -> Plan:
     model = ModelSummary.read(request.model)
     model.check(request.sampling(None), views)
     loras = tuple(Lora.parse(text) for text in request.lora or ())
-    check_loras(loras, model.folder)
+    check_loras(loras, model.folder, request.solver)
     noise = starting_noise(request.noise, proxies is not None, cameras is not None, model.has_noise_prior)
     if request.export is not None:
         check_formats(request.export, cameras, model.has_noise_prior, "--export")

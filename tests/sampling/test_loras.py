@@ -242,6 +242,15 @@ def test_model_is_opened_with_the_loras_of_the_command_line(model, style, tmp_pa
         torch.testing.assert_close(prediction(unet), expected, **CLOSE)
 
 
+def test_solver_of_lcm_without_a_lora_is_a_warning(model, style, tmp_path, caplog):
+    save_portrait_model(model, str(tmp_path / "model"))
+    check_loras([Lora(style[0])], tmp_path / "model", "lcm")
+    check_loras([], tmp_path / "model", "unipc")
+    assert not caplog.messages
+    check_loras([], tmp_path / "model", "lcm")
+    assert caplog.messages == ["the solver lcm is meant for an LCM-LoRA: give one with --lora FILE"]
+
+
 def test_loras_of_other_models_are_input_errors_before_weights_are_loaded(model, pipeline, tmp_path):
     save_portrait_model(model, str(tmp_path / "model"))
     wide, _ = made_by_peft(tmp_path / "sdxl.safetensors", toy_unet(cross_attention_dim=2048))
