@@ -13,7 +13,8 @@ from callbacks.weight_average import WeightAverage
 from core.errors import InputError
 from core.model_folders import save_model
 from datamodules.pool import ImagePool, OrderedLoader, Pool, PoolLoader, others
-from lightning_modules.backbone import AutoencoderModule, BackboneModule
+from lightning_modules.backbone_unet import BackboneModule
+from lightning_modules.backbone_vae import AutoencoderModule
 from lightning_modules.networks.pretrained import load_backbone
 from lightning_modules.networks.reference import AppearanceReference
 from lightning_modules.optimization import Learning

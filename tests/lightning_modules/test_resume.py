@@ -8,7 +8,8 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from callbacks.weight_average import WeightAverage
 from core.model_folders import save_model
 from datamodules.pool import ImagePool
-from lightning_modules.backbone import AutoencoderModule, BackboneModule
+from lightning_modules.backbone_unet import BackboneModule
+from lightning_modules.backbone_vae import AutoencoderModule
 from lightning_modules.interruptions import StopTogether
 from lightning_modules.optimization import Learning
 from tests.lightning_modules.recording import Losses, Terminate, equal
