@@ -19,7 +19,7 @@ from metrics.faces import FaceReader, Readings
 from metrics.identity import ID
 from metrics.pose import POSE, CameraPOSE
 from metrics.suite import MetricSuite
-from portraits.pixels import to_images
+from portraits.pixels import brightness_gradient, to_images
 from shards.index import ShardIndex
 from shards.manifest import Manifest
 from shards.reader import ShardReader
@@ -28,7 +28,6 @@ from shards.schema import decode
 Batch = dict[str, Any]
 PAIRED = ("PSNR", "SSIM", "LPIPS[efficientnet-lite0]", "DISTS[efficientnet-lite0]")
 KID = "KID[efficientnet-lite0]"
-LUMA = (0.299, 0.587, 0.114)
 
 
 @dataclass(frozen=True)
@@ -111,9 +110,8 @@ class Likeness:
 
     def _gradients(self, images: Tensor) -> Tensor:
         """The mean brightness gradient (B, K) of images (B, K, 3, S, S) on the person."""
-        bright = torch.einsum("bkchw,c->bkhw", images.float(), images.new_tensor(LUMA).float())
-        down, across = torch.gradient(bright, dim=(2, 3))
-        weights = self.batch.get("mask", torch.ones_like(bright)).float()
+        down, across = brightness_gradient(images)
+        weights = self.batch.get("mask", torch.ones_like(down)).float()
         total = weights.sum((2, 3)).clamp_min(1e-6)
         return (torch.hypot(down, across) * weights).sum((2, 3)) / total
 

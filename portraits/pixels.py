@@ -11,6 +11,7 @@ if TYPE_CHECKING:  # importing torch takes seconds, and worker processes that on
     from torch import Tensor
 
 MIDDLE = 127.5  # levels
+LUMA = (0.299, 0.587, 0.114)  # weights of R, G and B in brightness
 LEAST_SIDE, MAX_SIDE = 16, 8192  # pixels of the images that commands write
 
 Images = NDArray[np.uint8]
@@ -38,6 +39,15 @@ def levels_to_pixels(levels: "Tensor") -> "Tensor":
 def pixels_to_levels(pixels: "Tensor") -> "Tensor":
     """Convert pixels of any shape, clamped to [-1, 1], to levels, uint8, rounded to nearest."""
     return pixels.float().add(1).mul(MIDDLE).round().clamp(0, 255).byte()
+
+
+def brightness_gradient(pixels: "Tensor") -> "tuple[Tensor, Tensor]":
+    """The gradient of the brightness of pixels (…, 3, S, S), per pixel: down and across, each (…, S, S)."""
+    import torch
+
+    brightness = torch.einsum("...chw,c->...hw", pixels.float(), torch.tensor(LUMA, device=pixels.device))
+    down, across = torch.gradient(brightness, dim=(-2, -1))
+    return down, across
 
 
 def check_side(side: int, name: str, least: int = LEAST_SIDE) -> None:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from core.errors import InputError
 from core.model_folders import load_vae
+from portraits.pixels import brightness_gradient
 
 # Directions in which latents vary by less than this, as a share of the largest, are amplified no further:
 # a decoder that ignores a direction would otherwise read its numerical noise.
@@ -28,17 +29,15 @@ def colour_loss(images: Tensor, targets: Tensor, cell: int) -> Tensor:
 
 
 def texture_loss(images: Tensor, targets: Tensor, cell: int) -> Tensor:
-    """Mean absolute difference of how much the brightness of images (B, 3, S, S) varies from pixel to pixel:
-    the length of its gradient, averaged over cells of `cell` x `cell` pixels."""
-    made, wanted = (F.avg_pool2d(gradient_lengths(x), cell) for x in (images, targets))
-    return (made - wanted).abs().mean()
+    """Mean absolute difference of the brightness gradient's length in images (B, 3, S, S), averaged over
+    cells of `cell` x `cell` pixels first: how much neighbouring pixels differ, and not which."""
 
+    def lengths(x: Tensor) -> Tensor:
+        down, across = brightness_gradient(x)
+        squared = down.square() + across.square() + 1e-8  # a root has no finite slope at zero
+        return F.avg_pool2d(squared.sqrt(), cell)
 
-def gradient_lengths(images: Tensor) -> Tensor:
-    """Lengths (B, 1, S, S) of the gradients of the brightness of images (B, 3, S, S), per pixel."""
-    grey = F.pad(images.mean(1, keepdim=True), (0, 1, 0, 1), mode="replicate")
-    right, down = grey[..., :-1, 1:] - grey[..., :-1, :-1], grey[..., 1:, :-1] - grey[..., :-1, :-1]
-    return (right.square() + down.square() + 1e-8).sqrt()  # the root has no gradient at zero
+    return (lengths(images) - lengths(targets)).abs().mean()
 
 
 def turn_hue(images: Tensor, angles: Tensor) -> Tensor:

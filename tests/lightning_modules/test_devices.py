@@ -37,7 +37,8 @@ from tests.parity.recipe import key_list
 GPU = "cuda:0"
 DEVICES = ("cuda", "mps")
 FULL_SIZE = pytest.mark.slow
-# where both run in the same precisions, the device without float64 is the stricter one
+# The device without float64 is the stricter one. On the other, stages run in bf16-mixed, as S does in its
+# fast test.
 STRICTER = pytest.mark.parametrize(
     "device", [pytest.param("cuda", marks=pytest.mark.slow), "mps"], indirect=True
 )
