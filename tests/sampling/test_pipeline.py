@@ -98,8 +98,9 @@ def test_foreign_scheduler_class_is_an_input_error(pipeline, tmp_path, entry):
 @pytest.mark.parametrize(
     "changes", [{"num_train_timesteps": 10**9}, {"beta_start": "x"}, {"beta_start": 1e308, "beta_end": 1e308}]
 )
-def test_damaged_scheduler_is_an_input_error(pipeline, tmp_path, changes):
+def test_damaged_scheduler_is_an_input_error_before_networks_are_read(pipeline, tmp_path, changes):
     pipeline.save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"damaged")
     file = tmp_path / "model" / "scheduler" / "scheduler_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
     with pytest.raises(InputError, match=r"scheduler_config\.json is no noise schedule"):
